@@ -1,0 +1,33 @@
+"""What crosses the wire: states, events, invocations, statuses and cards.
+
+Everyone may import this package; it imports nothing of the fleet.
+"""
+
+from skillfleet.contracts.events import (
+    RESERVED_KINDS,
+    STATE_KIND,
+    TRIMMED_KIND,
+    RunEvent,
+    from_millis,
+)
+from skillfleet.contracts.invocation import HEADER, InvocationHeader
+from skillfleet.contracts.states import TERMINAL_STATES, ReasonCode, RunState
+from skillfleet.contracts.status import AgentCard, ArtifactInfo, Attempt, RunStatus, SkillCard
+
+__all__ = [
+    "HEADER",
+    "RESERVED_KINDS",
+    "STATE_KIND",
+    "TERMINAL_STATES",
+    "TRIMMED_KIND",
+    "AgentCard",
+    "ArtifactInfo",
+    "Attempt",
+    "InvocationHeader",
+    "ReasonCode",
+    "RunEvent",
+    "RunState",
+    "RunStatus",
+    "SkillCard",
+    "from_millis",
+]

@@ -1,0 +1,49 @@
+"""Events as a reader of a run's stream sees them."""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from skillfleet.contracts.states import RunState
+
+STATE_KIND: Final = "state"
+"""The kind of the events that the fleet itself writes when a run changes state."""
+
+TRIMMED_KIND: Final = "trimmed"
+"""The kind of the marker a reader gets in place of events that the stream's cap removed."""
+
+RESERVED_KINDS: Final = frozenset({STATE_KIND, TRIMMED_KIND})
+"""Kinds that a skill may not emit."""
+
+
+class RunEvent(BaseModel):
+    """One entry of a run's stream.
+
+    `id` is opaque: pass it as `after` to resume right behind this event. `at` is the time
+    of emission (UTC), `attempt` the number of the attempt that emitted it (0 before the
+    first attempt).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    kind: str
+    payload: dict[str, Any]
+    attempt: int
+    at: datetime
+
+    @property
+    def final(self) -> bool:
+        """True for the last event of the run, which carries its terminal state."""
+        return self.state is not None and self.state.terminal
+
+    @property
+    def state(self) -> RunState | None:
+        """The state that this event announces; None for all other kinds of events."""
+        return RunState(self.payload["state"]) if self.kind == STATE_KIND else None
+
+
+def from_millis(millis: float) -> datetime:
+    """The UTC time at `millis` milliseconds after the epoch."""
+    return datetime.fromtimestamp(millis / 1000, UTC)

@@ -1,0 +1,27 @@
+"""What travels from a producer to a worker beside Celery's own headers."""
+
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+HEADER: Final = "skillfleet"
+"""The Celery message header that carries an `InvocationHeader` as a JSON object."""
+
+
+class InvocationHeader(BaseModel):
+    """The part of an invocation that Celery has no header for.
+
+    A message without this header comes from a plain Celery client; the worker then
+    assumes the defaults. Unknown fields are ignored, so that an older worker reads a
+    newer producer's messages.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: int = 1
+    deadline_ms: int | None = None
+    """Absolute end of the run, milliseconds since the epoch by Redis time."""
+    auth: dict[str, Any] | None = None
+    """Claims of the caller from which the agent's `auth_model` is built."""
+    depth: int = 0
+    """How many runs stand above this one in its tree; 0 for a root."""

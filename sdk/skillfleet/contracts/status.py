@@ -1,0 +1,99 @@
+"""What a caller may know of a run: its status, its artifacts, the catalogue of skills."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from skillfleet.contracts.states import RunState
+
+
+class Attempt(BaseModel):
+    """One execution of a run, numbered from 1. `outcome` is None while it is running."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    worker: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: str | None = None
+
+
+class RunStatus(BaseModel):
+    """A snapshot of a run's record. Times are UTC; `code` is a `ReasonCode` value."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    agent: str
+    skill: str
+    state: RunState
+    queue: str
+    code: str | None = None
+    message: str | None = None
+    attempt: int = 0
+    retries: int = 0
+    worker: str | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    deadline: datetime | None = None
+    due_at: datetime | None = None
+    cancel_requested: str | None = None
+    parent_id: str | None = None
+    root_id: str | None = None
+    children: int = 0
+    events: int = 0
+    trace_id: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The Celery task name, `<agent>.<skill>`."""
+        return f"{self.agent}.{self.skill}"
+
+
+class ArtifactInfo(BaseModel):
+    """A stored artifact: `sha256` is the hex digest of its `size_bytes` bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    mime_type: str
+    size_bytes: int
+    sha256: str
+    attempt: int
+    created_at: datetime
+
+
+class SkillCard(BaseModel):
+    """A skill as its agent publishes it; the schemas are JSON Schema (2020-12)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+    timeout_seconds: float | None = None
+    max_retries: int = 0
+    input_schema: dict[str, Any] = Field(default_factory=dict)
+    output_schema: dict[str, Any] = Field(default_factory=dict)
+
+
+class AgentCard(BaseModel):
+    """An agent as its workers publish it in the directory."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    description: str = ""
+    version: str = "0.1.0"
+    tags: tuple[str, ...] = ()
+    queue: str
+    skills: tuple[SkillCard, ...] = ()
+
+    def skill(self, name: str) -> SkillCard | None:
+        """The card of the skill called `name`, or None."""
+        return next((card for card in self.skills if card.name == name), None)

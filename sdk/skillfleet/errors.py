@@ -1,0 +1,221 @@
+"""Every error of skillfleet: one root, each with a code and a retry policy.
+
+Callers get `code` and the message; tracebacks stay in the worker's log and span.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from skillfleet.contracts import ReasonCode
+
+
+class SkillfleetError(Exception):
+    """The root of all errors that skillfleet raises on purpose.
+
+    `code` is stable and may be branched on. `retryable` says whether the same call may
+    succeed later; `retry_after` how many seconds to wait before trying (None: no opinion).
+    """
+
+    code: str = "error"
+    retryable: bool = False
+    retry_after: float | None = None
+
+
+class DeclarationError(SkillfleetError, TypeError):
+    """An agent or a skill is declared wrongly; raised at import."""
+
+    code = "bad_declaration"
+
+
+class SettingsError(SkillfleetError, ValueError):
+    """A setting has a value that cannot be used; the message names the variable."""
+
+    code = "bad_settings"
+
+
+class FleetUnavailableError(SkillfleetError, ConnectionError):
+    """Redis (or the broker) could not be reached within the timeout."""
+
+    code = "fleet_unavailable"
+    retryable = True
+
+
+class UnknownSkillError(SkillfleetError, LookupError):
+    """No live worker serves a skill of that name; the message lists the known ones."""
+
+    code = ReasonCode.UNKNOWN_SKILL
+
+
+class UnknownRunError(SkillfleetError, LookupError):
+    """There is no run of that id: it never existed, or it expired after its end."""
+
+    code = "unknown_run"
+
+
+class UnknownArtifactError(SkillfleetError, LookupError):
+    """The run has no artifact of that name."""
+
+    code = "unknown_artifact"
+
+
+class InvalidArgumentsError(SkillfleetError, ValueError):
+    """The arguments do not fit the skill; the message names the field."""
+
+    code = ReasonCode.INVALID_ARGUMENTS
+
+
+class ArgumentsTooLargeError(InvalidArgumentsError):
+    """The arguments exceed the size limit; large data belongs in an artifact."""
+
+    code = "arguments_too_large"
+
+
+class IdempotencyConflictError(SkillfleetError, ValueError):
+    """The idempotency key was used before with another skill's or other arguments."""
+
+    code = "idempotency_conflict"
+
+
+class InvalidResultError(SkillfleetError, ValueError):
+    """The skill returned a value that does not fit its return type."""
+
+    code = ReasonCode.INVALID_RESULT
+
+
+class ResultTooLargeError(SkillfleetError, ValueError):
+    """The skill's result exceeds the size limit; large data belongs in an artifact."""
+
+    code = ReasonCode.RESULT_TOO_LARGE
+
+
+class ArtifactTooLargeError(SkillfleetError, ValueError):
+    """An artifact exceeds the size limit."""
+
+    code = "artifact_too_large"
+
+
+class EventTooLargeError(SkillfleetError, ValueError):
+    """An event's payload exceeds the size limit."""
+
+    code = "event_too_large"
+
+
+class InvalidEventError(SkillfleetError, ValueError):
+    """An event's kind is reserved or its payload cannot be written as JSON."""
+
+    code = "invalid_event"
+
+
+class EventsUnwritableError(SkillfleetError, ConnectionError):
+    """Events could not be written for longer than the limit; the attempt fails."""
+
+    code = ReasonCode.EVENTS_UNWRITABLE
+    retryable = True
+
+
+class UnknownSecretError(SkillfleetError, KeyError):
+    """The skill did not declare that secret, or no source has it."""
+
+    code = "unknown_secret"
+
+    def __str__(self) -> str:
+        """The message as given: `KeyError` would show its repr."""
+        return str(self.args[0]) if self.args else ""
+
+
+class CapabilityUnavailableError(SkillfleetError, PermissionError):
+    """The context has no such capability: the runtime did not provide it."""
+
+    code = "capability_unavailable"
+
+
+class SandboxUnavailable(CapabilityUnavailableError):  # noqa: N818 - the seed's name
+    """No sandbox client is attached to this context."""
+
+    code = "sandbox_unavailable"
+
+
+class LimitExceededError(SkillfleetError):
+    """A tree of runs is too deep or too large."""
+
+    code = ReasonCode.LIMIT_EXCEEDED
+
+
+class CancelledByCaller(SkillfleetError, RuntimeError):  # noqa: N818 - the seed's name
+    """Raised by `RunContext.check_cancelled` when the run was cancelled."""
+
+    code = ReasonCode.CANCELLED_BY_CALLER
+
+
+class MissingScopes(SkillfleetError, PermissionError):  # noqa: N818 - the seed's name
+    """Raised by `RunContext.require_scopes` when the caller lacks scopes.
+
+    `missing` holds the lacking scopes, sorted.
+    """
+
+    code = ReasonCode.MISSING_SCOPES
+
+    def __init__(self, missing: Sequence[str]) -> None:
+        self.missing = tuple(sorted(missing))
+        super().__init__(f"missing scopes: {', '.join(self.missing)}")
+
+
+class SkillError(SkillfleetError):
+    """For skill authors: fail the attempt with a code, a message and a retry policy.
+
+    The message reaches the caller. `retryable=True` lets the run be tried again while the
+    skill's `max_retries` last, not before `retry_after` seconds when it is given.
+    """
+
+    code = ReasonCode.SKILL_ERROR
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retryable: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code or type(self).code
+        self.retryable = retryable
+        self.retry_after = retry_after
+
+
+class RunError(SkillfleetError):
+    """A run ended otherwise than by success; base of what `result()` raises.
+
+    `run_id` names the run, `code` the reason it ended for.
+    """
+
+    default_code: ClassVar[str] = ReasonCode.SKILL_ERROR
+
+    def __init__(self, message: str, *, code: str | None = None, run_id: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.run_id = run_id
+
+
+class RunFailed(RunError):  # noqa: N818 - a public name of the design
+    """The run ended `failed` or `dead`."""
+
+
+class RunCancelled(RunError):  # noqa: N818 - a public name of the design
+    """The run ended `cancelled`."""
+
+    default_code = ReasonCode.CANCELLED_BY_CALLER
+
+
+class RunTimedOut(RunError):  # noqa: N818 - a public name of the design
+    """The run ended `timed_out`: its deadline passed."""
+
+    default_code = ReasonCode.DEADLINE_EXCEEDED
+
+
+class ResultTimeoutError(SkillfleetError, TimeoutError):
+    """The run did not end within the time the caller was ready to wait; it goes on."""
+
+    code = "result_timeout"
+    retryable = True

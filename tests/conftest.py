@@ -1,0 +1,25 @@
+"""Fixtures that every test may use."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.valkey import ValkeyServer
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[ValkeyServer]:
+    """One real server for each test process; use `valkey` for an empty one."""
+    server = ValkeyServer()
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def valkey(valkey_server: ValkeyServer) -> ValkeyServer:
+    """The test process's server, emptied."""
+    with valkey_server.client() as client:
+        client.flushall()
+    return valkey_server
