@@ -1,0 +1,167 @@
+"""Artifacts: named bytes of a run, stored in chunks so that no other client has to wait.
+
+One large value stalls a Redis for everybody; chunks of half a mebibyte, at most four of
+them in flight, do not.
+"""
+
+import asyncio
+import hashlib
+import uuid
+from collections.abc import AsyncIterable, AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from skillfleet.contracts import ArtifactInfo
+from skillfleet.errors import ArtifactTooLargeError, UnknownArtifactError
+
+from skillfleet_ledger.connection import PipelinedConnection
+from skillfleet_ledger.runs import Lease
+from skillfleet_ledger.scripts import run_script
+from skillfleet_ledger.settings import MEBIBYTE, Settings
+
+CHUNK_BYTES = MEBIBYTE // 2
+_IN_FLIGHT = 4
+_ABANDONED_MS = 86_400_000
+
+
+class LeaseLostError(Exception):
+    """The attempt's lease is gone: it may write nothing more."""
+
+
+class ArtifactStore:
+    """Writes artifacts under a lease and reads them as streams."""
+
+    def __init__(self, connection: PipelinedConnection, settings: Settings) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._keys = settings.keyspace
+
+    async def write(
+        self, lease: Lease, name: str, data: AsyncIterable[bytes], mime_type: str
+    ) -> ArtifactInfo:
+        """Store the bytes under `name`, replacing what it held; visible when complete.
+
+        Raises ArtifactTooLargeError, LeaseLostError, FleetUnavailableError.
+        """
+        upload = _Upload(self, lease, name)
+        async for piece in data:
+            await upload.add(piece)
+        await upload.finish()
+        info = ArtifactInfo(
+            name=name,
+            mime_type=mime_type,
+            size_bytes=upload.size,
+            sha256=upload.digest.hexdigest(),
+            attempt=lease.attempt,
+            created_at=datetime.now(UTC),
+        )
+        entry = info.model_dump(mode="json") | {"blob": upload.id, "chunks": upload.chunks}
+        await self._fenced("commit_artifact", lease, name, orjson.dumps(entry))
+        return info
+
+    async def list(self, run_id: str) -> list[ArtifactInfo]:
+        """The run's artifacts by name."""
+        entries = await self._connection.execute("HVALS", self._index(run_id))
+        infos = [ArtifactInfo.model_validate(orjson.loads(entry)) for entry in entries]
+        return sorted(infos, key=lambda info: info.name)
+
+    async def read(self, run_id: str, name: str) -> AsyncIterator[bytes]:
+        """Yield the artifact's bytes in order; raises UnknownArtifactError."""
+        entry = await self._entry(run_id, name)
+        key = f"{self._keys.prefix(run_id)}blob:{run_id}:{entry['blob']}"
+        ahead: list[asyncio.Task[Any]] = []
+        try:
+            for number in range(entry["chunks"]):
+                ahead.append(asyncio.ensure_future(self._connection.execute("HGET", key, number)))
+                if len(ahead) == _IN_FLIGHT:
+                    yield _chunk(await ahead.pop(0), name)
+            while ahead:
+                yield _chunk(await ahead.pop(0), name)
+        finally:
+            for task in ahead:
+                task.cancel()
+
+    async def _entry(self, run_id: str, name: str) -> dict[str, Any]:
+        entry = await self._connection.execute("HGET", self._index(run_id), name)
+        if entry is None:
+            known = ", ".join(info.name for info in await self.list(run_id)) or "none"
+            raise UnknownArtifactError(f"run {run_id!r} has no artifact {name!r}; it has: {known}")
+        loaded: dict[str, Any] = orjson.loads(entry)
+        return loaded
+
+    def _index(self, run_id: str) -> str:
+        return f"{self._keys.prefix(run_id)}artifacts:{run_id}"
+
+    async def _fenced(self, script: str, lease: Lease, *args: Any) -> None:
+        keys = (self._keys.prefix(lease.run_id),)
+        reply = await run_script(self._connection, script, keys, (lease.run_id, lease.token, *args))
+        if reply == 0:
+            raise LeaseLostError(lease.run_id)
+
+
+class _Upload:
+    """One artifact on its way: buffers to whole chunks, keeps a few of them in flight."""
+
+    def __init__(self, store: ArtifactStore, lease: Lease, name: str) -> None:
+        self.id = uuid.uuid4().hex
+        self.digest = hashlib.sha256()
+        self.size = 0
+        self.chunks = 0
+        self._store = store
+        self._lease = lease
+        self._name = name
+        self._limit = store._settings.max_artifact_bytes
+        self._buffer = bytearray()
+        self._writes: set[asyncio.Task[None]] = set()
+
+    async def add(self, piece: bytes) -> None:
+        self.size += len(piece)
+        if self.size > self._limit:
+            await self._abandon()
+            raise ArtifactTooLargeError(
+                f"artifact {self._name!r} exceeds {self._limit} bytes"
+                " (SKILLFLEET_MAX_ARTIFACT_BYTES): write it in several artifacts"
+            )
+        view = memoryview(piece)
+        while view:
+            room = CHUNK_BYTES - len(self._buffer)
+            self._buffer += view[:room]
+            view = view[room:]
+            if len(self._buffer) == CHUNK_BYTES:
+                await self._write_chunk()
+
+    async def finish(self) -> None:
+        if self._buffer or not self.chunks:
+            await self._write_chunk()
+        await self._settle(0)
+
+    async def _write_chunk(self) -> None:
+        await self._settle(_IN_FLIGHT - 1)
+        chunk = bytes(self._buffer)
+        self._buffer.clear()
+        self.digest.update(chunk)
+        number = self.chunks
+        self.chunks += 1
+        write = self._store._fenced(
+            "write_chunk", self._lease, self.id, number, chunk, _ABANDONED_MS
+        )
+        self._writes.add(asyncio.ensure_future(write))
+
+    async def _settle(self, most: int) -> None:
+        while len(self._writes) > most:
+            done, self._writes = await asyncio.wait(
+                self._writes, return_when=asyncio.FIRST_COMPLETED
+            )
+            for write in done:
+                await write
+
+    async def _abandon(self) -> None:
+        for write in self._writes:
+            write.cancel()
+
+
+def _chunk(reply: Any, name: str) -> bytes:
+    if reply is None:
+        raise UnknownArtifactError(f"artifact {name!r} expired or was replaced while it was read")
+    return bytes(reply)

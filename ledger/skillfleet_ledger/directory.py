@@ -1,0 +1,72 @@
+"""The directory of agents: cards that live workers keep alive, in shard 0."""
+
+from collections.abc import Sequence
+
+from skillfleet.contracts import AgentCard
+
+from skillfleet_ledger.connection import PipelinedConnection
+from skillfleet_ledger.settings import Settings
+
+
+class Directory:
+    """Who serves what: an agent is listed while the heartbeat of one of its workers lasts."""
+
+    def __init__(self, connection: PipelinedConnection, settings: Settings) -> None:
+        self._connection = connection
+        prefix = settings.keyspace.shard_prefix(0)
+        self._cards = f"{prefix}cards"
+        self._serving = f"{prefix}serving"
+        self._workers = f"{prefix}workers"
+
+    async def publish(self, worker: str, cards: Sequence[AgentCard], lifetime_ms: int) -> None:
+        """Keep the cards of a worker's agents listed for `lifetime_ms` milliseconds."""
+        if not cards:
+            return
+        now = await self.now_ms()
+        fields = [part for card in cards for part in (_entry(card), card.model_dump_json())]
+        scores = [
+            part for card in cards for part in (now + lifetime_ms, f"{_entry(card)}|{worker}")
+        ]
+        await self._connection.execute("HSET", self._cards, *fields)
+        await self._connection.execute("ZADD", self._serving, *scores)
+
+    async def withdraw(self, worker: str, cards: Sequence[AgentCard]) -> None:
+        """Take the worker's agents off the list at once."""
+        if cards:
+            members = [f"{_entry(card)}|{worker}" for card in cards]
+            await self._connection.execute("ZREM", self._serving, *members)
+
+    async def agents(self) -> list[AgentCard]:
+        """The cards of all live agents, by name and version."""
+        now = await self.now_ms()
+        serving = await self._connection.execute("ZRANGEBYSCORE", self._serving, now, "+inf")
+        entries = sorted({member.decode().rpartition("|")[0] for member in serving})
+        if not entries:
+            return []
+        cards = await self._connection.execute("HMGET", self._cards, *entries)
+        return [AgentCard.model_validate_json(card) for card in cards if card is not None]
+
+    async def prune(self) -> None:
+        """Forget agents that no worker has served for a day."""
+        now = await self.now_ms()
+        await self._connection.execute("ZREMRANGEBYSCORE", self._serving, "-inf", now - 86_400_000)
+        serving = await self._connection.execute("ZRANGE", self._serving, 0, -1)
+        alive = {member.rpartition(b"|")[0] for member in serving}
+        listed = await self._connection.execute("HKEYS", self._cards)
+        if stale := [entry for entry in listed if entry not in alive]:
+            await self._connection.execute("HDEL", self._cards, *stale)
+
+    async def workers(self) -> list[str]:
+        """Names of all worker processes whose heartbeat lasts."""
+        now = await self.now_ms()
+        names = await self._connection.execute("ZRANGEBYSCORE", self._workers, now, "+inf")
+        return [name.decode() for name in names]
+
+    async def now_ms(self) -> int:
+        """Redis time, milliseconds since the epoch."""
+        seconds, micros = await self._connection.execute("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+
+def _entry(card: AgentCard) -> str:
+    return f"{card.name}|{card.version}"

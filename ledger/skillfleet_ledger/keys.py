@@ -1,0 +1,99 @@
+"""The names of all keys, by shard and run. `P` is the shard's prefix `{<namespace>:<shard>}:`.
+
+| key | type | what it holds | gone |
+|---|---|---|---|
+| P run:ID | hash | the record: state, invocation, lease's token, times, outcome | retention |
+| P events:ID | stream | the run's events; entry ids are `<number>-0`, numbers are dense | retention |
+| P attempts:ID | list | one JSON object an attempt, the last 100 | retention |
+| P children:ID | set | ids of the runs that this run called | retention |
+| P artifacts:ID | hash | artifact name -> description (JSON) | retention |
+| P blob:ID:UPLOAD | hash | chunk number -> bytes | retention; a day if never committed |
+| P state:STATE | zset | runs in that state by time of creation (ms) | pruned at expiry |
+| P agent:AGENT | zset | runs of that agent by time of creation (ms) | pruned at expiry |
+| P ready:QUEUE:PRIORITY | zset | queued runs by time of publication (ms) | when claimed |
+| P queues | set | `QUEUE:PRIORITY` of all non-empty ready indexes | when empty |
+| P running:QUEUE | set | running runs | when they end |
+| P delayed | zset | queued runs that must wait, by the time they are due (ms) | when due |
+| P deadlines | zset | unfinished runs with a deadline, by deadline (ms) | when they end |
+| P leases | zset | running runs by the end of their lease (ms) | when they end |
+| P watermark | hash | `QUEUE:PRIORITY` -> publication time of the run claimed last (ms) | never; one field a queue |
+| P expiring | zset | `ID|STATE|AGENT` of finished runs by time of expiry (ms) | at expiry |
+| P workers | zset | live worker processes by the end of their heartbeat (ms) | pruned |
+| P reaper | string | the worker that is reaper now | seconds |
+| P cards | hash | `AGENT|VERSION` -> the agent's card (JSON); shard 0 only | when last seen 24 h ago |
+| P serving | zset | `AGENT|VERSION|WORKER` by the end of its heartbeat (ms); shard 0 only | pruned |
+| P refused | stream | messages that could not be decoded, the last 10,000; shard 0 only | never |
+
+Channels: `P worker:WORKER` carries orders to a worker process (`cancel ID REASON`); the
+result key of a run, below, is also the channel on which its end is published.
+
+Outside the shard's slot, in the format of Celery's own result backend, so that plain Celery
+clients read it (celery/backends/base.py, `task_keyprefix`): `celery-task-meta-ID`, string,
+the result of a finished run, stored here and nowhere else; gone after the retention.
+"""
+
+import binascii
+import uuid
+from dataclasses import dataclass
+
+DEFAULT_NAMESPACE = "skillfleet"
+
+
+@dataclass(frozen=True)
+class Keyspace:
+    """Where a fleet's data lies: its namespace and the number of shards of its ledger."""
+
+    namespace: str = DEFAULT_NAMESPACE
+    shards: int = 1
+
+    @property
+    def broker_prefix(self) -> str:
+        """What stands before the broker's and the result backend's keys on Redis.
+
+        Empty for the default namespace, so that plain Celery clients reach it unconfigured.
+        """
+        return "" if self.namespace == DEFAULT_NAMESPACE else f"{self.namespace}:"
+
+    def shard(self, run_id: str) -> int:
+        """The shard of a run: it follows from its id alone."""
+        if self.shards == 1:
+            return 0
+        return binascii.crc32(run_id.encode()) % self.shards
+
+    def shard_prefix(self, shard: int) -> str:
+        """The prefix of all keys of a shard, with the hash tag of its slot."""
+        return f"{{{self.namespace}:{shard}}}:"
+
+    def prefix(self, run_id: str) -> str:
+        """The prefix of all keys of a run."""
+        return self.shard_prefix(self.shard(run_id))
+
+    def prefixes(self) -> list[str]:
+        """The prefixes of all shards."""
+        return [self.shard_prefix(shard) for shard in range(self.shards)]
+
+    def result_key(self, run_id: str) -> str:
+        """Celery's key (and channel) of a run's result."""
+        return f"{self.broker_prefix}celery-task-meta-{run_id}"
+
+    def broker_list(self, queue: str, priority: int) -> str:
+        """The list that kombu's Redis transport reads for a queue and priority step."""
+        suffix = f"{BROKER_SEPARATOR}{priority}" if priority else ""
+        return f"{self.broker_prefix}{queue}{suffix}"
+
+    def new_id(self, beside: str | None = None) -> str:
+        """A fresh run id; on the same shard as the run `beside` when one is given."""
+        while True:
+            run_id = str(uuid.uuid4())
+            if beside is None or self.shard(run_id) == self.shard(beside):
+                return run_id
+
+    def key_id(self, skill: str, idempotency_key: str) -> str:
+        """The run id that an idempotency key stands for: the same key, the same run."""
+        return str(uuid.uuid5(_KEY_SPACE, f"{self.namespace}\0{skill}\0{idempotency_key}"))
+
+
+BROKER_SEPARATOR = "\x06\x16"
+"""kombu's separator between queue and priority (kombu/transport/redis.py, Channel.sep)."""
+
+_KEY_SPACE = uuid.UUID("0d8f7b64-4a8e-4c0e-9d0b-7f3c2a51e6aa")

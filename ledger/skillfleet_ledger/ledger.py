@@ -1,0 +1,52 @@
+"""The door to the ledger: one object a process (and event loop) that owns the connections."""
+
+import redis.asyncio as redis_asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from skillfleet_ledger.artifacts import ArtifactStore
+from skillfleet_ledger.channels import Channels
+from skillfleet_ledger.connection import PipelinedConnection
+from skillfleet_ledger.directory import Directory
+from skillfleet_ledger.refused import RefusedMessages
+from skillfleet_ledger.runs import RunStore
+from skillfleet_ledger.settings import Settings
+from skillfleet_ledger.streams import EventStreams
+
+_MOST_BLOCKED = 10_000
+
+
+class Ledger:
+    """All rooms of the ledger. Belongs to the event loop that first uses it; close it there.
+
+    Artifacts have a connection of their own, so that their bulk never delays a heartbeat.
+    """
+
+    def __init__(self, settings: Settings, *, name: str = "skillfleet") -> None:
+        self.settings = settings
+        self.keys = settings.keyspace
+        timeout = settings.redis_timeout_seconds
+        self.connection = PipelinedConnection(settings.ledger_url, timeout=timeout, name=name)
+        self._bulk = PipelinedConnection(settings.ledger_url, timeout=timeout, name=f"{name}-bulk")
+        self._blocking = redis_asyncio.Redis.from_url(
+            settings.ledger_url,
+            socket_connect_timeout=timeout,
+            socket_timeout=timeout + 30,
+            socket_keepalive=True,
+            max_connections=_MOST_BLOCKED,
+            retry=Retry(NoBackoff(), 0),
+            client_name=f"{name}-blocking",
+        )
+        self.runs = RunStore(self.connection, settings)
+        self.streams = EventStreams(self.connection, self._blocking, self.runs, settings)
+        self.artifacts = ArtifactStore(self._bulk, settings)
+        self.directory = Directory(self.connection, settings)
+        self.refused = RefusedMessages(self.connection, settings)
+        self.channels = Channels(self._blocking)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.channels.close()
+        await self.connection.close()
+        await self._bulk.close()
+        await self._blocking.aclose()

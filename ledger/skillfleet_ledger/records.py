@@ -1,0 +1,157 @@
+"""A run's record: what a producer writes, and the snapshot a caller gets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from skillfleet.contracts import Attempt, RunState, RunStatus, from_millis
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A new run as its producer describes it.
+
+    `args` is the JSON object of the skill's arguments, `headers` the JSON object of the
+    message headers beside Celery's own (trace context, invocation header): both are kept so
+    that the run can be published again whatever happened to its message. Times are
+    milliseconds; `deadline_ms` counts from the epoch by Redis time.
+    """
+
+    id: str
+    agent: str
+    skill: str
+    queue: str
+    args: bytes
+    headers: bytes
+    digest: str
+    retention_ms: int
+    max_deliveries: int
+    priority: int = 0
+    deadline_ms: int | None = None
+    delay_ms: int = 0
+    parent_id: str | None = None
+    root_id: str | None = None
+    trace_id: str | None = None
+
+    @property
+    def task(self) -> str:
+        """The Celery task name."""
+        return f"{self.agent}.{self.skill}"
+
+    def fields(self) -> list[Any]:
+        """The record's fields and values, flat, as the scripts take them."""
+        values = {
+            "agent": self.agent,
+            "skill": self.skill,
+            "queue": self.queue,
+            "priority": self.priority,
+            "args": self.args,
+            "headers": self.headers,
+            "digest": self.digest,
+            "retention": self.retention_ms,
+            "max_deliveries": self.max_deliveries,
+            "deadline": self.deadline_ms,
+            "parent": self.parent_id,
+            "root": self.root_id or self.id,
+            "trace": self.trace_id,
+        }
+        return [part for pair in values.items() if pair[1] is not None for part in pair]
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What a message of an existing run is built from again."""
+
+    id: str
+    task: str
+    queue: str
+    priority: int
+    args: bytes
+    headers: bytes
+    parent_id: str | None
+    root_id: str
+    deadline_ms: int | None
+
+
+INVOCATION_FIELDS = (
+    "agent",
+    "skill",
+    "queue",
+    "priority",
+    "args",
+    "headers",
+    "parent",
+    "root",
+    "deadline",
+)
+
+
+def invocation_of(run_id: str, values: list[bytes | None]) -> Invocation | None:
+    """The invocation in a record's `INVOCATION_FIELDS`; None when there is no record."""
+    record = {
+        name: value
+        for name, value in zip(INVOCATION_FIELDS, values, strict=True)
+        if value is not None
+    }
+    if "agent" not in record:
+        return None
+    return Invocation(
+        id=run_id,
+        task=f"{record['agent'].decode()}.{record['skill'].decode()}",
+        queue=record["queue"].decode(),
+        priority=int(record["priority"]),
+        args=record["args"],
+        headers=record["headers"],
+        parent_id=_text(record, "parent"),
+        root_id=_text(record, "root") or run_id,
+        deadline_ms=int(record["deadline"]) if "deadline" in record else None,
+    )
+
+
+def status_of(
+    run_id: str, record: Mapping[str, bytes], attempts: list[bytes], children: int
+) -> RunStatus:
+    """The snapshot of a record (field name -> value)."""
+
+    def when(name: str) -> Any:
+        return from_millis(int(record[name])) if name in record else None
+
+    return RunStatus(
+        id=run_id,
+        agent=record["agent"].decode(),
+        skill=record["skill"].decode(),
+        state=RunState(record["state"].decode()),
+        queue=record["queue"].decode(),
+        code=_text(record, "code"),
+        message=_text(record, "message"),
+        attempt=int(record["attempt"]),
+        retries=int(record.get("retries", 0)),
+        worker=_text(record, "worker"),
+        created_at=when("created"),
+        started_at=when("started"),
+        finished_at=when("finished"),
+        deadline=when("deadline"),
+        due_at=when("due"),
+        cancel_requested=_text(record, "cancel"),
+        parent_id=_text(record, "parent"),
+        root_id=_text(record, "root"),
+        children=children,
+        events=int(record["seq"]),
+        trace_id=_text(record, "trace"),
+        attempts=tuple(_attempt(orjson.loads(entry)) for entry in attempts),
+    )
+
+
+def _attempt(entry: dict[str, Any]) -> Attempt:
+    return Attempt(
+        number=entry["number"],
+        worker=entry["worker"],
+        started_at=from_millis(entry["started"]),
+        ended_at=from_millis(entry["ended"]) if "ended" in entry else None,
+        outcome=entry.get("outcome"),
+    )
+
+
+def _text(record: Mapping[str, bytes], name: str) -> str | None:
+    return record[name].decode() if name in record else None

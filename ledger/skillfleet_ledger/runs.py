@@ -1,0 +1,377 @@
+"""Runs and their leases: every change of a run's state goes through here, one script each."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import orjson
+from skillfleet.contracts import ReasonCode, RunState, RunStatus
+from skillfleet.errors import IdempotencyConflictError, LimitExceededError, UnknownRunError
+
+from skillfleet_ledger.connection import PipelinedConnection
+from skillfleet_ledger.keys import BROKER_SEPARATOR, Keyspace
+from skillfleet_ledger.records import (
+    INVOCATION_FIELDS,
+    Invocation,
+    Submission,
+    invocation_of,
+    status_of,
+)
+from skillfleet_ledger.results import decode_value, encode_end, final_payload
+from skillfleet_ledger.scripts import run_script
+from skillfleet_ledger.settings import Settings
+
+
+class ClaimStatus(StrEnum):
+    """What became of a claim; only CLAIMED gives the right to execute."""
+
+    CLAIMED = "claimed"
+    DUPLICATE = "duplicate"
+    ENDED = "ended"
+    EARLY = "early"
+    CANCELLED = "cancelled"
+    OVERDUE = "overdue"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A worker's right to execute one attempt; `token` goes with every write."""
+
+    run_id: str
+    token: int
+    attempt: int
+    seq: int
+    """Number of the last event in the stream when the lease was taken."""
+    redis_ms: int
+    """Redis time of the claim, milliseconds since the epoch."""
+    deadline_ms: int | None
+    waited_ms: int
+    """How long the run had been waiting in its queue."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The answer to a claim: a lease when CLAIMED, else why there is none."""
+
+    status: ClaimStatus
+    token: int
+    lease: Lease | None = None
+    detail: str = ""
+
+
+class Write(StrEnum):
+    """What became of a fenced write at the end of an attempt."""
+
+    SETTLED = "settled"
+    REQUEUED = "requeued"
+    LOST = "lost"
+    GAP = "gap"
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ends: a terminal state, its reason, and the value when it succeeded."""
+
+    state: RunState
+    code: str
+    message: str = ""
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """What a round of the reaper found. `close` holds run id, token and why."""
+
+    publish: tuple[str, ...]
+    close: tuple[tuple[str, int, str], ...]
+    counts: dict[str, int]
+
+
+class RunStore:
+    """All operations on runs. Each is safe to repeat; all raise FleetUnavailableError."""
+
+    def __init__(self, connection: PipelinedConnection, settings: Settings) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._keys: Keyspace = settings.keyspace
+
+    async def submit(self, new: Submission, message: bytes = b"") -> bool:
+        """Write a new run and, given its `message`, publish it; False when it existed before.
+
+        Raises IdempotencyConflictError when the id exists with other arguments, and
+        LimitExceededError when its tree takes no more runs.
+        """
+        keys = [self._keys.prefix(new.id)]
+        if message:
+            keys.append(self._keys.broker_list(new.queue, new.priority))
+        limit = self._settings.max_tree_runs
+        reply = await self._run("submit", keys, new.id, new.delay_ms, message, limit, *new.fields())
+        return _submitted(reply, new, limit)
+
+    async def claim(
+        self, run_id: str, worker: str, claim: str, lease_ms: int, unknown: Submission | None
+    ) -> Claim:
+        """Try to make the run an attempt of `worker`.
+
+        `claim` is unique to the delivery. `unknown` describes the run for the case that it
+        has no record, as the message of a plain Celery client; None refuses such a one.
+        """
+        payload = orjson.dumps({"state": RunState.RUNNING, "worker": worker})
+        fields = unknown.fields() if unknown else ()
+        reply = await self._run(
+            "claim", [self._keys.prefix(run_id)], run_id, worker, claim, lease_ms, payload, *fields
+        )
+        status = ClaimStatus(reply[0].decode())
+        if status is not ClaimStatus.CLAIMED:
+            return Claim(status, int(reply[1]), detail=bytes(reply[6]).decode())
+        deadline = int(reply[5]) if reply[5] else None
+        lease = Lease(run_id, reply[1], reply[2], reply[3], reply[4], deadline, int(reply[6]))
+        return Claim(status, lease.token, lease)
+
+    async def renew(
+        self, worker: str, lease_ms: int, tokens: dict[str, int], timeout: float
+    ) -> dict[str, str]:
+        """Renew the leases of a process's runs (run id -> token), one round trip a shard.
+
+        Returns '' (renewed), 'lost', or '!' and the reason of a cancellation, for each run.
+        """
+        answers: dict[str, str] = {}
+        for prefix in self._keys.prefixes():
+            mine = [run_id for run_id in tokens if self._keys.prefix(run_id) == prefix]
+            pairs = [part for run_id in mine for part in (run_id, tokens[run_id])]
+            reply = await run_script(
+                self._connection, "renew", (prefix,), (lease_ms, worker, *pairs), timeout
+            )
+            answers |= dict(zip(mine, (answer.decode() for answer in reply), strict=True))
+        return answers
+
+    async def settle(self, lease: Lease, task: str, seq: int, end: End) -> Write:
+        """End the attempt and the run; `seq` is the number of the attempt's last event."""
+        run_id = lease.run_id
+        reply = await self._run(
+            "settle",
+            [self._keys.prefix(run_id), self._keys.result_key(run_id)],
+            *(run_id, lease.token, seq, end.state, end.code, end.message),
+            final_payload(end.state, end.code, end.message),
+            encode_end(run_id, task, end.state, end.code, end.message, end.value),
+        )
+        return Write(reply.decode())
+
+    async def requeue(
+        self, lease: Lease, seq: int, *, outcome: str, reason: str, delay_ms: int = 0
+    ) -> Write:
+        """Give the run back: `outcome` is 'retry' (counted) or 'released' (not counted).
+
+        The caller publishes its message when the delay is 0.
+        """
+        payload: dict[str, Any] = {
+            "state": RunState.QUEUED,
+            "outcome": outcome,
+            "message": reason,
+        }
+        if delay_ms:
+            payload["delay_seconds"] = delay_ms / 1000
+        prefix = self._keys.prefix(lease.run_id)
+        reply = await self._run(
+            "requeue",
+            [prefix],
+            *(lease.run_id, lease.token, seq, delay_ms, outcome, orjson.dumps(payload), b""),
+        )
+        return Write(reply.decode())
+
+    async def close(self, run_id: str, task: str, end: End, token: int | None = None) -> str:
+        """End a run that no attempt holds; with `token`, only if it still has it.
+
+        Returns 'closed', 'ended', 'changed' or 'unknown'.
+        """
+        reply = await self._run(
+            "close",
+            [self._keys.prefix(run_id), self._keys.result_key(run_id)],
+            *(run_id, "" if token is None else token, end.state, end.code, end.message),
+            final_payload(end.state, end.code, end.message),
+            encode_end(run_id, task, end.state, end.code, end.message),
+        )
+        return str(reply.decode())
+
+    async def cancel(
+        self, run_id: str, reason: str, code: str = ReasonCode.CANCELLED_BY_CALLER
+    ) -> bool:
+        """Ask for the end of a run and of all runs it called, leaves first.
+
+        Returns False when the run had ended before. Raises UnknownRunError.
+        """
+        answer = await self._cancel_one(run_id, reason, code)
+        if answer[0] == b"unknown":
+            raise UnknownRunError(f"there is no run {run_id!r}: wrong id, or it expired")
+        for child in answer[1:]:
+            await self._cancel_tree(child.decode(), f"its parent was cancelled: {reason}")
+        return bool(answer[0] != b"ended")
+
+    async def cancel_children(self, run_id: str, reason: str) -> None:
+        """Cancel all runs that the run called, leaves first."""
+        for child in await self.children(run_id):
+            await self._cancel_tree(child, reason)
+
+    async def children(self, run_id: str) -> list[str]:
+        """Ids of the runs that the run called, sorted."""
+        key = f"{self._keys.prefix(run_id)}children:{run_id}"
+        return sorted(child.decode() for child in await self._connection.execute("SMEMBERS", key))
+
+    async def reap(self, shard: int, worker: str, options: "ReapOptions") -> Reaped | None:
+        """One round of the reaper over a shard; None while another worker is reaper."""
+        broker = self._keys.broker_prefix if self._settings.broker_is_ledger else "-"
+        payload = orjson.dumps(
+            {"state": RunState.QUEUED, "outcome": "lost", "message": "its worker was lost"}
+        )
+        reply = await run_script(
+            self._connection,
+            "reap",
+            (self._keys.shard_prefix(shard),),
+            (
+                *(worker, options.office_ms, options.limit, options.grace_ms),
+                *(broker, BROKER_SEPARATOR, payload, *options.empty_queues),
+            ),
+        )
+        if reply is None:
+            return None
+        publish, close, counts = reply
+        return Reaped(
+            tuple(run_id.decode() for run_id in publish),
+            tuple(
+                (close[i].decode(), int(close[i + 1]), close[i + 2].decode())
+                for i in range(0, len(close), 3)
+            ),
+            {counts[i].decode(): int(counts[i + 1]) for i in range(0, len(counts), 2)},
+        )
+
+    async def invocation(self, run_id: str) -> Invocation | None:
+        """What the run's message is built from; None when there is no record."""
+        key = f"{self._keys.prefix(run_id)}run:{run_id}"
+        values = await self._connection.execute("HMGET", key, *INVOCATION_FIELDS)
+        return invocation_of(run_id, values)
+
+    async def state(self, run_id: str) -> tuple[RunState, int]:
+        """The run's state and the number of its last event; raises UnknownRunError."""
+        key = f"{self._keys.prefix(run_id)}run:{run_id}"
+        state, seq = await self._connection.execute("HMGET", key, "state", "seq")
+        if state is None:
+            raise UnknownRunError(f"there is no run {run_id!r}: wrong id, or it expired")
+        return RunState(state.decode()), int(seq)
+
+    async def status(self, run_id: str) -> RunStatus:
+        """A snapshot of the run; raises UnknownRunError."""
+        (status,) = await self._statuses([run_id])
+        if status is None:
+            raise UnknownRunError(f"there is no run {run_id!r}: wrong id, or it expired")
+        return status
+
+    async def value(self, run_id: str) -> Any:
+        """The value that a succeeded run returned; raises UnknownRunError when it expired."""
+        meta = await self._connection.execute("GET", self._keys.result_key(run_id))
+        if meta is None:
+            raise UnknownRunError(f"the result of run {run_id!r} has expired")
+        return decode_value(meta)
+
+    async def newest(
+        self, *, state: RunState | None = None, agent: str | None = None, limit: int = 50
+    ) -> list[RunStatus]:
+        """Runs, newest first, of a state and an agent when they are given."""
+        found: list[RunStatus] = []
+        for prefix in self._keys.prefixes():
+            for index in _indexes(prefix, state, agent):
+                found += await self._newest_of(index, state, limit)
+        return sorted(found, key=lambda status: status.created_at, reverse=True)[:limit]
+
+    async def _newest_of(self, index: str, state: RunState | None, limit: int) -> list[RunStatus]:
+        found: list[RunStatus] = []
+        for start in range(0, _MOST_LISTED, _PAGE):
+            ids = await self._connection.execute("ZREVRANGE", index, start, start + _PAGE - 1)
+            for status in await self._statuses([run_id.decode() for run_id in ids]):
+                if status is not None and state in (None, status.state):
+                    found.append(status)
+                if len(found) == limit:
+                    return found
+            if len(ids) < _PAGE:
+                break
+        return found
+
+    async def _statuses(self, run_ids: Sequence[str]) -> list[RunStatus | None]:
+        calls = []
+        for run_id in run_ids:
+            prefix = self._keys.prefix(run_id)
+            calls.append(
+                (
+                    self._connection.execute("HGETALL", f"{prefix}run:{run_id}"),
+                    self._connection.execute("LRANGE", f"{prefix}attempts:{run_id}", 0, -1),
+                    self._connection.execute("SCARD", f"{prefix}children:{run_id}"),
+                )
+            )
+        statuses: list[RunStatus | None] = []
+        for run_id, (record, attempts, children) in zip(
+            run_ids, await _gather_triples(calls), strict=True
+        ):
+            fields = {record[i].decode(): record[i + 1] for i in range(0, len(record), 2)}
+            statuses.append(status_of(run_id, fields, attempts, children) if fields else None)
+        return statuses
+
+    async def _cancel_one(self, run_id: str, reason: str, code: str) -> list[bytes]:
+        end = End(RunState.CANCELLED, code, reason)
+        answer: list[bytes] = await self._run(
+            "cancel",
+            [self._keys.prefix(run_id), self._keys.result_key(run_id)],
+            *(run_id, reason, code, final_payload(end.state, code, reason)),
+            encode_end(run_id, "", end.state, code, reason),
+        )
+        return answer
+
+    async def _cancel_tree(self, run_id: str, reason: str) -> None:
+        for child in await self.children(run_id):
+            await self._cancel_tree(child, reason)
+        await self._cancel_one(run_id, reason, ReasonCode.PARENT_ENDED)
+
+    async def _run(self, script: str, keys: Sequence[str], *args: Any) -> Any:
+        return await run_script(self._connection, script, tuple(keys), args)
+
+
+@dataclass(frozen=True)
+class ReapOptions:
+    """How a round of the reaper works; times in milliseconds."""
+
+    office_ms: int = 5000
+    limit: int = 200
+    grace_ms: int = 10_000
+    empty_queues: tuple[str, ...] = ()
+
+
+_PAGE = 200
+_MOST_LISTED = 50 * _PAGE
+
+
+def _indexes(prefix: str, state: RunState | None, agent: str | None) -> list[str]:
+    if agent is not None:
+        return [f"{prefix}agent:{agent}"]
+    return [f"{prefix}state:{name}" for name in ([state] if state is not None else RunState)]
+
+
+def _submitted(reply: list[Any], new: Submission, limit: int) -> bool:
+    if reply[0] == 1:
+        return True
+    if reply[0] == -1:
+        if reply[1] == b"tree_full":
+            raise LimitExceededError(
+                f"the tree of runs of {new.root_id} already holds {limit} runs"
+            )
+        raise LimitExceededError("the calling run has ended or is being cancelled")
+    if reply[1].decode() != new.digest:
+        raise IdempotencyConflictError(
+            "this idempotency key was used before with other arguments: use a new key"
+        )
+    return False
+
+
+async def _gather_triples(calls: list[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, Any]]:
+    flat = await asyncio.gather(*(call for triple in calls for call in triple))
+    return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]

@@ -1,0 +1,58 @@
+-- Turn a queued run into a running attempt of one worker, under a lease.
+--
+-- ARGV[1]  run id
+-- ARGV[2]  worker (the name of the process's channel)
+-- ARGV[3]  claim: unique to this delivery, so that a repeated call gets the same answer
+-- ARGV[4]  lease, milliseconds
+-- ARGV[5]  payload of the event that announces the attempt
+-- ARGV[6..] field, value pairs of the record, for a message of a plain Celery client
+--          that nobody submitted; nothing when such a message is to be refused
+--
+-- Returns {status, token, attempt, seq, now, deadline or '', extra}: status is
+-- 'claimed' (extra: milliseconds it waited since it was published), 'duplicate' (another
+-- attempt holds the run), 'ended' (extra: its state), 'early' (its delay is not over),
+-- 'cancelled' (extra: the reason) and 'overdue' (both still queued: close it), 'unknown'.
+local id, worker, claim = ARGV[1], ARGV[2], ARGV[3]
+local run = run_key(id)
+local now = now_ms()
+
+if redis.call('EXISTS', run) == 0 then
+  if #ARGV < 6 then return { 'unknown', 0, 0, 0, now, '', '' } end
+  local fields = {}
+  for i = 6, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
+  redis.call('HSET', run, 'state', 'queued', 'created', now, 'attempt', 0, 'token', 0, 'seq', 0, unpack(ARGV, 6))
+  redis.call('ZADD', P .. 'state:queued', now, id)
+  redis.call('ZADD', P .. 'agent:' .. fields.agent, now, id)
+  if fields.deadline then redis.call('ZADD', P .. 'deadlines', fields.deadline, id) end
+  mark_ready(id, fields.queue, fields.priority, now)
+end
+
+local r = redis.call('HMGET', run, 'state', 'token', 'attempt', 'seq', 'claim', 'cancel', 'deadline', 'due',
+  'queue', 'priority', 'published', 'created')
+local state, token, attempt, seq = r[1], tonumber(r[2]), tonumber(r[3]), tonumber(r[4])
+local deadline = r[7] or ''
+
+if state == 'running' then
+  if r[5] == claim then return { 'claimed', token, attempt, seq, now, deadline, 0 } end
+  return { 'duplicate', token, attempt, seq, now, deadline, '' }
+end
+if state ~= 'queued' then return { 'ended', token, attempt, seq, now, deadline, state } end
+if r[6] then return { 'cancelled', token, attempt, seq, now, deadline, r[6] } end
+if r[7] and tonumber(r[7]) <= now then return { 'overdue', token, attempt, seq, now, deadline, '' } end
+if r[8] and tonumber(r[8]) > now and redis.call('ZSCORE', P .. 'delayed', id) then
+  return { 'early', token, attempt, seq, now, deadline, '' }
+end
+
+token, attempt, seq = token + 1, attempt + 1, seq + 1
+leave_indexes(id, 'queued', r[9], r[10])
+redis.call('HSET', P .. 'watermark', r[9] .. ':' .. r[10], r[11] or now)
+redis.call('ZADD', P .. 'state:running', r[12], id)
+redis.call('SADD', P .. 'running:' .. r[9], id)
+redis.call('ZADD', P .. 'leases', now + tonumber(ARGV[4]), id)
+redis.call('HSET', run, 'state', 'running', 'token', token, 'attempt', attempt, 'seq', seq, 'worker', worker,
+  'claim', claim, 'started', now, 'stranded', 0)
+redis.call('HDEL', run, 'due')
+redis.call('RPUSH', P .. 'attempts:' .. id, cjson.encode({ number = attempt, worker = worker, started = now }))
+redis.call('LTRIM', P .. 'attempts:' .. id, -100, -1)
+add_event(id, attempt, seq, 'state', ARGV[5], now)
+return { 'claimed', token, attempt, seq, now, deadline, now - tonumber(r[11] or now) }

@@ -1,0 +1,19 @@
+-- End a run that no attempt holds: cancelled or overdue in the queue, refused before its
+-- first attempt, or given up by the reaper.
+--
+-- KEYS[2]  the key of the result in Celery's format
+-- ARGV[1]  run id
+-- ARGV[2]  the token it must still have; '' for any
+-- ARGV[3]  terminal state      ARGV[4] reason code      ARGV[5] message for the caller
+-- ARGV[6]  payload of the final event
+-- ARGV[7]  the result in Celery's format
+--
+-- Returns 'closed', 'ended' (it had ended before), 'changed' (somebody holds it now) or 'unknown'.
+local id = ARGV[1]
+local r = redis.call('HMGET', run_key(id), 'state', 'token')
+if not r[1] then return 'unknown' end
+if r[1] ~= 'queued' and r[1] ~= 'running' then return 'ended' end
+if ARGV[2] ~= '' and r[2] ~= ARGV[2] then return 'changed' end
+if ARGV[2] == '' and r[1] == 'running' then return 'changed' end
+finish(id, ARGV[3], ARGV[4], ARGV[5], ARGV[6], KEYS[2], ARGV[7], now_ms())
+return 'closed'

@@ -1,0 +1,132 @@
+-- One round of the reaper: find what is overdue, restart what can be, report what must end.
+-- Every part is bounded, and none looks at finished runs other than those that expire now.
+--
+-- ARGV[1]  the caller's name; the script does nothing while another name holds the office
+-- ARGV[2]  how long the office is held without renewal, milliseconds
+-- ARGV[3]  most runs a part handles in a round
+-- ARGV[4]  how long a published run may wait before its message counts as possibly gone, ms
+-- ARGV[5]  prefix of the broker's list keys on this Redis; '-' when the broker is elsewhere
+-- ARGV[6]  separator between queue and priority in the broker's list keys
+-- ARGV[7]  payload of the event that announces a restart
+-- ARGV[8..] names of queues that are known to be empty (for a broker elsewhere)
+--
+-- Returns nil when another holds the office; else {publish, close, counts}:
+--   publish  run ids whose message the caller publishes again
+--   close    id, token, why triples: runs the caller closes; why is 'dead', 'overdue' or
+--            'cancelled'
+--   counts   name, number pairs of what was done: restarted, due, stranded, pruned
+local me, limit, grace, now = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), now_ms()
+local holder = redis.call('GET', P .. 'reaper')
+if holder and holder ~= me then return nil end
+redis.call('SET', P .. 'reaper', me, 'PX', ARGV[2])
+
+local publish, close = {}, {}
+local restarted, due, stranded, pruned = 0, 0, 0, 0
+
+local function to_close(id, token, why)
+  close[#close + 1] = id
+  close[#close + 1] = token
+  close[#close + 1] = why
+end
+
+-- Runs whose lease ran out. The token moves on at once: the old attempt can write no more.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', now, 'LIMIT', 0, limit)) do
+  local run = run_key(id)
+  local r = redis.call('HMGET', run, 'state', 'token', 'lost', 'max_deliveries', 'cancel', 'deadline', 'queue',
+    'priority', 'seq', 'attempt', 'created', 'orphaned')
+  if r[1] ~= 'running' then
+    redis.call('ZREM', P .. 'leases', id)
+  else
+    local lost = tonumber(r[3] or 0)
+    if r[12] ~= r[2] then
+      lost = redis.call('HINCRBY', run, 'lost', 1)
+      r[2] = tostring(redis.call('HINCRBY', run, 'token', 1))
+      redis.call('HSET', run, 'orphaned', r[2])
+    end
+    if r[5] then
+      to_close(id, r[2], 'cancelled')
+    elseif r[6] and tonumber(r[6]) <= now then
+      to_close(id, r[2], 'overdue')
+    elseif lost >= tonumber(r[4]) then
+      to_close(id, r[2], 'dead')
+    else
+      local seq = tonumber(r[9]) + 1
+      leave_indexes(id, 'running', r[7], r[8])
+      redis.call('HSET', run, 'state', 'queued', 'seq', seq)
+      redis.call('ZADD', P .. 'state:queued', r[11], id)
+      end_attempt(id, 'lost', now)
+      add_event(id, r[10], seq, 'state', ARGV[7], now)
+      mark_ready(id, r[7], r[8], now)
+      publish[#publish + 1] = id
+      restarted = restarted + 1
+    end
+  end
+end
+
+-- Delays that are over.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'delayed', '-inf', now, 'LIMIT', 0, limit)) do
+  redis.call('ZREM', P .. 'delayed', id)
+  local r = redis.call('HMGET', run_key(id), 'state', 'queue', 'priority')
+  if r[1] == 'queued' then
+    mark_ready(id, r[2], r[3], now)
+    redis.call('HDEL', run_key(id), 'due')
+    publish[#publish + 1] = id
+    due = due + 1
+  end
+end
+
+-- Deadlines that passed in the queue; a running attempt ends itself at its deadline.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'deadlines', '-inf', now, 'LIMIT', 0, limit)) do
+  local r = redis.call('HMGET', run_key(id), 'state', 'token')
+  if r[1] == 'queued' then
+    to_close(id, r[2], 'overdue')
+  elseif r[1] == 'running' then
+    redis.call('ZADD', P .. 'deadlines', now + 60000, id)
+  else
+    redis.call('ZREM', P .. 'deadlines', id)
+  end
+end
+
+-- Queued runs whose message may be gone: their queue is empty, or later ones overtook them.
+local empty = {}
+for i = 8, #ARGV do empty[ARGV[i]] = true end
+for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
+  local queue, priority = string.match(name, '^(.*):(%d+)$')
+  local ready = ready_key(queue, priority)
+  local waiting = redis.call('ZRANGEBYSCORE', ready, '-inf', now - grace, 'WITHSCORES', 'LIMIT', 0, limit)
+  if #waiting == 0 then
+    if redis.call('ZCARD', ready) == 0 then redis.call('SREM', P .. 'queues', name) end
+  else
+    local gone = empty[queue]
+    if ARGV[5] ~= '-' then
+      local list = ARGV[5] .. queue
+      if priority ~= '0' then list = list .. ARGV[6] .. priority end
+      gone = redis.call('LLEN', list) == 0
+    end
+    local watermark = tonumber(redis.call('HGET', P .. 'watermark', name) or 0)
+    for i = 1, #waiting, 2 do
+      local id, published = waiting[i], tonumber(waiting[i + 1])
+      local patience = grace * 2 ^ math.min(tonumber(redis.call('HGET', run_key(id), 'stranded') or 0), 8)
+      if redis.call('HGET', run_key(id), 'state') ~= 'queued' then
+        redis.call('ZREM', ready, id)
+      elseif now - published >= patience and (gone or watermark > published + grace) then
+        redis.call('HINCRBY', run_key(id), 'stranded', 1)
+        mark_ready(id, queue, priority, now)
+        publish[#publish + 1] = id
+        stranded = stranded + 1
+      end
+    end
+  end
+end
+
+-- Index entries of runs whose records expire now.
+for _, entry in ipairs(redis.call('ZRANGEBYSCORE', P .. 'expiring', '-inf', now, 'LIMIT', 0, limit)) do
+  local id, state, agent = string.match(entry, '^(.-)|(.-)|(.*)$')
+  redis.call('ZREM', P .. 'state:' .. state, id)
+  redis.call('ZREM', P .. 'agent:' .. agent, id)
+  redis.call('ZREM', P .. 'expiring', entry)
+  pruned = pruned + 1
+end
+redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', now)
+
+return { publish, close, { 'restarted', restarted, 'due', due, 'stranded', stranded, 'pruned', pruned } }

@@ -1,0 +1,21 @@
+-- Renew the leases of all runs of one worker process in one round trip.
+--
+-- ARGV[1]  lease, milliseconds
+-- ARGV[2]  worker
+-- ARGV[3..] run id, token of each run
+--
+-- Returns one answer for each run: '' renewed, 'lost', or the reason of a cancellation
+-- (renewed as well) with a leading '!'.
+local lease, now = tonumber(ARGV[1]), now_ms()
+redis.call('ZADD', P .. 'workers', now + lease, ARGV[2])
+local answers = {}
+for i = 3, #ARGV, 2 do
+  local r = redis.call('HMGET', run_key(ARGV[i]), 'token', 'state', 'cancel')
+  if r[1] ~= ARGV[i + 1] or r[2] ~= 'running' then
+    answers[#answers + 1] = 'lost'
+  else
+    redis.call('ZADD', P .. 'leases', now + lease, ARGV[i])
+    answers[#answers + 1] = r[3] and ('!' .. r[3]) or ''
+  end
+end
+return answers

@@ -1,0 +1,34 @@
+-- Give a running run back to the queue, only under the lease: for a retry or at a drain.
+--
+-- KEYS[2]  the broker's list to push the message onto; absent when the caller publishes
+-- ARGV[1]  run id
+-- ARGV[2]  token of the lease
+-- ARGV[3]  number of the last event the attempt wrote
+-- ARGV[4]  delay before the next attempt, milliseconds (0: now)
+-- ARGV[5]  outcome for the attempts list: 'retry' (counted) or 'released' (not counted)
+-- ARGV[6]  payload of the event that announces it
+-- ARGV[7]  the message, ready for the broker's list; '' when the caller publishes
+--
+-- Returns 'requeued', 'lost' or 'gap'.
+local id, delay = ARGV[1], tonumber(ARGV[4])
+local run = run_key(id)
+local r = redis.call('HMGET', run, 'token', 'state', 'seq', 'queue', 'priority', 'attempt', 'created', 'requeued')
+if r[8] == ARGV[2] then return 'requeued' end
+if r[1] ~= ARGV[2] or r[2] ~= 'running' then return 'lost' end
+if tonumber(r[3]) ~= tonumber(ARGV[3]) then return 'gap' end
+
+local now, seq = now_ms(), tonumber(r[3]) + 1
+leave_indexes(id, 'running', r[4], r[5])
+redis.call('HSET', run, 'state', 'queued', 'seq', seq, 'token', tonumber(r[1]) + 1, 'requeued', ARGV[2])
+if ARGV[5] == 'retry' then redis.call('HINCRBY', run, 'retries', 1) end
+redis.call('ZADD', P .. 'state:queued', r[7], id)
+end_attempt(id, ARGV[5], now)
+add_event(id, r[6], seq, 'state', ARGV[6], now)
+if delay > 0 then
+  redis.call('HSET', run, 'due', now + delay)
+  redis.call('ZADD', P .. 'delayed', now + delay, id)
+else
+  mark_ready(id, r[4], r[5], now)
+  if ARGV[7] ~= '' then redis.call('LPUSH', KEYS[2], ARGV[7]) end
+end
+return 'requeued'

@@ -1,0 +1,41 @@
+-- Write the record of a new run and, where the broker is this Redis, publish its message.
+--
+-- KEYS[2]  the broker's list to push the message onto; absent when the caller publishes
+-- ARGV[1]  run id
+-- ARGV[2]  delay before it may start, milliseconds (0: now)
+-- ARGV[3]  the message, ready for the broker's list; '' when the caller publishes
+-- ARGV[4]  most runs a tree may hold (checked only for a child)
+-- ARGV[5..] field, value pairs of the record; among them queue, priority, agent, digest, parent, root
+--
+-- Returns {1} when the run was created, {0, digest of the arguments} when the id exists,
+-- {-1, reason} when its tree takes no more runs ('parent_ended' or 'tree_full').
+local id, delay = ARGV[1], tonumber(ARGV[2])
+local run = run_key(id)
+local digest = redis.call('HGET', run, 'digest')
+if digest then return { 0, digest } end
+
+local fields = {}
+for i = 5, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
+
+if fields.parent then
+  local parent = redis.call('HMGET', run_key(fields.parent), 'state', 'cancel')
+  if parent[1] ~= 'running' or parent[2] then return { -1, 'parent_ended' } end
+  if redis.call('HINCRBY', run_key(fields.root), 'tree', 1) > tonumber(ARGV[4]) then
+    return { -1, 'tree_full' }
+  end
+  redis.call('SADD', P .. 'children:' .. fields.parent, id)
+end
+
+local now = now_ms()
+redis.call('HSET', run, 'state', 'queued', 'created', now, 'attempt', 0, 'token', 0, 'seq', 0, unpack(ARGV, 5))
+redis.call('ZADD', P .. 'state:queued', now, id)
+redis.call('ZADD', P .. 'agent:' .. fields.agent, now, id)
+if fields.deadline then redis.call('ZADD', P .. 'deadlines', fields.deadline, id) end
+if delay > 0 then
+  redis.call('HSET', run, 'due', now + delay)
+  redis.call('ZADD', P .. 'delayed', now + delay, id)
+else
+  mark_ready(id, fields.queue, fields.priority, now)
+  if ARGV[3] ~= '' then redis.call('LPUSH', KEYS[2], ARGV[3]) end
+end
+return { 1 }

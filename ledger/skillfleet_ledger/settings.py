@@ -1,0 +1,113 @@
+"""The settings that every process of a fleet shares; read once, at the edge, then frozen."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from skillfleet.errors import SettingsError
+
+from skillfleet_ledger.keys import DEFAULT_NAMESPACE, Keyspace
+
+_SCHEMES = ("redis", "rediss", "unix")
+MEBIBYTE = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Where the fleet lives and what its limits are; from `SKILLFLEET_*` variables.
+
+    Build it with `Settings.load()`, which turns a bad value into a `SettingsError` that
+    names the variable.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SKILLFLEET_", frozen=True, extra="ignore")
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    """The ledger, and the broker unless `broker_url` says otherwise."""
+    redis_username: str | None = None
+    redis_password: SecretStr | None = None
+    redis_ca_file: Path | None = None
+    """The certificate authority of a rediss:// server, PEM."""
+    broker_url: str | None = None
+    namespace: str = Field(DEFAULT_NAMESPACE, pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,62}$")
+    shards: int = Field(1, ge=1, le=1024)
+    redis_timeout_seconds: float = Field(5.0, gt=0)
+    """How long a call may wait for Redis before it fails."""
+    default_queue: str = Field("celery", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
+    retention_seconds: float = Field(86_400.0, ge=1)
+    """How long everything of a run is kept after its end."""
+    max_events: int = Field(10_000, ge=100)
+    """The most events that a run's stream keeps; older ones are trimmed."""
+    max_arguments_bytes: int = Field(256 * 1024, ge=1024)
+    max_result_bytes: int = Field(MEBIBYTE, ge=1024)
+    max_artifact_bytes: int = Field(64 * MEBIBYTE, ge=1024)
+    max_deliveries: int = Field(3, ge=1)
+    """How many attempts of a run may be lost to crashes before it is buried."""
+    max_tree_depth: int = Field(16, ge=1)
+    max_tree_runs: int = Field(1000, ge=1)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis_url(cls, value: str) -> str:
+        if urlsplit(value).scheme not in _SCHEMES:
+            names = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+            raise ValueError(f"must start with one of {names}")
+        return value
+
+    @classmethod
+    def load(cls, **values: Any) -> Self:
+        """Read the environment, `values` winning over it; raises SettingsError."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise SettingsError(_explain(error)) from None
+
+    @property
+    def keyspace(self) -> Keyspace:
+        """The names of this fleet's keys."""
+        return Keyspace(self.namespace, self.shards)
+
+    @property
+    def ledger_url(self) -> str:
+        """The ledger's URL with credentials and certificate authority filled in."""
+        parts = urlsplit(self.redis_url)
+        netloc = parts.netloc
+        if self.redis_password is not None and "@" not in netloc:
+            user = quote(self.redis_username or "", safe="")
+            netloc = f"{user}:{quote(self.redis_password.get_secret_value(), safe='')}@{netloc}"
+        query = parts.query
+        if self.redis_ca_file is not None and parts.scheme == "rediss":
+            extra = urlencode({"ssl_ca_certs": str(self.redis_ca_file)})
+            query = f"{query}&{extra}" if query else extra
+        return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+
+    @property
+    def broker_is_ledger(self) -> bool:
+        """True when messages and ledger lie in the same Redis, so that one script writes both."""
+        return self.broker_url is None or self.broker_url == self.redis_url
+
+    @property
+    def celery_broker_url(self) -> str:
+        """The broker's URL in Celery's form."""
+        return celery_url(self.ledger_url if self.broker_is_ledger else str(self.broker_url))
+
+
+def celery_url(url: str) -> str:
+    """A Redis URL as Celery wants it: unix sockets are `redis+socket://` there."""
+    parts = urlsplit(url)
+    if parts.scheme != "unix":
+        return url
+    query = parts.query.replace("db=", "virtual_host=")
+    return urlunsplit(("redis+socket", parts.netloc, parts.path, query, ""))
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        field = ".".join(str(part) for part in problem["loc"])
+        given: Mapping[str, Any] | Any = problem.get("input")
+        shown = "" if "password" in field or "url" in field else f", not {given!r}"
+        lines.append(f"SKILLFLEET_{field.upper()}: {problem['msg']}{shown}")
+    return "; ".join(lines)

@@ -1,0 +1,138 @@
+"""The event stream of a run: batches in under the lease, live and resumable reading out."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import orjson
+import redis.asyncio as redis_asyncio
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from skillfleet.contracts import TRIMMED_KIND, RunEvent, from_millis
+from skillfleet.errors import FleetUnavailableError
+
+from skillfleet_ledger.connection import RETRY_SECONDS, PipelinedConnection
+from skillfleet_ledger.runs import Lease, RunStore
+from skillfleet_ledger.scripts import run_script
+from skillfleet_ledger.settings import Settings
+
+_BATCH = 1000
+_BLOCK_MS = 2000
+
+PackedEvent = tuple[str, bytes, int]
+"""Kind, payload (a JSON object) and time of emission (ms since the epoch)."""
+
+
+class EventStreams:
+    """Writes and reads the streams. Event ids are `<number>-0` with dense numbers from 1."""
+
+    def __init__(
+        self,
+        connection: PipelinedConnection,
+        blocking: redis_asyncio.Redis,
+        runs: RunStore,
+        settings: Settings,
+    ) -> None:
+        self._connection = connection
+        self._blocking = blocking
+        self._runs = runs
+        self._settings = settings
+        self._keys = settings.keyspace
+
+    async def append(
+        self, lease: Lease, first: int, events: Sequence[PackedEvent], timeout: float | None = None
+    ) -> tuple[int, str] | None:
+        """Append events numbered from `first`; those the stream already has are skipped.
+
+        Returns the number of the stream's last event and the reason of a cancellation (or
+        ''); None when the lease is gone. May be repeated; raises FleetUnavailableError.
+        """
+        flat = [part for event in events for part in event]
+        reply = await run_script(
+            self._connection,
+            "append",
+            (self._keys.prefix(lease.run_id),),
+            (lease.run_id, lease.token, lease.attempt, first, self._settings.max_events, *flat),
+            timeout,
+        )
+        if reply[0] == 0:
+            return None
+        return int(reply[1]), reply[2].decode() if len(reply) > 2 else ""
+
+    async def read(self, run_id: str, after: str | None = None) -> AsyncIterator[RunEvent]:
+        """Yield the run's events behind the id `after` (None: from the start), live.
+
+        Ends after the final event. Where the stream's cap removed events, one event of kind
+        `trimmed` stands in their place, with their number as `missed`. Raises UnknownRunError,
+        ValueError for an id that is none, FleetUnavailableError when Redis stays away for
+        longer than the timeout.
+        """
+        position = event_number(after) if after else 0
+        while True:
+            events = await self._next(run_id, position)
+            for event in events:
+                number = event_number(event.id)
+                if number > position + 1:
+                    yield _trimmed(event, number - 1, number - 1 - position)
+                position = number
+                yield event
+                if event.final:
+                    return
+            if not events:
+                state, seq = await self._runs.state(run_id)
+                if state.terminal and position >= seq:
+                    return
+
+    async def _next(self, run_id: str, position: int) -> list[RunEvent]:
+        key = f"{self._keys.prefix(run_id)}events:{run_id}"
+        loop = asyncio.get_running_loop()
+        patience = loop.time() + self._settings.redis_timeout_seconds + _BLOCK_MS / 1000
+        state, seq = await self._runs.state(run_id)
+        block = None if position < seq or state.terminal else _BLOCK_MS
+        while True:
+            try:
+                reply = await self._blocking.xread({key: f"{position}-0"}, _BATCH, block)
+            except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+                if loop.time() > patience:
+                    raise FleetUnavailableError(f"lost the event stream: {error}") from error
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return [_event(*entry) for _, entries in _streams(reply) for entry in entries]
+
+
+def event_number(event_id: str) -> int:
+    """The number in an event id; raises ValueError for a string that is no event id."""
+    number, dash, rest = event_id.partition("-")
+    if not number.isascii() or not number.isdigit() or (dash and rest != "0"):
+        raise ValueError(f"{event_id!r} is not an event id: pass the id of an event you read")
+    return int(number)
+
+
+def _streams(reply: Any) -> list[Any]:
+    if not reply:
+        return []
+    if isinstance(reply, dict):
+        return [
+            (name, entries[0] if len(entries) == 1 else entries) for name, entries in reply.items()
+        ]
+    return list(reply)
+
+
+def _event(entry_id: bytes, fields: dict[bytes, bytes]) -> RunEvent:
+    return RunEvent.model_construct(
+        id=entry_id.decode(),
+        kind=fields[b"k"].decode(),
+        payload=orjson.loads(fields[b"p"]),
+        attempt=int(fields[b"a"]),
+        at=from_millis(int(fields[b"t"])),
+    )
+
+
+def _trimmed(before: RunEvent, number: int, missed: int) -> RunEvent:
+    return RunEvent(
+        id=f"{number}-0",
+        kind=TRIMMED_KIND,
+        payload={"missed": missed},
+        attempt=before.attempt,
+        at=before.at,
+    )
