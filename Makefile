@@ -1,0 +1,121 @@
+# Everything one does with this repository. `make` alone lists it.
+SHELL := /bin/sh
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+STAMP := $(VENV)/.installed
+LOCK := requirements.lock
+
+# Test processes: one a core, at most four, as each starts servers of its own.
+JOBS ?= auto
+# `make test TESTS="tests/ledger -k lease"` runs a part of the suite.
+TESTS ?=
+# `make dev MODULE=my_agents.support` serves the skills of another module.
+MODULE ?= examples.librarian
+# Arguments passed on by `make bench` and `make lock`.
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo dev check lint format types floors test profiles bench build lock verify clean
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- the two commands -------------------------------------------------------------------------
+
+demo: $(STAMP) ## Run the librarian on a folder: make demo FOLDER=/some/folder (default: this one)
+	@$(PY) -m examples.demo --folder "$${FOLDER:-.}"
+
+# Tests of one xdist group share a process, so a costly fixture is made once.
+test: $(STAMP) ## Run the whole test suite, or a part: make test TESTS="tests/ledger -k lease"
+	@$(PY) -m pytest -n $(JOBS) --maxprocesses 4 --dist loadgroup $(TESTS)
+
+# --- work on the code -------------------------------------------------------------------------
+
+install: $(STAMP) ## Create .venv with the locked dependencies and the project (editable)
+
+dev: $(STAMP) ## Valkey, a reloading worker and Flower in one terminal
+	@$(VENV)/bin/skillfleet dev $(MODULE)
+
+check: lint types floors ## Lint, types and floors: what must pass before a commit
+
+lint: $(STAMP) ## Style, common mistakes and formatting (ruff)
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+
+format: $(STAMP) ## Let ruff fix and format what it can
+	@$(PY) -m ruff check --fix
+	@$(PY) -m ruff format
+
+types: $(STAMP) ## Types of the floors, the tests and the examples (mypy, strict)
+	@$(PY) -m mypy
+
+floors: $(STAMP) ## Imports run down the floors only (import-linter)
+	@$(VENV)/bin/lint-imports
+
+profiles: $(STAMP) ## Build the wheel and hold each install profile to its promises
+	@$(PY) -m pytest -m packaging
+
+bench: $(STAMP) ## Measure skillfleet beside plain Celery; JSON in out/
+	@$(PY) -m benchmarks $(ARGS)
+
+build: $(STAMP) ## Source archive and wheel in dist/
+	@$(PY) -m hatchling build --clean
+
+# --- upkeep -----------------------------------------------------------------------------------
+
+UV_COMPILE := $(PY) -m uv --quiet pip compile pyproject.toml --universal --generate-hashes \
+  --all-extras --group build --group tests --group quality --no-header --no-annotate
+
+lock: $(STAMP) $(VENV)/bin/uv ## Renew requirements.lock: make lock ARGS=--upgrade
+	@$(UV_COMPILE) $(ARGS) --output-file $(LOCK)
+
+verify: $(STAMP) $(VENV)/bin/uv ## Generated files still match their sources
+	@cp $(LOCK) $(VENV)/expected.lock
+	@$(UV_COMPILE) --output-file $(VENV)/expected.lock
+	@diff -u $(LOCK) $(VENV)/expected.lock || { echo "requirements.lock is stale: make lock" >&2; exit 1; }
+
+clean: ## Remove build results and caches; .venv stays
+	@rm -rf build dist out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# --- how .venv comes about ---------------------------------------------------------------------
+
+# Pythons for which every locked package has a wheel come first, then whatever is newer.
+define find_python
+for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+  "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' \
+    2>/dev/null && break; \
+  python=; \
+done; \
+[ -n "$$python" ] || { python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+  2>/dev/null && python=python3; }; \
+[ -n "$$python" ] || { \
+  echo "skillfleet needs Python 3.11 or newer and found none on PATH." >&2; \
+  echo "Install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+endef
+
+# A .venv that broke off before it had pip, or whose Python is too old or gone, is made anew.
+define make_venv
+if ! $(PY) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+  $(find_python); \
+  echo "Creating $(VENV) with $$("$$python" --version)"; \
+  "$$python" -c 'import venv, ensurepip' 2>/dev/null && "$$python" -m venv --clear $(VENV) || { \
+    echo "$$python cannot create virtual environments: its venv or ensurepip is missing." >&2; \
+    echo "On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }; \
+fi
+endef
+
+# The stamp comes last: an installation that broke off is taken up again by the next call.
+$(STAMP): $(LOCK) pyproject.toml
+	@rm -f $@
+	@$(make_venv)
+	@echo "Installing the locked dependencies into $(VENV) (about half a minute)"
+	@$(PIP) install --quiet --require-hashes --requirement $(LOCK)
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/bin/uv: $(STAMP)
+	@$(PIP) install --quiet uv
+	@touch $@
