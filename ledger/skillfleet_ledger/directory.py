@@ -46,6 +46,14 @@ class Directory:
         cards = await self._connection.execute("HMGET", self._cards, *entries)
         return [AgentCard.model_validate_json(card) for card in cards if card is not None]
 
+    async def catalogue(self) -> list[AgentCard]:
+        """The cards of all agents served within the last day, also where no worker is left.
+
+        A fleet scaled to zero still knows its skills.
+        """
+        cards = await self._connection.execute("HVALS", self._cards)
+        return [AgentCard.model_validate_json(card) for card in cards]
+
     async def prune(self) -> None:
         """Forget agents that no worker has served for a day."""
         now = await self.now_ms()
