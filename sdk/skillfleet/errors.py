@@ -43,7 +43,11 @@ class FleetUnavailableError(SkillfleetError, ConnectionError):
 class UnknownSkillError(SkillfleetError, LookupError):
     """No live worker serves a skill of that name; the message lists the known ones."""
 
-    code = ReasonCode.UNKNOWN_SKILL
+    code: str = ReasonCode.UNKNOWN_SKILL
+
+
+class UnknownAgentError(UnknownSkillError):
+    """No live worker serves an agent of that name; the message lists the known ones."""
 
 
 class UnknownRunError(SkillfleetError, LookupError):
@@ -61,7 +65,7 @@ class UnknownArtifactError(SkillfleetError, LookupError):
 class InvalidArgumentsError(SkillfleetError, ValueError):
     """The arguments do not fit the skill; the message names the field."""
 
-    code = ReasonCode.INVALID_ARGUMENTS
+    code: str = ReasonCode.INVALID_ARGUMENTS
 
 
 class ArgumentsTooLargeError(InvalidArgumentsError):
@@ -86,6 +90,12 @@ class ResultTooLargeError(SkillfleetError, ValueError):
     """The skill's result exceeds the size limit; large data belongs in an artifact."""
 
     code = ReasonCode.RESULT_TOO_LARGE
+
+
+class InvalidArtifactError(SkillfleetError, ValueError):
+    """An artifact's name, media type or data cannot be used; the message says why."""
+
+    code = "invalid_artifact"
 
 
 class ArtifactTooLargeError(SkillfleetError, ValueError):
@@ -147,6 +157,12 @@ class CancelledByCaller(SkillfleetError, RuntimeError):  # noqa: N818 - the seed
     code = ReasonCode.CANCELLED_BY_CALLER
 
 
+class UnauthorizedError(SkillfleetError, PermissionError):
+    """The caller is not known, or its claims do not fit the agent's `auth_model`."""
+
+    code = ReasonCode.UNAUTHORIZED
+
+
 class MissingScopes(SkillfleetError, PermissionError):  # noqa: N818 - the seed's name
     """Raised by `RunContext.require_scopes` when the caller lacks scopes.
 
@@ -167,7 +183,7 @@ class SkillError(SkillfleetError):
     skill's `max_retries` last, not before `retry_after` seconds when it is given.
     """
 
-    code = ReasonCode.SKILL_ERROR
+    code: str = ReasonCode.SKILL_ERROR
 
     def __init__(
         self,

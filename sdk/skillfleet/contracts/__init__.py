@@ -11,6 +11,7 @@ from skillfleet.contracts.events import (
     from_millis,
 )
 from skillfleet.contracts.invocation import HEADER, InvocationHeader
+from skillfleet.contracts.limits import Limits
 from skillfleet.contracts.states import TERMINAL_STATES, ReasonCode, RunState
 from skillfleet.contracts.status import AgentCard, ArtifactInfo, Attempt, RunStatus, SkillCard
 
@@ -24,6 +25,7 @@ __all__ = [
     "ArtifactInfo",
     "Attempt",
     "InvocationHeader",
+    "Limits",
     "ReasonCode",
     "RunEvent",
     "RunState",

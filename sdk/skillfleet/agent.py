@@ -1,0 +1,141 @@
+"""An agent: a named set of skills."""
+
+import inspect
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+
+from pydantic import BaseModel
+
+from skillfleet.auth import NoAuth
+from skillfleet.context import AuthT, RunContext
+from skillfleet.contracts import AgentCard
+from skillfleet.decorator import Skill, SkillDecorator, SkillOptions, make_skill
+from skillfleet.errors import DeclarationError
+from skillfleet.spec import check_agent_name, check_queue_name, names
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Agent:
+    """A named set of skills.
+
+        librarian = Agent("librarian", description="Knows what is in a folder")
+
+        @librarian.skill(timeout=60)
+        async def survey(ctx: RunContext, folder: str, top: int = 10) -> Survey: ...
+
+    `auth_model` is the pydantic model that callers are identified by (`ctx.auth`). `queue` is
+    the queue that carries the agent's runs; None leaves it to the fleet. Nothing is registered
+    anywhere: a worker is told which agents to serve. Raises `DeclarationError`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        description: str = "",
+        version: str = "0.1.0",
+        tags: Sequence[str] = (),
+        auth_model: type[BaseModel] = NoAuth,
+        queue: str | None = None,
+        _built_in: bool = False,
+    ) -> None:
+        check_agent_name(name, built_in=_built_in)
+        check_queue_name(name, queue)
+        if not inspect.isclass(auth_model) or not issubclass(auth_model, BaseModel):
+            raise DeclarationError(
+                f"agent {name!r}: auth_model must be a pydantic model class, got {auth_model!r}"
+            )
+        if not isinstance(version, str) or not version:
+            raise DeclarationError(f"agent {name!r}: version must be text such as '1.2.0'")
+        self.name = name
+        self.description = description
+        self.version = version
+        self.tags = names(f"agent {name}", "tags", tags)
+        self.auth_model = auth_model
+        self.queue = queue
+        self._skills: dict[str, Skill[..., Any]] = {}
+
+    @property
+    def skills(self) -> Mapping[str, Skill[..., Any]]:
+        """The agent's skills by name, in the order of their declaration; read-only."""
+        return MappingProxyType(self._skills)
+
+    @overload
+    def skill(
+        self, handler: Callable[Concatenate[RunContext[AuthT], P], Coroutine[Any, Any, R]], /
+    ) -> Skill[Concatenate[RunContext[AuthT], P], R]: ...
+
+    @overload
+    def skill(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        description: str = "",
+        tags: Sequence[str] = (),
+        scopes: Sequence[str] = (),
+        timeout: float | None = None,
+        max_retries: int = 0,
+        retry_on: Sequence[type[Exception]] = (),
+        secrets: Sequence[str] = (),
+        max_deliveries: int | None = None,
+    ) -> SkillDecorator: ...
+
+    def skill(self, handler: Any = None, /, **options: Any) -> Any:
+        """Declare a skill of this agent: `@agent.skill` or `@agent.skill(...)`.
+
+        The handler is an `async def` whose first argument is the `RunContext`; all others and
+        the result carry types that can be written as JSON.
+
+        `name` defaults to the handler's, `description` to its docstring's first line.
+        `scopes` are what a caller needs. `timeout` ends a run after that many seconds,
+        retries included. `max_retries` allows further attempts after errors that are
+        retryable by themselves or an instance of a type in `retry_on`. `secrets` names what
+        `ctx.secret` may read. `max_deliveries` bounds how often a run is handed to a worker.
+
+        Raises `DeclarationError`, whose message says what to write.
+        """
+        if handler is not None:
+            return self._add(handler, SkillOptions(), sys._getframe(1).f_locals)
+        chosen = SkillOptions(**options)
+
+        def decorate(handler: Callable[..., Any]) -> Skill[..., Any]:
+            return self._add(handler, chosen, sys._getframe(1).f_locals)
+
+        return decorate
+
+    def _add(
+        self, handler: Callable[..., Any], options: SkillOptions, local_names: Mapping[str, Any]
+    ) -> Skill[..., Any]:
+        if not callable(handler):
+            raise DeclarationError(
+                f"agent {self.name!r}: skill() takes its options by name: "
+                "write @agent.skill(name='...')"
+            )
+        skill = make_skill(self.name, self.auth_model, handler, options, local_names)
+        if skill.spec.name in self._skills:
+            raise DeclarationError(
+                f"agent {self.name!r} has a skill {skill.spec.name!r} already: "
+                "write @agent.skill(name='...') with another name"
+            )
+        self._skills[skill.spec.name] = skill
+        return skill
+
+    def card(self, queue: str) -> AgentCard:
+        """What the agent's workers publish; `queue` is the queue that carries its runs."""
+        return AgentCard(
+            name=self.name,
+            description=self.description,
+            version=self.version,
+            tags=self.tags,
+            queue=queue,
+            skills=tuple(skill.spec.card() for skill in self._skills.values()),
+        )
+
+    def __repr__(self) -> str:
+        """The agent's name."""
+        return f"<Agent {self.name}>"

@@ -1,0 +1,69 @@
+"""Arguments against a skill's published schema: one check, one message, at both ends.
+
+The producer refuses with it at `enqueue`, the worker before the first attempt, so a caller
+reads the same words wherever the mistake is found.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import jsonschema_rs
+import orjson
+
+from skillfleet.errors import ArgumentsTooLargeError, InvalidArgumentsError
+
+_MOST_PROBLEMS = 5
+
+
+def encode_arguments(task: str, arguments: Mapping[str, Any], limit: int) -> bytes:
+    """The arguments as a JSON object of at most `limit` bytes.
+
+    Raises InvalidArgumentsError naming the argument that is not JSON, and
+    ArgumentsTooLargeError.
+    """
+    if not isinstance(arguments, Mapping):
+        kind = type(arguments).__name__
+        raise InvalidArgumentsError(f"arguments of {task} must be an object by name, not {kind}")
+    for name, value in arguments.items():
+        try:
+            orjson.dumps({name: value})
+        except TypeError as error:
+            raise InvalidArgumentsError(
+                f"argument {name!r} of {task} is not JSON: {error}"
+            ) from None
+    encoded = orjson.dumps(dict(arguments))
+    if len(encoded) > limit:
+        raise ArgumentsTooLargeError(
+            f"arguments of {task} are {len(encoded)} bytes, the limit is {limit}"
+            " (SKILLFLEET_MAX_ARGUMENTS_BYTES): store large data as an artifact"
+            " or elsewhere and pass its name"
+        )
+    return encoded
+
+
+def check_arguments(task: str, schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Raise InvalidArgumentsError, naming the fields, when the arguments do not fit the schema.
+
+    `schema` is the skill's input schema (JSON Schema 2020-12), `task` names it in the message.
+    """
+    problems = _validator(orjson.dumps(schema))(arguments)
+    if problems:
+        raise InvalidArgumentsError(f"arguments of {task} do not fit: {'; '.join(problems)}")
+
+
+@lru_cache(maxsize=1024)
+def _validator(schema: bytes) -> Callable[[Mapping[str, Any]], list[str]]:
+    validator = jsonschema_rs.Draft202012Validator(orjson.loads(schema))
+
+    def problems(arguments: Mapping[str, Any]) -> list[str]:
+        given = dict(arguments)
+        if validator.is_valid(given):
+            return []
+        found = []
+        for error in validator.iter_errors(given):
+            where = ".".join(str(part) for part in error.instance_path)
+            found.append(f"{where}: {error.message}" if where else error.message)
+        return found[:_MOST_PROBLEMS]
+
+    return problems

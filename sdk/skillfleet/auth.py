@@ -1,0 +1,70 @@
+"""Who is calling: the models that an agent may name as its `auth_model`."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from skillfleet.errors import UnauthorizedError
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class NoAuth(BaseModel):
+    """The caller is not identified. It has no scopes."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class APIKeyAuth(BaseModel):
+    """The caller holds an API key: its id (never the key itself) and the key's scopes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    api_key_id: str
+    scopes: tuple[str, ...] = ()
+
+
+class JWTAuth(BaseModel):
+    """The caller holds a signed token: its subject, organisation, e-mail address and scopes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sub: str
+    org_id: str | None = None
+    email: str | None = None
+    scopes: tuple[str, ...] = ()
+
+
+def auth_from_claims(model: type[ModelT], claims: Mapping[str, Any] | None) -> ModelT:
+    """Build an agent's `auth_model` from a caller's claims (None: no claims).
+
+    Claims that the model does not know are ignored. Raises `UnauthorizedError`, which names
+    the claims that are missing or wrong, but never shows their values.
+    """
+    try:
+        return model.model_validate(dict(claims or {}))
+    except ValidationError as error:
+        wrong = sorted({".".join(map(str, item["loc"])) for item in error.errors()})
+        raise UnauthorizedError(
+            f"the caller's claims do not fit {model.__name__}: {', '.join(wrong)}"
+        ) from None
+
+
+def scopes_of(auth: BaseModel) -> frozenset[str]:
+    """The scopes that a caller has; none for a model without a field `scopes`."""
+    return frozenset(getattr(auth, "scopes", None) or ())
+
+
+def narrowed_auth(model: type[ModelT], caller: BaseModel) -> ModelT:
+    """The identity for a run that `caller`'s run calls: the same claims, no scope more.
+
+    `model` is the called agent's `auth_model`. Raises `UnauthorizedError` when the caller's
+    claims do not fit it.
+    """
+    auth = auth_from_claims(model, caller.model_dump())
+    granted = scopes_of(auth)
+    if granted <= scopes_of(caller):
+        return auth
+    kept = type(auth.scopes)(sorted(granted & scopes_of(caller)))  # type: ignore[attr-defined]
+    return auth.model_copy(update={"scopes": kept})

@@ -1,0 +1,210 @@
+"""The interface between a skill and whatever runs it."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Generic
+
+from pydantic import BaseModel
+from typing_extensions import TypeVar
+
+from skillfleet.auth import scopes_of
+from skillfleet.checks import (
+    ArtifactData,
+    artifact_chunks,
+    check_artifact_name,
+    check_mime_type,
+    event_json,
+)
+from skillfleet.contracts import Limits
+from skillfleet.errors import CancelledByCaller, InvalidArgumentsError, MissingScopes
+from skillfleet.ports.a2a import A2AClient, CallResult
+from skillfleet.ports.discovery import DiscoveryClient
+from skillfleet.ports.sandbox import SandboxClient
+from skillfleet.ports.workspace import WorkspaceClient
+from skillfleet.values import AgentEvent, ArtifactRef
+
+__all__ = ["AgentEvent", "ArtifactRef", "AuthT", "RunContext"]
+
+AuthT = TypeVar("AuthT", bound=BaseModel, default=Any)
+
+
+class RunContext(ABC, Generic[AuthT]):
+    """One attempt of one run, as its skill sees it.
+
+    A runtime makes a context for each attempt and passes it to the skill as first argument.
+    Skills use this interface only, so that they run unchanged in a unit test
+    (`LocalRunContext`), on a laptop and in a cluster.
+
+    Concurrency: all methods belong to the event loop that runs the skill, and may be called
+    from any of its tasks at once. From a thread, use `asyncio.run_coroutine_threadsafe`.
+    Cancellation: cancelling a task that awaits a method abandons that one call. Forbidden:
+    using the context after the skill returned, and passing it to another run.
+
+    For runtimes: implement the abstract members. `emit_event`, `write_artifact`,
+    `check_cancelled` and `call` hold the checks that all runtimes share; do not override them.
+    """
+
+    task_id: str
+    """The run's id. It stays the same over all attempts."""
+    auth: AuthT
+    """Who called, as the agent's `auth_model`."""
+    limits: Limits = Limits()
+    """How large events and artifacts may be."""
+
+    @property
+    @abstractmethod
+    def attempt(self) -> int:
+        """The number of this attempt, from 1; more than 1 after a retry or a lost worker."""
+
+    @property
+    @abstractmethod
+    def deadline(self) -> datetime | None:
+        """When the run is stopped (UTC, aware); None when it may run as long as it wants."""
+
+    @property
+    @abstractmethod
+    def shutting_down(self) -> bool:
+        """True once this worker drains: finish soon, or the run starts again elsewhere."""
+
+    async def emit_event(self, event: AgentEvent) -> None:
+        """Append an event to the run's stream.
+
+        The payload must be writable as a JSON object (dict keys are str; pydantic models,
+        dataclasses, dates and the like inside it are converted). When the call returns, the
+        event is in the stream, behind all events whose call began earlier in the same task.
+        Raises `InvalidEventError` (a reserved kind, not JSON), `EventTooLargeError`, or
+        `EventsUnwritableError` when the stream cannot be written for too long.
+        """
+        await self._emit(event.kind, event_json(event, self.limits))
+
+    @abstractmethod
+    async def _emit(self, kind: str, payload_json: bytes) -> None:
+        """Append a checked event; `payload_json` is a JSON object."""
+
+    async def write_artifact(self, name: str, data: ArtifactData, mime_type: str) -> ArtifactRef:
+        """Store bytes under `name` and return a reference to them.
+
+        `name` reads like a relative path ("report.md"); a second write replaces the first.
+        `data` is bytes, or an iterable or async iterable of bytes, which is stored piece by
+        piece (an iterable that blocks, blocks the event loop). Nothing is stored when the call
+        fails or is cancelled. No event is emitted: see `emit_artifact`. Raises
+        `InvalidArtifactError`, `ArtifactTooLargeError`, or what the iterable raises.
+        """
+        check_artifact_name(name)
+        check_mime_type(mime_type)
+        chunks = artifact_chunks(name, data, self.limits.artifact_bytes)
+        return await self._write_artifact(name, chunks, mime_type)
+
+    @abstractmethod
+    async def _write_artifact(
+        self, name: str, chunks: AsyncIterator[bytes], mime_type: str
+    ) -> ArtifactRef:
+        """Store an artifact whose name and media type are checked; see `ArtifactsClient`."""
+
+    async def check_cancelled(self) -> None:
+        """Raise `CancelledByCaller` if the run was cancelled; else give way to other tasks.
+
+        Cheap: no round trip, so call it in every loop. Let the error pass, after cleaning up.
+        A skill that never checks, or goes on, has its task cancelled after a grace period.
+        """
+        await asyncio.sleep(0)
+        reason = self._cancel_reason()
+        if reason is not None:
+            raise CancelledByCaller(f"the run was cancelled: {reason}" if reason else "cancelled")
+
+    @abstractmethod
+    def _cancel_reason(self) -> str | None:
+        """Why the run was cancelled ("" without a reason); None while it was not."""
+
+    @abstractmethod
+    def secret(self, name: str) -> str:
+        """The value of a secret that the skill declared (`secrets=("openai-key",)`).
+
+        Reads memory or a local file; ask each time, since values are rotated. Raises
+        `UnknownSecretError`. Forbidden: emitting, logging or returning the value.
+        """
+
+    @property
+    @abstractmethod
+    def workspace(self) -> WorkspaceClient:
+        """The caller's files; raises `CapabilityUnavailableError` when there are none."""
+
+    @property
+    @abstractmethod
+    def sandbox(self) -> SandboxClient:
+        """Where code runs apart; raises `SandboxUnavailable` when there is no such place."""
+
+    @property
+    @abstractmethod
+    def discover(self) -> DiscoveryClient:
+        """Finds other agents; raises `CapabilityUnavailableError` when it cannot."""
+
+    async def call(
+        self,
+        target: str,
+        skill: str,
+        *,
+        args: Mapping[str, Any] | None = None,
+        grant: str | None = None,
+        timeout: float | None = None,
+        key: str | None = None,
+    ) -> CallResult:
+        """Run a skill of another agent as a child of this run and wait for its end.
+
+        `target` is the agent's name (or what the runtime's client understands), `args` are
+        its JSON arguments. `timeout` in seconds shortens the child's deadline, which is never
+        later than this run's. `grant` hands workspace access over. With a `key`, a further
+        attempt of this run gets the finished call's result instead of a second child.
+
+        Calls may run at once (`asyncio.gather`). When this run ends or is cancelled, its
+        children are cancelled. Raises `CapabilityUnavailableError`, what `A2AClient.call`
+        raises before anything runs, and `RunFailed`, `RunCancelled` or `RunTimedOut`.
+        """
+        if timeout is not None and not timeout > 0:
+            raise InvalidArgumentsError(f"timeout must be more than 0 seconds, got {timeout!r}")
+        client = self._a2a_client().for_caller(self)
+        return await client.call(target, skill, args=args, grant=grant, timeout=timeout, key=key)
+
+    @abstractmethod
+    def _a2a_client(self) -> A2AClient:
+        """What `call` calls through; raises `CapabilityUnavailableError` when there is none."""
+
+    async def emit_progress(
+        self, message: str, *, current: float | None = None, total: float | None = None
+    ) -> None:
+        """Tell how far the run is, in words and, if known, as `current` of `total`."""
+        payload: dict[str, Any] = {"message": message}
+        if current is not None:
+            payload["current"] = current
+        if total is not None:
+            payload["total"] = total
+        await self.emit_event(AgentEvent("progress", payload))
+
+    async def emit_text_delta(self, text: str) -> None:
+        """Stream the next piece of a text; readers join the pieces."""
+        await self.emit_event(AgentEvent("text_delta", {"text": text}))
+
+    async def emit_artifact(self, ref: ArtifactRef) -> None:
+        """Tell readers that an artifact can be fetched now."""
+        payload = {
+            "name": ref.name,
+            "uri": ref.uri,
+            "mime_type": ref.mime_type,
+            "size_bytes": ref.size_bytes,
+        }
+        await self.emit_event(AgentEvent("artifact", payload))
+
+    async def emit_error(self, message: str, *, code: str | None = None) -> None:
+        """Tell readers of a problem; the run goes on. To fail the run, raise `SkillError`."""
+        await self.emit_event(AgentEvent("error", {"message": message, "code": code}))
+
+    def require_scopes(self, required: Sequence[str]) -> None:
+        """Raise `MissingScopes` unless the caller has all the scopes in `required`.
+
+        A caller whose model has no field `scopes` (`NoAuth`) has none.
+        """
+        missing = set(required) - scopes_of(self.auth)
+        if missing:
+            raise MissingScopes(sorted(missing))

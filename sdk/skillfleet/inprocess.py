@@ -1,0 +1,253 @@
+"""Agents that find and call each other in one process, without a fleet."""
+
+import asyncio
+import contextlib
+import copy
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from skillfleet.agent import Agent
+from skillfleet.auth import NoAuth, narrowed_auth
+from skillfleet.decorator import Skill
+from skillfleet.errors import (
+    CancelledByCaller,
+    CapabilityUnavailableError,
+    DeclarationError,
+    IdempotencyConflictError,
+    LimitExceededError,
+    RunCancelled,
+    RunError,
+    RunFailed,
+    RunTimedOut,
+    SkillfleetError,
+    UnauthorizedError,
+    UnknownAgentError,
+    UnknownSkillError,
+)
+from skillfleet.local import LocalRunContext
+from skillfleet.ports.a2a import A2AClient, Caller, CallResult
+from skillfleet.ports.discovery import DiscoveredAgent, DiscoveryClient, card_matches
+from skillfleet.retry import retry_delay
+from skillfleet.running import earlier, run_skill
+
+_QUEUE = "local"
+
+
+@dataclass
+class _Shared:
+    """What a client shares with the clients that it makes for its callers."""
+
+    agents: Mapping[str, Agent]
+    secrets: Mapping[str, str]
+    max_depth: int
+    grace: float
+    calls: int = 0
+    finished: dict[tuple[str, str], tuple[bytes, CallResult]] = field(default_factory=dict)
+
+
+class InProcessA2AClient(A2AClient):
+    """Runs the skills of `agents` in this process, under the fleet's rules.
+
+    Each call gets a `LocalRunContext` of its own: with the caller's identity and no more than
+    its scopes, its deadline or an earlier one, its cancellation, and those of `secrets` that
+    the called skill declares. Arguments and results are validated and travel as JSON; failed
+    attempts are retried as the skill says, after its backoff. Calls nest at most `max_depth`
+    deep. `grace` is the time in seconds that a cancelled skill has to end by itself. Workspace
+    grants cannot be handed over (`CapabilityUnavailableError`).
+    """
+
+    def __init__(
+        self,
+        agents: Iterable[Agent],
+        *,
+        secrets: Mapping[str, str] | None = None,
+        max_depth: int = 16,
+        grace: float = 1.0,
+    ) -> None:
+        self._shared = _Shared(_by_name(agents), dict(secrets or {}), max_depth, grace)
+        self._caller: Caller = LocalRunContext(auth=NoAuth(), task_id="local")
+        self._depth = 0
+
+    def for_caller(self, caller: Caller) -> "InProcessA2AClient":
+        """A client for the calls of `caller`'s run."""
+        client = copy.copy(self)
+        client._caller = caller
+        return client
+
+    async def call(
+        self,
+        target: str,
+        skill: str,
+        *,
+        args: Mapping[str, Any] | None = None,
+        grant: str | None = None,
+        timeout: float | None = None,
+        key: str | None = None,
+    ) -> CallResult:
+        """Run a skill here and wait for its end; see `A2AClient.call`.
+
+        A finished call is remembered under its `key` for the caller's run.
+        """
+        if grant is not None:
+            raise CapabilityUnavailableError("calls in process cannot hand over workspace grants")
+        agent, found = self._find(target, skill)
+        arguments = _arguments(found, args)
+        if key is None:
+            return await self._run(agent, found, arguments, timeout)
+        memory = (self._caller.task_id, key)
+        call = found.spec.task_name.encode() + arguments
+        if memory not in self._shared.finished:
+            result = await self._run(agent, found, arguments, timeout)
+            self._shared.finished[memory] = (call, result)
+        former, result = self._shared.finished[memory]
+        if former != call:
+            raise IdempotencyConflictError(
+                f"key {key!r} was used before in this run for another skill or other arguments"
+            )
+        return result
+
+    def _find(self, target: str, skill: str) -> tuple[Agent, Skill[..., Any]]:
+        if self._depth >= self._shared.max_depth:
+            raise LimitExceededError(f"calls nest more than {self._shared.max_depth} deep")
+        agent = _known(self._shared.agents, target)
+        if skill not in agent.skills:
+            raise UnknownSkillError(
+                f"agent {target!r} has no skill {skill!r}; it has: {_listed(agent.skills)}"
+            )
+        return agent, agent.skills[skill]
+
+    async def _run(
+        self, agent: Agent, skill: Skill[..., Any], arguments: bytes, timeout: float | None
+    ) -> CallResult:
+        self._shared.calls += 1
+        run_id = f"{self._caller.task_id}.{self._shared.calls}"
+        child = self._child(agent, skill, run_id)
+        child.deadline = earlier(self._caller.deadline, timeout)
+        parent = self._caller if isinstance(self._caller, LocalRunContext) else None
+        if parent is not None:
+            parent.adopt(child)
+        try:
+            result = await _attempts(skill, child, orjson.loads(arguments), self._shared.grace)
+        finally:
+            child.cancel("the run has ended")
+            if parent is not None:
+                parent.release(child)
+        return CallResult(result, tuple(child.events), tuple(child.artifact_refs.values()))
+
+    def _child(self, agent: Agent, skill: Skill[..., Any], run_id: str) -> LocalRunContext[Any]:
+        client = copy.copy(self)
+        client._depth += 1
+        secrets = self._shared.secrets
+        try:
+            auth = narrowed_auth(agent.auth_model, self._caller.auth)
+        except UnauthorizedError as error:
+            raise RunFailed(str(error), code=error.code, run_id=run_id) from error
+        return LocalRunContext(
+            auth=auth,
+            task_id=run_id,
+            secrets={name: secrets[name] for name in skill.spec.secrets if name in secrets},
+            a2a=client,
+            discover=LocalDiscovery(self._shared.agents.values()),
+        )
+
+
+class LocalDiscovery(DiscoveryClient):
+    """Finds the given agents; all of them are always alive."""
+
+    def __init__(self, agents: Iterable[Agent]) -> None:
+        self._agents = _by_name(agents)
+
+    async def find_agents(
+        self,
+        *,
+        tags: Sequence[str] = (),
+        capability: str | None = None,
+        skill: str | None = None,
+        limit: int = 10,
+    ) -> list[DiscoveredAgent]:
+        """At most `limit` agents that fit every given criterion, ordered by name."""
+        found = [
+            agent
+            for agent in map(_discovered, self._agents.values())
+            if card_matches(agent.card, tags=tags, capability=capability, skill=skill)
+        ]
+        return sorted(found, key=lambda agent: agent.name)[:limit]
+
+    async def get_agent(self, name: str) -> DiscoveredAgent:
+        """The agent called `name`; raises `UnknownAgentError`, which lists the known ones."""
+        return _discovered(_known(self._agents, name))
+
+
+def _by_name(agents: Iterable[Agent]) -> dict[str, Agent]:
+    known: dict[str, Agent] = {}
+    for agent in agents:
+        if known.setdefault(agent.name, agent) is not agent:
+            raise DeclarationError(f"there are two agents called {agent.name!r}")
+    return known
+
+
+def _known(agents: Mapping[str, Agent], name: str) -> Agent:
+    if name not in agents:
+        raise UnknownAgentError(f"there is no agent {name!r}; known are: {_listed(agents)}")
+    return agents[name]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _discovered(agent: Agent) -> DiscoveredAgent:
+    return DiscoveredAgent(agent.name, agent.card(agent.queue or _QUEUE))
+
+
+def _arguments(skill: Skill[..., Any], args: Mapping[str, Any] | None) -> bytes:
+    """The arguments as they would travel, checked."""
+    skill.bind(args or {})
+    return orjson.dumps(dict(args or {}), option=orjson.OPT_SORT_KEYS)
+
+
+async def _attempts(
+    skill: Skill[..., Any],
+    child: LocalRunContext[Any],
+    arguments: Mapping[str, Any],
+    grace: float,
+) -> Any:
+    """The result of the run after as many attempts as its skill allows."""
+    while True:
+        try:
+            return await run_skill(skill, child, arguments, grace=grace)
+        except Exception as error:
+            retries = child.attempt - 1
+            if _overdue(error, child) or not skill.spec.retry.applies_to(error, retries):
+                raise _run_error(error, child) from error
+            delay = retry_delay(skill.spec.retry, error, child.attempt, random.random)
+        await _pause(child, delay)
+        child.attempt += 1
+
+
+def _overdue(error: Exception, child: LocalRunContext[Any]) -> bool:
+    return isinstance(error, RunTimedOut) and error.run_id == child.task_id
+
+
+def _run_error(error: Exception, child: LocalRunContext[Any]) -> RunError:
+    """What the caller of a run is told that ended with `error`."""
+    if _overdue(error, child):
+        return RunTimedOut(str(error), run_id=child.task_id)
+    if isinstance(error, CancelledByCaller):
+        return RunCancelled(str(error), run_id=child.task_id)
+    if isinstance(error, SkillfleetError):
+        return RunFailed(str(error), code=error.code, run_id=child.task_id)
+    return RunFailed(f"{type(error).__name__}: {error}", run_id=child.task_id)
+
+
+async def _pause(child: LocalRunContext[Any], seconds: float) -> None:
+    """Wait, but no longer than to the end of the run."""
+    end = earlier(child.deadline, seconds) or datetime.now(UTC)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout((end - datetime.now(UTC)).total_seconds()):
+            await child.wait_cancelled()

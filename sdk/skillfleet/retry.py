@@ -1,0 +1,65 @@
+"""When a failed attempt is tried again, and how long it waits before."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from skillfleet.errors import (
+    CancelledByCaller,
+    InvalidArgumentsError,
+    MissingScopes,
+    SkillfleetError,
+    UnauthorizedError,
+)
+
+_NEVER_RETRIED = (CancelledByCaller, InvalidArgumentsError, MissingScopes, UnauthorizedError)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often a run is retried, after which errors, and the seconds of its backoff.
+
+    `on` lists exception types that are retried beside the errors that say so themselves
+    (`SkillfleetError.retryable`); a cancellation and a caller's mistakes are never retried.
+    Attempts that end because a worker was lost or drained are no retries and are not counted.
+    """
+
+    max_retries: int = 0
+    on: tuple[type[Exception], ...] = ()
+    base: float = 1.0
+    factor: float = 2.0
+    cap: float = 300.0
+
+    def applies_to(self, error: BaseException, retries: int) -> bool:
+        """Whether a run that was retried `retries` times before is retried after `error`."""
+        if retries >= self.max_retries or isinstance(error, _NEVER_RETRIED):
+            return False
+        if isinstance(error, SkillfleetError) and error.retryable:
+            return True
+        return isinstance(error, self.on)
+
+
+def backoff(policy: RetryPolicy, retry: int, uniform: Callable[[], float]) -> float:
+    """Seconds to wait before retry number `retry` (from 1).
+
+    Exponential with full jitter: anywhere between 0 and `base * factor ** (retry - 1)`, but
+    at most `cap`, so that runs that failed together do not come back together. `uniform`
+    returns a number from 0 up to 1, like `random.random`.
+    """
+    if retry < 1:
+        raise ValueError(f"retry is numbered from 1, got {retry}")
+    try:
+        ceiling = policy.base * policy.factor ** (retry - 1)
+    except OverflowError:
+        ceiling = policy.cap
+    return min(ceiling, policy.cap) * uniform()
+
+
+def retry_delay(
+    policy: RetryPolicy, error: BaseException, retry: int, uniform: Callable[[], float]
+) -> float:
+    """Seconds to wait before retry number `retry` (from 1) after `error`.
+
+    An error's own `retry_after` is the least it waits, whatever the policy's cap.
+    """
+    wanted = error.retry_after if isinstance(error, SkillfleetError) else None
+    return max(backoff(policy, retry, uniform), wanted or 0.0)

@@ -1,0 +1,88 @@
+"""Running one attempt of a skill in this process, under the fleet's rules."""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from skillfleet.decorator import Skill
+from skillfleet.errors import RunTimedOut, SkillError
+from skillfleet.local import LocalRunContext
+
+
+async def run_skill(
+    skill: Skill[..., Any],
+    ctx: LocalRunContext[Any],
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    grace: float = 1.0,
+) -> Any:
+    """Run a skill as a worker does, and return its result as plain JSON values.
+
+    Checks the caller's scopes, validates the JSON `arguments`, runs the skill in a task of its
+    own until `ctx.deadline` or its timeout (which shortens `ctx.deadline`), and validates the
+    result. After `ctx.cancel()` the skill has `grace` seconds to end by itself, then its task
+    is cancelled. A run that is cancelled or overdue from the start is not begun.
+
+    Raises `MissingScopes`, `InvalidArgumentsError`, `InvalidResultError`, `CancelledByCaller`,
+    `RunTimedOut`, or what the skill raises. Cancelling the awaiting task cancels the skill. A
+    skill that suppresses its cancellation is left behind `grace` seconds later.
+    """
+    ctx.require_scopes(skill.spec.scopes)
+    bound = skill.bind(arguments or {})
+    ctx.deadline = earlier(ctx.deadline, skill.spec.timeout)
+    await ctx.check_cancelled()
+    _check_deadline(ctx)
+    task = asyncio.ensure_future(skill(ctx, **bound))
+    try:
+        await _wait(task, ctx, grace)
+        ended = task.done()
+    finally:
+        await _stop(task, grace)
+    if not ended:
+        await ctx.check_cancelled()
+        raise _overdue(ctx)
+    if task.cancelled():
+        raise SkillError("the skill raised asyncio.CancelledError, though nobody cancelled it")
+    return skill.dump(task.result())
+
+
+def earlier(deadline: datetime | None, seconds: float | None) -> datetime | None:
+    """The earlier of `deadline` and `seconds` from now; None stands for no limit."""
+    if seconds is None:
+        return deadline
+    end = datetime.now(UTC) + timedelta(seconds=seconds)
+    return end if deadline is None else min(deadline, end)
+
+
+async def _wait(task: asyncio.Future[Any], ctx: LocalRunContext[Any], grace: float) -> None:
+    """Return when the task ended, or when it must be stopped."""
+    watcher = asyncio.ensure_future(ctx.wait_cancelled())
+    try:
+        await asyncio.wait(
+            {task, watcher}, timeout=_remaining(ctx), return_when=asyncio.FIRST_COMPLETED
+        )
+        if watcher.done() and not task.done():
+            await asyncio.wait({task}, timeout=grace)
+    finally:
+        watcher.cancel()
+
+
+async def _stop(task: asyncio.Future[Any], grace: float) -> None:
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=grace)
+
+
+def _remaining(ctx: LocalRunContext[Any]) -> float | None:
+    return None if ctx.deadline is None else (ctx.deadline - datetime.now(UTC)).total_seconds()
+
+
+def _check_deadline(ctx: LocalRunContext[Any]) -> None:
+    remaining = _remaining(ctx)
+    if remaining is not None and remaining <= 0:
+        raise _overdue(ctx)
+
+
+def _overdue(ctx: LocalRunContext[Any]) -> RunTimedOut:
+    return RunTimedOut("the run's deadline passed", run_id=ctx.task_id)

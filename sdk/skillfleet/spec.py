@@ -1,0 +1,133 @@
+"""What a skill declares, and the checks of it."""
+
+import inspect
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from skillfleet.contracts import SkillCard
+from skillfleet.errors import DeclarationError
+from skillfleet.retry import RetryPolicy
+
+_AGENT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_SKILL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+BUILT_IN_AGENT: Final = "fleet"
+"""The name of the agent whose skills every worker brings along."""
+
+
+@dataclass(frozen=True, slots=True)
+class SkillSpec:
+    """All that a skill declares. `timeout` is in seconds; the schemas are JSON Schema (2020-12).
+
+    `max_deliveries` is how often a run may be handed to a worker, lost workers included;
+    None leaves it to the fleet. May gain fields: do not construct it yourself.
+    """
+
+    agent: str
+    name: str
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+    timeout: float | None = None
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    secrets: tuple[str, ...] = ()
+    max_deliveries: int | None = None
+    input_schema: dict[str, Any] = field(default_factory=dict, hash=False)
+    output_schema: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def task_name(self) -> str:
+        """The name of the Celery task: `<agent>.<skill>`."""
+        return f"{self.agent}.{self.name}"
+
+    def card(self) -> SkillCard:
+        """What the agent publishes of the skill."""
+        return SkillCard(
+            name=self.name,
+            description=self.description,
+            tags=self.tags,
+            scopes=self.scopes,
+            timeout_seconds=self.timeout,
+            max_retries=self.retry.max_retries,
+            input_schema=self.input_schema,
+            output_schema=self.output_schema,
+        )
+
+
+def check_agent_name(name: str, *, built_in: bool) -> None:
+    """Raise `DeclarationError` for a name that cannot begin a task name."""
+    if not isinstance(name, str) or not _AGENT_NAME.fullmatch(name):
+        raise DeclarationError(
+            f"agent name {name!r} must start with a lower-case letter and hold at most 64 "
+            "lower-case letters, digits, '-' or '_'"
+        )
+    if name == "celery" or (name == BUILT_IN_AGENT and not built_in):
+        raise DeclarationError(f"agent name {name!r} is reserved: choose another")
+
+
+def check_queue_name(agent: str, queue: str | None) -> None:
+    """Raise `DeclarationError` unless `queue` is None or can name a queue."""
+    if queue is not None and (not isinstance(queue, str) or not _QUEUE_NAME.fullmatch(queue)):
+        raise DeclarationError(
+            f"agent {agent!r}: queue {queue!r} must start with a letter or digit and hold at most "
+            "128 letters, digits, '-', '_' or '.'"
+        )
+
+
+def check_skill_name(agent: str, name: str) -> None:
+    """Raise `DeclarationError` for a name that cannot end a task name."""
+    if not isinstance(name, str) or not _SKILL_NAME.fullmatch(name):
+        raise DeclarationError(
+            f"agent {agent!r}: skill name {name!r} must start with a letter and hold at most 64 "
+            "letters, digits or '_': write @agent.skill(name='...')"
+        )
+
+
+def names(label: str, option: str, values: Sequence[str]) -> tuple[str, ...]:
+    """`values` as a tuple, in order and without repetitions; raises `DeclarationError`."""
+    if isinstance(values, str) or not all(isinstance(value, str) and value for value in values):
+        raise DeclarationError(
+            f"{label}: {option} must be a tuple of non-empty strings: write {option}=('...',)"
+        )
+    return tuple(dict.fromkeys(values))
+
+
+def check_timeout(label: str, timeout: float | None) -> float | None:
+    """The timeout in seconds; raises `DeclarationError` unless it is above 0 and finite."""
+    if timeout is None:
+        return None
+    is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if not is_number or not math.isfinite(timeout) or timeout <= 0:
+        raise DeclarationError(
+            f"{label}: timeout={timeout!r} must be seconds above 0: write timeout=60, "
+            "or None for no limit"
+        )
+    return float(timeout)
+
+
+def retry_policy(label: str, max_retries: int, retry_on: Sequence[type[Exception]]) -> RetryPolicy:
+    """The policy; raises `DeclarationError` for a wrong number or something not an exception."""
+    check_count(label, "max_retries", max_retries, least=0)
+    types = (retry_on,) if inspect.isclass(retry_on) else tuple(retry_on)
+    for kind in types:
+        if not inspect.isclass(kind) or not issubclass(kind, Exception):
+            raise DeclarationError(
+                f"{label}: retry_on holds {kind!r}, which is no exception type: "
+                "write retry_on=(ConnectionError,)"
+            )
+    if types and max_retries == 0:
+        raise DeclarationError(f"{label}: retry_on has no effect: say max_retries=3 too")
+    return RetryPolicy(max_retries=max_retries, on=types)
+
+
+def check_count(label: str, option: str, value: int | None, *, least: int) -> None:
+    """Raise `DeclarationError` unless `value` is None or a whole number of at least `least`."""
+    if value is None and least > 0:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise DeclarationError(
+            f"{label}: {option}={value!r} must be a whole number of at least {least}"
+        )
