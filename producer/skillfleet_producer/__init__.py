@@ -1,0 +1,11 @@
+"""For backend services: enqueue skills, follow runs, cancel them, fetch what they made.
+
+`Fleet` is the synchronous front, `AsyncFleet` the implementation; both have the same names.
+"""
+
+from skillfleet_ledger.settings import Settings
+
+from skillfleet_producer.fleet import Fleet, RunHandle
+from skillfleet_producer.fleet_async import AsyncFleet, AsyncRunHandle
+
+__all__ = ["AsyncFleet", "AsyncRunHandle", "Fleet", "RunHandle", "Settings"]

@@ -1,0 +1,122 @@
+"""The synchronous front: the same verbs, each a call into the asynchronous fleet."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self, Unpack
+
+from skillfleet.contracts import AgentCard, ArtifactInfo, RunEvent, RunState, RunStatus
+from skillfleet_ledger import Settings
+
+from skillfleet_producer.fleet_async import AsyncFleet, AsyncRunHandle
+from skillfleet_producer.portal import Portal
+from skillfleet_producer.submission import EnqueueOptions
+
+
+class Fleet:
+    """A fleet, seen by a synchronous backend service. A context manager; thread-safe.
+
+    See `AsyncFleet` for arguments and errors. May be created before a fork: each process
+    then gets connections of its own.
+    """
+
+    def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
+        self.settings = AsyncFleet(url, settings=settings).settings
+        self._portal: Portal | None = None
+        self._fleet: AsyncFleet | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections and the thread; runs go on."""
+        if self._portal is not None and self._portal.pid == os.getpid():
+            if self._fleet is not None:
+                self._portal.call(self._fleet.close())
+            self._portal.close()
+        self._portal = self._fleet = None
+
+    def enqueue(
+        self,
+        skill: object,
+        args: Mapping[str, Any] | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> "RunHandle":
+        """Enqueue one run; see `AsyncFleet.enqueue`."""
+        portal, fleet = self._open()
+        return RunHandle(portal, portal.call(fleet.enqueue(skill, args, **options)))
+
+    def enqueue_many(
+        self,
+        skill: object,
+        args_list: Sequence[Mapping[str, Any]],
+        **options: Unpack[EnqueueOptions],
+    ) -> list["RunHandle"]:
+        """Enqueue many runs; see `AsyncFleet.enqueue_many`."""
+        portal, fleet = self._open()
+        handles = portal.call(fleet.enqueue_many(skill, args_list, **options))
+        return [RunHandle(portal, handle) for handle in handles]
+
+    def run(self, run_id: str) -> "RunHandle":
+        """A handle on an existing run."""
+        portal, fleet = self._open()
+        return RunHandle(portal, fleet.run(run_id))
+
+    def runs(
+        self, state: RunState | str | None = None, agent: str | None = None, limit: int = 50
+    ) -> list[RunStatus]:
+        """Runs, newest first."""
+        portal, fleet = self._open()
+        return portal.call(fleet.runs(state, agent, limit))
+
+    def agents(self) -> list[AgentCard]:
+        """The cards of all agents that live workers serve."""
+        portal, fleet = self._open()
+        return portal.call(fleet.agents())
+
+    def _open(self) -> tuple[Portal, AsyncFleet]:
+        if self._portal is None or self._fleet is None or self._portal.pid != os.getpid():
+            self._portal, self._fleet = Portal(), AsyncFleet(settings=self.settings)
+        return self._portal, self._fleet
+
+
+class RunHandle:
+    """One run; see `AsyncRunHandle` for arguments and errors."""
+
+    def __init__(self, portal: Portal, handle: AsyncRunHandle) -> None:
+        self.id = handle.id
+        self._portal = portal
+        self._handle = handle
+
+    def __repr__(self) -> str:
+        return f"<run {self.id}>"
+
+    def status(self) -> RunStatus:
+        """A snapshot of the run."""
+        return self._portal.call(self._handle.status())
+
+    def cancel(self, reason: str | None = None) -> bool:
+        """Cancel the run and all runs it called; False when it had ended before."""
+        return self._portal.call(self._handle.cancel(reason))
+
+    def events(self, after: str | None = None, timeout: float | None = None) -> Iterator[RunEvent]:
+        """Yield the run's events, live, behind the id `after`; ends after the final event."""
+        return self._portal.iterate(self._handle.events(after, timeout))
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the end of the run and return its value."""
+        return self._portal.call(self._handle.result(timeout))
+
+    def artifacts(self) -> list[ArtifactInfo]:
+        """The artifacts that the run has written so far."""
+        return self._portal.call(self._handle.artifacts())
+
+    def read_artifact(self, name: str) -> bytes:
+        """All bytes of an artifact."""
+        return self._portal.call(self._handle.read_artifact(name))
+
+    def stream_artifact(self, name: str) -> Iterator[bytes]:
+        """Yield an artifact's bytes in pieces."""
+        return self._portal.iterate(self._handle.stream_artifact(name))

@@ -1,0 +1,260 @@
+"""The asynchronous fleet: the one implementation of the producer's verbs."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self, Unpack
+
+from redis.exceptions import RedisError
+from skillfleet.contracts import AgentCard, ArtifactInfo, RunEvent, RunState, RunStatus
+from skillfleet.errors import (
+    FleetUnavailableError,
+    ResultTimeoutError,
+    RunCancelled,
+    RunError,
+    RunFailed,
+    RunTimedOut,
+)
+from skillfleet_ledger import Ledger, Settings
+from skillfleet_ledger.records import Submission
+
+from skillfleet_producer.catalogue import Catalogue
+from skillfleet_producer.clock import RedisClock
+from skillfleet_producer.message import envelope
+from skillfleet_producer.publisher import Publisher, publish_or_leave, publisher_for
+from skillfleet_producer.submission import (
+    EnqueueOptions,
+    Options,
+    Parent,
+    build_submission,
+    invocation_from,
+    split_task,
+)
+
+_RECHECK_SECONDS = 5.0
+_ERRORS: dict[RunState, type[RunError]] = {
+    RunState.FAILED: RunFailed,
+    RunState.DEAD: RunFailed,
+    RunState.CANCELLED: RunCancelled,
+    RunState.TIMED_OUT: RunTimedOut,
+}
+
+
+class AsyncFleet:
+    """A fleet, seen by a backend service. An async context manager; safe for many tasks.
+
+    `url` is the Redis URL of the fleet (default: `SKILLFLEET_REDIS_URL`). Belongs to the event
+    loop that first uses it. All methods raise FleetUnavailableError when Redis stays out of
+    reach for longer than `SKILLFLEET_REDIS_TIMEOUT_SECONDS`.
+    """
+
+    def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
+        base = settings or Settings.load(**({"redis_url": url} if url else {}))
+        if settings is not None and url is not None:
+            base = Settings.load(**(settings.model_dump(exclude_unset=True) | {"redis_url": url}))
+        self.settings = base
+        self.ledger = Ledger(base, name="skillfleet-producer")
+        self._catalogue = Catalogue(self.ledger)
+        self._clock = RedisClock(self.ledger)
+        self._publisher: Publisher = publisher_for(self.ledger)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; runs go on."""
+        await self._publisher.close()
+        await self.ledger.close()
+
+    async def enqueue(
+        self,
+        skill: object,
+        args: Mapping[str, Any] | None = None,
+        *,
+        parent: Parent | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> "AsyncRunHandle":
+        """Enqueue one run of `skill` ('<agent>.<skill>' or a skill object) and return its handle.
+
+        `options` are the fields of `Options`: auth, idempotency_key, timeout, delay (seconds),
+        priority (0, most urgent, to 9), queue. When this returns, the run is durable.
+
+        Raises InvalidArgumentsError, ArgumentsTooLargeError, UnknownSkillError,
+        IdempotencyConflictError, LimitExceededError (with a parent) and FleetUnavailableError.
+        """
+        new = await self._prepare(skill, args or {}, Options(**options), parent)
+        await self._submit(new)
+        return self.run(new.id)
+
+    async def enqueue_many(
+        self,
+        skill: object,
+        args_list: Sequence[Mapping[str, Any]],
+        **options: Unpack[EnqueueOptions],
+    ) -> list["AsyncRunHandle"]:
+        """Enqueue one run for each entry of `args_list`; options and errors as `enqueue`.
+
+        All arguments are checked before the first run is written. The writes leave together.
+        """
+        chosen = Options(**options)
+        if chosen.idempotency_key is not None:
+            keys = [f"{chosen.idempotency_key}/{index}" for index in range(len(args_list))]
+            each = [replace(chosen, idempotency_key=key) for key in keys]
+        else:
+            each = [chosen] * len(args_list)
+        new = [
+            await self._prepare(skill, args, option, None)
+            for args, option in zip(args_list, each, strict=True)
+        ]
+        await asyncio.gather(*(self._submit(submission) for submission in new))
+        return [self.run(submission.id) for submission in new]
+
+    def run(self, run_id: str) -> "AsyncRunHandle":
+        """A handle on an existing run; whether it exists shows at the first use."""
+        return AsyncRunHandle(self, run_id)
+
+    async def runs(
+        self, state: RunState | str | None = None, agent: str | None = None, limit: int = 50
+    ) -> list[RunStatus]:
+        """Runs, newest first; raises ValueError for a state that is none."""
+        chosen = RunState(state) if state is not None else None
+        return await self.ledger.runs.newest(state=chosen, agent=agent, limit=limit)
+
+    async def agents(self) -> list[AgentCard]:
+        """The cards of all agents that live workers serve."""
+        return await self.ledger.directory.agents()
+
+    async def _prepare(
+        self, skill: object, args: Mapping[str, Any], options: Options, parent: Parent | None
+    ) -> Submission:
+        agent, name = split_task(skill)
+        now_ms = await self._clock.now_ms()
+        new = build_submission(self.settings, skill, args, options, now_ms, parent)
+        queue = await self._catalogue.queue_for(agent, name, args)
+        if options.queue is None and queue is not None:
+            new = replace(new, queue=queue)
+        return new
+
+    async def _submit(self, new: Submission) -> None:
+        invocation = invocation_from(new)
+        if new.delay_ms or not self.settings.broker_is_ledger:
+            created = await self.ledger.runs.submit(new)
+            if created and not new.delay_ms:
+                await publish_or_leave(self._publisher, invocation)
+        else:
+            await self.ledger.runs.submit(new, envelope(invocation))
+
+
+class AsyncRunHandle:
+    """One run, wherever it is: queued, running on some worker, or finished."""
+
+    def __init__(self, fleet: AsyncFleet, run_id: str) -> None:
+        self.id = run_id
+        self._fleet = fleet
+        self._ledger = fleet.ledger
+
+    def __repr__(self) -> str:
+        return f"<run {self.id}>"
+
+    async def status(self) -> RunStatus:
+        """A snapshot of the run; raises UnknownRunError."""
+        return await self._ledger.runs.status(self.id)
+
+    async def cancel(self, reason: str | None = None) -> bool:
+        """Cancel the run and all runs it called; False when it had ended before.
+
+        Durable: it reaches a queued run, and a running one on whatever worker. Raises
+        UnknownRunError.
+        """
+        return await self._ledger.runs.cancel(self.id, reason or "cancelled by the caller")
+
+    async def events(
+        self, after: str | None = None, timeout: float | None = None
+    ) -> AsyncIterator[RunEvent]:
+        """Yield the run's events, live, behind the id `after`; ends after the final event.
+
+        `timeout` is the longest silence to bear, in seconds: ResultTimeoutError then. A gap
+        that the stream's cap left shows as one event of kind `trimmed`. Raises
+        UnknownRunError, and ValueError when `after` is not an event id.
+        """
+        events = self._ledger.streams.read(self.id, after)
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(timeout):
+                        event = await anext(events)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError:
+                    raise self._waited_in_vain(timeout, "an event") from None
+                yield event
+        finally:
+            await events.aclose()  # type: ignore[attr-defined]
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Wait for the end of the run and return its value.
+
+        Raises RunFailed, RunCancelled or RunTimedOut (each with code and message) for the
+        other endings, ResultTimeoutError after `timeout` seconds, UnknownRunError.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._ended()
+        except TimeoutError:
+            raise self._waited_in_vain(timeout, "its end") from None
+        status = await self.status()
+        if status.state is RunState.SUCCEEDED:
+            return await self._ledger.runs.value(self.id)
+        raise _ERRORS[status.state](
+            status.message or status.state, code=status.code, run_id=self.id
+        )
+
+    async def artifacts(self) -> list[ArtifactInfo]:
+        """The artifacts that the run has written so far; raises UnknownRunError."""
+        infos = await self._ledger.artifacts.list(self.id)
+        if not infos:
+            await self._ledger.runs.state(self.id)
+        return infos
+
+    async def read_artifact(self, name: str) -> bytes:
+        """All bytes of an artifact; raises UnknownArtifactError with the names there are."""
+        return b"".join([chunk async for chunk in self.stream_artifact(name)])
+
+    async def stream_artifact(self, name: str) -> AsyncIterator[bytes]:
+        """Yield an artifact's bytes in pieces; raises UnknownArtifactError."""
+        await self._ledger.runs.state(self.id)
+        async for chunk in self._ledger.artifacts.read(self.id, name):
+            yield chunk
+
+    async def _ended(self) -> None:
+        """Return when the run is in a terminal state: told by a channel, checked in the record."""
+        if (await self._ledger.runs.state(self.id))[0].terminal:
+            return
+        told = asyncio.Event()
+
+        def listener(_: bytes | None) -> None:
+            told.set()
+
+        channel = self._ledger.keys.result_key(self.id)
+        channels = self._ledger.channels
+        try:
+            try:
+                await channels.listen(channel, listener)
+            except (RedisError, OSError) as error:
+                raise FleetUnavailableError(f"cannot follow run {self.id}: {error}") from error
+            while not (await self._ledger.runs.state(self.id))[0].terminal:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_RECHECK_SECONDS):
+                        await told.wait()
+                told.clear()
+        finally:
+            await channels.forget(channel, listener)
+
+    def _waited_in_vain(self, timeout: float | None, what: str) -> ResultTimeoutError:
+        return ResultTimeoutError(
+            f"waited {timeout} s for {what} of run {self.id}; the run goes on"
+        )

@@ -1,0 +1,81 @@
+"""A run's message, as Celery's own client would build it (message protocol 2).
+
+The shape is that of `celery.app.amqp.AMQP.as_task_v2` in kombu's Redis envelope; a test
+compares both field by field on the installed Celery.
+"""
+
+import base64
+import os
+import socket
+import uuid
+from functools import cache
+from typing import Any
+
+import orjson
+from celery.utils.saferepr import saferepr
+from skillfleet_ledger.records import Invocation
+
+_REPR_CHARS = 1024
+
+
+def envelope(invocation: Invocation) -> bytes:
+    """The JSON that stands in the broker's list on Redis."""
+    return orjson.dumps(
+        {
+            "body": base64.b64encode(_body(invocation.args)).decode(),
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": headers(invocation),
+            "properties": {
+                "correlation_id": invocation.id,
+                "reply_to": "",
+                "delivery_mode": 2,
+                "delivery_info": {"exchange": "", "routing_key": invocation.queue},
+                "priority": invocation.priority,
+                "body_encoding": "base64",
+                "delivery_tag": str(uuid.uuid4()),
+            },
+        }
+    )
+
+
+def headers(invocation: Invocation) -> dict[str, Any]:
+    """The message headers: Celery's, and flat beside them the ones of the invocation."""
+    return {
+        "lang": "py",
+        "task": invocation.task,
+        "id": invocation.id,
+        "shadow": None,
+        "eta": None,
+        "expires": None,
+        "group": None,
+        "group_index": None,
+        "retries": 0,
+        "timelimit": [None, None],
+        "root_id": invocation.root_id,
+        "parent_id": invocation.parent_id,
+        "argsrepr": "()",
+        "kwargsrepr": saferepr(orjson.loads(invocation.args), _REPR_CHARS),
+        "origin": origin(),
+        "ignore_result": False,
+        "replaced_task_nesting": 0,
+        "stamped_headers": None,
+        "stamps": {},
+        **orjson.loads(invocation.headers),
+    }
+
+
+@cache
+def origin() -> str:
+    """Who sent it: Celery's form for clients, `gen<pid>@<host>`."""
+    return f"gen{os.getpid()}@{socket.gethostname()}"
+
+
+os.register_at_fork(after_in_child=origin.cache_clear)
+
+
+def _body(args: bytes) -> bytes:
+    return b"[[], " + args + b", " + _EMBED + b"]"
+
+
+_EMBED = orjson.dumps({"callbacks": None, "errbacks": None, "chain": None, "chord": None})

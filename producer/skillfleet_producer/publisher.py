@@ -1,0 +1,98 @@
+"""Waking a worker up: the run's message goes onto the broker, the record stays the truth."""
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+
+import orjson
+from skillfleet_ledger import Ledger, Settings
+from skillfleet_ledger.records import Invocation
+
+from skillfleet_producer.message import envelope
+
+logger = logging.getLogger(__name__)
+
+
+class Publisher(ABC):
+    """Puts messages of runs onto the broker. Repeating a message does no harm."""
+
+    @abstractmethod
+    async def publish(self, invocation: Invocation) -> None:
+        """Publish the run's message; raises OSError when the broker is out of reach."""
+
+    async def close(self) -> None:
+        """Give the connection back."""
+
+
+class LedgerPublisher(Publisher):
+    """For the broker that is the ledger's own Redis: one LPUSH, as kombu does."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def publish(self, invocation: Invocation) -> None:
+        """Push the message onto the queue's list."""
+        queue = self._ledger.keys.broker_list(invocation.queue, invocation.priority)
+        await self._ledger.connection.execute("LPUSH", queue, envelope(invocation))
+
+
+class CeleryPublisher(Publisher):
+    """For every other broker: through Celery's client, in a thread, with bounded retries."""
+
+    def __init__(self, settings: Settings) -> None:
+        from celery import Celery  # noqa: PLC0415 - half a second that Redis users need not pay
+
+        timeout = settings.redis_timeout_seconds
+        self._app = Celery(set_as_current=False, broker=settings.celery_broker_url)
+        self._app.conf.update(
+            broker_connection_timeout=timeout,
+            task_publish_retry_policy={
+                "max_retries": 2,
+                "interval_start": 0,
+                "interval_step": 0.2,
+                "interval_max": 0.5,
+            },
+            broker_transport_options={
+                "socket_timeout": timeout,
+                "socket_connect_timeout": timeout,
+                "global_keyprefix": settings.keyspace.broker_prefix,
+            },
+        )
+
+    async def publish(self, invocation: Invocation) -> None:
+        """Send the message through Celery's producer."""
+        await asyncio.to_thread(self._send, invocation)
+
+    async def close(self) -> None:
+        """Close Celery's connection pool."""
+        await asyncio.to_thread(self._app.close)
+
+    def _send(self, invocation: Invocation) -> None:
+        try:
+            self._app.send_task(
+                invocation.task,
+                kwargs=orjson.loads(invocation.args),
+                task_id=invocation.id,
+                queue=invocation.queue,
+                priority=invocation.priority,
+                root_id=invocation.root_id,
+                parent_id=invocation.parent_id,
+                headers=orjson.loads(invocation.headers),
+            )
+        except self._app.connection_for_write().recoverable_connection_errors as error:
+            raise ConnectionError(f"the broker is out of reach: {error}") from error
+
+
+def publisher_for(ledger: Ledger) -> Publisher:
+    """The publisher that fits the settings of the ledger."""
+    if ledger.settings.broker_is_ledger:
+        return LedgerPublisher(ledger)
+    return CeleryPublisher(ledger.settings)
+
+
+async def publish_or_leave(publisher: Publisher, invocation: Invocation) -> None:
+    """Publish; where the broker is away, leave it to the reaper, which finds the run stranded."""
+    try:
+        await publisher.publish(invocation)
+    except OSError as error:
+        logger.warning("run %s is recorded but not published yet: %s", invocation.id, error)

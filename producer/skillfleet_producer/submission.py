@@ -1,0 +1,160 @@
+"""From the arguments of `enqueue` to the record of a run."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import orjson
+from pydantic import BaseModel
+from skillfleet.arguments import encode_arguments
+from skillfleet.contracts import HEADER, InvocationHeader
+from skillfleet.errors import InvalidArgumentsError
+from skillfleet_ledger import Settings
+from skillfleet_ledger.records import Invocation, Submission
+
+from skillfleet_producer.tracing import current_trace_id, trace_headers
+
+_TASK_NAME = re.compile(r"^([A-Za-z0-9_-]{1,64})\.([A-Za-z0-9_-]{1,128})$")
+_PRIORITY_STEPS = (0, 3, 6, 9)
+_MOST_SECONDS = 10 * 365 * 86_400
+
+
+class EnqueueOptions(TypedDict, total=False):
+    """The keyword arguments of `enqueue`: the fields of `Options`."""
+
+    auth: BaseModel | Mapping[str, Any] | None
+    idempotency_key: str | None
+    timeout: float | None
+    delay: float | None
+    priority: int | None
+    queue: str | None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is to be made, beside its skill and arguments; times in seconds."""
+
+    auth: BaseModel | Mapping[str, Any] | None = None
+    idempotency_key: str | None = None
+    timeout: float | None = None
+    delay: float | None = None
+    priority: int | None = None
+    queue: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("timeout", "delay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= _MOST_SECONDS:
+                raise InvalidArgumentsError(f"{name} must be between 0 and ten years, not {value}")
+        if self.timeout == 0:
+            raise InvalidArgumentsError("timeout must be more than 0 seconds")
+        if self.priority is not None and not 0 <= self.priority <= 9:
+            raise InvalidArgumentsError(
+                f"priority must be 0 (most urgent) to 9, not {self.priority}"
+            )
+        if self.idempotency_key is not None and not 1 <= len(self.idempotency_key) <= 255:
+            raise InvalidArgumentsError("idempotency_key must have 1 to 255 characters")
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The run that calls this one."""
+
+    run_id: str
+    root_id: str
+    depth: int
+    deadline_ms: int | None = None
+
+
+def split_task(skill: object) -> tuple[str, str]:
+    """Agent and skill of a task name, or of a skill object of the SDK.
+
+    Raises InvalidArgumentsError for a name that is not `<agent>.<skill>`.
+    """
+    name = getattr(getattr(skill, "spec", None), "task_name", skill)
+    match = _TASK_NAME.match(name) if isinstance(name, str) else None
+    if match is None:
+        raise InvalidArgumentsError(f"a skill is named '<agent>.<skill>', not {name!r}")
+    return match[1], match[2]
+
+
+def build_submission(
+    settings: Settings,
+    skill: object,
+    arguments: Mapping[str, Any],
+    options: Options,
+    now_ms: float,
+    parent: Parent | None = None,
+) -> Submission:
+    """The record of a new run; `now_ms` is Redis time. Raises InvalidArgumentsError."""
+    agent, name = split_task(skill)
+    keys = settings.keyspace
+    args = encode_arguments(f"{agent}.{name}", arguments, settings.max_arguments_bytes)
+    auth = (
+        options.auth.model_dump(mode="json")
+        if isinstance(options.auth, BaseModel)
+        else options.auth
+    )
+    deadline = _deadline_ms(options, now_ms, parent)
+    header = InvocationHeader(
+        deadline_ms=deadline,
+        auth=dict(auth) if auth is not None else None,
+        depth=parent.depth + 1 if parent else 0,
+    )
+    if options.idempotency_key is not None:
+        run_id = keys.key_id(f"{agent}.{name}", options.idempotency_key)
+    else:
+        run_id = keys.new_id(beside=parent.root_id if parent else None)
+    return Submission(
+        id=run_id,
+        agent=agent,
+        skill=name,
+        queue=options.queue or settings.default_queue,
+        args=args,
+        headers=orjson.dumps(trace_headers() | {HEADER: header.model_dump(exclude_none=True)}),
+        digest=_digest(args),
+        retention_ms=int(settings.retention_seconds * 1000),
+        max_deliveries=settings.max_deliveries,
+        priority=_step(options.priority or 0),
+        deadline_ms=deadline,
+        delay_ms=int((options.delay or 0) * 1000),
+        parent_id=parent.run_id if parent else None,
+        root_id=parent.root_id if parent else None,
+        trace_id=current_trace_id(),
+    )
+
+
+def invocation_from(new: Submission) -> Invocation:
+    """What the message of a new run is built from."""
+    return Invocation(
+        id=new.id,
+        task=new.task,
+        queue=new.queue,
+        priority=new.priority,
+        args=new.args,
+        headers=new.headers,
+        parent_id=new.parent_id,
+        root_id=new.root_id or new.id,
+        deadline_ms=new.deadline_ms,
+    )
+
+
+def _deadline_ms(options: Options, now_ms: float, parent: Parent | None) -> int | None:
+    own = None
+    if options.timeout is not None:
+        own = int(now_ms + ((options.delay or 0) + options.timeout) * 1000)
+    deadlines = [own, parent.deadline_ms if parent else None]
+    return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+
+def _digest(args: bytes) -> str:
+    """The arguments' identity: the same whatever the order of their names."""
+    canonical = orjson.dumps(orjson.loads(args), option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(canonical).hexdigest()[:32]
+
+
+def _step(priority: int) -> int:
+    """The priority step kombu's Redis transport files it under."""
+    return max(step for step in _PRIORITY_STEPS if step <= priority)
