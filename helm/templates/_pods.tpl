@@ -1,0 +1,166 @@
+{{/* What pods have in common: the restricted Pod Security Standard, environment, volumes. */}}
+
+{{- define "skillfleet.podSecurity" -}}
+automountServiceAccountToken: false
+{{- /* Service links would add SKILLFLEET_* and FLOWER_* variables that are read as settings. */}}
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  {{- range $key, $id := .Values.podSecurity }}
+  {{- if not (kindIs "invalid" $id) }}
+  {{ $key }}: {{ $id | int64 }}
+  {{- end }}
+  {{- end }}
+  {{- if not (kindIs "invalid" .Values.podSecurity.fsGroup) }}
+  fsGroupChangePolicy: OnRootMismatch
+  {{- end }}
+  seccompProfile:
+    type: RuntimeDefault
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "skillfleet.containerSecurity" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+{{- end }}
+
+{{/* The image of a part that runs skillfleet: root, image (optional overrides). */}}
+{{- define "skillfleet.runImage" -}}
+{{- $image := mergeOverwrite (pick .root.Values.image "repository" "tag" "digest") (.image | default dict) -}}
+{{- if not $image.tag }}{{ $_ := set $image "tag" .root.Chart.AppVersion }}{{ end -}}
+image: {{ include "skillfleet.image" $image }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+{{- end }}
+
+{{/* Where pods may run: nodeSelector, tolerations, affinity. */}}
+{{- define "skillfleet.placement" -}}
+{{- range $key := list "nodeSelector" "tolerations" "affinity" }}
+{{- with index $ $key }}
+{{ $key }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "skillfleet.secretEnv" -}}
+- name: {{ .env }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ .name }}
+      key: {{ .key }}
+{{- end }}
+
+{{- define "skillfleet.valkeySecret" -}}
+{{- .Values.valkey.auth.existingSecret | default (include "skillfleet.name" (dict "root" . "suffix" "valkey")) -}}
+{{- end }}
+
+{{/* How a process reaches the ledger and the broker; what is no secret stands in the settings. */}}
+{{- define "skillfleet.connectionEnv" -}}
+{{- $secret := .Values.redis.existingSecret -}}
+{{- if .Values.valkey.enabled -}}
+{{ include "skillfleet.secretEnv" (dict "env" "SKILLFLEET_REDIS_PASSWORD" "name" (include "skillfleet.valkeySecret" .) "key" .Values.valkey.auth.passwordKey) }}
+{{- else -}}
+{{- if not .Values.redis.url }}
+{{ include "skillfleet.secretEnv" (dict "env" "SKILLFLEET_REDIS_URL" "name" $secret.name "key" $secret.urlKey) }}
+{{- end }}
+{{- with $secret.usernameKey }}
+{{ include "skillfleet.secretEnv" (dict "env" "SKILLFLEET_REDIS_USERNAME" "name" $secret.name "key" .) }}
+{{- end }}
+{{- with $secret.passwordKey }}
+{{ include "skillfleet.secretEnv" (dict "env" "SKILLFLEET_REDIS_PASSWORD" "name" $secret.name "key" .) }}
+{{- end }}
+{{- end }}
+{{- with .Values.broker.existingSecret }}
+{{- if .name }}
+{{ include "skillfleet.secretEnv" (dict "env" "SKILLFLEET_BROKER_URL" "name" .name "key" .urlKey) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The environment of every skillfleet process: root, component. */}}
+{{- define "skillfleet.env" -}}
+{{- include "skillfleet.connectionEnv" .root | trim }}
+- name: SKILLFLEET_POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: SKILLFLEET_POD_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+{{- if .root.Values.telemetry.otlpEndpoint }}
+- name: OTEL_SERVICE_NAME
+  value: skillfleet-{{ .component }}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: k8s.namespace.name=$(SKILLFLEET_POD_NAMESPACE),k8s.pod.name=$(SKILLFLEET_POD_NAME)
+{{- with .root.Values.telemetry.headersSecret }}
+{{- if .name }}
+{{ include "skillfleet.secretEnv" (dict "env" "OTEL_EXPORTER_OTLP_HEADERS" "name" .name "key" .key) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "skillfleet.envFrom" -}}
+envFrom:
+  - configMapRef:
+      name: {{ include "skillfleet.name" (dict "root" . "suffix" "settings") }}
+{{- end }}
+
+{{/* The settings that are no secrets, as the ConfigMap's data. Pods roll when they change. */}}
+{{- define "skillfleet.settings" -}}
+{{- $data := dict "SKILLFLEET_NAMESPACE" .Values.settings.namespace "SKILLFLEET_LOG_FORMAT" .Values.settings.logFormat -}}
+{{- $_ := set $data "SKILLFLEET_LEASE_SECONDS" (.Values.settings.leaseSeconds | toString) -}}
+{{- $_ := set $data "SKILLFLEET_METRICS" (.Values.monitoring.enabled | toString) -}}
+{{- if .Values.valkey.enabled -}}
+{{- $_ := set $data "SKILLFLEET_REDIS_URL" (printf "redis://%s:6379/0" (include "skillfleet.name" (dict "root" . "suffix" "valkey"))) -}}
+{{- else if .Values.redis.url -}}
+{{- $_ := set $data "SKILLFLEET_REDIS_URL" .Values.redis.url -}}
+{{- end -}}
+{{- if .Values.redis.tls.caSecret }}{{ $_ := set $data "SKILLFLEET_REDIS_CA_FILE" (printf "/etc/skillfleet/redis-ca/%s" .Values.redis.tls.caKey) }}{{ end -}}
+{{- with .Values.broker.url }}{{ $_ := set $data "SKILLFLEET_BROKER_URL" . }}{{ end -}}
+{{- with .Values.telemetry.otlpEndpoint -}}
+{{- $_ := set $data "OTEL_EXPORTER_OTLP_ENDPOINT" . -}}
+{{- $_ := set $data "OTEL_EXPORTER_OTLP_PROTOCOL" "http/protobuf" -}}
+{{- end -}}
+{{- merge $data .Values.settings.extra | toYaml -}}
+{{- end }}
+
+{{- define "skillfleet.settingsChecksum" -}}
+checksum/settings: {{ include "skillfleet.settings" . | sha256sum }}
+{{- end }}
+
+{{/* Every pod's volumes: root, tmp (size). */}}
+{{- define "skillfleet.volumes" -}}
+- name: tmp
+  emptyDir:
+    sizeLimit: {{ .tmp }}
+{{- with .root.Values.redis.tls }}
+{{- if .caSecret }}
+- name: redis-ca
+  secret:
+    secretName: {{ .caSecret }}
+    items:
+      - key: {{ .caKey }}
+        path: {{ .caKey }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "skillfleet.volumeMounts" -}}
+- name: tmp
+  mountPath: /tmp
+{{- if .Values.redis.tls.caSecret }}
+- name: redis-ca
+  mountPath: /etc/skillfleet/redis-ca
+  readOnly: true
+{{- end }}
+{{- end }}

@@ -1,0 +1,11 @@
+{{/* The server's configuration file. */}}
+{{- define "skillfleet.valkeyConfig" -}}
+bind * -::*
+port 6379
+dir /data
+appendonly yes
+appendfsync everysec
+save ""
+maxmemory {{ .Values.valkey.maxMemory }}
+maxmemory-policy noeviction
+{{- end }}
