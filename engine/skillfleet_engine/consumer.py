@@ -1,0 +1,66 @@
+"""Celery's consumer, without standing in the event loop's way.
+
+Select it with `worker_consumer = "skillfleet_engine.consumer:LoopConsumer"`. Under `LoopPool` the
+loop keeps turning while the consumer connects, loses its connection, waits for the broker to come
+back, and starts and stops its parts. Under any other pool it is Celery's own consumer.
+"""
+
+import logging
+from functools import partial
+from typing import Any
+
+from celery.worker import state
+from celery.worker.consumer import Consumer
+from celery.worker.consumer.consumer import Evloop
+from kombu.common import ignore_errors
+
+from skillfleet_engine.pool import LoopPool
+
+logger = logging.getLogger(__name__)
+
+CELERYS_STEPS = "celery.worker.consumer."
+
+
+class LoopConsumer(Consumer):
+    """Celery's consumer; with `LoopPool` its blocking work is done in a thread."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.loop_pool = self.pool if isinstance(self.pool, LoopPool) else None
+        if self.loop_pool is not None:
+            self.loop_pool.on_parked = self._adjust_prefetch
+            self._offload_steps(self.loop_pool)
+            if self.controller is not None:
+                self.controller.wait_for_soft_shutdown = partial(
+                    self._soft_shutdown, self.loop_pool
+                )
+
+    def on_connection_error_after_connected(self, exc: BaseException) -> None:
+        """Clean up after a lost connection, which may wait for its dead sockets."""
+        clean_up = super().on_connection_error_after_connected
+        if self.loop_pool is None:
+            clean_up(exc)
+        else:
+            self.loop_pool.offload(clean_up, exc)
+
+    def _offload_steps(self, pool: LoopPool) -> None:
+        # A project's own steps stay on the loop's thread, where they may use the loop.
+        for step in self.steps:
+            if type(step).__module__.startswith(CELERYS_STEPS) and not isinstance(step, Evloop):
+                step.start = partial(pool.offload, step.start)
+                step.stop = partial(pool.offload, step.stop)
+
+    def _adjust_prefetch(self, by: int) -> None:
+        if self.qos is not None:
+            self._update_qos_eventually(by)
+
+    def _soft_shutdown(self, pool: LoopPool) -> None:
+        """Celery sleeps here, which would stop the tasks that it waits for."""
+        seconds = self.app.conf.worker_soft_shutdown_timeout
+        even_if_idle = self.app.conf.worker_enable_soft_shutdown_on_idle
+        if seconds <= 0 or not (state.active_requests or even_if_idle):
+            return
+        logger.warning("Initiating Soft Shutdown, terminating in %s seconds", seconds)
+        if self.task_consumer:
+            ignore_errors(self, self.task_consumer.cancel)
+        pool.drain(seconds)

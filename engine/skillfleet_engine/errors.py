@@ -1,0 +1,9 @@
+"""What tasks may fail with because of the engine."""
+
+
+class HandlerCancelledError(Exception):
+    """The task's coroutine ended with CancelledError although nobody had terminated the task.
+
+    An Exception, so that Celery records a failure: asyncio's CancelledError is none, and Celery
+    would take it for the loss of the worker.
+    """
