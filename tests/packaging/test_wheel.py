@@ -1,0 +1,54 @@
+"""What the wheel holds."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.environments import PROJECT
+
+FLOORS = {
+    "cli": "skillfleet_cli",
+    "engine": "skillfleet_engine",
+    "ledger": "skillfleet_ledger",
+    "producer": "skillfleet_producer",
+    "sdk": "skillfleet",
+    "worker": "skillfleet_worker",
+}
+
+
+@pytest.fixture(scope="module")
+def names(wheel: Path) -> set[str]:
+    """The files of the wheel, its metadata aside."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def test_the_wheel_holds_the_six_packages_and_nothing_else(names: set[str]) -> None:
+    assert {Path(name).parts[0] for name in names} == set(FLOORS.values())
+
+
+def test_every_source_file_travels_in_the_wheel(names: set[str]) -> None:
+    expected = {
+        path.relative_to(PROJECT / floor).as_posix()
+        for floor, package in FLOORS.items()
+        for path in (PROJECT / floor / package).rglob("*")
+        if path.is_file() and path.suffix in {".py", ".lua", ".typed"}
+    }
+    assert expected - names == set()
+    assert any(name.endswith(".lua") for name in names)
+
+
+def test_every_package_tells_type_checkers_that_it_is_typed(names: set[str]) -> None:
+    assert {f"{package}/py.typed" for package in FLOORS.values()} <= names
+
+
+def test_the_wheel_carries_its_licence(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (licence,) = (name for name in archive.namelist() if name.endswith("/LICENSE"))
+        assert "Apache License" in archive.read(licence).decode()
+
+
+def test_no_module_lies_directly_in_a_floor() -> None:
+    # In an editable install each floor is on sys.path: such a file would be a global module.
+    assert [path for floor in FLOORS for path in (PROJECT / floor).glob("*.py")] == []
