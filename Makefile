@@ -82,17 +82,19 @@ clean: ## Remove build results and caches; .venv stays
 
 # --- how .venv comes about ---------------------------------------------------------------------
 
-# Pythons for which every locked package has a wheel come first, then whatever is newer.
+# Up to 3.14 every locked package has a wheel; a newer python3 is taken when nothing else is there.
+PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
+
 define find_python
-for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+for python in $(PYTHONS); do \
   "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' \
     2>/dev/null && break; \
   python=; \
 done; \
-[ -n "$$python" ] || { python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-  2>/dev/null && python=python3; }; \
+[ -n "$$python" ] || { python=$(firstword $(PYTHONS)); \
+  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || python=; }; \
 [ -n "$$python" ] || { \
-  echo "skillfleet needs Python 3.11 or newer and found none on PATH." >&2; \
+  echo "skillfleet needs Python 3.11 or newer; looked for: $(PYTHONS)" >&2; \
   echo "Install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
 endef
 
