@@ -1,5 +1,6 @@
 """An agent: a named set of skills."""
 
+import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -100,13 +101,22 @@ class Agent:
         Raises `DeclarationError`, whose message says what to write.
         """
         if handler is not None:
-            return self._add(handler, SkillOptions(), sys._getframe(1).f_locals)
-        chosen = SkillOptions(**options)
+            return self._add(handler, SkillOptions(), _names_at_caller())
+        chosen = self._options(options)
 
         def decorate(handler: Callable[..., Any]) -> Skill[..., Any]:
-            return self._add(handler, chosen, sys._getframe(1).f_locals)
+            return self._add(handler, chosen, _names_at_caller())
 
         return decorate
+
+    def _options(self, options: Mapping[str, Any]) -> SkillOptions:
+        try:
+            return SkillOptions(**options)
+        except TypeError as error:
+            known = ", ".join(field.name for field in dataclasses.fields(SkillOptions))
+            raise DeclarationError(
+                f"agent {self.name!r}: skill() knows the options {known}; got {', '.join(options)}"
+            ) from error
 
     def _add(
         self, handler: Callable[..., Any], options: SkillOptions, local_names: Mapping[str, Any]
@@ -139,3 +149,8 @@ class Agent:
     def __repr__(self) -> str:
         """The agent's name."""
         return f"<Agent {self.name}>"
+
+
+def _names_at_caller() -> Mapping[str, Any]:
+    """The names that are visible where the decorator is used: types may be declared there."""
+    return sys._getframe(2).f_locals  # noqa: SLF001 - the one way to a caller's locals

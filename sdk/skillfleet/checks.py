@@ -22,7 +22,7 @@ ArtifactData = bytes | bytearray | memoryview | Iterable[bytes] | AsyncIterable[
 
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,99}")
 _MIME_TYPE = re.compile(
-    r"[\w.+-]+/[\w.+*-]+( *; *[\w.+-]+=([\w.+-]+|\"[^\"\\\x00-\x1f]*\"))*", re.A
+    r"[\w.+-]+/[\w.+*-]+( *; *[\w.+-]+=([\w.+-]+|\"[^\"\\\x00-\x1f]*\"))*", re.ASCII
 )
 _LONGEST_NAME = 255
 

@@ -77,7 +77,8 @@ class RunContext(ABC, Generic[AuthT]):
         Raises `InvalidEventError` (a reserved kind, not JSON), `EventTooLargeError`, or
         `EventsUnwritableError` when the stream cannot be written for too long.
         """
-        await self._emit(event.kind, event_json(event, self.limits))
+        payload = event_json(event, self.limits)
+        await self._emit(event.kind, payload)
 
     @abstractmethod
     async def _emit(self, kind: str, payload_json: bytes) -> None:

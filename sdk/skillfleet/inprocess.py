@@ -1,12 +1,9 @@
 """Agents that find and call each other in one process, without a fleet."""
 
 import asyncio
-import contextlib
-import copy
-import random
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -15,16 +12,11 @@ from skillfleet.agent import Agent
 from skillfleet.auth import NoAuth, narrowed_auth
 from skillfleet.decorator import Skill
 from skillfleet.errors import (
-    CancelledByCaller,
     CapabilityUnavailableError,
     DeclarationError,
     IdempotencyConflictError,
     LimitExceededError,
-    RunCancelled,
-    RunError,
     RunFailed,
-    RunTimedOut,
-    SkillfleetError,
     UnauthorizedError,
     UnknownAgentError,
     UnknownSkillError,
@@ -32,22 +24,23 @@ from skillfleet.errors import (
 from skillfleet.local import LocalRunContext
 from skillfleet.ports.a2a import A2AClient, Caller, CallResult
 from skillfleet.ports.discovery import DiscoveredAgent, DiscoveryClient, card_matches
-from skillfleet.retry import retry_delay
-from skillfleet.running import earlier, run_skill
+from skillfleet.running import earlier, run_to_end
 
 _QUEUE = "local"
+_Key = tuple[str, str]  # a run's id and the key of a call that it made
 
 
 @dataclass
 class _Shared:
-    """What a client shares with the clients that it makes for its callers."""
+    """What the clients of one tree of calls have in common."""
 
     agents: Mapping[str, Agent]
     secrets: Mapping[str, str]
     max_depth: int
     grace: float
     calls: int = 0
-    finished: dict[tuple[str, str], tuple[bytes, CallResult]] = field(default_factory=dict)
+    finished: dict[_Key, tuple[bytes, CallResult]] = field(default_factory=dict)
+    locks: dict[_Key, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
 
 class InProcessA2AClient(A2AClient):
@@ -70,14 +63,11 @@ class InProcessA2AClient(A2AClient):
         grace: float = 1.0,
     ) -> None:
         self._shared = _Shared(_by_name(agents), dict(secrets or {}), max_depth, grace)
-        self._caller: Caller = LocalRunContext(auth=NoAuth(), task_id="local")
-        self._depth = 0
+        self._root = LocalRunContext(auth=NoAuth(), task_id="local")
 
-    def for_caller(self, caller: Caller) -> "InProcessA2AClient":
+    def for_caller(self, caller: Caller) -> A2AClient:
         """A client for the calls of `caller`'s run."""
-        client = copy.copy(self)
-        client._caller = caller
-        return client
+        return _CallerClient(self._shared, caller, depth=0)
 
     async def call(
         self,
@@ -89,10 +79,32 @@ class InProcessA2AClient(A2AClient):
         timeout: float | None = None,
         key: str | None = None,
     ) -> CallResult:
-        """Run a skill here and wait for its end; see `A2AClient.call`.
+        """Run a skill for nobody in particular (`NoAuth`); see `A2AClient.call`."""
+        client = self.for_caller(self._root)
+        return await client.call(target, skill, args=args, grant=grant, timeout=timeout, key=key)
 
-        A finished call is remembered under its `key` for the caller's run.
-        """
+
+class _CallerClient(A2AClient):
+    """Makes the calls of one run, which stands `depth` calls below the first one."""
+
+    def __init__(self, shared: _Shared, caller: Caller, depth: int) -> None:
+        self._shared = shared
+        self._caller = caller
+        self._depth = depth
+
+    def for_caller(self, caller: Caller) -> A2AClient:
+        return _CallerClient(self._shared, caller, self._depth)
+
+    async def call(
+        self,
+        target: str,
+        skill: str,
+        *,
+        args: Mapping[str, Any] | None = None,
+        grant: str | None = None,
+        timeout: float | None = None,
+        key: str | None = None,
+    ) -> CallResult:
         if grant is not None:
             raise CapabilityUnavailableError("calls in process cannot hand over workspace grants")
         agent, found = self._find(target, skill)
@@ -101,9 +113,10 @@ class InProcessA2AClient(A2AClient):
             return await self._run(agent, found, arguments, timeout)
         memory = (self._caller.task_id, key)
         call = found.spec.task_name.encode() + arguments
-        if memory not in self._shared.finished:
-            result = await self._run(agent, found, arguments, timeout)
-            self._shared.finished[memory] = (call, result)
+        async with self._shared.locks[memory]:
+            if memory not in self._shared.finished:
+                result = await self._run(agent, found, arguments, timeout)
+                self._shared.finished[memory] = (call, result)
         former, result = self._shared.finished[memory]
         if former != call:
             raise IdempotencyConflictError(
@@ -132,7 +145,9 @@ class InProcessA2AClient(A2AClient):
         if parent is not None:
             parent.adopt(child)
         try:
-            result = await _attempts(skill, child, orjson.loads(arguments), self._shared.grace)
+            result = await run_to_end(
+                skill, child, orjson.loads(arguments), grace=self._shared.grace
+            )
         finally:
             child.cancel("the run has ended")
             if parent is not None:
@@ -140,8 +155,6 @@ class InProcessA2AClient(A2AClient):
         return CallResult(result, tuple(child.events), tuple(child.artifact_refs.values()))
 
     def _child(self, agent: Agent, skill: Skill[..., Any], run_id: str) -> LocalRunContext[Any]:
-        client = copy.copy(self)
-        client._depth += 1
         secrets = self._shared.secrets
         try:
             auth = narrowed_auth(agent.auth_model, self._caller.auth)
@@ -151,7 +164,7 @@ class InProcessA2AClient(A2AClient):
             auth=auth,
             task_id=run_id,
             secrets={name: secrets[name] for name in skill.spec.secrets if name in secrets},
-            a2a=client,
+            a2a=_CallerClient(self._shared, self._caller, self._depth + 1),
             discover=LocalDiscovery(self._shared.agents.values()),
         )
 
@@ -209,45 +222,3 @@ def _arguments(skill: Skill[..., Any], args: Mapping[str, Any] | None) -> bytes:
     """The arguments as they would travel, checked."""
     skill.bind(args or {})
     return orjson.dumps(dict(args or {}), option=orjson.OPT_SORT_KEYS)
-
-
-async def _attempts(
-    skill: Skill[..., Any],
-    child: LocalRunContext[Any],
-    arguments: Mapping[str, Any],
-    grace: float,
-) -> Any:
-    """The result of the run after as many attempts as its skill allows."""
-    while True:
-        try:
-            return await run_skill(skill, child, arguments, grace=grace)
-        except Exception as error:
-            retries = child.attempt - 1
-            if _overdue(error, child) or not skill.spec.retry.applies_to(error, retries):
-                raise _run_error(error, child) from error
-            delay = retry_delay(skill.spec.retry, error, child.attempt, random.random)
-        await _pause(child, delay)
-        child.attempt += 1
-
-
-def _overdue(error: Exception, child: LocalRunContext[Any]) -> bool:
-    return isinstance(error, RunTimedOut) and error.run_id == child.task_id
-
-
-def _run_error(error: Exception, child: LocalRunContext[Any]) -> RunError:
-    """What the caller of a run is told that ended with `error`."""
-    if _overdue(error, child):
-        return RunTimedOut(str(error), run_id=child.task_id)
-    if isinstance(error, CancelledByCaller):
-        return RunCancelled(str(error), run_id=child.task_id)
-    if isinstance(error, SkillfleetError):
-        return RunFailed(str(error), code=error.code, run_id=child.task_id)
-    return RunFailed(f"{type(error).__name__}: {error}", run_id=child.task_id)
-
-
-async def _pause(child: LocalRunContext[Any], seconds: float) -> None:
-    """Wait, but no longer than to the end of the run."""
-    end = earlier(child.deadline, seconds) or datetime.now(UTC)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout((end - datetime.now(UTC)).total_seconds()):
-            await child.wait_cancelled()

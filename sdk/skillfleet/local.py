@@ -142,7 +142,8 @@ class LocalRunContext(RunContext[AuthT]):
             return self._secrets[name]
         except KeyError:
             raise UnknownSecretError(
-                f"unknown secret {name!r}: pass LocalRunContext(secrets={{{name!r}: ...}})"
+                f"unknown secret {name!r}: declare it with @agent.skill(secrets=({name!r},)) and "
+                "pass its value as secrets={...} to LocalRunContext or InProcessA2AClient"
             ) from None
 
     @property

@@ -1,13 +1,24 @@
-"""Running one attempt of a skill in this process, under the fleet's rules."""
+"""Running a skill in this process, under the fleet's rules."""
 
 import asyncio
+import contextlib
+import random
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from skillfleet.decorator import Skill
-from skillfleet.errors import RunTimedOut, SkillError
+from skillfleet.errors import (
+    CancelledByCaller,
+    RunCancelled,
+    RunError,
+    RunFailed,
+    RunTimedOut,
+    SkillError,
+    SkillfleetError,
+)
 from skillfleet.local import LocalRunContext
+from skillfleet.retry import retry_delay
 
 
 async def run_skill(
@@ -45,6 +56,29 @@ async def run_skill(
     if task.cancelled():
         raise SkillError("the skill raised asyncio.CancelledError, though nobody cancelled it")
     return skill.dump(task.result())
+
+
+async def run_to_end(
+    skill: Skill[..., Any],
+    ctx: LocalRunContext[Any],
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    grace: float = 1.0,
+) -> Any:
+    """Run a skill like `run_skill`, with as many attempts as it allows (`ctx.attempt` counts).
+
+    Raises what the caller of a run gets to see: `RunFailed`, `RunCancelled` or `RunTimedOut`.
+    """
+    while True:
+        try:
+            return await run_skill(skill, ctx, arguments, grace=grace)
+        except Exception as error:
+            retries = ctx.attempt - 1
+            if _is_overdue(error, ctx) or not skill.spec.retry.applies_to(error, retries):
+                raise _run_error(error, ctx) from error
+            delay = retry_delay(skill.spec.retry, error, ctx.attempt, random.random)
+        await _pause(ctx, delay)
+        ctx.attempt += 1
 
 
 def earlier(deadline: datetime | None, seconds: float | None) -> datetime | None:
@@ -86,3 +120,26 @@ def _check_deadline(ctx: LocalRunContext[Any]) -> None:
 
 def _overdue(ctx: LocalRunContext[Any]) -> RunTimedOut:
     return RunTimedOut("the run's deadline passed", run_id=ctx.task_id)
+
+
+def _is_overdue(error: Exception, ctx: LocalRunContext[Any]) -> bool:
+    return isinstance(error, RunTimedOut) and error.run_id == ctx.task_id
+
+
+def _run_error(error: Exception, ctx: LocalRunContext[Any]) -> RunError:
+    """What the caller of a run is told that ended with `error`."""
+    if _is_overdue(error, ctx):
+        return RunTimedOut(str(error), run_id=ctx.task_id)
+    if isinstance(error, CancelledByCaller):
+        return RunCancelled(str(error), run_id=ctx.task_id)
+    if isinstance(error, SkillfleetError):
+        return RunFailed(str(error), code=error.code, run_id=ctx.task_id)
+    return RunFailed(f"{type(error).__name__}: {error}", run_id=ctx.task_id)
+
+
+async def _pause(ctx: LocalRunContext[Any], seconds: float) -> None:
+    """Wait, but no longer than to the end of the run."""
+    end = earlier(ctx.deadline, seconds) or datetime.now(UTC)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout((end - datetime.now(UTC)).total_seconds()):
+            await ctx.wait_cancelled()

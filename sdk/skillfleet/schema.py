@@ -13,6 +13,8 @@ from typing_extensions import TypedDict
 from skillfleet.errors import DeclarationError, InvalidArgumentsError, InvalidResultError
 from skillfleet.signature import HandlerSignature
 
+_LONGEST_PROBLEM = 500
+
 
 class ArgumentsSchema:
     """Validates a skill's arguments. `label` names the skill in messages."""
@@ -21,6 +23,7 @@ class ArgumentsSchema:
         self._label = label
         for name, hint in signature.arguments.items():
             _describable(hint, f"skill {label}: argument {name!r}")
+        self._names = tuple(signature.arguments)
         self._adapter = _arguments_adapter(signature)
         self.json_schema = self._adapter.json_schema()
         for name, default in signature.defaults.items():
@@ -42,9 +45,15 @@ class ArgumentsSchema:
             bound: dict[str, Any] = self._adapter.validate_json(document)
         except ValidationError as error:
             raise InvalidArgumentsError(
-                f"invalid arguments for {self._label}: {_problems(error)}"
+                f"invalid arguments for {self._label}: {self._explain(error)}"
             ) from None
         return bound
+
+    def _explain(self, error: ValidationError) -> str:
+        problems = _problems(error)
+        if any(item["type"] == "extra_forbidden" for item in error.errors()):
+            problems += f" (its arguments: {', '.join(self._names) or 'none'})"
+        return problems
 
 
 class ResultSchema:
@@ -60,14 +69,18 @@ class ResultSchema:
         )
 
     def dump(self, value: Any) -> Any:
-        """`value` as plain JSON values; raises `InvalidResultError`, which says what is wrong."""
+        """`value` as plain JSON values (NaN and infinity become None, as JSON has none).
+
+        Raises `InvalidResultError`, which says what is wrong.
+        """
         try:
             checked = self._adapter.validate_python(value)
-            return orjson.loads(self._adapter.dump_json(checked, warnings="error"))
+            plain = self._adapter.dump_python(checked, mode="json", warnings="error")
+            return orjson.loads(orjson.dumps(plain))
         except ValidationError as error:
             problem = _problems(error)
-        except (PydanticSerializationError, orjson.JSONDecodeError) as error:
-            problem = str(error).splitlines()[0]
+        except (PydanticSerializationError, orjson.JSONEncodeError, UnicodeError) as error:
+            problem = " ".join(str(error).split())[:_LONGEST_PROBLEM]
         raise InvalidResultError(
             f"{self._label} returned {type(value).__name__}, "
             f"which does not fit its return type: {problem}"
