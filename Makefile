@@ -17,7 +17,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo dev check lint format types floors test profiles bench build lock verify clean
+.PHONY: help install demo dev check lint format types floors test profiles bench build lock generate verify clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,15 +66,25 @@ build: $(STAMP) ## Source archive and wheel in dist/
 # --- upkeep -----------------------------------------------------------------------------------
 
 UV_COMPILE := $(PY) -m uv --quiet pip compile pyproject.toml --universal --generate-hashes \
-  --all-extras --group build --group tests --group quality --no-header --no-annotate
+  --all-extras $(addprefix --group ,build tests deploy quality) --no-header --no-annotate
 
-lock: $(STAMP) $(VENV)/bin/uv ## Renew requirements.lock: make lock ARGS=--upgrade
+lock: $(STAMP) $(VENV)/bin/uv ## Renew the locks: make lock ARGS=--upgrade
 	@$(UV_COMPILE) $(ARGS) --output-file $(LOCK)
+	@$(MAKE) --no-print-directory install
+	@$(PY) -m deploy.image_lock
 
-verify: $(STAMP) $(VENV)/bin/uv ## Generated files still match their sources
+generate: $(STAMP) ## Write anew what is made from other files: image locks, manifests, chart tables
+	@$(PY) -m deploy.image_lock
+	@$(PY) -m deploy.render
+	@$(PY) -m deploy.chart_readme
+
+verify: $(STAMP) $(VENV)/bin/uv ## Generated files and the lock still follow their sources
 	@cp $(LOCK) $(VENV)/expected.lock
 	@$(UV_COMPILE) --output-file $(VENV)/expected.lock
 	@diff -u $(LOCK) $(VENV)/expected.lock || { echo "requirements.lock is stale: make lock" >&2; exit 1; }
+	@$(PY) -m deploy.image_lock --check
+	@$(PY) -m deploy.render --check
+	@$(PY) -m deploy.chart_readme --check
 
 clean: ## Remove build results and caches; .venv stays
 	@rm -rf build dist out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -10,6 +10,8 @@ from packaging.utils import canonicalize_name
 
 from tests.packaging.environments import PROJECT
 
+pytestmark = pytest.mark.packaging
+
 LOCK = (PROJECT / "requirements.lock").read_text()
 PINS = {
     canonicalize_name(name): version for name, version in re.findall(r"(?m)^([\w.-]+)==(\S+)", LOCK)

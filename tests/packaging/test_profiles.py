@@ -10,6 +10,8 @@ import pytest
 from tests.packaging.environments import Environment, install
 from tests.support.valkey import ValkeyServer
 
+pytestmark = [pytest.mark.packaging, pytest.mark.xdist_group("packaging")]
+
 
 @dataclass(frozen=True)
 class Profile:

@@ -7,6 +7,8 @@ import pytest
 
 from tests.packaging.environments import PROJECT
 
+pytestmark = [pytest.mark.packaging, pytest.mark.xdist_group("packaging")]
+
 FLOORS = {
     "cli": "skillfleet_cli",
     "engine": "skillfleet_engine",
