@@ -47,6 +47,8 @@ class Skill(Generic[P, R_co]):
     may be called from any thread.
     """
 
+    __name__: str
+
     def __init__(
         self,
         handler: Callable[P, Coroutine[Any, Any, R_co]],

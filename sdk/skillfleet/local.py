@@ -22,9 +22,10 @@ class LocalRunContext(RunContext[AuthT]):
         report = await survey(ctx, folder="docs")
         assert ctx.events[-1].kind == "text_delta"
 
-    Pass `a2a=InProcessA2AClient([...])` and `discover=LocalDiscovery([...])` for skills that
-    call others. `attempt` and `deadline` may be set; a deadline is enforced by `run_skill`,
-    which runs a skill under the fleet's rules.
+    Pass `a2a=InProcessA2AClient([...])` and `discover=LocalDiscovery([...])` of
+    `skillfleet.inprocess` for skills that call others. `attempt` and `deadline` may be set; a
+    deadline is enforced by `skillfleet.running.run_skill`, which runs a skill under the fleet's
+    rules.
 
     Concurrency: one event loop; `cancel` and `shut_down` must be called in its thread.
     """

@@ -12,6 +12,7 @@ from skillfleet.context import RunContext
 from skillfleet.errors import DeclarationError
 
 _RESERVED_PARAMETERS = frozenset({"self", "ctx", "context"})
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -72,7 +73,7 @@ def _check_async(handler: Callable[..., Any], where: str) -> None:
 
 def _check_context_first(parameters: list[inspect.Parameter], where: str) -> None:
     first = parameters[0] if parameters else None
-    if first is None or first.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
+    if first is None or first.kind not in _POSITIONAL:
         raise DeclarationError(f"{where} needs the context first: write '(ctx: RunContext, ...)'")
     if first.annotation is first.empty:
         raise DeclarationError(
