@@ -5,6 +5,7 @@ them in flight, do not.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator
@@ -12,10 +13,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from skillfleet.contracts import ArtifactInfo
-from skillfleet.errors import ArtifactTooLargeError, UnknownArtifactError
 
-from skillfleet_ledger.connection import PipelinedConnection
+from skillfleet.contracts import ArtifactInfo
+from skillfleet.errors import (
+    ArtifactTooLargeError,
+    FleetUnavailableError,
+    LimitExceededError,
+    UnknownArtifactError,
+)
+from skillfleet_ledger.connection import PipelinedConnection, ReplyError
 from skillfleet_ledger.runs import Lease
 from skillfleet_ledger.scripts import run_script
 from skillfleet_ledger.settings import MEBIBYTE, Settings
@@ -42,12 +48,22 @@ class ArtifactStore:
     ) -> ArtifactInfo:
         """Store the bytes under `name`, replacing what it held; visible when complete.
 
-        Raises ArtifactTooLargeError, LeaseLostError, FleetUnavailableError.
+        Raises ArtifactTooLargeError, LimitExceededError when the run has too many artifacts,
+        LeaseLostError, FleetUnavailableError.
         """
-        upload = _Upload(self, lease, name)
-        async for piece in data:
-            await upload.add(piece)
-        await upload.finish()
+        upload = _Upload(self, lease, name, self._settings.max_artifact_bytes)
+        try:
+            async for piece in data:
+                await upload.add(piece)
+            await upload.finish()
+        except BaseException:
+            await upload.abandon()
+            raise
+        return await self._commit(lease, upload, name, mime_type)
+
+    async def _commit(
+        self, lease: Lease, upload: "_Upload", name: str, mime_type: str
+    ) -> ArtifactInfo:
         info = ArtifactInfo(
             name=name,
             mime_type=mime_type,
@@ -57,7 +73,12 @@ class ArtifactStore:
             created_at=datetime.now(UTC),
         )
         entry = info.model_dump(mode="json") | {"blob": upload.id, "chunks": upload.chunks}
-        await self._fenced("commit_artifact", lease, name, orjson.dumps(entry))
+        most = self._settings.max_artifacts
+        if await self.fenced("commit_artifact", lease, name, orjson.dumps(entry), most) < 0:
+            await upload.abandon()
+            raise LimitExceededError(
+                f"run {lease.run_id!r} already has {most} artifacts (SKILLFLEET_MAX_ARTIFACTS)"
+            )
         return info
 
     async def list(self, run_id: str) -> list[ArtifactInfo]:
@@ -93,17 +114,24 @@ class ArtifactStore:
     def _index(self, run_id: str) -> str:
         return f"{self._keys.prefix(run_id)}artifacts:{run_id}"
 
-    async def _fenced(self, script: str, lease: Lease, *args: Any) -> None:
+    async def fenced(self, script: str, lease: Lease, *args: Any) -> int:
+        """Call a script that writes under the lease; raises LeaseLostError."""
         keys = (self._keys.prefix(lease.run_id),)
         reply = await run_script(self._connection, script, keys, (lease.run_id, lease.token, *args))
         if reply == 0:
             raise LeaseLostError(lease.run_id)
+        return int(reply)
+
+    async def discard(self, lease: Lease, upload: str) -> None:
+        """Delete an upload that was not committed."""
+        key = f"{self._keys.prefix(lease.run_id)}blob:{lease.run_id}:{upload}"
+        await self._connection.execute("UNLINK", key)
 
 
 class _Upload:
     """One artifact on its way: buffers to whole chunks, keeps a few of them in flight."""
 
-    def __init__(self, store: ArtifactStore, lease: Lease, name: str) -> None:
+    def __init__(self, store: ArtifactStore, lease: Lease, name: str, limit: int) -> None:
         self.id = uuid.uuid4().hex
         self.digest = hashlib.sha256()
         self.size = 0
@@ -111,14 +139,13 @@ class _Upload:
         self._store = store
         self._lease = lease
         self._name = name
-        self._limit = store._settings.max_artifact_bytes
+        self._limit = limit
         self._buffer = bytearray()
-        self._writes: set[asyncio.Task[None]] = set()
+        self._writes: set[asyncio.Task[int]] = set()
 
     async def add(self, piece: bytes) -> None:
         self.size += len(piece)
         if self.size > self._limit:
-            await self._abandon()
             raise ArtifactTooLargeError(
                 f"artifact {self._name!r} exceeds {self._limit} bytes"
                 " (SKILLFLEET_MAX_ARTIFACT_BYTES): write it in several artifacts"
@@ -143,22 +170,25 @@ class _Upload:
         self.digest.update(chunk)
         number = self.chunks
         self.chunks += 1
-        write = self._store._fenced(
+        write = self._store.fenced(
             "write_chunk", self._lease, self.id, number, chunk, _ABANDONED_MS
         )
         self._writes.add(asyncio.ensure_future(write))
 
     async def _settle(self, most: int) -> None:
         while len(self._writes) > most:
-            done, self._writes = await asyncio.wait(
-                self._writes, return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait(self._writes, return_when=asyncio.FIRST_COMPLETED)
             for write in done:
                 await write
+                self._writes.discard(write)
 
-    async def _abandon(self) -> None:
+    async def abandon(self) -> None:
         for write in self._writes:
             write.cancel()
+        await asyncio.gather(*self._writes, return_exceptions=True)
+        # What cannot be deleted now expires by itself.
+        with contextlib.suppress(FleetUnavailableError, ReplyError):
+            await self._store.discard(self._lease, self.id)
 
 
 def _chunk(reply: Any, name: str) -> bytes:

@@ -7,22 +7,17 @@ connection out of a pool. Blocking commands and SUBSCRIBE do not belong here.
 
 import asyncio
 import logging
-import ssl as tls
 from collections import deque
 from typing import Any
 
 import hiredis
-from redis.asyncio.connection import parse_url
+
 from skillfleet.errors import FleetUnavailableError
+from skillfleet_ledger.wire import RETRY_SECONDS, Endpoint, ReplyError, Wire
+
+__all__ = ["RETRY_SECONDS", "PipelinedConnection", "ReplyError"]
 
 logger = logging.getLogger(__name__)
-
-RETRY_SECONDS = 0.2
-_CONNECT_SECONDS = 5.0
-
-
-class ReplyError(Exception):
-    """Redis answered a command with an error; the message is Redis's own."""
 
 
 class PipelinedConnection:
@@ -33,11 +28,11 @@ class PipelinedConnection:
     """
 
     def __init__(self, url: str, *, timeout: float = 5.0, name: str = "skillfleet") -> None:
-        self._options: dict[str, Any] = dict(parse_url(url))
+        self._endpoint = Endpoint(url, timeout)
         self._timeout = timeout
         self._name = name
         self._outbox: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
-        self._wire: _Wire | None = None
+        self._wire: _CommandWire | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._flush_due = False
         self._closed = False
@@ -62,8 +57,9 @@ class PipelinedConnection:
     async def execute(self, *command: Any, timeout: float | None = None) -> Any:
         """Send a command that may be repeated without harm and return its reply.
 
-        Repeats it on a broken connection until `timeout` seconds (default: the connection's)
-        are over; raises FleetUnavailableError then, ReplyError at once.
+        Repeats it on a broken connection, and while Redis loads its data or fails over, until
+        `timeout` seconds (default: the connection's) are over; raises FleetUnavailableError
+        then, ReplyError at once.
         """
         patience = self._timeout if timeout is None else timeout
         cause: Exception | None = None
@@ -72,9 +68,8 @@ class PipelinedConnection:
                 while True:
                     try:
                         return await self.call(*command)
-                    except (ConnectionError, OSError) as error:
-                        if self._closed:
-                            raise
+                    except (ReplyError, OSError) as error:
+                        self._judge(error)
                         cause = error
                         await asyncio.sleep(RETRY_SECONDS)
         except TimeoutError:
@@ -85,22 +80,31 @@ class PipelinedConnection:
     @property
     def address(self) -> str:
         """Where the server is, without credentials."""
-        options = self._options
-        if "path" in options:
-            return str(options["path"])
-        return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+        return self._endpoint.address
 
     async def close(self) -> None:
         """Send what was issued, then close; replies still missing fail."""
         if self._wire is not None and self._outbox:
             self._flush()
         self._closed = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
+        connecting, wire, self._wire = self._connecting, self._wire, None
+        if connecting is not None:
+            connecting.cancel()
+            await asyncio.wait([connecting])
+        if wire is not None:
+            await wire.close()
         self._fail_outbox(ConnectionError("the connection was closed"))
+
+    def _judge(self, error: Exception) -> None:
+        """Return when the command may be repeated; raise what the caller must know otherwise."""
+        if self._closed and isinstance(error, OSError):
+            raise FleetUnavailableError("this connection to Redis was closed") from error
+        if isinstance(error, ReplyError):
+            if not error.passing:
+                raise error
+            if str(error).startswith("READONLY") and self._wire is not None:
+                # A replica answers: only a new connection finds the new primary.
+                self._wire.abort()
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -115,50 +119,27 @@ class PipelinedConnection:
 
     async def _connect(self) -> None:
         try:
-            async with asyncio.timeout(min(_CONNECT_SECONDS, self._timeout)):
-                self._wire = await self._open()
-        except (OSError, ReplyError, TimeoutError) as error:
+            self._wire = await self._open()
+        except Exception as error:  # noqa: BLE001 - whatever it was, nobody may wait forever
             logger.debug("cannot connect to Redis at %s: %s", self.address, error)
-            self._fail_outbox(ConnectionError(f"cannot connect: {str(error) or 'timed out'}"))
+            reason = str(error) or "timed out"
+            self._fail_outbox(ConnectionError(f"cannot connect: {reason}"))
         finally:
             self._connecting = None
         self._flush()
 
-    async def _open(self) -> "_Wire":
+    async def _open(self) -> "_CommandWire":
+        wire = await self._endpoint.open(_CommandWire, self._timeout)
         loop = asyncio.get_running_loop()
-        options = self._options
-
-        def factory() -> _Wire:
-            return _Wire(self._timeout)
-
-        wire: _Wire
-        if "path" in options:
-            _, wire = await loop.create_unix_connection(factory, options["path"])
-        else:
-            host, port = options.get("host", "localhost"), int(options.get("port", 6379))
-            _, wire = await loop.create_connection(
-                factory, host, port, ssl=_tls_context(options), server_hostname=None
-            )
         try:
-            for command in self._handshake():
+            for command in self._endpoint.handshake(self._name):
                 reply = loop.create_future()
                 wire.send([(command, reply)])
                 await reply
         except BaseException:
-            wire.close()
+            wire.abort()
             raise
         return wire
-
-    def _handshake(self) -> list[tuple[Any, ...]]:
-        options = self._options
-        commands: list[tuple[Any, ...]] = []
-        if options.get("password"):
-            user = (options["username"],) if options.get("username") else ()
-            commands.append(("AUTH", *user, options["password"]))
-        if int(options.get("db", 0) or 0):
-            commands.append(("SELECT", int(options["db"])))
-        commands.append(("CLIENT", "SETNAME", self._name))
-        return commands
 
     def _fail_outbox(self, error: Exception) -> None:
         outbox, self._outbox = self._outbox, []
@@ -167,68 +148,62 @@ class PipelinedConnection:
                 future.set_exception(error)
 
 
-class _Wire(asyncio.Protocol):
-    """The bytes of one connection: commands out, replies in, in order."""
+class _CommandWire(Wire):
+    """Commands out, replies in, matched in order."""
 
     def __init__(self, timeout: float) -> None:
-        self.lost = False
+        super().__init__()
         self._timeout = timeout
-        self._reader = hiredis.Reader(replyError=ReplyError)
         self._awaited: deque[asyncio.Future[Any]] = deque()
-        self._transport: asyncio.Transport | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - narrows for the checker
-        self._transport = transport
-        self._heard_at = asyncio.get_running_loop().time()
-
     def send(self, commands: list[tuple[tuple[Any, ...], "asyncio.Future[Any]"]]) -> None:
-        """Write the commands at once and await their replies."""
+        """Write the commands at once and await their replies; skips those given up by now."""
         packed = []
+        idle = not self._awaited
         for command, future in commands:
+            if future.done():
+                continue
             try:
                 packed.append(hiredis.pack_command(command))
             except Exception as error:  # noqa: BLE001 - one bad command must not stop the others
                 future.set_exception(TypeError(f"not a Redis command: {error}"))
                 continue
             self._awaited.append(future)
-        if not packed or self._transport is None:
+        if not packed:
             return
-        self._transport.write(packed[0] if len(packed) == 1 else b"".join(packed))
-        if self._watch is None:
-            loop = asyncio.get_running_loop()
+        self.write(packed[0] if len(packed) == 1 else b"".join(packed))
+        loop = asyncio.get_running_loop()
+        if idle:
             self._heard_at = loop.time()
+        if self._watch is None:
             self._watch = loop.call_later(self._timeout, self._check_silence)
 
     def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
         self._heard_at = asyncio.get_running_loop().time()
-        awaited = self._awaited
-        while (reply := self._reader.gets()) is not False:
-            future = awaited.popleft()
-            if future.done():
-                continue
-            if isinstance(reply, ReplyError):
-                future.set_exception(reply)
-            else:
-                future.set_result(reply)
+        super().data_received(data)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
+    def on_reply(self, reply: Any) -> None:
+        if not self._awaited:
+            # Nobody asked: Redis refuses the connection before it reads the first command.
+            self.abort()
+            return
+        future = self._awaited.popleft()
+        if future.done():
+            return
+        if isinstance(reply, ReplyError):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
+
+    def on_lost(self, error: ConnectionError) -> None:
         if self._watch is not None:
             self._watch.cancel()
         awaited, self._awaited = self._awaited, deque()
         for future in awaited:
             if not future.done():
-                future.set_exception(
-                    ConnectionError(f"connection to Redis lost: {exc or 'closed'}")
-                )
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+                future.set_exception(error)
 
     def _check_silence(self) -> None:
         """Give a half-open connection up: replies are due and nothing came for the timeout."""
@@ -239,21 +214,5 @@ class _Wire(asyncio.Protocol):
         silent = loop.time() - self._heard_at
         if silent < self._timeout:
             self._watch = loop.call_later(self._timeout - silent, self._check_silence)
-        elif self._transport is not None:
-            self.lost = True
-            self._transport.abort()
-
-
-def _tls_context(options: dict[str, Any]) -> tls.SSLContext | None:
-    """The TLS context for a rediss:// URL's options (redis-py's names); None without TLS."""
-    if "connection_class" not in options:
-        return None
-    context = tls.create_default_context(cafile=options.get("ssl_ca_certs"))
-    if options.get("ssl_cert_reqs") in ("none", tls.CERT_NONE):
-        context.check_hostname = False
-        context.verify_mode = tls.CERT_NONE
-    elif str(options.get("ssl_check_hostname", "true")).lower() in ("false", "0", "no"):
-        context.check_hostname = False
-    if options.get("ssl_certfile"):
-        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
-    return context
+        else:
+            self.abort()

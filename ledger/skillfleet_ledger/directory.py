@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from skillfleet.contracts import AgentCard
-
 from skillfleet_ledger.connection import PipelinedConnection
 from skillfleet_ledger.settings import Settings
 
@@ -58,9 +57,10 @@ class Directory:
         """Forget agents that no worker has served for a day."""
         now = await self.now_ms()
         await self._connection.execute("ZREMRANGEBYSCORE", self._serving, "-inf", now - 86_400_000)
+        # Cards before servers: what is published in between is not taken for stale.
+        listed = await self._connection.execute("HKEYS", self._cards)
         serving = await self._connection.execute("ZRANGE", self._serving, 0, -1)
         alive = {member.rpartition(b"|")[0] for member in serving}
-        listed = await self._connection.execute("HKEYS", self._cards)
         if stale := [entry for entry in listed if entry not in alive]:
             await self._connection.execute("HDEL", self._cards, *stale)
 

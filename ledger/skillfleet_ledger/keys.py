@@ -3,7 +3,7 @@
 | key | type | what it holds | gone |
 |---|---|---|---|
 | P run:ID | hash | the record: state, invocation, lease's token, times, outcome | retention |
-| P events:ID | stream | the run's events; entry ids are `<number>-0`, numbers are dense | retention |
+| P events:ID | stream | the run's events; entry ids are `<number>-0`, dense | retention |
 | P attempts:ID | list | one JSON object an attempt, the last 100 | retention |
 | P children:ID | set | ids of the runs that this run called | retention |
 | P artifacts:ID | hash | artifact name -> description (JSON) | retention |
@@ -16,12 +16,12 @@
 | P delayed | zset | queued runs that must wait, by the time they are due (ms) | when due |
 | P deadlines | zset | unfinished runs with a deadline, by deadline (ms) | when they end |
 | P leases | zset | running runs by the end of their lease (ms) | when they end |
-| P watermark | hash | `QUEUE:PRIORITY` -> publication time of the run claimed last (ms) | never; one field a queue |
+| P watermark | hash | `QUEUE:PRIORITY` -> publication time of the last claim (ms) | when empty |
 | P expiring | zset | `ID|STATE|AGENT` of finished runs by time of expiry (ms) | at expiry |
 | P workers | zset | live worker processes by the end of their heartbeat (ms) | pruned |
 | P reaper | string | the worker that is reaper now | seconds |
-| P cards | hash | `AGENT|VERSION` -> the agent's card (JSON); shard 0 only | when last seen 24 h ago |
-| P serving | zset | `AGENT|VERSION|WORKER` by the end of its heartbeat (ms); shard 0 only | pruned |
+| P cards | hash | `AGENT|VERSION` -> the agent's card (JSON); shard 0 only | unseen for a day |
+| P serving | zset | `AGENT|VERSION|WORKER` by end of heartbeat (ms); shard 0 only | pruned |
 | P refused | stream | messages that could not be decoded, the last 10,000; shard 0 only | never |
 
 Channels: `P worker:WORKER` carries orders to a worker process (`cancel ID REASON`); the
@@ -33,6 +33,7 @@ the result of a finished run, stored here and nowhere else; gone after the reten
 """
 
 import binascii
+import itertools
 import uuid
 from dataclasses import dataclass
 
@@ -88,9 +89,28 @@ class Keyspace:
             if beside is None or self.shard(run_id) == self.shard(beside):
                 return run_id
 
-    def key_id(self, skill: str, idempotency_key: str) -> str:
-        """The run id that an idempotency key stands for: the same key, the same run."""
-        return str(uuid.uuid5(_KEY_SPACE, f"{self.namespace}\0{skill}\0{idempotency_key}"))
+    def child_id(self, parent: str, call: str) -> str:
+        """The run id of a call that a run makes: the same call, the same run and shard."""
+        for number in itertools.count():
+            name = f"{self.namespace}\0{parent}\0{call}\0{number}"
+            run_id = str(uuid.uuid5(_KEY_SPACE, name))
+            if self.shard(run_id) == self.shard(parent):
+                return run_id
+        raise AssertionError("count() does not end")
+
+    def key_id(self, skill: str, idempotency_key: str, beside: str | None = None) -> str:
+        """The run id that an idempotency key stands for: the same key, the same run.
+
+        A called run must lie `beside` its root, on the same shard: there, the same key and
+        the same shard stand for the same run.
+        """
+        name = f"{self.namespace}\0{skill}\0{idempotency_key}"
+        run_id = str(uuid.uuid5(_KEY_SPACE, name))
+        salt = 0
+        while beside is not None and self.shard(run_id) != self.shard(beside):
+            salt += 1
+            run_id = str(uuid.uuid5(_KEY_SPACE, f"{name}\0{salt}"))
+        return run_id
 
 
 BROKER_SEPARATOR = "\x06\x16"

@@ -36,13 +36,14 @@ class Ledger:
             max_connections=_MOST_BLOCKED,
             retry=Retry(NoBackoff(), 0),
             client_name=f"{name}-blocking",
+            protocol=2,
         )
         self.runs = RunStore(self.connection, settings)
         self.streams = EventStreams(self.connection, self._blocking, self.runs, settings)
         self.artifacts = ArtifactStore(self._bulk, settings)
         self.directory = Directory(self.connection, settings)
         self.refused = RefusedMessages(self.connection, settings)
-        self.channels = Channels(self._blocking)
+        self.channels = Channels(settings.ledger_url, timeout=timeout, name=name)
 
     async def close(self) -> None:
         """Close all connections."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+
 from skillfleet.contracts import Attempt, RunState, RunStatus, from_millis
 
 
@@ -32,7 +33,17 @@ class Submission:
     delay_ms: int = 0
     parent_id: str | None = None
     root_id: str | None = None
+    parent_token: int | None = None
+    """Token of the calling attempt's lease: a stale attempt calls nobody."""
     trace_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.parent_id is not None and self.root_id is None:
+            raise ValueError("root_id is missing: a called run belongs to its parent's tree")
+        if self.priority < 0:
+            raise ValueError(f"priority must be 0 or more, not {self.priority}")
+        if self.retention_ms < 1 or self.delay_ms < 0:
+            raise ValueError("retention_ms must be 1 or more, delay_ms 0 or more")
 
     @property
     def task(self) -> str:
@@ -54,6 +65,7 @@ class Submission:
             "deadline": self.deadline_ms,
             "parent": self.parent_id,
             "root": self.root_id or self.id,
+            "parent_token": self.parent_token,
             "trace": self.trace_id,
         }
         return [part for pair in values.items() if pair[1] is not None for part in pair]
@@ -72,6 +84,9 @@ class Invocation:
     parent_id: str | None
     root_id: str
     deadline_ms: int | None
+    cancel_reason: str | None = None
+    cancel_code: str | None = None
+    """Why the run shall end, once somebody asked for it."""
 
 
 INVOCATION_FIELDS = (
@@ -84,6 +99,8 @@ INVOCATION_FIELDS = (
     "parent",
     "root",
     "deadline",
+    "cancel",
+    "cancel_code",
 )
 
 
@@ -106,6 +123,8 @@ def invocation_of(run_id: str, values: list[bytes | None]) -> Invocation | None:
         parent_id=_text(record, "parent"),
         root_id=_text(record, "root") or run_id,
         deadline_ms=int(record["deadline"]) if "deadline" in record else None,
+        cancel_reason=_text(record, "cancel"),
+        cancel_code=_text(record, "cancel_code"),
     )
 
 

@@ -3,8 +3,8 @@
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
-from skillfleet.contracts import from_millis
 
+from skillfleet.contracts import from_millis
 from skillfleet_ledger.connection import PipelinedConnection
 from skillfleet_ledger.settings import Settings
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+
 from skillfleet.contracts import RunState
 
 _CELERY_STATES = {

@@ -7,9 +7,9 @@ from enum import StrEnum
 from typing import Any
 
 import orjson
+
 from skillfleet.contracts import ReasonCode, RunState, RunStatus
 from skillfleet.errors import IdempotencyConflictError, LimitExceededError, UnknownRunError
-
 from skillfleet_ledger.connection import PipelinedConnection
 from skillfleet_ledger.keys import BROKER_SEPARATOR, Keyspace
 from skillfleet_ledger.records import (
@@ -50,6 +50,19 @@ class Lease:
     deadline_ms: int | None
     waited_ms: int
     """How long the run had been waiting in its queue."""
+    retries: int = 0
+    """How many retries the run has had; lost and released attempts do not count."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a skill declares for its runs; 0 means nothing.
+
+    The timeout (milliseconds) counts from the start of the first attempt.
+    """
+
+    timeout_ms: int = 0
+    max_deliveries: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,8 @@ class Reaped:
     publish: tuple[str, ...]
     close: tuple[tuple[str, int, str], ...]
     counts: dict[str, int]
+    more: bool = False
+    """True when another round is due at once: this one reached a limit."""
 
 
 class RunStore:
@@ -112,23 +127,34 @@ class RunStore:
         return _submitted(reply, new, limit)
 
     async def claim(
-        self, run_id: str, worker: str, claim: str, lease_ms: int, unknown: Submission | None
+        self,
+        run_id: str,
+        worker: str,
+        claim: str,
+        lease_ms: int,
+        unknown: Submission | None,
+        declared: Declared | None = None,
     ) -> Claim:
         """Try to make the run an attempt of `worker`.
 
         `claim` is unique to the delivery. `unknown` describes the run for the case that it
         has no record, as the message of a plain Celery client; None refuses such a one.
+        `declared` is what the skill itself asks for.
         """
+        declared = declared or Declared()
         payload = orjson.dumps({"state": RunState.RUNNING, "worker": worker})
         fields = unknown.fields() if unknown else ()
         reply = await self._run(
-            "claim", [self._keys.prefix(run_id)], run_id, worker, claim, lease_ms, payload, *fields
+            "claim",
+            [self._keys.prefix(run_id)],
+            *(run_id, worker, claim, lease_ms, payload),
+            *(declared.timeout_ms, declared.max_deliveries, *fields),
         )
         status = ClaimStatus(reply[0].decode())
         if status is not ClaimStatus.CLAIMED:
             return Claim(status, int(reply[1]), detail=bytes(reply[6]).decode())
         deadline = int(reply[5]) if reply[5] else None
-        lease = Lease(run_id, reply[1], reply[2], reply[3], reply[4], deadline, int(reply[6]))
+        lease = Lease(run_id, reply[1], reply[2], reply[3], reply[4], deadline, reply[6], reply[7])
         return Claim(status, lease.token, lease)
 
     async def renew(
@@ -138,15 +164,19 @@ class RunStore:
 
         Returns '' (renewed), 'lost', or '!' and the reason of a cancellation, for each run.
         """
-        answers: dict[str, str] = {}
-        for prefix in self._keys.prefixes():
-            mine = [run_id for run_id in tokens if self._keys.prefix(run_id) == prefix]
-            pairs = [part for run_id in mine for part in (run_id, tokens[run_id])]
-            reply = await run_script(
-                self._connection, "renew", (prefix,), (lease_ms, worker, *pairs), timeout
-            )
-            answers |= dict(zip(mine, (answer.decode() for answer in reply), strict=True))
-        return answers
+        shards: dict[int, list[str]] = {shard: [] for shard in range(self._keys.shards)}
+        for run_id in tokens:
+            shards[self._keys.shard(run_id)].append(run_id)
+
+        async def renew_shard(shard: int, run_ids: list[str]) -> dict[str, str]:
+            pairs = [part for run_id in run_ids for part in (run_id, tokens[run_id])]
+            keys = (self._keys.shard_prefix(shard),)
+            args = (lease_ms, worker, *pairs)
+            reply = await run_script(self._connection, "renew", keys, args, timeout)
+            return dict(zip(run_ids, (answer.decode() for answer in reply), strict=True))
+
+        answers = await asyncio.gather(*(renew_shard(*shard) for shard in shards.items()))
+        return {run_id: answer for part in answers for run_id, answer in part.items()}
 
     async def settle(self, lease: Lease, task: str, seq: int, end: End) -> Write:
         """End the attempt and the run; `seq` is the number of the attempt's last event."""
@@ -199,21 +229,19 @@ class RunStore:
     async def cancel(
         self, run_id: str, reason: str, code: str = ReasonCode.CANCELLED_BY_CALLER
     ) -> bool:
-        """Ask for the end of a run and of all runs it called, leaves first.
+        """Ask for the end of a run and of all runs it called.
 
         Returns False when the run had ended before. Raises UnknownRunError.
         """
-        answer = await self._cancel_one(run_id, reason, code)
-        if answer[0] == b"unknown":
+        what, children = await self._cancel_one(run_id, reason, code)
+        if what == "unknown":
             raise UnknownRunError(f"there is no run {run_id!r}: wrong id, or it expired")
-        for child in answer[1:]:
-            await self._cancel_tree(child.decode(), f"its parent was cancelled: {reason}")
-        return bool(answer[0] != b"ended")
+        await self._cancel_trees(children, f"its parent was cancelled: {reason}")
+        return what != "ended"
 
     async def cancel_children(self, run_id: str, reason: str) -> None:
-        """Cancel all runs that the run called, leaves first."""
-        for child in await self.children(run_id):
-            await self._cancel_tree(child, reason)
+        """Cancel all runs that the run called, and those that they called."""
+        await self._cancel_trees(await self.children(run_id), reason)
 
     async def children(self, run_id: str) -> list[str]:
         """Ids of the runs that the run called, sorted."""
@@ -237,7 +265,7 @@ class RunStore:
         )
         if reply is None:
             return None
-        publish, close, counts = reply
+        publish, close, counts, more = reply
         return Reaped(
             tuple(run_id.decode() for run_id in publish),
             tuple(
@@ -245,6 +273,7 @@ class RunStore:
                 for i in range(0, len(close), 3)
             ),
             {counts[i].decode(): int(counts[i + 1]) for i in range(0, len(counts), 2)},
+            more=bool(more),
         )
 
     async def invocation(self, run_id: str) -> Invocation | None:
@@ -279,22 +308,24 @@ class RunStore:
         self, *, state: RunState | None = None, agent: str | None = None, limit: int = 50
     ) -> list[RunStatus]:
         """Runs, newest first, of a state and an agent when they are given."""
-        found: list[RunStatus] = []
+        found: dict[str, RunStatus] = {}
         for prefix in self._keys.prefixes():
             for index in _indexes(prefix, state, agent):
-                found += await self._newest_of(index, state, limit)
-        return sorted(found, key=lambda status: status.created_at, reverse=True)[:limit]
+                # By id: a run may change its state, and so its index, while they are read.
+                found |= {run.id: run for run in await self._newest_of(index, state, limit)}
+        return sorted(found.values(), key=lambda run: run.created_at, reverse=True)[:limit]
 
     async def _newest_of(self, index: str, state: RunState | None, limit: int) -> list[RunStatus]:
         found: list[RunStatus] = []
-        for start in range(0, _MOST_LISTED, _PAGE):
-            ids = await self._connection.execute("ZREVRANGE", index, start, start + _PAGE - 1)
+        page = min(limit, _PAGE)
+        for start in range(0, _MOST_LISTED, page):
+            ids = await self._connection.execute("ZREVRANGE", index, start, start + page - 1)
             for status in await self._statuses([run_id.decode() for run_id in ids]):
                 if status is not None and state in (None, status.state):
                     found.append(status)
                 if len(found) == limit:
                     return found
-            if len(ids) < _PAGE:
+            if len(ids) < page:
                 break
         return found
 
@@ -317,20 +348,24 @@ class RunStore:
             statuses.append(status_of(run_id, fields, attempts, children) if fields else None)
         return statuses
 
-    async def _cancel_one(self, run_id: str, reason: str, code: str) -> list[bytes]:
+    async def _cancel_one(self, run_id: str, reason: str, code: str) -> tuple[str, list[str]]:
         end = End(RunState.CANCELLED, code, reason)
-        answer: list[bytes] = await self._run(
+        what, children = await self._run(
             "cancel",
             [self._keys.prefix(run_id), self._keys.result_key(run_id)],
             *(run_id, reason, code, final_payload(end.state, code, reason)),
             encode_end(run_id, "", end.state, code, reason),
         )
-        return answer
+        return what.decode(), [child.decode() for child in children]
 
-    async def _cancel_tree(self, run_id: str, reason: str) -> None:
-        for child in await self.children(run_id):
-            await self._cancel_tree(child, reason)
-        await self._cancel_one(run_id, reason, ReasonCode.PARENT_ENDED)
+    async def _cancel_trees(self, run_ids: Sequence[str], reason: str) -> None:
+        """Cancel level by level, callers first: who is cancelled calls nobody any more."""
+        level = sorted(run_ids)
+        while level:
+            answers = await asyncio.gather(
+                *(self._cancel_one(run_id, reason, ReasonCode.PARENT_ENDED) for run_id in level)
+            )
+            level = [child for _, children in answers for child in children]
 
     async def _run(self, script: str, keys: Sequence[str], *args: Any) -> Any:
         return await run_script(self._connection, script, tuple(keys), args)

@@ -7,12 +7,13 @@ from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from skillfleet.errors import SettingsError
 
+from skillfleet.errors import SettingsError
 from skillfleet_ledger.keys import DEFAULT_NAMESPACE, Keyspace
 
 _SCHEMES = ("redis", "rediss", "unix")
 MEBIBYTE = 1024 * 1024
+_TEN_YEARS = 10 * 365 * 86_400
 
 
 class Settings(BaseSettings):
@@ -24,25 +25,27 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SKILLFLEET_", frozen=True, extra="ignore")
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False)
     """The ledger, and the broker unless `broker_url` says otherwise."""
     redis_username: str | None = None
     redis_password: SecretStr | None = None
     redis_ca_file: Path | None = None
     """The certificate authority of a rediss:// server, PEM."""
-    broker_url: str | None = None
+    broker_url: str | None = Field(None, repr=False)
     namespace: str = Field(DEFAULT_NAMESPACE, pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,62}$")
     shards: int = Field(1, ge=1, le=1024)
-    redis_timeout_seconds: float = Field(5.0, gt=0)
+    redis_timeout_seconds: float = Field(5.0, gt=0, le=3600)
     """How long a call may wait for Redis before it fails."""
     default_queue: str = Field("celery", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
-    retention_seconds: float = Field(86_400.0, ge=1)
+    retention_seconds: float = Field(86_400.0, ge=1, le=_TEN_YEARS)
     """How long everything of a run is kept after its end."""
     max_events: int = Field(10_000, ge=100)
     """The most events that a run's stream keeps; older ones are trimmed."""
     max_arguments_bytes: int = Field(256 * 1024, ge=1024)
     max_result_bytes: int = Field(MEBIBYTE, ge=1024)
     max_artifact_bytes: int = Field(64 * MEBIBYTE, ge=1024)
+    max_artifacts: int = Field(1000, ge=1)
+    """The most artifacts of one run."""
     max_deliveries: int = Field(3, ge=1)
     """How many attempts of a run may be lost to crashes before it is buried."""
     max_tree_depth: int = Field(16, ge=1)

@@ -8,15 +8,15 @@ import orjson
 import redis.asyncio as redis_asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
 from skillfleet.contracts import TRIMMED_KIND, RunEvent, from_millis
 from skillfleet.errors import FleetUnavailableError
-
 from skillfleet_ledger.connection import RETRY_SECONDS, PipelinedConnection
 from skillfleet_ledger.runs import Lease, RunStore
 from skillfleet_ledger.scripts import run_script
 from skillfleet_ledger.settings import Settings
 
-_BATCH = 1000
+_BATCH = 256
 _BLOCK_MS = 2000
 
 PackedEvent = tuple[str, bytes, int]
@@ -44,8 +44,9 @@ class EventStreams:
     ) -> tuple[int, str] | None:
         """Append events numbered from `first`; those the stream already has are skipped.
 
-        Returns the number of the stream's last event and the reason of a cancellation (or
-        ''); None when the lease is gone. May be repeated; raises FleetUnavailableError.
+        Returns the number of the stream's last event and the reason of a cancellation (or '').
+        The number is less than `first - 1` when the batch would have left a gap and so was not
+        appended. None when the lease is gone. May be repeated; raises FleetUnavailableError.
         """
         flat = [part for event in events for part in event]
         reply = await run_script(
@@ -57,7 +58,8 @@ class EventStreams:
         )
         if reply[0] == 0:
             return None
-        return int(reply[1]), reply[2].decode() if len(reply) > 2 else ""
+        number, *cancelled = reply[1:]
+        return int(number), cancelled[0].decode() if cancelled else ""
 
     async def read(self, run_id: str, after: str | None = None) -> AsyncIterator[RunEvent]:
         """Yield the run's events behind the id `after` (None: from the start), live.
@@ -97,7 +99,8 @@ class EventStreams:
                     raise FleetUnavailableError(f"lost the event stream: {error}") from error
                 await asyncio.sleep(RETRY_SECONDS)
             else:
-                return [_event(*entry) for _, entries in _streams(reply) for entry in entries]
+                streams: Any = reply
+                return [_event(*entry) for _, entries in streams for entry in entries]
 
 
 def event_number(event_id: str) -> int:
@@ -106,16 +109,6 @@ def event_number(event_id: str) -> int:
     if not number.isascii() or not number.isdigit() or (dash and rest != "0"):
         raise ValueError(f"{event_id!r} is not an event id: pass the id of an event you read")
     return int(number)
-
-
-def _streams(reply: Any) -> list[Any]:
-    if not reply:
-        return []
-    if isinstance(reply, dict):
-        return [
-            (name, entries[0] if len(entries) == 1 else entries) for name, entries in reply.items()
-        ]
-    return list(reply)
 
 
 def _event(entry_id: bytes, fields: dict[bytes, bytes]) -> RunEvent:

@@ -7,19 +7,19 @@
 -- ARGV[4]  payload of the final event
 -- ARGV[5]  the result in Celery's format
 --
--- Returns {what, child ids...}: what is 'unknown', 'ended', 'cancelled' (it was queued) or
+-- Returns {what, {child ids}}: what is 'unknown', 'ended', 'cancelled' (it was queued) or
 -- 'asked' (it is running).
 local id = ARGV[1]
 local run = run_key(id)
 local r = redis.call('HMGET', run, 'state', 'worker', 'cancel')
-if not r[1] then return { 'unknown' } end
+if not r[1] then return { 'unknown', {} } end
 local children = redis.call('SMEMBERS', P .. 'children:' .. id)
 if r[1] == 'queued' then
-  redis.call('HSET', run, 'cancel', ARGV[2])
+  redis.call('HSET', run, 'cancel', ARGV[2], 'cancel_code', ARGV[3])
   finish(id, 'cancelled', ARGV[3], ARGV[2], ARGV[4], KEYS[2], ARGV[5], now_ms())
-  return { 'cancelled', unpack(children) }
+  return { 'cancelled', children }
 end
-if r[1] ~= 'running' then return { 'ended', unpack(children) } end
+if r[1] ~= 'running' then return { 'ended', children } end
 if not r[3] then redis.call('HSET', run, 'cancel', ARGV[2], 'cancel_code', ARGV[3]) end
 redis.call('PUBLISH', P .. 'worker:' .. r[2], 'cancel ' .. id .. ' ' .. (r[3] or ARGV[2]))
-return { 'asked', unpack(children) }
+return { 'asked', children }

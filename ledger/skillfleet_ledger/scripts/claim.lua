@@ -5,10 +5,12 @@
 -- ARGV[3]  claim: unique to this delivery, so that a repeated call gets the same answer
 -- ARGV[4]  lease, milliseconds
 -- ARGV[5]  payload of the event that announces the attempt
--- ARGV[6..] field, value pairs of the record, for a message of a plain Celery client
+-- ARGV[6]  the skill's own timeout, milliseconds (0: none); starts with the first attempt
+-- ARGV[7]  the skill's own max_deliveries (0: the record's)
+-- ARGV[8..] field, value pairs of the record, for a message of a plain Celery client
 --          that nobody submitted; nothing when such a message is to be refused
 --
--- Returns {status, token, attempt, seq, now, deadline or '', extra}: status is
+-- Returns {status, token, attempt, seq, now, deadline or '', extra, retries}: status is
 -- 'claimed' (extra: milliseconds it waited since it was published), 'duplicate' (another
 -- attempt holds the run), 'ended' (extra: its state), 'early' (its delay is not over),
 -- 'cancelled' (extra: the reason) and 'overdue' (both still queued: close it), 'unknown'.
@@ -17,10 +19,10 @@ local run = run_key(id)
 local now = now_ms()
 
 if redis.call('EXISTS', run) == 0 then
-  if #ARGV < 6 then return { 'unknown', 0, 0, 0, now, '', '' } end
+  if #ARGV < 8 then return { 'unknown', 0, 0, 0, now, '', '' } end
   local fields = {}
-  for i = 6, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
-  redis.call('HSET', run, 'state', 'queued', 'created', now, 'attempt', 0, 'token', 0, 'seq', 0, unpack(ARGV, 6))
+  for i = 8, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
+  redis.call('HSET', run, 'state', 'queued', 'created', now, 'attempt', 0, 'token', 0, 'seq', 0, unpack(ARGV, 8))
   redis.call('ZADD', P .. 'state:queued', now, id)
   redis.call('ZADD', P .. 'agent:' .. fields.agent, now, id)
   if fields.deadline then redis.call('ZADD', P .. 'deadlines', fields.deadline, id) end
@@ -28,12 +30,13 @@ if redis.call('EXISTS', run) == 0 then
 end
 
 local r = redis.call('HMGET', run, 'state', 'token', 'attempt', 'seq', 'claim', 'cancel', 'deadline', 'due',
-  'queue', 'priority', 'published', 'created')
+  'queue', 'priority', 'published', 'created', 'retries')
 local state, token, attempt, seq = r[1], tonumber(r[2]), tonumber(r[3]), tonumber(r[4])
 local deadline = r[7] or ''
+local retries = tonumber(r[13] or 0)
 
 if state == 'running' then
-  if r[5] == claim then return { 'claimed', token, attempt, seq, now, deadline, 0 } end
+  if r[5] == claim then return { 'claimed', token, attempt, seq, now, deadline, 0, retries } end
   return { 'duplicate', token, attempt, seq, now, deadline, '' }
 end
 if state ~= 'queued' then return { 'ended', token, attempt, seq, now, deadline, state } end
@@ -42,6 +45,14 @@ if r[7] and tonumber(r[7]) <= now then return { 'overdue', token, attempt, seq, 
 if r[8] and tonumber(r[8]) > now and redis.call('ZSCORE', P .. 'delayed', id) then
   return { 'early', token, attempt, seq, now, deadline, '' }
 end
+
+local timeout = tonumber(ARGV[6])
+if timeout > 0 and attempt == 0 and (deadline == '' or now + timeout < tonumber(deadline)) then
+  deadline = string.format('%d', now + timeout)
+  redis.call('HSET', run, 'deadline', deadline)
+  redis.call('ZADD', P .. 'deadlines', deadline, id)
+end
+if ARGV[7] ~= '0' then redis.call('HSET', run, 'max_deliveries', ARGV[7]) end
 
 token, attempt, seq = token + 1, attempt + 1, seq + 1
 leave_indexes(id, 'queued', r[9], r[10])
@@ -55,4 +66,4 @@ redis.call('HDEL', run, 'due')
 redis.call('RPUSH', P .. 'attempts:' .. id, cjson.encode({ number = attempt, worker = worker, started = now }))
 redis.call('LTRIM', P .. 'attempts:' .. id, -100, -1)
 add_event(id, attempt, seq, 'state', ARGV[5], now)
-return { 'claimed', token, attempt, seq, now, deadline, now - tonumber(r[11] or now) }
+return { 'claimed', token, attempt, seq, now, deadline, now - tonumber(r[11] or now), retries }

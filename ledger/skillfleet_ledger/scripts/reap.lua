@@ -3,24 +3,29 @@
 --
 -- ARGV[1]  the caller's name; the script does nothing while another name holds the office
 -- ARGV[2]  how long the office is held without renewal, milliseconds
--- ARGV[3]  most runs a part handles in a round
+-- ARGV[3]  most runs a part handles in a round; ten times as many expired ones are forgotten
 -- ARGV[4]  how long a published run may wait before its message counts as possibly gone, ms
 -- ARGV[5]  prefix of the broker's list keys on this Redis; '-' when the broker is elsewhere
 -- ARGV[6]  separator between queue and priority in the broker's list keys
 -- ARGV[7]  payload of the event that announces a restart
 -- ARGV[8..] names of queues that are known to be empty (for a broker elsewhere)
 --
--- Returns nil when another holds the office; else {publish, close, counts}:
+-- Returns nil when another holds the office; else {publish, close, counts, more}:
 --   publish  run ids whose message the caller publishes again
 --   close    id, token, why triples: runs the caller closes; why is 'dead', 'overdue' or
 --            'cancelled'
 --   counts   name, number pairs of what was done: restarted, due, stranded, pruned
+--   more     1 when a part reached its limit, so that another round is due at once
+--
+-- A candidate for closing stays where it was found, a few seconds later: should its closing
+-- fail, it comes again, and until then it does not stand in the way of others.
 local me, limit, grace, now = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), now_ms()
 local holder = redis.call('GET', P .. 'reaper')
 if holder and holder ~= me then return nil end
 redis.call('SET', P .. 'reaper', me, 'PX', ARGV[2])
 
-local publish, close = {}, {}
+local publish, close, more = {}, {}, 0
+local again = now + 5000
 local restarted, due, stranded, pruned = 0, 0, 0, 0
 
 local function to_close(id, token, why)
@@ -29,8 +34,15 @@ local function to_close(id, token, why)
   close[#close + 1] = why
 end
 
+-- The members of an index whose time has come.
+local function past(index, most)
+  local found = redis.call('ZRANGEBYSCORE', P .. index, '-inf', now, 'LIMIT', 0, most)
+  if #found == most then more = 1 end
+  return found
+end
+
 -- Runs whose lease ran out. The token moves on at once: the old attempt can write no more.
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', now, 'LIMIT', 0, limit)) do
+for _, id in ipairs(past('leases', limit)) do
   local run = run_key(id)
   local r = redis.call('HMGET', run, 'state', 'token', 'lost', 'max_deliveries', 'cancel', 'deadline', 'queue',
     'priority', 'seq', 'attempt', 'created', 'orphaned')
@@ -42,7 +54,9 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', now, 'LIM
       lost = redis.call('HINCRBY', run, 'lost', 1)
       r[2] = tostring(redis.call('HINCRBY', run, 'token', 1))
       redis.call('HSET', run, 'orphaned', r[2])
+      redis.call('HDEL', run, 'claim')
     end
+    redis.call('ZADD', P .. 'leases', again, id)
     if r[5] then
       to_close(id, r[2], 'cancelled')
     elseif r[6] and tonumber(r[6]) <= now then
@@ -64,10 +78,15 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', now, 'LIM
 end
 
 -- Delays that are over.
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'delayed', '-inf', now, 'LIMIT', 0, limit)) do
-  redis.call('ZREM', P .. 'delayed', id)
-  local r = redis.call('HMGET', run_key(id), 'state', 'queue', 'priority')
-  if r[1] == 'queued' then
+for _, id in ipairs(past('delayed', limit)) do
+  local r = redis.call('HMGET', run_key(id), 'state', 'queue', 'priority', 'token', 'cancel')
+  if r[1] == 'queued' and r[5] then
+    redis.call('ZADD', P .. 'delayed', again, id)
+    to_close(id, r[4], 'cancelled')
+  elseif r[1] ~= 'queued' then
+    redis.call('ZREM', P .. 'delayed', id)
+  else
+    redis.call('ZREM', P .. 'delayed', id)
     mark_ready(id, r[2], r[3], now)
     redis.call('HDEL', run_key(id), 'due')
     publish[#publish + 1] = id
@@ -76,9 +95,10 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'delayed', '-inf', now, 'LI
 end
 
 -- Deadlines that passed in the queue; a running attempt ends itself at its deadline.
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'deadlines', '-inf', now, 'LIMIT', 0, limit)) do
+for _, id in ipairs(past('deadlines', limit)) do
   local r = redis.call('HMGET', run_key(id), 'state', 'token')
   if r[1] == 'queued' then
+    redis.call('ZADD', P .. 'deadlines', again, id)
     to_close(id, r[2], 'overdue')
   elseif r[1] == 'running' then
     redis.call('ZADD', P .. 'deadlines', now + 60000, id)
@@ -90,43 +110,64 @@ end
 -- Queued runs whose message may be gone: their queue is empty, or later ones overtook them.
 local empty = {}
 for i = 8, #ARGV do empty[ARGV[i]] = true end
-for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
-  local queue, priority = string.match(name, '^(.*):(%d+)$')
-  local ready = ready_key(queue, priority)
-  local waiting = redis.call('ZRANGEBYSCORE', ready, '-inf', now - grace, 'WITHSCORES', 'LIMIT', 0, limit)
-  if #waiting == 0 then
-    if redis.call('ZCARD', ready) == 0 then redis.call('SREM', P .. 'queues', name) end
-  else
-    local gone = empty[queue]
-    if ARGV[5] ~= '-' then
-      local list = ARGV[5] .. queue
-      if priority ~= '0' then list = list .. ARGV[6] .. priority end
-      gone = redis.call('LLEN', list) == 0
-    end
-    local watermark = tonumber(redis.call('HGET', P .. 'watermark', name) or 0)
-    for i = 1, #waiting, 2 do
-      local id, published = waiting[i], tonumber(waiting[i + 1])
-      local patience = grace * 2 ^ math.min(tonumber(redis.call('HGET', run_key(id), 'stranded') or 0), 8)
-      if redis.call('HGET', run_key(id), 'state') ~= 'queued' then
-        redis.call('ZREM', ready, id)
-      elseif now - published >= patience and (gone or watermark > published + grace) then
-        redis.call('HINCRBY', run_key(id), 'stranded', 1)
-        mark_ready(id, queue, priority, now)
-        publish[#publish + 1] = id
-        stranded = stranded + 1
-      end
-    end
+
+local function is_empty(queue, priority)
+  if ARGV[5] == '-' then return empty[queue] end
+  local list = ARGV[5] .. queue
+  if priority ~= '0' then list = list .. ARGV[6] .. priority end
+  return redis.call('LLEN', list) == 0
+end
+
+-- Publish one run again unless that was done lately: each time its patience doubles.
+local function recall(id, published, queue, priority)
+  local r = redis.call('HMGET', run_key(id), 'state', 'stranded')
+  if r[1] ~= 'queued' then
+    redis.call('ZREM', ready_key(queue, priority), id)
+  elseif now - published >= grace * 2 ^ math.min(tonumber(r[2] or 0), 8) then
+    redis.call('HINCRBY', run_key(id), 'stranded', 1)
+    mark_ready(id, queue, priority, now)
+    publish[#publish + 1] = id
+    stranded = stranded + 1
   end
 end
 
--- Index entries of runs whose records expire now.
-for _, entry in ipairs(redis.call('ZRANGEBYSCORE', P .. 'expiring', '-inf', now, 'LIMIT', 0, limit)) do
-  local id, state, agent = string.match(entry, '^(.-)|(.-)|(.*)$')
-  redis.call('ZREM', P .. 'state:' .. state, id)
-  redis.call('ZREM', P .. 'agent:' .. agent, id)
+local function recall_stranded(name)
+  local queue, priority = string.match(name, '^(.*):(%d+)$')
+  if not queue then return redis.call('SREM', P .. 'queues', name) end
+  local ready = ready_key(queue, priority)
+  if redis.call('ZCARD', ready) == 0 then
+    redis.call('SREM', P .. 'queues', name)
+    return redis.call('HDEL', P .. 'watermark', name)
+  end
+  local overtaken = tonumber(redis.call('HGET', P .. 'watermark', name) or 0) - grace
+  local latest = now - grace
+  if not is_empty(queue, priority) then latest = math.min(latest, overtaken - 1) end
+  -- Looks further than it acts, so that runs with long patience do not hide those behind them.
+  local waiting = redis.call('ZRANGEBYSCORE', ready, '-inf', latest, 'WITHSCORES', 'LIMIT', 0, 10 * limit)
+  local most = stranded + limit
+  for i = 1, #waiting, 2 do
+    if stranded == most then
+      more = 1
+      break
+    end
+    recall(waiting[i], tonumber(waiting[i + 1]), queue, priority)
+  end
+end
+
+for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do recall_stranded(name) end
+
+-- Index entries of runs whose records have expired, a second ago so that they surely have.
+local expired = redis.call('ZRANGEBYSCORE', P .. 'expiring', '-inf', now - 1000, 'LIMIT', 0, 10 * limit)
+if #expired == 10 * limit then more = 1 end
+for _, entry in ipairs(expired) do
+  local id, state, agent = string.match(entry, '^(.*)|([^|]*)|([^|]*)$')
   redis.call('ZREM', P .. 'expiring', entry)
+  -- An idempotency key may have brought the id back: what belongs to the new run stays.
+  local reborn = redis.call('HGET', run_key(id), 'state')
+  if reborn ~= state then redis.call('ZREM', P .. 'state:' .. state, id) end
+  if not reborn then redis.call('ZREM', P .. 'agent:' .. agent, id) end
   pruned = pruned + 1
 end
 redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', now)
 
-return { publish, close, { 'restarted', restarted, 'due', due, 'stranded', stranded, 'pruned', pruned } }
+return { publish, close, { 'restarted', restarted, 'due', due, 'stranded', stranded, 'pruned', pruned }, more }

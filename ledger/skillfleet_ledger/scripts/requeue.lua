@@ -12,7 +12,8 @@
 -- Returns 'requeued', 'lost' or 'gap'.
 local id, delay = ARGV[1], tonumber(ARGV[4])
 local run = run_key(id)
-local r = redis.call('HMGET', run, 'token', 'state', 'seq', 'queue', 'priority', 'attempt', 'created', 'requeued')
+local r = redis.call('HMGET', run, 'token', 'state', 'seq', 'queue', 'priority', 'attempt', 'created', 'requeued',
+  'cancel')
 if r[8] == ARGV[2] then return 'requeued' end
 if r[1] ~= ARGV[2] or r[2] ~= 'running' then return 'lost' end
 if tonumber(r[3]) ~= tonumber(ARGV[3]) then return 'gap' end
@@ -25,8 +26,10 @@ redis.call('ZADD', P .. 'state:queued', r[7], id)
 end_attempt(id, ARGV[5], now)
 add_event(id, r[6], seq, 'state', ARGV[6], now)
 if delay > 0 then
-  redis.call('HSET', run, 'due', now + delay)
-  redis.call('ZADD', P .. 'delayed', now + delay, id)
+  -- A cancelled run does not wait: the reaper closes it in its next round.
+  local due = r[9] and now or now + delay
+  redis.call('HSET', run, 'due', due, 'published', due)
+  redis.call('ZADD', P .. 'delayed', due, id)
 else
   mark_ready(id, r[4], r[5], now)
   if ARGV[7] ~= '' then redis.call('LPUSH', KEYS[2], ARGV[7]) end

@@ -5,7 +5,8 @@
 -- ARGV[2]  delay before it may start, milliseconds (0: now)
 -- ARGV[3]  the message, ready for the broker's list; '' when the caller publishes
 -- ARGV[4]  most runs a tree may hold (checked only for a child)
--- ARGV[5..] field, value pairs of the record; among them queue, priority, agent, digest, parent, root
+-- ARGV[5..] field, value pairs of the record; among them queue, priority, agent, digest, parent, root,
+--          parent_token
 --
 -- Returns {1} when the run was created, {0, digest of the arguments} when the id exists,
 -- {-1, reason} when its tree takes no more runs ('parent_ended' or 'tree_full').
@@ -18,11 +19,16 @@ local fields = {}
 for i = 5, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
 
 if fields.parent then
-  local parent = redis.call('HMGET', run_key(fields.parent), 'state', 'cancel')
-  if parent[1] ~= 'running' or parent[2] then return { -1, 'parent_ended' } end
-  if redis.call('HINCRBY', run_key(fields.root), 'tree', 1) > tonumber(ARGV[4]) then
+  local parent = redis.call('HMGET', run_key(fields.parent), 'state', 'cancel', 'token')
+  local stale = fields.parent_token and fields.parent_token ~= parent[3]
+  if parent[1] ~= 'running' or parent[2] or stale then return { -1, 'parent_ended' } end
+  local root = run_key(fields.root)
+  -- A count on a root that has expired would bring it back, without a record and for ever.
+  if redis.call('EXISTS', root) == 0 then return { -1, 'parent_ended' } end
+  if tonumber(redis.call('HGET', root, 'tree') or 0) >= tonumber(ARGV[4]) then
     return { -1, 'tree_full' }
   end
+  redis.call('HINCRBY', root, 'tree', 1)
   redis.call('SADD', P .. 'children:' .. fields.parent, id)
 end
 
@@ -32,7 +38,7 @@ redis.call('ZADD', P .. 'state:queued', now, id)
 redis.call('ZADD', P .. 'agent:' .. fields.agent, now, id)
 if fields.deadline then redis.call('ZADD', P .. 'deadlines', fields.deadline, id) end
 if delay > 0 then
-  redis.call('HSET', run, 'due', now + delay)
+  redis.call('HSET', run, 'due', now + delay, 'published', now + delay)
   redis.call('ZADD', P .. 'delayed', now + delay, id)
 else
   mark_ready(id, fields.queue, fields.priority, now)

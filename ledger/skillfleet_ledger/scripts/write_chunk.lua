@@ -12,6 +12,8 @@ local id = ARGV[1]
 local r = redis.call('HMGET', run_key(id), 'token', 'state')
 if r[1] ~= ARGV[2] or r[2] ~= 'running' then return 0 end
 local key = P .. 'blob:' .. id .. ':' .. ARGV[3]
+-- Whichever chunk arrives first starts the clock: any of them may be the only one that does.
+local fresh = redis.call('EXISTS', key) == 0
 redis.call('HSET', key, ARGV[4], ARGV[5])
-if ARGV[4] == '0' then redis.call('PEXPIRE', key, ARGV[6]) end
+if fresh then redis.call('PEXPIRE', key, ARGV[6]) end
 return 1

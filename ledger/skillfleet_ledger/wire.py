@@ -1,0 +1,155 @@
+"""One socket to Redis: how it is opened, and the protocol that runs on it.
+
+Both kinds of connection stand on this: the pipelining one (connection.py) and the one for
+channels (channels.py).
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl as tls
+from typing import Any, TypeVar
+
+import hiredis
+from redis.asyncio.connection import parse_url
+
+RETRY_SECONDS = 0.2
+_CONNECT_SECONDS = 5.0
+_CLOSE_SECONDS = 1.0
+
+
+class ReplyError(Exception):
+    """Redis answered a command with an error; the message is Redis's own."""
+
+    @property
+    def passing(self) -> bool:
+        """True when the same command may succeed later: Redis loads, fails over or is busy."""
+        return str(self).partition(" ")[0] in _PASSING
+
+
+_PASSING = {"LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "BUSY", "NOREPLICAS"}
+
+
+class Wire(asyncio.Protocol):
+    """The bytes of one connection. A subclass says what a reply and the end of it mean."""
+
+    def __init__(self) -> None:
+        self.lost = False
+        self.transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader(replyError=ReplyError)
+        self._gone = asyncio.Event()
+
+    def on_reply(self, reply: Any) -> None:
+        """Take one reply; a ReplyError is one as well."""
+        raise NotImplementedError
+
+    def on_lost(self, error: ConnectionError) -> None:
+        """The connection broke or was closed: no reply comes any more."""
+        raise NotImplementedError
+
+    def write(self, packed: bytes) -> None:
+        """Send commands in Redis's format."""
+        if self.transport is not None:
+            self.transport.write(packed)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport; called by asyncio."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - narrows for the checker
+        self.transport = transport
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes apart into replies; called by asyncio."""
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                self.on_reply(reply)
+        except hiredis.ProtocolError:
+            # What speaks there is no Redis.
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the subclass; called by asyncio."""
+        self.lost = True
+        self._gone.set()
+        self.on_lost(ConnectionError(f"connection to Redis lost: {exc or 'closed'}"))
+
+    def abort(self) -> None:
+        """Give the connection up at once."""
+        self.lost = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    async def close(self) -> None:
+        """Send what was written, then close; waits until the socket is gone."""
+        self.lost = True
+        if self.transport is None:
+            return
+        self.transport.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._gone.wait()
+        self.transport.abort()
+
+
+W = TypeVar("W", bound=Wire)
+
+
+class Endpoint:
+    """Where a Redis is and how to get in: a redis://, rediss:// or unix:// URL."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self._options: dict[str, Any] = dict(parse_url(url))
+        self._timeout = min(_CONNECT_SECONDS, timeout)
+        self._tls: tls.SSLContext | None = None
+
+    @property
+    def address(self) -> str:
+        """Where the server is, without credentials."""
+        options = self._options
+        if "path" in options:
+            return str(options["path"])
+        return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+
+    def handshake(self, name: str) -> list[tuple[Any, ...]]:
+        """The commands that come first on a connection called `name`."""
+        options = self._options
+        commands: list[tuple[Any, ...]] = []
+        if options.get("password"):
+            user = (options["username"],) if options.get("username") else ()
+            commands.append(("AUTH", *user, options["password"]))
+        if int(options.get("db", 0) or 0):
+            commands.append(("SELECT", int(options["db"])))
+        commands.append(("CLIENT", "SETNAME", name))
+        return commands
+
+    async def open(self, factory: type[W], *args: Any) -> W:
+        """A fresh connection that `factory(*args)` runs on; raises OSError or TimeoutError."""
+        loop = asyncio.get_running_loop()
+        options = self._options
+        async with asyncio.timeout(self._timeout):
+            if "path" in options:
+                _, wire = await loop.create_unix_connection(lambda: factory(*args), options["path"])
+                return wire
+            if "connection_class" in options and self._tls is None:
+                self._tls = _tls_context(options)
+            host, port = options.get("host", "localhost"), int(options.get("port", 6379))
+            _, wire = await loop.create_connection(
+                lambda: factory(*args), host, port, ssl=self._tls
+            )
+            return wire
+
+
+def _tls_context(options: dict[str, Any]) -> tls.SSLContext:
+    """The TLS context for a rediss:// URL's options (redis-py's names)."""
+    context = tls.create_default_context(cafile=options.get("ssl_ca_certs"))
+    if options.get("ssl_cert_reqs") in ("none", tls.CERT_NONE):
+        context.check_hostname = False
+        context.verify_mode = tls.CERT_NONE
+    elif str(options.get("ssl_check_hostname", "true")).lower() in ("false", "0", "no"):
+        context.check_hostname = False
+    if options.get("ssl_certfile"):
+        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    return context
