@@ -1,0 +1,118 @@
+"""An independent auditor: reads every key of a ledger's shards and tells what is inconsistent.
+
+It knows keys.py's table and nothing of the scripts.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import redis
+
+from skillfleet.contracts import RunState
+from skillfleet_ledger.keys import Keyspace
+
+_UNFINISHED = (RunState.QUEUED, RunState.RUNNING)
+
+
+@dataclass
+class _Shard:
+    """All that lies under one shard's prefix."""
+
+    prefix: str
+    records: dict[str, dict[str, str]] = field(default_factory=dict)
+    indexes: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+
+def audit(client: redis.Redis, keys: Keyspace) -> list[str]:
+    """Every contradiction between records, indexes, streams and results; empty when sound."""
+    problems: list[str] = []
+    for prefix in keys.prefixes():
+        shard = _load(client, prefix)
+        for run_id, record in shard.records.items():
+            problems += [f"{run_id}: {what}" for what in _indexed(shard, run_id, record)]
+            problems += [f"{run_id}: {what}" for what in _streamed(client, shard, run_id, record)]
+            problems += [f"{run_id}: {what}" for what in _kept(client, keys, shard, run_id, record)]
+        for index, members in shard.indexes.items():
+            lost = members - set(shard.records)
+            problems += [f"{index} names {run_id}, which has no record" for run_id in lost]
+    return problems
+
+
+def _load(client: redis.Redis, prefix: str) -> _Shard:
+    shard = _Shard(prefix)
+    for raw in client.scan_iter(match=f"{prefix}*", count=1000):
+        key: str = raw.decode()
+        name = key.removeprefix(prefix)
+        kind = name.partition(":")[0]
+        if kind == "run":
+            values: dict[bytes, bytes] = client.hgetall(key)
+            shard.records[name.partition(":")[2]] = {
+                k.decode(): v.decode(errors="replace") for k, v in values.items()
+            }
+        elif kind in ("state", "agent", "ready", "delayed", "deadlines", "leases"):
+            shard.indexes[name] = {member.decode() for member in client.zrange(key, 0, -1)}
+        elif kind == "running":
+            shard.indexes[name] = {member.decode() for member in client.smembers(key)}
+        elif kind == "expiring":
+            entries = client.zrange(key, 0, -1)
+            shard.indexes[name] = {entry.decode().rsplit("|", 2)[0] for entry in entries}
+    return shard
+
+
+def _expected(record: dict[str, str]) -> set[str]:
+    """The indexes a run must be in besides `ready` and `delayed`, of which it is in one."""
+    state = RunState(record["state"])
+    expected = {f"state:{state}", f"agent:{record['agent']}"}
+    if state in _UNFINISHED and "deadline" in record:
+        expected.add("deadlines")
+    if state is RunState.RUNNING:
+        expected |= {"leases", f"running:{record['queue']}"}
+    if state.terminal:
+        expected.add("expiring")
+    return expected
+
+
+def _indexed(shard: _Shard, run_id: str, record: dict[str, str]) -> list[str]:
+    ready = f"ready:{record['queue']}:{record['priority']}"
+    found = {index for index, members in shard.indexes.items() if run_id in members}
+    waiting = found & {ready, "delayed"}
+    problems = []
+    if (found - waiting) != _expected(record):
+        problems.append(f"{record['state']}, indexed in {sorted(found)}")
+    if len(waiting) != (1 if record["state"] == RunState.QUEUED else 0):
+        problems.append(f"{record['state']}, waits in {sorted(waiting)}")
+    return problems
+
+
+def _streamed(client: redis.Redis, shard: _Shard, run_id: str, record: dict[str, str]) -> list[str]:
+    entries: list[Any] = client.xrange(f"{shard.prefix}events:{run_id}")
+    numbers = [int(entry_id.split(b"-")[0]) for entry_id, _ in entries]
+    last = int(record["seq"])
+    problems = []
+    if numbers != list(range(last - len(numbers) + 1, last + 1)):
+        problems.append(f"events {numbers} do not end densely at {last}")
+    final = [
+        number
+        for number, (_, fields) in zip(numbers, entries, strict=True)
+        if fields[b"k"] == b"state" and RunState(orjson.loads(fields[b"p"])["state"]).terminal
+    ]
+    if final != ([last] if RunState(record["state"]).terminal else []):
+        problems.append(f"{record['state']}, final events {final} of {last}")
+    return problems
+
+
+def _kept(
+    client: redis.Redis, keys: Keyspace, shard: _Shard, run_id: str, record: dict[str, str]
+) -> list[str]:
+    ended = RunState(record["state"]).terminal
+    problems = []
+    for kind in ("run", "events", "attempts", "children", "artifacts"):
+        left: int = client.pttl(f"{shard.prefix}{kind}:{run_id}")
+        if left != -2 and (left > 0) != ended:
+            problems.append(f"{record['state']}, but {kind} lives for {left} ms")
+    result: int = client.pttl(keys.result_key(run_id))
+    if (result > 0) != ended:
+        problems.append(f"{record['state']}, but its result lives for {result} ms")
+    return problems

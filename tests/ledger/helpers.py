@@ -1,0 +1,91 @@
+"""What the ledger's tests share: runs to submit, leases that lapse, and an auditor."""
+
+import uuid
+from typing import Any
+
+import orjson
+
+from skillfleet.contracts import RunState
+from skillfleet_ledger import Ledger, Settings
+from skillfleet_ledger.records import Submission
+from skillfleet_ledger.runs import ClaimStatus, End, Lease, Reaped, ReapOptions
+from tests.support.valkey import ValkeyServer
+
+LONG_MS = 3_600_000
+DONE = End(RunState.SUCCEEDED, "completed", value={"answer": 42})
+
+
+def settings_for(valkey: ValkeyServer, **values: Any) -> Settings:
+    """Settings for a ledger on the test's server."""
+    return Settings.load(**{"redis_url": valkey.url, **values})
+
+
+def submission(**values: Any) -> Submission:
+    """A run of `librarian.survey`, unless `values` say otherwise."""
+    defaults: dict[str, Any] = {
+        "id": str(uuid.uuid4()),
+        "agent": "librarian",
+        "skill": "survey",
+        "queue": "celery",
+        "args": b'{"folder":"."}',
+        "headers": b"{}",
+        "digest": "d1",
+        "retention_ms": LONG_MS,
+        "max_deliveries": 3,
+    }
+    return Submission(**(defaults | values))
+
+
+def child_of(parent: Lease | Submission, root: str, **values: Any) -> Submission:
+    """A run that `parent` calls in the tree of `root`."""
+    parent_id = parent.run_id if isinstance(parent, Lease) else parent.id
+    return submission(parent_id=parent_id, root_id=root, **values)
+
+
+async def submitted(ledger: Ledger, **values: Any) -> Submission:
+    """A run that is in the queue."""
+    new = submission(**values)
+    assert await ledger.runs.submit(new)
+    return new
+
+
+async def claimed(
+    ledger: Ledger, run_id: str, worker: str = "w1", lease_ms: int = LONG_MS
+) -> Lease:
+    """The lease of a fresh attempt of the run; fails when it cannot be claimed."""
+    claim = await ledger.runs.claim(run_id, worker, uuid.uuid4().hex, lease_ms, None)
+    assert claim.status is ClaimStatus.CLAIMED, claim
+    assert claim.lease is not None
+    return claim.lease
+
+
+async def running(ledger: Ledger, **values: Any) -> Lease:
+    """The lease of a fresh run's first attempt."""
+    return await claimed(ledger, (await submitted(ledger, **values)).id)
+
+
+async def lapse(ledger: Ledger, run_id: str) -> None:
+    """Let the run's lease lie in the past, as if its time had gone by."""
+    await touch(ledger, "ZADD", run_id, "leases", "XX", 1, run_id)
+
+
+async def touch(ledger: Ledger, command: str, run_id: str, key: str, *args: Any) -> Any:
+    """Call a Redis command on a key of the run's shard."""
+    return await ledger.connection.execute(command, f"{ledger.keys.prefix(run_id)}{key}", *args)
+
+
+async def reap(ledger: Ledger, worker: str = "reaper", shard: int = 0, **options: Any) -> Reaped:
+    """One round of the reaper, which must hold the office."""
+    found = await ledger.runs.reap(shard, worker, ReapOptions(**options))
+    assert found is not None
+    return found
+
+
+def event(text: str = "x") -> tuple[str, bytes, int]:
+    """A packed event of kind `text`."""
+    return ("text", orjson.dumps({"text": text}), 1_795_000_000_000)
+
+
+async def read_all(ledger: Ledger, run_id: str, after: str | None = None) -> list[Any]:
+    """All events of a run that has ended."""
+    return [event async for event in ledger.streams.read(run_id, after)]
