@@ -44,17 +44,25 @@ _ERRORS: dict[RunState, type[RunError]] = {
 class AsyncFleet:
     """A fleet, seen by a backend service. An async context manager; safe for many tasks.
 
-    `url` is the Redis URL of the fleet (default: `SKILLFLEET_REDIS_URL`). Belongs to the event
-    loop that first uses it. All methods raise FleetUnavailableError when Redis stays out of
+    `url` is the Redis URL of the fleet (default: `SKILLFLEET_REDIS_URL`); a runtime that has a
+    `ledger` already passes that instead. Belongs to the event loop that first uses it. All methods raise FleetUnavailableError when Redis stays out of
     reach for longer than `SKILLFLEET_REDIS_TIMEOUT_SECONDS`.
     """
 
-    def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
-        base = settings or Settings.load(**({"redis_url": url} if url else {}))
-        if settings is not None and url is not None:
-            base = Settings.load(**(settings.model_dump(exclude_unset=True) | {"redis_url": url}))
-        self.settings = base
-        self.ledger = Ledger(base, name="skillfleet-producer")
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        settings: Settings | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
+        if ledger is None:
+            given = settings.model_dump() if settings is not None else {}
+            kind = type(settings) if settings is not None else Settings
+            chosen = kind.load(**(given | ({"redis_url": url} if url else {})))
+            ledger = Ledger(chosen, name="skillfleet-producer")
+        self.ledger = ledger
+        self.settings = ledger.settings
         self._catalogue = Catalogue(self.ledger)
         self._clock = RedisClock(self.ledger)
         self._publisher: Publisher = publisher_for(self.ledger)
@@ -74,8 +82,6 @@ class AsyncFleet:
         self,
         skill: object,
         args: Mapping[str, Any] | None = None,
-        *,
-        parent: Parent | None = None,
         **options: Unpack[EnqueueOptions],
     ) -> "AsyncRunHandle":
         """Enqueue one run of `skill` ('<agent>.<skill>' or a skill object) and return its handle.
@@ -84,10 +90,10 @@ class AsyncFleet:
         priority (0, most urgent, to 9), queue. When this returns, the run is durable.
 
         Raises InvalidArgumentsError, ArgumentsTooLargeError, UnknownSkillError,
-        IdempotencyConflictError, LimitExceededError (with a parent) and FleetUnavailableError.
+        IdempotencyConflictError and FleetUnavailableError.
         """
-        new = await self._prepare(skill, args or {}, Options(**options), parent)
-        await self._submit(new)
+        new = await self.prepare(skill, args or {}, Options(**options))
+        await self.submit(new)
         return self.run(new.id)
 
     async def enqueue_many(
@@ -107,10 +113,10 @@ class AsyncFleet:
         else:
             each = [chosen] * len(args_list)
         new = [
-            await self._prepare(skill, args, option, None)
+            await self.prepare(skill, args, option)
             for args, option in zip(args_list, each, strict=True)
         ]
-        await asyncio.gather(*(self._submit(submission) for submission in new))
+        await asyncio.gather(*(self.submit(submission) for submission in new))
         return [self.run(submission.id) for submission in new]
 
     def run(self, run_id: str) -> "AsyncRunHandle":
@@ -128,9 +134,14 @@ class AsyncFleet:
         """The cards of all agents that live workers serve."""
         return await self.ledger.directory.agents()
 
-    async def _prepare(
-        self, skill: object, args: Mapping[str, Any], options: Options, parent: Parent | None
+    async def prepare(
+        self,
+        skill: object,
+        args: Mapping[str, Any],
+        options: Options,
+        parent: Parent | None = None,
     ) -> Submission:
+        """Check an invocation and make the record of its run, unwritten; errors as `enqueue`."""
         agent, name = split_task(skill)
         now_ms = await self._clock.now_ms()
         new = build_submission(self.settings, skill, args, options, now_ms, parent)
@@ -139,14 +150,14 @@ class AsyncFleet:
             new = replace(new, queue=queue)
         return new
 
-    async def _submit(self, new: Submission) -> None:
-        invocation = invocation_from(new)
-        if new.delay_ms or not self.settings.broker_is_ledger:
-            created = await self.ledger.runs.submit(new)
-            if created and not new.delay_ms:
-                await publish_or_leave(self._publisher, invocation)
-        else:
-            await self.ledger.runs.submit(new, envelope(invocation))
+    async def submit(self, new: Submission) -> bool:
+        """Write a prepared run and publish it; False when it existed before."""
+        if self.settings.broker_is_ledger and not new.delay_ms:
+            return await self.ledger.runs.submit(new, envelope(invocation_from(new)))
+        created = await self.ledger.runs.submit(new)
+        if created and not new.delay_ms:
+            await publish_or_leave(self._publisher, invocation_from(new))
+        return created
 
 
 class AsyncRunHandle:
@@ -203,7 +214,7 @@ class AsyncRunHandle:
         """
         try:
             async with asyncio.timeout(timeout):
-                await self._ended()
+                await self.ended()
         except TimeoutError:
             raise self._waited_in_vain(timeout, "its end") from None
         status = await self.status()
@@ -230,8 +241,8 @@ class AsyncRunHandle:
         async for chunk in self._ledger.artifacts.read(self.id, name):
             yield chunk
 
-    async def _ended(self) -> None:
-        """Return when the run is in a terminal state: told by a channel, checked in the record."""
+    async def ended(self) -> None:
+        """Return when the run is in a terminal state; raises UnknownRunError."""
         if (await self._ledger.runs.state(self.id))[0].terminal:
             return
         told = asyncio.Event()

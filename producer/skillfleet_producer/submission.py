@@ -60,11 +60,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Parent:
-    """The run that calls this one."""
+    """The run that calls this one; the same `call` of a run is the same child."""
 
     run_id: str
     root_id: str
     depth: int
+    call: str
     deadline_ms: int | None = None
 
 
@@ -103,10 +104,12 @@ def build_submission(
         auth=dict(auth) if auth is not None else None,
         depth=parent.depth + 1 if parent else 0,
     )
-    if options.idempotency_key is not None:
+    if parent is not None:
+        run_id = keys.child_id(parent.run_id, f"{agent}.{name}\0{parent.call}")
+    elif options.idempotency_key is not None:
         run_id = keys.key_id(f"{agent}.{name}", options.idempotency_key)
     else:
-        run_id = keys.new_id(beside=parent.root_id if parent else None)
+        run_id = keys.new_id()
     return Submission(
         id=run_id,
         agent=agent,

@@ -1,0 +1,1 @@
+"""The ports of the SDK on concrete technology: one folder a port, one file a technology."""

@@ -1,0 +1,146 @@
+"""Calling agents of the same fleet: every call is a run of its own, a child of the caller's."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from skillfleet.contracts import STATE_KIND, TRIMMED_KIND, RunState
+from skillfleet.errors import (
+    CancelledByCaller,
+    CapabilityUnavailableError,
+    LimitExceededError,
+)
+from skillfleet.ports.a2a import A2AClient, Caller, CallResult
+from skillfleet.values import AgentEvent, ArtifactRef
+from skillfleet_engine import bridge
+from skillfleet_engine.parking import parked
+from skillfleet_producer import AsyncFleet, AsyncRunHandle
+from skillfleet_producer.submission import Options, Parent
+
+from skillfleet_worker.runtime.attempt import StopKind
+from skillfleet_worker.runtime.context import FleetRunContext
+
+
+class FleetA2AClient(A2AClient):
+    """Shared by all runs of a process; `for_caller` gives the client of one run."""
+
+    def __init__(self, fleet: AsyncFleet) -> None:
+        self._fleet = fleet
+
+    async def call(self, target: str, skill: str, **_: Any) -> CallResult:
+        """Not without a caller; raises CapabilityUnavailableError."""
+        raise CapabilityUnavailableError(f"{target}.{skill} can only be called by a run")
+
+    def for_caller(self, caller: Caller) -> A2AClient:
+        """The client that makes calls on behalf of a run of this fleet."""
+        if not isinstance(caller, FleetRunContext):
+            raise CapabilityUnavailableError("only a run of this fleet can call through it")
+        return _RunsCalls(self._fleet, caller)
+
+
+class _RunsCalls(A2AClient):
+    """The calls of one attempt."""
+
+    def __init__(self, fleet: AsyncFleet, caller: FleetRunContext) -> None:
+        self._fleet = fleet
+        self._auth = caller.auth
+        self._attempt = caller.run
+
+    async def call(
+        self,
+        target: str,
+        skill: str,
+        *,
+        args: Mapping[str, Any] | None = None,
+        grant: str | None = None,
+        timeout: float | None = None,
+        key: str | None = None,
+    ) -> CallResult:
+        """See `A2AClient.call`; the default key is the call's arguments and position."""
+        if grant is not None:
+            raise CapabilityUnavailableError("this fleet hands no workspace grants over")
+        name = f"{target}.{skill}"
+        call = f"key:{key}" if key is not None else self._position(name, args or {})
+        handle = await bridge.at_home(self._submit(name, args or {}, timeout, call))
+        try:
+            async with parked():
+                await self._wait(handle)
+        except asyncio.CancelledError:
+            if self._attempt.stop is None or self._attempt.stop.kind is StopKind.DEADLINE:
+                await bridge.at_home(handle.cancel("the caller waits no more"))
+            raise
+        return await bridge.at_home(_call_result(self._fleet, handle))
+
+    def _position(self, name: str, args: Mapping[str, Any]) -> str:
+        """The n-th call of this attempt with these arguments is the same call in the next."""
+        digest = orjson.dumps(args, option=orjson.OPT_SORT_KEYS, default=repr).decode()
+        same: Counter[str] = self._attempt.call_counts
+        call = f"{name} {digest}"
+        same[call] += 1
+        return f"position:{same[call]}:{digest}"
+
+    async def _submit(
+        self, name: str, args: Mapping[str, Any], timeout: float | None, call: str
+    ) -> AsyncRunHandle:
+        attempt = self._attempt
+        depth = attempt.delivery.depth
+        limit = self._fleet.settings.max_tree_depth
+        if depth + 1 >= limit:
+            raise LimitExceededError(f"runs may be nested {limit} deep: {name} would be deeper")
+        attempt.calls += 1
+        handle, created = await self._start(name, args, timeout, call)
+        if not created and attempt.lease.attempt > 1:
+            status = await handle.status()
+            if status.state.terminal and status.state is not RunState.SUCCEEDED:
+                again = f"{call}:attempt:{attempt.lease.attempt}"
+                handle, _ = await self._start(name, args, timeout, again)
+        return handle
+
+    async def _start(
+        self, name: str, args: Mapping[str, Any], timeout: float | None, call: str
+    ) -> tuple[AsyncRunHandle, bool]:
+        attempt = self._attempt
+        parent = Parent(
+            run_id=attempt.run_id,
+            root_id=attempt.delivery.root_id,
+            depth=attempt.delivery.depth,
+            call=call,
+            deadline_ms=attempt.lease.deadline_ms,
+        )
+        options = Options(auth=self._auth, timeout=timeout)
+        new = await self._fleet.prepare(name, args, options, parent)
+        created = await self._fleet.submit(new)
+        return self._fleet.run(new.id), created
+
+    async def _wait(self, handle: AsyncRunHandle) -> None:
+        """Return at the child's end; a cancelled caller hears of it at once."""
+        ended = asyncio.ensure_future(bridge.at_home(handle.ended()))
+        stopped = asyncio.ensure_future(self._attempt.wait_stopped())
+        try:
+            await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                reason = self._attempt.cancel_reason
+                if reason is not None:
+                    raise CancelledByCaller(f"the run was cancelled: {reason}")
+            await ended
+        finally:
+            ended.cancel()
+            stopped.cancel()
+
+
+async def _call_result(fleet: AsyncFleet, handle: AsyncRunHandle) -> CallResult:
+    value = await handle.result()
+    events = [
+        AgentEvent(event.kind, event.payload)
+        async for event in handle.events()
+        if event.kind not in (STATE_KIND, TRIMMED_KIND)
+    ]
+    artifacts = [
+        ArtifactRef(
+            info.name, f"skillfleet://{handle.id}/{info.name}", info.mime_type, info.size_bytes
+        )
+        for info in await fleet.ledger.artifacts.list(handle.id)
+    ]
+    return CallResult(value, tuple(events), tuple(artifacts))

@@ -1,0 +1,85 @@
+"""One running attempt: its lease, and the orders to stop that reach it from outside."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+
+from skillfleet_ledger.runs import Lease
+
+from skillfleet_worker.runtime.delivery import Delivery
+
+
+class StopKind(StrEnum):
+    """Why an attempt must stop before its handler returned."""
+
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    RELEASED = "released"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """An order to stop, and its reason for people."""
+
+    kind: StopKind
+    reason: str = ""
+    code: str | None = None
+
+
+class Attempt:
+    """The attempt's side of the orders; belongs to the loop its handler runs on.
+
+    Orders may come from any thread; the first one counts, except that a lost lease overrides
+    all others.
+    """
+
+    def __init__(self, lease: Lease, delivery: Delivery, renewed_at: float) -> None:
+        self.lease = lease
+        self.delivery = delivery
+        self.renewed_at = renewed_at
+        """When the lease was last renewed, in the home loop's time."""
+        self.calls = 0
+        """How many runs this attempt has called."""
+        self.call_counts: Counter[str] = Counter()
+        """How often it made the same call; part of a call's identity."""
+        self.shutting_down = False
+        self.stop: Stop | None = None
+        self._loop = asyncio.get_running_loop()
+        self._stopped = asyncio.Event()
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.lease.run_id
+
+    @property
+    def cancel_reason(self) -> str | None:
+        """Why the run was cancelled; None while it was not."""
+        if self.stop is not None and self.stop.kind is StopKind.CANCELLED:
+            return self.stop.reason
+        return None
+
+    def order(self, stop: Stop) -> None:
+        """Order the attempt to stop."""
+        if self.stop is None or (
+            stop.kind is StopKind.LOST and self.stop.kind is not StopKind.LOST
+        ):
+            self.stop = stop
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._stopped.set)
+
+    def lose(self) -> None:
+        """The lease is gone: stop, and write nothing more."""
+        self.order(Stop(StopKind.LOST, "the lease was lost"))
+
+    def cancel(self, reason: str, code: str | None = None) -> None:
+        """The caller asked for the end of the run."""
+        self.order(Stop(StopKind.CANCELLED, reason, code))
+
+    async def wait_stopped(self) -> Stop:
+        """Return the order to stop once there is one; on the attempt's own loop."""
+        while self.stop is None:
+            await self._stopped.wait()
+        return self.stop

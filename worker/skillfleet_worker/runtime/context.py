@@ -1,0 +1,117 @@
+"""The RunContext of the fleet: events, artifacts and cancellation in the ledger."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel
+from skillfleet import ArtifactRef, RunContext
+from skillfleet.contracts import Limits, from_millis
+from skillfleet.errors import CapabilityUnavailableError, SandboxUnavailable, UnknownSecretError
+from skillfleet.ports.a2a import A2AClient
+from skillfleet.ports.discovery import DiscoveryClient
+from skillfleet.ports.sandbox import SandboxClient
+from skillfleet.ports.secrets import Secrets
+from skillfleet.ports.workspace import WorkspaceClient
+from skillfleet_engine import bridge
+from skillfleet_ledger import Ledger
+from skillfleet_ledger.artifacts import LeaseLostError
+from skillfleet_ledger.runs import Lease
+
+from skillfleet_worker.runtime.attempt import Attempt
+from skillfleet_worker.runtime.outbox import Outbox
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a worker process lends to all its contexts."""
+
+    ledger: Ledger
+    secrets: Secrets
+    a2a: A2AClient
+    discovery: DiscoveryClient
+
+
+class FleetRunContext(RunContext[Any]):
+    """One attempt's context. Its methods may be awaited on any loop of the process."""
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        outbox: Outbox,
+        auth: BaseModel,
+        declared_secrets: tuple[str, ...],
+        capabilities: Capabilities,
+    ) -> None:
+        self.task_id = attempt.run_id
+        self.auth = auth
+        self.limits = Limits(artifact_bytes=capabilities.ledger.settings.max_artifact_bytes)
+        self.run = attempt
+        self._outbox = outbox
+        self._declared_secrets = declared_secrets
+        self._capabilities = capabilities
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+        return self.run.lease.attempt
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the run is stopped (UTC); None without a deadline."""
+        deadline = self.run.lease.deadline_ms
+        return None if deadline is None else from_millis(deadline)
+
+    @property
+    def shutting_down(self) -> bool:
+        """True once this worker drains."""
+        return self.run.shutting_down
+
+    async def _emit(self, kind: str, payload_json: bytes) -> None:
+        await self._outbox.put(kind, payload_json)
+
+    async def _write_artifact(
+        self, name: str, chunks: AsyncIterator[bytes], mime_type: str
+    ) -> ArtifactRef:
+        lease: Lease = self.run.lease
+        store = self._capabilities.ledger.artifacts
+        try:
+            info = await bridge.at_home(store.write(lease, name, chunks, mime_type))
+        except LeaseLostError:
+            self.run.lose()
+            raise
+        uri = f"skillfleet://{lease.run_id}/{name}"
+        return ArtifactRef(name, uri, info.mime_type, info.size_bytes)
+
+    def _cancel_reason(self) -> str | None:
+        return self.run.cancel_reason
+
+    def secret(self, name: str) -> str:
+        """The value of a declared secret; raises UnknownSecretError."""
+        if name not in self._declared_secrets:
+            raise UnknownSecretError(
+                f"this skill did not declare the secret {name!r}: write secrets=({name!r},)"
+            )
+        value = self._capabilities.secrets.get(name)
+        if value is None:
+            raise UnknownSecretError(f"no source of this worker has the secret {name!r}")
+        return value
+
+    @property
+    def workspace(self) -> WorkspaceClient:
+        """Raises CapabilityUnavailableError: this fleet has no workspaces."""
+        raise CapabilityUnavailableError("this fleet provides no workspaces")
+
+    @property
+    def sandbox(self) -> SandboxClient:
+        """Raises SandboxUnavailable: this fleet has no sandboxes."""
+        raise SandboxUnavailable("this fleet provides no sandboxes")
+
+    @property
+    def discover(self) -> DiscoveryClient:
+        """Finds the agents that live workers of this fleet serve."""
+        return self._capabilities.discovery
+
+    def _a2a_client(self) -> A2AClient:
+        return self._capabilities.a2a

@@ -1,0 +1,249 @@
+"""The way of one message: claim, execute, settle."""
+
+import asyncio
+import logging
+import uuid
+from typing import Any, assert_never
+
+import orjson
+from skillfleet.arguments import check_arguments
+from skillfleet.auth import auth_from_claims
+from skillfleet.contracts import ReasonCode, RunState
+from skillfleet.decorator import Skill
+from skillfleet.errors import (
+    CancelledByCaller,
+    FleetUnavailableError,
+    ResultTooLargeError,
+    SkillfleetError,
+)
+from skillfleet.retry import retry_delay
+from skillfleet.spec import SkillSpec
+from skillfleet_engine import bridge
+from skillfleet_ledger.artifacts import LeaseLostError
+from skillfleet_ledger.runs import Claim, ClaimStatus, Declared, End, Lease, Write
+from skillfleet_producer.publisher import publish_or_leave
+
+from skillfleet_worker.runtime.attempt import Attempt, StopKind
+from skillfleet_worker.runtime.context import Capabilities, FleetRunContext
+from skillfleet_worker.runtime.delivery import Delivery
+from skillfleet_worker.runtime.outbox import Outbox, OutboxHooks
+from skillfleet_worker.runtime.outcomes import (
+    Cancelled,
+    Failed,
+    Lost,
+    Outcome,
+    Released,
+    Retry,
+    Succeeded,
+    TimedOut,
+)
+from skillfleet_worker.runtime.process import WorkerProcess
+from skillfleet_worker.runtime.supervision import supervise
+
+logger = logging.getLogger(__name__)
+
+_SETTLE_SECONDS = 300.0
+
+
+class Executor:
+    """Runs deliveries of one process. `auth_models` holds each agent's auth model."""
+
+    def __init__(self, process: WorkerProcess, capabilities: Capabilities) -> None:
+        self.process = process
+        self._capabilities = capabilities
+
+    async def run(
+        self, skill: Skill[..., Any], auth_model: Any, delivery: Delivery
+    ) -> Outcome | Claim:
+        """Take a delivery to its outcome; the claim is returned when it gave no lease.
+
+        On the loop the handler is to run on. Raises FleetUnavailableError when the run could
+        not be claimed: nothing happened then.
+        """
+        renewed_at = self.process.loop_time()
+        claim = await bridge.at_home(self._claim(skill.spec, delivery))
+        if claim.lease is None:
+            return claim
+        attempt = Attempt(claim.lease, delivery, renewed_at)
+        self.process.attempts[delivery.run_id] = attempt
+        attempt.shutting_down = self.process.draining
+        try:
+            outbox = self._outbox(attempt)
+            outcome = await self._execute(skill, auth_model, attempt, outbox)
+            return await bridge.at_home(self._settle(attempt, outbox, outcome))
+        finally:
+            del self.process.attempts[delivery.run_id]
+
+    async def _claim(self, spec: SkillSpec, delivery: Delivery) -> Claim:
+        runs, settings = self.process.runs, self.process.settings
+        claim = await runs.claim(
+            delivery.run_id,
+            self.process.name,
+            uuid.uuid4().hex,
+            settings.lease_ms,
+            delivery.adoption(settings),
+            Declared(int((spec.timeout or 0) * 1000), spec.max_deliveries or 0),
+        )
+        if claim.status is ClaimStatus.CANCELLED:
+            end = End(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, claim.detail)
+            await runs.close(delivery.run_id, delivery.task, end, claim.token)
+        elif claim.status is ClaimStatus.OVERDUE:
+            end = End(RunState.TIMED_OUT, ReasonCode.DEADLINE_EXCEEDED, TimedOut().message)
+            await runs.close(delivery.run_id, delivery.task, end, claim.token)
+        return claim
+
+    def _outbox(self, attempt: Attempt) -> Outbox:
+        settings = self.process.settings
+        return Outbox(
+            self.process.ledger.streams,
+            attempt.lease,
+            OutboxHooks(attempt.lose, attempt.cancel),
+            flush_seconds=settings.flush_seconds,
+            patience_seconds=settings.events_patience_seconds,
+        )
+
+    async def _execute(
+        self, skill: Skill[..., Any], auth_model: Any, attempt: Attempt, outbox: Outbox
+    ) -> Outcome:
+        """Run the handler under supervision and judge how it ended."""
+        delivery, spec = attempt.delivery, skill.spec
+        try:
+            if delivery.problem is not None:
+                raise delivery.problem
+            check_arguments(spec.task_name, spec.input_schema, delivery.arguments)
+            bound = skill.bind(delivery.arguments)
+            auth = auth_from_claims(auth_model, delivery.auth)
+            ctx = FleetRunContext(attempt, outbox, auth, spec.secrets, self._capabilities)
+            ctx.require_scopes(spec.scopes)
+        except SkillfleetError as error:
+            return Failed(error.code, str(error), error)
+        ended = await supervise(
+            skill(ctx, **bound), attempt, self.process.settings, self._remaining(attempt.lease)
+        )
+        if not isinstance(ended, asyncio.Task):
+            return ended
+        return self._judge(skill, attempt, ended)
+
+    def _remaining(self, lease: Lease) -> float | None:
+        if lease.deadline_ms is None:
+            return None
+        return max(lease.deadline_ms - lease.redis_ms, 0) / 1000
+
+    def _judge(
+        self, skill: Skill[..., Any], attempt: Attempt, ended: "asyncio.Task[Any]"
+    ) -> Outcome:
+        if ended.cancelled():
+            message = "the handler raised CancelledError, though nobody cancelled the run"
+            return Failed(ReasonCode.SKILL_ERROR, message)
+        error = ended.exception()
+        if error is None:
+            try:
+                return Succeeded(self._dump(skill, ended.result()))
+            except SkillfleetError as problem:
+                return Failed(problem.code, str(problem), problem)
+        if isinstance(error, LeaseLostError):
+            return Lost()
+        if isinstance(error, CancelledByCaller):
+            return Cancelled(attempt.cancel_reason or str(error))
+        return self._failed(skill, attempt, error)
+
+    def _dump(self, skill: Skill[..., Any], value: Any) -> Any:
+        dumped = skill.dump(value)
+        limit = self.process.settings.max_result_bytes
+        size = len(orjson.dumps(dumped, option=orjson.OPT_NON_STR_KEYS))
+        if size > limit:
+            raise ResultTooLargeError(
+                f"the result of {skill.spec.task_name} is {size} bytes, the limit is {limit}"
+                " (SKILLFLEET_MAX_RESULT_BYTES): write it as an artifact"
+            )
+        return dumped
+
+    def _failed(self, skill: Skill[..., Any], attempt: Attempt, error: BaseException) -> Outcome:
+        if not isinstance(error, Exception):
+            raise error
+        message = str(error) if isinstance(error, SkillfleetError) else _describe(error)
+        policy, retries = skill.spec.retry, attempt.lease.retries
+        if policy.applies_to(error, retries):
+            delay = retry_delay(policy, error, retries + 1, self.process.random.random)
+            return Retry(delay, message, error)
+        code = error.code if isinstance(error, SkillfleetError) else ReasonCode.SKILL_ERROR
+        return Failed(code, message, error)
+
+    async def _settle(self, attempt: Attempt, outbox: Outbox, outcome: Outcome) -> Outcome:
+        """Write the outcome, under the lease; Lost when it is gone by then."""
+        if isinstance(outcome, Lost) or _is_lost(attempt):
+            outbox.close()
+            return Lost()
+        try:
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                written = await self._write(attempt, outbox, outcome)
+        except TimeoutError:
+            logger.error("run %s could not be settled: Redis is out of reach", attempt.run_id)
+            written = Write.LOST
+        finally:
+            outbox.close()
+        if written is Write.LOST:
+            return Lost()
+        await self._tidy(attempt, outcome)
+        return outcome
+
+    async def _write(self, attempt: Attempt, outbox: Outbox, outcome: Outcome) -> Write:
+        while True:
+            try:
+                await outbox.flush()
+                if _is_lost(attempt):
+                    return Write.LOST
+                written = await self._write_once(attempt, outbox.seq, outcome)
+            except FleetUnavailableError:
+                continue
+            except SkillfleetError as error:
+                outcome = Failed(error.code, str(error), error)
+                outbox.close()
+                continue
+            if written is not Write.GAP:
+                return written
+
+    async def _write_once(self, attempt: Attempt, seq: int, outcome: Outcome) -> Write:
+        runs, lease, task = self.process.runs, attempt.lease, attempt.delivery.task
+        match outcome:
+            case Succeeded(value):
+                end = End(RunState.SUCCEEDED, ReasonCode.COMPLETED, "", value)
+            case Failed(code, message):
+                end = End(RunState.FAILED, code, message)
+            case Cancelled(reason, code):
+                end = End(RunState.CANCELLED, code, reason)
+            case TimedOut(message):
+                end = End(RunState.TIMED_OUT, ReasonCode.DEADLINE_EXCEEDED, message)
+            case Retry(delay, message):
+                delay_ms = max(int(delay * 1000), 1)
+                return await runs.requeue(
+                    lease, seq, outcome="retry", reason=message, delay_ms=delay_ms
+                )
+            case Released(reason):
+                return await runs.requeue(lease, seq, outcome="released", reason=reason)
+            case Lost():
+                return Write.LOST
+            case _:
+                assert_never(outcome)
+        return await runs.settle(lease, task, seq, end)
+
+    async def _tidy(self, attempt: Attempt, outcome: Outcome) -> None:
+        """After the write: wake a worker for a released run, end the runs this one called."""
+        try:
+            if isinstance(outcome, Released):
+                invocation = await self.process.runs.invocation(attempt.run_id)
+                if invocation is not None:
+                    await publish_or_leave(self.process.publisher, invocation)
+            elif attempt.calls and not isinstance(outcome, Retry):
+                await self.process.runs.cancel_children(attempt.run_id, "the calling run has ended")
+        except FleetUnavailableError as error:
+            logger.warning("run %s: left to the reaper: %s", attempt.run_id, error)
+
+
+def _is_lost(attempt: Attempt) -> bool:
+    return attempt.stop is not None and attempt.stop.kind is StopKind.LOST
+
+
+def _describe(error: Exception) -> str:
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,98 @@
+"""A worker as Celery starts it: one node, which may consist of several executing processes."""
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from celery import Celery
+from skillfleet.agent import Agent
+from skillfleet.contracts import AgentCard
+from skillfleet_engine import bridge
+
+from skillfleet_worker.runtime.executor import Executor
+from skillfleet_worker.settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+ExecutorFactory = Callable[[WorkerSettings, Sequence[AgentCard]], Executor]
+"""Builds the executor of a process, on its home loop."""
+
+
+class Node:
+    """The agents a worker serves, and the executor of each of its processes."""
+
+    def __init__(
+        self, settings: WorkerSettings, agents: Sequence[Agent], make_executor: ExecutorFactory
+    ) -> None:
+        self.settings = settings
+        self.agents = tuple(agents)
+        self.consumer: Any = None
+        """Celery's consumer in the process that consumes; None elsewhere."""
+        self._app: Celery | None = None
+        self._make_executor = make_executor
+        self._executor: Executor | None = None
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+
+    def bind(self, app: Celery) -> None:
+        """Tell the node its Celery app."""
+        self._app = app
+
+    @property
+    def cards(self) -> list[AgentCard]:
+        """What the worker publishes of its agents."""
+        return [agent.card(self.queue_of(agent)) for agent in self.agents]
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues that carry the agents' runs, the default queue first."""
+        own = [self.queue_of(agent) for agent in self.agents]
+        return list(dict.fromkeys([self.settings.default_queue, *own]))
+
+    def queue_of(self, agent: Agent) -> str:
+        """The queue that carries an agent's runs."""
+        return agent.queue or self.settings.default_queue
+
+    async def executor(self) -> Executor:
+        """This process's executor; started at the first call."""
+        if self._executor is None or self._pid != os.getpid():
+            await bridge.at_home(self._start())
+        if self._executor is None:
+            raise RuntimeError("the worker process did not start")
+        return self._executor
+
+    def start(self) -> None:
+        """Start this process's services without waiting for a first run."""
+        asyncio.run_coroutine_threadsafe(self._start(), bridge.home_loop())
+
+    def drain(self, seconds: float | None = None) -> None:
+        """Begin the drain of this process; from any thread, also from a signal handler."""
+        executor = self._executor
+        if executor is not None and self._pid == os.getpid():
+            bridge.home_loop().call_soon_threadsafe(executor.process.drain, seconds)
+
+    async def stop(self) -> None:
+        """Stop this process's services."""
+        executor, self._executor = self._executor, None
+        if executor is not None and self._pid == os.getpid():
+            await bridge.at_home(executor.process.stop())
+
+    def announce_cancelled(self, run_id: str) -> None:
+        """Tell Celery's monitors that a run was cancelled: Celery itself only sees it ignored."""
+        fields = {"uuid": run_id, "terminated": True, "signum": "SIGTERM", "expired": False}
+        dispatcher = getattr(self.consumer, "event_dispatcher", None)
+        if dispatcher is not None:
+            dispatcher.send("task-revoked", **fields)
+        elif self._app is not None and self._app.conf.worker_send_task_events:
+            with self._app.events.default_dispatcher() as sender:
+                sender.send("task-revoked", **fields)
+
+    async def _start(self) -> None:
+        with self._lock:
+            if self._executor is None or self._pid != os.getpid():
+                self._pid = os.getpid()
+                self._executor = self._make_executor(self.settings, self.cards)
+                self._executor.process.start()

@@ -1,0 +1,139 @@
+"""The events of one attempt on their way to the stream: in order, in batches, under the lease."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from skillfleet.errors import EventsUnwritableError, FleetUnavailableError
+from skillfleet_engine import bridge
+from skillfleet_ledger.runs import Lease
+from skillfleet_ledger.streams import EventStreams, PackedEvent
+
+WINDOW_EVENTS = 1024
+WINDOW_BYTES = 256 * 1024
+BATCH_EVENTS = 500
+BATCH_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class OutboxHooks:
+    """Whom the outbox tells: that the lease is gone, or that the run was cancelled (why)."""
+
+    lost: Callable[[], None]
+    cancelled: Callable[[str], None]
+
+
+class Outbox:
+    """Takes events without a round trip; waits only when the window is full.
+
+    `put` may be called on any loop; all else happens on the home loop.
+    """
+
+    def __init__(
+        self,
+        streams: EventStreams,
+        lease: Lease,
+        hooks: OutboxHooks,
+        *,
+        flush_seconds: float,
+        patience_seconds: float,
+    ) -> None:
+        self._streams = streams
+        self._lease = lease
+        self._hooks = hooks
+        self._flush_seconds = flush_seconds
+        self._patience = patience_seconds
+        self._clock_ahead_ms = lease.redis_ms - time.time() * 1000
+        self._home = bridge.home_loop()
+        self._pending: list[PackedEvent] = []
+        self._pending_bytes = 0
+        self._written = lease.seq
+        self._pump: asyncio.Task[None] | None = None
+        self._error: EventsUnwritableError | None = None
+
+    @property
+    def seq(self) -> int:
+        """Number of the last event in the stream, as far as this attempt knows."""
+        return self._written
+
+    async def put(self, kind: str, payload: bytes) -> None:
+        """Accept an event; raises EventsUnwritableError when the stream stays out of reach."""
+        if self._error is not None:
+            raise self._error
+        event = (kind, payload, int(time.time() * 1000 + self._clock_ahead_ms))
+        if asyncio.get_running_loop() is self._home:
+            self._accept(event)
+        else:
+            self._home.call_soon_threadsafe(self._accept, event)
+        if len(self._pending) >= WINDOW_EVENTS or self._pending_bytes >= WINDOW_BYTES:
+            await bridge.at_home(self.flush())
+
+    async def flush(self) -> None:
+        """Return when everything accepted so far is in the stream, or the lease is gone.
+
+        Raises EventsUnwritableError. On the home loop only.
+        """
+        while self._pending and self._error is None:
+            self._start_pump()
+            if self._pump is not None:
+                await asyncio.shield(self._pump)
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Forget what is still pending; the attempt may write no more."""
+        self._pending.clear()
+        if self._pump is not None:
+            self._pump.cancel()
+
+    def _accept(self, event: PackedEvent) -> None:
+        self._pending.append(event)
+        self._pending_bytes += len(event[1])
+        self._start_pump()
+
+    def _start_pump(self) -> None:
+        if self._pending and (self._pump is None or self._pump.done()):
+            self._pump = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        if self._flush_seconds and self._pending_bytes < BATCH_BYTES:
+            await asyncio.sleep(self._flush_seconds)
+        while self._pending:
+            batch = self._next_batch()
+            answer = await self._write(batch)
+            if answer is None:
+                self._pending.clear()
+                self._pending_bytes = 0
+                return
+            self._written, cancelled = answer
+            del self._pending[: len(batch)]
+            self._pending_bytes -= sum(len(payload) for _, payload, _ in batch)
+            if cancelled:
+                self._hooks.cancelled(cancelled)
+
+    def _next_batch(self) -> list[PackedEvent]:
+        size = 0
+        for count, (_, payload, _) in enumerate(self._pending[:BATCH_EVENTS], start=1):
+            size += len(payload)
+            if size >= BATCH_BYTES:
+                return self._pending[:count]
+        return self._pending[:BATCH_EVENTS]
+
+    async def _write(self, batch: list[PackedEvent]) -> tuple[int, str] | None:
+        """Write a batch, as long as it takes; None when the lease is gone or patience is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._patience):
+                while True:
+                    try:
+                        answer = await self._streams.append(self._lease, self._written + 1, batch)
+                    except FleetUnavailableError:
+                        continue
+                    if answer is None:
+                        self._hooks.lost()
+                    return answer
+        self._error = EventsUnwritableError(
+            f"events could not be written for {self._patience:g} s: Redis is out of reach"
+        )
+        return None

@@ -1,0 +1,61 @@
+"""Every way an attempt can end. The set is closed: `settle` handles each, mypy sees to it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from skillfleet.contracts import ReasonCode
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The handler returned; `value` is plain JSON."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt failed and the run with it; `error` stays in the worker's log."""
+
+    code: str
+    message: str
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The attempt failed and is tried again after `delay` seconds."""
+
+    delay: float
+    message: str
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The run was cancelled."""
+
+    reason: str
+    code: str = ReasonCode.CANCELLED_BY_CALLER
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """The run's deadline passed."""
+
+    message: str = "the run's deadline passed"
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The worker gives the run back, uncounted: it drains, or lost touch with Redis."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Somebody else holds the run now: nothing may be written."""
+
+
+Outcome = Succeeded | Failed | Retry | Cancelled | TimedOut | Released | Lost

@@ -1,0 +1,132 @@
+"""One executing process: its ledger connection, its running attempts, its services.
+
+Lives on the process's home loop. In the event-loop and threads pools that is one for the
+worker, with prefork one for each child.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import socket
+import uuid
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any
+
+from redis.exceptions import RedisError
+from skillfleet.contracts import AgentCard
+from skillfleet.errors import FleetUnavailableError
+from skillfleet_ledger import Ledger
+from skillfleet_ledger.runs import RunStore
+from skillfleet_producer.publisher import Publisher, publisher_for
+
+from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
+from skillfleet_worker.runtime.heartbeat import Heartbeat
+from skillfleet_worker.runtime.reaper import Reaper
+from skillfleet_worker.settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 0.5
+_CARD_BEATS = 3
+
+
+class WorkerProcess:
+    """What all attempts of a process share. Create and use it on the home loop."""
+
+    def __init__(self, settings: WorkerSettings, cards: Sequence[AgentCard]) -> None:
+        self.settings = settings
+        self.name = f"{socket.gethostname()}:{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.ledger = Ledger(settings, name="skillfleet-worker")
+        self.publisher: Publisher = publisher_for(self.ledger)
+        self.attempts: dict[str, Attempt] = {}
+        self.draining = False
+        self.random = random.Random()
+        self._cards = tuple(cards)
+        self._heartbeat = Heartbeat(self.ledger.runs, self.name, self.attempts, settings)
+        self.reaper = Reaper(self.ledger, self.publisher, self.name, settings)
+        self._services: list[asyncio.Task[None]] = []
+        self._release: asyncio.TimerHandle | None = None
+        self._home = asyncio.get_running_loop()
+
+    def loop_time(self) -> float:
+        """The home loop's time; from any thread."""
+        return self._home.time()
+
+    @property
+    def runs(self) -> RunStore:
+        """The ledger's runs."""
+        return self.ledger.runs
+
+    def start(self) -> None:
+        """Start the services: orders, heartbeat, reaper, directory."""
+        for service in (
+            self._listen(),
+            self._heartbeat.run(),
+            self.reaper.run(),
+            self._publish_cards(),
+        ):
+            self._services.append(asyncio.create_task(service))
+
+    def drain(self, seconds: float | None = None) -> None:
+        """Claim no more; tell running handlers; release them after `seconds`."""
+        seconds = self.settings.drain_seconds if seconds is None else seconds
+        logger.info("draining: %d runs have %g s to finish", len(self.attempts), seconds)
+        self.draining = True
+        for attempt in self.attempts.values():
+            attempt.shutting_down = True
+        if self._release is not None:
+            self._release.cancel()
+        self._release = asyncio.get_running_loop().call_later(seconds, self._release_all)
+
+    async def stop(self) -> None:
+        """End the services and close the connections; the directory forgets the process."""
+        self.draining = True
+        for service in self._services:
+            service.cancel()
+        await asyncio.gather(*self._services, return_exceptions=True)
+        with suppress(FleetUnavailableError, OSError):
+            async with asyncio.timeout(2):
+                await self.ledger.directory.withdraw(self.name, self._cards)
+        await self.publisher.close()
+        await self.ledger.close()
+
+    def _release_all(self) -> None:
+        for attempt in self.attempts.values():
+            attempt.order(Stop(StopKind.RELEASED, "the worker shuts down"))
+
+    async def _listen(self) -> None:
+        for prefix in self.ledger.keys.prefixes():
+            channel = f"{prefix}worker:{self.name}"
+            await _until_done(lambda name=channel: self.ledger.channels.listen(name, self._obey))
+
+    def _obey(self, message: bytes | None) -> None:
+        """Carry out an order; None means that orders may have been missed."""
+        if message is None:
+            self._heartbeat.soon()
+            return
+        order, run_id, reason = message.decode().split(" ", 2)
+        attempt = self.attempts.get(run_id)
+        if order == "cancel" and attempt is not None:
+            attempt.cancel(reason)
+
+    async def _publish_cards(self) -> None:
+        lifetime = int(self.settings.heartbeat_seconds * _CARD_BEATS * 1000)
+        while True:
+            try:
+                await self.ledger.directory.publish(self.name, self._cards, lifetime)
+            except (FleetUnavailableError, OSError) as error:
+                logger.warning("the agents could not be listed in the directory: %s", error)
+            await asyncio.sleep(self.settings.heartbeat_seconds)
+
+
+async def _until_done(attempt: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    while True:
+        try:
+            await attempt()
+        except (RedisError, OSError) as error:
+            logger.warning("Redis is out of reach, trying again: %s", error)
+            await asyncio.sleep(_RETRY_SECONDS)
+        else:
+            return

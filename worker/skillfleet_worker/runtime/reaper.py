@@ -1,0 +1,84 @@
+"""Bringing runs back whose worker or message is gone; one reaper in the fleet is active."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+from skillfleet.contracts import ReasonCode, RunState
+from skillfleet.errors import FleetUnavailableError, UnknownRunError
+from skillfleet_ledger import Ledger
+from skillfleet_ledger.runs import End, Reaped, ReapOptions
+from skillfleet_producer.publisher import Publisher
+
+from skillfleet_worker.settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+_ENDS = {
+    "dead": End(RunState.DEAD, ReasonCode.WORKER_LOST, "every attempt was lost with its worker"),
+    "overdue": End(RunState.TIMED_OUT, ReasonCode.DEADLINE_EXCEEDED, "the run's deadline passed"),
+    "cancelled": End(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, "cancelled by the caller"),
+}
+_OFFICE_ROUNDS = 3
+
+
+class Reaper:
+    """Runs rounds over all shards; does nothing while another worker holds the office."""
+
+    def __init__(
+        self, ledger: Ledger, publisher: Publisher, worker: str, settings: WorkerSettings
+    ) -> None:
+        self._ledger = ledger
+        self._publisher = publisher
+        self._worker = worker
+        self._settings = settings
+        self.on_round: Callable[[Reaped], None] = lambda _: None
+
+    async def run(self) -> None:
+        """Reap until cancelled."""
+        while True:
+            try:
+                for shard in range(self._settings.shards):
+                    await self.round(shard)
+            except (FleetUnavailableError, OSError) as error:
+                logger.warning("the reaper could not work: %s", error)
+            except Exception:
+                logger.exception("the reaper stumbled and goes on")
+            # A little unevenness keeps many workers from asking in step.
+            await asyncio.sleep(self._settings.reap_seconds * random.uniform(0.8, 1.0))
+
+    async def round(self, shard: int) -> None:
+        """One round over a shard: publish what waits for a message, end what must end."""
+        options = ReapOptions(
+            office_ms=int(self._settings.reap_seconds * 1000 * _OFFICE_ROUNDS),
+            grace_ms=int(self._settings.stranded_seconds * 1000),
+        )
+        reaped = await self._ledger.runs.reap(shard, self._worker, options)
+        if reaped is None:
+            return
+        for run_id in reaped.publish:
+            await self._publish(run_id)
+        for run_id, token, why in reaped.close:
+            await self._close(run_id, token, why)
+        self.on_round(reaped)
+        if done := {name: count for name, count in reaped.counts.items() if count}:
+            logger.info("reaped: %s", ", ".join(f"{name} {n}" for name, n in done.items()))
+
+    async def _publish(self, run_id: str) -> None:
+        invocation = await self._ledger.runs.invocation(run_id)
+        if invocation is not None:
+            await self._publisher.publish(invocation)
+
+    async def _close(self, run_id: str, token: int, why: str) -> None:
+        try:
+            status = await self._ledger.runs.status(run_id)
+        except UnknownRunError:
+            return
+        end = _ENDS[why]
+        if why == "cancelled" and status.cancel_requested:
+            end = End(end.state, end.code, status.cancel_requested)
+        closed = await self._ledger.runs.close(run_id, status.name, end, token)
+        if closed == "closed":
+            logger.warning("run %s of %s ended %s: %s", run_id, status.name, end.state, end.message)
+            await self._ledger.runs.cancel_children(run_id, f"the calling run ended {end.state}")

@@ -1,0 +1,88 @@
+"""A skill as a Celery task: what Celery calls, and how an outcome looks to Celery."""
+
+import logging
+from typing import Any, assert_never
+
+from celery.exceptions import Ignore, Reject
+from celery.exceptions import Retry as CeleryRetry
+from pydantic import BaseModel
+from skillfleet.contracts import RunState
+from skillfleet.decorator import Skill
+from skillfleet.errors import FleetUnavailableError, RunFailed, RunTimedOut
+from skillfleet_engine.task import AsyncTask
+from skillfleet_ledger.runs import Claim, ClaimStatus
+
+from skillfleet_worker.runtime.delivery import read_delivery
+from skillfleet_worker.runtime.node import Node
+from skillfleet_worker.runtime.outcomes import (
+    Cancelled,
+    Failed,
+    Lost,
+    Outcome,
+    Released,
+    Retry,
+    Succeeded,
+    TimedOut,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class SkillTask(AsyncTask):
+    """One class for all skills; `skill`, `auth_model` and `node` are set on each task."""
+
+    abstract = True
+    typing = False
+    acks_late = True
+    ignore_result = True
+    max_retries = None
+    throws = (RunFailed, RunTimedOut)
+
+    skill: Skill[..., Any]
+    auth_model: type[BaseModel]
+    node: Node
+
+    async def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Execute one delivery; called by Celery's tracer."""
+        executor = await self.node.executor()
+        names = list(self.skill.spec.input_schema.get("properties", {}))
+        delivery = read_delivery(self.name, self.request, args, kwargs, names)
+        if executor.process.draining:
+            raise Reject("the worker drains", requeue=True)
+        try:
+            ended = await executor.run(self.skill, self.auth_model, delivery)
+        except FleetUnavailableError as error:
+            logger.warning("run %s goes back to the queue: %s", delivery.run_id, error)
+            raise Reject(error, requeue=True) from error
+        if isinstance(ended, Claim):
+            return self._declined(delivery.run_id, ended)
+        return self._to_celery(delivery.run_id, ended)
+
+    def _declined(self, run_id: str, claim: Claim) -> None:
+        """Acknowledge and drop a message that gave no lease."""
+        logger.info("run %s is not executed: %s %s", run_id, claim.status, claim.detail)
+        if claim.status is ClaimStatus.CANCELLED or claim.detail == RunState.CANCELLED:
+            self.node.announce_cancelled(run_id)
+        raise Ignore(f"not executed: {claim.status}")
+
+    def _to_celery(self, run_id: str, outcome: Outcome) -> Any:
+        """Return or raise what makes Celery's events tell the same story as the ledger."""
+        match outcome:
+            case Succeeded(value):
+                return value
+            case Failed(code, message, error):
+                raise RunFailed(message, code=code, run_id=run_id) from error
+            case Retry(delay, message, error):
+                raise CeleryRetry(message, error, delay)
+            case TimedOut(message):
+                raise RunTimedOut(message, run_id=run_id)
+            case Cancelled():
+                self.node.announce_cancelled(run_id)
+                raise Ignore("cancelled")
+            case Released(reason):
+                raise Ignore(f"released: {reason}")
+            case Lost():
+                logger.warning("run %s was lost to another worker: its outcome is dropped", run_id)
+                raise Ignore("lost")
+            case _:
+                assert_never(outcome)

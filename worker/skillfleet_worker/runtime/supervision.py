@@ -1,0 +1,89 @@
+"""Running a handler until it ends or must stop: cooperative first, then by cancelling its task."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from skillfleet.contracts import ReasonCode
+
+from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
+from skillfleet_worker.runtime.outcomes import Cancelled, Lost, Outcome, Released, TimedOut
+from skillfleet_worker.settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+_CANCEL_TRIES = 3
+
+
+async def supervise(
+    handler: Coroutine[Any, Any, Any],
+    attempt: Attempt,
+    settings: WorkerSettings,
+    remaining: float | None,
+) -> "asyncio.Task[Any] | Outcome":
+    """Run the handler; `remaining` is the time to its deadline in seconds.
+
+    Returns the finished task when the handler ended by itself, and the outcome of the order
+    when it had to stop. A task that resists its cancellation is left behind, with a report.
+    """
+    task = asyncio.ensure_future(handler)
+    try:
+        stop = await _until(task, attempt, remaining)
+    except asyncio.CancelledError:
+        # Celery's pool gave this task up (a cold shutdown): hand the run back at once.
+        attempt.order(Stop(StopKind.RELEASED, "the worker was stopped"))
+        stop = attempt.stop
+    if stop is None:
+        return task
+    if stop.kind is StopKind.CANCELLED:
+        await asyncio.wait({task}, timeout=settings.cancel_grace_seconds)
+        if task.done() and not task.cancelled() and task.exception() is None:
+            return task
+    await _cancel(task, attempt, settings.abandon_seconds)
+    return _outcome(attempt.stop or stop)
+
+
+async def _until(
+    task: "asyncio.Task[Any]", attempt: Attempt, remaining: float | None
+) -> Stop | None:
+    """The order that ends the handler's time; None when it ended by itself."""
+    stopped = asyncio.ensure_future(attempt.wait_stopped())
+    try:
+        await asyncio.wait({task, stopped}, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+    if attempt.stop is not None:
+        ended_by_itself = (
+            task.done()
+            and not task.cancelled()
+            and task.exception() is None
+            and attempt.stop.kind is not StopKind.LOST
+        )
+        return None if ended_by_itself else attempt.stop
+    return None if task.done() else Stop(StopKind.DEADLINE)
+
+
+async def _cancel(task: "asyncio.Task[Any]", attempt: Attempt, patience: float) -> None:
+    for _ in range(_CANCEL_TRIES):
+        if task.done():
+            break
+        task.cancel()
+        await asyncio.wait({task}, timeout=patience / _CANCEL_TRIES)
+    if not task.done():
+        stack = "".join(f"\n  {frame}" for frame in task.get_stack())
+        logger.error("run %s resists its cancellation and is left behind:%s", attempt.run_id, stack)
+    elif not task.cancelled() and (error := task.exception()) is not None:
+        logger.debug("run %s ended its stop with %r", attempt.run_id, error)
+
+
+def _outcome(stop: Stop) -> Outcome:
+    match stop.kind:
+        case StopKind.CANCELLED:
+            return Cancelled(stop.reason, stop.code or ReasonCode.CANCELLED_BY_CALLER)
+        case StopKind.DEADLINE:
+            return TimedOut()
+        case StopKind.RELEASED:
+            return Released(stop.reason)
+        case StopKind.LOST:
+            return Lost()

@@ -1,0 +1,62 @@
+"""The settings of a worker, beside those that every process of a fleet shares."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from skillfleet_ledger import Settings
+
+
+class WorkerSettings(Settings):
+    """How a worker runs attempts; from `SKILLFLEET_*` variables. Times in seconds."""
+
+    modules: str = ""
+    """Modules with agents to serve, separated by commas, for a plain `celery worker`."""
+    lease_seconds: float = Field(15.0, ge=1)
+    """How long a worker may be silent before its runs start elsewhere."""
+    drain_seconds: float = Field(30.0, ge=0)
+    """How long runs may go on after SIGTERM before they are released to the queue."""
+    cancel_grace_seconds: float = Field(0.5, ge=0)
+    """How long a cancelled handler may go on by itself before its task is cancelled."""
+    abandon_seconds: float = Field(5.0, gt=0)
+    """How long a cancelled task may resist before it is left behind."""
+    blocked_seconds: float = Field(10.0, gt=0)
+    """How long a handler may block the event loop before that is reported."""
+    flush_seconds: float = Field(0.002, ge=0, le=1)
+    """How long an event may wait for company before its batch leaves."""
+    events_patience_seconds: float = Field(60.0, gt=0)
+    """How long events may be unwritable before the attempt fails."""
+    reap_seconds: float = Field(1.0, gt=0)
+    """The time between two rounds of the reaper."""
+    stranded_seconds: float = Field(10.0, gt=0)
+    """How long a queued run waits before its message may count as gone."""
+    secrets_dir: Path | None = None
+    """A folder of secrets, one file each, as Kubernetes mounts them."""
+    secrets_env_prefix: str = "SKILLFLEET_SECRET_"
+    probe_port: int | None = Field(None, ge=0, le=65535)
+    """Port of /livez, /readyz and /startupz; none without it."""
+    probe_host: str = "127.0.0.1"
+    metrics: bool = False
+    """Serve Prometheus metrics at /metrics of the probe port."""
+    log_format: Literal["auto", "json", "console"] = "auto"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.metrics and self.probe_port is None:
+            raise ValueError("SKILLFLEET_METRICS needs SKILLFLEET_PROBE_PORT to serve them on")
+        if self.stranded_seconds < self.reap_seconds:
+            raise ValueError(
+                "SKILLFLEET_STRANDED_SECONDS must not be below SKILLFLEET_REAP_SECONDS"
+            )
+        return self
+
+    @property
+    def lease_ms(self) -> int:
+        """The lease in milliseconds."""
+        return int(self.lease_seconds * 1000)
+
+    @property
+    def heartbeat_seconds(self) -> float:
+        """Leases are renewed three times before they would run out."""
+        return self.lease_seconds / 3
