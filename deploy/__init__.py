@@ -1,1 +1,1 @@
-"""What puts skillfleet on machines: image, compose file, plain manifests, and the scripts that make them."""
+"""What puts skillfleet on machines: image, compose file, manifests, and what makes them."""

@@ -46,12 +46,12 @@ def read_values(text: str) -> list[Value]:
     Raises ValueError for a key without a comment, neither of its own nor for what is in it.
     """
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    if not isinstance(root, yaml.MappingNode):
-        raise ValueError("values.yaml is not a mapping")
     return list(_walk(root, text.splitlines(), ""))
 
 
-def _walk(node: yaml.MappingNode, lines: list[str], prefix: str) -> Iterator[Value]:
+def _walk(node: yaml.Node | None, lines: list[str], prefix: str) -> Iterator[Value]:
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError("values.yaml is not a mapping")  # noqa: TRY004 - the text is wrong
     for key, item in node.value:
         path = f"{prefix}{key.value}"
         comment = comment_above(lines, key.start_mark.line)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import helm_python
 import yaml
 
 from deploy.generated import write_or_check
@@ -28,13 +29,7 @@ HELM_LABELS = ("helm.sh/chart", "app.kubernetes.io/managed-by")
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML as people write it: long texts as blocks, lists indented, no anchors."""
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        super().increase_indent(flow, False)
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+    """YAML as people write it: long texts as blocks."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -50,8 +45,6 @@ def render_chart(values: Mapping[str, Any], release: str, namespace: str) -> lis
 
     Raises helm_python's HelmError when the values are refused.
     """
-    import helm_python
-
     with helm_python.Chart.load(CHART) as chart:
         texts = chart.render(dict(values), name=release, namespace=namespace)
     manifests = [

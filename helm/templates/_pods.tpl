@@ -119,7 +119,7 @@ envFrom:
 {{- define "skillfleet.settings" -}}
 {{- $data := dict "SKILLFLEET_NAMESPACE" .Values.settings.namespace "SKILLFLEET_LOG_FORMAT" .Values.settings.logFormat -}}
 {{- $_ := set $data "SKILLFLEET_LEASE_SECONDS" (.Values.settings.leaseSeconds | toString) -}}
-{{- $_ := set $data "SKILLFLEET_METRICS" (.Values.monitoring.enabled | toString) -}}
+{{- $_ := set $data "SKILLFLEET_DEFAULT_QUEUE" .Values.settings.defaultQueue -}}
 {{- if .Values.valkey.enabled -}}
 {{- $_ := set $data "SKILLFLEET_REDIS_URL" (printf "redis://%s:6379/0" (include "skillfleet.name" (dict "root" . "suffix" "valkey"))) -}}
 {{- else if .Values.redis.url -}}

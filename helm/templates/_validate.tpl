@@ -55,7 +55,9 @@
 {{- define "skillfleet.validatePool" -}}
 {{- $where := printf "workers[%s].autoscaling" .pool.name -}}
 {{- $scaling := .pool.autoscaling -}}
-{{- $keda := has $scaling.mode (list "demand" "redisList") -}}
+{{- if and .pool.preStop.command (lt (int .pool.preStop.seconds) 1) -}}
+{{- fail (printf "workers[%s].preStop.seconds: say how long preStop.command may take; it is added to the grace period" .pool.name) -}}
+{{- end -}}
 {{- if and (ne $scaling.mode "none") (gt (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
 {{- fail (printf "%s: minReplicas (%d) is above maxReplicas (%d)" $where (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
 {{- end -}}

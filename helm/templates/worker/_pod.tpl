@@ -60,6 +60,8 @@ containers:
         value: 0.0.0.0
       - name: SKILLFLEET_PROBE_PORT
         value: {{ .pool.probes.port | quote }}
+      - name: SKILLFLEET_METRICS
+        value: {{ .root.Values.monitoring.enabled | quote }}
       {{- if .pool.podDeletionCost }}
       - name: SKILLFLEET_POD_DELETION_COST
         value: "true"

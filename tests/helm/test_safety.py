@@ -1,0 +1,222 @@
+"""Safe by default: pods without rights, closed networks, no secret in sight, Flower guarded."""
+
+import re
+from typing import Any
+
+import pytest
+from flower.urls import handlers
+
+from tests.helm.rendering import (
+    Manifest,
+    containers,
+    env,
+    kinds,
+    one,
+    pod_template,
+    pods,
+    render,
+    walk,
+    worker,
+)
+from tests.helm.value_sets import EVERYTHING, VALUE_SETS
+
+RESTRICTED_VOLUMES = {
+    *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral"),
+    *("persistentVolumeClaim", "projected", "secret"),
+}
+
+
+def test_every_pod_meets_the_restricted_pod_security_standard(fleet: list[Manifest]) -> None:
+    for _, pod in pods(fleet):
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["securityContext"].get("runAsUser") != 0
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+        for volume in spec["volumes"]:
+            assert volume.keys() - {"name"} <= RESTRICTED_VOLUMES
+        for container in containers(pod):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+def test_every_container_says_what_it_needs_and_may_use(fleet: list[Manifest]) -> None:
+    for _, pod in pods(fleet):
+        for container in containers(pod):
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+            assert "memory" in container["resources"]["limits"]
+
+
+def test_no_pod_gets_a_token_unless_it_needs_one(fleet: list[Manifest]) -> None:
+    for account in kinds(fleet, "ServiceAccount"):
+        assert account["automountServiceAccountToken"] is False
+    for _, pod in pods(fleet):
+        wanted = any("SKILLFLEET_POD_DELETION_COST" in env(c) for c in containers(pod))
+        assert pod["spec"]["automountServiceAccountToken"] is wanted
+
+
+def test_users_and_groups_may_be_left_to_the_platform() -> None:
+    manifests = render(VALUE_SETS["platform chooses users"])
+    context = pod_template(worker(manifests))["spec"]["securityContext"]
+    assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    openshift = render({"podSecurity": {"runAsUser": 1000700000}})
+    assert pod_template(worker(openshift))["spec"]["securityContext"]["runAsUser"] == 1000700000
+
+
+def test_each_part_has_a_network_policy_for_both_directions(fleet: list[Manifest]) -> None:
+    policies = kinds(fleet, "NetworkPolicy")
+    parts = {pod["metadata"]["labels"]["app.kubernetes.io/component"] for _, pod in pods(fleet)}
+    key = "app.kubernetes.io/component"
+    covered = {policy["spec"]["podSelector"]["matchLabels"][key] for policy in policies}
+    assert covered in (parts, set())
+    for policy in policies:
+        assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_network_policies_are_there_unless_turned_off() -> None:
+    assert kinds(render(), "NetworkPolicy")
+    assert not kinds(render(VALUE_SETS["open network"]), "NetworkPolicy")
+
+
+def ports(rules: list[dict[str, Any]]) -> set[Any]:
+    return {port["port"] for rule in rules for port in rule["ports"]}
+
+
+def callers(policy: Manifest) -> set[str]:
+    """The namespaces that may come in."""
+    found = walk(policy["spec"]["ingress"])
+    return {value for path, value in found if path[-1:] == ("kubernetes.io/metadata.name",)}
+
+
+def test_only_keda_reaches_the_exporter_and_nobody_flower_by_default() -> None:
+    manifests = render()
+    assert callers(one(manifests, "NetworkPolicy", "exporter")) == {"keda"}
+    assert one(manifests, "NetworkPolicy", "flower")["spec"]["ingress"] == []
+    assert one(manifests, "NetworkPolicy", "worker")["spec"]["ingress"] == []
+
+
+def test_prometheus_and_the_ingress_controller_come_in_when_they_are_used() -> None:
+    manifests = render(EVERYTHING)
+    assert callers(one(manifests, "NetworkPolicy", "exporter")) == {"keda", "monitoring"}
+    flower = one(manifests, "NetworkPolicy", "flower")
+    assert callers(flower) == {"ingress-nginx", "monitoring"}
+    worker_policy = one(manifests, "NetworkPolicy", "worker")
+    assert callers(worker_policy) == {"monitoring"}
+    assert ports(worker_policy["spec"]["ingress"]) == {8081}
+
+
+def test_pods_reach_redis_the_broker_and_the_collector_wherever_they_listen() -> None:
+    values = {
+        "redis": {"url": "rediss://redis.data.svc:6390/0"},
+        "broker": {"url": "amqps://rabbitmq.data.svc//"},
+        "telemetry": {"otlpEndpoint": "http://collector:4318"},
+    }
+    for policy in kinds(render(values), "NetworkPolicy"):
+        assert {53, 6390, 5671, 4318} <= ports(policy["spec"]["egress"])
+
+
+def test_skills_reach_public_addresses_only() -> None:
+    (rule,) = (
+        rule
+        for rule in one(render(), "NetworkPolicy", "worker")["spec"]["egress"]
+        if ports([rule]) == {443}
+    )
+    blocks = [peer["ipBlock"] for peer in rule["to"]]
+    assert {"10.0.0.0/8", "169.254.0.0/16", "192.168.0.0/16"} <= set(blocks[0]["except"])
+    closed = one(render({"networkPolicy": {"publicHttps": False}}), "NetworkPolicy", "worker")
+    assert 443 not in ports(closed["spec"]["egress"])
+
+
+def test_the_trial_valkey_is_reached_from_its_namespace_only() -> None:
+    manifests = render({"valkey": {"enabled": True}})
+    policy = one(manifests, "NetworkPolicy", "valkey")["spec"]
+    assert policy["ingress"][0]["from"] == [{"podSelector": {}}]
+    assert policy["egress"] == []
+
+
+def test_only_the_generated_password_is_a_secret_of_the_chart(fleet: list[Manifest]) -> None:
+    for secret in kinds(fleet, "Secret"):
+        assert secret["metadata"]["name"].endswith("-valkey")
+        assert re.fullmatch(r"[A-Za-z0-9+/=]{40,}", secret["data"]["password"])
+
+
+def test_each_trial_gets_a_password_of_its_own() -> None:
+    passwords = {
+        one(render({"valkey": {"enabled": True}}), "Secret", "valkey")["data"]["password"]
+        for _ in range(3)
+    }
+    assert len(passwords) == 3
+
+
+def test_passwords_never_stand_in_a_command_or_a_setting(fleet: list[Manifest]) -> None:
+    for _, pod in pods(fleet):
+        for container in containers(pod):
+            for name, value in env(container).items():
+                if re.search("PASSWORD|SECRET$|AUTH|_KEY|HEADERS", name):
+                    assert isinstance(value, dict), name
+
+
+def flower_ingress(values: dict[str, Any]) -> list[dict[str, Any]]:
+    (ingress,) = kinds(render(values), "Ingress")
+    (rule,) = ingress["spec"]["rules"]
+    paths: list[dict[str, Any]] = rule["http"]["paths"]
+    return paths
+
+
+def routed(paths: list[dict[str, Any]], request: str) -> bool:
+    """Whether an Ingress with these paths takes a request, by the rules of pathType."""
+    for path in paths:
+        prefix = path["path"].rstrip("/")
+        whole = path["pathType"] == "Exact"
+        if request == path["path"] or (not whole and f"{request}/".startswith(f"{prefix}/")):
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("everything", ""), ("Flower behind OAuth", "/flower")]
+)
+def test_flowers_pages_are_published_and_its_open_endpoints_are_not(name: str, prefix: str) -> None:
+    paths = flower_ingress(VALUE_SETS[name])
+    for page in ("/", "/workers", "/worker/w1@pod", "/tasks", "/tasks/datatable", "/task/42"):
+        assert routed(paths, prefix + page), page
+    for page in ("/broker", "/api/workers", "/static/css/flower.css", "/login", "/logout"):
+        assert routed(paths, prefix + page), page
+    for page in ("/metrics", "/healthcheck"):
+        assert not routed(paths, prefix + page), page
+
+
+def example_path(handler: Any) -> str:
+    """A path that one of Flower's routes answers."""
+    pattern = handler[0] if isinstance(handler, tuple) else handler.regex.pattern
+    return re.sub(r"\(.+\)", "x", pattern).removesuffix("$").removesuffix("/?")
+
+
+def test_every_route_of_flower_but_the_open_ones_is_published() -> None:
+    paths = flower_ingress(EVERYTHING)
+    hidden = {path for path in map(example_path, handlers) if not routed(paths, path)}
+    assert hidden == {"/metrics", "/healthcheck", ".*"}
+
+
+def test_flowers_password_comes_from_the_secret() -> None:
+    (container,) = pod_template(one(render(EVERYTHING), "Deployment", "flower"))["spec"][
+        "containers"
+    ]
+    reference = {"secretKeyRef": {"name": "flower-auth", "key": "basic-auth"}}
+    assert env(container)["FLOWER_BASIC_AUTH"] == reference
+    assert "auth" not in " ".join(container["command"])
+
+
+def test_secrets_of_skills_are_files_in_one_folder() -> None:
+    (container,) = pod_template(worker(render(EVERYTHING), "batch"))["spec"]["containers"]
+    folder = env(container)["SKILLFLEET_SECRETS_DIR"]
+    (mount,) = (m for m in container["volumeMounts"] if m["name"] == "secrets")
+    assert (mount["mountPath"], mount["readOnly"]) == (folder, True)
+
+
+def test_an_image_may_be_pinned_by_digest() -> None:
+    (container,) = pod_template(worker(render(EVERYTHING), "batch"))["spec"]["containers"]
+    assert container["image"] == "registry.internal/skills:0.1.0@sha256:" + "a" * 64

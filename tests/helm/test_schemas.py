@@ -1,0 +1,72 @@
+"""What the API server would say: core objects, KEDA's objects, Helm's own lint."""
+
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import jsonschema
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+import yaml
+
+from tests.helm.rendering import CHART, Manifest
+from tests.helm.value_sets import VALUE_SETS
+
+# Objects whose schemas belong to other projects.
+CUSTOM_GROUPS = ("keda.sh/", "monitoring.coreos.com/")
+KUBERNETES = ("1.29", kubernetes_validate.latest_version())
+
+
+def close(schema: Any) -> None:
+    """Refuse unknown fields at every depth, as the API server's strict validation does."""
+    if isinstance(schema, list):
+        for item in schema:
+            close(item)
+    elif isinstance(schema, dict):
+        keeps = schema.get("x-kubernetes-preserve-unknown-fields")
+        if isinstance(schema.get("properties"), dict) and not keeps:
+            schema.setdefault("additionalProperties", False)
+        for item in schema.values():
+            close(item)
+
+
+def keda_schemas() -> dict[tuple[str, str], Any]:
+    """KEDA's schemas by apiVersion and kind, closed."""
+    found: dict[tuple[str, str], Any] = {}
+    for path in sorted((Path(__file__).parent / "schemas").glob("keda.sh_*.yaml")):
+        spec = yaml.safe_load(path.read_text("utf-8"))["spec"]
+        for version in spec["versions"]:
+            schema = version["schema"]["openAPIV3Schema"]
+            close(schema)
+            schema["properties"]["metadata"] = {"type": "object"}
+            found[f"{spec['group']}/{version['name']}", spec["names"]["kind"]] = schema
+    return found
+
+
+KEDA = keda_schemas()
+
+
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_helm_lint_finds_nothing(name: str) -> None:
+    report = helm_python.lint(CHART, VALUE_SETS[name], strict=True)
+    findings = [m for m in report["messages"] if m["severity"] > 1]
+    assert findings == []
+
+
+def test_core_objects_are_valid_in_the_oldest_and_newest_kubernetes(fleet: list[Manifest]) -> None:
+    for manifest in fleet:
+        if not manifest["apiVersion"].startswith(CUSTOM_GROUPS):
+            for version in KUBERNETES:
+                kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_keda_objects_fit_kedas_own_schemas(fleet: list[Manifest]) -> None:
+    for manifest in fleet:
+        if manifest["apiVersion"].startswith("keda.sh/"):
+            schema = KEDA[manifest["apiVersion"], manifest["kind"]]
+            jsonschema.Draft7Validator(schema).validate(manifest)
+
+
+def test_no_object_is_made_twice(fleet: list[Manifest]) -> None:
+    names = [(manifest["kind"], manifest["metadata"]["name"]) for manifest in fleet]
+    assert len(names) == len(set(names))

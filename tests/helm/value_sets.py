@@ -1,0 +1,153 @@
+"""Values that operators would give, by name. Each must render to a fleet that works."""
+
+from typing import Any
+
+Values = dict[str, Any]
+
+TWO_POOLS: list[Values] = [
+    {
+        "name": "interactive",
+        "queues": ["celery", "chat"],
+        "modules": ["acme.chat"],
+        "autoscaling": {"minReplicas": 3, "maxReplicas": 9},
+    },
+    {
+        "name": "batch",
+        "queues": ["batch"],
+        "pool": "prefork",
+        "concurrency": 4,
+        "drainSeconds": 600,
+        "podDisruptionBudget": {"enabled": False},
+        "autoscaling": {"minReplicas": 0},
+    },
+]
+
+EVERYTHING: Values = {
+    "commonLabels": {"team": "agents"},
+    "image": {
+        "repository": "registry.internal/skills",
+        "digest": "sha256:" + "a" * 64,
+        "pullSecrets": ["registry"],
+    },
+    "redis": {
+        "url": "rediss://redis.data.svc:6380/3",
+        "existingSecret": {"name": "redis-acl", "usernameKey": "user", "passwordKey": "password"},
+        "tls": {"caSecret": "redis-ca"},
+    },
+    "broker": {"existingSecret": {"name": "rabbitmq"}},
+    "settings": {"namespace": "blue", "extra": {"SKILLFLEET_MAX_ARTIFACT_BYTES": "1048576"}},
+    "telemetry": {
+        "otlpEndpoint": "http://collector.observability:4318",
+        "headersSecret": {"name": "otlp"},
+    },
+    "workerDefaults": {
+        "modules": ["acme.skills"],
+        "podDeletionCost": True,
+        "shareProcessNamespace": True,
+        "topologySpread": [
+            {
+                "topologyKey": "topology.kubernetes.io/zone",
+                "maxSkew": 1,
+                "whenUnsatisfiable": "ScheduleAnyway",
+            }
+        ],
+        "preStop": {"command": ["sleep", "5"], "seconds": 5},
+        "secrets": [
+            {"name": "openai", "items": [{"key": "api-key", "path": "openai-key"}]},
+            {"name": "more"},
+        ],
+        "env": [{"name": "HTTP_PROXY", "value": "http://proxy:3128"}],
+        "celeryArgs": ["--max-memory-per-child=400000"],
+        "nodeSelector": {"disk": "ssd"},
+        "tolerations": [{"key": "agents", "operator": "Exists"}],
+        "priorityClassName": "high",
+        "runtimeClassName": "gvisor",
+        "podAnnotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"},
+        "podLabels": {"tier": "skills", "app.kubernetes.io/component": "never"},
+        "extraVolumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
+        "extraVolumeMounts": [{"name": "models", "mountPath": "/models", "readOnly": True}],
+    },
+    "workers": TWO_POOLS,
+    "workerServiceAccount": {"annotations": {"cloud/role": "skills"}},
+    "exporter": {"replicas": 2},
+    "flower": {
+        "auth": {"basic": {"existingSecret": "flower-auth"}},
+        "ingress": {
+            "enabled": True,
+            "className": "nginx",
+            "host": "flower.internal",
+            "tlsSecret": "flower-tls",
+        },
+    },
+    "networkPolicy": {
+        "workerEgress": [{"ports": [{"port": 5432, "protocol": "TCP"}]}],
+    },
+    "monitoring": {
+        "enabled": True,
+        "rules": True,
+        "dashboard": {"enabled": True},
+        "labels": {"release": "prometheus"},
+    },
+}
+
+VALUE_SETS: dict[str, Values] = {
+    "defaults": {},
+    "everything": EVERYTHING,
+    "two pools": {"workers": TWO_POOLS},
+    "trial": {"valkey": {"enabled": True}},
+    "trial without add-ons": {
+        "valkey": {"enabled": True, "persistence": {"enabled": False}},
+        "workerDefaults": {"autoscaling": {"mode": "none"}},
+        "flower": {"persistence": {"enabled": False}},
+    },
+    "no KEDA": {"workerDefaults": {"autoscaling": {"mode": "none"}}},
+    "HPA": {"workerDefaults": {"autoscaling": {"mode": "cpu"}}},
+    "Redis lists": {
+        "redis": {
+            "url": "rediss://redis.data.svc/2",
+            "existingSecret": {"name": "redis-acl", "passwordKey": "password"},
+            "tls": {"caSecret": "redis-ca"},
+        },
+        "settings": {"namespace": "blue"},
+        "workers": [
+            {**pool, "autoscaling": {"mode": "redisList", "minReplicas": 0}} for pool in TWO_POOLS
+        ],
+    },
+    "Redis lists of the trial Valkey": {
+        "valkey": {"enabled": True, "auth": {"existingSecret": "valkey-auth"}},
+        "workerDefaults": {"autoscaling": {"mode": "redisList"}},
+    },
+    "external Redis with TLS": {
+        "redis": {
+            "url": "rediss://redis.data.svc:6380/0",
+            "existingSecret": {"name": "redis-acl", "usernameKey": "u", "passwordKey": "p"},
+            "tls": {"caSecret": "redis-ca", "caKey": "tls.crt"},
+        }
+    },
+    "RabbitMQ": {"broker": {"url": "amqp://rabbitmq.data.svc:5672//"}},
+    "no Flower": {"flower": {"enabled": False}},
+    "no exporter": {
+        "exporter": {"enabled": False},
+        "keda": {"exporterUrl": "http://exporter.shared.svc:9808/"},
+    },
+    "Flower behind OAuth": {
+        "flower": {
+            "urlPrefix": "/flower",
+            "readOnly": True,
+            "auth": {
+                "oauth": {
+                    "provider": "flower.views.auth.GoogleAuth2LoginHandler",
+                    "emails": ".*@acme\\.internal",
+                    "redirectUri": "https://flower.internal/flower/login",
+                    "existingSecret": "flower-oauth",
+                }
+            },
+            "ingress": {"enabled": True, "host": "flower.internal"},
+        }
+    },
+    "platform chooses users": {
+        "podSecurity": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}
+    },
+    "open network": {"networkPolicy": {"enabled": False}},
+    "no start-up check": {"redis": {"startupCheck": False}},
+}
