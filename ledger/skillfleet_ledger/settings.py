@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -84,7 +84,7 @@ class Settings(BaseSettings):
         if self.redis_ca_file is not None and parts.scheme == "rediss":
             extra = urlencode({"ssl_ca_certs": str(self.redis_ca_file)})
             query = f"{query}&{extra}" if query else extra
-        return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+        return _join(parts.scheme, netloc, parts.path, query)
 
     @property
     def broker_is_ledger(self) -> bool:
@@ -98,12 +98,26 @@ class Settings(BaseSettings):
 
 
 def celery_url(url: str) -> str:
-    """A Redis URL as Celery wants it: unix sockets are `redis+socket://` there."""
+    """A Redis URL as Celery wants it.
+
+    Unix sockets are `redis+socket://` there, and a rediss:// URL must say how certificates
+    are checked, in the names of Python's ssl module.
+    """
     parts = urlsplit(url)
-    if parts.scheme != "unix":
-        return url
-    query = parts.query.replace("db=", "virtual_host=")
-    return urlunsplit(("redis+socket", parts.netloc, parts.path, query, ""))
+    if parts.scheme == "unix":
+        query = parts.query.replace("db=", "virtual_host=")
+        return _join("redis+socket", parts.netloc, parts.path, query)
+    if parts.scheme == "rediss":
+        options = dict(parse_qsl(parts.query))
+        checked = options.get("ssl_cert_reqs", "required")
+        options["ssl_cert_reqs"] = checked if "CERT_" in checked else f"CERT_{checked.upper()}"
+        return _join(parts.scheme, parts.netloc, parts.path, urlencode(options))
+    return url
+
+
+def _join(scheme: str, netloc: str, path: str, query: str) -> str:
+    """Like urlunsplit, which drops the // of schemes it does not know."""
+    return f"{scheme}://{netloc}{path}" + (f"?{query}" if query else "")
 
 
 def _explain(error: ValidationError) -> str:

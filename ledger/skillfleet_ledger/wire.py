@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import socket
 import ssl as tls
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import hiredis
 from redis.asyncio.connection import parse_url
@@ -54,8 +54,8 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport; called by asyncio."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - narrows for the checker
-        self.transport = transport
+        # uvloop's transports are no subclass of asyncio's.
+        self.transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -64,7 +64,7 @@ class Wire(asyncio.Protocol):
         """Take bytes apart into replies; called by asyncio."""
         try:
             self._reader.feed(data)
-            while (reply := self._reader.gets()) is not False:
+            while not self.lost and (reply := self._reader.gets()) is not False:
                 self.on_reply(reply)
         except hiredis.ProtocolError:
             # What speaks there is no Redis.

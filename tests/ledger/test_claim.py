@@ -19,6 +19,7 @@ from tests.ledger.helpers import (
     submitted,
     touch,
 )
+from tests.support.waiting import wait_until_async
 
 
 async def test_a_claim_starts_the_first_attempt_under_a_lease(ledger: Ledger) -> None:
@@ -116,7 +117,7 @@ async def test_an_unknown_run_is_refused_unless_its_message_describes_it(ledger:
     assert (status.name, status.state) == ("librarian.survey", RunState.RUNNING)
 
 
-@pytest.mark.parametrize("run_id", ["order|42", "a b/c", "x:y:z", "ü", "-"])
+@pytest.mark.parametrize("run_id", ["order|42", "a b/c:ü"])
 async def test_an_adopted_run_may_have_any_id_that_celery_allows(
     ledger: Ledger, run_id: str
 ) -> None:
@@ -124,11 +125,11 @@ async def test_an_adopted_run_may_have_any_id_that_celery_allows(
     claim = await ledger.runs.claim(run_id, "w1", "c1", LONG_MS, new)
     assert claim.lease is not None
     await ledger.runs.settle(claim.lease, "librarian.survey", claim.lease.seq, DONE)
-    entries = await touch(ledger, "ZRANGE", run_id, "expiring", 0, -1)
-    await touch(ledger, "ZADD", run_id, "expiring", 1, entries[0])
-    while await touch(ledger, "EXISTS", run_id, f"run:{run_id}"):
-        await asyncio.sleep(0)
-    assert (await reap(ledger)).counts["pruned"] == 1
+
+    async def pruned() -> bool:
+        return (await reap(ledger)).counts["pruned"] == 1
+
+    await wait_until_async(pruned, what="the run to be forgotten")
     assert await ledger.runs.newest() == []
 
 

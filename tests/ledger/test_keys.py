@@ -1,0 +1,116 @@
+"""Every script stays in the slot of its run's shard; keys.py names every key there is."""
+
+import re
+import uuid
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.crc import key_slot
+
+from skillfleet_ledger import Ledger, keys
+from skillfleet_ledger.runs import ReapOptions
+from tests.ledger.helpers import (
+    DONE,
+    LONG_MS,
+    child_of,
+    claimed,
+    event,
+    lapse,
+    reap,
+    settings_for,
+    submission,
+)
+from tests.support.valkey import ValkeyServer
+
+SHARDS = 16
+
+
+async def one_of_everything(ledger: Ledger, run_id: str) -> None:
+    """A run's life that calls every script and touches every kind of key."""
+    shard = ledger.keys.shard(run_id)
+    await ledger.runs.submit(
+        submission(id=run_id, delay_ms=1, deadline_ms=4_102_444_800_000, priority=3)
+    )
+    while not (await reap(ledger, shard=shard)).publish:
+        pass
+    lease = await claimed(ledger, run_id)
+    await ledger.runs.requeue(lease, lease.seq, outcome="retry", reason="x", delay_ms=1)
+    while not (await reap(ledger, shard=shard)).publish:
+        pass
+    await claimed(ledger, run_id)
+    await lapse(ledger, run_id)
+    await reap(ledger, shard=shard)
+    lease = await claimed(ledger, run_id)
+    await ledger.runs.renew("w1", LONG_MS, {run_id: lease.token}, timeout=5)
+    await ledger.streams.append(lease, lease.seq + 1, [event()])
+    await ledger.artifacts.write(lease, "a", _bytes(), "text/plain")
+    child = child_of(lease, run_id, id=ledger.keys.new_id(beside=run_id))
+    await ledger.runs.submit(child)
+    await ledger.runs.close(child.id, "librarian.survey", DONE)
+    await ledger.runs.cancel(run_id, "enough")
+    await ledger.runs.settle(lease, "librarian.survey", lease.seq + 1, DONE)
+    await ledger.runs.reap(shard, "reaper", ReapOptions(grace_ms=0))
+    await ledger.runs.status(run_id)
+
+
+async def _bytes() -> AsyncIterator[bytes]:
+    yield b"x"
+
+
+@pytest.fixture
+async def sharded(valkey: ValkeyServer) -> AsyncIterator[Ledger]:
+    ledger = Ledger(settings_for(valkey, shards=SHARDS))
+    yield ledger
+    await ledger.close()
+
+
+def test_shards_of_random_ids_are_evenly_used(sharded: Ledger) -> None:
+    counts = [0] * SHARDS
+    for _ in range(1600):
+        counts[sharded.keys.shard(str(uuid.uuid4()))] += 1
+    assert min(counts) > 50
+
+
+async def test_every_script_touches_one_slot_beside_results_and_broker(
+    valkey: ValkeyServer, sharded: Ledger
+) -> None:
+    run_ids = {
+        sharded.keys.shard(run_id): run_id for run_id in (sharded.keys.new_id() for _ in range(300))
+    }
+    assert len(run_ids) == SHARDS
+    outside = ("celery-task-meta-", "celery")
+    for shard, run_id in run_ids.items():
+        with valkey.client() as client, client.monitor() as monitor:
+            await one_of_everything(sharded, run_id)
+            client.echo("over")
+            slots: set[int] = set()
+            while (seen := monitor.next_command())["command"] != "ECHO over":
+                name, _, rest = seen["command"].partition(" ")
+                key = rest.split(" ")[0]
+                if seen["client_type"] != "lua" or name == "TIME" or key.startswith(outside):
+                    continue
+                slots.add(key_slot(key.encode()))
+        # The leases of a process are renewed in every shard.
+        renewed = {key_slot(f"{prefix}x".encode()) for prefix in sharded.keys.prefixes()}
+        own = key_slot(sharded.keys.shard_prefix(shard).encode())
+        assert own in slots
+        assert slots <= renewed
+
+
+async def test_no_key_exists_that_keys_py_does_not_name(
+    valkey: ValkeyServer, sharded: Ledger
+) -> None:
+    assert keys.__doc__ is not None
+    named = set(re.findall(r"^\| P ([a-z]+)", keys.__doc__, re.MULTILINE))
+    run_id = sharded.keys.new_id()
+    await one_of_everything(sharded, run_id)
+    await sharded.refused.add("bad", b"x")
+    with valkey.client() as client:
+        found = {key.decode() for key in client.keys("*")}
+    inside = {key.partition("}:")[2].partition(":")[0] for key in found if key.startswith("{")}
+    assert inside <= named
+    assert {"run", "events", "attempts", "children", "artifacts", "blob", "expiring"} <= inside
+    outside = {key for key in found if not key.startswith("{")}
+    assert all(key.startswith("celery-task-meta-") for key in outside)
+    of_run = {key for key in found if run_id in key and key not in outside}
+    assert {key.partition("}:")[0] for key in of_run} == {sharded.keys.prefix(run_id).rstrip("}:")}

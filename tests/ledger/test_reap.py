@@ -1,0 +1,333 @@
+"""The reaper's rounds."""
+
+import asyncio
+import uuid
+
+import pytest
+
+from skillfleet.contracts import RunState
+from skillfleet_ledger import Ledger
+from skillfleet_ledger.runs import ClaimStatus, End, ReapOptions
+from skillfleet_ledger.settings import Settings
+from tests.ledger.helpers import (
+    DONE,
+    LONG_MS,
+    claimed,
+    lapse,
+    read_all,
+    reap,
+    running,
+    settings_for,
+    submission,
+    submitted,
+    touch,
+)
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until_async
+
+TASK = "librarian.survey"
+DEAD = End(RunState.DEAD, "worker_lost", "its worker was lost too often")
+GRACE_MS = 10_000
+
+
+async def age(ledger: Ledger, run_id: str, by_ms: int, queue: str = "celery") -> None:
+    """Let the run have been published `by_ms` milliseconds earlier."""
+    await touch(ledger, "ZINCRBY", run_id, f"ready:{queue}:0", -by_ms, run_id)
+
+
+async def test_a_live_lease_is_left_alone(ledger: Ledger) -> None:
+    await running(ledger)
+    found = await reap(ledger)
+    assert (found.publish, found.close, found.more) == ((), (), False)
+    assert set(found.counts) == {"restarted", "due", "stranded", "pruned"}
+
+
+async def test_a_lapsed_lease_returns_the_run_to_its_queue(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    await lapse(ledger, lease.run_id)
+    found = await reap(ledger)
+    assert (found.publish, found.counts["restarted"]) == ((lease.run_id,), 1)
+    status = await ledger.runs.status(lease.run_id)
+    assert (status.state, status.retries, status.attempts[0].outcome) == ("queued", 0, "lost")
+    again = await claimed(ledger, lease.run_id, "w2")
+    assert (again.attempt, again.token) == (2, lease.token + 2)
+    await ledger.runs.settle(again, TASK, again.seq, DONE)
+    states = [one.state for one in await read_all(ledger, lease.run_id)]
+    assert states == ["running", "queued", "running", "succeeded"]
+
+
+async def test_a_lease_lapses_by_redis_time_alone(ledger: Ledger) -> None:
+    new = await submitted(ledger)
+    await claimed(ledger, new.id, lease_ms=1)
+    await wait_until_async(lambda: restarted(ledger), what="the lease to lapse")
+    assert (await ledger.runs.status(new.id)).state is RunState.QUEUED
+
+
+async def restarted(ledger: Ledger) -> int:
+    return (await reap(ledger)).counts["restarted"]
+
+
+async def test_a_poison_run_is_given_up_after_its_deliveries(ledger: Ledger) -> None:
+    new = await submitted(ledger, max_deliveries=2)
+    await claimed(ledger, new.id)
+    await lapse(ledger, new.id)
+    assert (await reap(ledger)).publish == (new.id,)
+    lease = await claimed(ledger, new.id)
+    await lapse(ledger, new.id)
+    found = await reap(ledger)
+    assert (found.publish, found.close) == ((), ((new.id, lease.token + 1, "dead"),))
+    assert await ledger.runs.close(new.id, TASK, DEAD, found.close[0][1]) == "closed"
+    status = await ledger.runs.status(new.id)
+    assert (status.state, len(status.attempts)) == (RunState.DEAD, 2)
+
+
+async def test_a_candidate_that_nobody_closed_comes_again_and_counts_one_crash(
+    ledger: Ledger,
+) -> None:
+    new = await submitted(ledger, max_deliveries=1)
+    await claimed(ledger, new.id)
+    await lapse(ledger, new.id)
+    first = await reap(ledger)
+    assert (await reap(ledger)).close == ()
+    for _ in range(3):
+        await lapse(ledger, new.id)
+        assert (await reap(ledger)).close == first.close
+    lost = await touch(ledger, "HGET", new.id, f"run:{new.id}", "lost")
+    assert lost == b"1"
+
+
+async def test_candidates_that_nobody_closes_do_not_stand_in_the_way(ledger: Ledger) -> None:
+    for _ in range(3):
+        new = await submitted(ledger, max_deliveries=1)
+        await claimed(ledger, new.id)
+        await lapse(ledger, new.id)
+    overdue = [await submitted(ledger, deadline_ms=1) for _ in range(3)]
+    healthy = await running(ledger)
+    await touch(ledger, "ZADD", healthy.run_id, "leases", 2, healthy.run_id)
+    late = await submitted(ledger, deadline_ms=2)
+    seen: set[str] = set()
+    published: set[str] = set()
+    for _ in range(4):
+        found = await reap(ledger, limit=1)
+        seen |= {run_id for run_id, _, _ in found.close}
+        published |= set(found.publish)
+    assert published == {healthy.run_id}
+    assert seen >= {overdue[0].id, overdue[1].id, overdue[2].id, late.id}
+
+
+async def test_a_released_attempt_is_no_crash(ledger: Ledger) -> None:
+    new = await submitted(ledger, max_deliveries=1)
+    for _ in range(5):
+        lease = await claimed(ledger, new.id)
+        await ledger.runs.requeue(lease, lease.seq, outcome="released", reason="drain")
+    assert (await reap(ledger)).close == ()
+
+
+async def test_a_lapsed_run_past_its_deadline_is_overdue(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    await touch(ledger, "HSET", lease.run_id, f"run:{lease.run_id}", "deadline", 1)
+    await touch(ledger, "ZADD", lease.run_id, "deadlines", LONG_MS * 10**6, lease.run_id)
+    await lapse(ledger, lease.run_id)
+    assert (await reap(ledger)).close == ((lease.run_id, lease.token + 1, "overdue"),)
+
+
+async def test_a_delay_that_is_over_publishes_the_run(ledger: Ledger) -> None:
+    new = await submitted(ledger, delay_ms=1)
+    found = await wait_until_async(lambda: due(ledger), what="the delay to be over")
+    assert found == (new.id,)
+    lease = await claimed(ledger, new.id)
+    assert lease.attempt == 1
+
+
+async def due(ledger: Ledger) -> tuple[str, ...]:
+    return (await reap(ledger)).publish
+
+
+async def test_a_run_overdue_in_the_queue_is_closed_also_when_it_is_delayed(
+    ledger: Ledger,
+) -> None:
+    waiting = await submitted(ledger, deadline_ms=1)
+    delayed = await submitted(ledger, deadline_ms=1, delay_ms=LONG_MS)
+    found = await reap(ledger)
+    assert set(found.close) == {(waiting.id, 0, "overdue"), (delayed.id, 0, "overdue")}
+
+
+async def test_a_running_attempt_ends_itself_at_its_deadline(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    await touch(ledger, "HSET", lease.run_id, f"run:{lease.run_id}", "deadline", 1)
+    await touch(ledger, "ZADD", lease.run_id, "deadlines", 1, lease.run_id)
+    assert (await reap(ledger)).close == ()
+
+
+async def test_a_run_whose_queue_is_empty_is_published_again(ledger: Ledger) -> None:
+    new = await submitted(ledger)
+    await age(ledger, new.id, GRACE_MS)
+    found = await reap(ledger)
+    assert (found.publish, found.counts["stranded"]) == ((new.id,), 1)
+    assert (await reap(ledger)).publish == ()
+
+
+async def test_a_run_whose_message_waits_in_its_queue_is_left_alone(ledger: Ledger) -> None:
+    new = submission()
+    await ledger.runs.submit(new, b"message")
+    await age(ledger, new.id, 10 * GRACE_MS)
+    assert (await reap(ledger)).publish == ()
+
+
+async def test_a_run_that_later_ones_overtook_is_published_again(ledger: Ledger) -> None:
+    lost, later = submission(), submission()
+    await ledger.runs.submit(lost, b"message")
+    await ledger.runs.submit(later, b"message")
+    await age(ledger, lost.id, 2 * GRACE_MS)
+    assert (await reap(ledger)).publish == ()
+    await claimed(ledger, later.id)
+    assert (await reap(ledger)).publish == (lost.id,)
+
+
+async def test_patience_doubles_with_every_repeated_publication(ledger: Ledger) -> None:
+    new = await submitted(ledger)
+    for patience in (1, 2, 4, 8):
+        await age(ledger, new.id, patience * GRACE_MS - 1000)
+        assert (await reap(ledger)).publish == ()
+        await age(ledger, new.id, 1000)
+        assert (await reap(ledger)).publish == (new.id,)
+    await claimed(ledger, new.id)
+    stranded = await touch(ledger, "HGET", new.id, f"run:{new.id}", "stranded")
+    assert stranded == b"0"
+
+
+async def test_runs_with_long_patience_do_not_hide_those_behind_them(ledger: Ledger) -> None:
+    for _ in range(9):
+        patient = await submitted(ledger)
+        await touch(ledger, "HSET", patient.id, f"run:{patient.id}", "stranded", 8)
+        await age(ledger, patient.id, 2 * GRACE_MS)
+    hidden = await submitted(ledger)
+    await age(ledger, hidden.id, GRACE_MS)
+    assert (await reap(ledger, limit=1)).publish == (hidden.id,)
+
+
+async def test_with_a_broker_elsewhere_the_caller_names_the_empty_queues(
+    valkey: ValkeyServer,
+) -> None:
+    ledger = Ledger(settings_for(valkey, broker_url="amqp://guest@127.0.0.1//"))
+    try:
+        new = await submitted(ledger, queue="q1")
+        await age(ledger, new.id, GRACE_MS, "q1")
+        assert (await reap(ledger)).publish == ()
+        assert (await reap(ledger, empty_queues=("q2",))).publish == ()
+        assert (await reap(ledger, empty_queues=("q1",))).publish == (new.id,)
+    finally:
+        await ledger.close()
+
+
+async def test_one_worker_is_reaper_until_its_office_ends(ledger: Ledger) -> None:
+    await reap(ledger, "w1", office_ms=LONG_MS)
+    assert await ledger.runs.reap(0, "w2", ReapOptions()) is None
+    await reap(ledger, "w1", office_ms=1)
+
+    async def taken() -> bool:
+        return await ledger.runs.reap(0, "w2", ReapOptions()) is not None
+
+    await wait_until_async(taken, what="w2 to take over")
+    assert await ledger.runs.reap(0, "w1", ReapOptions()) is None
+
+
+async def test_of_many_workers_one_restarts_what_was_lost(ledger: Ledger) -> None:
+    leases = [await running(ledger) for _ in range(50)]
+    for lease in leases:
+        await lapse(ledger, lease.run_id)
+    rounds = await asyncio.gather(
+        *(ledger.runs.reap(0, f"w{i % 5}", ReapOptions()) for i in range(25))
+    )
+    published = [run_id for found in rounds if found for run_id in found.publish]
+    assert sorted(published) == sorted(lease.run_id for lease in leases)
+
+
+async def test_a_round_that_reached_its_limit_asks_for_another(ledger: Ledger) -> None:
+    leases = [await running(ledger) for _ in range(5)]
+    for lease in leases:
+        await lapse(ledger, lease.run_id)
+    published: list[str] = []
+    more = True
+    while more:
+        found = await reap(ledger, limit=2)
+        assert len(found.publish) <= 2
+        published += found.publish
+        more = found.more
+    assert sorted(published) == sorted(lease.run_id for lease in leases)
+
+
+async def test_an_expired_run_leaves_the_indexes(ledger: Ledger) -> None:
+    lease = await running(ledger, retention_ms=1)
+    await ledger.runs.settle(lease, TASK, lease.seq, DONE)
+
+    async def pruned() -> bool:
+        return (await reap(ledger)).counts["pruned"] == 1
+
+    await wait_until_async(pruned, what="the run to be forgotten")
+    assert await ledger.runs.newest() == []
+
+
+async def test_a_run_that_its_key_brought_back_keeps_its_place(ledger: Ledger) -> None:
+    first = await running(ledger, retention_ms=1)
+    await ledger.runs.settle(first, TASK, first.seq, DONE)
+
+    async def expired() -> bool:
+        return await ledger.runs.invocation(first.run_id) is None
+
+    await wait_until_async(expired, what="the first run to expire")
+    new = await submitted(ledger, id=first.run_id)
+    entry = f"{first.run_id}|succeeded|librarian"
+    await touch(ledger, "ZADD", first.run_id, "expiring", "XX", 1, entry)
+    assert (await reap(ledger)).counts["pruned"] == 1
+    assert [run.id for run in await ledger.runs.newest(agent="librarian")] == [new.id]
+    assert await ledger.runs.newest(state=RunState.SUCCEEDED) == []
+
+
+async def test_an_empty_queue_is_forgotten(ledger: Ledger) -> None:
+    await running(ledger, queue="tenant-42")
+    await reap(ledger)
+    for key in ("queues", "watermark"):
+        assert await ledger.connection.execute("EXISTS", f"{ledger.keys.prefix('x')}{key}") == 0
+
+
+async def test_workers_that_are_gone_are_forgotten(ledger: Ledger) -> None:
+    await ledger.runs.renew("w1", 1, {}, timeout=5)
+
+    async def gone() -> bool:
+        await reap(ledger)
+        return await touch(ledger, "ZCARD", "x", "workers") == 0
+
+    await wait_until_async(gone, what="w1 to be forgotten")
+
+
+@pytest.mark.parametrize("name", ["no-priority", "celery:", "", "celery:x"])
+async def test_the_reaper_survives_a_queue_name_that_is_none(ledger: Ledger, name: str) -> None:
+    await touch(ledger, "SADD", "x", "queues", name)
+    lease = await running(ledger)
+    await lapse(ledger, lease.run_id)
+    assert (await reap(ledger)).publish == (lease.run_id,)
+
+
+async def test_every_shard_has_its_own_reaper(valkey: ValkeyServer) -> None:
+    settings: Settings = settings_for(valkey, shards=4)
+    ledger = Ledger(settings)
+    try:
+        leases = [await running(ledger) for _ in range(20)]
+        published: set[str] = set()
+        for lease in leases:
+            await lapse(ledger, lease.run_id)
+        for shard in range(4):
+            published |= set((await reap(ledger, f"w{shard}", shard)).publish)
+        assert published == {lease.run_id for lease in leases}
+    finally:
+        await ledger.close()
+
+
+async def test_a_late_message_of_a_restarted_run_is_dropped(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    await lapse(ledger, lease.run_id)
+    await reap(ledger)
+    await claimed(ledger, lease.run_id, "w2")
+    claim = await ledger.runs.claim(lease.run_id, "w3", uuid.uuid4().hex, LONG_MS, None)
+    assert claim.status is ClaimStatus.DUPLICATE

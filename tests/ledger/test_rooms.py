@@ -1,0 +1,119 @@
+"""The directory of agents, refused messages, and lists of runs."""
+
+import asyncio
+
+from skillfleet.contracts import AgentCard, RunState, SkillCard
+from skillfleet_ledger import Ledger
+from tests.ledger.helpers import DONE, LONG_MS, running, settings_for, submitted, touch
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until_async
+
+CARD = AgentCard(name="librarian", queue="celery", skills=(SkillCard(name="survey"),))
+NEWER = CARD.model_copy(update={"version": "2.0.0"})
+OTHER = AgentCard(name="writer", queue="celery")
+
+
+async def test_agents_are_listed_while_a_worker_serves_them(ledger: Ledger) -> None:
+    await ledger.directory.publish("w1", [CARD, OTHER], LONG_MS)
+    await ledger.directory.publish("w2", [CARD], LONG_MS)
+    assert await ledger.directory.agents() == [CARD, OTHER]
+    await ledger.directory.withdraw("w1", [CARD, OTHER])
+    assert await ledger.directory.agents() == [CARD]
+    await ledger.directory.withdraw("w2", [CARD])
+    assert await ledger.directory.agents() == []
+
+
+async def test_two_versions_of_an_agent_are_listed_side_by_side(ledger: Ledger) -> None:
+    await ledger.directory.publish("w1", [CARD], LONG_MS)
+    await ledger.directory.publish("w2", [NEWER], LONG_MS)
+    assert await ledger.directory.agents() == [CARD, NEWER]
+
+
+async def test_agents_of_a_silent_worker_lapse_but_stay_in_the_catalogue(ledger: Ledger) -> None:
+    await ledger.directory.publish("w1", [CARD], 1)
+
+    async def lapsed() -> bool:
+        return await ledger.directory.agents() == []
+
+    await wait_until_async(lapsed, what="the card to lapse")
+    await ledger.directory.prune()
+    assert await ledger.directory.catalogue() == [CARD]
+
+
+async def test_agents_unseen_for_a_day_are_forgotten(ledger: Ledger) -> None:
+    await ledger.directory.publish("w1", [CARD], LONG_MS)
+    await ledger.directory.publish("w1", [OTHER], -90_000_000)
+    await ledger.directory.prune()
+    assert await ledger.directory.catalogue() == [CARD]
+
+
+async def test_a_worker_without_agents_publishes_nothing(ledger: Ledger) -> None:
+    await ledger.directory.publish("w1", [], LONG_MS)
+    await ledger.directory.withdraw("w1", [])
+    assert await ledger.directory.agents() == []
+
+
+async def test_a_refused_message_is_kept_with_its_reason(ledger: Ledger) -> None:
+    await ledger.refused.add("not JSON", b"\xff{")
+    await ledger.refused.add("too large", b"x" * 100_000)
+    newest, oldest = await ledger.refused.list()
+    assert (oldest.reason, oldest.body) == ("not JSON", "\ufffd{")
+    assert (newest.reason, len(newest.body)) == ("too large", 16 * 1024)
+    assert oldest.at <= newest.at
+    assert len(await ledger.refused.list(limit=1)) == 1
+    assert await ledger.refused.purge() == 2
+    assert await ledger.refused.list() == []
+
+
+async def test_refused_messages_are_bounded(ledger: Ledger) -> None:
+    await asyncio.gather(*(ledger.refused.add("bad", b"x") for _ in range(10_500)))
+    assert await touch(ledger, "XLEN", "x", "refused") <= 10_200
+
+
+async def test_runs_are_listed_newest_first_by_state_and_agent(ledger: Ledger) -> None:
+    made = []
+    for number in range(12):
+        agent = "writer" if number % 3 == 0 else "librarian"
+        lease = await running(ledger, agent=agent)
+        if number % 2:
+            await ledger.runs.settle(lease, f"{agent}.survey", lease.seq, DONE)
+        made.append((agent, bool(number % 2), lease.run_id))
+        # Runs of one millisecond have no order.
+        await asyncio.sleep(0.002)
+    made.append(("librarian", False, (await submitted(ledger)).id))
+    newest = [run_id for _, _, run_id in reversed(made)]
+    assert [run.id for run in await ledger.runs.newest()] == newest
+    assert [run.id for run in await ledger.runs.newest(limit=3)] == newest[:3]
+    succeeded = await ledger.runs.newest(state=RunState.SUCCEEDED)
+    assert [run.id for run in succeeded] == [i for _, ended, i in reversed(made) if ended]
+    writers = await ledger.runs.newest(agent="writer")
+    assert [run.id for run in writers] == [i for agent, _, i in reversed(made) if agent == "writer"]
+    both = await ledger.runs.newest(state=RunState.RUNNING, agent="writer", limit=1)
+    assert [run.name for run in both] == ["writer.survey"]
+    assert await ledger.runs.newest(agent="nobody") == []
+
+
+async def test_a_rare_state_is_found_behind_many_other_runs(ledger: Ledger) -> None:
+    rare = await running(ledger)
+    await asyncio.gather(*(submitted(ledger) for _ in range(450)))
+    found = await ledger.runs.newest(state=RunState.RUNNING, agent="librarian")
+    assert [run.id for run in found] == [rare.run_id]
+
+
+async def test_fleets_of_different_namespaces_do_not_see_each_other(valkey: ValkeyServer) -> None:
+    one = Ledger(settings_for(valkey, namespace="one"))
+    two = Ledger(settings_for(valkey, namespace="two", shards=4))
+    try:
+        lease = await running(one)
+        await two.runs.renew("w2", LONG_MS, {}, timeout=5)
+        await one.directory.publish("w1", [CARD], LONG_MS)
+        await one.runs.settle(lease, "librarian.survey", lease.seq, DONE)
+        assert await two.runs.newest() == []
+        assert await two.runs.invocation(lease.run_id) is None
+        assert await two.directory.agents() == []
+        assert await one.directory.workers() == []
+        keys = await one.connection.execute("KEYS", "*")
+        assert {key.decode().lstrip("{")[:4] for key in keys} == {"one:", "two:"}
+    finally:
+        await one.close()
+        await two.close()
