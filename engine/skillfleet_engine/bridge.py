@@ -44,7 +44,7 @@ def run(coro: Coroutine[Any, Any, T]) -> T:
     """
     if isinstance(getcurrent(), Driven):
         return await_here(coro)
-    if asyncio._get_running_loop() is not None:
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented, for such code
         coro.close()
         raise RuntimeError("run() was called where an event loop runs: await the coroutine instead")
     if _host is not None and _host.here:
@@ -59,7 +59,7 @@ def home_loop() -> asyncio.AbstractEventLoop:
     a loop in a daemon thread, started at the first call, and anew in a forked child. Any thread
     may call this; to do something there use `at_home` or `loop.call_soon_threadsafe`.
     """
-    global _home
+    global _home  # noqa: PLW0603 - one for each process
     if _host is not None:
         return _host.loop
     with _home_lock:
@@ -81,7 +81,7 @@ async def at_home(coro: Coroutine[Any, Any, T]) -> T:
 
 def set_host(host: LoopHost | None) -> None:
     """Make a pool's loop the home loop of this process (None: there is no such pool)."""
-    global _host
+    global _host  # noqa: PLW0603 - one for each process
     _host = host
 
 

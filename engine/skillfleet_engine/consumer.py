@@ -24,6 +24,12 @@ CELERYS_STEPS = "celery.worker.consumer."
 class LoopConsumer(Consumer):
     """Celery's consumer; with `LoopPool` its blocking work is done in a thread."""
 
+    controller: Any
+    steps: list[Any]
+    qos: Any
+    task_consumer: Any
+    prefetch_multiplier: int
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.loop_pool = self.pool if isinstance(self.pool, LoopPool) else None
@@ -35,7 +41,7 @@ class LoopConsumer(Consumer):
                     self._soft_shutdown, self.loop_pool
                 )
 
-    def on_connection_error_after_connected(self, exc: BaseException) -> None:
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Clean up after a lost connection, which may wait for its dead sockets."""
         clean_up = super().on_connection_error_after_connected
         if self.loop_pool is None:
@@ -52,7 +58,8 @@ class LoopConsumer(Consumer):
 
     def _adjust_prefetch(self, by: int) -> None:
         if self.qos is not None:
-            self._update_qos_eventually(by)
+            adjust = self.qos.increment_eventually if by > 0 else self.qos.decrement_eventually
+            adjust(abs(by) * self.prefetch_multiplier)
 
     def _soft_shutdown(self, pool: LoopPool) -> None:
         """Celery sleeps here, which would stop the tasks that it waits for."""
@@ -62,5 +69,5 @@ class LoopConsumer(Consumer):
             return
         logger.warning("Initiating Soft Shutdown, terminating in %s seconds", seconds)
         if self.task_consumer:
-            ignore_errors(self, self.task_consumer.cancel)
+            ignore_errors(self, self.task_consumer.cancel)  # type: ignore[arg-type]
         pool.drain(seconds)

@@ -35,12 +35,17 @@ def await_here(coro: Coroutine[Any, Any, T]) -> T:
             result: T = stop.value
             return result
         value = error = None
-        parent = current.parent
-        assert parent is not None, "only a Driven greenlet's code may wait here"
         try:
-            value = parent.switch(waited_for)
-        except BaseException as exc:
+            value = driver_of(current).switch(waited_for)
+        except BaseException as exc:  # noqa: BLE001 - the coroutine decides about it
             error = exc
+
+
+def driver_of(current: greenlet) -> greenlet:
+    """The greenlet in which the asyncio task runs that drives this one."""
+    if not isinstance(current, Driven) or current.parent is None:
+        raise RuntimeError("await_here() serves code that in_greenlet() runs, and no other")
+    return current.parent
 
 
 async def in_greenlet(
@@ -70,7 +75,7 @@ def _drive(child: Driven) -> Generator[Any, Any, Any]:
     while not child.dead:
         try:
             value = yield waited_for
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - the function decides about it
             child.parent = getcurrent()
             waited_for = child.throw(exc)
         else:

@@ -94,7 +94,7 @@ class LoopHost:
         def work() -> None:
             try:
                 result = context.run(function, *args, **kwargs)
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: BLE001 - raised where it is waited for
                 self.loop.call_soon_threadsafe(settle, future.set_exception, exc)
             else:
                 self.loop.call_soon_threadsafe(settle, future.set_result, result)
@@ -135,12 +135,12 @@ class LoopHost:
         if self._loop_greenlet is None or self._loop_greenlet.dead:
             self._loop_greenlet = greenlet(self.loop.run_forever)
         else:
-            asyncio._set_running_loop(self.loop)
+            asyncio._set_running_loop(self.loop)  # noqa: SLF001 - documented for hosts of loops
         try:
             self._loop_greenlet.switch()
         finally:
             # To Celery's own code this is a thread without a loop: it may call asyncio.run().
-            asyncio._set_running_loop(None)
+            asyncio._set_running_loop(None)  # noqa: SLF001
         while self._interrupts:
             self._interrupts.popleft()()
 

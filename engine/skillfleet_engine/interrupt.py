@@ -30,17 +30,14 @@ class Interruptible(Generic[T]):
         error: BaseException | None = None
         while True:
             try:
-                if error is None:
-                    waited_for = self._coro.send(value)
-                else:
-                    waited_for = self._coro.throw(error)
+                waited_for = self._coro.send(value) if error is None else self._coro.throw(error)
             except StopIteration as stop:
                 result: T = stop.value
                 return result
             value = error = None
             try:
                 value = yield waited_for
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: BLE001 - the coroutine decides about it
                 error = self._translate(exc)
 
     def _translate(self, error: BaseException) -> BaseException:

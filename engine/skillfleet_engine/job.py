@@ -1,6 +1,7 @@
 """One task's execution in `LoopPool`: Celery's tracer in a greenlet, time limits, endings."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -150,15 +151,16 @@ class Job:
                 self.report(Terminated("terminated"))
         except (WorkerShutdown, WorkerTerminate, KeyboardInterrupt):
             raise
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - Celery maps SystemExit and the like
             self.report(exc)
 
     def report(self, error: BaseException) -> None:
+        """Tell Celery's request that the task ended with an error which the tracer did not see."""
+        try:
+            raise error  # noqa: TRY301 - ExceptionInfo needs a traceback
+        except BaseException:  # noqa: BLE001
+            info = ExceptionInfo()
         if self.call.error_callback is not None:
-            try:
-                raise error
-            except BaseException:
-                info = ExceptionInfo()
             self.call.error_callback(info)
 
     def _set_limits(self, body: Interruptible[Any]) -> None:
@@ -170,14 +172,14 @@ class Job:
     def _soft_limit(self, body: Interruptible[Any], seconds: float) -> None:
         if self._task is not None and self.ending is None:
             body.interrupt(self._task, SoftTimeLimitExceeded(seconds))
-            self._tell_timeout(True, seconds)
+            self._tell_timeout(seconds, soft=True)
 
     def _hard_limit(self, seconds: float) -> None:
         if self.ending is None:
             self.end(Ending.TIMED_OUT)
-            self._tell_timeout(False, seconds)
+            self._tell_timeout(seconds, soft=False)
 
-    def _tell_timeout(self, soft: bool, seconds: float) -> None:
+    def _tell_timeout(self, seconds: float, *, soft: bool) -> None:
         callback = self.call.timeout_callback
         if callback is not None:
             # In a greenlet: it stores the outcome and calls the user's hooks, which may wait.
@@ -192,9 +194,7 @@ class Job:
         task = self._task
         if task is None or not task.cancelling():
             return
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await_here(asyncio.sleep(0))
-        except asyncio.CancelledError:
-            pass
         while task.cancelling():
             task.uncancel()

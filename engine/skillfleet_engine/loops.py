@@ -1,15 +1,16 @@
 """Which event loop is used: uvloop where it is installed, asyncio's own elsewhere."""
 
 import asyncio
+from importlib import import_module
+from importlib.util import find_spec
+
+_IMPLEMENTATION = import_module("uvloop" if find_spec("uvloop") else "asyncio")
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """A fresh loop, not running and not set as anyone's current loop; the caller closes it."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+    loop: asyncio.AbstractEventLoop = _IMPLEMENTATION.new_event_loop()
+    return loop
 
 
 def close_loop(loop: asyncio.AbstractEventLoop, seconds: float) -> None:

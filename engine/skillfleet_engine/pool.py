@@ -28,6 +28,7 @@ from skillfleet_engine.hub import LONGEST_POLL, host_hub
 from skillfleet_engine.job import Call, Ending, Job
 from skillfleet_engine.settings import EngineSettings
 from skillfleet_engine.signal_relay import SignalRelay
+from skillfleet_engine.watchdog import BlockedLog, BlockedReport, Watchdog, loop_blocked
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ present one cannot. Choose another broker URL, or another worker_pool (threads, 
 class LoopPool(BasePool):
     """Everything in it happens on the thread that starts the pool, except where noted."""
 
+    _state: int | None
     task_join_will_block = True
     body_can_be_buffer = True
 
@@ -56,6 +58,8 @@ class LoopPool(BasePool):
         self._hub: Any = None
         self._host: LoopHost | None = None
         self._relay: SignalRelay | None = None
+        self._log_blocked = BlockedLog(self.settings.blocked_every)
+        self.watchdog: Watchdog | None = None
 
     @property
     def host(self) -> LoopHost:
@@ -73,6 +77,10 @@ class LoopPool(BasePool):
         """The tasks that run now, also parked ones (any thread may ask)."""
         return list(self._running.values())
 
+    def executing(self) -> str | None:
+        """The id of the task whose own code runs at this moment (any thread may ask)."""
+        return next((job.id for job in self.jobs() if job.is_executing), None)
+
     # -- Celery's pool interface
 
     def on_start(self) -> None:
@@ -82,6 +90,14 @@ class LoopPool(BasePool):
         bridge.set_host(self._host)
         self._relay = SignalRelay(self._host)
         self._relay.take_over()
+        self.watchdog = Watchdog(
+            self._host.loop,
+            self._host.thread_id,
+            blocked_after=self.settings.blocked_after,
+            on_blocked=self._on_blocked,
+            executing=self.executing,
+        )
+        self.watchdog.start()
         signals.worker_process_init.send(sender=None)
 
     def register_with_event_loop(self, loop: Any) -> None:
@@ -89,7 +105,9 @@ class LoopPool(BasePool):
         self._hub = loop
         host_hub(loop, self.host)
 
-    def on_apply(self, target: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Job:
+    def on_apply(  # type: ignore[override]  # the stubs know no result
+        self, target: Any, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> Job:
         """Run the task now, or as soon as a slot is free."""
         call = Call(
             target,
@@ -108,7 +126,7 @@ class LoopPool(BasePool):
         self._fill()
         return job
 
-    def terminate_job(self, pid: int, signal: int | None = None) -> None:
+    def terminate_job(self, pid: int, signal: int | None = None) -> None:  # noqa: ARG002
         """Cancel the task with this pseudo process id (any thread)."""
         if (job := self._running.get(pid)) is not None:
             job.end(Ending.TERMINATED)
@@ -140,13 +158,15 @@ class LoopPool(BasePool):
         self._finish()
 
     def _get_info(self) -> dict[str, Any]:
-        info: dict[str, Any] = super()._get_info()
+        info: dict[str, Any] = super()._get_info()  # type: ignore[misc]  # not in the stubs
+        watchdog = self.watchdog
         return info | {
             "processes": [os.getpid()],
             "running": len(self._running),
             "parked": self._parked,
             "waiting-for-slot": len(self._pending),
             "timeouts": [self.options.get("soft_timeout") or 0, self.options.get("timeout") or 0],
+            "loop-lag": [watchdog.lag_last, watchdog.lag_max] if watchdog else [],
         }
 
     # -- for the engine's other parts
@@ -196,6 +216,10 @@ class LoopPool(BasePool):
             if job.parked == 0:
                 self._change_parked(-1)
 
+    def _on_blocked(self, report: BlockedReport) -> None:
+        self._log_blocked(report)
+        loop_blocked.send(sender=self, report=report)
+
     def _change_parked(self, by: int) -> None:
         self._parked += by
         if self.on_parked is not None:
@@ -229,7 +253,7 @@ class LoopPool(BasePool):
             self._fill()
             self.host.wake()
 
-    def _hub_loop(self, host: LoopHost) -> Iterator[object]:
+    def _hub_loop(self, host: LoopHost) -> Iterator[None]:
         try:
             while self._hub is not None:
                 host_hub(self._hub, host)
@@ -238,7 +262,8 @@ class LoopPool(BasePool):
             # The broker is away: the tasks are still waited for.
             logger.warning("The hub failed while tasks were finishing", exc_info=True)
         while True:
-            yield host.pause(LONGEST_POLL)
+            host.pause(LONGEST_POLL)
+            yield
 
     def _finish(self) -> None:
         if self._relay is None or not self.host.can_wait:
@@ -246,4 +271,6 @@ class LoopPool(BasePool):
         self._relay.give_back()
         self._relay = None
         signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
+        if self.watchdog is not None:
+            self.watchdog.stop()
         self.host.unwind()

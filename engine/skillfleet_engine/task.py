@@ -13,7 +13,7 @@ from skillfleet_engine.errors import HandlerCancelledError
 from skillfleet_engine.job import current_job
 
 
-class AsyncTask(Task):
+class AsyncTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
     """`@app.task(base=AsyncTask) async def f(...)`, or `Celery(task_cls=AsyncTask)` for all.
 
     In `LoopPool` the coroutine runs on the pool's event loop beside all others; in every other

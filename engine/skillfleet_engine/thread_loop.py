@@ -77,7 +77,7 @@ def _soft_limit_into(
         yield
         return
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
         # Raising here would hit whatever runs now, often the loop's own code.
         loop.call_soon_threadsafe(body.interrupt, task, SoftTimeLimitExceeded())
 

@@ -1,0 +1,103 @@
+"""What only the loop pool does: many coroutines at once in one process."""
+
+import pytest
+from celery.exceptions import TaskRevokedError
+
+from tests.engine.conftest import StartWorker
+from tests.engine.workers import Worker
+from tests.support.waiting import wait_until
+
+
+def test_five_hundred_tasks_run_at_once_in_one_process(loop_worker: Worker) -> None:
+    results = [loop_worker.send("meet", 500) for _ in range(500)]
+    assert [result.get(timeout=60) for result in results] == [500] * 500
+
+
+def test_each_of_many_interleaved_tasks_sees_only_itself(loop_worker: Worker) -> None:
+    results = [loop_worker.send("look_around", 20) for _ in range(200)]
+    problems = [problem for result in results for problem in result.get(timeout=60)]
+    assert problems == []
+
+
+def test_tasks_do_not_see_each_others_context(loop_worker: Worker) -> None:
+    results = [loop_worker.send("set_context", "leak") for _ in range(20)]
+    assert [result.get(timeout=30) for result in results] == [result.id for result in results]
+
+
+def test_signals_name_the_right_task_while_many_interleave(loop_worker: Worker) -> None:
+    results = [loop_worker.send("look_around", 5) for _ in range(100)]
+    for result in results:
+        result.get(timeout=60)
+    ids = {result.id for result in results}
+    wait_until(lambda: ids <= {entry["id"] for entry in loop_worker.entries("postrun")})
+    for entry in loop_worker.entries("prerun"):
+        assert entry["id"] == entry["current"] == entry["request"]
+    for entry in loop_worker.entries("postrun"):
+        assert entry["id"] == entry["request"]
+
+
+def test_a_coroutine_that_cancels_itself_fails_and_spares_the_worker(loop_worker: Worker) -> None:
+    result = loop_worker.send("cancel_itself")
+    with pytest.raises(Exception, match="cancelled from within") as caught:
+        result.get(timeout=30)
+    assert type(caught.value).__name__ == "HandlerCancelledError"
+    assert "WorkerLostError" not in loop_worker.log.read_text()
+    assert loop_worker.call("add", 1, 1) == 2
+
+
+def test_a_terminated_coroutine_may_clean_up(loop_worker: Worker) -> None:
+    result = loop_worker.send("hold")
+    loop_worker.wait_for("beat", result.id)
+    result.revoke(terminate=True)
+    loop_worker.wait_for("cancelled", result.id)
+    wait_until(lambda: result.state == "REVOKED")
+
+
+def test_the_hard_limit_cancels_the_coroutine(loop_worker: Worker) -> None:
+    result = loop_worker.send("hold", time_limit=0.5)
+    loop_worker.wait_for("cancelled", result.id)
+    wait_until(lambda: result.state == "FAILURE")
+
+
+def test_a_blocked_loop_is_reported_with_the_task_and_its_stack(loop_worker: Worker) -> None:
+    result = loop_worker.send("block", 1.5)
+    entry = loop_worker.wait_for("blocked", result.id)
+    assert entry["seconds"] >= 0.5
+    assert "time.sleep(seconds)" in entry["stack"]
+    result.get(timeout=30)
+    assert f"task {result.id} blocks it" in loop_worker.log.read_text()
+
+
+def test_a_worker_fetches_no_more_tasks_than_it_has_free_slots(start_worker: StartWorker) -> None:
+    worker = start_worker(concurrency=2)
+    results = [worker.send("hold", 600.0) for _ in range(6)]
+    worker.wait_for("held", count=2)
+    with worker.app.connection_for_read() as connection:
+        client = connection.default_channel.client
+        assert wait_until(lambda: client.llen("celery") == 4)
+    inspect = worker.app.control.inspect(timeout=5, limit=1)
+    (reserved,) = wait_until(inspect.reserved).values()
+    assert reserved == []
+    # The pool grows and shrinks at run time.
+    worker.app.control.pool_grow(2, reply=True, timeout=5, limit=1)
+    worker.wait_for("held", count=4)
+    worker.app.control.pool_shrink(3, reply=True, timeout=5, limit=1)
+    (stats,) = wait_until(inspect.stats).values()
+    assert stats["pool"]["max-concurrency"] == 1
+    assert stats["pool"]["running"] == 4
+    assert len(stats["pool"]["loop-lag"]) == 2
+    del results
+
+
+def test_a_task_that_waits_for_a_slot_can_be_revoked(start_worker: StartWorker) -> None:
+    worker = start_worker(concurrency=1, worker_disable_prefetch=False)
+    running = worker.send("hold", 600.0)
+    worker.wait_for("held", running.id)
+    waiting = worker.send("note", "never")
+    inspect = worker.app.control.inspect(timeout=5, limit=1)
+    wait_until(lambda: waiting.id in str(inspect.reserved()), what="the message to be fetched")
+    worker.app.control.revoke(waiting.id, reply=True, timeout=5, limit=1)
+    running.revoke(terminate=True)
+    with pytest.raises(TaskRevokedError):
+        waiting.get(timeout=30)
+    assert not worker.entries("note", waiting.id)

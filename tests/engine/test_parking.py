@@ -1,0 +1,33 @@
+"""Parents that wait for their children hold no slots."""
+
+from typing import Any
+
+import pytest
+
+from skillfleet_engine.parking import parked
+from tests.engine.conftest import StartWorker
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"worker_prefetch_multiplier": 0},
+        {"task_acks_late": True},
+        {"task_acks_late": True, "worker_disable_prefetch": False},
+    ],
+    ids=["by slots", "by slots and unacknowledged", "by unacknowledged"],
+)
+def test_more_parents_than_slots_get_their_children_done(
+    start_worker: StartWorker, settings: dict[str, Any]
+) -> None:
+    worker = start_worker(concurrency=10, **settings)
+    parents = [worker.send("call_children", 2) for _ in range(200)]
+    assert [parent.get(timeout=60) for parent in parents] == [2] * 200
+    inspect = worker.app.control.inspect(timeout=5, limit=1)
+    (stats,) = (inspect.stats() or {}).values()
+    assert stats["pool"]["parked"] == stats["pool"]["running"] == 0
+
+
+async def test_parking_does_nothing_outside_of_a_worker() -> None:
+    async with parked():
+        pass

@@ -1,0 +1,101 @@
+"""Real worker processes of the test project."""
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+
+from tests.engine.project import BROKER, JOURNAL, SETTINGS, make_app
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+LOOP = {
+    "worker_pool": "skillfleet_engine.pool:LoopPool",
+    "worker_consumer": "skillfleet_engine.consumer:LoopConsumer",
+}
+POOLS: dict[str, dict[str, Any]] = {
+    "loop": LOOP,
+    "threads": {"worker_pool": "threads"},
+    "prefork": {"worker_pool": "prefork"},
+}
+
+
+class Worker:
+    """One `celery worker` process and the client that talks to it."""
+
+    def __init__(
+        self, url: str, folder: Path, pool: str, concurrency: int, **settings: Any
+    ) -> None:
+        self.pool = pool
+        self.app: Celery = make_app(url)
+        self.log = folder / "worker.log"
+        self._journal = folder / "journal"
+        self._journal.touch()
+        environment = os.environ | {
+            BROKER: url,
+            JOURNAL: str(self._journal),
+            SETTINGS: json.dumps(POOLS[pool] | settings),
+            "PYTHONWARNINGS": "default",
+        }
+        command = [sys.executable, "-m", "celery", "-A", "tests.engine.project", "worker"]
+        options = ["--without-gossip", "--without-mingle", "-E", "-n", f"{pool}@%h", "-l", "INFO"]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, *options, "-c", str(concurrency)],
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_ready(self) -> "Worker":
+        wait_until(self._is_ready, 60, f"the worker to be ready\n{self.log}")
+        return self
+
+    def _is_ready(self) -> bool:
+        text = self.log.read_text()
+        if self.process.poll() is not None:
+            raise AssertionError(f"the worker ended:\n{text}")
+        return " ready." in text
+
+    def send(self, task: str, *args: Any, **options: Any) -> Any:
+        """Publish a task of the project by its short name."""
+        return self.app.send_task(f"tests.engine.project.{task}", args, **options)
+
+    def call(self, task: str, *args: Any, **options: Any) -> Any:
+        """Publish a task and return its result."""
+        return self.send(task, *args, **options).get(timeout=30)
+
+    def entries(self, event: str, id: str | None = None) -> list[dict[str, Any]]:
+        """What the journal has of an event, optionally of one task."""
+        lines = self._journal.read_text().splitlines()
+        found = [entry for entry in map(json.loads, lines) if entry["event"] == event]
+        return [entry for entry in found if id is None or entry.get("id") == id]
+
+    def wait_for(self, event: str, id: str | None = None, count: int = 1) -> dict[str, Any]:
+        """Wait until the journal has `count` entries of an event; return the last of them."""
+        return wait_until(
+            lambda: len(found := self.entries(event, id)) >= count and found[-1],
+            what=f"{event} of {id}; the worker's log is {self.log}",
+        )
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait_end(self) -> int:
+        """The exit code, once the process has ended."""
+        return self.process.wait(60)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        # A result that is collected after its server has gone would wait for it.
+        gc.collect()
+        self.app.close()
