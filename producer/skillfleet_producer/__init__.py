@@ -4,7 +4,6 @@
 """
 
 from skillfleet_ledger.settings import Settings
-
 from skillfleet_producer.fleet import Fleet, RunHandle
 from skillfleet_producer.fleet_async import AsyncFleet, AsyncRunHandle
 

@@ -6,7 +6,6 @@ from typing import Any, Self, Unpack
 
 from skillfleet.contracts import AgentCard, ArtifactInfo, RunEvent, RunState, RunStatus
 from skillfleet_ledger import Settings
-
 from skillfleet_producer.fleet_async import AsyncFleet, AsyncRunHandle
 from skillfleet_producer.portal import Portal
 from skillfleet_producer.submission import EnqueueOptions

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Self, Unpack
 
 from redis.exceptions import RedisError
+
 from skillfleet.contracts import AgentCard, ArtifactInfo, RunEvent, RunState, RunStatus
 from skillfleet.errors import (
     FleetUnavailableError,
@@ -18,7 +19,6 @@ from skillfleet.errors import (
 )
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.records import Submission
-
 from skillfleet_producer.catalogue import Catalogue
 from skillfleet_producer.clock import RedisClock
 from skillfleet_producer.message import envelope
@@ -45,8 +45,9 @@ class AsyncFleet:
     """A fleet, seen by a backend service. An async context manager; safe for many tasks.
 
     `url` is the Redis URL of the fleet (default: `SKILLFLEET_REDIS_URL`); a runtime that has a
-    `ledger` already passes that instead. Belongs to the event loop that first uses it. All methods raise FleetUnavailableError when Redis stays out of
-    reach for longer than `SKILLFLEET_REDIS_TIMEOUT_SECONDS`.
+    `ledger` already passes that instead. Belongs to the event loop that first uses it. All
+    methods raise FleetUnavailableError when Redis stays out of reach for longer than
+    `SKILLFLEET_REDIS_TIMEOUT_SECONDS`.
     """
 
     def __init__(

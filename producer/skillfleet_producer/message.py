@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 from celery.utils.saferepr import saferepr
+
 from skillfleet_ledger.records import Invocation
 
 _REPR_CHARS = 1024

@@ -5,9 +5,9 @@ import logging
 from abc import ABC, abstractmethod
 
 import orjson
+
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.records import Invocation
-
 from skillfleet_producer.message import envelope
 
 logger = logging.getLogger(__name__)
@@ -20,6 +20,7 @@ class Publisher(ABC):
     async def publish(self, invocation: Invocation) -> None:
         """Publish the run's message; raises OSError when the broker is out of reach."""
 
+    @abstractmethod
     async def close(self) -> None:
         """Give the connection back."""
 
@@ -34,6 +35,9 @@ class LedgerPublisher(Publisher):
         """Push the message onto the queue's list."""
         queue = self._ledger.keys.broker_list(invocation.queue, invocation.priority)
         await self._ledger.connection.execute("LPUSH", queue, envelope(invocation))
+
+    async def close(self) -> None:
+        """The connection is the ledger's: nothing to give back."""
 
 
 class CeleryPublisher(Publisher):

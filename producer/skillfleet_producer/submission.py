@@ -8,16 +8,18 @@ from typing import Any, TypedDict
 
 import orjson
 from pydantic import BaseModel
+
 from skillfleet.arguments import encode_arguments
 from skillfleet.contracts import HEADER, InvocationHeader
 from skillfleet.errors import InvalidArgumentsError
 from skillfleet_ledger import Settings
 from skillfleet_ledger.records import Invocation, Submission
-
 from skillfleet_producer.tracing import current_trace_id, trace_headers
 
 _TASK_NAME = re.compile(r"^([A-Za-z0-9_-]{1,64})\.([A-Za-z0-9_-]{1,128})$")
 _PRIORITY_STEPS = (0, 3, 6, 9)
+_LEAST_URGENT = 9
+_MOST_KEY_CHARS = 255
 _MOST_SECONDS = 10 * 365 * 86_400
 
 
@@ -50,11 +52,14 @@ class Options:
                 raise InvalidArgumentsError(f"{name} must be between 0 and ten years, not {value}")
         if self.timeout == 0:
             raise InvalidArgumentsError("timeout must be more than 0 seconds")
-        if self.priority is not None and not 0 <= self.priority <= 9:
+        if self.priority is not None and not 0 <= self.priority <= _LEAST_URGENT:
             raise InvalidArgumentsError(
                 f"priority must be 0 (most urgent) to 9, not {self.priority}"
             )
-        if self.idempotency_key is not None and not 1 <= len(self.idempotency_key) <= 255:
+        if (
+            self.idempotency_key is not None
+            and not 1 <= len(self.idempotency_key) <= _MOST_KEY_CHARS
+        ):
             raise InvalidArgumentsError("idempotency_key must have 1 to 255 characters")
 
 

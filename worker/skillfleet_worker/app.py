@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery
+
 from skillfleet.agent import Agent
 from skillfleet_ledger.settings import celery_url
-
 from skillfleet_worker.agents import find_agents
 from skillfleet_worker.bootstrap import connect_signals, make_executor
 from skillfleet_worker.builtin import fleet
@@ -39,8 +39,7 @@ def create_app(
     agents = [fleet, *find_agents(sources or names)]
     node = Node(chosen, agents, make_executor)
     app = Celery("skillfleet", set_as_current=True)
-    app.config_from_object(_configuration(chosen, node, pool, concurrency))
-    app.skillfleet = node
+    app.config_from_object(_configuration(chosen, pool, concurrency))
     _register(app, agents, node)
     connect_signals(app, node)
     return app
@@ -60,9 +59,7 @@ def _register(app: Celery, agents: Sequence[Agent], node: Node) -> None:
             app.register_task(type("Skill", (SkillTask,), members)())
 
 
-def _configuration(
-    settings: WorkerSettings, node: Node, pool: str, concurrency: int | None
-) -> dict[str, Any]:
+def _configuration(settings: WorkerSettings, pool: str, concurrency: int | None) -> dict[str, Any]:
     """Celery's settings, against the known pains of Celery on Redis (docs/internals.md)."""
     timeout = settings.redis_timeout_seconds
     backend = "skillfleet_worker.runtime.result_backend:LedgerBackend"

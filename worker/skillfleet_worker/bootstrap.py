@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery, signals
+
 from skillfleet.contracts import AgentCard
 from skillfleet.ports.secrets import Secrets
 from skillfleet_engine import bridge
 from skillfleet_producer import AsyncFleet
-
 from skillfleet_worker.adapters.a2a.fleet import FleetA2AClient
 from skillfleet_worker.adapters.discovery.ledger import LedgerDiscovery
 from skillfleet_worker.adapters.secrets.chain import ChainedSecrets
@@ -43,14 +43,14 @@ def secrets_from(settings: WorkerSettings) -> Secrets:
     sources: list[Secrets] = []
     if settings.secrets_dir is not None:
         sources.append(FileSecrets(settings.secrets_dir))
-    sources.append(EnvironmentSecrets(os.environ, settings.secrets_env_prefix))
+    environment = os.environ  # noqa: TID251 - a source of secrets, not of settings
+    sources.append(EnvironmentSecrets(environment, settings.secrets_env_prefix))
     return ChainedSecrets(sources)
 
 
 def connect_signals(app: Celery, node: Node) -> None:
     """Start, drain and stop the node with Celery's worker, in every pool."""
     line = DrainLine(node)
-    connect = {"weak": False}
 
     def starts(**_: Any) -> None:
         line.open()
@@ -74,12 +74,12 @@ def connect_signals(app: Celery, node: Node) -> None:
         if not line.in_child:
             bridge.run(node.stop())
 
-    signals.worker_init.connect(starts, **connect)
-    signals.worker_process_init.connect(process_starts, **connect)
-    signals.worker_ready.connect(ready, **connect)
-    signals.worker_shutting_down.connect(shuts_down, **connect)
-    signals.worker_process_shutdown.connect(process_stops, **connect)
-    signals.worker_shutdown.connect(stopped, **connect)
+    signals.worker_init.connect(starts, weak=False)
+    signals.worker_process_init.connect(process_starts, weak=False)
+    signals.worker_ready.connect(ready, weak=False)
+    signals.worker_shutting_down.connect(shuts_down, weak=False)
+    signals.worker_process_shutdown.connect(process_stops, weak=False)
+    signals.worker_shutdown.connect(stopped, weak=False)
     node.bind(app)
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from skillfleet_ledger.runs import Lease
-
 from skillfleet_worker.runtime.delivery import Delivery
 
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel
+
 from skillfleet import ArtifactRef, RunContext
 from skillfleet.contracts import Limits, from_millis
 from skillfleet.errors import CapabilityUnavailableError, SandboxUnavailable, UnknownSecretError
@@ -18,7 +19,6 @@ from skillfleet_engine import bridge
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.runs import Lease
-
 from skillfleet_worker.runtime.attempt import Attempt
 from skillfleet_worker.runtime.outbox import Outbox
 

@@ -1,17 +1,19 @@
 """A Celery message as the runtime sees it, whoever sent it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from pydantic import ValidationError
+
 from skillfleet.contracts import HEADER, InvocationHeader
 from skillfleet.errors import InvalidArgumentsError
 from skillfleet_ledger.records import Submission
-
 from skillfleet_worker.settings import WorkerSettings
 
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
 
 
@@ -103,8 +105,8 @@ def read_delivery(
 
 def trace_id(trace: Mapping[str, str]) -> str | None:
     """The trace id in a W3C traceparent header (version-traceid-parentid-flags)."""
-    parts = trace.get("traceparent", "").split("-")
-    return parts[1] if len(parts) == 4 and len(parts[1]) == 32 else None
+    match = _TRACEPARENT.fullmatch(trace.get("traceparent", ""))
+    return match[1] if match else None
 
 
 def _header(value: Any) -> InvocationHeader | None:

@@ -7,7 +7,6 @@ import contextlib
 import os
 
 from skillfleet_engine import bridge
-
 from skillfleet_worker.runtime.node import Node
 
 

@@ -6,6 +6,7 @@ import uuid
 from typing import Any, assert_never
 
 import orjson
+
 from skillfleet.arguments import check_arguments
 from skillfleet.auth import auth_from_claims
 from skillfleet.contracts import ReasonCode, RunState
@@ -22,7 +23,6 @@ from skillfleet_engine import bridge
 from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.runs import Claim, ClaimStatus, Declared, End, Lease, Write
 from skillfleet_producer.publisher import publish_or_leave
-
 from skillfleet_worker.runtime.attempt import Attempt, StopKind
 from skillfleet_worker.runtime.context import Capabilities, FleetRunContext
 from skillfleet_worker.runtime.delivery import Delivery
@@ -160,7 +160,7 @@ class Executor:
 
     def _failed(self, skill: Skill[..., Any], attempt: Attempt, error: BaseException) -> Outcome:
         if not isinstance(error, Exception):
-            raise error
+            return Failed(ReasonCode.SKILL_ERROR, f"the handler raised {error!r}", error)
         message = str(error) if isinstance(error, SkillfleetError) else _describe(error)
         policy, retries = skill.spec.retry, attempt.lease.retries
         if policy.applies_to(error, retries):
@@ -178,7 +178,7 @@ class Executor:
             async with asyncio.timeout(_SETTLE_SECONDS):
                 written = await self._write(attempt, outbox, outcome)
         except TimeoutError:
-            logger.error("run %s could not be settled: Redis is out of reach", attempt.run_id)
+            logger.critical("run %s could not be settled: Redis is out of reach", attempt.run_id)
             written = Write.LOST
         finally:
             outbox.close()

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger.runs import RunStore
-
 from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
 from skillfleet_worker.settings import WorkerSettings
 

@@ -7,11 +7,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from celery import Celery
 from skillfleet.agent import Agent
 from skillfleet.contracts import AgentCard
 from skillfleet_engine import bridge
-
 from skillfleet_worker.runtime.executor import Executor
 from skillfleet_worker.settings import WorkerSettings
 
@@ -31,15 +29,16 @@ class Node:
         self.agents = tuple(agents)
         self.consumer: Any = None
         """Celery's consumer in the process that consumes; None elsewhere."""
-        self._app: Celery | None = None
+        self._app: Any = None
         self._make_executor = make_executor
         self._executor: Executor | None = None
         self._pid = os.getpid()
         self._lock = threading.Lock()
 
-    def bind(self, app: Celery) -> None:
-        """Tell the node its Celery app."""
+    def bind(self, app: Any) -> None:
+        """Become the node of a Celery app; `node_of(app)` finds it."""
         self._app = app
+        app.skillfleet = self
 
     @property
     def cards(self) -> list[AgentCard]:
@@ -96,3 +95,11 @@ class Node:
                 self._pid = os.getpid()
                 self._executor = self._make_executor(self.settings, self.cards)
                 self._executor.process.start()
+
+
+def node_of(app: Any) -> Node:
+    """The node that a Celery app made by `create_app` belongs to."""
+    node = getattr(app, "skillfleet", None)
+    if not isinstance(node, Node):
+        raise TypeError(f"{app!r} serves no skills: make it with skillfleet_worker.create_app")
+    return node

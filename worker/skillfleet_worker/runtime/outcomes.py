@@ -28,7 +28,7 @@ class Retry:
 
     delay: float
     message: str
-    error: BaseException
+    error: Exception
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,16 @@ import os
 import random
 import socket
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 from redis.exceptions import RedisError
+
 from skillfleet.contracts import AgentCard
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs import RunStore
 from skillfleet_producer.publisher import Publisher, publisher_for
-
 from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
 from skillfleet_worker.runtime.heartbeat import Heartbeat
 from skillfleet_worker.runtime.reaper import Reaper
@@ -42,7 +41,7 @@ class WorkerProcess:
         self.publisher: Publisher = publisher_for(self.ledger)
         self.attempts: dict[str, Attempt] = {}
         self.draining = False
-        self.random = random.Random()
+        self.random = random.SystemRandom()
         self._cards = tuple(cards)
         self._heartbeat = Heartbeat(self.ledger.runs, self.name, self.attempts, settings)
         self.reaper = Reaper(self.ledger, self.publisher, self.name, settings)
@@ -98,8 +97,17 @@ class WorkerProcess:
 
     async def _listen(self) -> None:
         for prefix in self.ledger.keys.prefixes():
-            channel = f"{prefix}worker:{self.name}"
-            await _until_done(lambda name=channel: self.ledger.channels.listen(name, self._obey))
+            await self._listen_on(f"{prefix}worker:{self.name}")
+
+    async def _listen_on(self, channel: str) -> None:
+        while True:
+            try:
+                await self.ledger.channels.listen(channel, self._obey)
+            except (RedisError, OSError) as error:
+                logger.warning("cannot listen to orders yet: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
 
     def _obey(self, message: bytes | None) -> None:
         """Carry out an order; None means that orders may have been missed."""
@@ -119,14 +127,3 @@ class WorkerProcess:
             except (FleetUnavailableError, OSError) as error:
                 logger.warning("the agents could not be listed in the directory: %s", error)
             await asyncio.sleep(self.settings.heartbeat_seconds)
-
-
-async def _until_done(attempt: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    while True:
-        try:
-            await attempt()
-        except (RedisError, OSError) as error:
-            logger.warning("Redis is out of reach, trying again: %s", error)
-            await asyncio.sleep(_RETRY_SECONDS)
-        else:
-            return

@@ -10,7 +10,6 @@ from skillfleet.errors import FleetUnavailableError, UnknownRunError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs import End, Reaped, ReapOptions
 from skillfleet_producer.publisher import Publisher
-
 from skillfleet_worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -21,6 +20,7 @@ _ENDS = {
     "cancelled": End(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, "cancelled by the caller"),
 }
 _OFFICE_ROUNDS = 3
+_UNEVEN = random.SystemRandom()
 
 
 class Reaper:
@@ -46,7 +46,7 @@ class Reaper:
             except Exception:
                 logger.exception("the reaper stumbled and goes on")
             # A little unevenness keeps many workers from asking in step.
-            await asyncio.sleep(self._settings.reap_seconds * random.uniform(0.8, 1.0))
+            await asyncio.sleep(self._settings.reap_seconds * _UNEVEN.uniform(0.8, 1.0))
 
     async def round(self, shard: int) -> None:
         """One round over a shard: publish what waits for a message, end what must end."""

@@ -7,15 +7,16 @@ from celery.worker import control
 from celery.worker import state as worker_state
 from celery.worker.control import control_command
 from kombu.utils.functional import maybe_list
+
 from skillfleet.errors import UnknownRunError
 from skillfleet_ledger import Ledger
-
 from skillfleet_worker.runtime.consumer import apart
+from skillfleet_worker.runtime.node import node_of
 from skillfleet_worker.runtime.skill_task import SkillTask
 
 logger = logging.getLogger(__name__)
 
-_celerys_revoke = control.revoke
+_celerys_revoke = control.Panel.data["revoke"]
 
 
 @control_command(
@@ -23,21 +24,17 @@ _celerys_revoke = control.revoke
     variadic="task_id",
     signature="[id1 [id2 [... [idN]]]]",
 )
-def revoke(
-    state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **kwargs: Any
-) -> Any:
+def revoke(state: Any, task_id: Any, **how: Any) -> Any:
     """Revoke tasks by id; the runs of skills are cancelled, wherever they are."""
     ids = [str(one) for one in maybe_list(task_id) or []]
-    node = getattr(state.app, "skillfleet", None)
-    if node is None:
-        return _celerys_revoke(state, ids, terminate, signal, **kwargs)
+    settings = node_of(state.app).settings
     runs = [one for one in ids if _may_be_run(one)]
     others = [one for one in ids if one not in runs]
     if runs:
-        apart(lambda: _cancel(node.settings, runs))
-        _celerys_revoke(state, runs, terminate=False, **kwargs)
+        apart(lambda: _cancel(settings, runs))
+        _celerys_revoke(state, runs, **(how | {"terminate": False}))
     if others:
-        return _celerys_revoke(state, others, terminate, signal, **kwargs)
+        return _celerys_revoke(state, others, **how)
     return {"ok": f"runs {', '.join(runs)} cancelled"}
 
 

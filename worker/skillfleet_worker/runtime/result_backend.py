@@ -13,6 +13,8 @@ class LedgerBackend(RedisBackend):
     The script that settles a run writes it, in the same format and under the same key.
     """
 
+    app: Any
+
     def store_result(
         self,
         task_id: Any,

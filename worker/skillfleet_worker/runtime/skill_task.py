@@ -1,17 +1,18 @@
 """A skill as a Celery task: what Celery calls, and how an outcome looks to Celery."""
 
 import logging
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_never
 
 from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
 from pydantic import BaseModel
+
 from skillfleet.contracts import RunState
 from skillfleet.decorator import Skill
 from skillfleet.errors import FleetUnavailableError, RunFailed, RunTimedOut
 from skillfleet_engine.task import AsyncTask
 from skillfleet_ledger.runs import Claim, ClaimStatus
-
 from skillfleet_worker.runtime.delivery import read_delivery
 from skillfleet_worker.runtime.node import Node
 from skillfleet_worker.runtime.outcomes import (
@@ -36,7 +37,6 @@ class SkillTask(AsyncTask):
     acks_late = True
     ignore_result = True
     max_retries = None
-    throws = (RunFailed, RunTimedOut)
 
     skill: Skill[..., Any]
     auth_model: type[BaseModel]
@@ -73,7 +73,7 @@ class SkillTask(AsyncTask):
             case Failed(code, message, error):
                 raise RunFailed(message, code=code, run_id=run_id) from error
             case Retry(delay, message, error):
-                raise CeleryRetry(message, error, delay)
+                raise CeleryRetry(message, error, datetime.now(UTC) + timedelta(seconds=delay))
             case TimedOut(message):
                 raise RunTimedOut(message, run_id=run_id)
             case Cancelled():

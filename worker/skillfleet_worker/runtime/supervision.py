@@ -6,7 +6,6 @@ from collections.abc import Coroutine
 from typing import Any
 
 from skillfleet.contracts import ReasonCode
-
 from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
 from skillfleet_worker.runtime.outcomes import Cancelled, Lost, Outcome, Released, TimedOut
 from skillfleet_worker.settings import WorkerSettings

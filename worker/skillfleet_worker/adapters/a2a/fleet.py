@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
+
 from skillfleet.contracts import STATE_KIND, TRIMMED_KIND, RunState
 from skillfleet.errors import (
     CancelledByCaller,
@@ -18,7 +19,6 @@ from skillfleet_engine import bridge
 from skillfleet_engine.parking import parked
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 from skillfleet_producer.submission import Options, Parent
-
 from skillfleet_worker.runtime.attempt import StopKind
 from skillfleet_worker.runtime.context import FleetRunContext
 
