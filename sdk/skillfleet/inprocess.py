@@ -9,7 +9,9 @@ from typing import Any
 import orjson
 
 from skillfleet.agent import Agent
+from skillfleet.arguments import check_arguments, encode_arguments
 from skillfleet.auth import NoAuth, narrowed_auth
+from skillfleet.contracts import Limits
 from skillfleet.decorator import Skill
 from skillfleet.errors import (
     CapabilityUnavailableError,
@@ -28,6 +30,7 @@ from skillfleet.running import earlier, run_to_end
 
 _QUEUE = "local"
 _Key = tuple[str, str]  # a run's id and the key of a call that it made
+_Call = tuple[str, dict[str, Any]]  # a task name and its arguments
 
 
 @dataclass
@@ -39,7 +42,7 @@ class _Shared:
     max_depth: int
     grace: float
     calls: int = 0
-    finished: dict[_Key, tuple[bytes, CallResult]] = field(default_factory=dict)
+    finished: dict[_Key, tuple[_Call, CallResult]] = field(default_factory=dict)
     locks: dict[_Key, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
 
@@ -112,7 +115,7 @@ class _CallerClient(A2AClient):
         if key is None:
             return await self._run(agent, found, arguments, timeout)
         memory = (self._caller.task_id, key)
-        call = found.spec.task_name.encode() + arguments
+        call = (found.spec.task_name, orjson.loads(arguments))
         async with self._shared.locks[memory]:
             if memory not in self._shared.finished:
                 result = await self._run(agent, found, arguments, timeout)
@@ -220,5 +223,7 @@ def _discovered(agent: Agent) -> DiscoveredAgent:
 
 def _arguments(skill: Skill[..., Any], args: Mapping[str, Any] | None) -> bytes:
     """The arguments as they would travel, checked."""
-    skill.bind(args or {})
-    return orjson.dumps(dict(args or {}), option=orjson.OPT_SORT_KEYS)
+    name, limits = skill.spec.task_name, Limits()
+    encoded = encode_arguments(name, args or {}, limits.arguments_bytes)
+    check_arguments(name, skill.spec.input_schema, orjson.loads(encoded))
+    return encoded

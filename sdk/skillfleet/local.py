@@ -94,7 +94,7 @@ class LocalRunContext(RunContext[AuthT]):
         for child in self._children:
             child.shut_down()
 
-    def cancel(self, reason: str = "") -> None:
+    def cancel(self, reason: str | None = None) -> None:
         """Cancel the run and those it called, leaves first; a second call changes nothing.
 
         From now on `check_cancelled` raises. Run by `run_skill`, the skill's task is
@@ -103,7 +103,7 @@ class LocalRunContext(RunContext[AuthT]):
         for child in self._children:
             child.cancel(reason)
         if self._reason is None:
-            self._reason = reason
+            self._reason = reason or ""
             self._cancelled.set()
 
     async def wait_cancelled(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from skillfleet.arguments import check_arguments
 from skillfleet.decorator import Skill
 from skillfleet.errors import (
     CancelledByCaller,
@@ -30,7 +31,7 @@ async def run_skill(
 ) -> Any:
     """Run a skill as a worker does, and return its result as plain JSON values.
 
-    Checks the caller's scopes, validates the JSON `arguments`, runs the skill in a task of its
+    Checks the JSON `arguments` and the caller's scopes, runs the skill in a task of its
     own until `ctx.deadline` or its timeout (which shortens `ctx.deadline`), and validates the
     result. After `ctx.cancel()` the skill has `grace` seconds to end by itself, then its task
     is cancelled. A run that is cancelled or overdue from the start is not begun.
@@ -39,8 +40,9 @@ async def run_skill(
     `RunTimedOut`, or what the skill raises. Cancelling the awaiting task cancels the skill. A
     skill that suppresses its cancellation is left behind `grace` seconds later.
     """
-    ctx.require_scopes(skill.spec.scopes)
+    check_arguments(skill.spec.task_name, skill.spec.input_schema, arguments or {})
     bound = skill.bind(arguments or {})
+    ctx.require_scopes(skill.spec.scopes)
     ctx.deadline = earlier(ctx.deadline, skill.spec.timeout)
     await ctx.check_cancelled()
     _check_deadline(ctx)

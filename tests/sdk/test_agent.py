@@ -16,6 +16,16 @@ from skillfleet.errors import InvalidArgumentsError, InvalidResultError
 from skillfleet.retry import RetryPolicy
 
 
+class Opaque:
+    """Nothing that JSON could hold."""
+
+    def __repr__(self) -> str:
+        return "OPAQUE"
+
+
+OPAQUE = Opaque()
+
+
 class Depth(StrEnum):
     SHALLOW = "shallow"
     DEEP = "deep"
@@ -188,7 +198,7 @@ def test_results_become_plain_json() -> None:
         (bytes, b"\xff", "invalid utf-8"),
         (int, 2**70, "Integer exceeds 64-bit range"),
         (str, "\ud800", "surrogates not allowed"),
-        (object, object(), "Unable to serialize unknown type"),
+        (object, OPAQUE, "Unable to serialize unknown type"),
     ],
     ids=str,
 )

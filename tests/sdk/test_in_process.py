@@ -17,6 +17,7 @@ from skillfleet import (
     SkillError,
 )
 from skillfleet.errors import (
+    ArgumentsTooLargeError,
     CapabilityUnavailableError,
     DeclarationError,
     IdempotencyConflictError,
@@ -83,8 +84,15 @@ async def flaky(ctx: RunContext, succeeds_at: int) -> int:
     return ctx.attempt
 
 
+@tools.skill(max_retries=3, retry_on=(Exception,))
+async def slow(ctx: RunContext) -> None:
+    seen[f"attempt {ctx.attempt}"] = ctx
+    await asyncio.Event().wait()
+
+
 @tools.skill(max_retries=1)
 async def patient(ctx: RunContext) -> None:
+    seen["patient"] = ctx
     raise SkillError("in an hour", retryable=True, retry_after=3600)
 
 
@@ -135,8 +143,12 @@ async def test_unknown_agents_and_skills_are_answered_with_the_known_ones() -> N
 
 
 async def test_bad_arguments_are_refused_before_anything_runs() -> None:
-    with pytest.raises(InvalidArgumentsError, match="text: Field required"):
+    with pytest.raises(InvalidArgumentsError, match='"text" is a required property'):
         await caller().call("tools", "shout")
+    with pytest.raises(InvalidArgumentsError, match=r"'text' of tools\.shout is not JSON"):
+        await caller().call("tools", "shout", args={"text": object()})
+    with pytest.raises(ArgumentsTooLargeError, match="artifact"):
+        await caller().call("tools", "shout", args={"text": "x" * 2**18})
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan")])
@@ -188,13 +200,13 @@ async def test_calls_nest_up_to_the_limit() -> None:
 
 async def test_a_call_is_stopped_by_its_timeout() -> None:
     with pytest.raises(RunTimedOut) as caught:
-        await caller().call("tools", "observed", args={"name": "a"}, timeout=0.02)
+        await caller().call("tools", "observed", args={"name": "a"}, timeout=0.1)
     assert caught.value.run_id == seen["a"].task_id
 
 
 async def test_a_child_ends_no_later_than_its_parent() -> None:
     ctx = caller()
-    ctx.deadline = datetime.now(UTC) + timedelta(seconds=0.05)
+    ctx.deadline = datetime.now(UTC) + timedelta(seconds=0.3)
     with pytest.raises(RunTimedOut):
         await ctx.call("tools", "nested", args={"name": "a"}, timeout=60)
     assert seen["a.leaf"].deadline == seen["a"].deadline == ctx.deadline
@@ -262,15 +274,22 @@ async def test_a_run_fails_with_its_last_error_when_its_retries_are_used_up() ->
     assert caught.value.code == "not_yet"
 
 
+async def test_a_run_whose_deadline_passed_is_not_retried() -> None:
+    with pytest.raises(RunTimedOut):
+        await caller().call("tools", "slow", timeout=0.1)
+    assert list(seen) == ["attempt 1"]
+    assert seen["attempt 1"].attempt == 1
+
+
 async def test_waiting_for_a_retry_ends_with_the_deadline() -> None:
     with pytest.raises(RunTimedOut):
-        await caller().call("tools", "patient", timeout=0.02)
+        await caller().call("tools", "patient", timeout=0.1)
 
 
 async def test_waiting_for_a_retry_ends_with_a_cancellation() -> None:
     ctx = caller()
     call = asyncio.create_task(ctx.call("tools", "patient"))
-    await asyncio.sleep(0.01)
+    await wait_until_async(lambda: was_seen("patient"))
     ctx.cancel()
     with pytest.raises(RunCancelled):
         await call
@@ -298,10 +317,10 @@ async def test_a_key_belongs_to_one_call_of_one_run() -> None:
 async def test_a_failed_call_is_not_remembered_under_its_key() -> None:
     ctx = caller()
     with pytest.raises(RunTimedOut):
-        await ctx.call("tools", "observed", args={"name": "a"}, key="k", timeout=0.01)
+        await ctx.call("tools", "observed", args={"name": "a"}, key="k", timeout=0.1)
     seen.clear()
     with pytest.raises(RunTimedOut):
-        await ctx.call("tools", "observed", args={"name": "a"}, key="k", timeout=0.01)
+        await ctx.call("tools", "observed", args={"name": "a"}, key="k", timeout=0.1)
     assert "a" in seen
 
 

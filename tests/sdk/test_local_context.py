@@ -37,6 +37,7 @@ tools = Agent("tools")
 
 @tools.skill
 async def waits(ctx: RunContext) -> None:
+    await ctx.emit_progress("waiting")
     await asyncio.Event().wait()
 
 
@@ -54,6 +55,7 @@ async def finishes_when_told(ctx: RunContext) -> str:
 
 @tools.skill
 async def ignores_cancellation(ctx: RunContext) -> None:
+    await ctx.emit_progress("waiting")
     while True:
         try:
             await asyncio.sleep(0.01)
@@ -141,7 +143,7 @@ async def test_check_cancelled_gives_way_to_other_tasks() -> None:
 async def test_a_cancelled_skill_that_only_waits_is_stopped_after_its_grace() -> None:
     ctx = local()
     run = asyncio.create_task(run_skill(waits, ctx, grace=0.01))
-    await asyncio.sleep(0)
+    await wait_until_async(lambda: saw(ctx, "progress"))
     ctx.cancel()
     with pytest.raises(CancelledByCaller):
         await run
@@ -182,7 +184,7 @@ async def test_a_timeout_never_lengthens_the_deadline() -> None:
 async def test_a_skill_that_suppresses_its_cancellation_is_left_behind() -> None:
     ctx = local()
     run = asyncio.create_task(run_skill(ignores_cancellation, ctx, grace=0.01))
-    await asyncio.sleep(0.001)
+    await wait_until_async(lambda: saw(ctx, "progress"))
     ctx.cancel()
     with pytest.raises(CancelledByCaller):
         await run
@@ -194,8 +196,9 @@ async def test_a_skill_that_suppresses_its_cancellation_is_left_behind() -> None
 
 
 async def test_cancelling_the_awaiting_task_cancels_the_skill() -> None:
-    run = asyncio.create_task(run_skill(waits, local()))
-    await asyncio.sleep(0.001)
+    ctx = local()
+    run = asyncio.create_task(run_skill(waits, ctx))
+    await wait_until_async(lambda: saw(ctx, "progress"))
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run
