@@ -1,4 +1,4 @@
-"""Render deploy/k8s from the chart: a base that both overlays share, and what each adds.
+"""Render deploy/k8s from the chart: a base that runs by itself, and what each overlay changes.
 
 `python -m deploy.render` writes the files, `--check` only compares them with the chart's output.
 `--out` and `--namespace` render the same objects elsewhere and for another namespace.
@@ -15,6 +15,7 @@ import helm_python
 import yaml
 
 from deploy.generated import write_or_check
+from deploy.json_patch import json_patch
 
 Manifest = dict[str, Any]
 
@@ -73,6 +74,11 @@ def without_helm_labels(value: Any) -> Any:
     return value
 
 
+def identity(manifest: Manifest) -> tuple[str, str]:
+    """An object's kind and name."""
+    return manifest["kind"], manifest["metadata"]["name"]
+
+
 def part_of(manifest: Manifest) -> str:
     """The file an object belongs to: its part, and its pool for what each pool has."""
     labels = manifest["metadata"]["labels"]
@@ -81,26 +87,54 @@ def part_of(manifest: Manifest) -> str:
     return f"{component}-{pool}" if pool else component
 
 
-def dump(manifests: Iterable[Manifest]) -> str:
-    """The objects as one YAML stream."""
-    return HEADER + yaml.dump_all(manifests, Dumper=_Dumper, sort_keys=False, width=1000)
+def dump(documents: Iterable[Any]) -> str:
+    """The documents as one YAML stream."""
+    return HEADER + yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=1000)
 
 
-def folder_files(
-    folder: Path, manifests: Iterable[Manifest], resources: list[str], namespace: str
-) -> dict[Path, str]:
-    """A kustomize folder: one file a part, and the kustomization that lists them all."""
+def folder_files(folder: Path, manifests: Iterable[Manifest]) -> dict[Path, str]:
+    """One file a part, with all its objects."""
     parts: dict[str, list[Manifest]] = {}
     for manifest in manifests:
         parts.setdefault(part_of(manifest), []).append(manifest)
-    files = {folder / f"{part}.yaml": dump(objects) for part, objects in sorted(parts.items())}
-    kustomization = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "namespace": namespace,
-        "resources": resources + sorted(path.name for path in files),
-    }
-    return {folder / "kustomization.yaml": dump([kustomization]), **files}
+    return {folder / f"{part}.yaml": dump(objects) for part, objects in sorted(parts.items())}
+
+
+def kustomization(namespace: str, resources: list[str], patches: list[Manifest]) -> str:
+    """A kustomization.yaml."""
+    head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+    body: Manifest = {**head, "namespace": namespace, "resources": resources}
+    return dump([{**body, "patches": patches} if patches else body])
+
+
+def base_files(folder: Path, manifests: list[Manifest], namespace: str) -> dict[Path, str]:
+    """The base: the namespace and all objects."""
+    files = folder_files(folder, [namespace_object(namespace), *manifests])
+    resources = sorted(path.name for path in files)
+    return {folder / "kustomization.yaml": kustomization(namespace, resources, []), **files}
+
+
+def overlay_files(
+    folder: Path, manifests: list[Manifest], base: list[Manifest], namespace: str
+) -> dict[Path, str]:
+    """An overlay: the objects that the base lacks, and a patch for each that differs.
+
+    Raises ValueError when the base has an object that the overlay's values do not make.
+    """
+    under = {identity(item): item for item in base}
+    if surplus := under.keys() - {identity(item) for item in manifests}:
+        raise ValueError(f"{folder.name}: the base makes {sorted(surplus)}, the overlay does not")
+    files = folder_files(folder, [item for item in manifests if identity(item) not in under])
+    resources = ["../../base", *sorted(path.name for path in files)]
+    patches: list[Manifest] = []
+    for manifest in manifests:
+        kind, name = identity(manifest)
+        steps = json_patch(under.get((kind, name), manifest), manifest)
+        if steps:
+            path = f"patches/{kind.lower()}-{name}.yaml"
+            files[folder / path] = dump([steps])
+            patches.append({"path": path, "target": {"kind": kind, "name": name}})
+    return {folder / "kustomization.yaml": kustomization(namespace, resources, patches), **files}
 
 
 def namespace_object(name: str) -> Manifest:
@@ -113,26 +147,26 @@ def namespace_object(name: str) -> Manifest:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 
+def render_values(name: str, namespace: str) -> list[Manifest]:
+    """What the chart makes of one of the values files."""
+    values = yaml.safe_load((MANIFESTS / "values" / f"{name}.yaml").read_text("utf-8"))
+    manifests: list[Manifest] = without_helm_labels(render_chart(values, RELEASE, namespace))
+    return manifests
+
+
 def render_all(out: Path, namespace: str) -> dict[Path, str]:
     """Every generated file of deploy/k8s, by path under `out`."""
-    rendered: dict[str, list[Manifest]] = {}
+    base = render_values("base", namespace)
+    files = base_files(out / "base", base, namespace)
     for overlay in OVERLAYS:
-        values = yaml.safe_load((MANIFESTS / "values" / f"{overlay}.yaml").read_text("utf-8"))
-        rendered[overlay] = without_helm_labels(render_chart(values, RELEASE, namespace))
-    first, *others = rendered.values()
-    shared = [item for item in first if all(item in other for other in others)]
-    base = [namespace_object(namespace), *shared]
-    files = folder_files(out / "base", base, [], namespace)
-    for overlay, manifests in rendered.items():
-        own = [item for item in manifests if item not in shared]
         folder = out / "overlays" / overlay
-        files |= folder_files(folder, own, ["../../base"], namespace)
+        files |= overlay_files(folder, render_values(overlay, namespace), base, namespace)
     return files
 
 
 def stale_files(out: Path, files: Mapping[Path, str]) -> list[Path]:
     """Manifests on disk that nothing renders any more."""
-    found = [*out.glob("base/*.yaml"), *out.glob("overlays/*/*.yaml")]
+    found = [*out.glob("base/*.yaml"), *out.glob("overlays/**/*.yaml")]
     return sorted(path for path in found if path not in files)
 
 

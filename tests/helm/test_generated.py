@@ -1,5 +1,6 @@
 """Generated files follow their sources, and the plain manifests build."""
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,28 +9,55 @@ import pytest
 import yaml
 
 from deploy import chart_readme, image_lock, render
+from deploy.json_patch import json_patch
 from tests.helm.rendering import ROOT, run
 
 K8S = ROOT / "deploy" / "k8s"
-OVERLAYS = ("small", "production")
+FOLDERS = ("base", "overlays/small", "overlays/production")
 
 
-def build(folder: Path) -> list[dict[str, Any]]:
-    """What kustomize would build of these folders, which list resources and nothing else."""
+Manifest = dict[str, Any]
+
+
+def apply(step: dict[str, Any], target: Any) -> None:
+    """Take one step of a JSON patch."""
+    *path, last = (key.replace("~1", "/").replace("~0", "~") for key in step["path"].split("/")[1:])
+    for key in path:
+        target = target[int(key) if isinstance(target, list) else key]
+    place: Any = int(last) if isinstance(target, list) else last
+    assert (step["op"] == "add") is (place not in target if isinstance(target, dict) else False)
+    if step["op"] == "remove":
+        del target[place]
+    else:
+        target[place] = step["value"]
+
+
+def build(folder: Path) -> list[Manifest]:
+    """What kustomize would build of these folders, in so far as they use it."""
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text("utf-8"))
-    assert kustomization.keys() == {"apiVersion", "kind", "namespace", "resources"}
-    built: list[dict[str, Any]] = []
+    used = {"apiVersion", "kind", "namespace", "resources", "patches"}
+    assert kustomization.keys() <= used
+    built: list[Manifest] = []
     for resource in kustomization["resources"]:
         path = folder / resource
-        if path.is_dir():
-            built += build(path)
-        else:
-            built += [item for item in yaml.safe_load_all(path.read_text("utf-8")) if item]
+        text = "" if path.is_dir() else path.read_text("utf-8")
+        built += build(path) if path.is_dir() else yaml.safe_load_all(text)
+    for patch in kustomization.get("patches", []):
+        kind_and_name = (patch["target"]["kind"], patch["target"]["name"])
+        (target,) = (item for item in built if render.identity(item) == kind_and_name)
+        for step in yaml.safe_load((folder / patch["path"]).read_text("utf-8")):
+            apply(step, target)
     return built
 
 
-def identity(manifests: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    return sorted((m["kind"], m["metadata"]["name"]) for m in manifests)
+def by_name(manifests: list[Manifest]) -> list[Manifest]:
+    return sorted(manifests, key=render.identity)
+
+
+def wanted(overlay: str) -> list[Manifest]:
+    """What the chart makes of an overlay's values, and the namespace."""
+    rendered = render.render_values(overlay, "skillfleet")
+    return by_name([*rendered, render.namespace_object("skillfleet")])
 
 
 @pytest.mark.parametrize("script", [render, chart_readme, image_lock])
@@ -42,32 +70,29 @@ def test_drift_of_the_manifests_is_seen(tmp_path: Path) -> None:
     assert render.main([*arguments, "--check"]) == 1
     assert render.main(arguments) == 0
     assert render.main([*arguments, "--check"]) == 0
-    settings = tmp_path / "overlays" / "small" / "settings.yaml"
-    settings.write_text(settings.read_text().replace('"15"', '"16"').replace("'15'", "'16'"))
+    settings = tmp_path / "base" / "settings.yaml"
+    settings.write_text(settings.read_text().replace("json", "console"))
     assert render.main([*arguments, "--check"]) == 1
     assert render.main(arguments) == 0
     (tmp_path / "base" / "forgotten.yaml").write_text("kind: List\n")
     assert render.main([*arguments, "--check"]) == 1
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_an_overlay_holds_what_the_chart_makes_of_its_values(overlay: str) -> None:
-    values = yaml.safe_load((K8S / "values" / f"{overlay}.yaml").read_text("utf-8"))
-    wanted = render.without_helm_labels(render.render_chart(values, "skillfleet", "skillfleet"))
-    built = build(K8S / "overlays" / overlay)
-    assert [item for item in built if item["kind"] == "Namespace"]
-    assert identity(built) == identity([*wanted, render.namespace_object("skillfleet")])
-    assert all(item in built for item in wanted)
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_builds_to_what_the_chart_makes_of_its_values(folder: str) -> None:
+    built = by_name(build(K8S / folder))
+    assert built == wanted(Path(folder).name)
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_no_overlay_makes_a_secret_or_runs_a_hook(overlay: str) -> None:
-    built = build(K8S / "overlays" / overlay)
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_no_folder_makes_a_secret_or_runs_a_hook(folder: str) -> None:
+    built = build(K8S / folder)
     assert not [item for item in built if item["kind"] in ("Secret", "Pod")]
 
 
-def test_the_small_overlay_needs_no_add_on() -> None:
-    groups = {item["apiVersion"] for item in build(K8S / "overlays" / "small")}
+@pytest.mark.parametrize("folder", ["base", "overlays/small"])
+def test_base_and_small_need_no_add_on(folder: str) -> None:
+    groups = {item["apiVersion"] for item in build(K8S / folder)}
     assert not [group for group in groups if "keda" in group or "monitoring" in group]
 
 
@@ -87,13 +112,34 @@ def kubectl() -> str:
     return path
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_kubectl_kustomize_builds_the_overlays(overlay: str) -> None:
-    folder = K8S / "overlays" / overlay
-    done = run(kubectl(), "kustomize", str(folder))
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_kubectl_kustomize_builds_the_same(folder: str) -> None:
+    done = run(kubectl(), "kustomize", str(K8S / folder))
     assert (done.returncode, done.stderr) == (0, "")
-    built = [item for item in yaml.safe_load_all(done.stdout) if item]
-    assert identity(built) == identity(build(folder))
+    assert by_name(list(yaml.safe_load_all(done.stdout))) == wanted(Path(folder).name)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"a/b": 1, "gone": 2}, {"a/b": 3, "new": {"deep": []}}),
+        ({"l": [{"name": "x", "v": 1}]}, {"l": [{"name": "x", "v": 2}]}),
+        ({"l": [{"name": "x"}]}, {"l": [{"name": "y"}, {"name": "x"}]}),
+        ({"l": [1, 2]}, {"l": [1]}),
+        ({"same": [1]}, {"same": [1]}),
+    ],
+)
+def test_a_patch_turns_the_old_into_the_new(old: Manifest, new: Manifest) -> None:
+    patched = copy.deepcopy(old)
+    for step in json_patch(old, new):
+        apply(step, patched)
+    assert patched == new
+
+
+def test_an_overlay_that_lacks_an_object_of_the_base_is_refused(tmp_path: Path) -> None:
+    base = render.render_values("base", "skillfleet")
+    with pytest.raises(ValueError, match="the base makes"):
+        render.overlay_files(tmp_path, base[1:], base, "skillfleet")
 
 
 def test_the_images_lock_holds_what_the_image_runs_and_nothing_of_the_tests() -> None:
