@@ -6,6 +6,7 @@ back, and starts and stops its parts. Under any other pool it is Celery's own co
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from celery.worker.consumer.consumer import Evloop
 from kombu.common import ignore_errors
 
 from skillfleet_engine.pool import LoopPool
+from skillfleet_engine.unacknowledged import Unacknowledged
 
 logger = logging.getLogger(__name__)
 
@@ -22,16 +24,22 @@ CELERYS_STEPS = "celery.worker.consumer."
 
 
 class LoopConsumer(Consumer):
-    """Celery's consumer; with `LoopPool` its blocking work is done in a thread."""
+    """With `LoopPool` its blocking work is done in a thread."""
 
     controller: Any
     steps: list[Any]
     qos: Any
     task_consumer: Any
+    connection: Any
+    conninfo: Any
     prefetch_multiplier: int
+    initial_prefetch_count: int
+    max_prefetch_count: int
+    _maximum_prefetch_restored: bool
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._unacknowledged = Unacknowledged()
         self.loop_pool = self.pool if isinstance(self.pool, LoopPool) else None
         if self.loop_pool is not None:
             self.loop_pool.on_parked = self._adjust_prefetch
@@ -44,10 +52,22 @@ class LoopConsumer(Consumer):
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Clean up after a lost connection, which may wait for its dead sockets."""
         clean_up = super().on_connection_error_after_connected
+        self._unacknowledged.collect(self.connection)
+        self._offload(clean_up, exc)
+        if self.conninfo.transport.driver_type == "redis":
+            # What still runs is counted by the new connection itself.
+            self.initial_prefetch_count = self.max_prefetch_count
+            self._maximum_prefetch_restored = True
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Celery calls this when it is connected and before it consumes."""
+        super().register_with_event_loop(hub)
+        self._offload(self._unacknowledged.hand_over, self.task_consumer.channel)
+
+    def _offload(self, function: Callable[..., Any], *args: Any) -> Any:
         if self.loop_pool is None:
-            clean_up(exc)
-        else:
-            self.loop_pool.offload(clean_up, exc)
+            return function(*args)
+        return self.loop_pool.offload(function, *args)
 
     def _offload_steps(self, pool: LoopPool) -> None:
         # A project's own steps stay on the loop's thread, where they may use the loop.

@@ -1,0 +1,47 @@
+"""Messages that a lost connection to Redis leaves unacknowledged.
+
+On Redis a message can be acknowledged over any connection. kombu 5.7 does not use this: when a
+connection is lost it puts the messages of running tasks back into the queue, where they are
+executed a second time, or ends the worker with an AttributeError when it cannot. Here a running
+task's message is carried over to the new connection and acknowledged there; only messages of
+tasks that had not begun go back into the queue.
+"""
+
+from typing import Any
+
+from celery.worker import state
+from kombu.transport import redis
+
+
+class Unacknowledged:
+    """Collects on loss, hands over on reconnect; on the consumer's thread."""
+
+    def __init__(self) -> None:
+        self._messages: list[Any] = []
+        self._running: set[str] = set()
+
+    def collect(self, connection: Any) -> None:
+        """Take the messages of a lost connection; closing it will not requeue them any more."""
+        for channel in connection.transport.channels or ():
+            if isinstance(channel, redis.Channel) and channel.ack_emulation:
+                channel.do_restore = False
+                self._messages += unacknowledged_of(channel)
+        self._running |= {request.message.delivery_tag for request in state.active_requests}
+
+    def hand_over(self, channel: Any) -> None:
+        """Give running tasks' messages to the new channel, and the others back to the queue."""
+        while self._messages:
+            message = self._messages[-1]
+            if message.delivery_tag in self._running:
+                message.channel = channel
+                channel.qos._quick_append(message.delivery_tag, message)  # noqa: SLF001 - see above
+            else:
+                channel.qos.restore_by_tag(message.delivery_tag, leftmost=True)
+            self._messages.pop()
+        self._running.clear()
+
+
+def unacknowledged_of(channel: Any) -> list[Any]:
+    """The messages that a channel delivered and nobody has acknowledged."""
+    channel.qos._flush()  # noqa: SLF001 - kombu keeps them to itself
+    return list(channel.qos._delivered.values())  # noqa: SLF001
