@@ -173,6 +173,16 @@ async def hold(self: Task[Any, Any], seconds: float = 600.0, beat: float = 0.05)
     return "held"
 
 
+@app.task(bind=True)
+async def ignore_cancellation(self: Task[Any, Any]) -> None:
+    journal("held", id=self.request.id)
+    while True:
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError:
+            journal("cancelled", id=self.request.id)
+
+
 @app.task(bind=True, acks_late=True)
 async def hold_late(self: Task[Any, Any], seconds: float) -> str:
     journal("held", id=self.request.id)
