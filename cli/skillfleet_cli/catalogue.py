@@ -1,0 +1,40 @@
+"""The agents of the fleet, as their workers published them."""
+
+from typing import Any
+
+from rich.text import Text
+
+from skillfleet.contracts import SkillCard
+from skillfleet_cli.output import console, print_json, table
+from skillfleet_producer import AsyncFleet
+
+
+async def list_agents(fleet: AsyncFleet, *, as_json: bool) -> None:
+    """Print the cards of all live agents."""
+    cards = await fleet.agents()
+    if as_json:
+        print_json(cards)
+        return
+    if not cards:
+        hint = "no live worker serves an agent; start one with `skillfleet worker MODULE`"
+        console(stderr=True).print(hint)
+        return
+    listed = table("SKILL", "VERSION", "QUEUE", "ARGUMENTS", "DESCRIPTION")
+    for card in cards:
+        for skill in card.skills:
+            listed.add_row(
+                Text(f"{card.name}.{skill.name}", "bold"),
+                card.version,
+                card.queue,
+                _arguments(skill),
+                skill.description.partition("\n")[0],
+            )
+    console().print(listed)
+
+
+def _arguments(skill: SkillCard) -> str:
+    """The arguments by name; those with a default in brackets."""
+    schema: dict[str, Any] = skill.input_schema
+    required = set(schema.get("required", ()))
+    names = schema.get("properties", {})
+    return " ".join(name if name in required else f"[{name}]" for name in names)

@@ -1,0 +1,46 @@
+"""The verb `artifacts`."""
+
+# ruff: noqa: PLC0415 - a verb loads its work when it runs, so that --help is quick
+
+from typing import Annotated
+
+import typer
+
+from skillfleet_cli.options import Json, RunId
+
+
+def artifacts(
+    run: RunId,
+    name: Annotated[
+        str | None, typer.Argument(help="The artifact to fetch; without it, all are listed.")
+    ] = None,
+    *,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="A file, a folder, or - for stdout.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List a run's artifacts, or fetch one.
+
+    Without -o, the artifact goes into the current folder under the last part of its name, and
+    never over a file that is there already.
+
+    Example:
+      $ skillfleet artifacts 1f0c… report.md -o - | less
+    """
+    from skillfleet_cli.download import fetch_artifact, list_artifacts
+    from skillfleet_cli.exits import CommandError
+    from skillfleet_cli.session import with_fleet
+
+    if name is None:
+        if output is not None:
+            raise CommandError("-o needs the NAME of the artifact to write")
+        with_fleet(lambda fleet: list_artifacts(fleet.run(run), as_json=as_json))
+    else:
+        with_fleet(lambda fleet: fetch_artifact(fleet.run(run), name, output, as_json=as_json))

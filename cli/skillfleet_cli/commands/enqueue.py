@@ -1,0 +1,76 @@
+"""The verb `enqueue`."""
+
+# ruff: noqa: PLC0415 - a verb loads its work when it runs, so that --help is quick
+
+from typing import Annotated
+
+import typer
+
+from skillfleet_cli.options import Json
+
+
+def enqueue(  # noqa: PLR0913 - one parameter for each option
+    skill: Annotated[
+        str, typer.Argument(metavar="SKILL", help="Its name, <agent>.<skill>.", show_default=False)
+    ],
+    json: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="JSON", help="Its arguments as a JSON object; - reads stdin, @FILE a file."
+        ),
+    ] = None,
+    *,
+    arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="One argument; a value that is no JSON is text. May be repeated.",
+        ),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show the run live and wait for its result.")
+    ] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="The run's deadline: it ends timed_out then."),
+    ] = None,
+    delay: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Start no sooner than that.")
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option(min=0, max=9, help="0 is the most urgent.", show_default="0")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="The same key and arguments give the same run."),
+    ] = None,
+    queue: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Instead of the agent's own queue.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Enqueue a run of a skill and print its id.
+
+    With --follow, its text and result go to stdout, all else to stderr. Ctrl-C then cancels
+    the run; a second one leaves at once. Exit code: 0 succeeded, 1 failed, 3 cancelled,
+    4 timed out.
+
+    Examples:
+      $ skillfleet enqueue librarian.survey '{"folder": "."}' --follow
+      $ skillfleet enqueue fleet.echo --arg text=hello
+    """
+    from skillfleet_cli.arguments import parse_arguments
+    from skillfleet_cli.follow import enqueue_run
+    from skillfleet_cli.session import with_fleet
+
+    args = parse_arguments(json, arg or [])
+    options = {
+        "timeout": timeout,
+        "delay": delay,
+        "priority": priority,
+        "idempotency_key": idempotency_key,
+        "queue": queue,
+    }
+    with_fleet(
+        lambda fleet: enqueue_run(fleet, skill, args, options, follow=follow, as_json=as_json)
+    )

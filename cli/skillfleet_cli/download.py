@@ -1,0 +1,115 @@
+"""Artifacts on their way to a file: in pieces, checked, and never under an unsafe name."""
+
+import contextlib
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from skillfleet.contracts import ArtifactInfo
+from skillfleet.errors import UnknownArtifactError
+from skillfleet_cli.exits import CommandError, ExitCode
+from skillfleet_cli.output import clock, console, print_json, size, table
+from skillfleet_producer import AsyncRunHandle
+
+
+async def list_artifacts(run: AsyncRunHandle, *, as_json: bool) -> None:
+    """Print what the run has written so far."""
+    infos = await run.artifacts()
+    if as_json:
+        print_json(infos)
+        return
+    if not infos:
+        console(stderr=True).print("no artifacts")
+        return
+    listed = table("NAME", "SIZE", "TYPE", "WRITTEN", "SHA-256")
+    for info in infos:
+        listed.add_row(
+            info.name,
+            size(info.size_bytes),
+            info.mime_type,
+            clock(info.created_at),
+            info.sha256,
+        )
+    console().print(listed)
+
+
+async def fetch_artifact(
+    run: AsyncRunHandle, name: str, output: str | None, *, as_json: bool
+) -> None:
+    """Write an artifact to `output` ('-': stdout) and compare its checksum."""
+    info = await _find(run, name)
+    if output == "-":
+        await _copy(run.stream_artifact(name), sys.stdout.buffer, info)
+        return
+    target = _target(name, output)
+    with _replacing(target) as file:
+        await _copy(run.stream_artifact(name), file, info)
+    if as_json:
+        print_json(info.model_dump(mode="json") | {"path": str(target)})
+    else:
+        console(stderr=True).print(f"{target} ({size(info.size_bytes)}, {info.mime_type})")
+
+
+async def _find(run: AsyncRunHandle, name: str) -> ArtifactInfo:
+    infos = {info.name: info for info in await run.artifacts()}
+    if name not in infos:
+        known = ", ".join(infos) or "none"
+        raise UnknownArtifactError(f"run {run.id!r} has no artifact {name!r}; it has: {known}")
+    return infos[name]
+
+
+def _target(name: str, output: str | None) -> Path:
+    """The file to write; a name from the fleet never leads out of the chosen folder."""
+    if output is not None and not Path(output).is_dir():
+        return Path(output)
+    base = Path(name.replace("\\", "/")).name
+    if base in {"", ".", ".."} or not base.isprintable():
+        raise CommandError(f"{name!r} is no name for a file: choose one with -o FILE")
+    target = Path(output or ".") / base
+    if target.exists():
+        raise CommandError(f"{target} is there already: choose a file with -o FILE")
+    return target
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[BinaryIO]:
+    """A file that takes its place at `target` only when it is complete."""
+    try:
+        if target.exists() and not target.is_file():
+            with target.open("wb") as device:
+                yield device
+            return
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False) as file:
+            try:
+                yield file  # type: ignore[misc]
+            except BaseException:
+                Path(file.name).unlink()
+                raise
+        Path(file.name).chmod(0o666 & ~_umask())
+        Path(file.name).replace(target)
+    except OSError as error:
+        if error.strerror is None:
+            # An error of the fleet, which is an OSError as well.
+            raise
+        raise CommandError(f"cannot write {target}: {error.strerror}", ExitCode.FAILED) from error
+
+
+async def _copy(chunks: AsyncIterator[bytes], file: BinaryIO, info: ArtifactInfo) -> None:
+    digest = hashlib.sha256()
+    async for chunk in chunks:
+        digest.update(chunk)
+        file.write(chunk)
+    file.flush()
+    if digest.hexdigest() != info.sha256:
+        message = f"artifact {info.name!r} changed while it was read: fetch it again"
+        raise CommandError(message, ExitCode.FAILED)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,61 @@
+"""Exit codes, and how an error becomes one line and one of them (docs/cli.md)."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the exit status of `skillfleet` means."""
+
+    OK = 0
+    FAILED = 1
+    """The run failed, the check found a problem, or the command could not do its work."""
+    USAGE = 2
+    """Something given is wrong: an option, a setting, an id, a name, the arguments."""
+    CANCELLED = 3
+    TIMED_OUT = 4
+    UNREACHABLE = 5
+    """Redis (or the broker) is out of reach or refuses us."""
+    BUG = 70
+    INTERRUPTED = 130
+
+
+class CommandError(Exception):
+    """A problem of the command itself, such as a taken port; `code` is its exit code."""
+
+    def __init__(self, message: str, code: ExitCode = ExitCode.USAGE) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def explain(error: Exception) -> tuple[str, ExitCode]:
+    """One line for a person, and the exit code.
+
+    What nobody foresaw is a BUG, with its type in the line.
+    """
+    if isinstance(error, CommandError):
+        return str(error), error.code
+    # Here, as only a command that failed needs them: they take a quarter of a second.
+    from redis.exceptions import RedisError  # noqa: PLC0415
+
+    from skillfleet import errors  # noqa: PLC0415
+    from skillfleet_ledger.connection import ReplyError  # noqa: PLC0415
+
+    given = (
+        errors.DeclarationError,
+        errors.SettingsError,
+        errors.UnknownSkillError,
+        errors.UnknownRunError,
+        errors.UnknownArtifactError,
+        errors.InvalidArgumentsError,
+        errors.IdempotencyConflictError,
+    )
+    match error:
+        case errors.FleetUnavailableError():
+            hint = "is it running, and is SKILLFLEET_REDIS_URL right?"
+            return f"{error}; {hint}", ExitCode.UNREACHABLE
+        case errors.SkillfleetError():
+            return str(error), ExitCode.USAGE if isinstance(error, given) else ExitCode.FAILED
+        case ReplyError() | RedisError():
+            return f"Redis refused: {error}", ExitCode.UNREACHABLE
+        case _:
+            return f"{type(error).__name__}: {error}", ExitCode.BUG

@@ -1,0 +1,95 @@
+"""Enqueue a run and follow it to its end; Ctrl-C cancels it on the fleet."""
+
+import asyncio
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from skillfleet.contracts import RunState
+from skillfleet_cli.exits import ExitCode
+from skillfleet_cli.output import print_json
+from skillfleet_cli.view import View, view_for
+from skillfleet_producer import AsyncFleet, AsyncRunHandle
+
+_EXITS = {
+    RunState.SUCCEEDED: ExitCode.OK,
+    RunState.FAILED: ExitCode.FAILED,
+    RunState.DEAD: ExitCode.FAILED,
+    RunState.CANCELLED: ExitCode.CANCELLED,
+    RunState.TIMED_OUT: ExitCode.TIMED_OUT,
+}
+
+
+async def enqueue_run(
+    fleet: AsyncFleet,
+    skill: str,
+    args: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    follow: bool,
+    as_json: bool,
+) -> None:
+    """Enqueue one run and print its id; with `follow`, exit with the code of its end."""
+    run = await fleet.enqueue(skill, args, **options)
+    if not follow:
+        if as_json:
+            print_json({"id": run.id})
+        else:
+            typer.echo(run.id)
+        return
+    view = view_for(as_json=as_json)
+    try:
+        view.start(run.id)
+        raise typer.Exit(await _Follower(fleet, run, view).follow(skill))
+    finally:
+        view.close()
+
+
+class _Follower:
+    """Shows a run until it ends. The first Ctrl-C cancels the run, the second one leaves."""
+
+    def __init__(self, fleet: AsyncFleet, run: AsyncRunHandle, view: View) -> None:
+        self._fleet = fleet
+        self._run = run
+        self._view = view
+        self._cancelling: asyncio.Task[bool] | None = None
+
+    async def follow(self, skill: str) -> ExitCode:
+        """Return the exit code that tells how the run ended."""
+        loop = asyncio.get_running_loop()
+        reading = asyncio.create_task(self._read(skill))
+        loop.add_signal_handler(signal.SIGINT, self._interrupted, reading)
+        try:
+            await reading
+        except asyncio.CancelledError:
+            return ExitCode.INTERRUPTED
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+        if self._cancelling is not None:
+            await self._cancelling
+        status = await self._run.status()
+        value = await self._run.result() if status.state is RunState.SUCCEEDED else None
+        self._view.finish(status, value)
+        return _EXITS[status.state]
+
+    async def _read(self, skill: str) -> None:
+        await self._warn_if_unserved(skill)
+        async for event in self._run.events():
+            self._view.show(event)
+
+    async def _warn_if_unserved(self, skill: str) -> None:
+        agent, _, name = skill.partition(".")
+        cards = await self._fleet.agents()
+        if not any(card.name == agent and card.skill(name) for card in cards):
+            self._view.note(f"no live worker serves {skill}: the run waits until one does")
+
+    def _interrupted(self, reading: "asyncio.Task[None]") -> None:
+        if self._cancelling is not None:
+            self._view.note("not waiting for the run's end")
+            reading.cancel()
+            return
+        self._view.note(f"cancelling run {self._run.id}; Ctrl-C again does not wait for its end")
+        reason = "cancelled with Ctrl-C at the command line"
+        self._cancelling = asyncio.create_task(self._run.cancel(reason))

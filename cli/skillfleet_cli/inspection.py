@@ -1,0 +1,174 @@
+"""Looking at runs: status, events, lists; and cancelling one."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.text import Text
+
+from skillfleet.contracts import RunEvent, RunState, RunStatus
+from skillfleet_cli.events import describe
+from skillfleet_cli.exits import CommandError
+from skillfleet_cli.output import (
+    STATE_STYLES,
+    clock,
+    console,
+    duration,
+    pretty_json,
+    print_json,
+    table,
+)
+from skillfleet_ledger.streams import event_number
+from skillfleet_producer import AsyncFleet, AsyncRunHandle
+
+_MOST_SHOWN = 4000
+"""Characters of a result that `status` shows a person."""
+
+
+async def show_status(run: AsyncRunHandle, *, as_json: bool) -> None:
+    """Print a run's record, and its result when it succeeded."""
+    status = await run.status()
+    result = await run.result() if status.state is RunState.SUCCEEDED else None
+    if as_json:
+        print_json(status.model_dump(mode="json") | {"result": result})
+        return
+    terminal = console()
+    facts = table("", "")
+    facts.show_header = False
+    for name, value in _facts(status).items():
+        facts.add_row(Text(name, "bold"), value)
+    terminal.print(facts)
+    if len(status.attempts) > 1:
+        terminal.print()
+        terminal.print(_attempts(status))
+    if result is not None:
+        shown = result if isinstance(result, str) else pretty_json(result)
+        terminal.print()
+        terminal.print(shown[:_MOST_SHOWN])
+        if len(shown) > _MOST_SHOWN:
+            terminal.print(f"… ({len(shown)} characters; --json prints all)")
+
+
+async def print_events(
+    fleet: AsyncFleet, run_id: str, after: str | None, *, follow: bool, as_json: bool
+) -> None:
+    """Print events behind `after`, until the run ends or (without `follow`) the newest one."""
+    try:
+        position = event_number(after) if after is not None else 0
+    except ValueError as error:
+        raise CommandError(f"--after: {error}") from None
+    newest = (await fleet.run(run_id).status()).events
+    if not follow and position >= newest:
+        return
+    terminal = console()
+    async for event in fleet.run(run_id).events(after):
+        if as_json:
+            print_json(event)
+        else:
+            terminal.print(_event_line(event))
+        if not follow and event_number(event.id) >= newest:
+            return
+
+
+async def cancel_run(run: AsyncRunHandle, reason: str | None, *, as_json: bool) -> None:
+    """Cancel a run; that it had ended before is told and no error."""
+    asked = await run.cancel(reason)
+    status = await run.status()
+    if as_json:
+        print_json({"id": run.id, "cancelled": asked, "state": status.state})
+    elif not asked:
+        console().print(f"{run.id} had ended before: {status.state}")
+    elif status.state is RunState.CANCELLED:
+        console().print(f"{run.id} cancelled")
+    else:
+        console().print(f"{run.id} is being cancelled")
+
+
+async def list_runs(
+    fleet: AsyncFleet, state: str | None, agent: str | None, limit: int, *, as_json: bool
+) -> None:
+    """Print runs, newest first."""
+    found = await fleet.runs(state, agent, limit)
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        console(stderr=True).print("no runs")
+        return
+    listed = table("RUN", "SKILL", "STATE", "ATTEMPT", "AGE", "TOOK", "REASON")
+    now = datetime.now(UTC)
+    for status in found:
+        listed.add_row(
+            status.id,
+            status.name,
+            state_text(status.state),
+            str(status.attempt),
+            duration(now - status.created_at),
+            duration(took(status)),
+            reason_of(status),
+        )
+    console().print(listed)
+
+
+def state_text(state: RunState) -> Text:
+    """A state in its colour."""
+    return Text(state.value, STATE_STYLES[state])
+
+
+def took(status: RunStatus) -> float | None:
+    """Seconds from the run's first start to its end; None when it has not both."""
+    if status.started_at is None or status.finished_at is None:
+        return None
+    return (status.finished_at - status.started_at).total_seconds()
+
+
+def reason_of(status: RunStatus) -> str:
+    """Why a run is where it is, in one short line; '' when that is no news."""
+    if status.state is RunState.SUCCEEDED:
+        return ""
+    if not status.state.terminal:
+        return f"cancel requested: {status.cancel_requested}" if status.cancel_requested else ""
+    message = (status.message or "").partition("\n")[0]
+    return f"{status.code}: {message}" if message else status.code or ""
+
+
+def _facts(status: RunStatus) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "run": status.id,
+        "skill": status.name,
+        "state": state_text(status.state),
+        "reason": reason_of(status),
+        "attempts": f"{status.attempt}" + (f" ({status.retries} retried)" * bool(status.retries)),
+        "worker": status.worker,
+        "queue": status.queue,
+        "created": clock(status.created_at),
+        "started": clock(status.started_at),
+        "finished": clock(status.finished_at),
+        "took": duration(took(status)),
+        "due": clock(status.due_at) if status.state is RunState.QUEUED else "",
+        "deadline": clock(status.deadline),
+        "events": str(status.events),
+        "children": str(status.children or ""),
+        "parent": status.parent_id,
+        "trace": status.trace_id,
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _attempts(status: RunStatus) -> Any:
+    listed = table("ATTEMPT", "OUTCOME", "STARTED", "TOOK", "WORKER")
+    for attempt in status.attempts:
+        span = attempt.ended_at - attempt.started_at if attempt.ended_at is not None else None
+        listed.add_row(
+            str(attempt.number),
+            attempt.outcome or "running",
+            clock(attempt.started_at),
+            duration(span),
+            attempt.worker,
+        )
+    return listed
+
+
+def _event_line(event: RunEvent) -> Text:
+    at = event.at.astimezone().strftime("%H:%M:%S.%f")[:-3]
+    style = STATE_STYLES[event.state] if event.state is not None else ""
+    return Text.assemble((f"{event.id:>7}  {at}  ", "dim"), (describe(event), style))

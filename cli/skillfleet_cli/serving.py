@@ -1,0 +1,64 @@
+"""The worker in this process: Celery's own, told what to serve."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import typer
+
+from skillfleet_cli.exits import CommandError, ExitCode
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a worker is to serve, and how; None and () take the settings' defaults."""
+
+    modules: tuple[str, ...]
+    pool: str
+    concurrency: int | None
+    queues: tuple[str, ...]
+    log_level: str | None
+    quiet: bool
+    celery_arguments: tuple[str, ...]
+
+
+def serve(serving: Serving) -> None:
+    """Run the worker until it is told to stop; in this process, so that signals reach it.
+
+    Raises CommandError without the extra [worker] or without modules, DeclarationError for
+    modules that cannot be served, SettingsError, and typer.Exit with Celery's exit code.
+    """
+    require_worker()
+    # Only here: a machine that only enqueues does not have them.
+    import click  # noqa: PLC0415
+
+    from skillfleet_worker import WorkerSettings, create_app  # noqa: PLC0415
+    from skillfleet_worker.runtime.node import node_of  # noqa: PLC0415
+
+    given = {"log_level": serving.log_level} if serving.log_level is not None else {}
+    settings = WorkerSettings.load(**given)
+    if not serving.modules and not settings.modules:
+        raise CommandError("no MODULE: name the modules of your agents, or set SKILLFLEET_MODULES")
+    app = create_app(
+        *serving.modules, settings=settings, pool=serving.pool, concurrency=serving.concurrency
+    )
+    queues = serving.queues or node_of(app).queues
+    arguments = [
+        *(["--quiet"] if serving.quiet else []),
+        *("worker", "--queues", ",".join(queues), "--loglevel", settings.log_level),
+        # What workers would tell each other stands in the ledger; mingling costs a second.
+        *("--without-gossip", "--without-mingle"),
+    ]
+    try:
+        code: int | None = app.start([*arguments, *serving.celery_arguments])
+    except click.ClickException as error:
+        raise CommandError(f"Celery's worker: {error.format_message()}") from error
+    raise typer.Exit(code or ExitCode.OK)
+
+
+def require_worker() -> None:
+    """Raise CommandError unless the runtime is installed."""
+    if find_spec("skillfleet_worker") is None or find_spec("greenlet") is None:
+        raise CommandError(
+            "this needs the worker's runtime: pip install 'skillfleet[cli,worker]'",
+            ExitCode.USAGE,
+        )

@@ -1,0 +1,191 @@
+"""How a followed run shows: as JSON lines, as plain lines, or with a live bar.
+
+Text deltas and the result go to stdout, everything else to stderr: what is piped on is the
+skill's own output.
+"""
+
+import sys
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from skillfleet.contracts import RunEvent, RunState, RunStatus
+from skillfleet_cli.events import describe, progress_text
+from skillfleet_cli.inspection import reason_of, took
+from skillfleet_cli.output import STATE_STYLES, console, duration, pretty_json, print_json
+
+
+class View(Protocol):
+    """What follows a run; called in order, from one thread."""
+
+    def start(self, run_id: str) -> None:
+        """The run was accepted."""
+
+    def show(self, event: RunEvent) -> None:
+        """The run's next event."""
+
+    def note(self, text: str) -> None:
+        """Something to say to the person at the terminal."""
+
+    def finish(self, status: RunStatus, value: Any) -> None:
+        """The run has ended; `value` is its result when it succeeded."""
+
+    def close(self) -> None:
+        """No more calls; also after an error."""
+
+
+def view_for(*, as_json: bool) -> View:
+    """The view that fits where the output goes."""
+    if as_json:
+        return JsonView()
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        return LiveView()
+    return PlainView()
+
+
+class JsonView:
+    """One JSON object a line: the id, each event, and last the run's status with its result."""
+
+    def start(self, run_id: str) -> None:
+        """Print the id."""
+        print_json({"id": run_id})
+
+    def show(self, event: RunEvent) -> None:
+        """Print the event."""
+        print_json(event)
+
+    def note(self, text: str) -> None:
+        """Notes are for people: on stderr."""
+        console(stderr=True).print(text)
+
+    def finish(self, status: RunStatus, value: Any) -> None:
+        """Print the status with the result."""
+        print_json(status.model_dump(mode="json") | {"result": value})
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class PlainView:
+    """Text as it comes, and one line for everything else."""
+
+    def __init__(self) -> None:
+        self._console: Console = console(stderr=True)
+        self._in_line = False
+
+    def start(self, run_id: str) -> None:
+        """Say the run's id."""
+        self._console.print(f"run {run_id}", style="dim")
+
+    def show(self, event: RunEvent) -> None:
+        """Print a piece of text, or a line; the end is told by `finish`."""
+        if event.kind == "text_delta":
+            self._write(str(event.payload.get("text", "")))
+        elif not event.final:
+            self._line(describe(event), "red" if event.kind == "error" else "dim")
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        self._line(text, "yellow")
+
+    def finish(self, status: RunStatus, value: Any) -> None:
+        """Print the result, then how the run ended."""
+        self._end_line()
+        if value is not None:
+            self._write((value if isinstance(value, str) else pretty_json(value)) + "\n")
+        self._line(_ending(status), STATE_STYLES[status.state])
+        if status.state is not RunState.SUCCEEDED:
+            self._line(f"more: skillfleet status {status.id}", "dim")
+
+    def close(self) -> None:
+        """End the line that may be open."""
+        self._end_line()
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        if text:
+            self._in_line = not text.endswith("\n")
+
+    def _end_line(self) -> None:
+        if self._in_line:
+            self._write("\n")
+
+    def _line(self, text: str, style: str) -> None:
+        self._end_line()
+        self._console.print(text, style=style)
+
+
+def _ending(status: RunStatus) -> str:
+    parts = [status.state.value]
+    if (seconds := took(status)) is not None:
+        parts.append(f"after {duration(seconds)}")
+    if status.attempt > 1:
+        parts.append(f"in attempt {status.attempt}")
+    reason = reason_of(status)
+    return " ".join(parts) + (f": {reason}" if reason else "")
+
+
+class LiveView(PlainView):
+    """On a terminal: what the run is doing stands in a bar below its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[count]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task("queued", total=None, count="")
+
+    def start(self, run_id: str) -> None:
+        """Say the run's id and raise the bar."""
+        super().start(run_id)
+        self._bar.start()
+
+    def show(self, event: RunEvent) -> None:
+        """Move the bar, or print above it."""
+        if event.kind == "progress":
+            self._progress(event.payload)
+        elif event.state is RunState.RUNNING:
+            self._bar.update(self._task, description="running")
+        else:
+            self._lower()
+            super().show(event)
+        if not event.final and not self._in_line:
+            self._bar.start()
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._lower()
+        super().note(text)
+
+    def finish(self, status: RunStatus, value: Any) -> None:
+        """Take the bar away and print the end."""
+        self._lower()
+        super().finish(status, value)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._lower()
+        super().close()
+
+    def _progress(self, payload: dict[str, Any]) -> None:
+        current, total = payload.get("current"), payload.get("total")
+        counted = isinstance(current, int | float) and isinstance(total, int | float) and total
+        self._bar.update(
+            self._task,
+            description=str(payload.get("message", "")) if counted else progress_text(payload),
+            completed=current if counted else 0,
+            total=total if counted else None,
+            count=f"{current:g}/{total:g}" if counted else "",
+        )
+
+    def _lower(self) -> None:
+        """Clear the bar off the terminal, so that text can be written where it stood."""
+        self._bar.stop()
