@@ -15,6 +15,7 @@ from typing import Any
 from celery import Celery, Task, current_task, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
+from skillfleet_engine import bridge
 from skillfleet_engine.parking import parked
 from skillfleet_engine.task import AsyncTask
 from skillfleet_engine.watchdog import BlockedReport, loop_blocked
@@ -35,9 +36,11 @@ def journal(event: str, **fields: Any) -> None:
             file.write(line + "\n")
 
 
-def make_app(url: str, **settings: Any) -> Celery:
+def make_app(url: str, **settings: Any) -> "Celery[AsyncTask]":
     """The project's app on a broker; without tasks, as a client has it."""
-    app = Celery("project", broker=url, backend=url, task_cls=AsyncTask, set_as_current=False)
+    app: Celery[AsyncTask] = Celery(
+        "project", broker=url, backend=url, task_cls=AsyncTask, set_as_current=False
+    )
     defaults = {
         "worker_disable_prefetch": True,
         "worker_prefetch_multiplier": 1,
@@ -85,6 +88,13 @@ def on_retry(request: Any, **_: Any) -> None:
 @signals.task_revoked.connect
 def on_revoked(request: Any, terminated: bool, expired: bool, **_: Any) -> None:
     journal("revoked", id=request.id, terminated=terminated, expired=expired)
+
+
+@signals.worker_init.connect
+def on_worker_init(**_: Any) -> None:
+    """Use both kinds of loops before the pool exists, and in prefork before it forks."""
+    assert bridge.run(asyncio.sleep(0, "ran")) == "ran"
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), bridge.home_loop()).result(10)
 
 
 @signals.worker_process_init.connect
@@ -202,7 +212,7 @@ async def clean_up_at_soft_limit() -> str:
 
 @app.task(bind=True, acks_late=True)
 async def requeue_once(self: Task[Any, Any]) -> str:
-    if not self.request.delivery_info["redelivered"]:
+    if not (self.request.delivery_info or {}).get("redelivered"):
         raise Reject("not now", requeue=True)
     return "second delivery"
 
@@ -262,6 +272,23 @@ async def set_context(value: str) -> str:
     seen_in_prerun.set(value)
     await asyncio.sleep(0.01)
     return before
+
+
+@app.task
+async def visit_home() -> list[Any]:
+    """The process, and whether coroutines sent home run on the one loop that lives there."""
+    loop = await bridge.at_home(running_loop())
+    return [os.getpid(), loop is bridge.home_loop(), loop is asyncio.get_running_loop(), id(loop)]
+
+
+async def running_loop() -> asyncio.AbstractEventLoop:
+    await asyncio.sleep(0.001)
+    return asyncio.get_running_loop()
+
+
+@app.task
+def wait_in_plain_function() -> str:
+    return bridge.run(asyncio.sleep(0.01, "waited"))
 
 
 @app.task

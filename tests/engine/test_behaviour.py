@@ -40,6 +40,18 @@ def test_tasks_may_be_async_functions_or_plain_ones(worker: Worker) -> None:
     assert worker.call("add_without_waiting", 2, 3) == 5
 
 
+def test_plain_functions_may_wait_for_coroutines(worker: Worker) -> None:
+    assert worker.call("wait_in_plain_function") == "waited"
+
+
+def test_a_process_has_one_home_loop_for_its_life(worker: Worker) -> None:
+    visits = [worker.call("visit_home") for _ in range(8)]
+    assert all(is_home for _, is_home, _, _ in visits)
+    assert all(is_own == (worker.pool == "loop") for _, _, is_own, _ in visits)
+    loops = {(pid, loop) for pid, _, _, loop in visits}
+    assert len(loops) == len({pid for pid, _, _, _ in visits})
+
+
 def test_an_error_reaches_the_caller_with_its_traceback(worker: Worker) -> None:
     result = worker.send("fail", "on purpose")
     with pytest.raises(ValueError, match="on purpose"):
@@ -84,7 +96,9 @@ def test_a_group_runs_all_its_tasks(worker: Worker) -> None:
 
 def test_a_chord_collects_the_results_of_its_header(worker: Worker) -> None:
     header = [signature(worker, "add", 1, number) for number in range(10)]
-    result = chord(header, app=worker.app)(signature(worker, "total"))
+    result = chord(header, app=worker.app)(  # type: ignore[arg-type]
+        signature(worker, "total")
+    )
     assert result.get(timeout=30) == sum(range(1, 11))
 
 
@@ -101,7 +115,7 @@ def test_callbacks_are_called_with_the_result(worker: Worker) -> None:
 
 def test_a_task_revoked_before_it_starts_never_runs(worker: Worker) -> None:
     result = worker.app.AsyncResult(f"revoked-early-{worker.pool}")
-    worker.app.control.revoke(result.id, reply=True, timeout=5, limit=1)
+    worker.control("revoke", result.id)
     worker.send("note", "revoked", task_id=result.id)
     with pytest.raises(TaskRevokedError):
         result.get(timeout=30)
@@ -171,35 +185,29 @@ def test_signals_come_in_order_and_name_their_task(worker: Worker) -> None:
 def test_a_late_acknowledged_message_is_gone_after_its_task(worker: Worker) -> None:
     result = worker.send("hold_late", 0.2)
     worker.wait_for("held", result.id)
-    with worker.app.connection_for_read() as connection:
-        client = connection.default_channel.client
-        assert client.hlen("unacked") >= 1
-        result.get(timeout=30)
-        wait_until(lambda: client.hlen("unacked") == 0, what="the acknowledgement")
+    assert worker.redis.hlen("unacked") >= 1
+    result.get(timeout=30)
+    wait_until(lambda: worker.redis.hlen("unacked") == 0, what="the acknowledgement")
 
 
 def test_remote_control_answers(worker: Worker) -> None:
-    inspect = worker.app.control.inspect(timeout=5, limit=1)
-    result = worker.send("hold", 2.0)
+    result = worker.send("hold", 1.0)
     worker.wait_for("held", result.id)
-    (active,) = wait_until(inspect.active).values()
-    assert result.id in [task["id"] for task in active]
-    (stats,) = wait_until(inspect.stats).values()
-    assert stats["pool"]["max-concurrency"] >= 4
-    (names,) = wait_until(inspect.registered).values()
-    assert "tests.engine.project.add" in names
+    assert result.id in [task["id"] for task in worker.inspect("active")]
+    assert worker.inspect("stats")["pool"]["max-concurrency"] >= 4
+    assert "tests.engine.project.add" in worker.inspect("registered")
     result.get(timeout=30)
 
 
 def test_rate_limits_hold_tasks_back(worker: Worker) -> None:
     name = "tests.engine.project.note"
-    assert worker.app.control.rate_limit(name, "4/s", reply=True, timeout=5, limit=1)
+    worker.control("rate_limit", name, "4/s")
     try:
         results = [worker.send("note", "limited") for _ in range(3)]
         times = sorted(worker.wait_for("note", result.id)["at"] for result in results)
         assert times[2] - times[0] >= 0.4
     finally:
-        worker.app.control.rate_limit(name, None, reply=True, timeout=5, limit=1)
+        worker.control("rate_limit", name, None)
 
 
 def test_monitors_see_the_events_of_a_task(worker: Worker) -> None:

@@ -72,21 +72,17 @@ def test_a_worker_fetches_no_more_tasks_than_it_has_free_slots(start_worker: Sta
     worker = start_worker(concurrency=2)
     results = [worker.send("hold", 600.0) for _ in range(6)]
     worker.wait_for("held", count=2)
-    with worker.app.connection_for_read() as connection:
-        client = connection.default_channel.client
-        assert wait_until(lambda: client.llen("celery") == 4)
-    inspect = worker.app.control.inspect(timeout=5, limit=1)
-    (reserved,) = wait_until(inspect.reserved).values()
-    assert reserved == []
+    assert wait_until(lambda: worker.redis.llen("celery") == 4)
+    assert worker.inspect("reserved") == []
     # The pool grows and shrinks at run time.
-    worker.app.control.pool_grow(2, reply=True, timeout=5, limit=1)
+    worker.control("pool_grow", 2)
     worker.wait_for("held", count=4)
-    worker.app.control.pool_shrink(3, reply=True, timeout=5, limit=1)
-    (stats,) = wait_until(inspect.stats).values()
+    worker.control("pool_shrink", 3)
+    stats = worker.inspect("stats")
     assert stats["pool"]["max-concurrency"] == 1
     assert stats["pool"]["running"] == 4
     assert len(stats["pool"]["loop-lag"]) == 2
-    del results
+    assert len(results) == 6
 
 
 def test_a_task_that_waits_for_a_slot_can_be_revoked(start_worker: StartWorker) -> None:
@@ -94,9 +90,8 @@ def test_a_task_that_waits_for_a_slot_can_be_revoked(start_worker: StartWorker) 
     running = worker.send("hold", 600.0)
     worker.wait_for("held", running.id)
     waiting = worker.send("note", "never")
-    inspect = worker.app.control.inspect(timeout=5, limit=1)
-    wait_until(lambda: waiting.id in str(inspect.reserved()), what="the message to be fetched")
-    worker.app.control.revoke(waiting.id, reply=True, timeout=5, limit=1)
+    wait_until(lambda: waiting.id in str(worker.inspect("reserved")), what="it to be fetched")
+    worker.control("revoke", waiting.id)
     running.revoke(terminate=True)
     with pytest.raises(TaskRevokedError):
         waiting.get(timeout=30)

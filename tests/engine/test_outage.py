@@ -46,7 +46,7 @@ def test_a_task_that_outlives_the_connection_is_executed_once(
 def test_a_cut_connection_returns_tasks_that_had_not_begun_and_no_others(
     start_worker: StartWorker, server: ValkeyServer
 ) -> None:
-    worker = start_worker(concurrency=1, task_acks_late=True, worker_disable_prefetch=False)
+    worker = start_worker(concurrency=2, task_acks_late=True, worker_disable_prefetch=False)
     running = worker.send("hold", 2.0)
     later = worker.send("note", "later", countdown=2)
     with server.client() as client:

@@ -6,6 +6,7 @@ import pytest
 
 from skillfleet_engine.parking import parked
 from tests.engine.conftest import StartWorker
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize(
@@ -23,9 +24,8 @@ def test_more_parents_than_slots_get_their_children_done(
     worker = start_worker(concurrency=10, **settings)
     parents = [worker.send("call_children", 2) for _ in range(200)]
     assert [parent.get(timeout=60) for parent in parents] == [2] * 200
-    inspect = worker.app.control.inspect(timeout=5, limit=1)
-    (stats,) = (inspect.stats() or {}).values()
-    assert stats["pool"]["parked"] == stats["pool"]["running"] == 0
+    wait_until(lambda: worker.inspect("stats")["pool"]["running"] == 0)
+    assert worker.inspect("stats")["pool"]["parked"] == 0
 
 
 async def test_parking_does_nothing_outside_of_a_worker() -> None:

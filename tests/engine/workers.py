@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
+import redis
 
 from tests.engine.project import BROKER, JOURNAL, SETTINGS, make_app
 from tests.support.waiting import wait_until
@@ -33,10 +33,12 @@ class Worker:
         self, url: str, folder: Path, pool: str, concurrency: int, **settings: Any
     ) -> None:
         self.pool = pool
-        self.app: Celery = make_app(url)
+        self.app = make_app(url)
+        self.redis = redis.Redis.from_url(url, socket_timeout=10)
         self.log = folder / "worker.log"
         self._journal = folder / "journal"
         self._journal.touch()
+        self._sent: list[Any] = []
         environment = os.environ | {
             BROKER: url,
             JOURNAL: str(self._journal),
@@ -66,7 +68,9 @@ class Worker:
 
     def send(self, task: str, *args: Any, **options: Any) -> Any:
         """Publish a task of the project by its short name."""
-        return self.app.send_task(f"tests.engine.project.{task}", args, **options)
+        result = self.app.send_task(f"tests.engine.project.{task}", args, **options)
+        self._sent.append(result)
+        return result
 
     def call(self, task: str, *args: Any, **options: Any) -> Any:
         """Publish a task and return its result."""
@@ -80,10 +84,19 @@ class Worker:
 
     def wait_for(self, event: str, id: str | None = None, count: int = 1) -> dict[str, Any]:
         """Wait until the journal has `count` entries of an event; return the last of them."""
-        return wait_until(
-            lambda: len(found := self.entries(event, id)) >= count and found[-1],
-            what=f"{event} of {id}; the worker's log is {self.log}",
-        )
+        what = f"{event} of {id}; the worker's log is {self.log}"
+        wait_until(lambda: len(self.entries(event, id)) >= count, what=what)
+        return self.entries(event, id)[-1]
+
+    def inspect(self, what: str) -> Any:
+        """The worker's answer to `celery inspect`."""
+        control = self.app.control.inspect(timeout=5, limit=1)
+        (answer,) = wait_until(getattr(control, what), what=f"inspect {what}").values()
+        return answer
+
+    def control(self, command: str, *args: Any) -> None:
+        """Send a remote control command and wait until the worker has executed it."""
+        assert getattr(self.app.control, command)(*args, reply=True, timeout=5, limit=1)
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -97,5 +110,8 @@ class Worker:
             self.process.kill()
         self.process.wait()
         # A result that is collected after its server has gone would wait for it.
+        for result in self._sent:
+            result.backend = None
         gc.collect()
         self.app.close()
+        self.redis.close()

@@ -1,0 +1,144 @@
+"""Blocking code and an event loop take turns on one thread."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from skillfleet_engine.host import LoopHost
+
+
+@pytest.fixture
+def host() -> Iterator[LoopHost]:
+    host = LoopHost()
+    try:
+        yield host
+    finally:
+        host.close()
+
+
+async def count_turns(turns: list[int]) -> None:
+    while True:
+        turns.append(len(turns))
+        await asyncio.sleep(0)
+
+
+def test_the_loop_turns_only_while_the_blocking_code_waits(host: LoopHost) -> None:
+    turns: list[int] = []
+    host.loop.create_task(count_turns(turns))
+    host.pause(0)
+    seen = len(turns)
+    time.sleep(0.01)
+    assert len(turns) == seen
+    host.pause(0.01)
+    assert len(turns) > seen
+
+
+def test_waiting_returns_the_result_or_raises_the_error(host: LoopHost) -> None:
+    assert host.run(asyncio.sleep(0.001, "done")) == "done"
+    future: asyncio.Future[None] = host.loop.create_future()
+    host.loop.call_later(0.001, future.set_exception, LookupError("none"))
+    with pytest.raises(LookupError):
+        host.wait(future)
+
+
+def test_a_pause_ends_when_it_is_woken(host: LoopHost) -> None:
+    host.loop.call_later(0.001, host.wake)
+    host.pause(600)
+
+
+def test_offloaded_work_leaves_the_loop_turning(host: LoopHost) -> None:
+    turns: list[int] = []
+    enough = threading.Event()
+
+    async def turn() -> None:
+        while len(turns) < 100:
+            turns.append(1)
+            await asyncio.sleep(0)
+        enough.set()
+
+    host.loop.create_task(turn())
+    assert host.offload(enough.wait, 10)
+    with pytest.raises(SystemExit):
+        host.offload(exit_with, 3)
+
+
+def exit_with(code: int) -> None:
+    raise SystemExit(code)
+
+
+def test_to_the_blocking_code_no_loop_seems_to_run(host: LoopHost) -> None:
+    host.pause(0)
+    assert asyncio.run(asyncio.sleep(0, "own loop")) == "own loop"
+    assert host.run(asyncio.sleep(0, "host's loop")) == "host's loop"
+
+
+def test_an_interruption_runs_in_the_waiting_code(host: LoopHost) -> None:
+    def stop() -> None:
+        assert host.run(asyncio.sleep(0.001, "it may wait")) == "it may wait"
+        raise KeyboardInterrupt
+
+    host.loop.call_later(0.001, host.interrupt, stop)
+    with pytest.raises(KeyboardInterrupt):
+        host.pause(600)
+    assert host.run(asyncio.sleep(0, "still there")) == "still there"
+
+
+def test_an_interrupted_wait_cancels_its_coroutine(host: LoopHost) -> None:
+    cancelled: list[bool] = []
+
+    async def wait_for_ever() -> None:
+        try:
+            await asyncio.sleep(600)
+        finally:
+            cancelled.append(True)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    host.loop.call_later(0.001, host.interrupt, stop)
+    with pytest.raises(KeyboardInterrupt):
+        host.run(wait_for_ever())
+    host.pause(0.001)
+    assert cancelled
+
+
+def test_an_exit_out_of_the_loop_reaches_the_waiting_code(host: LoopHost) -> None:
+    host.loop.call_later(0.001, exit_with, 3)
+    with pytest.raises(SystemExit):
+        host.pause(600)
+    assert host.run(asyncio.sleep(0.001, "turns again")) == "turns again"
+
+
+def test_only_the_loops_thread_may_wait(host: LoopHost) -> None:
+    errors: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            host.pause(0.001)
+        except RuntimeError as exc:
+            errors.append(exc)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join()
+    assert "event loop's thread" in str(errors[0])
+    host.pause(0.01)
+
+
+def test_closing_cancels_what_still_runs(host: LoopHost) -> None:
+    ended: list[bool] = []
+
+    async def service() -> None:
+        try:
+            await asyncio.sleep(600)
+        finally:
+            ended.append(True)
+
+    host.loop.create_task(service())
+    host.pause(0)
+    host.close()
+    assert ended
+    assert host.loop.is_closed()
