@@ -20,6 +20,8 @@
 | P expiring | zset | `ID|STATE|AGENT` of finished runs by time of expiry (ms) | at expiry |
 | P workers | zset | live worker processes by the end of their heartbeat (ms) | pruned |
 | P reaper | string | the worker that is reaper now | seconds |
+| P reaped | string | when the reaper last worked (ms) | never; one key |
+| P amnesty | string | present while lapsed leases are left alone after an outage | 2 s |
 | P cards | hash | `AGENT|VERSION` -> the agent's card (JSON); shard 0 only | unseen for a day |
 | P serving | zset | `AGENT|VERSION|WORKER` by end of heartbeat (ms); shard 0 only | pruned |
 | P refused | stream | messages that could not be decoded, the last 10,000; shard 0 only | never |

@@ -71,7 +71,7 @@ def connect_signals(app: Celery, node: Node) -> None:
         bridge.run(node.stop())
 
     def stopped(**_: Any) -> None:
-        if not line.in_child:
+        if not node.in_child:
             bridge.run(node.stop())
 
     signals.worker_init.connect(starts, weak=False)

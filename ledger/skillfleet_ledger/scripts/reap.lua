@@ -24,6 +24,13 @@ local holder = redis.call('GET', P .. 'reaper')
 if holder and holder ~= me then return nil end
 redis.call('SET', P .. 'reaper', me, 'PX', ARGV[2])
 
+-- After a gap in the rounds (Redis was away, or restarted) leases ran out that nobody could
+-- renew: their holders, if they live, get a moment to do so.
+local last = tonumber(redis.call('GET', P .. 'reaped') or now)
+redis.call('SET', P .. 'reaped', now)
+if now - last > 2 * tonumber(ARGV[2]) then redis.call('SET', P .. 'amnesty', 1, 'PX', 2000) end
+local amnesty = redis.call('EXISTS', P .. 'amnesty') == 1
+
 local publish, close, more = {}, {}, 0
 local again = now + 5000
 local restarted, due, stranded, pruned = 0, 0, 0, 0
@@ -42,7 +49,7 @@ local function past(index, most)
 end
 
 -- Runs whose lease ran out. The token moves on at once: the old attempt can write no more.
-for _, id in ipairs(past('leases', limit)) do
+for _, id in ipairs(amnesty and {} or past('leases', limit)) do
   local run = run_key(id)
   local r = redis.call('HMGET', run, 'state', 'token', 'lost', 'max_deliveries', 'cancel', 'deadline', 'queue',
     'priority', 'seq', 'attempt', 'created', 'orphaned')

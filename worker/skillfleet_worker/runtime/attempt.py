@@ -1,9 +1,12 @@
 """One running attempt: its lease, and the orders to stop that reach it from outside."""
 
 import asyncio
+import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from skillfleet_ledger.runs import Lease
 from skillfleet_worker.runtime.delivery import Delivery
@@ -45,7 +48,15 @@ class Attempt:
         """How often it made the same call; part of a call's identity."""
         self.shutting_down = False
         self.stop: Stop | None = None
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        self.thread_id = threading.get_ident()
+        self.ordered_at: float | None = None
+        """When the attempt was ordered to stop, by `time.monotonic`."""
+        self.handler: asyncio.Task[Any] | None = None
+        self.ended = False
+        """True when the handler is over, or was left behind."""
+        self.deadline = _deadline(lease)
+        """When the run's time is up, by `time.monotonic`."""
         self._stopped = asyncio.Event()
 
     @property
@@ -66,8 +77,9 @@ class Attempt:
             stop.kind is StopKind.LOST and self.stop.kind is not StopKind.LOST
         ):
             self.stop = stop
-            if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._stopped.set)
+            self.ordered_at = time.monotonic()
+            if not self.loop.is_closed():
+                self.loop.call_soon_threadsafe(self._stopped.set)
 
     def lose(self) -> None:
         """The lease is gone: stop, and write nothing more."""
@@ -82,3 +94,9 @@ class Attempt:
         while self.stop is None:
             await self._stopped.wait()
         return self.stop
+
+
+def _deadline(lease: Lease) -> float | None:
+    if lease.deadline_ms is None:
+        return None
+    return time.monotonic() + max(lease.deadline_ms - lease.redis_ms, 0) / 1000

@@ -17,22 +17,16 @@ class DrainLine:
         self._node = node
         self._reader: int | None = None
         self._writer: int | None = None
-        self._pid = os.getpid()
-
-    @property
-    def in_child(self) -> bool:
-        """True in a child process of the worker."""
-        return self._pid != os.getpid()
 
     def open(self) -> None:
         """In the main process, before children exist."""
-        self._pid = os.getpid()
+        self._node.main_pid = os.getpid()
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
 
     def watch(self) -> None:
         """In a child: drain when the main process says so or is gone."""
-        if not self.in_child or self._reader is None:
+        if not self._node.in_child or self._reader is None:
             return
         self._close_writer()
         reader, loop = self._reader, bridge.home_loop()

@@ -21,7 +21,7 @@ from skillfleet.retry import retry_delay
 from skillfleet.spec import SkillSpec
 from skillfleet_engine import bridge
 from skillfleet_ledger.artifacts import LeaseLostError
-from skillfleet_ledger.runs import Claim, ClaimStatus, Declared, End, Lease, Write
+from skillfleet_ledger.runs import Claim, ClaimStatus, Declared, End, Write
 from skillfleet_producer.publisher import publish_or_leave
 from skillfleet_worker.runtime.attempt import Attempt, StopKind
 from skillfleet_worker.runtime.context import Capabilities, FleetRunContext
@@ -117,17 +117,13 @@ class Executor:
             ctx.require_scopes(spec.scopes)
         except SkillfleetError as error:
             return Failed(error.code, str(error), error)
-        ended = await supervise(
-            skill(ctx, **bound), attempt, self.process.settings, self._remaining(attempt.lease)
-        )
+        try:
+            ended = await supervise(skill(ctx, **bound), attempt, self.process.settings)
+        finally:
+            attempt.ended = True
         if not isinstance(ended, asyncio.Task):
             return ended
         return self._judge(skill, attempt, ended)
-
-    def _remaining(self, lease: Lease) -> float | None:
-        if lease.deadline_ms is None:
-            return None
-        return max(lease.deadline_ms - lease.redis_ms, 0) / 1000
 
     def _judge(
         self, skill: Skill[..., Any], attempt: Attempt, ended: "asyncio.Task[Any]"

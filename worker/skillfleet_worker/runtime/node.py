@@ -11,6 +11,7 @@ from skillfleet.agent import Agent
 from skillfleet.contracts import AgentCard
 from skillfleet_engine import bridge
 from skillfleet_worker.runtime.executor import Executor
+from skillfleet_worker.runtime.guard import Guard, end_child, restart_process
 from skillfleet_worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,10 @@ class Node:
         self._app: Any = None
         self._make_executor = make_executor
         self._executor: Executor | None = None
+        self._guard: Guard | None = None
         self._pid = os.getpid()
+        self.main_pid = os.getpid()
+        """The process that consumes; others are children of its pool."""
         self._lock = threading.Lock()
 
     def bind(self, app: Any) -> None:
@@ -55,6 +59,11 @@ class Node:
         """The queue that carries an agent's runs."""
         return agent.queue or self.settings.default_queue
 
+    @property
+    def in_child(self) -> bool:
+        """True in a child process of the worker."""
+        return self.main_pid != os.getpid()
+
     async def executor(self) -> Executor:
         """This process's executor; started at the first call."""
         if self._executor is None or self._pid != os.getpid():
@@ -76,6 +85,8 @@ class Node:
     async def stop(self) -> None:
         """Stop this process's services."""
         executor, self._executor = self._executor, None
+        if self._guard is not None:
+            self._guard.stop()
         if executor is not None and self._pid == os.getpid():
             await bridge.at_home(executor.process.stop())
 
@@ -95,6 +106,13 @@ class Node:
                 self._pid = os.getpid()
                 self._executor = self._make_executor(self.settings, self.cards)
                 self._executor.process.start()
+                self._guard = Guard(self._executor.process, self._restart)
+                self._guard.start()
+
+    def _restart(self) -> None:
+        if self.in_child:
+            end_child()
+        restart_process()
 
 
 def node_of(app: Any) -> Node:

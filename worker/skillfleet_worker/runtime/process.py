@@ -9,6 +9,8 @@ import logging
 import os
 import random
 import socket
+import threading
+import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 0.5
 _CARD_BEATS = 3
+_TICK_SECONDS = 0.25
 
 
 class WorkerProcess:
@@ -47,11 +50,14 @@ class WorkerProcess:
         self.reaper = Reaper(self.ledger, self.publisher, self.name, settings)
         self._services: list[asyncio.Task[None]] = []
         self._release: asyncio.TimerHandle | None = None
-        self._home = asyncio.get_running_loop()
+        self.home = asyncio.get_running_loop()
+        self.thread_id = threading.get_ident()
+        self.last_turn = time.monotonic()
+        """When the home loop last turned, by `time.monotonic`; any thread may read it."""
 
     def loop_time(self) -> float:
         """The home loop's time; from any thread."""
-        return self._home.time()
+        return self.home.time()
 
     @property
     def runs(self) -> RunStore:
@@ -65,6 +71,7 @@ class WorkerProcess:
             self._heartbeat.run(),
             self.reaper.run(),
             self._publish_cards(),
+            self._tick(),
         ):
             self._services.append(asyncio.create_task(service))
 
@@ -118,6 +125,11 @@ class WorkerProcess:
         attempt = self.attempts.get(run_id)
         if order == "cancel" and attempt is not None:
             attempt.cancel(reason)
+
+    async def _tick(self) -> None:
+        while True:
+            self.last_turn = time.monotonic()
+            await asyncio.sleep(_TICK_SECONDS)
 
     async def _publish_cards(self) -> None:
         lifetime = int(self.settings.heartbeat_seconds * _CARD_BEATS * 1000)

@@ -49,14 +49,20 @@ class Reaper:
             await asyncio.sleep(self._settings.reap_seconds * _UNEVEN.uniform(0.8, 1.0))
 
     async def round(self, shard: int) -> None:
-        """One round over a shard: publish what waits for a message, end what must end."""
+        """One round over a shard, or several while there is more to do at once."""
         options = ReapOptions(
             office_ms=int(self._settings.reap_seconds * 1000 * _OFFICE_ROUNDS),
             grace_ms=int(self._settings.stranded_seconds * 1000),
         )
-        reaped = await self._ledger.runs.reap(shard, self._worker, options)
-        if reaped is None:
-            return
+        more = True
+        while more:
+            reaped = await self._ledger.runs.reap(shard, self._worker, options)
+            if reaped is None:
+                return
+            await self._handle(reaped)
+            more = reaped.more
+
+    async def _handle(self, reaped: Reaped) -> None:
         for run_id in reaped.publish:
             await self._publish(run_id)
         for run_id, token, why in reaped.close:

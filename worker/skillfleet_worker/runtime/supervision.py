@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -19,16 +20,15 @@ async def supervise(
     handler: Coroutine[Any, Any, Any],
     attempt: Attempt,
     settings: WorkerSettings,
-    remaining: float | None,
 ) -> "asyncio.Task[Any] | Outcome":
-    """Run the handler; `remaining` is the time to its deadline in seconds.
+    """Run the handler until it ends, must stop, or the attempt's deadline passes.
 
     Returns the finished task when the handler ended by itself, and the outcome of the order
     when it had to stop. A task that resists its cancellation is left behind, with a report.
     """
-    task = asyncio.ensure_future(handler)
+    task = attempt.handler = asyncio.ensure_future(handler)
     try:
-        stop = await _until(task, attempt, remaining)
+        stop = await _until(task, attempt)
     except asyncio.CancelledError:
         # Celery's pool gave this task up (a cold shutdown): hand the run back at once.
         attempt.order(Stop(StopKind.RELEASED, "the worker was stopped"))
@@ -43,11 +43,11 @@ async def supervise(
     return _outcome(attempt.stop or stop)
 
 
-async def _until(
-    task: "asyncio.Task[Any]", attempt: Attempt, remaining: float | None
-) -> Stop | None:
+async def _until(task: "asyncio.Task[Any]", attempt: Attempt) -> Stop | None:
     """The order that ends the handler's time; None when it ended by itself."""
     stopped = asyncio.ensure_future(attempt.wait_stopped())
+    deadline = attempt.deadline
+    remaining = None if deadline is None else max(deadline - time.monotonic(), 0)
     try:
         await asyncio.wait({task, stopped}, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
     finally:
