@@ -65,14 +65,13 @@ class Executor:
         if claim.lease is None:
             return claim
         attempt = Attempt(claim.lease, delivery, renewed_at)
-        self.process.attempts[delivery.run_id] = attempt
-        attempt.shutting_down = self.process.draining
+        self.process.begin(attempt)
         try:
             outbox = self._outbox(attempt)
             outcome = await self._execute(skill, auth_model, attempt, outbox)
             return await bridge.at_home(self._settle(attempt, outbox, outcome))
         finally:
-            del self.process.attempts[delivery.run_id]
+            self.process.end(attempt)
 
     async def _claim(self, spec: SkillSpec, delivery: Delivery) -> Claim:
         runs, settings = self.process.runs, self.process.settings
@@ -193,11 +192,15 @@ class Executor:
             except FleetUnavailableError:
                 continue
             except SkillfleetError as error:
-                outcome = Failed(error.code, str(error), error)
+                if isinstance(outcome, Succeeded):
+                    outcome = Failed(error.code, str(error), error)
                 outbox.close()
                 continue
             if written is not Write.GAP:
                 return written
+            # Redis came back with less than it had: the run ends behind what is left.
+            _, seq = await self.process.runs.state(attempt.run_id)
+            outbox.resume_behind(seq)
 
     async def _write_once(self, attempt: Attempt, seq: int, outcome: Outcome) -> Write:
         runs, lease, task = self.process.runs, attempt.lease, attempt.delivery.task
@@ -207,7 +210,7 @@ class Executor:
             case Failed(code, message):
                 end = End(RunState.FAILED, code, message)
             case Cancelled(reason, code):
-                end = End(RunState.CANCELLED, code, reason)
+                end = await self._cancelled(lease.run_id, reason, code)
             case TimedOut(message):
                 end = End(RunState.TIMED_OUT, ReasonCode.DEADLINE_EXCEEDED, message)
             case Retry(delay, message):
@@ -223,6 +226,13 @@ class Executor:
                 assert_never(outcome)
         return await runs.settle(lease, task, seq, end)
 
+    async def _cancelled(self, run_id: str, reason: str, code: str) -> End:
+        """The end as whoever asked for it has put it, where the record knows."""
+        asked = await self.process.runs.invocation(run_id)
+        if asked is not None and asked.cancel_reason is not None:
+            return End(RunState.CANCELLED, asked.cancel_code or code, asked.cancel_reason)
+        return End(RunState.CANCELLED, code, reason)
+
     async def _tidy(self, attempt: Attempt, outcome: Outcome) -> None:
         """After the write: wake a worker for a released run, end the runs this one called."""
         try:
@@ -230,7 +240,7 @@ class Executor:
                 invocation = await self.process.runs.invocation(attempt.run_id)
                 if invocation is not None:
                     await publish_or_leave(self.process.publisher, invocation)
-            elif attempt.calls and not isinstance(outcome, Retry):
+            elif not isinstance(outcome, Retry) and (attempt.calls or attempt.lease.attempt > 1):
                 await self.process.runs.cancel_children(attempt.run_id, "the calling run has ended")
         except FleetUnavailableError as error:
             logger.warning("run %s: left to the reaper: %s", attempt.run_id, error)

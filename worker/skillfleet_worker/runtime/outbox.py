@@ -52,6 +52,7 @@ class Outbox:
         self._written = lease.seq
         self._pump: asyncio.Task[None] | None = None
         self._error: EventsUnwritableError | None = None
+        self._closed = False
 
     @property
     def seq(self) -> int:
@@ -59,9 +60,14 @@ class Outbox:
         return self._written
 
     async def put(self, kind: str, payload: bytes) -> None:
-        """Accept an event; raises EventsUnwritableError when the stream stays out of reach."""
+        """Accept an event.
+
+        Raises EventsUnwritableError when the stream stays out of reach, or the attempt is over.
+        """
         if self._error is not None:
             raise self._error
+        if self._closed:
+            raise EventsUnwritableError("the attempt is over: nothing can be written any more")
         event = (kind, payload, int(time.time() * 1000 + self._clock_ahead_ms))
         if asyncio.get_running_loop() is self._home:
             self._accept(event)
@@ -79,16 +85,24 @@ class Outbox:
             self._start_pump()
             if self._pump is not None:
                 await asyncio.shield(self._pump)
-        if self._error is not None:
+        if self._error is not None and not self._closed:
             raise self._error
+
+    def resume_behind(self, number: int) -> None:
+        """The stream ends with this event now, whatever was written before."""
+        self._written = number
 
     def close(self) -> None:
         """Forget what is still pending; the attempt may write no more."""
+        self._closed = True
         self._pending.clear()
+        self._pending_bytes = 0
         if self._pump is not None:
             self._pump.cancel()
 
     def _accept(self, event: PackedEvent) -> None:
+        if self._closed:
+            return
         self._pending.append(event)
         self._pending_bytes += len(event[1])
         self._start_pump()
@@ -107,7 +121,12 @@ class Outbox:
                 self._pending.clear()
                 self._pending_bytes = 0
                 return
-            self._written, cancelled = answer
+            last, cancelled = answer
+            lacking = last < self._written
+            self._written = last
+            if lacking:
+                # Redis came back with less than it had: this batch was not taken.
+                continue
             del self._pending[: len(batch)]
             self._pending_bytes -= sum(len(payload) for _, payload, _ in batch)
             if cancelled:

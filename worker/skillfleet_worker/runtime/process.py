@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 0.5
 _CARD_BEATS = 3
+_EARLY_SECONDS = 10.0
+_SHUTS_DOWN = Stop(StopKind.RELEASED, "the worker shuts down")
 _TICK_SECONDS = 0.25
 
 
@@ -50,6 +52,8 @@ class WorkerProcess:
         self.reaper = Reaper(self.ledger, self.publisher, self.name, settings)
         self._services: list[asyncio.Task[None]] = []
         self._release: asyncio.TimerHandle | None = None
+        self._releasing = False
+        self._early_cancels: dict[str, str] = {}
         self.home = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
         self.last_turn = time.monotonic()
@@ -80,7 +84,7 @@ class WorkerProcess:
         seconds = self.settings.drain_seconds if seconds is None else seconds
         logger.info("draining: %d runs have %g s to finish", len(self.attempts), seconds)
         self.draining = True
-        for attempt in self.attempts.values():
+        for attempt in list(self.attempts.values()):
             attempt.shutting_down = True
         if self._release is not None:
             self._release.cancel()
@@ -98,9 +102,27 @@ class WorkerProcess:
         await self.publisher.close()
         await self.ledger.close()
 
+    def begin(self, attempt: Attempt) -> None:
+        """Watch over an attempt; any thread. An older one of its run here has lost its lease."""
+        former = self.attempts.get(attempt.run_id)
+        if former is not None:
+            former.lose()
+        self.attempts[attempt.run_id] = attempt
+        attempt.shutting_down = self.draining
+        if self._releasing:
+            attempt.order(_SHUTS_DOWN)
+        if (reason := self._early_cancels.pop(attempt.run_id, None)) is not None:
+            attempt.cancel(reason)
+
+    def end(self, attempt: Attempt) -> None:
+        """The attempt is over; any thread."""
+        if self.attempts.get(attempt.run_id) is attempt:
+            del self.attempts[attempt.run_id]
+
     def _release_all(self) -> None:
-        for attempt in self.attempts.values():
-            attempt.order(Stop(StopKind.RELEASED, "the worker shuts down"))
+        self._releasing = True
+        for attempt in list(self.attempts.values()):
+            attempt.order(_SHUTS_DOWN)
 
     async def _listen(self) -> None:
         for prefix in self.ledger.keys.prefixes():
@@ -122,9 +144,15 @@ class WorkerProcess:
             self._heartbeat.soon()
             return
         order, run_id, reason = message.decode().split(" ", 2)
-        attempt = self.attempts.get(run_id)
-        if order == "cancel" and attempt is not None:
+        if order != "cancel":
+            return
+        # Kept first, looked up then: `begin`, in another thread, does it the other way round.
+        self._early_cancels[run_id] = reason
+        if (attempt := self.attempts.get(run_id)) is not None:
+            del self._early_cancels[run_id]
             attempt.cancel(reason)
+        else:
+            self.home.call_later(_EARLY_SECONDS, self._early_cancels.pop, run_id, None)
 
     async def _tick(self) -> None:
         while True:
