@@ -1,0 +1,64 @@
+"""What blocks its loop cannot be stopped from within: the guard ends the process instead."""
+
+import pytest
+
+from skillfleet.contracts import RunState
+from skillfleet.errors import RunCancelled, RunTimedOut
+from skillfleet_producer import Fleet
+from tests.support.waiting import wait_until
+from tests.worker.shared import StartWorker, wait_kind, wait_state
+
+MODULES = "tests.worker.lab,tests.worker.blocking"
+FOREVER = {"seconds": 600}
+QUICK = {
+    "lease_seconds": 3,
+    "cancel_grace_seconds": 0.2,
+    "abandon_seconds": 0.5,
+    "blocked_seconds": 1,
+    "reap_seconds": 0.2,
+}
+
+
+@pytest.mark.parametrize("pool", ["loop", "threads", "prefork"])
+def test_a_cancelled_handler_that_blocks_ends_with_its_process_and_the_worker_goes_on(
+    pool: str, start_worker: StartWorker, own_fleet: Fleet
+) -> None:
+    worker = start_worker(MODULES, pool=pool, concurrency=2, **QUICK)
+    run = own_fleet.enqueue("blocking.block", FOREVER)
+    wait_state(run)
+    run.cancel("enough")
+    with pytest.raises(RunCancelled, match="enough"):
+        run.result(timeout=30)
+    assert own_fleet.enqueue("lab.add", {"x": 1}).result(timeout=30) == 2
+    assert "cannot be stopped: this process is recycled" in worker.text()
+    assert "time.sleep(0.1)" in worker.text()
+
+
+def test_the_other_runs_of_a_blocked_process_keep_their_leases_and_go_on_uncounted(
+    start_worker: StartWorker, own_fleet: Fleet
+) -> None:
+    worker = start_worker(MODULES, pool="loop", **QUICK)
+    other = own_fleet.enqueue("lab.sleep", {"seconds": 8})
+    wait_kind(other, "progress")
+    blocking = own_fleet.enqueue("blocking.block", FOREVER)
+    wait_state(blocking)
+    # A second worker would take the runs over if their leases ran out.
+    start_worker(MODULES, pool="loop", **QUICK)
+    wait_until(lambda: worker.text().count("has stood still") >= 3, 30, "three reports")
+    assert other.status().attempt == 1
+    assert other.status().state is RunState.RUNNING
+    blocking.cancel("enough")
+    with pytest.raises(RunCancelled):
+        blocking.result(timeout=30)
+    assert other.result(timeout=60) == 8
+    assert [attempt.outcome for attempt in other.status().attempts] == ["released", "succeeded"]
+
+
+def test_a_handler_that_blocks_beyond_its_deadline_times_out(
+    start_worker: StartWorker, own_fleet: Fleet
+) -> None:
+    start_worker(MODULES, pool="loop", **QUICK)
+    run = own_fleet.enqueue("blocking.block", FOREVER, timeout=1)
+    with pytest.raises(RunTimedOut):
+        run.result(timeout=30)
+    assert run.status().state is RunState.TIMED_OUT
