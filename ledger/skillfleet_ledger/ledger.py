@@ -1,5 +1,7 @@
 """The door to the ledger: one object a process (and event loop) that owns the connections."""
 
+from typing import Any
+
 import redis.asyncio as redis_asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -32,7 +34,7 @@ class Ledger:
             settings.ledger_url,
             socket_connect_timeout=timeout,
             socket_timeout=timeout + 30,
-            socket_keepalive=True,
+            **_keepalive(settings.ledger_url),
             max_connections=_MOST_BLOCKED,
             retry=Retry(NoBackoff(), 0),
             client_name=f"{name}-blocking",
@@ -51,3 +53,8 @@ class Ledger:
         await self.connection.close()
         await self._bulk.close()
         await self._blocking.aclose()
+
+
+def _keepalive(url: str) -> dict[str, Any]:
+    """A unix socket has no keepalive, and redis-py refuses the option there."""
+    return {} if url.startswith("unix://") else {"socket_keepalive": True}

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-import redis
 
 from skillfleet.contracts import RunState
 from skillfleet_ledger.keys import Keyspace
@@ -25,7 +24,7 @@ class _Shard:
     indexes: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
 
-def audit(client: redis.Redis, keys: Keyspace) -> list[str]:
+def audit(client: Any, keys: Keyspace) -> list[str]:
     """Every contradiction between records, indexes, streams and results; empty when sound."""
     problems: list[str] = []
     for prefix in keys.prefixes():
@@ -40,7 +39,7 @@ def audit(client: redis.Redis, keys: Keyspace) -> list[str]:
     return problems
 
 
-def _load(client: redis.Redis, prefix: str) -> _Shard:
+def _load(client: Any, prefix: str) -> _Shard:
     shard = _Shard(prefix)
     for raw in client.scan_iter(match=f"{prefix}*", count=1000):
         key: str = raw.decode()
@@ -86,7 +85,7 @@ def _indexed(shard: _Shard, run_id: str, record: dict[str, str]) -> list[str]:
     return problems
 
 
-def _streamed(client: redis.Redis, shard: _Shard, run_id: str, record: dict[str, str]) -> list[str]:
+def _streamed(client: Any, shard: _Shard, run_id: str, record: dict[str, str]) -> list[str]:
     entries: list[Any] = client.xrange(f"{shard.prefix}events:{run_id}")
     numbers = [int(entry_id.split(b"-")[0]) for entry_id, _ in entries]
     last = int(record["seq"])
@@ -104,7 +103,7 @@ def _streamed(client: redis.Redis, shard: _Shard, run_id: str, record: dict[str,
 
 
 def _kept(
-    client: redis.Redis, keys: Keyspace, shard: _Shard, run_id: str, record: dict[str, str]
+    client: Any, keys: Keyspace, shard: _Shard, run_id: str, record: dict[str, str]
 ) -> list[str]:
     ended = RunState(record["state"]).terminal
     problems = []

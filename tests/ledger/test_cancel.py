@@ -128,7 +128,7 @@ async def test_a_run_that_is_called_while_the_tree_is_cancelled_does_not_escape(
     caller = await claimed(ledger, middle.id)
 
     async def call_many() -> list[str]:
-        made = []
+        made: list[str] = []
         for _ in range(200):
             child = child_of(caller, root.run_id)
             try:

@@ -123,6 +123,21 @@ async def test_a_released_attempt_is_no_crash(ledger: Ledger) -> None:
     assert (await reap(ledger)).close == ()
 
 
+async def test_after_an_outage_leases_may_be_renewed_before_they_are_taken(
+    ledger: Ledger,
+) -> None:
+    await reap(ledger)
+    alive, dead = [await running(ledger) for _ in range(2)]
+    await touch(ledger, "SET", "x", "reaped", 1)
+    for lease in (alive, dead):
+        await lapse(ledger, lease.run_id)
+    assert (await reap(ledger)).publish == ()
+    await ledger.runs.renew("w1", LONG_MS, {alive.run_id: alive.token}, timeout=5)
+    await wait_until_async(lambda: restarted(ledger), what="the dead one's run to restart")
+    assert (await ledger.runs.status(dead.run_id)).state is RunState.QUEUED
+    assert (await ledger.runs.status(alive.run_id)).state is RunState.RUNNING
+
+
 async def test_a_lapsed_run_past_its_deadline_is_overdue(ledger: Ledger) -> None:
     lease = await running(ledger)
     await touch(ledger, "HSET", lease.run_id, f"run:{lease.run_id}", "deadline", 1)
@@ -296,7 +311,7 @@ async def test_workers_that_are_gone_are_forgotten(ledger: Ledger) -> None:
 
     async def gone() -> bool:
         await reap(ledger)
-        return await touch(ledger, "ZCARD", "x", "workers") == 0
+        return bool(await touch(ledger, "ZCARD", "x", "workers") == 0)
 
     await wait_until_async(gone, what="w1 to be forgotten")
 

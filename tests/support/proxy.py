@@ -5,6 +5,7 @@ One event loop owns a proxy. For tests that are not asynchronous, run it in a th
 
 import asyncio
 import contextlib
+import ssl
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -39,6 +40,8 @@ class Proxy:
     port: int = field(default_factory=free_port)
     delay: float = 0.0
     """Seconds that every piece of data waits, in both directions."""
+    tls: ssl.SSLContext | None = None
+    """Speak TLS to clients; the server behind is spoken to in plain text."""
     accepted: int = 0
     """How many connections were opened so far."""
 
@@ -54,7 +57,7 @@ class Proxy:
     @property
     def url(self) -> str:
         """The proxy's address as a Redis URL, database 0."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"{'rediss' if self.tls else 'redis'}://127.0.0.1:{self.port}/0"
 
     async def __aenter__(self) -> Self:
         await self.accept()
@@ -68,7 +71,7 @@ class Proxy:
 
     async def accept(self) -> None:
         """Listen (again)."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
 
     async def refuse(self) -> None:
         """Break all connections and refuse new ones, as a server that is down."""

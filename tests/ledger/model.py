@@ -1,0 +1,150 @@
+"""What the ledger's scripts promise about one run, as plain Python."""
+
+from dataclasses import dataclass, field
+
+from skillfleet.contracts import RunState
+from skillfleet_ledger.records import Submission
+from skillfleet_ledger.runs import ClaimStatus, Lease, Write
+
+MAX_DELIVERIES = 2
+
+
+@dataclass
+class ModelRun:
+    """A run as it must be; every method is one script."""
+
+    new: Submission
+    state: RunState = RunState.QUEUED
+    token: int = 0
+    attempt: int = 0
+    seq: int = 0
+    delayed: bool = False
+    due: bool = False
+    cancelled: bool = False
+    overdue: bool = False
+    lapsed: bool = False
+    lost: int = 0
+    orphaned: int = 0
+    claim_id: str = ""
+    given_back: int = 0
+    settled: int = 0
+    leases: list[Lease] = field(default_factory=list)
+    children: list["ModelRun"] = field(default_factory=list)
+
+    def holds(self, lease: Lease) -> bool:
+        return self.state is RunState.RUNNING and lease.token == self.token
+
+    def end(self, state: RunState) -> None:
+        assert not self.state.terminal
+        self.state = state
+        self.seq += 1
+        self.lapsed = self.delayed = False
+
+    def claim(self, claim_id: str) -> ClaimStatus:
+        if self.state is RunState.RUNNING:
+            same = claim_id == self.claim_id and self.orphaned != self.token
+            return ClaimStatus.CLAIMED if same else ClaimStatus.DUPLICATE
+        if self.state.terminal:
+            return ClaimStatus.ENDED
+        if self.cancelled:
+            return ClaimStatus.CANCELLED
+        if self.overdue:
+            return ClaimStatus.OVERDUE
+        if self.delayed and not self.due:
+            return ClaimStatus.EARLY
+        self.state = RunState.RUNNING
+        self.token += 1
+        self.attempt += 1
+        self.seq += 1
+        self.claim_id = claim_id
+        self.delayed = self.due = self.lapsed = False
+        return ClaimStatus.CLAIMED
+
+    def append(self, lease: Lease, first: int, count: int) -> int | None:
+        if not self.holds(lease):
+            return None
+        if first <= self.seq + 1:
+            self.seq = max(self.seq, first + count - 1)
+        return self.seq
+
+    def settle(self, lease: Lease, seq: int, state: RunState) -> Write:
+        if lease.token == self.token and self.settled == lease.token:
+            return Write.SETTLED
+        if not self.holds(lease):
+            return Write.LOST
+        if seq != self.seq:
+            return Write.GAP
+        self.settled = lease.token
+        self.end(state)
+        return Write.SETTLED
+
+    def requeue(self, lease: Lease, seq: int, *, delay: bool) -> Write:
+        if self.given_back == lease.token:
+            return Write.REQUEUED
+        if not self.holds(lease):
+            return Write.LOST
+        if seq != self.seq:
+            return Write.GAP
+        self.given_back = lease.token
+        self._queue()
+        self.token += 1
+        self.delayed = delay
+        self.due = delay and self.cancelled
+        return Write.REQUEUED
+
+    def _queue(self) -> None:
+        self.state = RunState.QUEUED
+        self.seq += 1
+        self.lapsed = False
+
+    def renew(self, lease: Lease) -> str:
+        if not self.holds(lease):
+            return "lost"
+        self.lapsed = False
+        return "!enough" if self.cancelled else ""
+
+    def cancel(self) -> bool:
+        if self.state is RunState.QUEUED:
+            self.end(RunState.CANCELLED)
+            cancelled = True
+        else:
+            cancelled = self.state is RunState.RUNNING
+            self.cancelled |= cancelled
+        for child in self.children:
+            child.cancel()
+        return cancelled
+
+    def close(self, token: int | None) -> str:
+        if self.state.terminal:
+            return "ended"
+        if token != self.token and not (token is None and self.state is RunState.QUEUED):
+            return "changed"
+        self.end(RunState.DEAD)
+        return "closed"
+
+    def reap(self) -> str:
+        """What the reaper makes of it: '' nothing, 'publish', or why it must be closed."""
+        if self.state is RunState.RUNNING and self.lapsed:
+            return self._reap_lapsed()
+        if self.state is RunState.QUEUED and self.delayed and self.due:
+            if self.cancelled:
+                return "cancelled"
+            self.delayed = self.due = False
+            return "publish"
+        return ""
+
+    def _reap_lapsed(self) -> str:
+        # A candidate's lease is looked at again some seconds later.
+        self.lapsed = False
+        if self.orphaned != self.token:
+            self.lost += 1
+            self.token += 1
+            self.orphaned = self.token
+        if self.cancelled:
+            return "cancelled"
+        if self.overdue:
+            return "overdue"
+        if self.lost >= MAX_DELIVERIES:
+            return "dead"
+        self._queue()
+        return "publish"

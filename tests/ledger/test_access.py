@@ -1,0 +1,179 @@
+"""Ways in: passwords, ACL users, databases, unix sockets, TLS; through all kinds of connections."""
+
+import asyncio
+import shutil
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kombu import Connection as KombuConnection
+
+from skillfleet.errors import FleetUnavailableError
+from skillfleet_ledger import Ledger, Settings
+from tests.ledger.helpers import DONE, read_all, running
+from tests.support.proxy import Proxy
+from tests.support.valkey import ValkeyServer
+
+
+async def use_every_connection(settings: Settings) -> None:
+    """A run's life over the pipelining, the bulk, the blocking and the channel connection."""
+    ledger = Ledger(settings)
+    try:
+        lease = await running(ledger)
+        await ledger.channels.listen("a", lambda _: None)
+        assert await ledger.artifacts.list(lease.run_id) == []
+        await ledger.runs.settle(lease, "librarian.survey", lease.seq, DONE)
+        assert len(await read_all(ledger, lease.run_id)) == 2
+    finally:
+        await ledger.close()
+
+
+def reach_through_kombu(url: str) -> None:
+    with KombuConnection(url) as broker:
+        channel: Any = broker.default_channel
+        channel.client.ping()
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[ValkeyServer]:
+    """A server with a unix socket, where only the user `fleet` may do anything."""
+    server = ValkeyServer("--unixsocket", str(tmp_path / "s"))
+    try:
+        server.start()
+        with server.client() as client:
+            rules = ("on", ">p@ss/word", "~*", "&*", "+@all")
+            client.execute_command("ACL", "SETUSER", "fleet", *rules)
+            client.execute_command("ACL", "SETUSER", "default", "off")
+        yield server
+    finally:
+        server.close()
+
+
+async def test_an_acl_user_gets_in_with_its_password(guarded: ValkeyServer) -> None:
+    settings = Settings.load(
+        redis_url=guarded.url, redis_username="fleet", redis_password="p@ss/word"
+    )
+    await use_every_connection(settings)
+    in_url = guarded.url.replace("//", "//fleet:p%40ss%2Fword@")
+    await use_every_connection(Settings.load(redis_url=in_url))
+
+
+async def test_a_wrong_password_is_a_clear_error(guarded: ValkeyServer) -> None:
+    ledger = Ledger(
+        Settings.load(
+            redis_url=guarded.url,
+            redis_username="fleet",
+            redis_password="hunter2",
+            redis_timeout_seconds=0.3,
+        )
+    )
+    try:
+        with pytest.raises(FleetUnavailableError, match="WRONGPASS") as caught:
+            await ledger.runs.status("r")
+        assert "hunter2" not in str(caught.value)
+    finally:
+        await ledger.close()
+
+
+async def test_a_unix_socket_works_with_and_without_password(
+    guarded: ValkeyServer, tmp_path: Path
+) -> None:
+    url = f"unix://{tmp_path / 's'}"
+    secret = {"redis_username": "fleet", "redis_password": "p@ss/word"}
+    settings = Settings.load(redis_url=f"{url}?db=2", **secret)
+    await use_every_connection(settings)
+    reach_through_kombu(settings.celery_broker_url)
+    ledger = Ledger(settings)
+    try:
+        await ledger.connection.execute("ACL", "SETUSER", "default", "on", "nopass", "~*", "+@all")
+    finally:
+        await ledger.close()
+    settings = Settings.load(redis_url=url)
+    await use_every_connection(settings)
+    reach_through_kombu(settings.celery_broker_url)
+
+
+async def test_a_database_of_its_own_is_used_by_all_connections(valkey: ValkeyServer) -> None:
+    await use_every_connection(Settings.load(redis_url=valkey.url.replace("/0", "/5")))
+    with valkey.client() as client:
+        assert client.info("keyspace").keys() == {"db5"}
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `key.pem` and the self-signed `cert.pem` of 127.0.0.1."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("tls")
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"),
+            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+            *("-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return folder
+
+
+def serving(certificate: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    return context
+
+
+async def test_tls_with_a_private_authority(valkey: ValkeyServer, certificate: Path) -> None:
+    async with Proxy(valkey.port, tls=serving(certificate)) as proxy:
+        settings = Settings.load(redis_url=proxy.url, redis_ca_file=certificate / "cert.pem")
+        await use_every_connection(settings)
+        # kombu's client blocks, and the proxy lives in this loop.
+        await asyncio.to_thread(reach_through_kombu, settings.celery_broker_url)
+
+
+async def test_tls_refuses_an_unknown_authority_and_says_so(
+    valkey: ValkeyServer, certificate: Path
+) -> None:
+    async with Proxy(valkey.port, tls=serving(certificate)) as proxy:
+        ledger = Ledger(Settings.load(redis_url=proxy.url, redis_timeout_seconds=1))
+        try:
+            with pytest.raises(FleetUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
+                await ledger.runs.status("r")
+        finally:
+            await ledger.close()
+
+
+async def test_tls_checks_the_hosts_name(valkey: ValkeyServer, certificate: Path) -> None:
+    async with Proxy(valkey.port, tls=serving(certificate)) as proxy:
+        url = proxy.url.replace("127.0.0.1", "localhost")
+        authority = certificate / "cert.pem"
+        ledger = Ledger(
+            Settings.load(redis_url=url, redis_ca_file=authority, redis_timeout_seconds=1)
+        )
+        try:
+            with pytest.raises(FleetUnavailableError, match="Hostname mismatch"):
+                await ledger.runs.status("r")
+        finally:
+            await ledger.close()
+        unchecked = f"{url}?ssl_check_hostname=false"
+        await use_every_connection(Settings.load(redis_url=unchecked, redis_ca_file=authority))
+        await use_every_connection(Settings.load(redis_url=f"{url}?ssl_cert_reqs=none"))
+
+
+async def test_a_missing_authority_file_is_a_clear_error(tmp_path: Path) -> None:
+    ledger = Ledger(
+        Settings.load(
+            redis_url="rediss://127.0.0.1:1/0",
+            redis_ca_file=tmp_path / "missing.pem",
+            redis_timeout_seconds=0.3,
+        )
+    )
+    try:
+        with pytest.raises(FleetUnavailableError, match="No such file"):
+            await ledger.runs.status("r")
+    finally:
+        await ledger.close()

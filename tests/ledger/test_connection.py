@@ -1,0 +1,383 @@
+"""The pipelining connection: order, outages, bounds. It succeeds or fails in bounded time."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+import pytest
+import redis
+
+from skillfleet.errors import FleetUnavailableError
+from skillfleet_ledger import Ledger
+from skillfleet_ledger.connection import PipelinedConnection, ReplyError
+from skillfleet_ledger.runs import ReapOptions, Write
+from tests.ledger.helpers import (
+    DONE,
+    LONG_MS,
+    child_of,
+    claimed,
+    event,
+    read_all,
+    settings_for,
+    submission,
+)
+from tests.support.ports import free_port
+from tests.support.proxy import Proxy
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until_async
+
+
+@asynccontextmanager
+async def connected(url: str, timeout: float = 5.0) -> AsyncIterator[PipelinedConnection]:
+    connection = PipelinedConnection(url, timeout=timeout)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def test_replies_go_to_those_who_asked(valkey: ValkeyServer) -> None:
+    async with Proxy(valkey.port) as proxy, connected(proxy.url) as connection:
+        asked = [str(number).encode() for number in range(5000)]
+        assert await asyncio.gather(*(connection.execute("ECHO", one) for one in asked)) == asked
+        assert proxy.accepted == 1
+
+
+async def test_an_error_and_a_bad_command_concern_only_their_caller(valkey: ValkeyServer) -> None:
+    async with connected(valkey.url) as connection:
+        answers = await asyncio.gather(
+            connection.execute("ECHO", "a"),
+            connection.execute("NONSENSE"),
+            connection.execute("SET", "k", {"not": "bytes"}),
+            connection.execute("ECHO", "b"),
+            return_exceptions=True,
+        )
+        assert (answers[0], answers[3]) == (b"a", b"b")
+        assert isinstance(answers[1], ReplyError)
+        assert isinstance(answers[2], TypeError)
+
+
+async def test_callers_that_give_up_leave_the_order_of_replies_intact(
+    valkey: ValkeyServer,
+) -> None:
+    async with Proxy(valkey.port) as proxy, connected(proxy.url) as connection:
+        await connection.execute("PING")
+        proxy.hold()
+        calls = [asyncio.create_task(connection.execute("ECHO", str(i))) for i in range(200)]
+        await asyncio.sleep(0)
+        for call in calls[::3]:
+            call.cancel()
+        await asyncio.sleep(0)
+        calls += [asyncio.create_task(connection.execute("ECHO", str(i))) for i in range(200, 300)]
+        for call in calls[1:200:3]:
+            call.cancel()
+        proxy.release()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        for number, answer in enumerate(answers):
+            if number < 200 and number % 3 != 2:
+                assert isinstance(answer, asyncio.CancelledError)
+            else:
+                assert answer == str(number).encode()
+
+
+async def test_a_caller_that_gave_up_before_the_command_left_is_not_served(
+    valkey: ValkeyServer,
+) -> None:
+    async with Proxy(valkey.port) as proxy, connected(proxy.url) as connection:
+        proxy.hold()
+        with pytest.raises(FleetUnavailableError):
+            await connection.execute("SET", "late", "1", timeout=0.1)
+        proxy.release()
+        assert await connection.execute("GET", "late") is None
+
+
+@pytest.mark.parametrize("count", [1, 5, 30, 1000, 20_000])
+async def test_replies_cut_in_the_middle_are_asked_for_again(
+    valkey: ValkeyServer, count: int
+) -> None:
+    async with Proxy(valkey.port) as proxy, connected(proxy.url) as connection:
+        await connection.execute("PING")
+        proxy.cut_replies_after(count)
+        asked = [b"x" * (number % 97) for number in range(1000)]
+        assert await asyncio.gather(*(connection.execute("ECHO", one) for one in asked)) == asked
+        assert proxy.accepted == 2
+
+
+@pytest.mark.parametrize("count", [1, 5, 30, 1000, 20_000])
+async def test_requests_cut_in_the_middle_are_sent_again(valkey: ValkeyServer, count: int) -> None:
+    async with Proxy(valkey.port) as proxy, connected(proxy.url) as connection:
+        await connection.execute("PING")
+        proxy.cut_requests_after(count)
+        asked = [b"x" * (number % 97) for number in range(1000)]
+        assert await asyncio.gather(*(connection.execute("ECHO", one) for one in asked)) == asked
+        assert proxy.accepted == 2
+
+
+async def test_a_single_call_fails_when_its_reply_is_lost(valkey: ValkeyServer) -> None:
+    async with Proxy(valkey.port) as proxy, connected(proxy.url) as connection:
+        await connection.execute("PING")
+        proxy.cut_replies_after(1)
+        with pytest.raises(ConnectionError, match="lost"):
+            await connection.call("INCR", "n")
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+async def test_scripts_whose_replies_are_lost_have_their_effect_once(
+    valkey: ValkeyServer, lost: int
+) -> None:
+    """Every call is carried out, its reply cut after `lost` bytes, and it is made again."""
+    async with Proxy(valkey.port) as proxy:
+        ledger = Ledger(settings_for(valkey, redis_url=proxy.url))
+        runs = ledger.runs
+        try:
+            await ledger.connection.execute("PING")
+            new = submission()
+            proxy.cut_replies_after(lost)
+            await runs.submit(new, b"message")
+            proxy.cut_replies_after(lost)
+            lease = await claimed(ledger, new.id)
+            proxy.cut_replies_after(lost)
+            assert await ledger.streams.append(lease, 2, [event("a"), event("b")]) == (3, "")
+            child = child_of(lease, new.id)
+            proxy.cut_replies_after(lost)
+            await runs.submit(child, b"message")
+            proxy.cut_replies_after(lost)
+            answer = await runs.requeue(lease, 3, outcome="retry", reason="again")
+            assert answer is Write.REQUEUED
+            lease = await claimed(ledger, new.id)
+            proxy.cut_replies_after(lost)
+            assert await runs.renew("w1", LONG_MS, {new.id: lease.token}, 5) == {new.id: ""}
+            proxy.cut_replies_after(lost)
+            await runs.cancel(child.id, "enough")
+            proxy.cut_replies_after(lost)
+            assert await runs.settle(lease, "a.b", lease.seq, DONE) is Write.SETTLED
+            proxy.cut_replies_after(lost)
+            await runs.reap(0, "reaper", ReapOptions())
+            assert proxy.accepted > 8
+            status = await runs.status(new.id)
+            assert (status.attempt, status.retries, status.children) == (2, 1, 1)
+            ids = [one.id for one in await read_all(ledger, new.id)]
+            assert ids == [f"{number}-0" for number in range(1, 7)]
+            assert len(await read_all(ledger, child.id)) == 1
+            assert await ledger.connection.execute("LLEN", "celery") == 2
+        finally:
+            await ledger.close()
+
+
+async def test_commands_survive_a_restart_of_the_server() -> None:
+    server = ValkeyServer().start()
+    try:
+        async with connected(server.url, timeout=20) as connection:
+            await connection.execute("SET", "k", "v")
+            server.stop()
+            waiting = [asyncio.create_task(connection.execute("GET", "k")) for _ in range(100)]
+            await asyncio.sleep(0.3)
+            server.start()
+            assert await asyncio.gather(*waiting) == [b"v"] * 100
+    finally:
+        server.close()
+
+
+async def test_a_stopped_server_is_noticed_in_time_and_used_again() -> None:
+    server = ValkeyServer().start()
+    try:
+        async with connected(server.url, timeout=0.3) as connection:
+            await connection.execute("PING")
+            server.signal(signal.SIGSTOP)
+            try:
+                with pytest.raises(FleetUnavailableError, match=r"did not answer within 0\.3 s"):
+                    await connection.execute("PING")
+                with pytest.raises(FleetUnavailableError):
+                    await connection.execute("PING", timeout=0.1)
+            finally:
+                server.signal(signal.SIGCONT)
+            assert await connection.execute("PING", timeout=5) == b"PONG"
+    finally:
+        server.close()
+
+
+async def test_a_paused_server_is_waited_for(valkey: ValkeyServer) -> None:
+    async with connected(valkey.url) as connection:
+        with valkey.client() as client:
+            client.client_pause(300)
+        with pytest.raises(FleetUnavailableError):
+            await connection.execute("PING", timeout=0.05)
+        assert await connection.execute("PING") == b"PONG"
+
+
+async def test_a_refused_connection_is_a_clear_error_without_credentials() -> None:
+    port = free_port()
+    url = f"redis://fleet:hunter2@127.0.0.1:{port}/0"
+    async with connected(url, timeout=0.3) as connection:
+        with pytest.raises(FleetUnavailableError) as caught:
+            await connection.execute("PING")
+    assert f"Redis at 127.0.0.1:{port} did not answer within 0.3 s: cannot connect" in str(
+        caught.value
+    )
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_a_server_that_accepts_and_says_nothing_is_given_up(valkey: ValkeyServer) -> None:
+    async with Proxy(valkey.port) as proxy, connected(proxy.url, timeout=0.2) as connection:
+        proxy.hold()
+        with pytest.raises(FleetUnavailableError):
+            await connection.execute("PING")
+        proxy.release()
+        assert await connection.execute("PING", timeout=5) == b"PONG"
+
+
+async def test_what_is_no_redis_is_a_clear_error() -> None:
+    async def web(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(web, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        async with connected(f"redis://127.0.0.1:{port}/0", timeout=0.3) as connection:
+            with pytest.raises(FleetUnavailableError, match="cannot connect"):
+                await connection.execute("PING")
+    finally:
+        server.close()
+
+
+async def test_a_server_without_room_for_clients_is_a_clear_error() -> None:
+    server = ValkeyServer().start()
+    try:
+        with server.client() as client:
+            client.config_set("maxclients", 1)
+            async with connected(server.url, timeout=0.3) as connection:
+                with pytest.raises(FleetUnavailableError, match="cannot connect"):
+                    await connection.execute("PING")
+                client.config_set("maxclients", 100)
+                assert await connection.execute("PING", timeout=5) == b"PONG"
+    finally:
+        server.close()
+
+
+async def test_a_busy_server_is_waited_for(valkey: ValkeyServer) -> None:
+    with valkey.client() as client, valkey.client() as other, ThreadPoolExecutor(1) as thread:
+        client.config_set("busy-reply-threshold", 10)
+        async with connected(valkey.url) as connection:
+            await connection.execute("PING")
+            endless = thread.submit(other.eval, "while true do end", 0)
+            try:
+
+                async def busy() -> bool:
+                    try:
+                        return not client.ping()
+                    except redis.ResponseError:
+                        return True
+
+                await wait_until_async(busy, what="the server to be busy")
+                waiting = asyncio.create_task(connection.execute("ECHO", "a"))
+                await asyncio.sleep(0.05)
+                assert not waiting.done()
+            finally:
+                client.script_kill()
+            assert await waiting == b"a"
+            with pytest.raises(redis.ResponseError):
+                endless.result()
+
+
+async def test_a_failover_is_waited_for_on_a_new_connection() -> None:
+    server = ValkeyServer().start()
+    try:
+        async with Proxy(server.port) as proxy, connected(proxy.url) as connection:
+            await connection.execute("SET", "k", "1")
+            with server.client() as client:
+                client.replicaof("127.0.0.1", str(free_port()))
+                writing = asyncio.create_task(connection.execute("SET", "k", "2"))
+
+                async def reconnected() -> bool:
+                    return proxy.accepted > 1
+
+                await wait_until_async(reconnected, what="a new connection")
+                client.replicaof("NO", "ONE")
+            assert await writing == b"OK"
+    finally:
+        server.close()
+
+
+async def test_a_slow_reply_after_a_quiet_time_is_no_silence(valkey: ValkeyServer) -> None:
+    async with Proxy(valkey.port) as proxy, connected(proxy.url, timeout=0.6) as connection:
+        await connection.execute("PING")
+        await asyncio.sleep(0.45)
+        proxy.delay = 0.15
+        assert await connection.call("ECHO", "a") == b"a"
+        assert proxy.accepted == 1
+
+
+@pytest.mark.parametrize("outage", ["refused", "silent"])
+async def test_what_waits_while_redis_is_away_is_bounded(valkey: ValkeyServer, outage: str) -> None:
+    async with Proxy(valkey.port) as proxy, connected(proxy.url, timeout=0.3) as connection:
+        await connection.execute("PING")
+        if outage == "refused":
+            await proxy.refuse()
+        else:
+            proxy.hold()
+        most = 0
+        failed = 0
+
+        async def insist() -> None:
+            nonlocal most, failed
+            for _ in range(25):
+                try:
+                    await connection.execute("SET", "k", "x" * 100, timeout=0.06)
+                except FleetUnavailableError:
+                    failed += 1
+                wire = connection._wire
+                awaited = len(wire._awaited) if wire is not None else 0
+                most = max(most, len(connection._outbox) + awaited)
+
+        await asyncio.gather(*(insist() for _ in range(100)))
+        assert failed == 2500
+        # Nothing older than the connection's timeout is kept: 100 callers, 5 calls each in it.
+        assert most < 1500
+        if outage == "refused":
+            await proxy.accept()
+        else:
+            proxy.release()
+        assert await connection.execute("PING", timeout=5) == b"PONG"
+
+
+async def test_closing_leaves_nobody_waiting(valkey: ValkeyServer) -> None:
+    async with Proxy(valkey.port) as proxy:
+        connection = PipelinedConnection(proxy.url)
+        await connection.execute("PING")
+        proxy.hold()
+        calls = [connection.call("ECHO", "a") for _ in range(10)]
+        executes = [asyncio.create_task(connection.execute("ECHO", "a")) for _ in range(10)]
+        await asyncio.sleep(0)
+        await connection.close()
+        answers = await asyncio.gather(*calls, *executes, return_exceptions=True)
+        assert all(isinstance(answer, ConnectionError) for answer in answers)
+        with pytest.raises(FleetUnavailableError, match="was closed"):
+            await connection.execute("PING")
+
+
+async def test_closing_while_it_connects_leaves_nobody_waiting(valkey: ValkeyServer) -> None:
+    async with Proxy(valkey.port) as proxy:
+        proxy.hold()
+        connection = PipelinedConnection(proxy.url)
+        executing = asyncio.create_task(connection.execute("PING"))
+        await asyncio.sleep(0.05)
+        await connection.close()
+        with pytest.raises(FleetUnavailableError):
+            await executing
+
+
+async def test_what_was_issued_before_closing_is_sent(valkey: ValkeyServer) -> None:
+    connection = PipelinedConnection(valkey.url)
+    await connection.execute("PING")
+    calls = [connection.call("INCR", "n") for _ in range(100)]
+    await connection.close()
+    await asyncio.gather(*calls, return_exceptions=True)
+    with valkey.client() as client:
+
+        async def all_sent() -> bool:
+            return bool(client.get("n") == b"100")
+
+        await wait_until_async(all_sent, what="all commands to arrive")

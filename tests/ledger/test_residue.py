@@ -1,0 +1,133 @@
+"""A fleet that runs many runs leaves nothing behind."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from skillfleet.contracts import RunState
+from skillfleet_ledger import Ledger
+from skillfleet_ledger.artifacts import LeaseLostError
+from skillfleet_ledger.runs import End, ReapOptions
+from tests.ledger.helpers import (
+    DONE,
+    child_of,
+    claimed,
+    event,
+    lapse,
+    running,
+    settings_for,
+    submission,
+    submitted,
+)
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until_async
+
+RUNS = 4000
+RETENTION_MS = 1000
+TASK = "librarian.survey"
+
+
+def values_of(number: int) -> dict[str, Any]:
+    return {
+        "retention_ms": RETENTION_MS,
+        "agent": f"agent-{number % 50}",
+        "queue": f"tenant-{number % 20}",
+    }
+
+
+async def cancelled_while_delayed(ledger: Ledger, **values: Any) -> None:
+    new = await submitted(ledger, delay_ms=10**9, **values)
+    await ledger.runs.cancel(new.id, "enough")
+
+
+async def overdue_in_the_queue(ledger: Ledger, **values: Any) -> None:
+    new = await submitted(ledger, deadline_ms=1, **values)
+    await ledger.runs.close(new.id, TASK, End(RunState.TIMED_OUT, "deadline_exceeded"))
+
+
+async def succeeded_with_events(ledger: Ledger, **values: Any) -> None:
+    lease = await running(ledger, deadline_ms=4 * 10**12, **values)
+    await ledger.streams.append(lease, lease.seq + 1, [event()] * 20)
+    await ledger.runs.settle(lease, TASK, lease.seq + 20, DONE)
+
+
+async def succeeded_with_artifacts(ledger: Ledger, **values: Any) -> None:
+    lease = await running(ledger, **values)
+    for name in ("a", "b", "a"):
+        await ledger.artifacts.write(lease, name, _bytes(), "text/plain")
+    await ledger.runs.settle(lease, TASK, lease.seq, DONE)
+
+
+async def cancelled_with_a_child(ledger: Ledger, **values: Any) -> None:
+    lease = await running(ledger, **values)
+    await ledger.runs.submit(child_of(lease, lease.run_id, **values))
+    await ledger.runs.cancel(lease.run_id, "enough")
+    await ledger.runs.settle(lease, TASK, lease.seq, End(RunState.CANCELLED, "enough"))
+
+
+async def cancelled_before_its_retry(ledger: Ledger, **values: Any) -> None:
+    lease = await running(ledger, **values)
+    await ledger.runs.requeue(lease, lease.seq, outcome="retry", reason="x", delay_ms=1)
+    await ledger.runs.cancel(lease.run_id, "enough")
+
+
+async def succeeded_after_a_crash(ledger: Ledger, **values: Any) -> None:
+    lease = await running(ledger, **values)
+    await lapse(ledger, lease.run_id)
+    while (await ledger.runs.state(lease.run_id))[0] is not RunState.QUEUED:
+        await ledger.runs.reap(0, "reaper", ReapOptions())
+    with pytest.raises(LeaseLostError):
+        await ledger.artifacts.write(lease, "a", _bytes(), "text/plain")
+    lease = await claimed(ledger, lease.run_id)
+    await ledger.runs.settle(lease, TASK, lease.seq, DONE)
+
+
+async def buried(ledger: Ledger, **values: Any) -> None:
+    lease = await running(ledger, **values)
+    end = End(RunState.DEAD, "worker_lost")
+    assert await ledger.runs.close(lease.run_id, TASK, end, lease.token) == "closed"
+
+
+WAYS = (
+    cancelled_while_delayed,
+    overdue_in_the_queue,
+    succeeded_with_events,
+    succeeded_with_artifacts,
+    cancelled_with_a_child,
+    cancelled_before_its_retry,
+    succeeded_after_a_crash,
+    buried,
+)
+
+
+async def _bytes() -> AsyncIterator[bytes]:
+    yield b"x" * 100
+
+
+async def test_thousands_of_finished_runs_leave_no_key(valkey: ValkeyServer) -> None:
+    ledger = Ledger(settings_for(valkey))
+    try:
+        for first in range(0, RUNS, 500):
+            await asyncio.gather(
+                *(WAYS[i % len(WAYS)](ledger, **values_of(first + i)) for i in range(500))
+            )
+            await ledger.runs.reap(0, "reaper", ReapOptions())
+        adopted = submission(retention_ms=RETENTION_MS)
+        claim = await ledger.runs.claim(adopted.id, "w1", "c1", 60_000, adopted)
+        assert claim.lease is not None
+        await ledger.runs.settle(claim.lease, TASK, claim.lease.seq, DONE)
+
+        async def only_the_office_is_left() -> bool:
+            await ledger.runs.reap(0, "reaper", ReapOptions())
+            keys = await ledger.connection.execute("KEYS", "*")
+            return {key.rpartition(b":")[2] for key in keys} <= {b"reaper", b"reaped"}
+
+        try:
+            await wait_until_async(only_the_office_is_left, 30, "all keys to go")
+        except AssertionError:
+            left = await ledger.connection.execute("KEYS", "*")
+            raise AssertionError(f"{len(left)} keys are left: {sorted(left)[:20]}") from None
+    finally:
+        await ledger.close()
