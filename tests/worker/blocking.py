@@ -1,6 +1,8 @@
 """Skills that block the thread they run on."""
 
+import asyncio
 import time
+from collections.abc import AsyncIterator
 
 from skillfleet import Agent, RunContext
 
@@ -15,3 +17,19 @@ async def block(ctx: RunContext, seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(0.1)
+
+
+@agent.skill
+async def write_pieces(ctx: RunContext, pieces: int, size: int) -> int:
+    """Write an artifact out of an async generator that belongs to the handler's own loop."""
+    loop = asyncio.get_running_loop()
+
+    async def produce() -> AsyncIterator[bytes]:
+        for number in range(pieces):
+            await asyncio.sleep(0)
+            if asyncio.get_running_loop() is not loop:
+                raise RuntimeError("the generator runs on a foreign loop")
+            yield bytes([number % 256]) * size
+
+    ref = await ctx.write_artifact("pieces.bin", produce(), "application/octet-stream")
+    return ref.size_bytes

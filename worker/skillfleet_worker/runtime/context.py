@@ -1,5 +1,6 @@
 """The RunContext of the fleet: events, artifacts and cancellation in the ledger."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -77,7 +78,8 @@ class FleetRunContext(RunContext[Any]):
         lease: Lease = self.run.lease
         store = self._capabilities.ledger.artifacts
         try:
-            info = await bridge.at_home(store.write(lease, name, chunks, mime_type))
+            pieces = _from_this_loop(chunks)
+            info = await bridge.at_home(store.write(lease, name, pieces, mime_type))
         except LeaseLostError:
             self.run.lose()
             raise
@@ -115,3 +117,23 @@ class FleetRunContext(RunContext[Any]):
 
     def _a2a_client(self) -> A2AClient:
         return self._capabilities.a2a
+
+
+def _from_this_loop(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces for a consumer on the home loop; the handler's code stays on its own loop."""
+    own = asyncio.get_running_loop()
+    if own is bridge.home_loop():
+        return pieces
+
+    async def step() -> bytes | None:
+        return await anext(pieces, None)
+
+    async def relay() -> AsyncIterator[bytes]:
+        while True:
+            future = asyncio.run_coroutine_threadsafe(step(), own)
+            piece = await asyncio.wrap_future(future)
+            if piece is None:
+                return
+            yield piece
+
+    return relay()
