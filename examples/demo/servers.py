@@ -23,7 +23,7 @@ CONCURRENCY = 400
 """How many runs the worker executes at once; more than the librarian keeps in flight."""
 
 _START_SECONDS = 20.0
-_STOP_SECONDS = 10.0
+_STOP_SECONDS = 5.0
 _TRIES = 3
 
 

@@ -13,7 +13,7 @@ from examples.librarian.models import FileNotes, FileSize, Language, Place, Skip
 from skillfleet import Agent, CancelledByCaller, RunContext, SkillError
 from skillfleet.errors import RunFailed
 
-IN_FLIGHT = 300
+IN_FLIGHT = 350
 """How many files are read at once, each as a run of its own."""
 
 _MOST_IN_RESULT = 100
