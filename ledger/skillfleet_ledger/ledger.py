@@ -13,7 +13,7 @@ from skillfleet_ledger.directory import Directory
 from skillfleet_ledger.refused import RefusedMessages
 from skillfleet_ledger.runs import RunStore
 from skillfleet_ledger.settings import Settings
-from skillfleet_ledger.streams import EventStreams
+from skillfleet_ledger.streams import BLOCK_MS, EventStreams
 
 _MOST_BLOCKED = 10_000
 
@@ -27,13 +27,15 @@ class Ledger:
     def __init__(self, settings: Settings, *, name: str = "skillfleet") -> None:
         self.settings = settings
         self.keys = settings.keyspace
+        # Redis refuses names of connections with spaces in them.
+        name = "".join(letter if "!" <= letter <= "~" else "-" for letter in name)
         timeout = settings.redis_timeout_seconds
         self.connection = PipelinedConnection(settings.ledger_url, timeout=timeout, name=name)
         self._bulk = PipelinedConnection(settings.ledger_url, timeout=timeout, name=f"{name}-bulk")
         self._blocking = redis_asyncio.Redis.from_url(
             settings.ledger_url,
             socket_connect_timeout=timeout,
-            socket_timeout=timeout + 30,
+            socket_timeout=timeout + BLOCK_MS / 1000,
             **_keepalive(settings.ledger_url),
             max_connections=_MOST_BLOCKED,
             retry=Retry(NoBackoff(), 0),

@@ -1,7 +1,7 @@
 """The event stream of a run: batches in under the lease, live and resumable reading out."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import orjson
@@ -17,7 +17,8 @@ from skillfleet_ledger.scripts import run_script
 from skillfleet_ledger.settings import Settings
 
 _BATCH = 256
-_BLOCK_MS = 2000
+BLOCK_MS = 2000
+"""How long a reader waits for events before it looks at the record again."""
 
 PackedEvent = tuple[str, bytes, int]
 """Kind, payload (a JSON object) and time of emission (ms since the epoch)."""
@@ -70,8 +71,7 @@ class EventStreams:
         longer than the timeout.
         """
         position = event_number(after) if after else 0
-        while True:
-            events = await self._next(run_id, position)
+        while (events := await self._next(run_id, position)) is not None:
             for event in events:
                 number = event_number(event.id)
                 if number > position + 1:
@@ -80,27 +80,30 @@ class EventStreams:
                 yield event
                 if event.final:
                     return
-            if not events:
-                state, seq = await self._runs.state(run_id)
-                if state.terminal and position >= seq:
-                    return
 
-    async def _next(self, run_id: str, position: int) -> list[RunEvent]:
+    async def _next(self, run_id: str, position: int) -> list[RunEvent] | None:
+        """Events behind `position`, waiting a little for them; None when no more will come."""
         key = f"{self._keys.prefix(run_id)}events:{run_id}"
+        state, _ = await self._runs.state(run_id)
+        block = None if state.terminal else BLOCK_MS
+        reply = await self._patiently(
+            lambda: self._blocking.xread({key: f"{position}-0"}, _BATCH, block)
+        )
+        events = [_event(*entry) for _, entries in reply for entry in entries]
+        return None if state.terminal and not events else events
+
+    async def _patiently(self, read: Callable[[], Awaitable[Any]]) -> Any:
+        """Repeat a read on a broken connection, for the timeout from the first failure on."""
         loop = asyncio.get_running_loop()
-        patience = loop.time() + self._settings.redis_timeout_seconds + _BLOCK_MS / 1000
-        state, seq = await self._runs.state(run_id)
-        block = None if position < seq or state.terminal else _BLOCK_MS
+        end: float | None = None
         while True:
             try:
-                reply = await self._blocking.xread({key: f"{position}-0"}, _BATCH, block)
+                return await read()
             except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-                if loop.time() > patience:
+                end = end or loop.time() + self._settings.redis_timeout_seconds
+                if loop.time() > end:
                     raise FleetUnavailableError(f"lost the event stream: {error}") from error
                 await asyncio.sleep(RETRY_SECONDS)
-            else:
-                streams: Any = reply
-                return [_event(*entry) for _, entries in streams for entry in entries]
 
 
 def event_number(event_id: str) -> int:

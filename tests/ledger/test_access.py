@@ -96,6 +96,20 @@ async def test_a_unix_socket_works_with_and_without_password(
     reach_through_kombu(settings.celery_broker_url)
 
 
+async def test_a_connection_may_be_called_anything(valkey: ValkeyServer) -> None:
+    ledger = Ledger(Settings.load(redis_url=valkey.url), name="a worker\nof Zoë")
+    try:
+        lease = await running(ledger)
+        await ledger.channels.listen("a", lambda _: None)
+        await ledger.runs.settle(lease, "librarian.survey", lease.seq, DONE)
+        assert len(await read_all(ledger, lease.run_id)) == 2
+        with valkey.client() as client:
+            names = {one["name"] for one in client.client_list()}
+        assert {"a-worker-of-Zo-", "a-worker-of-Zo--blocking", "a-worker-of-Zo--channels"} <= names
+    finally:
+        await ledger.close()
+
+
 async def test_a_database_of_its_own_is_used_by_all_connections(valkey: ValkeyServer) -> None:
     await use_every_connection(Settings.load(redis_url=valkey.url.replace("/0", "/5")))
     with valkey.client() as client:

@@ -11,7 +11,7 @@ from skillfleet.errors import UnknownRunError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.results import encode_end
 from skillfleet_ledger.runs import End
-from tests.ledger.helpers import DONE, running, submitted
+from tests.ledger.helpers import DONE, running, settings_for, submitted
 from tests.support.valkey import ValkeyServer
 
 TASK = "librarian.survey"
@@ -58,6 +58,21 @@ async def test_a_cancelled_run_is_revoked(ledger: Ledger, app: Celery) -> None:
     assert str(result.state) == "REVOKED"
     with pytest.raises(TaskRevokedError, match="enough"):
         result.get(timeout=5)
+
+
+async def test_a_namespace_is_celerys_global_prefix(valkey: ValkeyServer) -> None:
+    ledger = Ledger(settings_for(valkey, namespace="blue"))
+    app = Celery("plain", backend=valkey.url, set_as_current=False)
+    prefix = ledger.keys.broker_prefix
+    app.conf.result_backend_transport_options = {"global_keyprefix": prefix}
+    try:
+        lease = await running(ledger)
+        await ledger.runs.settle(lease, TASK, lease.seq, DONE)
+        assert app.AsyncResult(lease.run_id).get(timeout=5) == {"answer": 42}
+    finally:
+        app.backend.client.close()  # type: ignore[attr-defined]
+        app.close()
+        await ledger.close()
 
 
 async def test_a_forgotten_result_is_an_unknown_value(ledger: Ledger, app: Celery) -> None:

@@ -22,6 +22,7 @@ from tests.ledger.helpers import (
 )
 from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until_async
 
 TASK = "librarian.survey"
 
@@ -169,6 +170,43 @@ async def test_a_reader_goes_on_when_its_connections_break(valkey: ValkeyServer)
         finally:
             await cut.close()
             await ledger.close()
+
+
+async def test_a_reader_whose_connection_fell_silent_goes_on_with_another(
+    valkey: ValkeyServer,
+) -> None:
+    async with Proxy(valkey.port) as proxy:
+        ledger = Ledger(settings_for(valkey))
+        silent = Ledger(settings_for(valkey, redis_url=proxy.url, redis_timeout_seconds=0.5))
+        try:
+            lease = await running(ledger)
+            reader = asyncio.create_task(read_all(silent, lease.run_id))
+
+            async def waits() -> bool:
+                return proxy.accepted == 2
+
+            await wait_until_async(waits, what="the reader to wait for events")
+            proxy.hold()
+            await ledger.runs.settle(lease, TASK, 1, DONE)
+
+            async def noticed() -> bool:
+                return proxy.accepted == 3
+
+            await wait_until_async(noticed, what="the silence to be noticed")
+            proxy.release()
+            assert len(await asyncio.wait_for(reader, 20)) == 2
+        finally:
+            await silent.close()
+            await ledger.close()
+
+
+async def test_a_stream_that_vanished_ends_its_readers(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    await ledger.runs.settle(lease, TASK, 1, DONE)
+    kept = await touch(ledger, "DUMP", lease.run_id, f"events:{lease.run_id}")
+    await touch(ledger, "DEL", lease.run_id, f"events:{lease.run_id}")
+    assert await asyncio.wait_for(read_all(ledger, lease.run_id), 10) == []
+    await touch(ledger, "RESTORE", lease.run_id, f"events:{lease.run_id}", 60_000, kept)
 
 
 async def test_a_reader_fails_in_bounded_time_when_redis_stays_away(valkey: ValkeyServer) -> None:
