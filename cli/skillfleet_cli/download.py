@@ -15,6 +15,9 @@ from skillfleet_cli.exits import CommandError, ExitCode
 from skillfleet_cli.output import clock, console, print_json, size, table
 from skillfleet_producer import AsyncRunHandle
 
+_SHORT_DIGEST = 12
+"""Hex digits of a checksum that a person compares; --json has all."""
+
 
 async def list_artifacts(run: AsyncRunHandle, *, as_json: bool) -> None:
     """Print what the run has written so far."""
@@ -32,7 +35,7 @@ async def list_artifacts(run: AsyncRunHandle, *, as_json: bool) -> None:
             size(info.size_bytes),
             info.mime_type,
             clock(info.created_at),
-            info.sha256,
+            info.sha256[:_SHORT_DIGEST],
         )
     console().print(listed)
 

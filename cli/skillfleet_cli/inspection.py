@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.text import Text
 
-from skillfleet.contracts import RunEvent, RunState, RunStatus
+from skillfleet.contracts import ReasonCode, RunEvent, RunState, RunStatus
 from skillfleet_cli.events import describe
 from skillfleet_cli.exits import CommandError
 from skillfleet_cli.output import (
@@ -20,6 +20,7 @@ from skillfleet_cli.output import (
 from skillfleet_ledger.streams import event_number
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 
+_TOLD_BY_STATE = {ReasonCode.CANCELLED_BY_CALLER, ReasonCode.DEADLINE_EXCEEDED}
 _MOST_SHOWN = 4000
 """Characters of a result that `status` shows a person."""
 
@@ -127,8 +128,8 @@ def reason_of(status: RunStatus) -> str:
         return ""
     if not status.state.terminal:
         return f"cancel requested: {status.cancel_requested}" if status.cancel_requested else ""
-    message = (status.message or "").partition("\n")[0]
-    return f"{status.code}: {message}" if message else status.code or ""
+    code = "" if status.code in _TOLD_BY_STATE else status.code or ""
+    return ": ".join(part for part in (code, (status.message or "").partition("\n")[0]) if part)
 
 
 def _facts(status: RunStatus) -> dict[str, Any]:

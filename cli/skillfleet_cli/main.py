@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from skillfleet_cli.commands import agents, artifacts, enqueue, runs, worker
+from skillfleet_cli.commands import agents, artifacts, dev, enqueue, runs, worker
 from skillfleet_cli.exits import ExitCode, explain
 
 _RUNS, _WORKERS, _CARE = "Runs", "Workers", "Looking after a fleet"
@@ -80,6 +80,7 @@ def _flowing(text: str) -> str:
 
 
 _register(worker.worker, _WORKERS, worker.WithCeleryArguments)
+_register(dev.dev, _WORKERS)
 _register(enqueue.enqueue, _RUNS)
 _register(runs.status, _RUNS)
 _register(runs.events, _RUNS)

@@ -46,10 +46,11 @@ def pretty_json(value: Any) -> str:
 
 
 def table(*columns: str) -> Table:
-    """A table without frames, as other commands can read it; the last column takes the rest."""
+    """A table without frames, one line a row; a terminal's edge cuts the last column."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in columns:
-        made.add_column(name, no_wrap=name != columns[-1], overflow="fold")
+    for name in columns[:-1]:
+        made.add_column(name, no_wrap=True, min_width=1)
+    made.add_column(columns[-1], no_wrap=True, overflow="ellipsis")
     return made
 
 

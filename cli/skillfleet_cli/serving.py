@@ -1,5 +1,6 @@
 """The worker in this process: Celery's own, told what to serve."""
 
+import traceback
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -31,6 +32,7 @@ def serve(serving: Serving) -> None:
     # Only here: a machine that only enqueues does not have them.
     import click  # noqa: PLC0415
 
+    from skillfleet.errors import SkillfleetError  # noqa: PLC0415
     from skillfleet_worker import WorkerSettings, create_app  # noqa: PLC0415
     from skillfleet_worker.runtime.node import node_of  # noqa: PLC0415
 
@@ -38,9 +40,14 @@ def serve(serving: Serving) -> None:
     settings = WorkerSettings.load(**given)
     if not serving.modules and not settings.modules:
         raise CommandError("no MODULE: name the modules of your agents, or set SKILLFLEET_MODULES")
-    app = create_app(
-        *serving.modules, settings=settings, pool=serving.pool, concurrency=serving.concurrency
-    )
+    try:
+        app = create_app(
+            *serving.modules, settings=settings, pool=serving.pool, concurrency=serving.concurrency
+        )
+    except SkillfleetError:
+        raise
+    except Exception as error:
+        raise CommandError(f"the modules cannot be imported: {_located(error)}") from error
     queues = serving.queues or node_of(app).queues
     arguments = [
         *(["--quiet"] if serving.quiet else []),
@@ -62,3 +69,11 @@ def require_worker() -> None:
             "this needs the worker's runtime: pip install 'skillfleet[cli,worker]'",
             ExitCode.USAGE,
         )
+
+
+def _located(error: Exception) -> str:
+    """An error with the place in the source that it comes from."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}, line {frame.lineno}: {type(error).__name__}: {error}"

@@ -39,7 +39,7 @@ def view_for(*, as_json: bool) -> View:
     """The view that fits where the output goes."""
     if as_json:
         return JsonView()
-    if sys.stdout.isatty() and sys.stderr.isatty():
+    if sys.stdout.isatty() and Console(stderr=True).is_interactive:
         return LiveView()
     return PlainView()
 

@@ -1,0 +1,23 @@
+"""The lines of several processes in one terminal."""
+
+from rich.text import Text
+
+from skillfleet_cli.output import console
+
+_STYLES = {"dev": "bold green", "worker": "cyan", "flower": "yellow", "valkey": "magenta"}
+
+
+class Log:
+    """Prints each line behind the name of its process, in that one's colour."""
+
+    def __init__(self) -> None:
+        self._console = console()
+
+    def line(self, name: str, text: str, style: str = "") -> None:
+        """Print one line of the process `name`."""
+        prefix = (f"{name:>6} │ ", _STYLES.get(name, ""))
+        self._console.print(Text.assemble(prefix, (text.rstrip(), style)))
+
+    def say(self, text: str, style: str = "") -> None:
+        """Print a line of `dev` itself."""
+        self.line("dev", text, style)

@@ -1,0 +1,183 @@
+"""One session of `dev`: start everything, restart the worker on changes, end everything."""
+
+import asyncio
+import signal
+import sys
+import tempfile
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from watchfiles import PythonFilter, awatch
+
+from skillfleet_cli.dev.child import Child
+from skillfleet_cli.dev.guard import Guard
+from skillfleet_cli.dev.log import Log
+from skillfleet_cli.dev.plan import Plan, server_binary
+from skillfleet_cli.exits import CommandError, ExitCode
+from skillfleet_ledger import Settings
+
+_PATIENCE_SECONDS = 8.0
+"""How long a process may take to end after SIGTERM; more than the worker's drain."""
+_START_SECONDS = 15.0
+_POLL_SECONDS = 0.05
+_PYTHON = (sys.executable, "-P", "-m")
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Session:
+    """The processes of one `dev`."""
+
+    def __init__(self, plan: Plan, settings: Settings) -> None:
+        self._plan = plan
+        self._settings = settings
+        self._environment = plan.environment(settings)
+        self._log = Log()
+        self._guard = Guard()
+        self._server: Child | None = None
+        self._others: list[Child] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        """Run the fleet until a signal; raises CommandError when the server ends or fails."""
+        loop = asyncio.get_running_loop()
+        for number in _STOP_SIGNALS:
+            loop.add_signal_handler(number, self._interrupted)
+        try:
+            self._begin(self._serve())
+            await self._end
+        finally:
+            await self._close()
+
+    async def _serve(self) -> None:
+        """Start everything; reload until cancelled."""
+        await self._start_server()
+        if self._plan.flower_port is not None:
+            await self._start("flower", self._flower_command(self._plan.flower_port))
+        self._introduce()
+        worker = await self._start("worker", self._worker_command())
+        async for changes in awatch(*self._plan.folders(), watch_filter=PythonFilter()):
+            names = sorted({Path(path).name for _, path in changes})
+            self._log.say(f"{', '.join(names)} changed: restarting the worker")
+            await worker.stop(_PATIENCE_SECONDS, self._guard)
+            self._others.remove(worker)
+            worker = await self._start("worker", self._worker_command())
+
+    async def _start_server(self) -> None:
+        self._server = await self._child("valkey", self._server_command())
+        self._begin(self._server_lost(self._server))
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                while not await _answers(self._plan.redis_port):  # noqa: ASYNC110 - a process
+                    await asyncio.sleep(_POLL_SECONDS)
+        except TimeoutError:
+            message = f"the Valkey server did not answer within {_START_SECONDS:g} s"
+            raise CommandError(message, ExitCode.FAILED) from None
+
+    async def _server_lost(self, server: Child) -> None:
+        code = await server.wait()
+        raise CommandError(f"the Valkey server ended with code {code}", ExitCode.FAILED)
+
+    async def _start(self, name: str, command: Sequence[str]) -> Child:
+        """Start a process that may end without ending `dev`."""
+        child = await self._child(name, command)
+        self._others.append(child)
+        self._begin(self._report_end(child))
+        return child
+
+    async def _report_end(self, child: Child) -> None:
+        code = await child.wait()
+        if not child.stopping:
+            then = "; it starts again when a file changes" if child.name == "worker" else ""
+            self._log.say(f"{child.name} ended with code {code}{then}", "bold red")
+
+    async def _child(self, name: str, command: Sequence[str]) -> Child:
+        return await Child.start(name, command, self._environment, self._guard, self._log)
+
+    async def _close(self) -> None:
+        """End all processes, the server last, and delete the temporary data."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(
+            *(child.stop(_PATIENCE_SECONDS, self._guard) for child in self._others)
+        )
+        if self._server is not None:
+            await self._server.stop(_PATIENCE_SECONDS, self._guard)
+        await asyncio.to_thread(self._guard.close)
+
+    def _interrupted(self) -> None:
+        if not self._end.done():
+            self._end.set_result(None)
+            self._log.say("stopping; once more ends everything at once")
+            return
+        for child in [*self._others, *([self._server] if self._server else [])]:
+            child.kill()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start a task that ends `dev` when it fails."""
+
+        def done(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) and not self._end.done():
+                self._end.set_exception(error)
+
+        task = asyncio.create_task(work)
+        task.add_done_callback(done)
+        self._tasks.append(task)
+
+    def _introduce(self) -> None:
+        plan = self._plan
+        client = plan.client_variables(self._settings)
+        data = str(plan.data_dir) if plan.data_dir is not None else "a temporary folder"
+        lines = {
+            "redis": f"{plan.url}, data in {data}",
+            "flower": f"http://127.0.0.1:{plan.flower_port}" if plan.flower_port else "",
+            "worker": f"{' '.join(plan.modules)}, restarts when a .py file changes",
+            "skills": f"{client}skillfleet agents",
+            "enqueue": f"{client}skillfleet enqueue fleet.echo --arg text=hello --follow",
+            "note": "authentication is off: whoever reaches these ports may do anything",
+        }
+        for name, text in lines.items():
+            if text:
+                self._log.say(f"{name:<8} {text}", "yellow" if name == "note" else "")
+        self._log.say("Ctrl-C stops all of it")
+
+    def _server_command(self) -> list[str]:
+        return [
+            server_binary(),
+            *("--port", str(self._plan.redis_port), "--bind", "127.0.0.1", "--loglevel", "warning"),
+            *("--dir", self._data_folder(), "--appendonly", "yes", "--save", ""),
+            *("--maxmemory-policy", "noeviction"),
+        ]
+
+    def _data_folder(self) -> str:
+        if self._plan.data_dir is not None:
+            self._plan.data_dir.mkdir(parents=True, exist_ok=True)
+            return str(self._plan.data_dir.resolve())
+        folder = tempfile.mkdtemp(prefix="skillfleet-dev-")
+        self._guard.delete(folder)
+        return folder
+
+    def _worker_command(self) -> list[str]:
+        # -E: without it, Flower misses the runs before its first look at the worker.
+        return [*_PYTHON, "skillfleet_cli", "worker", "--quiet", *self._plan.modules, "--", "-E"]
+
+    def _flower_command(self, port: int) -> list[str]:
+        where = ("--address=127.0.0.1", f"--port={port}")
+        return [*_PYTHON, "celery", "--quiet", "-A", "skillfleet_worker.app", "flower", *where]
+
+
+async def _answers(port: int) -> bool:
+    """True when a server takes commands on the port."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    try:
+        writer.write(b"PING\r\n")
+        return (await reader.readline()).startswith(b"+PONG")
+    except OSError:
+        return False
+    finally:
+        writer.close()
