@@ -276,6 +276,12 @@ class RunStore:
             more=bool(more),
         )
 
+    async def waiting_queues(self, shard: int) -> list[str]:
+        """Names of the queues in which runs of a shard wait for a worker."""
+        key = f"{self._keys.shard_prefix(shard)}queues"
+        names = await self._connection.execute("SMEMBERS", key)
+        return sorted({name.decode().rpartition(":")[0] for name in names})
+
     async def invocation(self, run_id: str) -> Invocation | None:
         """What the run's message is built from; None when there is no record."""
         key = f"{self._keys.prefix(run_id)}run:{run_id}"

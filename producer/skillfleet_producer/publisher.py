@@ -1,10 +1,14 @@
 """Waking a worker up: the run's message goes onto the broker, the record stays the truth."""
 
 import asyncio
+import contextlib
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 import orjson
+from kombu.exceptions import OperationalError
 
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.records import Invocation
@@ -19,6 +23,13 @@ class Publisher(ABC):
     @abstractmethod
     async def publish(self, invocation: Invocation) -> None:
         """Publish the run's message; raises OSError when the broker is out of reach."""
+
+    @abstractmethod
+    async def empty(self, queues: Sequence[str]) -> tuple[str, ...]:
+        """Those of the queues that hold no message, as far as only the broker can tell.
+
+        Raises OSError when the broker is out of reach.
+        """
 
     @abstractmethod
     async def close(self) -> None:
@@ -36,6 +47,11 @@ class LedgerPublisher(Publisher):
         queue = self._ledger.keys.broker_list(invocation.queue, invocation.priority)
         await self._ledger.connection.execute("LPUSH", queue, envelope(invocation))
 
+    async def empty(self, queues: Sequence[str]) -> tuple[str, ...]:
+        """None: the reaper's script looks at the lists itself."""
+        del queues
+        return ()
+
     async def close(self) -> None:
         """The connection is the ledger's: nothing to give back."""
 
@@ -46,7 +62,7 @@ class CeleryPublisher(Publisher):
     def __init__(self, settings: Settings) -> None:
         from celery import Celery  # noqa: PLC0415 - half a second that Redis users need not pay
 
-        timeout = settings.redis_timeout_seconds
+        timeout = self._timeout = settings.redis_timeout_seconds
         self._app = Celery(set_as_current=False, broker=settings.celery_broker_url)
         self._app.conf.update(
             broker_connection_timeout=timeout,
@@ -63,9 +79,20 @@ class CeleryPublisher(Publisher):
             },
         )
 
+        with self._app.connection_for_write() as connection:
+            self._broken: tuple[type[BaseException], ...] = (
+                *connection.recoverable_connection_errors,
+                OperationalError,
+                OSError,
+            )
+
     async def publish(self, invocation: Invocation) -> None:
         """Send the message through Celery's producer."""
         await asyncio.to_thread(self._send, invocation)
+
+    async def empty(self, queues: Sequence[str]) -> tuple[str, ...]:
+        """Ask the broker for the number of messages that are ready in each queue."""
+        return await asyncio.to_thread(self._empty, tuple(queues))
 
     async def close(self) -> None:
         """Close Celery's connection pool."""
@@ -83,8 +110,28 @@ class CeleryPublisher(Publisher):
                 parent_id=invocation.parent_id,
                 headers=orjson.loads(invocation.headers),
             )
-        except self._app.connection_for_write().recoverable_connection_errors as error:
+        except self._broken as error:
             raise ConnectionError(f"the broker is out of reach: {error}") from error
+
+    def _empty(self, queues: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            with self._app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, timeout=int(self._timeout))
+                return tuple(queue for queue in queues if not _ready(connection, queue))
+        except self._broken as error:
+            raise ConnectionError(f"the broker is out of reach: {error}") from error
+
+
+def _ready(connection: Any, queue: str) -> int:
+    """How many messages wait in a queue; 0 when there is no such queue."""
+    channel = connection.channel()
+    try:
+        return int(channel.queue_declare(queue=queue, passive=True).message_count)
+    except connection.channel_errors:
+        return 0
+    finally:
+        with contextlib.suppress(Exception):
+            channel.close()
 
 
 def publisher_for(ledger: Ledger) -> Publisher:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable
 
 from skillfleet.contracts import ReasonCode, RunState
@@ -20,6 +21,7 @@ _ENDS = {
     "cancelled": End(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, "cancelled by the caller"),
 }
 _OFFICE_ROUNDS = 3
+_PRUNE_SECONDS = 300.0
 _UNEVEN = random.SystemRandom()
 
 
@@ -33,6 +35,8 @@ class Reaper:
         self._publisher = publisher
         self._worker = worker
         self._settings = settings
+        self._ask_broker_at: dict[int, float] = {}
+        self._pruned_at = float("-inf")
         self.on_round: Callable[[Reaped], None] = lambda _: None
 
     async def run(self) -> None:
@@ -53,6 +57,7 @@ class Reaper:
         options = ReapOptions(
             office_ms=int(self._settings.reap_seconds * 1000 * _OFFICE_ROUNDS),
             grace_ms=int(self._settings.stranded_seconds * 1000),
+            empty_queues=await self._empty_queues(shard),
         )
         more = True
         while more:
@@ -61,6 +66,21 @@ class Reaper:
                 return
             await self._handle(reaped)
             more = reaped.more
+        if shard == 0 and time.monotonic() - self._pruned_at > _PRUNE_SECONDS:
+            self._pruned_at = time.monotonic()
+            await self._ledger.directory.prune()
+
+    async def _empty_queues(self, shard: int) -> tuple[str, ...]:
+        """Ask a broker that is not the ledger's Redis, now and then, which queues are empty."""
+        now = asyncio.get_running_loop().time()
+        if self._settings.broker_is_ledger or now < self._ask_broker_at.get(shard, 0):
+            return ()
+        self._ask_broker_at[shard] = now + self._settings.stranded_seconds / 2
+        try:
+            return await self._publisher.empty(await self._ledger.runs.waiting_queues(shard))
+        except OSError as error:
+            logger.warning("the reaper cannot ask the broker: %s", error)
+            return ()
 
     async def _handle(self, reaped: Reaped) -> None:
         for run_id in reaped.publish:

@@ -1,0 +1,167 @@
+"""The same guarantees with RabbitMQ as the broker; the ledger stays in Redis."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import celery
+import kombu
+import pytest
+
+from skillfleet.contracts import RunState
+from skillfleet.errors import RunCancelled
+from skillfleet_producer import Fleet, Settings
+from tests.support.fleet import FleetWorker
+from tests.support.rabbitmq import RabbitServer
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+from tests.worker.shared import StartWorker, wait_kind, wait_state
+
+pytestmark = pytest.mark.xdist_group("rabbitmq")
+QUICK = {
+    "lease_seconds": 2,
+    "reap_seconds": 0.2,
+    "stranded_seconds": 2,
+    "cancel_grace_seconds": 0.2,
+}
+
+
+@pytest.fixture(scope="module")
+def rabbit() -> Iterator[RabbitServer]:
+    """One node for this module."""
+    server = RabbitServer()
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture(autouse=True)
+def _empty_queue(rabbit: RabbitServer) -> None:
+    with kombu.Connection(rabbit.url) as connection:
+        channel = connection.channel()
+        channel.queue_delete("celery")
+
+
+@pytest.fixture
+def rabbit_fleet(server: ValkeyServer, rabbit: RabbitServer) -> Iterator[Fleet]:
+    """A producer on the two servers."""
+    settings = Settings.load(redis_url=server.url, broker_url=rabbit.url)
+    with Fleet(settings=settings) as fleet:
+        yield fleet
+
+
+def start(start_worker: StartWorker, rabbit: RabbitServer, **options: object) -> FleetWorker:
+    return start_worker("tests.worker.lab", broker_url=rabbit.url, **(QUICK | options))
+
+
+@pytest.mark.parametrize("pool", ["loop", "prefork", "threads"])
+def test_runs_execute_stream_and_cancel(
+    pool: str, start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet
+) -> None:
+    start(start_worker, rabbit, pool=pool)
+    assert rabbit_fleet.enqueue("lab.add", {"x": 1}).result(timeout=20) == 2
+    many = rabbit_fleet.enqueue_many("lab.add", [{"x": x} for x in range(50)])
+    assert [run.result(timeout=30) for run in many] == [x + 1 for x in range(50)]
+    run = rabbit_fleet.enqueue("lab.sleep", {"seconds": 600})
+    wait_kind(run, "progress")
+    run.cancel("enough")
+    with pytest.raises(RunCancelled, match="enough"):
+        run.result(timeout=20)
+
+
+def test_a_plain_celery_client_sends_waits_and_revokes(
+    server: ValkeyServer, start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet
+) -> None:
+    start(start_worker, rabbit)
+    with celery.Celery(broker=rabbit.url, backend=server.url, set_as_current=False) as client:
+        assert client.send_task("lab.add", kwargs={"x": 4}).get(timeout=20) == 5
+        sleeping = client.send_task("lab.sleep", kwargs={"seconds": 600})
+        wait_until(lambda: sleeping.id in {run.id for run in rabbit_fleet.runs("running")})
+        sleeping.revoke()
+        wait_until(lambda: sleeping.state == "REVOKED", what="the revoked state")
+    assert rabbit_fleet.run(sleeping.id).status().state is RunState.CANCELLED
+
+
+def test_a_killed_workers_run_goes_on_elsewhere(
+    start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet, tmp_path: Path
+) -> None:
+    first = start(start_worker, rabbit)
+    journal = tmp_path / "journal"
+    run = rabbit_fleet.enqueue("lab.sleep", {"seconds": 3, "journal": str(journal)})
+    wait_kind(run, "progress")
+    first.send_signal(signal.SIGKILL)
+    start(start_worker, rabbit)
+    assert run.result(timeout=40) == 3
+    outcomes = [attempt.outcome for attempt in run.status().attempts]
+    assert outcomes == ["lost", "succeeded"]
+    assert journal.read_text().split("\n")[:-1] == [
+        f"{run.id} 1 start",
+        f"{run.id} 2 start",
+        f"{run.id} 2 end",
+    ]
+
+
+def test_a_drained_workers_run_is_released_and_goes_on_elsewhere(
+    start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet
+) -> None:
+    first = start(start_worker, rabbit, drain_seconds=0.5)
+    run = rabbit_fleet.enqueue("lab.sleep", {"seconds": 4})
+    wait_kind(run, "progress")
+    start(start_worker, rabbit)
+    first.send_signal(signal.SIGTERM)
+    assert run.result(timeout=40) == 4
+    assert [attempt.outcome for attempt in run.status().attempts] == ["released", "succeeded"]
+
+
+def test_a_run_whose_message_the_broker_lost_is_published_again(
+    start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet
+) -> None:
+    run = rabbit_fleet.enqueue("lab.add", {"x": 1})
+    with kombu.Connection(rabbit.url) as connection:
+        assert connection.channel().queue_purge("celery") == 1
+    start(start_worker, rabbit)
+    assert run.result(timeout=40) == 2
+
+
+def test_a_message_that_is_no_task_is_kept_with_its_reason_and_the_worker_goes_on(
+    server: ValkeyServer, start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet
+) -> None:
+    start(start_worker, rabbit)
+    with kombu.Connection(rabbit.url) as connection, connection.Producer() as producer:
+        producer.publish(b"\xff\xfe garbage", routing_key="celery", content_type="application/json")
+        producer.publish(
+            json.dumps({"a": 1}), routing_key="celery", content_type="application/json"
+        )
+    with server.client() as client:
+        wait_until(lambda: client.xlen("{skillfleet:0}:refused") == 2, what="two refused messages")
+    assert rabbit_fleet.enqueue("lab.add", {"x": 1}).result(timeout=20) == 2
+
+
+def test_parents_that_wait_for_children_leave_their_slots_to_them(
+    start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet
+) -> None:
+    start(start_worker, rabbit, concurrency=2)
+    parents = [rabbit_fleet.enqueue("lab.parent", {"n": 3}) for _ in range(10)]
+    expected = sum(range(3))
+    assert [parent.result(timeout=60) for parent in parents] == [expected] * 10
+
+
+def test_a_queued_run_stays_queued_while_its_broker_is_away_and_then_executes(
+    start_worker: StartWorker, server: ValkeyServer
+) -> None:
+    broker = RabbitServer().start()
+    try:
+        settings = Settings.load(redis_url=server.url, broker_url=broker.url)
+        with Fleet(settings=settings) as fleet:
+            fleet.enqueue("lab.add", {"x": 1})
+            broker.stop()
+            run = fleet.enqueue("lab.add", {"x": 2})
+            assert run.status().state is RunState.QUEUED
+            broker.start()
+            start(start_worker, broker)
+            wait_state(run, RunState.SUCCEEDED, timeout=60)
+            assert run.result() == 3
+    finally:
+        broker.close()
