@@ -19,6 +19,7 @@ from skillfleet.checks import (
 )
 from skillfleet.contracts import Limits
 from skillfleet.errors import CancelledByCaller, InvalidArgumentsError, MissingScopes
+from skillfleet.genai import CallReport, ModelCall, ToolCall, model_call, tool_call
 from skillfleet.ports.a2a import A2AClient, CallResult
 from skillfleet.ports.discovery import DiscoveryClient
 from skillfleet.ports.sandbox import SandboxClient
@@ -171,6 +172,26 @@ class RunContext(ABC, Generic[AuthT]):
     @abstractmethod
     def _a2a_client(self) -> A2AClient:
         """What `call` calls through; raises `CapabilityUnavailableError` when there is none."""
+
+    def model_call(self, model: str, *, provider: str, operation: str = "chat") -> ModelCall:
+        """A context manager that records one call of a model; for clients without telemetry.
+
+            with ctx.model_call("gpt-5", provider="openai") as call:
+                reply = await client.responses.create(...)
+                call.record(usage=reply.usage, response_model=reply.model)
+
+        `provider` and `operation` ("chat", "embeddings", ...) are OpenTelemetry's names.
+        """
+        return model_call(model, provider, operation, self._called)
+
+    def tool_call(
+        self, name: str, *, call_id: str | None = None, tool_type: str = "function"
+    ) -> ToolCall:
+        """A context manager that records one call of a tool; `call_id` is the model's."""
+        return tool_call(name, call_id, tool_type, self._called)
+
+    def _called(self, report: CallReport) -> None:
+        """For runtimes: hear of each model or tool call that was recorded."""
 
     async def emit_progress(
         self, message: str, *, current: float | None = None, total: float | None = None

@@ -43,6 +43,8 @@ def test_the_contexts_members_are_these_and_no_others() -> None:
         "emit_error",
         "emit_event",
         "emit_progress",
+        "model_call",
+        "tool_call",
         "emit_text_delta",
         "limits",
         "require_scopes",
