@@ -31,6 +31,7 @@ from skillfleet_producer.submission import (
     invocation_from,
     split_task,
 )
+from skillfleet_producer.tracing import existed, sending
 
 _RECHECK_SECONDS = 5.0
 _ERRORS: dict[RunState, type[RunError]] = {
@@ -153,6 +154,13 @@ class AsyncFleet:
 
     async def submit(self, new: Submission) -> bool:
         """Write a prepared run and publish it; False when it existed before."""
+        with sending(new) as sent:
+            created = await self._write(sent)
+            if not created:
+                existed()
+            return created
+
+    async def _write(self, new: Submission) -> bool:
         if self.settings.broker_is_ledger and not new.delay_ms:
             return await self.ledger.runs.submit(new, envelope(invocation_from(new)))
         created = await self.ledger.runs.submit(new)

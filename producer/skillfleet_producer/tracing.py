@@ -1,6 +1,68 @@
-"""The producer's side of a run's trace: W3C context into the message headers."""
+"""The producer's side of a run's trace: its span, and W3C context in the message headers."""
 
+import hashlib
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import orjson
 from opentelemetry import propagate, trace
+from opentelemetry.trace import SpanKind
+
+from skillfleet import conventions as names
+from skillfleet_ledger.records import Submission
+
+_tracer = trace.get_tracer("skillfleet")
+
+
+@contextmanager
+def sending(new: Submission) -> Iterator[Submission]:
+    """The span `send <queue>` around the writing of a run.
+
+    Yields the run with its trace id, and with `traceparent`, `tracestate` and `baggage` among
+    its headers as far as there is something to propagate.
+    """
+    attributes = {
+        names.MESSAGING_SYSTEM: names.CELERY,
+        names.MESSAGING_OPERATION: "send",
+        names.MESSAGING_OPERATION_TYPE: "send",
+        names.MESSAGING_DESTINATION: new.queue,
+        names.MESSAGING_MESSAGE_ID: new.id,
+        names.RUN_ID: new.id,
+        names.SKILL: new.task,
+    }
+    with _tracer.start_as_current_span(
+        f"send {new.queue}", kind=SpanKind.PRODUCER, attributes=attributes
+    ):
+        context: dict[str, str] = {}
+        propagate.inject(context)
+        headers = orjson.dumps(orjson.loads(new.headers) | context) if context else new.headers
+        trace_id = run_trace_id(context, new.root_id or new.id)
+        yield replace(new, headers=headers, trace_id=trace_id)
+
+
+def existed() -> None:
+    """Note on the current span that the run was there before: an idempotent repetition."""
+    trace.get_current_span().set_attribute(names.EXISTED, value=True)
+
+
+def run_trace_id(headers: Mapping[str, Any], root_id: str) -> str:
+    """The id of a run's trace, 32 hex digits: its caller's, else one that follows from its root.
+
+    So runs that nobody traces have a trace id too, and a run's attempts share it. `headers` are
+    the message headers, `root_id` is the run at the root of the tree of calls.
+    """
+    context = propagate.extract(headers) if headers.get("traceparent") else None
+    if context is not None:
+        caller = trace.get_current_span(context).get_span_context()
+        if caller.is_valid:
+            return trace.format_trace_id(caller.trace_id)
+    try:
+        return uuid.UUID(root_id).hex
+    except ValueError:
+        return hashlib.sha256(root_id.encode()).hexdigest()[:32]
 
 
 def trace_headers() -> dict[str, str]:
