@@ -104,7 +104,7 @@ class LoopHost:
 
     def wake(self) -> None:
         """End the present (or the next) `pause` at the loop's next turn."""
-        if not self._wake_is_due:
+        if not self._wake_is_due and not self.loop.is_closed():
             self._wake_is_due = True
             self.loop.call_soon(self._resume)
 

@@ -2,7 +2,11 @@
 
 Select it with `worker_pool = "skillfleet_engine.pool:LoopPool"`, best together with
 `worker_consumer = "skillfleet_engine.consumer:LoopConsumer"`, which keeps the loop turning while
-the broker is away. `worker_concurrency` is the number of tasks that run at once.
+the broker is away. `worker_concurrency` is the number of tasks that run at once. With
+`worker_disable_prefetch` (Redis) or late acknowledgement and `worker_prefetch_multiplier = 1`
+(any broker) the worker fetches no more messages than it has free slots.
+
+`worker_max_tasks_per_child` and `worker_max_memory_per_child` do not apply: there are no children.
 """
 
 import asyncio
@@ -10,6 +14,7 @@ import atexit
 import itertools
 import logging
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -273,4 +278,9 @@ class LoopPool(BasePool):
         signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
         if self.watchdog is not None:
             self.watchdog.stop()
-        self.host.unwind()
+        if threading.current_thread() is threading.main_thread():
+            # Left open for the handlers of `worker_shutdown`; closed when the process ends.
+            self.host.unwind()
+        else:
+            bridge.set_host(None)
+            self.host.close()

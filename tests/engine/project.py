@@ -36,9 +36,9 @@ def journal(event: str, **fields: Any) -> None:
             file.write(line + "\n")
 
 
-def make_app(url: str, **settings: Any) -> "Celery[AsyncTask]":
+def make_app(url: str, **settings: Any) -> "Celery[Any]":
     """The project's app on a broker; without tasks, as a client has it."""
-    app: Celery[AsyncTask] = Celery(
+    app: Celery[Any] = Celery(
         "project", broker=url, backend=url, task_cls=AsyncTask, set_as_current=False
     )
     defaults = {

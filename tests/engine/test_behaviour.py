@@ -96,9 +96,7 @@ def test_a_group_runs_all_its_tasks(worker: Worker) -> None:
 
 def test_a_chord_collects_the_results_of_its_header(worker: Worker) -> None:
     header = [signature(worker, "add", 1, number) for number in range(10)]
-    result = chord(header, app=worker.app)(  # type: ignore[arg-type]
-        signature(worker, "total")
-    )
+    result = chord(header, app=worker.app)(signature(worker, "total"))
     assert result.get(timeout=30) == sum(range(1, 11))
 
 

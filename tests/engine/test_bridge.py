@@ -182,6 +182,7 @@ async def test_greenlets_wait_side_by_side_and_share_their_tasks_context() -> No
     waiting: list[str] = []
 
     def work(name: str) -> str:
+        assert color.get() == "from the task"
         color.set(name)
         waiting.append(name)
         await_here(pass_gate())
@@ -192,8 +193,9 @@ async def test_greenlets_wait_side_by_side_and_share_their_tasks_context() -> No
         await gate.wait()
         color.set(f"{name} and back")
 
+    color.set("from the task")
     tasks = [asyncio.create_task(in_greenlet(lambda n=name: work(n))) for name in ("a", "b")]  # type: ignore[misc]
-    while len(waiting) < 2:  # noqa: ASYNC110 - the tasks start within a turn
+    while len(waiting) < 2 and not any(task.done() for task in tasks):  # noqa: ASYNC110
         await asyncio.sleep(0)
     gate.set()
     assert await asyncio.gather(*tasks) == ["a and back", "b and back"]

@@ -1,10 +1,17 @@
 """What only the loop pool does: many coroutines at once in one process."""
 
+import asyncio
+from typing import Any
+
 import pytest
+from celery.contrib.testing.worker import start_worker as start_worker_in_thread
 from celery.exceptions import TaskRevokedError
 
+from skillfleet_engine import bridge
 from tests.engine.conftest import StartWorker
-from tests.engine.workers import Worker
+from tests.engine.project import make_app
+from tests.engine.workers import LOOP, Worker
+from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
 
@@ -66,6 +73,24 @@ def test_a_blocked_loop_is_reported_with_the_task_and_its_stack(loop_worker: Wor
     assert "time.sleep(seconds)" in entry["stack"]
     result.get(timeout=30)
     assert f"task {result.id} blocks it" in loop_worker.log.read_text()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Celery's own, in this process
+def test_a_worker_can_run_in_a_thread_of_another_program(server: ValkeyServer) -> None:
+    app = make_app(server.url, **LOOP)
+    seen: list[object] = []
+
+    @app.task
+    async def look() -> str:
+        seen.append(asyncio.get_running_loop() is bridge.home_loop())
+        return "looked"
+
+    options: dict[str, Any] = {"pool": LOOP["worker_pool"], "perform_ping_check": False}
+    for _ in range(2):
+        with start_worker_in_thread(app, **options):
+            assert look.delay().get(timeout=30, disable_sync_subtasks=False) == "looked"
+    assert seen == [True, True]
+    app.close()
 
 
 def test_a_worker_fetches_no_more_tasks_than_it_has_free_slots(start_worker: StartWorker) -> None:
