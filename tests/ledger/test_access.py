@@ -153,7 +153,7 @@ async def test_tls_refuses_an_unknown_authority_and_says_so(
     valkey: ValkeyServer, certificate: Path
 ) -> None:
     async with Proxy(valkey.port, tls=serving(certificate)) as proxy:
-        ledger = Ledger(Settings.load(redis_url=proxy.url, redis_timeout_seconds=1))
+        ledger = Ledger(Settings.load(redis_url=proxy.url, redis_timeout_seconds=2))
         try:
             with pytest.raises(FleetUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
                 await ledger.runs.status("r")
@@ -166,7 +166,7 @@ async def test_tls_checks_the_hosts_name(valkey: ValkeyServer, certificate: Path
         url = proxy.url.replace("127.0.0.1", "localhost")
         authority = certificate / "cert.pem"
         ledger = Ledger(
-            Settings.load(redis_url=url, redis_ca_file=authority, redis_timeout_seconds=1)
+            Settings.load(redis_url=url, redis_ca_file=authority, redis_timeout_seconds=2)
         )
         try:
             with pytest.raises(FleetUnavailableError, match="Hostname mismatch"):
