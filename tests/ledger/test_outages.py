@@ -5,11 +5,11 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+
 from skillfleet.contracts import RunState
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs import Write
-
 from tests.ledger.audit import audit
 from tests.ledger.helpers import (
     DONE,
