@@ -32,21 +32,26 @@ async def show_status(run: AsyncRunHandle, *, as_json: bool) -> None:
     if as_json:
         print_json(status.model_dump(mode="json") | {"result": result})
         return
-    terminal = console()
-    facts = table("", "")
-    facts.show_header = False
-    for name, value in _facts(status).items():
-        facts.add_row(Text(name, "bold"), value)
-    terminal.print(facts)
-    if len(status.attempts) > 1:
-        terminal.print()
-        terminal.print(_attempts(status))
+    show_record(status)
     if result is not None:
+        terminal = console()
         shown = result if isinstance(result, str) else pretty_json(result)
         terminal.print()
         terminal.print(shown[:_MOST_SHOWN])
         if len(shown) > _MOST_SHOWN:
             terminal.print(f"… ({len(shown)} characters; --json prints all)")
+
+
+def show_record(status: RunStatus) -> None:
+    """Print a run's record as a list of facts, and its attempts when there were several."""
+    facts = table("", "")
+    facts.show_header = False
+    for name, value in _facts(status).items():
+        facts.add_row(Text(name, "bold"), value)
+    console().print(facts)
+    if len(status.attempts) > 1:
+        console().print()
+        console().print(_attempts(status))
 
 
 async def print_events(

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
-from skillfleet_cli.commands import agents, artifacts, dev, enqueue, runs, worker
+from skillfleet_cli.commands import agents, artifacts, dead, dev, doctor, enqueue, runs, worker
 from skillfleet_cli.exits import ExitCode, explain
 
 _RUNS, _WORKERS, _CARE = "Runs", "Workers", "Looking after a fleet"
@@ -66,8 +66,17 @@ def skillfleet(
     """
 
 
-def _register(verb: Callable[..., None], panel: str, cls: type[TyperCommand] | None = None) -> None:
-    app.command(help=_flowing(verb.__doc__ or ""), rich_help_panel=panel, cls=cls)(verb)
+_dead = typer.Typer(no_args_is_help=True)
+app.add_typer(
+    _dead, name="dead", rich_help_panel=_CARE, help="Runs that were given up, refused messages."
+)
+
+
+def _register(
+    verb: Callable[..., None], panel: str | None, parent: typer.Typer = app, **more: Any
+) -> None:
+    text = _flowing(verb.__doc__ or "")
+    parent.command(verb.__name__.rstrip("_"), help=text, rich_help_panel=panel, **more)(verb)
 
 
 def _flowing(text: str) -> str:
@@ -79,7 +88,7 @@ def _flowing(text: str) -> str:
     return "\n\n".join(paragraphs)
 
 
-_register(worker.worker, _WORKERS, worker.WithCeleryArguments)
+_register(worker.worker, _WORKERS, cls=worker.WithCeleryArguments)
 _register(dev.dev, _WORKERS)
 _register(enqueue.enqueue, _RUNS)
 _register(runs.status, _RUNS)
@@ -88,6 +97,9 @@ _register(runs.cancel, _RUNS)
 _register(runs.runs, _RUNS)
 _register(artifacts.artifacts, _RUNS)
 _register(agents.agents, _CARE)
+_register(doctor.doctor, _CARE)
+for _verb in (dead.list_, dead.show, dead.retry, dead.purge):
+    _register(_verb, None, _dead)
 
 
 def main() -> None:

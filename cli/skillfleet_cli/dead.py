@@ -1,0 +1,158 @@
+"""Dead letters: runs that were given up, and messages that no run could be made of."""
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from rich.text import Text
+
+from skillfleet.contracts import HEADER, InvocationHeader, RunState, RunStatus
+from skillfleet_cli.exits import CommandError
+from skillfleet_cli.inspection import reason_of, show_record
+from skillfleet_cli.output import clock, console, duration, pretty_json, print_json, table
+from skillfleet_ledger.records import Invocation
+from skillfleet_ledger.refused import RefusedMessage
+from skillfleet_producer import AsyncFleet
+
+_MESSAGE_ID = re.compile(r"\d+-\d+")
+_MOST_REFUSED = 10_000
+"""As many as the ledger keeps."""
+_SHORT_BODY = 60
+_RETRYABLE = (RunState.DEAD, RunState.FAILED, RunState.TIMED_OUT, RunState.CANCELLED)
+
+
+async def list_dead(fleet: AsyncFleet, limit: int, *, as_json: bool) -> None:
+    """Print dead runs and refused messages, the newest first."""
+    runs = await fleet.runs(RunState.DEAD, limit=limit)
+    refused = await fleet.ledger.refused.list(limit)
+    if as_json:
+        print_json({"runs": runs, "refused": refused})
+        return
+    if not runs and not refused:
+        console(stderr=True).print("no dead runs, no refused messages")
+    if runs:
+        console().print(_runs_table(runs))
+    if runs and refused:
+        console().print()
+    if refused:
+        console().print(_refused_table(refused))
+
+
+async def show_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
+    """Print all that is known of a dead run, its invocation included, or of a message."""
+    if _MESSAGE_ID.fullmatch(id):
+        message = await _refused(fleet, id)
+        if as_json:
+            print_json(message)
+        else:
+            console().print(f"refused {clock(message.at)}: {message.reason}\n\n{message.body}")
+        return
+    status = await fleet.run(id).status()
+    invocation = _invocation(await fleet.ledger.runs.invocation(id), status)
+    if as_json:
+        print_json(status.model_dump(mode="json") | {"invocation": invocation})
+        return
+    show_record(status)
+    console().print()
+    console().print(f"invocation\n{pretty_json(invocation)}")
+
+
+async def retry_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
+    """Enqueue a run again as a new run, and print that one's id.
+
+    The same run is retried once: a second call gives the run that the first one made.
+    """
+    if _MESSAGE_ID.fullmatch(id):
+        raise CommandError(f"{id} is a message that no run can be made of: send it anew")
+    status = await fleet.run(id).status()
+    if status.state not in _RETRYABLE:
+        raise CommandError(
+            f"run {id} is {status.state}: only a run that did not succeed is retried"
+        )
+    invocation = await fleet.ledger.runs.invocation(id)
+    if invocation is None:
+        raise CommandError(f"run {id} expired just now")
+    header = _header(invocation)
+    run = await fleet.enqueue(
+        status.name,
+        orjson.loads(invocation.args),
+        auth=header.auth,
+        timeout=_timeout(header, status),
+        priority=invocation.priority,
+        queue=invocation.queue,
+        idempotency_key=f"retry of {id}",
+    )
+    if as_json:
+        print_json({"id": run.id, "retry_of": id})
+    else:
+        console().print(run.id)
+
+
+async def purge_dead(fleet: AsyncFleet, *, as_json: bool) -> None:
+    """Forget all refused messages."""
+    count = await fleet.ledger.refused.purge()
+    if as_json:
+        print_json({"purged": count})
+        return
+    console().print(f"{count} refused messages forgotten")
+    kept = duration(fleet.settings.retention_seconds)
+    console(stderr=True).print(f"dead runs go by themselves, {kept} after their end")
+
+
+async def _refused(fleet: AsyncFleet, id: str) -> RefusedMessage:
+    for message in await fleet.ledger.refused.list(_MOST_REFUSED):
+        if message.id == id:
+            return message
+    raise CommandError(f"there is no refused message {id!r}: see `skillfleet dead list`")
+
+
+def _invocation(invocation: Invocation | None, status: RunStatus) -> dict[str, Any]:
+    """What the producer asked for; of the caller's claims only that there are some."""
+    if invocation is None:
+        return {}
+    header = _header(invocation)
+    return {
+        "skill": invocation.task,
+        "arguments": orjson.loads(invocation.args),
+        "queue": invocation.queue,
+        "priority": invocation.priority,
+        "timeout": _timeout(header, status),
+        "authenticated": header.auth is not None,
+        "parent_id": invocation.parent_id,
+    }
+
+
+def _header(invocation: Invocation) -> InvocationHeader:
+    return InvocationHeader.model_validate(orjson.loads(invocation.headers).get(HEADER, {}))
+
+
+def _timeout(header: InvocationHeader, status: RunStatus) -> float | None:
+    """The seconds that the run was given when it was enqueued."""
+    if header.deadline_ms is None:
+        return None
+    return max(header.deadline_ms / 1000 - status.created_at.timestamp(), 0.001)
+
+
+def _runs_table(runs: list[RunStatus]) -> Any:
+    listed = table("RUN", "SKILL", "DIED", "ATTEMPTS", "REASON")
+    now = datetime.now(UTC)
+    for run in runs:
+        died = f"{duration(now - run.finished_at)} ago" if run.finished_at is not None else ""
+        listed.add_row(Text(run.id, "bold"), run.name, died, _outcomes(run), reason_of(run))
+    return listed
+
+
+def _outcomes(run: RunStatus) -> str:
+    """The attempts by outcome: `3 (lost, lost, lost)`."""
+    outcomes = ", ".join(attempt.outcome or "running" for attempt in run.attempts)
+    return f"{run.attempt}" + (f" ({outcomes})" if outcomes else "")
+
+
+def _refused_table(refused: list[RefusedMessage]) -> Any:
+    listed = table("REFUSED MESSAGE", "AT", "BODY", "REASON")
+    for message in refused:
+        body = message.body.replace("\n", " ")
+        short = body if len(body) <= _SHORT_BODY else body[: _SHORT_BODY - 1] + "…"
+        listed.add_row(Text(message.id, "bold"), clock(message.at), short, message.reason)
+    return listed
