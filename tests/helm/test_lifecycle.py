@@ -151,7 +151,7 @@ def test_redis_lists_are_summed_and_named_as_the_broker_names_them() -> None:
     # Outside the default namespace the broker's lists carry its name.
     assert (first["listName"], second["listName"]) == ("blue:celery", "blue:chat")
     assert (first["address"], first["databaseIndex"]) == ("redis.data.svc:6379", "2")
-    assert first["enableTLS"] == "true"
+    assert (first["enableTLS"], first["listLength"]) == ("true", "75")
 
 
 def test_scale_in_is_slow(fleet: list[Manifest]) -> None:
@@ -254,8 +254,11 @@ def test_the_helm_test_runs_the_built_in_skill() -> None:
     pod = one(render(), "Pod", "test")
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     (container,) = pod["spec"]["containers"]
-    assert container["command"][:3] == ["skillfleet", "enqueue", "fleet.echo"]
-    assert container["command"][3:] == ['{"text":"helm test of fleet"}', "--follow"]
+    assert container["command"] == [
+        *("skillfleet", "enqueue", "fleet.echo", '{"text":"helm test of fleet"}'),
+        *("--queue", "celery", "--timeout", "180", "--follow"),
+    ]
+    assert pod["spec"]["activeDeadlineSeconds"] > 180
 
 
 def test_the_pool_that_asks_for_it_keeps_its_deletion_cost() -> None:

@@ -66,6 +66,7 @@ REFUSED = {
     "a queue with a comma": (pool(queues=["a,b"]), "queues/0"),
     "an unknown pool kind": (pool(pool="gevent"), "/workers/0/pool"),
     "no concurrency": (pool(concurrency=0), "concurrency"),
+    "a pool without a module": (pool(modules=[]), "modules"),
     "a module that is a path": (pool(modules=["skills/support.py"]), "modules/0"),
     "limits upside down": (
         pool(autoscaling={"minReplicas": 5, "maxReplicas": 2}),
@@ -217,6 +218,8 @@ def test_notes_say_what_to_do_next(name: str) -> None:
 
 def test_notes_name_the_secret_that_pods_wait_for() -> None:
     assert "create secret generic skillfleet-redis --from-literal=url=" in notes()
+    assert "built-in skills only" in notes()
+    assert "built-in skills only" not in notes({"workerDefaults": {"modules": ["acme.chat"]}})
     assert "serves the default queue" not in notes()
     assert "serves the default queue celery" in notes(pool(queues=["batch"]))
     assert "for trials" in notes({"valkey": {"enabled": True}})
