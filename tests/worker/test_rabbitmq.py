@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import celery
@@ -19,6 +20,7 @@ from tests.support.waiting import wait_until
 from tests.worker.shared import StartWorker, wait_kind, wait_state
 
 pytestmark = pytest.mark.xdist_group("rabbitmq")
+JSON = "application/json"
 QUICK = {
     "lease_seconds": 2,
     "reap_seconds": 0.2,
@@ -39,9 +41,8 @@ def rabbit() -> Iterator[RabbitServer]:
 
 @pytest.fixture(autouse=True)
 def _empty_queue(rabbit: RabbitServer) -> None:
-    with kombu.Connection(rabbit.url) as connection:
-        channel = connection.channel()
-        channel.queue_delete("celery")
+    with kombu.Connection(rabbit.url) as connection, suppress(connection.channel_errors):
+        connection.channel().queue_purge("celery")
 
 
 @pytest.fixture
@@ -130,10 +131,8 @@ def test_a_message_that_is_no_task_is_kept_with_its_reason_and_the_worker_goes_o
 ) -> None:
     start(start_worker, rabbit)
     with kombu.Connection(rabbit.url) as connection, connection.Producer() as producer:
-        producer.publish(b"\xff\xfe garbage", routing_key="celery", content_type="application/json")
-        producer.publish(
-            json.dumps({"a": 1}), routing_key="celery", content_type="application/json"
-        )
+        producer.publish(b"\xff\xfe garbage", routing_key="celery", content_type=JSON)
+        producer.publish(json.dumps({"a": 1}), routing_key="celery", content_type=JSON)
     with server.client() as client:
         wait_until(lambda: client.xlen("{skillfleet:0}:refused") == 2, what="two refused messages")
     assert rabbit_fleet.enqueue("lab.add", {"x": 1}).result(timeout=20) == 2
