@@ -71,6 +71,8 @@ class Parent:
     root_id: str
     depth: int
     call: str
+    token: int
+    """Of the calling attempt's lease."""
     deadline_ms: int | None = None
 
 
@@ -130,6 +132,7 @@ def build_submission(
         delay_ms=int((options.delay or 0) * 1000),
         parent_id=parent.run_id if parent else None,
         root_id=parent.root_id if parent else None,
+        parent_token=parent.token if parent else None,
         trace_id=current_trace_id(),
     )
 

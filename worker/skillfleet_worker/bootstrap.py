@@ -65,7 +65,7 @@ def connect_signals(app: Celery, node: Node) -> None:
             node.start()
 
     def shuts_down(how: str = "Warm", **_: Any) -> None:
-        line.drain(0.0 if how == "Cold" else None)
+        line.drain(fast=how == "Cold")
 
     def process_stops(**_: Any) -> None:
         bridge.run(node.stop())

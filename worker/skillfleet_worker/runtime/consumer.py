@@ -3,127 +3,191 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from celery import signals
 
-from skillfleet.contracts import HEADER, AgentCard, ReasonCode, RunState
-from skillfleet.errors import RunFailed
+from skillfleet.contracts import AgentCard, ReasonCode, RunState
 from skillfleet_engine.consumer import LoopConsumer
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs import End
+from skillfleet_worker.runtime.letters import adopt, adoption_of, body_of
 from skillfleet_worker.runtime.node import node_of
+from skillfleet_worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 10.0
+_PASS_ON_SECONDS = 1.0
+
+LedgerWork = Callable[[Ledger], Coroutine[Any, Any, Any]]
 
 
 class FleetConsumer(LoopConsumer):
-    """Ends runs of unknown skills, keeps what cannot be decoded with its reason."""
+    """Ends runs of unknown skills, keeps what cannot be read with its reason."""
 
     connection_errors: Any
+    event_dispatcher: Any
+    timer: Any
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        """Celery's handler of messages; what it stumbles over is kept."""
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def on_message(message: Any) -> None:
+            try:
+                handle(message)
+            except self.connection_errors:
+                raise
+            except Exception as error:
+                logger.debug("a message cannot be read", exc_info=True)
+                self._keep(message, f"the message cannot be read: {error!r}")
+
+        return on_message
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """Keep a message that is no task."""
         del body
-        self._refuse(message, "not a task message: it has no header 'task'")
+        self._keep(message, "not a task message: it has no header 'task'")
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Keep a message whose body cannot be read."""
-        self._refuse(message, f"its body cannot be decoded: {exc}")
+        self._keep(message, f"its body cannot be decoded: {exc}")
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """End the run of a message that Celery's protocol does not allow."""
+        """Keep a message that Celery's protocol does not allow."""
         del body
-        self._end(message, ReasonCode.INVALID_ARGUMENTS, f"the message is invalid: {exc}")
+        self._keep(message, f"the message is invalid: {exc}")
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """End the run of a skill that nobody serves; pass on what another worker serves."""
         del body
-        name = str(message.headers.get("task"))
+        name = str(message.headers["task"])
         try:
-            cards = apart(self._live_agents)
+            cards: list[AgentCard] = self.with_ledger(lambda ledger: ledger.directory.catalogue())
         except Exception:
             logger.exception("cannot tell who serves %s: the message goes back", name)
-            message.requeue()
+            self._put_back(message)
             return
-        known = {f"{card.name}.{skill.name}" for card in cards for skill in card.skills}
-        if name in known:
-            message.requeue()
+        queues = {
+            f"{card.name}.{skill.name}": card.queue for card in cards for skill in card.skills
+        }
+        if name in queues:
+            self._pass_on(message, queues[name])
             return
-        reason = f"no worker serves {name}; known skills: {', '.join(sorted(known))}"
-        self._end(message, ReasonCode.UNKNOWN_SKILL, reason)
-        run_id = message.headers.get("id")
-        signals.task_unknown.send(sender=self, message=message, exc=exc, name=name, id=run_id)
+        own = {task for task in self.app.tasks if not task.startswith("celery.")}
+        known = ", ".join(sorted(own | queues.keys()))
+        reason = f"no worker serves {name}; known skills: {known}"
+        self._end(message, End(RunState.FAILED, ReasonCode.UNKNOWN_SKILL, reason))
+        self._tell_monitors(message, reason)
+        signals.task_unknown.send(
+            sender=self, message=message, exc=exc, name=name, id=message.headers.get("id")
+        )
 
-    async def _live_agents(self) -> list[AgentCard]:
-        async with ledger_of(self.app) as ledger:
-            return await ledger.directory.agents()
+    def with_ledger(self, work: LedgerWork) -> Any:
+        """Do something with a ledger and wait for it, without standing in the loop's way.
 
-    def _end(self, message: Any, code: ReasonCode, reason: str) -> None:
-        """End the run behind a message with an error; a plain Celery client learns of it too."""
-        headers = message.headers or {}
-        run_id, task = headers.get("id"), str(headers.get("task"))
-        if run_id is None:
-            self._refuse(message, reason)
+        For the rare orders that reach Celery's consumer; on its thread. Raises what `work`
+        raises, and TimeoutError.
+        """
+        settings = node_of(self.app).settings
+        if self.loop_pool is not None:
+            return self.loop_pool.offload(apart, settings, work)
+        return apart(settings, work)
+
+    def _pass_on(self, message: Any, queue: str) -> None:
+        """Another worker serves it: put it onto that worker's queue, or back onto ours."""
+        if queue in self.app.amqp.queues.consume_from:
+            self._put_back(message)
             return
-        if HEADER not in headers:
-            self.app.backend.mark_as_failure(run_id, RunFailed(f"{reason} [{code}]"))
-            self._refuse(message, reason)
-            return
+        properties = {
+            name: message.properties[name]
+            for name in ("correlation_id", "reply_to", "priority", "delivery_mode")
+            if message.properties.get(name) is not None
+        }
+        with self.app.amqp.producer_pool.acquire(block=True) as producer:
+            producer.publish(
+                message.body,
+                exchange="",
+                routing_key=queue,
+                content_type=message.content_type,
+                content_encoding=message.content_encoding,
+                headers=message.headers,
+                **properties,
+            )
+        message.ack_log_error(logger, self.connection_errors)
 
-        async def close() -> None:
-            async with ledger_of(self.app) as ledger:
-                await ledger.runs.close(run_id, task, End(RunState.FAILED, code, reason))
+    def _put_back(self, message: Any) -> None:
+        """Back onto the queue after a while, so that it does not come round and round."""
+        self.timer.call_after(
+            _PASS_ON_SECONDS,
+            message.reject_log_error,
+            (logger, self.connection_errors),
+            {"requeue": True},
+        )
 
-        self._then_acknowledge(message, close, f"run {run_id} ended: {reason}")
+    def _keep(self, message: Any, reason: str) -> None:
+        """A dead letter; the run of a plain Celery client ends with the same reason."""
 
-    def _refuse(self, message: Any, reason: str) -> None:
-        body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
-
-        async def keep() -> None:
-            async with ledger_of(self.app) as ledger:
-                await ledger.refused.add(reason, body)
+        async def keep(ledger: Ledger) -> None:
+            await ledger.refused.add(reason, body_of(message))
+            end = End(RunState.FAILED, ReasonCode.INVALID_ARGUMENTS, reason)
+            adoption = adoption_of(message, ledger.settings)
+            if adoption is not None and await adopt(ledger, adoption):
+                await ledger.runs.close(adoption.id, adoption.task, end)
 
         self._then_acknowledge(message, keep, f"message refused: {reason}")
 
-    def _then_acknowledge(
-        self, message: Any, work: Callable[[], Coroutine[Any, Any, Any]], report: str
-    ) -> None:
+    def _end(self, message: Any, end: End) -> None:
+        """End the run behind a message; a message without a run is kept instead."""
+        adoption = adoption_of(message, node_of(self.app).settings, of_anyone=True)
+        if adoption is None:
+            self._keep(message, end.message)
+            return
+
+        async def close(ledger: Ledger) -> None:
+            if adoption_of(message, ledger.settings) is not None:
+                await adopt(ledger, adoption)
+            await ledger.runs.close(adoption.id, adoption.task, end)
+
+        self._then_acknowledge(message, close, f"run {adoption.id} ended: {end.message}")
+
+    def _then_acknowledge(self, message: Any, work: LedgerWork, report: str) -> None:
         try:
-            apart(work)
+            self.with_ledger(work)
         except Exception:
             logger.exception("could not record: %s; the message goes back", report)
-            message.requeue()
+            self._put_back(message)
             return
         logger.error("%s", report)
         if not message.acknowledged:
             message.ack_log_error(logger, self.connection_errors)
 
-
-@asynccontextmanager
-async def ledger_of(app: Any) -> AsyncIterator[Ledger]:
-    """A short-lived connection to the ledger of an app's fleet."""
-    ledger = Ledger(node_of(app).settings)
-    try:
-        yield ledger
-    finally:
-        await ledger.close()
+    def _tell_monitors(self, message: Any, reason: str) -> None:
+        if self.event_dispatcher:
+            run_id, name = message.headers.get("id"), message.headers["task"]
+            self.event_dispatcher.send("task-received", uuid=run_id, name=name)
+            self.event_dispatcher.send("task-failed", uuid=run_id, exception=reason)
 
 
-def apart(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """Run a coroutine on a loop of its own in a short-lived thread and wait for its result.
+def apart(settings: WorkerSettings, work: LedgerWork) -> Any:
+    """Do something with a ledger of its own, on a loop and in a thread of its own; any thread.
 
-    For the rare orders that reach Celery's consumer, in whatever pool.
+    Returns what `work` returns; raises what it raises, or TimeoutError.
     """
     result: list[Any] = []
 
+    async def use() -> Any:
+        ledger = Ledger(settings)
+        try:
+            return await work(ledger)
+        finally:
+            await ledger.close()
+
     def run() -> None:
         try:
-            result.append((asyncio.run(work()), None))
+            result.append((asyncio.run(use()), None))
         except Exception as error:  # noqa: BLE001 - handed to the caller
             result.append((None, error))
 

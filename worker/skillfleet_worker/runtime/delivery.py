@@ -1,6 +1,5 @@
 """A Celery message as the runtime sees it, whoever sent it."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +7,12 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
+from skillfleet.arguments import encode_arguments
 from skillfleet.contracts import HEADER, InvocationHeader
 from skillfleet.errors import InvalidArgumentsError
 from skillfleet_ledger.records import Submission
+from skillfleet_worker.runtime.letters import new_record, trace_of
 from skillfleet_worker.settings import WorkerSettings
-
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
 
 
 @dataclass(frozen=True)
@@ -58,35 +56,31 @@ class Delivery:
         """
         if self.header is not None:
             return None
-        return Submission(
-            id=self.run_id,
-            agent=self.agent,
-            skill=self.skill,
-            queue=self.queue,
-            args=orjson.dumps(self.arguments, default=repr),
-            headers=orjson.dumps(dict(self.trace)),
-            digest="",
-            retention_ms=int(settings.retention_seconds * 1000),
-            max_deliveries=settings.max_deliveries,
-            trace_id=trace_id(self.trace),
-        )
+        # What cannot be executed is not kept either: it may be endless, or no JSON.
+        arguments = b"{}" if self.problem else orjson.dumps(self.arguments)
+        skill = (self.agent, self.skill)
+        return new_record(settings, self.run_id, skill, self.queue, self.trace, arguments)
 
 
 def read_delivery(
-    task: str, request: Any, args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str]
+    task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str], limit: int
 ) -> Delivery:
-    """The delivery behind a Celery task's `request` (celery.app.task.Context).
+    """The delivery behind the present request of a Celery task.
 
     `names` are the skill's parameters in order: a plain client may pass values by position.
+    `limit` is the most bytes that its arguments may have.
     """
-    agent, _, skill = task.partition(".")
+    request = task.request
+    agent, _, skill = task.name.partition(".")
     info = request.delivery_info or {}
     headers = request.headers or {}
     header: InvocationHeader | None = None
     arguments, problem = dict(kwargs), None
     try:
         header = _header(headers.get(HEADER))
-        arguments = _by_name(task, args, kwargs, names)
+        arguments = _by_name(task.name, args, kwargs, names)
+        if header is None:
+            encode_arguments(task.name, arguments, limit)
     except InvalidArgumentsError as error:
         problem = error
     return Delivery(
@@ -97,16 +91,11 @@ def read_delivery(
         arguments=arguments,
         header=header,
         parent_id=request.parent_id,
-        root_id=request.root_id or request.id,
-        trace={name: headers[name] for name in TRACE_HEADERS if headers.get(name)},
+        # A plain Celery client's root may be no run, and is no tree of runs.
+        root_id=request.root_id or request.id if header else request.id,
+        trace=trace_of(headers),
         problem=problem,
     )
-
-
-def trace_id(trace: Mapping[str, str]) -> str | None:
-    """The trace id in a W3C traceparent header (version-traceid-parentid-flags)."""
-    match = _TRACEPARENT.fullmatch(trace.get("traceparent", ""))
-    return match[1] if match else None
 
 
 def _header(value: Any) -> InvocationHeader | None:

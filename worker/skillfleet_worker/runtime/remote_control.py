@@ -1,6 +1,6 @@
 """`revoke`, from code, `celery control` or Flower: for a skill's run it is a durable cancel."""
 
-import logging
+from functools import partial
 from typing import Any
 
 from celery.worker import control
@@ -10,11 +10,7 @@ from kombu.utils.functional import maybe_list
 
 from skillfleet.errors import UnknownRunError
 from skillfleet_ledger import Ledger
-from skillfleet_worker.runtime.consumer import apart
-from skillfleet_worker.runtime.node import node_of
 from skillfleet_worker.runtime.skill_task import SkillTask
-
-logger = logging.getLogger(__name__)
 
 _celerys_revoke = control.Panel.data["revoke"]
 
@@ -27,15 +23,26 @@ _celerys_revoke = control.Panel.data["revoke"]
 def revoke(state: Any, task_id: Any, **how: Any) -> Any:
     """Revoke tasks by id; the runs of skills are cancelled, wherever they are."""
     ids = [str(one) for one in maybe_list(task_id) or []]
-    settings = node_of(state.app).settings
-    runs = [one for one in ids if _may_be_run(one)]
-    others = [one for one in ids if one not in runs]
-    if runs:
-        apart(lambda: _cancel(settings, runs))
-        _celerys_revoke(state, runs, **(how | {"terminate": False}))
+    may_be = [one for one in ids if _may_be_run(one)]
+    others = [one for one in ids if one not in may_be]
+    # Without a record it may be the run of a plain Celery client that is still on its way.
+    on_its_way = state.consumer.with_ledger(partial(_cancel, may_be)) if may_be else []
+    if on_its_way:
+        _celerys_revoke(state, on_its_way, **(how | {"terminate": False}))
     if others:
         return _celerys_revoke(state, others, **how)
-    return {"ok": f"runs {', '.join(runs)} cancelled"}
+    return {"ok": f"runs {', '.join(may_be)} cancelled"}
+
+
+@control_command(
+    name="terminate",
+    variadic="task_id",
+    args=[("signal", str)],
+    signature="<signal> [id1 [id2 [... [idN]]]]",
+)
+def terminate(state: Any, signal: Any, task_id: Any, **_: Any) -> Any:
+    """Terminate tasks by id; the runs of skills are cancelled."""
+    return revoke(state, task_id, terminate=True, signal=signal)
 
 
 def _may_be_run(task_id: str) -> bool:
@@ -44,13 +51,12 @@ def _may_be_run(task_id: str) -> bool:
     return request is None or isinstance(request.task, SkillTask)
 
 
-async def _cancel(settings: Any, run_ids: list[str]) -> None:
-    ledger = Ledger(settings)
-    try:
-        for run_id in run_ids:
-            try:
-                await ledger.runs.cancel(run_id, "revoked through Celery")
-            except UnknownRunError:
-                logger.debug("%s is no run", run_id)
-    finally:
-        await ledger.close()
+async def _cancel(run_ids: list[str], ledger: Ledger) -> list[str]:
+    """Cancel runs; returns the ids that the ledger does not know."""
+    unknown = []
+    for run_id in run_ids:
+        try:
+            await ledger.runs.cancel(run_id, "revoked through Celery")
+        except UnknownRunError:
+            unknown.append(run_id)
+    return unknown

@@ -34,6 +34,7 @@ class SkillTask(AsyncTask):
 
     abstract = True
     typing = False
+    Request = "skillfleet_worker.runtime.request:SkillRequest"
     acks_late = True
     ignore_result = True
     max_retries = None
@@ -46,7 +47,8 @@ class SkillTask(AsyncTask):
         """Execute one delivery; called by Celery's tracer."""
         executor = await self.node.executor()
         names = list(self.skill.spec.input_schema.get("properties", {}))
-        delivery = read_delivery(self.name, self.request, args, kwargs, names)
+        limit = self.node.settings.max_arguments_bytes
+        delivery = read_delivery(self, args, kwargs, names, limit)
         if executor.process.draining:
             raise Reject("the worker drains", requeue=True)
         try:

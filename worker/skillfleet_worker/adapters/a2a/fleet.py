@@ -107,12 +107,24 @@ class _RunsCalls(A2AClient):
             root_id=attempt.delivery.root_id,
             depth=attempt.delivery.depth,
             call=call,
+            token=attempt.lease.token,
             deadline_ms=attempt.lease.deadline_ms,
         )
         options = Options(auth=self._auth, timeout=timeout)
         new = await self._fleet.prepare(name, args, options, parent)
-        created = await self._fleet.submit(new)
+        try:
+            created = await self._fleet.submit(new)
+        except LimitExceededError:
+            await self._check_cancelled()
+            raise
         return self._fleet.run(new.id), created
+
+    async def _check_cancelled(self) -> None:
+        """The ledger takes no calls of a cancelled run, perhaps before the order came here."""
+        record = await self._fleet.ledger.runs.invocation(self._attempt.run_id)
+        if record is not None and record.cancel_reason is not None:
+            self._attempt.cancel(record.cancel_reason, record.cancel_code)
+            raise CancelledByCaller(f"the run was cancelled: {record.cancel_reason}")
 
     async def _wait(self, handle: AsyncRunHandle) -> None:
         """Return at the child's end; a cancelled caller hears of it at once."""

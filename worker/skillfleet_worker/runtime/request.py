@@ -1,0 +1,43 @@
+"""A message that Celery's worker took in, as Celery sees it: here, how a refused one ends."""
+
+import logging
+from typing import Any
+
+from celery.worker.request import Request
+
+from skillfleet.contracts import ReasonCode, RunState
+from skillfleet_ledger import Ledger
+from skillfleet_ledger.runs import End
+from skillfleet_worker.runtime.consumer import apart
+from skillfleet_worker.runtime.letters import adopt, adoption_of
+
+logger = logging.getLogger(__name__)
+
+
+class SkillRequest(Request):
+    """What Celery itself drops (revoked in its memory, expired) ends in the ledger, too."""
+
+    message: Any
+    task: Any
+
+    def _announce_revoked(
+        self,
+        reason: str,
+        terminated: bool,  # noqa: FBT001 - Celery's signature
+        signum: Any,
+        expired: bool,  # noqa: FBT001
+    ) -> None:
+        settings = self.task.node.settings
+        adoption = adoption_of(self.message, settings)
+        why = "its message expired" if expired else "revoked through Celery"
+        end = End(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, why)
+
+        async def close(ledger: Ledger) -> None:
+            if adoption is not None and await adopt(ledger, adoption):
+                await ledger.runs.close(adoption.id, adoption.task, end)
+
+        try:
+            apart(settings, close)
+        except Exception:
+            logger.exception("the end of run %s could not be recorded", self.id)
+        super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]
