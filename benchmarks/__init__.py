@@ -1,0 +1,1 @@
+"""Speed, measured: ours and a peer's in the same interleaved run."""
