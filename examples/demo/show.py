@@ -96,6 +96,7 @@ async def _survey(
         following.cancel()
     status = await run.status()
     saved = await _save(run, out)
+    console.print()
     console.print(run_table(status, await run.artifacts(), saved))
     return _exit_status(status)
 

@@ -8,6 +8,8 @@ import pytest
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer
 
+MODULES = "examples.librarian,examples.words,examples.patterns"
+
 
 @pytest.fixture(scope="session")
 def examples_fleet() -> Iterator[ValkeyServer]:
@@ -15,7 +17,9 @@ def examples_fleet() -> Iterator[ValkeyServer]:
     server = ValkeyServer()
     try:
         server.start()
-        with FleetWorker(server, "examples.librarian,examples.words", concurrency=400):
+        with FleetWorker(
+            server, "examples.librarian,examples.words,examples.patterns", concurrency=400
+        ):
             yield server
     finally:
         server.close()
