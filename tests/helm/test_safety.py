@@ -215,6 +215,8 @@ def test_secrets_of_skills_are_files_in_one_folder() -> None:
     folder = env(container)["SKILLFLEET_SECRETS_DIR"]
     (mount,) = (m for m in container["volumeMounts"] if m["name"] == "secrets")
     assert (mount["mountPath"], mount["readOnly"]) == (folder, True)
+    (without,) = pod_template(worker(render()))["spec"]["containers"]
+    assert "SKILLFLEET_SECRETS_DIR" not in env(without)
 
 
 def test_an_image_may_be_pinned_by_digest() -> None:

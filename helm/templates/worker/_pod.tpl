@@ -53,8 +53,10 @@ containers:
       {{- include "skillfleet.env" (dict "root" .root "component" "worker") | nindent 6 }}
       - name: SKILLFLEET_DRAIN_SECONDS
         value: {{ .pool.drainSeconds | quote }}
+      {{- if .pool.secrets }}
       - name: SKILLFLEET_SECRETS_DIR
         value: /var/run/skillfleet/secrets
+      {{- end }}
       {{- /* The kubelet and Prometheus reach the pod's address, not its loopback. */}}
       - name: SKILLFLEET_PROBE_HOST
         value: 0.0.0.0
