@@ -102,7 +102,9 @@ class RunHandle:
 
     def events(self, after: str | None = None, timeout: float | None = None) -> Iterator[RunEvent]:
         """Yield the run's events, live, behind the id `after`; ends after the final event."""
-        return self._portal.iterate(self._handle.events(after, timeout))
+        # One hop to the other thread for each batch, not for each event.
+        for batch in self._portal.iterate(self._handle.event_batches(after, timeout)):
+            yield from batch
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the end of the run and return its value."""

@@ -201,19 +201,27 @@ class AsyncRunHandle:
         that the stream's cap left shows as one event of kind `trimmed`. Raises
         UnknownRunError, and ValueError when `after` is not an event id.
         """
-        events = self._ledger.streams.read(self.id, after)
+        async for batch in self.event_batches(after, timeout):
+            for event in batch:
+                yield event
+
+    async def event_batches(
+        self, after: str | None = None, timeout: float | None = None
+    ) -> AsyncIterator[list[RunEvent]]:
+        """Like `events`, in lists of what has arrived together: faster for many events."""
+        batches = self._ledger.streams.batches(self.id, after)
         try:
             while True:
                 try:
                     async with asyncio.timeout(timeout):
-                        event = await anext(events)
+                        batch = await anext(batches)
                 except StopAsyncIteration:
                     return
                 except TimeoutError:
                     raise self._waited_in_vain(timeout, "an event") from None
-                yield event
+                yield batch
         finally:
-            await events.aclose()  # type: ignore[attr-defined]
+            await batches.aclose()  # type: ignore[attr-defined]
 
     async def result(self, timeout: float | None = None) -> Any:
         """Wait for the end of the run and return its value.
