@@ -95,3 +95,33 @@ def test_the_commands_of_the_readme_work(
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_the_files_that_the_internals_name_exist() -> None:
+    names = re.findall(r"`([\w/]+\.(?:py|lua))`", (ROOT / "docs" / "internals.md").read_text())
+    floors = ("sdk", "ledger", "producer", "engine", "worker", "cli")
+    missing = [
+        name
+        for name in names
+        if not (ROOT / name).exists()
+        and not any(list((ROOT / floor).rglob(name)) for floor in floors)
+    ]
+    assert names
+    assert not missing
+
+
+def test_a_run_that_returns_at_once_takes_three_scripts(examples_fleet: ValkeyServer) -> None:
+    runs = 50
+
+    def scripts() -> int:
+        with examples_fleet.client() as client:
+            stats: Any = client.info("commandstats")
+            return int(stats["cmdstat_evalsha"]["calls"])
+
+    with Fleet(examples_fleet.url) as fleet:
+        fleet.enqueue("fleet.echo").result(timeout=20)
+        before = scripts()
+        for run in fleet.enqueue_many("fleet.echo", [{}] * runs):
+            run.result(timeout=20)
+        # Heartbeat and reaper call a few as well.
+        assert 3 * runs <= scripts() - before < 4 * runs
