@@ -1,0 +1,62 @@
+"""The agents that the tests of the command line serve; loaded by its file, as a user may do."""
+
+import asyncio
+
+from skillfleet import Agent, RunContext, SkillError
+
+lab = Agent("lab", description="Skills of every temper")
+annex = Agent("annex", description="On a queue of its own", queue="annex-queue")
+
+
+@lab.skill
+async def add(ctx: RunContext, x: int, y: int = 1) -> int:
+    """Add two numbers."""
+    return x + y
+
+
+@lab.skill
+async def tell(ctx: RunContext, words: list[str]) -> dict[str, int]:
+    """Count words, then tell them, and keep them."""
+    for number, word in enumerate(words, start=1):
+        await ctx.emit_progress(f"weighing {word}", current=number, total=len(words))
+    for word in words:
+        await ctx.emit_text_delta(f"{word} ")
+    told = " ".join(words).encode()
+    await ctx.emit_artifact(await ctx.write_artifact("deep/words.txt", told, "text/plain"))
+    await ctx.emit_error("one word was dull", code="dull")
+    return {"words": len(words)}
+
+
+@lab.skill
+async def big(ctx: RunContext, mebibytes: int) -> None:
+    """Write an artifact of many chunks."""
+    pieces = (bytes([number]) * 1024 * 1024 for number in range(mebibytes))
+    await ctx.write_artifact("big.bin", pieces, "application/octet-stream")
+
+
+@lab.skill
+async def sleep(ctx: RunContext, seconds: float = 60) -> None:
+    """Wait."""
+    await asyncio.sleep(seconds)
+
+
+@lab.skill
+async def linger(ctx: RunContext) -> None:
+    """Take its time to end when it is cancelled."""
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        await asyncio.sleep(3)
+        raise
+
+
+@lab.skill
+async def fail(ctx: RunContext) -> None:
+    """End with an error."""
+    raise SkillError("the flask broke", code="broken_flask")
+
+
+@annex.skill
+async def greet(ctx: RunContext) -> str:
+    """Say hello from the other queue."""
+    return "hello"

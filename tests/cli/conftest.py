@@ -1,0 +1,37 @@
+"""One fleet for the tests of the verbs: a server, and a worker that the command started."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import AGENTS, Shell
+from tests.support.valkey import ValkeyServer
+
+QUICK = {"SKILLFLEET_LEASE_SECONDS": "2", "SKILLFLEET_DRAIN_SECONDS": "1"}
+
+
+@pytest.fixture(scope="session")
+def lab_server() -> Iterator[ValkeyServer]:
+    """The server of the shared fleet; no test may empty it."""
+    server = ValkeyServer()
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def shell(lab_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """A shell on a fleet whose worker serves `agents.py`."""
+    folder = tmp_path_factory.mktemp("cli")
+    shell = Shell(lab_server.url, folder, QUICK)
+    with shell.start("worker", AGENTS, log=folder / "worker.log") as worker:
+        worker.wait_for(r" ready\.")
+        yield shell
+
+
+@pytest.fixture
+def bare(valkey: ValkeyServer, tmp_path: Path) -> Shell:
+    """A shell on an empty server that no worker looks at."""
+    return Shell(valkey.url, tmp_path)

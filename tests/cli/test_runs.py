@@ -1,0 +1,82 @@
+"""Looking at runs and cancelling them."""
+
+import pytest
+
+from tests.cli.commands import Shell
+
+pytestmark = pytest.mark.xdist_group("cli")
+
+TELL = ("lab.tell", '{"words": ["one", "two"]}')
+
+
+@pytest.fixture(scope="module")
+def told(shell: Shell) -> str:
+    """The id of a finished run of `lab.tell`."""
+    return shell.finished(*TELL)
+
+
+def test_status_shows_the_record_and_the_result(shell: Shell, told: str) -> None:
+    status = shell.ok("status", told, "--json").json
+    assert (status["state"], status["result"]) == ("succeeded", {"words": 2})
+    assert [attempt["outcome"] for attempt in status["attempts"]] == ["succeeded"]
+    shown = shell.ok("status", told).out
+    for text in (told, "lab.tell", "succeeded", '"words": 2'):
+        assert text in shown
+
+
+def test_events_resume_behind_any_id(shell: Shell, told: str) -> None:
+    everything = shell.ok("events", told, "--json").json_lines
+    third = everything[2]["id"]
+    assert shell.ok("events", told, "--after", third, "--json").json_lines == everything[3:]
+    assert shell.ok("events", told, "--after", everything[-1]["id"], "--no-follow").out == ""
+
+
+def test_events_for_people_are_one_line_each(shell: Shell, told: str) -> None:
+    lines = shell.ok("events", told).out.splitlines()
+    assert len(lines) == len(shell.ok("events", told, "--json").json_lines)
+    assert "2/2 weighing two" in lines[2]
+    assert lines[-1].endswith("succeeded [completed]")
+
+
+def test_events_without_following_stop_at_the_newest(shell: Shell) -> None:
+    run_id = shell.enqueue("lab.sleep")
+    shell.run("events", run_id, "--no-follow")
+    cancelled = shell.ok("cancel", run_id, "--reason", "enough")
+    assert run_id in cancelled.out
+    events = shell.ok("events", run_id, "--json").json_lines
+    assert events[-1]["payload"] == {
+        "state": "cancelled",
+        "code": "cancelled_by_caller",
+        "message": "enough",
+    }
+    again = shell.ok("cancel", run_id, "--json").json
+    assert again == {"id": run_id, "cancelled": False, "state": "cancelled"}
+    assert "enough" in shell.ok("status", run_id).out
+
+
+def test_runs_are_listed_newest_first_and_by_state_and_agent(shell: Shell, told: str) -> None:
+    failed = shell.finished("lab.fail")
+    newest = shell.ok("runs", "--json", "--limit", "2").json
+    assert newest[0]["id"] == failed
+    assert len(newest) == 2
+    only = shell.ok("runs", "--state", "failed", "--agent", "lab", "--json").json
+    assert {run["state"] for run in only} == {"failed"}
+    assert shell.ok("runs", "--agent", "nobody", "--json").json == []
+    table = shell.ok("runs").out
+    assert table.startswith("RUN")
+    assert "broken_flask: the flask broke" in table
+
+
+def test_agents_are_listed_with_their_skills_and_queues(shell: Shell) -> None:
+    cards = {card["name"]: card for card in shell.ok("agents", "--json").json}
+    assert set(cards) == {"lab", "annex", "fleet"}
+    assert cards["annex"]["queue"] == "annex-queue"
+    table = shell.ok("agents").out
+    assert "lab.add" in table
+    assert "x [y]" in table
+    assert "Add two numbers." in table
+
+
+def test_output_into_a_pipe_is_never_cut(shell: Shell, told: str) -> None:
+    narrow = Shell(shell.url, shell.folder, {"COLUMNS": "20"})
+    assert told in narrow.ok("runs", "--limit", "200").out
