@@ -14,7 +14,6 @@ from skillfleet.contracts import HEADER, InvocationHeader
 from skillfleet.errors import InvalidArgumentsError
 from skillfleet_ledger import Settings
 from skillfleet_ledger.records import Invocation, Submission
-from skillfleet_producer.tracing import current_trace_id, trace_headers
 
 _TASK_NAME = re.compile(r"^([A-Za-z0-9_-]{1,64})\.([A-Za-z0-9_-]{1,128})$")
 _PRIORITY_STEPS = (0, 3, 6, 9)
@@ -123,7 +122,7 @@ def build_submission(
         skill=name,
         queue=options.queue or settings.default_queue,
         args=args,
-        headers=orjson.dumps(trace_headers() | {HEADER: header.model_dump(exclude_none=True)}),
+        headers=orjson.dumps({HEADER: header.model_dump(exclude_none=True)}),
         digest=_digest(args),
         retention_ms=int(settings.retention_seconds * 1000),
         max_deliveries=settings.max_deliveries,
@@ -133,7 +132,6 @@ def build_submission(
         parent_id=parent.run_id if parent else None,
         root_id=parent.root_id if parent else None,
         parent_token=parent.token if parent else None,
-        trace_id=current_trace_id(),
     )
 
 

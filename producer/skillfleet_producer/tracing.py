@@ -1,6 +1,7 @@
 """The producer's side of a run's trace: its span, and W3C context in the message headers."""
 
 import hashlib
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from opentelemetry.trace import SpanKind
 
 from skillfleet import conventions as names
 from skillfleet_ledger.records import Submission
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 _tracer = trace.get_tracer("skillfleet")
 
@@ -54,25 +57,10 @@ def run_trace_id(headers: Mapping[str, Any], root_id: str) -> str:
     So runs that nobody traces have a trace id too, and a run's attempts share it. `headers` are
     the message headers, `root_id` is the run at the root of the tree of calls.
     """
-    context = propagate.extract(headers) if headers.get("traceparent") else None
-    if context is not None:
-        caller = trace.get_current_span(context).get_span_context()
-        if caller.is_valid:
-            return trace.format_trace_id(caller.trace_id)
+    caller = _TRACEPARENT.fullmatch(str(headers.get("traceparent", "")))
+    if caller is not None:
+        return caller[1]
     try:
         return uuid.UUID(root_id).hex
     except ValueError:
         return hashlib.sha256(root_id.encode()).hexdigest()[:32]
-
-
-def trace_headers() -> dict[str, str]:
-    """`traceparent`, `tracestate` and `baggage` of the current context, as far as present."""
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    return carrier
-
-
-def current_trace_id() -> str | None:
-    """The current trace's id, 32 hex digits; None outside a trace."""
-    context = trace.get_current_span().get_span_context()
-    return trace.format_trace_id(context.trace_id) if context.is_valid else None

@@ -22,6 +22,7 @@ from skillfleet_worker.runtime.executor import Executor
 from skillfleet_worker.runtime.node import Node
 from skillfleet_worker.runtime.process import WorkerProcess
 from skillfleet_worker.settings import WorkerSettings
+from skillfleet_worker.telemetry.hooks import Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def connect_signals(app: Celery, node: Node) -> None:
     signals.worker_shutting_down.connect(shuts_down, weak=False)
     signals.worker_process_shutdown.connect(process_stops, weak=False)
     signals.worker_shutdown.connect(stopped, weak=False)
+    Telemetry(node).connect()
     node.bind(app)
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from skillfleet import ArtifactRef, RunContext
 from skillfleet.contracts import Limits, from_millis
 from skillfleet.errors import CapabilityUnavailableError, SandboxUnavailable, UnknownSecretError
+from skillfleet.genai import CallReport
 from skillfleet.ports.a2a import A2AClient
 from skillfleet.ports.discovery import DiscoveryClient
 from skillfleet.ports.sandbox import SandboxClient
@@ -22,6 +23,8 @@ from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.runs import Lease
 from skillfleet_worker.runtime.attempt import Attempt
 from skillfleet_worker.runtime.outbox import Outbox
+from skillfleet_worker.telemetry.calls import measure_call
+from skillfleet_worker.telemetry.redaction import remember
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class FleetRunContext(RunContext[Any]):
         value = self._capabilities.secrets.get(name)
         if value is None:
             raise UnknownSecretError(f"no source of this worker has the secret {name!r}")
+        remember(value)
         return value
 
     @property
@@ -114,6 +118,9 @@ class FleetRunContext(RunContext[Any]):
     def discover(self) -> DiscoveryClient:
         """Finds the agents that live workers of this fleet serve."""
         return self._capabilities.discovery
+
+    def _called(self, report: CallReport) -> None:
+        measure_call(report)
 
     def _a2a_client(self) -> A2AClient:
         return self._capabilities.a2a

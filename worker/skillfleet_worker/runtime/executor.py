@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 import uuid
 from typing import Any, assert_never
 
@@ -39,6 +40,9 @@ from skillfleet_worker.runtime.outcomes import (
 )
 from skillfleet_worker.runtime.process import WorkerProcess
 from skillfleet_worker.runtime.supervision import supervise
+from skillfleet_worker.runtime.telling import ending_of, facts_of, tell_of_lost_attempt
+from skillfleet_worker.telemetry.attempts import Telling
+from skillfleet_worker.telemetry.metrics import DUPLICATES, record
 
 logger = logging.getLogger(__name__)
 
@@ -60,16 +64,23 @@ class Executor:
         On the loop the handler is to run on. Raises FleetUnavailableError when the run could
         not be claimed: nothing happened then.
         """
-        renewed_at = self.process.loop_time()
+        renewed_at, began_ns = self.process.loop_time(), time.time_ns()
         claim = await bridge.at_home(self._claim(skill.spec, delivery))
         if claim.lease is None:
+            record(DUPLICATES, 1, claim.status)
             return claim
         attempt = Attempt(claim.lease, delivery, renewed_at)
         self.process.begin(attempt)
         try:
-            outbox = self._outbox(attempt)
-            outcome = await self._execute(skill, auth_model, attempt, outbox)
-            return await bridge.at_home(self._settle(attempt, outbox, outcome))
+            if attempt.lease.attempt > 1:
+                await bridge.at_home(tell_of_lost_attempt(self.process.runs, attempt.run_id))
+            with Telling(facts_of(attempt), began_ns) as telling:
+                outbox = self._outbox(attempt)
+                outcome = await self._execute(skill, auth_model, attempt, outbox)
+                telling.executed(ending_of(attempt, outcome))
+                outcome = await bridge.at_home(self._settle(attempt, outbox, outcome))
+                telling.settled(ending_of(attempt, outcome), outbox.flushed_ns)
+                return outcome
         finally:
             self.process.end(attempt)
 

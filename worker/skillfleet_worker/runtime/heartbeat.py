@@ -9,6 +9,7 @@ from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger.runs import RunStore
 from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
 from skillfleet_worker.settings import WorkerSettings
+from skillfleet_worker.telemetry.metrics import REDIS_ERRORS, record
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Heartbeat:
                 self._worker, self._settings.lease_ms, tokens, self._settings.heartbeat_seconds
             )
         except FleetUnavailableError as error:
+            record(REDIS_ERRORS, 1, "renew")
             logger.warning("leases could not be renewed: %s", error)
             self._give_up_overdue(attempts)
             self._early.set()

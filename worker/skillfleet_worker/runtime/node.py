@@ -12,9 +12,14 @@ from skillfleet.contracts import AgentCard
 from skillfleet_engine import bridge
 from skillfleet_worker.runtime.executor import Executor
 from skillfleet_worker.runtime.guard import Guard, end_child, restart_process
+from skillfleet_worker.runtime.process import WorkerProcess
 from skillfleet_worker.settings import WorkerSettings
+from skillfleet_worker.telemetry.attempts import abandon_all
+from skillfleet_worker.telemetry.tracing import tracing
 
 logger = logging.getLogger(__name__)
+
+_LAST_SPANS_SECONDS = 2.0
 
 ExecutorFactory = Callable[[WorkerSettings, Sequence[AgentCard]], Executor]
 """Builds the executor of a process, on its home loop."""
@@ -60,6 +65,13 @@ class Node:
         return agent.queue or self.settings.default_queue
 
     @property
+    def process(self) -> WorkerProcess | None:
+        """What executes runs in this very process; None before it started, or if none does."""
+        if self._executor is None or self._pid != os.getpid():
+            return None
+        return self._executor.process
+
+    @property
     def in_child(self) -> bool:
         """True in a child process of the worker."""
         return self.main_pid != os.getpid()
@@ -90,16 +102,6 @@ class Node:
         if executor is not None and self._pid == os.getpid():
             await bridge.at_home(executor.process.stop())
 
-    def announce_cancelled(self, run_id: str) -> None:
-        """Tell Celery's monitors that a run was cancelled: Celery itself only sees it ignored."""
-        fields = {"uuid": run_id, "terminated": True, "signum": "SIGTERM", "expired": False}
-        dispatcher = getattr(self.consumer, "event_dispatcher", None)
-        if dispatcher is not None:
-            dispatcher.send("task-revoked", **fields)
-        elif self._app is not None and self._app.conf.worker_send_task_events:
-            with self._app.events.default_dispatcher() as sender:
-                sender.send("task-revoked", **fields)
-
     async def _start(self) -> None:
         with self._lock:
             if self._executor is None or self._pid != os.getpid():
@@ -110,6 +112,8 @@ class Node:
                 self._guard.start()
 
     def _restart(self) -> None:
+        abandon_all("its worker process was recycled")
+        tracing.stop(_LAST_SPANS_SECONDS)
         if self.in_child:
             end_child()
         restart_process()

@@ -10,6 +10,13 @@ from skillfleet.errors import EventsUnwritableError, FleetUnavailableError
 from skillfleet_engine import bridge
 from skillfleet_ledger.runs import Lease
 from skillfleet_ledger.streams import EventStreams, PackedEvent
+from skillfleet_worker.telemetry.metrics import (
+    EVENT_BYTES,
+    EVENT_FLUSH,
+    EVENTS,
+    is_measured,
+    record,
+)
 
 WINDOW_EVENTS = 1024
 WINDOW_BYTES = 256 * 1024
@@ -53,6 +60,9 @@ class Outbox:
         self._pump: asyncio.Task[None] | None = None
         self._error: EventsUnwritableError | None = None
         self._closed = False
+
+        self.flushed_ns: int | None = None
+        """When the last batch was in the stream, nanoseconds since the epoch."""
 
     @property
     def seq(self) -> int:
@@ -116,6 +126,7 @@ class Outbox:
             await asyncio.sleep(self._flush_seconds)
         while self._pending:
             batch = self._next_batch()
+            began_ns = time.time_ns()
             answer = await self._write(batch)
             if answer is None:
                 self._pending.clear()
@@ -128,9 +139,18 @@ class Outbox:
                 # Redis came back with less than it had: this batch was not taken.
                 continue
             del self._pending[: len(batch)]
-            self._pending_bytes -= sum(len(payload) for _, payload, _ in batch)
+            size = sum(len(payload) for _, payload, _ in batch)
+            self._pending_bytes -= size
+            self._flushed(len(batch), size, began_ns)
             if cancelled:
                 self._hooks.cancelled(cancelled)
+
+    def _flushed(self, events: int, size: int, began_ns: int) -> None:
+        self.flushed_ns = time.time_ns()
+        if is_measured():
+            record(EVENTS, events)
+            record(EVENT_BYTES, size)
+            record(EVENT_FLUSH, (self.flushed_ns - began_ns) / 1e9)
 
     def _next_batch(self) -> list[PackedEvent]:
         size = 0

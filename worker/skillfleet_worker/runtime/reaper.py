@@ -11,7 +11,16 @@ from skillfleet.errors import FleetUnavailableError, UnknownRunError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs import End, Reaped, ReapOptions
 from skillfleet_producer.publisher import Publisher
+from skillfleet_worker.runtime.telling import tell_of_buried_attempt
 from skillfleet_worker.settings import WorkerSettings
+from skillfleet_worker.telemetry.metrics import (
+    DEAD_LETTERS,
+    LEASES_LOST,
+    REAPER_WORK,
+    REDIS_ERRORS,
+    RUNS,
+    record,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +55,7 @@ class Reaper:
                 for shard in range(self._settings.shards):
                     await self.round(shard)
             except (FleetUnavailableError, OSError) as error:
+                record(REDIS_ERRORS, 1, "reap")
                 logger.warning("the reaper could not work: %s", error)
             except Exception:
                 logger.exception("the reaper stumbled and goes on")
@@ -88,6 +98,11 @@ class Reaper:
         for run_id, token, why in reaped.close:
             await self._close(run_id, token, why)
         self.on_round(reaped)
+        for work, count in reaped.counts.items():
+            if count:
+                record(REAPER_WORK, count, work)
+        if restarted := reaped.counts.get("restarted"):
+            record(LEASES_LOST, restarted)
         if done := {name: count for name, count in reaped.counts.items() if count}:
             logger.info("reaped: %s", ", ".join(f"{name} {n}" for name, n in done.items()))
 
@@ -106,5 +121,11 @@ class Reaper:
             end = End(end.state, end.code, status.cancel_requested)
         closed = await self._ledger.runs.close(run_id, status.name, end, token)
         if closed == "closed":
+            record(RUNS, 1, status.name, end.state)
+            if status.state is RunState.RUNNING:
+                record(LEASES_LOST)
+            if end.state is RunState.DEAD:
+                record(DEAD_LETTERS, 1, "run")
+            await tell_of_buried_attempt(self._ledger.runs, status)
             logger.warning("run %s of %s ended %s: %s", run_id, status.name, end.state, end.message)
             await self._ledger.runs.cancel_children(run_id, f"the calling run ended {end.state}")

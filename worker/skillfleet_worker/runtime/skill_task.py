@@ -25,8 +25,12 @@ from skillfleet_worker.runtime.outcomes import (
     Succeeded,
     TimedOut,
 )
+from skillfleet_worker.telemetry.metrics import REDIS_ERRORS, record
 
 logger = logging.getLogger(__name__)
+
+CANCELLED = "cancelled"
+"""Why a task is ignored whose run was cancelled: `SkillRequest` tells the monitors."""
 
 
 class SkillTask(AsyncTask):
@@ -54,6 +58,7 @@ class SkillTask(AsyncTask):
         try:
             ended = await executor.run(self.skill, self.auth_model, delivery)
         except FleetUnavailableError as error:
+            record(REDIS_ERRORS, 1, "claim")
             logger.warning("run %s goes back to the queue: %s", delivery.run_id, error)
             raise Reject(error, requeue=True) from error
         if isinstance(ended, Claim):
@@ -64,7 +69,7 @@ class SkillTask(AsyncTask):
         """Acknowledge and drop a message that gave no lease."""
         logger.info("run %s is not executed: %s %s", run_id, claim.status, claim.detail)
         if claim.status is ClaimStatus.CANCELLED or claim.detail == RunState.CANCELLED:
-            self.node.announce_cancelled(run_id)
+            raise Ignore(CANCELLED)
         raise Ignore(f"not executed: {claim.status}")
 
     def _to_celery(self, run_id: str, outcome: Outcome) -> Any:
@@ -79,8 +84,7 @@ class SkillTask(AsyncTask):
             case TimedOut(message):
                 raise RunTimedOut(message, run_id=run_id)
             case Cancelled():
-                self.node.announce_cancelled(run_id)
-                raise Ignore("cancelled")
+                raise Ignore(CANCELLED)
             case Released(reason):
                 raise Ignore(f"released: {reason}")
             case Lost():

@@ -1,0 +1,33 @@
+"""Spans of Celery tasks that are no skills, by OpenTelemetry's own instrumentation.
+
+A skill's run has its own spans (attempts.py): the instrumentation knows neither attempts nor
+outcomes, names its spans by superseded conventions, and would only double ours.
+"""
+
+from typing import Any
+
+from opentelemetry.instrumentation.celery import CeleryInstrumentor
+
+
+class PlainTaskInstrumentor(CeleryInstrumentor):
+    """The official instrumentation, which leaves skills alone."""
+
+    _instance = None
+
+    def _trace_prerun(self, *args: Any, **kwargs: Any) -> None:
+        if not hasattr(kwargs.get("task"), "skill"):
+            super()._trace_prerun(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _trace_postrun(self, *args: Any, **kwargs: Any) -> None:
+        if not hasattr(kwargs.get("task"), "skill"):
+            super()._trace_postrun(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+def instrument_plain_tasks() -> None:
+    """Begin, in the place of the unchanged instrumentation if a project began that."""
+    official = CeleryInstrumentor()  # type: ignore[no-untyped-call]
+    if official.is_instrumented_by_opentelemetry:
+        official.uninstrument()
+    ours = PlainTaskInstrumentor()  # type: ignore[no-untyped-call]
+    if not ours.is_instrumented_by_opentelemetry:
+        ours.instrument()

@@ -1,0 +1,157 @@
+"""Tying telemetry to Celery's signals, in every pool.
+
+| when | what |
+|---|---|
+| logging is set up | structlog, for Celery's lines too |
+| the main process starts | probe server and metrics |
+| an executing process starts, after its fork | tracing; a child sends its measurements on |
+| a task begins and ends | whose log lines these are |
+| an executing process ends | the last spans leave |
+"""
+
+import time
+from typing import Any, Protocol
+
+from celery import signals
+
+from skillfleet_worker.telemetry import health, logs
+from skillfleet_worker.telemetry.celery_tasks import instrument_plain_tasks
+from skillfleet_worker.telemetry.health import Health
+from skillfleet_worker.telemetry.http import Answer, HttpServer, Query
+from skillfleet_worker.telemetry.meters import CONTENT_TYPE, Gauges, Meters
+from skillfleet_worker.telemetry.metrics import IN_FLIGHT, LOOP_LAG, send_to
+from skillfleet_worker.telemetry.relay import Relay
+from skillfleet_worker.telemetry.settings import TelemetrySettings
+from skillfleet_worker.telemetry.tracing import resource, tracing
+
+_LAST_SECONDS = 5.0
+_TICK_SECONDS = 0.25
+
+
+class Worker(health.Worker, Protocol):
+    """A worker, as telemetry sees it."""
+
+    @property
+    def in_child(self) -> bool:
+        """True in a child process of the worker."""
+
+
+class Telemetry:
+    """The telemetry of one worker; its methods are what happens at Celery's signals."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._settings = TelemetrySettings()
+        self._health = Health(worker)
+        self._relay: Relay | None = None
+        self._meters: Meters | None = None
+        self._server: HttpServer | None = None
+
+    def connect(self) -> None:
+        """Register for Celery's signals; call it after the worker's own hooks."""
+        signals.setup_logging.connect(self._set_up_logging, weak=False)
+        signals.worker_init.connect(self._main_starts, weak=False)
+        signals.worker_process_init.connect(self._process_starts, weak=False)
+        signals.worker_ready.connect(self._ready, weak=False)
+        signals.task_prerun.connect(_task_begins, weak=False)
+        signals.task_postrun.connect(_task_ends, weak=False)
+        signals.worker_shutting_down.connect(self._shuts_down, weak=False)
+        signals.worker_process_shutdown.connect(self._process_ends, weak=False)
+        signals.worker_shutdown.connect(self._main_ends, weak=False)
+
+    def _set_up_logging(self, loglevel: Any = None, logfile: Any = None, **_: Any) -> None:
+        settings = self._worker.settings
+        logs.configure(loglevel or settings.log_level, settings.log_format, logfile)
+
+    def _main_starts(self, **_: Any) -> None:
+        settings = self._worker.settings
+        if settings.metrics or self._settings.exports_metrics:
+            self._relay = Relay()
+        if settings.probe_port is None:
+            return
+        routes = self._health.routes() | {"/metrics": self._expose}
+        try:
+            self._server = HttpServer(settings.probe_host, settings.probe_port, routes)
+        except OSError as error:
+            where = f"{settings.probe_host}:{settings.probe_port}"
+            raise SystemExit(f"SKILLFLEET_PROBE_PORT: cannot listen on {where}: {error}") from error
+        self._server.start()
+
+    def _process_starts(self, **_: Any) -> None:
+        """In an executing process; with the threads pool, Celery does not say so."""
+        if self._worker.in_child:
+            if self._server is not None:
+                self._server.forget()
+            send_to(self._relay.send if self._relay is not None else None)
+        else:
+            self._start_meters()
+        self._start_tracing()
+
+    def _ready(self, sender: Any = None, **_: Any) -> None:
+        self._start_meters()
+        self._health.watch_consumer(sender)
+        if type(sender.pool).__module__ != "celery.concurrency.prefork":
+            self._start_tracing()
+
+    def _start_tracing(self) -> None:
+        tracing.start(self._settings, self._worker.settings.namespace)
+        if tracing.tracer is not None:
+            instrument_plain_tasks()
+
+    def _start_meters(self) -> None:
+        if self._relay is None or self._meters is not None:
+            return
+        gauges: Gauges = {IN_FLIGHT: self._in_flight, LOOP_LAG: self._loop_lag}
+        self._meters = Meters(
+            resource(self._settings, self._worker.settings.namespace),
+            gauges,
+            prometheus=self._worker.settings.metrics,
+            otlp=self._settings.exports_metrics,
+        )
+        self._relay.listen(self._meters.add)
+        send_to(self._meters.add)
+
+    def _shuts_down(self, **_: Any) -> None:
+        self._health.drain()
+
+    def _process_ends(self, **_: Any) -> None:
+        tracing.stop(_LAST_SECONDS)
+
+    def _main_ends(self, **_: Any) -> None:
+        if self._worker.in_child:
+            return
+        tracing.stop(_LAST_SECONDS)
+        if self._meters is not None:
+            self._meters.stop(_LAST_SECONDS)
+        if self._server is not None:
+            self._server.close()
+        self._health.close()
+
+    def _expose(self, _: Query) -> Answer:
+        if self._meters is None or not self._worker.settings.metrics:
+            return Answer(b"", content_type=CONTENT_TYPE)
+        return Answer(self._meters.exposition(), content_type=CONTENT_TYPE)
+
+    def _in_flight(self) -> float:
+        process = self._worker.process
+        if process is not None:
+            return len(process.attempts)
+        return self._relay.in_flight() if self._relay is not None else 0
+
+    def _loop_lag(self) -> float | None:
+        watchdog = getattr(getattr(self._worker.consumer, "pool", None), "watchdog", None)
+        if watchdog is not None:
+            lag: float = watchdog.reset_max()
+            return lag
+        process = self._worker.process
+        if process is None:
+            return None
+        return max(time.monotonic() - process.last_turn - _TICK_SECONDS, 0)
+
+
+def _task_begins(task_id: str = "", task: Any = None, **_: Any) -> None:
+    logs.begin_run(task_id, task.name)
+
+
+def _task_ends(**_: Any) -> None:
+    logs.end_run()

@@ -1,0 +1,44 @@
+"""Span ids that follow from a run: whoever knows run and attempt can point at its spans.
+
+So an attempt links to the one before it, and the span of an attempt that died with its worker
+can be told by somebody else, without a word in the ledger.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+
+_next: ContextVar[tuple[int, int] | None] = ContextVar("skillfleet_next_ids", default=None)
+
+
+def span_id(run_id: str, attempt: int, role: str) -> int:
+    """The id (64 bits, never 0) of the span that plays `role` in an attempt."""
+    digest = hashlib.blake2b(f"{run_id}\0{attempt}\0{role}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") or 1
+
+
+@contextmanager
+def next_ids(span: int, trace: int) -> Iterator[None]:
+    """The span started inside gets this id, and this trace's if it has no parent."""
+    token = _next.set((span, trace))
+    try:
+        yield
+    finally:
+        _next.reset(token)
+
+
+class RunIdGenerator(RandomIdGenerator):
+    """Random ids, as ever, but for spans that are started inside `next_ids`."""
+
+    def generate_span_id(self) -> int:
+        """A span id."""
+        chosen = _next.get()
+        return super().generate_span_id() if chosen is None else chosen[0]
+
+    def generate_trace_id(self) -> int:
+        """A trace id."""
+        chosen = _next.get()
+        return super().generate_trace_id() if chosen is None else chosen[1]

@@ -1,0 +1,140 @@
+"""Every metric of a worker: one table, and `record`, which the runtime calls.
+
+Names and units are OpenTelemetry's; Prometheus shows `skillfleet.run.duration` in `s` as
+`skillfleet_run_duration_seconds`. Labels are bounded: no ids, no texts. docs/telemetry.md shows
+this table; a test compares the two.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+SECONDS = "s"
+_RUN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+_FAST_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
+_TOKEN_BUCKETS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric; `labels` are given to `record` by position."""
+
+    name: str
+    kind: Literal["counter", "histogram", "gauge"]
+    unit: str
+    description: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def prometheus(self) -> str:
+        """Its name in Prometheus's exposition, without a histogram's suffixes."""
+        unit = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")
+        total = "_total" if self.kind == "counter" else ""
+        return self.name.replace(".", "_") + unit + total
+
+
+def _counter(name: str, unit: str, description: str, *labels: str) -> Metric:
+    return Metric(name, "counter", unit, description, labels)
+
+
+def _timing(name: str, buckets: tuple[float, ...], description: str, *labels: str) -> Metric:
+    return Metric(name, "histogram", SECONDS, description, labels, buckets)
+
+
+RUNS = _counter("skillfleet.runs", "{run}", "Runs that ended", "skill", "outcome")
+RUN_DURATION = _timing(
+    "skillfleet.run.duration", _RUN_BUCKETS, "From claim to settled", "skill", "outcome"
+)
+QUEUE_WAIT = _timing(
+    "skillfleet.run.queue_wait", _RUN_BUCKETS, "From published to claimed", "skill"
+)
+IN_FLIGHT = Metric("skillfleet.runs.in_flight", "gauge", "{run}", "Runs that execute now")
+RETRIES = _counter("skillfleet.retries", "{attempt}", "Attempts that ended in a retry", "skill")
+RELEASES = _counter(
+    "skillfleet.releases", "{attempt}", "Attempts given back to the queue, uncounted", "skill"
+)
+LEASES_LOST = _counter("skillfleet.leases.lost", "{lease}", "Leases that ran out")
+DUPLICATES = _counter(
+    "skillfleet.duplicates.dropped", "{message}", "Messages that gave no lease", "status"
+)
+DEAD_LETTERS = _counter(
+    "skillfleet.dead_letters", "{run}", "Runs buried and messages refused", "kind"
+)
+CANCEL_LATENCY = _timing(
+    "skillfleet.cancel.latency", _FAST_BUCKETS, "From the order to the run's end", "skill"
+)
+EVENTS = _counter("skillfleet.events", "{event}", "Events written to streams")
+EVENT_BYTES = _counter("skillfleet.event.size", "By", "Payload of those events")
+EVENT_FLUSH = _timing("skillfleet.event.flush", _FAST_BUCKETS, "Writing one batch of events")
+SETTLE = _timing("skillfleet.run.settle", _FAST_BUCKETS, "Writing an attempt's outcome")
+LOOP_LAG = Metric(
+    "skillfleet.loop.lag", "gauge", SECONDS, "Longest lateness of the event loop since last asked"
+)
+REAPER_WORK = _counter("skillfleet.reaper.runs", "{run}", "Runs the reaper acted on", "work")
+REDIS_ERRORS = _counter(
+    "skillfleet.redis.errors", "{error}", "Operations that gave Redis up", "operation"
+)
+TELEMETRY_LOST = _counter(
+    "skillfleet.telemetry.lost", "{span}", "Spans that reached no collector", "reason"
+)
+MODEL_TOKENS = Metric(
+    "gen_ai.client.token.usage",
+    "histogram",
+    "{token}",
+    "Tokens of recorded model calls",
+    ("gen_ai.provider.name", "gen_ai.request.model", "gen_ai.token.type"),
+    _TOKEN_BUCKETS,
+)
+MODEL_DURATION = _timing(
+    "gen_ai.client.operation.duration",
+    _RUN_BUCKETS,
+    "Recorded model and tool calls",
+    "gen_ai.operation.name",
+    "gen_ai.provider.name",
+    "gen_ai.request.model",
+)
+
+TABLE: tuple[Metric, ...] = tuple(
+    value for value in tuple(globals().values()) if isinstance(value, Metric)
+)
+
+Sink = Callable[[Metric, float, tuple[str, ...]], None]
+
+
+def _nowhere(metric: Metric, value: float, labels: tuple[str, ...]) -> None:
+    """Where measurements go that nobody asked for."""
+
+
+_sink: Sink = _nowhere
+
+
+def record(metric: Metric, value: float = 1, *labels: str) -> None:
+    """Add to a counter, observe a value, or set a gauge. Any thread; never raises or waits."""
+    _sink(metric, value, labels)
+
+
+def send_to(sink: Sink | None) -> None:
+    """Choose where this process's measurements go; None for nowhere."""
+    global _sink  # noqa: PLW0603 - one for each process
+    _sink = sink or _nowhere
+
+
+def is_measured() -> bool:
+    """True when somebody wants to know."""
+    return _sink is not _nowhere
+
+
+_MOST_NAMES = 100
+_names: set[str] = set()
+
+
+def bounded(name: str | None) -> str:
+    """A label for a name that skills choose: the first hundred names keep theirs."""
+    if name is None:
+        return ""
+    if name not in _names:
+        if len(_names) >= _MOST_NAMES:
+            return "other"
+        _names.add(name)
+    return name
