@@ -223,3 +223,16 @@ async def writes_on(ctx: RunContext, journal: str, go: str) -> str:
 @agent.skill
 async def process_id(ctx: RunContext) -> int:
     return os.getpid()
+
+
+@agent.skill
+async def total(ctx: RunContext, values: list[int]) -> int:
+    return sum(values)
+
+
+@agent.skill
+async def shielded(ctx: RunContext, seconds: float) -> str:
+    """Finish within the grace of a cancellation."""
+    await ctx.emit_progress("shielded")
+    await asyncio.sleep(seconds)
+    return "finished"
