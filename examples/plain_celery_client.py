@@ -9,7 +9,7 @@ from celery import Celery
 
 
 def main() -> None:
-    """Send a skill by its name, wait for its result, and see that an argument is refused."""
+    """Send skills by their names: one succeeds, one is refused, one is revoked."""
     url = sys.argv[1] if len(sys.argv) > 1 else "redis://127.0.0.1:6379/0"
     app = Celery(broker=url, backend=url)
 
@@ -19,9 +19,9 @@ def main() -> None:
     wrong = app.send_task("words.count", kwargs={"txt": "to be"})
     print(wrong.get(timeout=30, propagate=False), wrong.state)
 
-    late = app.send_task("words.count", kwargs={"text": "never"}, countdown=60)
-    late.revoke()
-    print(late.id, "is revoked")
+    long = app.send_task("fleet.echo", kwargs={"seconds": 60})
+    long.revoke()
+    print(repr(long.get(timeout=30, propagate=False)), long.state)
 
 
 if __name__ == "__main__":

@@ -82,4 +82,5 @@ def test_a_plain_celery_client_gets_results_errors_and_revokes(
     assert counted == "{'words': 6, 'longest': 'not'} SUCCESS"
     assert "'txt'" in refused
     assert refused.endswith("FAILURE")
-    assert revoked.endswith("is revoked")
+    assert revoked.startswith("TaskRevokedError(")
+    assert revoked.endswith(" REVOKED")
