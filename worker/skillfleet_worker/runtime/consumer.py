@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 10.0
 _PASS_ON_SECONDS = 1.0
+_ITS_OWN = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 LedgerWork = Callable[[Ledger], Coroutine[Any, Any, Any]]
 
@@ -31,6 +32,10 @@ class FleetConsumer(LoopConsumer):
     event_dispatcher: Any
     timer: Any
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        # Both cost a second at each start, and the ledger knows the other workers.
+        super().__init__(*args, **options | {"without_gossip": True, "without_mingle": True})
+
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """Celery's handler of messages; what it stumbles over is kept."""
         handle = super().create_task_handler(*args, **kwargs)
@@ -38,9 +43,10 @@ class FleetConsumer(LoopConsumer):
         def on_message(message: Any) -> None:
             try:
                 handle(message)
-            except self.connection_errors:
-                raise
             except Exception as error:
+                # Transports count errors among the lost connections that are the message's.
+                if isinstance(error, self.connection_errors) and not isinstance(error, _ITS_OWN):
+                    raise
                 logger.debug("a message cannot be read", exc_info=True)
                 self._keep(message, f"the message cannot be read: {error!r}")
 

@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+from celery.exceptions import Ignore, InvalidTaskError
 from celery.worker.request import Request
 
 from skillfleet.contracts import ReasonCode, RunState
@@ -10,6 +11,7 @@ from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs import End
 from skillfleet_worker.runtime.consumer import apart
 from skillfleet_worker.runtime.letters import adopt, adoption_of
+from skillfleet_worker.runtime.skill_task import CANCELLED
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +21,24 @@ class SkillRequest(Request):
 
     message: Any
     task: Any
+
+    def __init__(self, message: Any, **options: Any) -> None:
+        super().__init__(message, **options)
+        args, kwargs, embedded = options["body"] if options.get("decoded") else message.payload
+        if not isinstance(args, list | tuple):
+            raise InvalidTaskError("the arguments by position must be a list")
+        if not isinstance(kwargs, dict):
+            raise InvalidTaskError("the arguments by name must be an object")
+        if not isinstance(embedded, dict | None):
+            raise InvalidTaskError("what stands beside the arguments must be an object")
+
+    def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
+        """Tell Celery's monitors that a run was cancelled: Celery only sees it ignored."""
+        error = exc_info.exception
+        error = getattr(error, "exc", error)
+        if isinstance(error, Ignore) and error.args == (CANCELLED,):
+            self.send_event("task-revoked", terminated=True, signum="SIGTERM", expired=False)
+        return super().on_failure(exc_info, *args, **options)
 
     def _announce_revoked(
         self,
