@@ -10,6 +10,7 @@ from skillfleet.errors import InvalidArgumentsError, UnknownSkillError
 from skillfleet_ledger import Ledger
 
 _FRESH_SECONDS = 5.0
+_EMPTY_SECONDS = 0.5
 
 
 class Catalogue:
@@ -43,7 +44,7 @@ class Catalogue:
 
     async def _cards_with(self, agent: str, skill: str) -> list[tuple[AgentCard, SkillCard]]:
         for refresh in (False, True):
-            cards = await self._read(refresh=refresh)
+            cards = await self._read(refresh=refresh and bool(self._cards))
             found = [
                 (card, match)
                 for card in cards
@@ -58,7 +59,8 @@ class Catalogue:
 
     async def _read(self, *, refresh: bool) -> list[AgentCard]:
         now = asyncio.get_running_loop().time()
-        if refresh or not self._cards or now - self._read_at > _FRESH_SECONDS:
+        fresh = _FRESH_SECONDS if self._cards else _EMPTY_SECONDS
+        if refresh or now - self._read_at > fresh:
             async with self._reading:
                 if refresh or self._read_at < now:
                     self._cards = await self._ledger.directory.catalogue()

@@ -34,6 +34,7 @@ from skillfleet_producer.submission import (
 from skillfleet_producer.tracing import existed, sending
 
 _RECHECK_SECONDS = 5.0
+_TOGETHER = 1000
 _ERRORS: dict[RunState, type[RunError]] = {
     RunState.FAILED: RunFailed,
     RunState.DEAD: RunFailed,
@@ -118,7 +119,8 @@ class AsyncFleet:
             await self.prepare(skill, args, option)
             for args, option in zip(args_list, each, strict=True)
         ]
-        await asyncio.gather(*(self.submit(submission) for submission in new))
+        for start in range(0, len(new), _TOGETHER):
+            await self._submit_together(new[start : start + _TOGETHER])
         return [self.run(submission.id) for submission in new]
 
     def run(self, run_id: str) -> "AsyncRunHandle":
@@ -151,6 +153,16 @@ class AsyncFleet:
         if options.queue is None and queue is not None:
             new = replace(new, queue=queue)
         return new
+
+    async def _submit_together(self, new: Sequence[Submission]) -> None:
+        if not self.settings.broker_is_ledger or new[0].delay_ms:
+            await asyncio.gather(*(self.submit(submission) for submission in new))
+            return
+        items = []
+        for submission in new:
+            with sending(submission) as sent:
+                items.append((sent, envelope(invocation_from(sent))))
+        await self.ledger.runs.submit_many(items)
 
     async def submit(self, new: Submission) -> bool:
         """Write a prepared run and publish it; False when it existed before."""
