@@ -24,6 +24,7 @@ from skillfleet_engine import bridge
 from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.runs import Claim, ClaimStatus, Declared, End, Write
 from skillfleet_producer.publisher import publish_or_leave
+from skillfleet_worker.runtime.admission import Admission, ForeignMessageError
 from skillfleet_worker.runtime.attempt import Attempt, StopKind
 from skillfleet_worker.runtime.context import Capabilities, FleetRunContext
 from skillfleet_worker.runtime.delivery import Delivery
@@ -52,9 +53,12 @@ _SETTLE_SECONDS = 300.0
 class Executor:
     """Runs deliveries of one process. `auth_models` holds each agent's auth model."""
 
-    def __init__(self, process: WorkerProcess, capabilities: Capabilities) -> None:
+    def __init__(
+        self, process: WorkerProcess, capabilities: Capabilities, admission: Admission
+    ) -> None:
         self.process = process
         self._capabilities = capabilities
+        self._admission = admission
 
     async def run(
         self, skill: Skill[..., Any], auth_model: Any, delivery: Delivery
@@ -120,11 +124,17 @@ class Executor:
         try:
             if delivery.problem is not None:
                 raise delivery.problem
+            delivery = attempt.delivery = await bridge.at_home(self._admission.admit(delivery))
             check_arguments(spec.task_name, spec.input_schema, delivery.arguments)
             bound = skill.bind(delivery.arguments)
             auth = auth_from_claims(auth_model, delivery.auth)
             ctx = FleetRunContext(attempt, outbox, auth, spec.secrets, self._capabilities)
             ctx.require_scopes(spec.scopes)
+        except ForeignMessageError:
+            logger.warning("run %s: a message that is not its own was dropped", attempt.run_id)
+            return Released("a message that is not its own was dropped")
+        except FleetUnavailableError as error:
+            return Released(f"who calls could not be found out: {error}")
         except SkillfleetError as error:
             return Failed(error.code, str(error), error)
         try:
@@ -147,11 +157,12 @@ class Executor:
                 return Succeeded(self._dump(skill, ended.result()))
             except SkillfleetError as problem:
                 return Failed(problem.code, str(problem), problem)
-        if isinstance(error, LeaseLostError):
+        cause = _cause(error)
+        if isinstance(cause, LeaseLostError):
             return Lost()
-        if isinstance(error, CancelledByCaller):
-            return Cancelled(attempt.cancel_reason or str(error))
-        return self._failed(skill, attempt, error)
+        if isinstance(cause, CancelledByCaller):
+            return Cancelled(attempt.cancel_reason or str(cause))
+        return self._failed(skill, attempt, cause)
 
     def _dump(self, skill: Skill[..., Any], value: Any) -> Any:
         dumped = skill.dump(value)
@@ -259,6 +270,13 @@ class Executor:
 
 def _is_lost(attempt: Attempt) -> bool:
     return attempt.stop is not None and attempt.stop.kind is StopKind.LOST
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first error of a group: a TaskGroup wraps even the only one."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _describe(error: Exception) -> str:
