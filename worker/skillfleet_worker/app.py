@@ -36,7 +36,7 @@ def create_app(
     """
     chosen = settings or WorkerSettings.load()
     names = [name.strip() for name in chosen.modules.split(",") if name.strip()]
-    agents = [fleet, *find_agents(sources or names)]
+    agents = find_agents([fleet, *(sources or names)])
     node = Node(chosen, agents, make_executor)
     app = Celery("skillfleet", set_as_current=True)
     app.config_from_object(_configuration(chosen, pool, concurrency))

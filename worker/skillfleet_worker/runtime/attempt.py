@@ -42,6 +42,7 @@ class Attempt:
         self.delivery = delivery
         self.renewed_at = renewed_at
         """When the lease was last renewed, in the home loop's time."""
+        self.started_at = time.monotonic()
         self.calls = 0
         """How many runs this attempt has called."""
         self.call_counts: Counter[str] = Counter()

@@ -12,8 +12,9 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -50,6 +51,8 @@ class WorkerProcess:
         self._cards = tuple(cards)
         self._heartbeat = Heartbeat(self.ledger.runs, self.name, self.attempts, settings)
         self.reaper = Reaper(self.ledger, self.publisher, self.name, settings)
+        self.companions: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        """Further services that live as long as the process; add them before the start."""
         self._services: list[asyncio.Task[None]] = []
         self._release: asyncio.TimerHandle | None = None
         self._releasing = False
@@ -71,13 +74,18 @@ class WorkerProcess:
     def start(self) -> None:
         """Start the services: orders, heartbeat, reaper, directory."""
         for service in (
-            self._listen(),
-            self._heartbeat.run(),
-            self.reaper.run(),
-            self._publish_cards(),
-            self._tick(),
+            self._listen,
+            self._heartbeat.run,
+            self.reaper.run,
+            self._publish_cards,
+            self._tick,
+            *self.companions,
         ):
-            self._services.append(asyncio.create_task(service))
+            self._services.append(asyncio.create_task(service()))
+
+    def oldest_started(self) -> float | None:
+        """When the oldest run of this process started, by `time.monotonic`; None without one."""
+        return min((attempt.started_at for attempt in self.attempts.values()), default=None)
 
     def drain(self, seconds: float | None = None) -> None:
         """Claim no more; tell running handlers; release them after `seconds`."""

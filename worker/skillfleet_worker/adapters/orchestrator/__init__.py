@@ -1,0 +1,1 @@
+"""What runs the worker's process, and what it may be told."""
