@@ -1,0 +1,123 @@
+"""The agent that the tests of telemetry watch."""
+
+import asyncio
+import logging
+import os
+import signal
+
+import structlog
+from celery import shared_task
+from opentelemetry import baggage, trace
+
+from skillfleet import Agent, RunContext, SkillError
+
+agent = Agent("watched", description="What the tests of telemetry run")
+tracer = trace.get_tracer("tests")
+SECRET = 'p"ss word\\1'
+
+
+@agent.skill
+async def add(ctx: RunContext, x: int, y: int = 1) -> int:
+    with tracer.start_as_current_span("adding"):
+        return x + y
+
+
+@agent.skill
+async def adds_all(ctx: RunContext, n: int) -> int:
+    replies = await asyncio.gather(
+        *(ctx.call("watched", "add", args={"x": i, "y": 0}) for i in range(n))
+    )
+    return sum(reply.result for reply in replies)
+
+
+@agent.skill
+async def carried(ctx: RunContext) -> list[str]:
+    """What came with the trace context."""
+    state = trace.get_current_span().get_span_context().trace_state
+    return [str(baggage.get_baggage("tenant")), state.to_header()]
+
+
+@agent.skill
+async def carried_on(ctx: RunContext) -> list[str]:
+    return (await ctx.call("watched", "carried")).result  # type: ignore[no-any-return]
+
+
+@agent.skill
+async def fails(ctx: RunContext) -> None:
+    _leave_open(ctx)
+    raise ValueError("no good")
+
+
+@agent.skill(max_retries=1)
+async def fails_once(ctx: RunContext) -> int:
+    _leave_open(ctx)
+    if ctx.attempt == 1:
+        raise SkillError("not yet", retryable=True, retry_after=0.01)
+    return ctx.attempt
+
+
+@agent.skill(timeout=0.3)
+async def takes_too_long(ctx: RunContext) -> None:
+    await _waits(ctx)
+
+
+@agent.skill
+async def waits(ctx: RunContext) -> None:
+    await _waits(ctx)
+
+
+async def _waits(ctx: RunContext) -> None:
+    with ctx.tool_call("patience"):
+        await ctx.emit_progress("waiting")
+        await asyncio.sleep(600)
+
+
+def _leave_open(ctx: RunContext) -> None:
+    """A tool call and a library's span that nobody ends."""
+    ctx.tool_call("forgotten").__enter__()
+    tracer.start_span("neglected")
+
+
+@agent.skill
+async def dies_once(ctx: RunContext, all_of_it: bool) -> int:
+    """Kill the process at the first attempt, once what it called is over."""
+    await ctx.call("watched", "add", args={"x": 1})
+    if ctx.attempt == 1:
+        await asyncio.sleep(1.0)
+        os.kill(os.getppid() if all_of_it else os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ctx.attempt
+
+
+@agent.skill
+async def thinks(ctx: RunContext, older: bool = False) -> str:
+    """Call a model and, inside of it, a tool."""
+    usage = {"input_tokens": 120, "output_tokens": 30, "input_tokens_details": {"cached_tokens": 7}}
+    if older:
+        usage = {"prompt_tokens": 120, "completion_tokens": 30}
+    with ctx.model_call("m-1", provider="acme") as call:
+        with ctx.tool_call("search", call_id="c1") as tool:
+            tool.record_content(arguments={"q": "whales"}, result="two")
+        call.record(
+            usage=usage,
+            response_model="m-1-2026",
+            response_id="r1",
+            finish_reasons=["stop"],
+        )
+        call.record_content(prompt="how many whales", completion="two")
+    return "two"
+
+
+@agent.skill(secrets=("token",))
+async def logs(ctx: RunContext) -> str:
+    secret = ctx.secret("token")
+    logging.getLogger("some.library").warning("library says %s", {"token": secret})
+    structlog.get_logger("mine").info("skill says", secret=secret, number=1)
+    await asyncio.to_thread(logging.getLogger("in.thread").info, "thread says hello")
+    raise SkillError(f"refused with {secret}")
+
+
+@shared_task(name="plain.double")
+def double(x: int) -> int:
+    with tracer.start_as_current_span("doubling"):
+        return 2 * x
