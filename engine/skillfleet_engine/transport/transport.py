@@ -1,0 +1,72 @@
+"""The transport, and how an app selects it."""
+
+import ssl
+from typing import Any
+from urllib.parse import urlsplit
+
+from kombu.connection import resolve_aliases  # type: ignore[attr-defined]
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import redis as stock
+
+from skillfleet_engine.transport.channel import Channel
+from skillfleet_engine.transport.poller import Poller
+
+PATH = f"{__name__.rpartition('.')[0]}:Transport"
+
+
+class Transport(stock.Transport):
+    """kombu's Redis transport with claims, doorbells and batched acknowledgements.
+
+    Select it with the setting `broker_transport`, or with a URL's scheme (see `broker_settings`).
+    """
+
+    Channel = Channel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle: Any = Poller()
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Let Celery's hub read the connections."""
+        self.cycle.join(loop)
+        super().register_with_event_loop(connection, loop)
+
+
+class TLSChannel(Channel):
+    """A channel whose connections are encrypted, with the server's certificate checked."""
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002
+        client = self.connection.client
+        client.ssl = client.ssl or {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+        options: dict[str, Any] = super()._connparams(asynchronous)
+        return options
+
+
+class TLSTransport(Transport):
+    """The transport for skillfleet-rediss:// URLs."""
+
+    Channel = TLSChannel
+
+
+def broker_settings(url: str) -> dict[str, Any]:
+    """Celery's settings for a broker URL: this transport where it can serve, else the URL alone.
+
+    Takes kombu's URLs: `redis://`, `rediss://` and `redis+socket://` are served here; anything
+    else (`sentinel://`, `amqp://`, ...) stays with kombu.
+    """
+    scheme, separator, rest = url.partition("://")
+    if scheme == "redis":
+        return {"broker_url": url, "broker_transport": PATH}
+    if scheme == "rediss" and "ssl_" in urlsplit(url).query:
+        return {"broker_url": url, "broker_transport": PATH}
+    if scheme in ("rediss", "redis+socket"):
+        return {"broker_url": f"skillfleet-{scheme}{separator}{rest}"}
+    return {"broker_url": url}
+
+
+# Celery and Flower show, and take apart, the URL that a connection gives of itself.
+resolve_aliases[PATH] = "redis"
+
+# kombu's documented table of schemes; `skillfleet-redis+socket://` is the first one's too.
+TRANSPORT_ALIASES["skillfleet-redis"] = PATH
+TRANSPORT_ALIASES["skillfleet-rediss"] = PATH.replace(":", ":TLS")

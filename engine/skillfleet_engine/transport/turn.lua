@@ -1,0 +1,104 @@
+-- Settle acknowledged messages and claim new ones: what a consumer has to say in one turn.
+--
+-- KEYS[1]   hash of unacknowledged messages, kombu's format: tag -> [message, exchange, routing key]
+-- KEYS[2]   sorted set of their tags by the time of delivery
+-- KEYS[3]   list of messages that nobody could read
+-- KEYS[4..] pairs of a queue's list and its list of rung messages; most urgent level first, and
+--           within a level the queues in the order of their turn
+-- ARGV[1]   how many messages to claim at most
+-- ARGV[2]   the time of delivery, seconds; the name of this claim as well
+-- ARGV[3]   1: first put rung messages back to where they came from
+-- ARGV[4]   1: the queues of a level share fairly; 0: strictly in their order
+-- ARGV[5]   how many queues there are
+-- ARGV[6]   how long the list of unreadable messages may get
+-- ARGV[7..] tags of acknowledged messages
+--
+-- Returns {claimed, refused}: flat lists of {position of the pair (from 1), message, tag} and
+-- {position, message, reason}. Refused messages are in KEYS[3].
+local unacked, index, undecodable = KEYS[1], KEYS[2], KEYS[3]
+local left, now, width = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[5])
+local pairs_of_keys = (#KEYS - 3) / 2
+
+if #ARGV > 6 then
+  redis.call('ZREM', index, unpack(ARGV, 7))
+  redis.call('HDEL', unacked, unpack(ARGV, 7))
+end
+
+if ARGV[3] == '1' then
+  for position = 1, pairs_of_keys do
+    local list, rung = KEYS[2 + 2 * position], KEYS[3 + 2 * position]
+    -- Newest first, so that the oldest ends where the next pop is.
+    while redis.call('LMOVE', rung, list, 'LEFT', 'RIGHT') do end
+  end
+end
+
+local claimed, refused, scores, records = {}, {}, {}, {}
+
+local function reason_against(message)
+  if type(message) ~= 'table' then return 'not a JSON object' end
+  local properties = message.properties
+  if type(properties) ~= 'table' then return 'no properties' end
+  local tag = properties.delivery_tag
+  if type(tag) ~= 'string' or tag == '' or tag:find('[^%w%p]') then
+    return 'no properties.delivery_tag of printable characters'
+  end
+  local info = properties.delivery_info
+  if type(info) ~= 'table' or info.exchange == nil or info.routing_key == nil then
+    return 'no properties.delivery_info with exchange and routing_key'
+  end
+  if type(message.body) ~= 'string' then return 'no body' end
+end
+
+local function take(position, raw)
+  local decoded, message = pcall(cjson.decode, raw)
+  local reason = decoded and reason_against(message)
+  if not decoded then reason = 'not JSON' end
+  if reason then
+    redis.call('LPUSH', undecodable, raw)
+    redis.call('LTRIM', undecodable, 0, ARGV[6] - 1)
+    refused[#refused + 1] = position
+    refused[#refused + 1] = raw
+    refused[#refused + 1] = reason
+    return
+  end
+  local tag, info = message.properties.delivery_tag, message.properties.delivery_info
+  scores[#scores + 1] = now
+  scores[#scores + 1] = tag
+  records[#records + 1] = tag
+  records[#records + 1] = '[' .. raw .. ', ' .. cjson.encode(info.exchange) .. ', ' .. cjson.encode(info.routing_key) .. ']'
+  claimed[#claimed + 1] = position
+  claimed[#claimed + 1] = raw
+  claimed[#claimed + 1] = tag
+end
+
+local function take_level(level)
+  while left > 0 and #level > 0 do
+    local more = {}
+    for i, position in ipairs(level) do
+      local share = ARGV[4] == '1' and math.ceil(left / (#level - i + 1)) or left
+      local popped = share > 0 and redis.call('RPOP', KEYS[2 + 2 * position], share) or {}
+      for _, raw in ipairs(popped) do take(position, raw) end
+      left = left - #popped
+      if share > 0 and #popped == share then more[#more + 1] = position end
+    end
+    level = more
+  end
+end
+
+if left > 0 and width > 0 then
+  -- Keys of a wrong type must fail here, before anything is popped.
+  redis.call('ZCARD', index)
+  redis.call('HLEN', unacked)
+  redis.call('LLEN', undecodable)
+  for first = 1, pairs_of_keys, width do
+    local level = {}
+    for position = first, first + width - 1 do level[#level + 1] = position end
+    take_level(level)
+  end
+end
+
+if #scores > 0 then
+  redis.call('ZADD', index, unpack(scores))
+  redis.call('HSET', unacked, unpack(records))
+end
+return { claimed, refused }
