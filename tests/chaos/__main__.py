@@ -1,0 +1,44 @@
+"""A long round: `python -m tests.chaos --seconds 600 --seed 7`; prints what can be replayed."""
+
+import argparse
+import asyncio
+import secrets
+import sys
+from pathlib import Path
+
+from tests.chaos.battle import GAP_SECONDS, RATE, Battle, fight
+
+
+def main() -> int:
+    """Fight and report; 1 when a promise was broken."""
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=None, help="default: a new one")
+    parser.add_argument("--rate", type=float, default=RATE, help="orders a second")
+    parser.add_argument("--gap", type=float, default=GAP_SECONDS, help="seconds between faults")
+    parser.add_argument("--logs", type=Path, default=None, help="a file for the workers' logs")
+    given = parser.parse_args()
+    seed = secrets.randbelow(1_000_000) if given.seed is None else given.seed
+    battle = Battle(seed, given.seconds, given.rate, given.gap)
+    say(f"{battle}\n" + "\n".join(str(fault) for fault in battle.faults()))
+    verdict = asyncio.run(fight(battle))
+    say(verdict.summary)
+    if given.logs is not None:
+        given.logs.write_text(verdict.logs)
+    if verdict.problems:
+        say(verdict.tails())
+        say("\n".join(verdict.problems))
+        say(f"{len(verdict.problems)} promises broken with {battle}")
+        return 1
+    say("every promise was kept")
+    return 0
+
+
+def say(text: str) -> None:
+    """A line for the terminal, at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

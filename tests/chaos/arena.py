@@ -1,0 +1,296 @@
+"""A server, its workers and the ways to break them."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from redis.exceptions import RedisError
+
+from tests.chaos.schedule import Fault, Kind
+from tests.support.fleet import FleetWorker
+from tests.support.proxy import Proxy
+from tests.support.valkey import ValkeyServer
+
+LEASE_SECONDS = 2.0
+REDIS_TIMEOUT_SECONDS = 2.0
+POOLS = ("loop", "loop", "prefork")
+_LOOK_SECONDS = 0.2
+_END_SECONDS = 40.0
+_SETTINGS: dict[str, Any] = {
+    "lease_seconds": LEASE_SECONDS,
+    "redis_timeout_seconds": REDIS_TIMEOUT_SECONDS,
+    "reap_seconds": 0.3,
+    "stranded_seconds": 2,
+    "drain_seconds": 1,
+    "cancel_grace_seconds": 0.2,
+    "abandon_seconds": 1,
+    "max_deliveries": 1000,
+}
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A time in which processes stood still, in nanoseconds of the monotonic clock."""
+
+    pids: frozenset[int]
+    since: int
+    until: int
+
+
+@dataclass
+class Machine:
+    """One worker, started again whenever it has ended, and its own way to Redis."""
+
+    worker: FleetWorker
+    proxy: Proxy
+    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    asked_to_end: bool = False
+    groups: list[int] = field(default_factory=list)
+    """Ids of all process groups it ever had."""
+
+    def launch(self) -> None:
+        self.worker.launch()
+        self.groups.append(self.worker.pid)
+        self.asked_to_end = False
+
+    @property
+    def exit_code(self) -> int | None:
+        return None if self.worker.process is None else self.worker.process.poll()
+
+
+class Arena:
+    """An async context manager; the last of the proxies is the producer's."""
+
+    def __init__(self) -> None:
+        self.server = ValkeyServer("--appendfsync", "always")
+        self.machines: list[Machine] = []
+        self.proxies: list[Proxy] = []
+        self.frozen: list[Frozen] = []
+        self.problems: list[str] = []
+        self.began = time.monotonic()
+        self._redis = asyncio.Lock()
+        self._stack = AsyncExitStack()
+        self._faults: set[asyncio.Task[None]] = set()
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def _start(self) -> None:
+        self._stack.callback(self.server.close)
+        await asyncio.to_thread(self.server.start)
+        for _ in range(len(POOLS) + 1):
+            self.proxies.append(await self._stack.enter_async_context(Proxy(self.server.port)))
+        for pool, proxy in zip(POOLS, self.proxies, strict=False):
+            worker = FleetWorker(
+                self.server,
+                "tests.chaos.skills",
+                pool=pool,
+                concurrency=2 if pool == "prefork" else 30,
+                redis_url=proxy.url,
+                **_SETTINGS,
+            )
+            machine = Machine(worker, proxy)
+            self.machines.append(machine)
+            self._stack.callback(self._bury, machine)
+            machine.launch()
+        for machine in self.machines:
+            await self._serves(machine)
+        self._keeper = asyncio.create_task(self._keep())
+        self.began = time.monotonic()
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in (self._keeper, *self._faults):
+            if task is not None:
+                task.cancel()
+        await self._stack.aclose()
+
+    async def play(self, faults: list[Fault]) -> None:
+        """Let the faults happen at their times; returns when all are over and healed."""
+        for fault in faults:
+            await asyncio.sleep(max(fault.at - (time.monotonic() - self.began), 0))
+            task = asyncio.create_task(self._happen(fault))
+            self._faults.add(task)
+        await asyncio.gather(*self._faults)
+
+    async def end(self) -> None:
+        """Drain all workers; tells as problems what does not end as it should."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+        for machine in self.machines:
+            with suppress(AssertionError):
+                await self._serves(machine)
+            machine.worker.send_signal(signal.SIGTERM)
+        for number, machine in enumerate(self.machines):
+            code = await self._exit(machine)
+            if code != 0:
+                self.problems.append(f"worker {number} ended its drain with exit code {code}")
+            for group in machine.groups:
+                if not await _gone(group):
+                    self.problems.append(f"processes of worker {number} outlived it ({group})")
+
+    def logs(self) -> str:
+        """The workers' logs."""
+        return "\n".join(
+            f"--- worker {number} ({machine.worker.pool})\n{machine.worker.text()}"
+            for number, machine in enumerate(self.machines)
+        )
+
+    # -- faults
+
+    async def _happen(self, fault: Fault) -> None:
+        if fault.kind in (Kind.CUT, Kind.CUT_REPLIES, Kind.CUT_REQUESTS, Kind.PARTITION):
+            await self._cut(self.proxies[fault.worker], fault)
+        elif fault.kind in (Kind.REDIS_RESTART, Kind.REDIS_FREEZE, Kind.REDIS_PAUSE):
+            async with self._redis:
+                await self._break_redis(fault)
+        else:
+            machine = self.machines[fault.worker % len(self.machines)]
+            async with machine.busy:
+                if machine.exit_code is None:
+                    await self._break_worker(machine, fault)
+
+    async def _cut(self, proxy: Proxy, fault: Fault) -> None:
+        match fault.kind:
+            case Kind.CUT:
+                proxy.cut()
+            case Kind.CUT_REPLIES:
+                proxy.cut_replies_after(fault.size)
+            case Kind.CUT_REQUESTS:
+                proxy.cut_requests_after(fault.size)
+            case _:
+                proxy.hold()
+                await asyncio.sleep(fault.seconds)
+                proxy.release()
+
+    async def _break_redis(self, fault: Fault) -> None:
+        match fault.kind:
+            case Kind.REDIS_RESTART:
+                await asyncio.to_thread(self.server.stop)
+                await asyncio.sleep(fault.seconds)
+                await asyncio.to_thread(self.server.start)
+            case Kind.REDIS_FREEZE:
+                self.server.signal(signal.SIGSTOP)
+                await asyncio.sleep(fault.seconds)
+                self.server.signal(signal.SIGCONT)
+            case _:
+                await asyncio.to_thread(self._pause, fault.seconds)
+                await asyncio.sleep(fault.seconds)
+
+    def _pause(self, seconds: float) -> None:
+        with suppress(RedisError), self.server.client() as client:
+            client.client_pause(int(seconds * 1000), all=True)
+
+    async def _break_worker(self, machine: Machine, fault: Fault) -> None:
+        worker = machine.worker
+        match fault.kind:
+            case Kind.KILL:
+                machine.asked_to_end = True
+                worker.signal_all(signal.SIGKILL)
+            case Kind.KILL_MAIN:
+                machine.asked_to_end = True
+                worker.send_signal(signal.SIGKILL)
+            case Kind.KILL_CHILD:
+                if worker.pool == "prefork" and (children := worker.children()):
+                    with suppress(ProcessLookupError):
+                        os.kill(children[fault.size % len(children)], signal.SIGKILL)
+            case Kind.FREEZE:
+                await self._freeze(machine, fault.seconds)
+            case _:
+                await self._drain(machine, fault.kind)
+
+    async def _freeze(self, machine: Machine, seconds: float) -> None:
+        pids = frozenset({machine.worker.pid, *machine.worker.children()})
+        since = time.monotonic_ns()
+        machine.worker.signal_all(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            machine.worker.signal_all(signal.SIGCONT)
+        self.frozen.append(Frozen(pids, since, time.monotonic_ns()))
+
+    async def _drain(self, machine: Machine, kind: Kind) -> None:
+        machine.asked_to_end = True
+        number = signal.SIGQUIT if kind is Kind.QUIT else signal.SIGTERM
+        machine.worker.send_signal(number)
+        if kind is Kind.TERM_TWICE:
+            await asyncio.sleep(0.3)
+            with suppress(ProcessLookupError):
+                machine.worker.send_signal(number)
+        await self._exit(machine)
+
+    async def _exit(self, machine: Machine) -> int | None:
+        """The exit code; a worker that does not end is killed and told as a problem."""
+        code: int | None = await _until(lambda: machine.exit_code, _END_SECONDS)
+        if code is None:
+            self.problems.append(f"a worker ({machine.worker.pool}) did not end its drain")
+            machine.asked_to_end = True
+            # Its log ends with the stacks of all threads then.
+            machine.worker.signal_all(signal.SIGABRT)
+            await _until(lambda: machine.exit_code, 5.0)
+            machine.worker.kill()
+        return code
+
+    # -- upkeep
+
+    async def _keep(self) -> None:
+        """Start workers again that have ended, as Kubernetes does."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for number, machine in enumerate(self.machines):
+                if (code := machine.exit_code) is None:
+                    continue
+                if not machine.asked_to_end:
+                    self.problems.append(f"worker {number} ended by itself: exit code {code}")
+                machine.launch()
+
+    async def _serves(self, machine: Machine) -> None:
+        def serves() -> bool:
+            with suppress(RedisError):
+                return machine.worker.serves()
+            return False
+
+        async def ask() -> bool:
+            return await asyncio.to_thread(serves)
+
+        await _until(ask, 60.0)
+
+    def _bury(self, machine: Machine) -> None:
+        for group in machine.groups:
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+        machine.worker.close()
+
+
+async def _gone(group: int) -> bool:
+    def gone() -> bool:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    return bool(await _until(gone, _END_SECONDS))
+
+
+async def _until(condition: Callable[[], Any], timeout: float) -> Any:
+    """What the condition gives first beside None and False; None after `timeout` seconds."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        value = condition()
+        if isinstance(value, Awaitable):
+            value = await value
+        if value is not None and value is not False:
+            return value
+        await asyncio.sleep(0.05)
+    return None

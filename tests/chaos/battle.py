@@ -1,0 +1,100 @@
+"""One round: a schedule, a load, and the verdict on both."""
+
+import asyncio
+import random
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis.exceptions import RedisError
+
+from skillfleet.contracts import RunState
+from skillfleet_ledger.keys import Keyspace
+from tests.chaos.arena import LEASE_SECONDS, POOLS, Arena
+from tests.chaos.checker import check
+from tests.chaos.evidence import Journal, read_runs
+from tests.chaos.load import Load, draw_orders
+from tests.chaos.schedule import Fault, draw
+from tests.ledger.audit import audit
+
+RATE = 4.0
+GAP_SECONDS = 1.5
+
+
+@dataclass(frozen=True)
+class Battle:
+    """What a round is made of; the same numbers make the same round."""
+
+    seed: int
+    seconds: float
+    rate: float = RATE
+    """Orders a second."""
+    gap: float = GAP_SECONDS
+    """The mean time between two faults."""
+    patience: float = 120.0
+    """How long the runs may take to their ends once all is healed, in seconds."""
+
+    def faults(self) -> list[Fault]:
+        return draw(self.seed, self.seconds, len(POOLS) + 1, LEASE_SECONDS, self.gap)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is wrong, what was done, and what the workers said."""
+
+    problems: list[str]
+    summary: str
+    logs: str
+
+    def tails(self, lines: int = 40) -> str:
+        """The last lines of each worker's log."""
+        logs = self.logs.split("--- worker")[1:]
+        return "\n".join("\n".join(log.splitlines()[-lines:]) for log in logs)
+
+
+async def fight(battle: Battle) -> Verdict:
+    """Fight one round; everything it started is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="skillfleet-chaos-") as folder:
+        journal = Path(folder) / "journal"
+        journal.touch()
+        async with Arena() as arena:
+            load = Load(arena.proxies[-1].url, random.Random(battle.seed))
+            orders = draw_orders(
+                random.Random(battle.seed), str(journal), battle.seconds, battle.rate
+            )
+            async with asyncio.TaskGroup() as group:
+                group.create_task(arena.play(battle.faults()))
+                group.create_task(load.run(orders, battle.seconds))
+            healed = time.monotonic()
+            await load.finish(battle.patience)
+            await asyncio.to_thread(_wait_idle, arena, healed + battle.patience)
+            took = time.monotonic() - healed
+            await arena.end()
+            return await asyncio.to_thread(_judge, arena, load, Journal(journal), took)
+
+
+def _wait_idle(arena: Arena, end: float) -> None:
+    prefix = Keyspace().shard_prefix(0)
+    while time.monotonic() < end:
+        with suppress(RedisError), arena.server.client() as client:
+            unfinished = (RunState.QUEUED, RunState.RUNNING)
+            if not any(client.zcard(f"{prefix}state:{state}") for state in unfinished):
+                return
+        time.sleep(0.1)
+
+
+def _judge(arena: Arena, load: Load, journal: Journal, took: float) -> Verdict:
+    keys = Keyspace()
+    with arena.server.client() as client:
+        runs = read_runs(client, keys)
+        problems = [*arena.problems, *load.problems, *audit(client, keys)]
+    problems += check(runs, journal, load.made, arena.frozen)
+    outcomes = [attempt.get("outcome") for run in runs.values() for attempt in run.attempts]
+    counts = ", ".join(f"{outcomes.count(name)} {name}" for name in sorted(set(map(str, outcomes))))
+    summary = (
+        f"{len(load.made)} orders, {len(runs)} runs, {len(outcomes)} attempts ({counts});"
+        f" all at rest {took:.1f} s after the last fault"
+    )
+    return Verdict(problems, summary, arena.logs())

@@ -1,0 +1,119 @@
+"""Was anything lost, done twice or left over? Knows the journal and Redis, not the product."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+
+from skillfleet.contracts import RunState
+from tests.chaos.arena import Frozen
+from tests.chaos.evidence import Execution, Journal, Run
+from tests.chaos.load import Made
+
+
+def check(
+    runs: Mapping[str, Run], journal: Journal, made: Mapping[str, Made], frozen: Sequence[Frozen]
+) -> list[str]:
+    """All that is wrong, a line each; empty when every promise was kept."""
+    problems: list[str] = []
+    for run_id, one in made.items():
+        if run_id not in runs:
+            problems.append(f"{run_id} was accepted and is not in the ledger")
+        else:
+            problems += _named(runs[run_id], _ended_as_ordered(runs[run_id], one))
+    for run in runs.values():
+        executions = journal.executions.get(run.id, [])
+        problems += _named(run, _state(run))
+        problems += _named(run, _streamed(run))
+        problems += _named(run, _executed(run, executions))
+        problems += _named(run, _alone(run, executions, frozen))
+    unknown = journal.executions.keys() - runs.keys()
+    return problems + [f"{run_id} was executed and is not in the ledger" for run_id in unknown]
+
+
+def _named(run: Run, problems: Iterator[str]) -> list[str]:
+    return [f"{run.id} ({run.skill}, {run.state}): {problem}" for problem in problems]
+
+
+def _ended_as_ordered(run: Run, made: Made) -> Iterator[str]:
+    order = made.order
+    if run.state is not order.state:
+        yield f"should be {order.state}: {run.record.get('code')} {run.record.get('message')}"
+    elif run.state is RunState.SUCCEEDED:
+        value = (run.result or {}).get("result")
+        if value != order.value:
+            yield f"returned {value!r}, not {order.value!r}"
+        if run.skill == "parent" and len(run.children) != order.args["children"]:
+            yield f"called {len(run.children)} runs"
+    if run.attempts and (delay := order.options.get("delay")):
+        early = int(run.record["created"]) + delay * 1000 - 1 - run.attempts[0]["started"]
+        if early > 0:
+            yield f"started {early:.0f} ms before its delay was over"
+    if made.followed is not None:
+        seen = [event.id for event in made.followed]
+        if seen != [event.id for event in run.events]:
+            yield f"its reader saw {len(seen)} events of {len(run.events)}, or others"
+
+
+def _state(run: Run) -> Iterator[str]:
+    if not run.state.terminal:
+        yield "did not end"
+    for earlier, later in pairwise(run.attempts):
+        if "ended" not in earlier or earlier["ended"] > later["started"]:
+            yield f"attempt {later['number']} began before {earlier['number']} had ended"
+        if later["number"] != earlier["number"] + 1:
+            yield f"attempt {earlier['number']} is followed by {later['number']}"
+    if run.attempts and run.state.terminal and run.outcome(len(run.attempts)) == "":
+        yield "ended with an open attempt"
+
+
+def _streamed(run: Run) -> Iterator[str]:
+    """Events stay in the order of attempts and of each attempt; the last attempt's are complete."""
+    attempts = [event.attempt for event in run.events]
+    if attempts != sorted(attempts):
+        yield "a stale attempt wrote events"
+    for attempt in set(attempts):
+        numbers = run.numbers(attempt)
+        if numbers != list(range(len(numbers))):
+            yield f"attempt {attempt} has the events {numbers}"
+    if run.skill == "stream" and run.state is RunState.SUCCEEDED:
+        complete = len(run.numbers(len(run.attempts)))
+        if complete != int(run.result["result"] if run.result else -1):
+            yield f"the last attempt has {complete} events"
+
+
+def _executed(run: Run, executions: Sequence[Execution]) -> Iterator[str]:
+    """The journal knows each attempt at most once, and the one that succeeded from start to end."""
+    for one in executions:
+        if one.words.count("start") != 1 or one.words.count("end") > 1:
+            yield f"attempt {one.attempt} was executed {one.words.count('start')} times"
+    numbers = [one.attempt for one in executions]
+    if len(set(numbers)) != len(numbers):
+        yield f"attempts were executed several times: {numbers}"
+    if not set(numbers) <= {attempt["number"] for attempt in run.attempts}:
+        yield f"attempts {numbers} were executed, the ledger knows {len(run.attempts)}"
+    if run.state is RunState.SUCCEEDED:
+        last = [one for one in executions if one.attempt == len(run.attempts)]
+        if not (last and last[0].ended):
+            yield "succeeded without having been executed to its end"
+
+
+def _alone(run: Run, executions: Sequence[Execution], frozen: Sequence[Frozen]) -> Iterator[str]:
+    """Executions overlap only where the older one stood still while its lease ran out."""
+    for number, older in enumerate(executions):
+        for younger in executions[number + 1 :]:
+            if older.last < younger.first:
+                continue
+            together = (older.last - younger.first) / 1e6
+            pause = next((f for f in frozen if _explains(f, older, younger)), None)
+            if pause is None or run.outcome(older.attempt) != "lost":
+                yield (
+                    f"attempts {older.attempt} ({run.outcome(older.attempt)}) and"
+                    f" {younger.attempt} overlapped for {together:.0f} ms"
+                )
+
+
+def _explains(pause: Frozen, older: Execution, younger: Execution) -> bool:
+    return older.pid in pause.pids and pause.since < younger.first <= pause.until + _AWAKE_NS
+
+
+_AWAKE_NS = 1_000_000_000
+"""What a process that was frozen may take to learn that its lease is gone."""

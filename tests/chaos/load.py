@@ -1,0 +1,184 @@
+"""Runs of all kinds, and how each of them has to end."""
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from skillfleet.contracts import RunEvent, RunState
+from skillfleet.errors import FleetUnavailableError
+from skillfleet_producer import AsyncFleet, Settings
+from skillfleet_producer.fleet_async import AsyncRunHandle
+from tests.chaos.arena import REDIS_TIMEOUT_SECONDS
+
+# Before its record is written, an enqueue may have asked Redis twice.
+ENQUEUE_SECONDS = 3 * REDIS_TIMEOUT_SECONDS + 1
+_FOLLOWED = 0.3
+
+
+@dataclass(frozen=True)
+class Order:
+    """One run to be made. `cancel_after` seconds after it was accepted, it is cancelled."""
+
+    skill: str
+    args: Mapping[str, Any]
+    state: RunState = RunState.SUCCEEDED
+    value: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    cancel_after: float | None = None
+
+
+@dataclass
+class Made:
+    """A run that was accepted; `followed` are the events a reader saw, resuming again and again."""
+
+    order: Order
+    followed: list[RunEvent] | None = None
+
+
+def draw_orders(dice: random.Random, journal: str, seconds: float, rate: float) -> list[Order]:
+    """Orders for a round of some length, `rate` a second."""
+    makers = [_quick, _quick, _long, _stream, _stream, _write, _parent, _flaky]
+    makers += [_cancelled, _delayed, _overdue]
+    orders = [dice.choice(makers)(dice, journal) for _ in range(int(seconds * rate))]
+    # Rare: while they hold the thread, all other runs of their process wait.
+    blocked = {"journal": journal, "seconds": 1.5}
+    for place in range(len(orders) // 60 + 1):
+        orders[place * 60 % len(orders)] = Order("chaos.block", blocked, value=1.5)
+    return orders
+
+
+def _quick(dice: random.Random, journal: str) -> Order:
+    return _sleeper(journal, dice.uniform(0, 0.2))
+
+
+def _long(dice: random.Random, journal: str) -> Order:
+    return _sleeper(journal, dice.uniform(5, 10))
+
+
+def _sleeper(journal: str, seconds: float, **more: Any) -> Order:
+    return Order("chaos.sleep", {"journal": journal, "seconds": seconds}, value=seconds, **more)
+
+
+def _stream(dice: random.Random, journal: str) -> Order:
+    count, pause = dice.choice([(400, 0.002), (40, 0.1), (1500, 0)])
+    args = {"journal": journal, "count": count, "pause": pause}
+    return Order("chaos.stream", args, value=count)
+
+
+def _write(dice: random.Random, journal: str) -> Order:
+    size = dice.choice([10, 70_000, 600_000])
+    return Order("chaos.write", {"journal": journal, "size": size}, value=size)
+
+
+def _parent(dice: random.Random, journal: str) -> Order:
+    args = {"journal": journal, "children": 3, "seconds": 0.5}
+    return Order("chaos.parent", args, value=1.5)
+
+
+def _flaky(dice: random.Random, journal: str) -> Order:
+    return Order("chaos.flaky", {"journal": journal}, value="at last")
+
+
+def _cancelled(dice: random.Random, journal: str) -> Order:
+    args = {"journal": journal, "children": 3, "seconds": 600}
+    state = RunState.CANCELLED
+    if dice.random() < 0.3:
+        return Order("chaos.parent", args, state, cancel_after=dice.uniform(0, 4))
+    args = {"journal": journal, "seconds": 600}
+    options = {"delay": 300} if dice.random() < 0.2 else {}
+    return Order("chaos.sleep", args, state, None, options, dice.uniform(0, 4))
+
+
+def _delayed(dice: random.Random, journal: str) -> Order:
+    return _sleeper(journal, 0.1, options={"delay": dice.uniform(0.5, 5)})
+
+
+def _overdue(dice: random.Random, journal: str) -> Order:
+    args = {"journal": journal, "seconds": 600}
+    options = {"timeout": dice.uniform(0.5, 5)}
+    return Order("chaos.sleep", args, RunState.TIMED_OUT, options=options)
+
+
+class Load:
+    """A producer: enqueues, cancels and follows, and does not give up while Redis is away."""
+
+    def __init__(self, url: str, dice: random.Random) -> None:
+        settings = Settings.load(
+            redis_url=url, redis_timeout_seconds=REDIS_TIMEOUT_SECONDS, max_deliveries=1000
+        )
+        self.fleet = AsyncFleet(settings=settings)
+        self.made: dict[str, Made] = {}
+        self.problems: list[str] = []
+        self._dice = dice
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def run(self, orders: list[Order], seconds: float) -> None:
+        """Place the orders, evenly over the time."""
+        began = time.monotonic()
+        for number, order in enumerate(orders):
+            due = began + seconds * number / len(orders)
+            await asyncio.sleep(max(due - time.monotonic(), 0))
+            follow = self._dice.random() < _FOLLOWED
+            task = asyncio.create_task(self._place(f"order-{number}", order, follow=follow))
+            self._tasks.append(task)
+
+    async def finish(self, timeout: float) -> None:
+        """Wait until all orders are placed and followed to their ends."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await asyncio.gather(*self._tasks)
+        late = [task for task in self._tasks if not task.done()]
+        if late:
+            self.problems.append(f"{len(late)} orders or their readers did not come to an end")
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        await self.fleet.close()
+
+    async def _place(self, key: str, order: Order, *, follow: bool) -> None:
+        run = await self._enqueue(key, order)
+        made = self.made[run.id] = Made(order)
+        async with asyncio.TaskGroup() as group:
+            if follow:
+                made.followed = []
+                group.create_task(self._follow(run, made.followed))
+            if order.cancel_after is not None:
+                group.create_task(self._cancel(run, order.cancel_after))
+
+    async def _enqueue(self, key: str, order: Order) -> AsyncRunHandle:
+        """Until it is accepted; the key makes sure that it is so once."""
+        while True:
+            began = time.monotonic()
+            try:
+                return await self.fleet.enqueue(
+                    order.skill, order.args, idempotency_key=key, **order.options
+                )
+            except FleetUnavailableError:
+                await asyncio.sleep(0.1)
+            finally:
+                took = time.monotonic() - began
+                if took > ENQUEUE_SECONDS:
+                    self.problems.append(f"an enqueue took {took:.1f} s")
+
+    async def _cancel(self, run: AsyncRunHandle, after: float) -> None:
+        await asyncio.sleep(after)
+        while True:
+            try:
+                await run.cancel("enough")
+            except FleetUnavailableError:
+                continue
+            return
+
+    async def _follow(self, run: AsyncRunHandle, seen: list[RunEvent]) -> None:
+        while not (seen and seen[-1].final):
+            after = seen[-1].id if seen else None
+            with suppress(FleetUnavailableError):
+                async for event in run.events(after):
+                    seen.append(event)
+                    if self._dice.random() < 0.01:
+                        # A reader that goes away and comes back.
+                        break

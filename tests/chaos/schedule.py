@@ -1,0 +1,77 @@
+"""What breaks when: drawn from a seed, so that a round can be run again."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """A way to break something."""
+
+    KILL = "kill a worker with all its processes (SIGKILL)"
+    KILL_MAIN = "kill a worker's main process (SIGKILL)"
+    KILL_CHILD = "kill one child of a prefork worker (SIGKILL)"
+    TERM = "drain a worker (SIGTERM)"
+    TERM_TWICE = "drain a worker and lose patience (SIGTERM twice)"
+    QUIT = "stop a worker at once (SIGQUIT)"
+    FREEZE = "freeze a worker (SIGSTOP, SIGCONT)"
+    CUT = "cut connections"
+    CUT_REPLIES = "cut connections in the middle of a reply"
+    CUT_REQUESTS = "cut connections in the middle of a request"
+    PARTITION = "let no byte pass between a worker and Redis"
+    REDIS_RESTART = "kill Redis and start it again (SIGKILL)"
+    REDIS_FREEZE = "freeze Redis (SIGSTOP, SIGCONT)"
+    REDIS_PAUSE = "pause Redis (CLIENT PAUSE)"
+
+
+_WEIGHTS = {
+    Kind.KILL: 4,
+    Kind.KILL_MAIN: 2,
+    Kind.KILL_CHILD: 3,
+    Kind.TERM: 3,
+    Kind.TERM_TWICE: 1,
+    Kind.QUIT: 1,
+    Kind.FREEZE: 4,
+    Kind.CUT: 3,
+    Kind.CUT_REPLIES: 4,
+    Kind.CUT_REQUESTS: 3,
+    Kind.PARTITION: 3,
+    Kind.REDIS_RESTART: 2,
+    Kind.REDIS_FREEZE: 1,
+    Kind.REDIS_PAUSE: 1,
+}
+_ON_REDIS = (Kind.REDIS_RESTART, Kind.REDIS_FREEZE, Kind.REDIS_PAUSE)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`at` seconds after the start; `worker` is an index, `seconds` how long it lasts."""
+
+    at: float
+    kind: Kind
+    worker: int
+    seconds: float
+    size: int
+    """Bytes that still pass before a connection is cut in the middle."""
+
+    def __str__(self) -> str:
+        where = "" if self.kind in _ON_REDIS else f", worker {self.worker}"
+        return f"{self.at:7.2f} s  {self.kind}{where}, {self.seconds:.1f} s, {self.size} bytes"
+
+
+def draw(seed: int, seconds: float, workers: int, lease: float, gap: float) -> list[Fault]:
+    """Faults for a round; on average one each `gap` seconds, which last up to three leases."""
+    dice = random.Random(seed)
+    return list(_faults(dice, seconds, workers, lease, gap))
+
+
+def _faults(
+    dice: random.Random, seconds: float, workers: int, lease: float, gap: float
+) -> Iterator[Fault]:
+    at = dice.expovariate(1 / gap)
+    while at < seconds:
+        kind = dice.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
+        lasts = dice.uniform(0.2, 3.0) * lease
+        yield Fault(at, kind, dice.randrange(workers), lasts, dice.randrange(1, 4000))
+        at += dice.expovariate(1 / gap)

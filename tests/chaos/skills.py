@@ -1,0 +1,105 @@
+"""The agent of the chaos rounds: each skill tells a journal outside the fleet what it does.
+
+A journal is a file; a line is `<run> <attempt> <word> <monotonic ns> <process id>`. `start` and
+`end` are on the disk when the skill goes on; `tick` shows now and then that it still runs.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from skillfleet import Agent, RunContext, SkillError
+
+agent = Agent("chaos", description="What runs while everything breaks")
+TICK_SECONDS = 0.1
+
+
+def note(journal: str, ctx: RunContext, word: str) -> None:
+    """Append one line."""
+    line = f"{ctx.task_id} {ctx.attempt} {word} {time.monotonic_ns()} {os.getpid()}\n"
+    file = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(file, line.encode())
+        if word != "tick":
+            os.fsync(file)
+    finally:
+        os.close(file)
+
+
+@asynccontextmanager
+async def noted(ctx: RunContext, journal: str) -> AsyncIterator[None]:
+    """Start, ticks and end of what is done inside."""
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            note(journal, ctx, "tick")
+
+    note(journal, ctx, "start")
+    ticking = asyncio.create_task(tick())
+    try:
+        yield
+    finally:
+        ticking.cancel()
+        note(journal, ctx, "end")
+
+
+@agent.skill
+async def sleep(ctx: RunContext, journal: str, seconds: float) -> float:
+    async with noted(ctx, journal):
+        await ctx.emit_progress("sleeping")
+        await asyncio.sleep(seconds)
+    return seconds
+
+
+@agent.skill
+async def stream(ctx: RunContext, journal: str, count: int, pause: float) -> int:
+    """Emit `count` events that are numbered from 0."""
+    async with noted(ctx, journal):
+        for number in range(count):
+            await ctx.emit_progress("numbered", current=number, total=count)
+            await asyncio.sleep(pause)
+    return count
+
+
+@agent.skill
+async def write(ctx: RunContext, journal: str, size: int) -> int:
+    """Write two artifacts; the first one twice."""
+    async with noted(ctx, journal):
+        for byte in (b"a", b"b"):
+            await ctx.write_artifact("twice.bin", byte * size, "application/octet-stream")
+            await asyncio.sleep(0.2)
+        await ctx.write_artifact("once.bin", b"c" * size, "application/octet-stream")
+    return size
+
+
+@agent.skill
+async def parent(ctx: RunContext, journal: str, children: int, seconds: float) -> float:
+    """Call children one after the other and two at once; the sum of what they return."""
+    args = {"journal": journal, "seconds": seconds}
+    async with noted(ctx, journal):
+        first = await ctx.call("chaos", "sleep", args=args)
+        others = await asyncio.gather(
+            *(ctx.call("chaos", "sleep", args=args) for _ in range(children - 1))
+        )
+    return float(sum(answer.result for answer in (first, *others)))
+
+
+@agent.skill(max_retries=5)
+async def flaky(ctx: RunContext, journal: str) -> str:
+    """Fail in the first two attempts."""
+    async with noted(ctx, journal):
+        await asyncio.sleep(0.1)
+        if ctx.attempt < 3:
+            raise SkillError("again", retryable=True, retry_after=0.5)
+    return "at last"
+
+
+@agent.skill
+async def block(ctx: RunContext, journal: str, seconds: float) -> float:
+    """Hold the thread, as code that should not."""
+    async with noted(ctx, journal):
+        time.sleep(seconds)  # noqa: ASYNC251 - on purpose
+    return seconds

@@ -1,0 +1,19 @@
+"""A short round for every run of the suite; `make chaos` runs longer ones."""
+
+import os
+
+import pytest
+
+from tests.chaos.battle import Battle, fight
+
+SEED = int(os.environ.get("CHAOS_SEED", "7"))
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
+
+
+@pytest.mark.timeout(SECONDS + 300)
+async def test_nothing_is_lost_and_nothing_done_twice_whatever_breaks() -> None:
+    battle = Battle(SEED, SECONDS, patience=60)
+    told = "\n".join(map(str, (battle, *battle.faults())))
+    verdict = await fight(battle)
+    report = [verdict.tails(), told, verdict.summary, *verdict.problems]
+    assert not verdict.problems, "\n".join(report)
