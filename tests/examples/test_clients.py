@@ -38,6 +38,12 @@ def section(lines: list[str], name: str) -> list[str]:
     return [line for line in rest[: ends[0] if ends else None] if line]
 
 
+def test_five_lines_stream_a_report(examples_fleet: ValkeyServer, library: Path) -> None:
+    lines = run_example("five_lines", examples_fleet, str(library))
+    assert lines[0] == f"# What is in {library}"
+    assert lines[-1] == "15 lines"
+
+
 @pytest.mark.parametrize("name", ["producer_sync", "producer_async"])
 def test_a_producer_streams_resumes_and_cancels(
     name: str, examples_fleet: ValkeyServer, library: Path
