@@ -113,6 +113,6 @@ def main() -> None:
         message, code = explain(error)
         hint = ""
         if code is ExitCode.BUG and not debug:
-            hint = "\n(a bug: `skillfleet --debug ...` shows the traceback)"
+            hint = "\n(unexpected: `skillfleet --debug ...` shows the traceback)"
         sys.stderr.write(f"skillfleet: {message}{hint}\n")
         sys.exit(code)

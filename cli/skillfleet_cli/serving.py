@@ -3,6 +3,7 @@
 import traceback
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import typer
 
@@ -30,8 +31,6 @@ def serve(serving: Serving) -> None:
     """
     require_worker()
     # Only here: a machine that only enqueues does not have them.
-    import click  # noqa: PLC0415
-
     from skillfleet.errors import SkillfleetError  # noqa: PLC0415
     from skillfleet_worker import WorkerSettings, create_app  # noqa: PLC0415
     from skillfleet_worker.runtime.node import node_of  # noqa: PLC0415
@@ -55,11 +54,7 @@ def serve(serving: Serving) -> None:
         # What workers would tell each other stands in the ledger; mingling costs a second.
         *("--without-gossip", "--without-mingle"),
     ]
-    try:
-        code: int | None = app.start([*arguments, *serving.celery_arguments])
-    except click.ClickException as error:
-        raise CommandError(f"Celery's worker: {error.format_message()}") from error
-    raise typer.Exit(code or ExitCode.OK)
+    raise typer.Exit(_run_celery(app, [*arguments, *serving.celery_arguments]))
 
 
 def require_worker() -> None:
@@ -69,6 +64,19 @@ def require_worker() -> None:
             "this needs the worker's runtime: pip install 'skillfleet[cli,worker]'",
             ExitCode.USAGE,
         )
+
+
+def _run_celery(app: Any, arguments: list[str]) -> int:
+    """Celery's own command line, as `Celery.start` calls it, but with its exit code."""
+    import click  # noqa: PLC0415 - typer may bring its own
+    from celery.bin.celery import celery  # noqa: PLC0415 - half a second
+
+    celery.params[0].default = app
+    try:
+        code = celery.main(args=arguments, prog_name="celery", standalone_mode=False)
+    except click.ClickException as error:
+        raise CommandError(f"Celery's worker: {error.format_message()}") from error
+    return code if isinstance(code, int) else ExitCode.OK
 
 
 def _located(error: Exception) -> str:

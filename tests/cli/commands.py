@@ -153,7 +153,15 @@ class Running:
 
 def alive(pid: int) -> bool:
     """True for a process that runs; a zombie does not."""
-    listed = subprocess.run(
-        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    return bool(listed.stdout.strip()) and not listed.stdout.startswith("Z")
+    state = _ps("stat=", pid)
+    return bool(state) and not state.startswith("Z")
+
+
+def command_line(pid: int) -> str:
+    """The program of a process and its arguments."""
+    return _ps("args=", pid)
+
+
+def _ps(what: str, pid: int) -> str:
+    command = ["ps", "-ww", "-o", what, "-p", str(pid)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

@@ -1,5 +1,6 @@
 """`skillfleet dev`: a whole fleet that reloads, and of which nothing is left."""
 
+import os
 import signal
 import urllib.error
 import urllib.request
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import Shell, alive
+from tests.cli.commands import Shell, alive, command_line
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
@@ -110,6 +111,17 @@ def test_runs_are_kept_in_the_folder_that_dev_is_given(den: Den, tmp_path: Path)
         assert dev.wait_end() == 0
     files = [path.read_bytes() for path in kept.rglob("*") if path.is_file()]
     assert any(run_id.encode() in content for content in files)
+
+
+def test_a_worker_that_dies_starts_again(den: Den, tmp_path: Path) -> None:
+    options = ("--redis-port", str(den.port), "--no-flower")
+    with den.shell.start("dev", "pets", *options, log=tmp_path / "log") as dev:
+        dev.wait_for(r" ready\.")
+        (worker,) = [pid for pid in dev.children() if " worker " in command_line(pid)]
+        os.kill(worker, signal.SIGKILL)
+        dev.wait_for("worker ended with code -9: starting the worker again")
+        dev.wait_for(r" ready\.", count=2)
+        assert den.says() == "woof"
 
 
 def test_dev_ends_when_its_server_is_gone(den: Den, tmp_path: Path) -> None:

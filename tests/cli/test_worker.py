@@ -40,6 +40,28 @@ def test_options_reach_celery_and_sigterm_ends_it_with_0(bare: Shell, tmp_path: 
         assert worker.wait_end() == 0
 
 
+STOPS_ITSELF = """
+from celery.signals import worker_ready
+from celery.worker import state
+from skillfleet import Agent, RunContext
+
+moody = Agent("moody")
+
+@moody.skill
+async def rest(ctx: RunContext) -> None:
+    pass
+
+@worker_ready.connect
+def stop(**_):
+    state.should_stop = 3
+"""
+
+
+def test_the_exit_code_is_that_of_celery_s_worker(bare: Shell) -> None:
+    (bare.folder / "moody.py").write_text(STOPS_ITSELF)
+    assert bare.run("worker", "moody").code == 3
+
+
 def test_without_the_runtime_a_worker_says_what_to_install(bare: Shell) -> None:
     hide = (
         "import importlib.util as util, sys; find = util.find_spec;"

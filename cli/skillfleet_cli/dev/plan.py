@@ -65,6 +65,7 @@ class Plan:
         return {
             # Who waits for a reload wants it now; what does not end goes back to the queue.
             "SKILLFLEET_DRAIN_SECONDS": "1",
+            "SKILLFLEET_LOG_FORMAT": "console",
             **kept,
             "SKILLFLEET_REDIS_URL": self.url,
             "SKILLFLEET_NAMESPACE": settings.namespace,

@@ -20,6 +20,8 @@ from skillfleet_ledger import Settings
 _PATIENCE_SECONDS = 8.0
 """How long a process may take to end after SIGTERM; more than the worker's drain."""
 _START_SECONDS = 15.0
+_PAUSE_SECONDS = 1.0
+"""Before a worker that crashed starts again."""
 _POLL_SECONDS = 0.05
 _PYTHON = (sys.executable, "-P", "-m")
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -37,6 +39,8 @@ class Session:
         self._server: Child | None = None
         self._others: list[Child] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._again: asyncio.Queue[str] = asyncio.Queue()
+        """Reasons to start the worker again."""
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
@@ -56,13 +60,18 @@ class Session:
         if self._plan.flower_port is not None:
             await self._start("flower", self._flower_command(self._plan.flower_port))
         self._introduce()
-        worker = await self._start("worker", self._worker_command())
-        async for changes in awatch(*self._plan.folders(), watch_filter=PythonFilter()):
-            names = sorted({Path(path).name for _, path in changes})
-            self._log.say(f"{', '.join(names)} changed: restarting the worker")
+        self._begin(self._watch_files())
+        while True:
+            worker = await self._start("worker", self._worker_command())
+            reason = await self._again.get()
+            self._log.say(f"{reason}: starting the worker again")
             await worker.stop(_PATIENCE_SECONDS, self._guard)
             self._others.remove(worker)
-            worker = await self._start("worker", self._worker_command())
+
+    async def _watch_files(self) -> None:
+        async for changes in awatch(*self._plan.folders(), watch_filter=PythonFilter()):
+            names = sorted({Path(path).name for _, path in changes})
+            self._again.put_nowait(f"{', '.join(names)} changed")
 
     async def _start_server(self) -> None:
         self._server = await self._child("valkey", self._server_command())
@@ -88,9 +97,16 @@ class Session:
 
     async def _report_end(self, child: Child) -> None:
         code = await child.wait()
-        if not child.stopping:
-            then = "; it starts again when a file changes" if child.name == "worker" else ""
-            self._log.say(f"{child.name} ended with code {code}{then}", "bold red")
+        if child.stopping:
+            return
+        ended = f"{child.name} ended with code {code}"
+        if child.name != "worker":
+            self._log.say(ended, "bold red")
+        elif code == ExitCode.USAGE:
+            self._log.say(f"{ended}; it starts again when a file changes", "bold red")
+        else:
+            await asyncio.sleep(_PAUSE_SECONDS)
+            self._again.put_nowait(ended)
 
     async def _child(self, name: str, command: Sequence[str]) -> Child:
         return await Child.start(name, command, self._environment, self._guard, self._log)
