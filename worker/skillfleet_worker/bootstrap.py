@@ -52,6 +52,7 @@ def secrets_from(settings: WorkerSettings) -> Secrets:
 def connect_signals(app: Celery, node: Node) -> None:
     """Start, drain and stop the node with Celery's worker, in every pool."""
     line = DrainLine(node)
+    node.release_runs = line.release
 
     def starts(**_: Any) -> None:
         line.open()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from celery import signals
@@ -35,6 +36,14 @@ class FleetConsumer(LoopConsumer):
     def __init__(self, *args: Any, **options: Any) -> None:
         # Both cost a second at each start, and the ledger knows the other workers.
         super().__init__(*args, **options | {"without_gossip": True, "without_mingle": True})
+        if self.loop_pool is None and self.controller is not None:
+            # The first that Celery calls at a cold shutdown, before it ends what still runs.
+            self.controller.wait_for_soft_shutdown = node_of(self.app).release_runs
+
+    def cancel_active_requests(self) -> None:
+        """Cancel what still runs; not every pool can, and the runs were released before."""
+        with suppress(NotImplementedError):
+            super().cancel_active_requests()
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """Celery's handler of messages; what it stumbles over is kept."""

@@ -1,16 +1,21 @@
 """How the order to drain reaches every process of a worker: pipes that the main process closes.
 
 Every child sees the end of a pipe, but only one of them would read what was written to it, so
-there are two: one for the drain, one for its fast version. Works without Redis, and reaches
-the children of a main process that was killed, too.
+there are several: one for the drain, one for its fast version, and one the other way, which
+ends when every child has released its runs. Works without Redis.
 """
 
 import contextlib
 import os
+import select
+import time
 from collections.abc import Callable
 
 from skillfleet_engine import bridge
 from skillfleet_worker.runtime.node import Node
+
+_RELEASE_SECONDS = 5.0
+_LOOK_SECONDS = 0.05
 
 
 class DrainLine:
@@ -20,6 +25,7 @@ class DrainLine:
         self._node = node
         self._slow = _Pipe()
         self._fast = _Pipe()
+        self._done = _Pipe()
         self._draining = False
 
     def open(self) -> None:
@@ -27,9 +33,10 @@ class DrainLine:
         self._node.main_pid = os.getpid()
         self._slow.open()
         self._fast.open()
+        self._done.open()
 
     def watch(self) -> None:
-        """In a child: drain when the main process says so or is gone."""
+        """In a child: drain when the main process says so."""
         if self._node.in_child:
             self._slow.when_closed(lambda: self._node.drain(None))
             self._fast.when_closed(self._fast_in_child)
@@ -46,14 +53,31 @@ class DrainLine:
             self._fast.close()
         self._slow.close()
 
+    def release(self) -> None:
+        """In the main process: have all runs released, and wait for it, within reason.
+
+        Called where Celery is about to end what still runs.
+        """
+        self.drain(fast=True)
+        end = time.monotonic() + self._node.settings.abandon_seconds + _RELEASE_SECONDS
+        self._done.close()
+        self._done.wait_closed(end)
+        while self._node.busy and time.monotonic() < end:
+            time.sleep(_LOOK_SECONDS)
+
     def _fast_in_child(self) -> None:
-        # Both pipes end with a main process that was killed: its children get their grace.
-        if os.getppid() == self._node.main_pid:
-            self._node.drain(0.0)
+        self._node.drain(0.0)
+        bridge.home_loop().call_later(_LOOK_SECONDS, self._tell_done)
+
+    def _tell_done(self) -> None:
+        if self._node.busy:
+            bridge.home_loop().call_later(_LOOK_SECONDS, self._tell_done)
+        else:
+            self._done.close()
 
 
 class _Pipe:
-    """Its writer is held by the main process alone."""
+    """One that nobody writes to: its end is the message."""
 
     def __init__(self) -> None:
         self._reader = self._writer = -1
@@ -66,6 +90,11 @@ class _Pipe:
         if writer >= 0:
             with contextlib.suppress(OSError):
                 os.close(writer)
+
+    def wait_closed(self, end: float) -> None:
+        """Return once no process holds the writer, or at the monotonic time `end`."""
+        if self._reader >= 0:
+            select.select([self._reader], [], [], max(end - time.monotonic(), 0))
 
     def when_closed(self, call: Callable[[], None]) -> None:
         """Call back, on the home loop, once the main process has closed its end."""

@@ -33,6 +33,8 @@ class Node:
     ) -> None:
         self.settings = settings
         self.agents = tuple(agents)
+        self.release_runs: Callable[[], None] = lambda: None
+        """Releases all runs of the worker and waits for it; in the process that consumes."""
         self.consumer: Any = None
         """Celery's consumer in the process that consumes; None elsewhere."""
         self._app: Any = None
@@ -43,6 +45,11 @@ class Node:
         self.main_pid = os.getpid()
         """The process that consumes; others are children of its pool."""
         self._lock = threading.Lock()
+
+    @property
+    def busy(self) -> bool:
+        """True while this very process executes runs."""
+        return self.process is not None and bool(self.process.attempts)
 
     def bind(self, app: Any) -> None:
         """Become the node of a Celery app; `node_of(app)` finds it."""
