@@ -300,6 +300,15 @@ class RunStore:
             more=bool(more),
         )
 
+    async def published(self, shard: int, run_ids: Sequence[str]) -> None:
+        """Note that the messages of runs which a round of the reaper returned are on the broker.
+
+        What is not noted comes again two seconds later, in whosever round it then is.
+        """
+        if run_ids:
+            key = f"{self._keys.shard_prefix(shard)}unpublished"
+            await self._connection.execute("ZREM", key, *run_ids)
+
     async def waiting_queues(self, shard: int) -> list[str]:
         """Names of the queues in which runs of a shard wait for a worker."""
         key = f"{self._keys.shard_prefix(shard)}queues"

@@ -346,3 +346,34 @@ async def test_a_late_message_of_a_restarted_run_is_dropped(ledger: Ledger) -> N
     await claimed(ledger, lease.run_id, "w2")
     claim = await ledger.runs.claim(lease.run_id, "w3", uuid.uuid4().hex, LONG_MS, None)
     assert claim.status is ClaimStatus.DUPLICATE
+
+
+async def test_what_a_reaper_did_not_live_to_publish_comes_again(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    await lapse(ledger, lease.run_id)
+    assert (await reap(ledger)).publish == (lease.run_id,)
+    assert (await reap(ledger)).publish == ()
+    await pass_by(ledger, lease.run_id)
+    assert (await reap(ledger)).publish == (lease.run_id,)
+    await ledger.runs.published(0, [lease.run_id])
+    await pass_by(ledger, lease.run_id)
+    assert (await reap(ledger)).publish == ()
+
+
+async def test_what_was_claimed_or_waits_again_is_not_published_twice(ledger: Ledger) -> None:
+    taken, delayed = await running(ledger), await running(ledger)
+    for lease in (taken, delayed):
+        await lapse(ledger, lease.run_id)
+    assert set((await reap(ledger)).publish) == {taken.run_id, delayed.run_id}
+    await claimed(ledger, taken.run_id, "w2")
+    again = await claimed(ledger, delayed.run_id, "w2")
+    await ledger.runs.requeue(again, again.seq, outcome="retry", reason="x", delay_ms=LONG_MS)
+    for lease in (taken, delayed):
+        await pass_by(ledger, lease.run_id)
+    assert (await reap(ledger)).publish == ()
+    assert await touch(ledger, "ZCARD", taken.run_id, "unpublished") == 0
+
+
+async def pass_by(ledger: Ledger, run_id: str) -> None:
+    """Let the time be over in which the reaper's caller should have published."""
+    await touch(ledger, "ZADD", run_id, "unpublished", "XX", 1, run_id)

@@ -11,7 +11,7 @@
 -- ARGV[8..] names of queues that are known to be empty (for a broker elsewhere)
 --
 -- Returns nil when another holds the office; else {publish, close, counts, more}:
---   publish  run ids whose message the caller publishes again
+--   publish  run ids whose message the caller publishes again, and then strikes off `unpublished`
 --   close    id, token, why triples: runs the caller closes; why is 'dead', 'overdue' or
 --            'cancelled'
 --   counts   name, number pairs of what was done: restarted, due, stranded, pruned
@@ -41,11 +41,28 @@ local function to_close(id, token, why)
   close[#close + 1] = why
 end
 
+-- The caller may die before it has published: the run then comes again, in another's round.
+local function to_publish(id)
+  redis.call('ZADD', P .. 'unpublished', now + 2000, id)
+  publish[#publish + 1] = id
+end
+
 -- The members of an index whose time has come.
 local function past(index, most)
   local found = redis.call('ZRANGEBYSCORE', P .. index, '-inf', now, 'LIMIT', 0, most)
   if #found == most then more = 1 end
   return found
+end
+
+-- Runs that a former round returned and nobody published.
+for _, id in ipairs(past('unpublished', limit)) do
+  local r = redis.call('HMGET', run_key(id), 'state', 'queue', 'priority')
+  if r[1] == 'queued' and not redis.call('ZSCORE', P .. 'delayed', id) then
+    mark_ready(id, r[2], r[3], now)
+    to_publish(id)
+  else
+    redis.call('ZREM', P .. 'unpublished', id)
+  end
 end
 
 -- Runs whose lease ran out. The token moves on at once: the old attempt can write no more.
@@ -78,7 +95,7 @@ for _, id in ipairs(amnesty and {} or past('leases', limit)) do
       end_attempt(id, 'lost', now)
       add_event(id, r[10], seq, 'state', ARGV[7], now)
       mark_ready(id, r[7], r[8], now)
-      publish[#publish + 1] = id
+      to_publish(id)
       restarted = restarted + 1
     end
   end
@@ -96,7 +113,7 @@ for _, id in ipairs(past('delayed', limit)) do
     redis.call('ZREM', P .. 'delayed', id)
     mark_ready(id, r[2], r[3], now)
     redis.call('HDEL', run_key(id), 'due')
-    publish[#publish + 1] = id
+    to_publish(id)
     due = due + 1
   end
 end
@@ -133,7 +150,7 @@ local function recall(id, published, queue, priority)
   elseif now - published >= grace * 2 ^ math.min(tonumber(r[2] or 0), 8) then
     redis.call('HINCRBY', run_key(id), 'stranded', 1)
     mark_ready(id, queue, priority, now)
-    publish[#publish + 1] = id
+    to_publish(id)
     stranded = stranded + 1
   end
 end

@@ -74,7 +74,7 @@ class Reaper:
             reaped = await self._ledger.runs.reap(shard, self._worker, options)
             if reaped is None:
                 return
-            await self._handle(reaped)
+            await self._handle(shard, reaped)
             more = reaped.more
         if shard == 0 and time.monotonic() - self._pruned_at > _PRUNE_SECONDS:
             self._pruned_at = time.monotonic()
@@ -92,11 +92,14 @@ class Reaper:
             logger.warning("the reaper cannot ask the broker: %s", error)
             return ()
 
-    async def _handle(self, reaped: Reaped) -> None:
-        for run_id in reaped.publish:
-            await self._publish(run_id)
+    async def _handle(self, shard: int, reaped: Reaped) -> None:
+        published = await asyncio.gather(*(self._publish(run_id) for run_id in reaped.publish))
+        await self._ledger.runs.published(shard, [run_id for run_id in published if run_id])
         for run_id, token, why in reaped.close:
-            await self._close(run_id, token, why)
+            try:
+                await self._close(run_id, token, why)
+            except Exception:
+                logger.exception("run %s could not be ended yet", run_id)
         self.on_round(reaped)
         for work, count in reaped.counts.items():
             if count:
@@ -106,10 +109,16 @@ class Reaper:
         if done := {name: count for name, count in reaped.counts.items() if count}:
             logger.info("reaped: %s", ", ".join(f"{name} {n}" for name, n in done.items()))
 
-    async def _publish(self, run_id: str) -> None:
-        invocation = await self._ledger.runs.invocation(run_id)
-        if invocation is not None:
-            await self._publisher.publish(invocation)
+    async def _publish(self, run_id: str) -> str:
+        """Publish one run's message; '' when it must be tried again. One run's trouble is its own."""
+        try:
+            invocation = await self._ledger.runs.invocation(run_id)
+            if invocation is not None:
+                await self._publisher.publish(invocation)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others go out
+            logger.warning("run %s is not published yet: %s", run_id, error)
+            return ""
+        return run_id
 
     async def _close(self, run_id: str, token: int, why: str) -> None:
         try:
