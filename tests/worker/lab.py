@@ -211,7 +211,7 @@ async def writes_on(ctx: RunContext, journal: str, go: str) -> str:
         return "second"
     await ctx.emit_progress("first")
     while not Path(go).exists():  # noqa: ASYNC240 - a test's skill may
-        time.sleep(0.01)
+        await asyncio.sleep(0.01)
     try:
         await ctx.emit_text_delta("stale")
         await ctx.write_artifact("stale.txt", b"stale", "text/plain")

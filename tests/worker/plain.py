@@ -29,7 +29,11 @@ def plain_celery(url: str, code: str) -> list[Any]:
     guard = "import sys; sys.modules['skillfleet'] = None\n"
     program = guard + PRELUDE.format(url=url) + code
     done = subprocess.run(
-        [sys.executable, "-I", "-c", program], capture_output=True, text=True, timeout=90
+        [sys.executable, "-I", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -1,0 +1,155 @@
+"""Killed, paused and cut-off workers: their runs go on elsewhere, and stale ones write nothing."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from skillfleet.contracts import RunState
+from skillfleet.errors import RunFailed
+from skillfleet_producer import Fleet
+from tests.support.fleet import POOLS
+from tests.support.waiting import wait_until
+from tests.worker.shared import StartWorker, wait_kind, wait_state
+from tests.worker.test_drain import outcomes, words
+
+LAB = "tests.worker.lab"
+QUICK = {"lease_seconds": 1, "reap_seconds": 0.2, "drain_seconds": 0.5}
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_runs_of_a_killed_worker_execute_again_elsewhere(
+    pool: str, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    first = start_worker(LAB, pool=pool, concurrency=3, **QUICK)
+    arguments = {"journal": str(journal), "seconds": 3}
+    runs = [own_fleet.enqueue("lab.sleep", arguments) for _ in range(3)]
+    for run in runs:
+        wait_kind(run, "progress")
+    first.signal_all(signal.SIGKILL)
+    first.wait_end()
+    start_worker(LAB, pool=pool, concurrency=3, **QUICK)
+    for run in runs:
+        assert run.result(timeout=30) == 3
+        assert outcomes(run) == ["lost", "succeeded"]
+        assert words(journal, run) == ["1 start", "2 start", "2 end"]
+        assert run.status().retries == 0
+
+
+def test_the_run_of_a_killed_child_executes_again_in_the_same_worker(
+    own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    worker = start_worker(LAB, pool="prefork", concurrency=2, **QUICK)
+    run = own_fleet.enqueue("lab.sleep", {"journal": str(journal), "seconds": 3})
+    wait_kind(run, "progress")
+    child = str(run.status().worker).partition(":")[2].partition("-")[0]
+    os.kill(int(child), signal.SIGKILL)
+    assert run.result(timeout=30) == 3
+    assert outcomes(run) == ["lost", "succeeded"]
+    assert worker.process is not None
+    assert worker.process.poll() is None
+
+
+def test_the_children_of_a_killed_main_process_end_and_their_runs_go_on_elsewhere(
+    own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    first = start_worker(LAB, pool="prefork", concurrency=2, **QUICK)
+    run = own_fleet.enqueue("lab.sleep", {"journal": str(journal), "seconds": 3})
+    wait_kind(run, "progress")
+    children = first.children()
+    first.send_signal(signal.SIGKILL)
+    first.wait_end()
+    start_worker(LAB, pool="prefork", concurrency=2, **QUICK)
+    assert run.result(timeout=30) == 3
+    assert words(journal, run) == ["1 start", "2 start", "2 end"]
+    assert outcomes(run) == ["lost", "succeeded"]
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
+
+
+def test_a_poison_run_ends_dead_and_takes_no_other_run_along(
+    own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    start_worker(LAB, pool="prefork", concurrency=2, **QUICK)
+    poison = own_fleet.enqueue("lab.poison", {"journal": str(journal)})
+    with pytest.raises(RunFailed) as caught:
+        poison.result(timeout=40)
+    assert caught.value.code == "worker_lost"
+    status = poison.status()
+    assert status.state is RunState.DEAD
+    assert [attempt.outcome for attempt in status.attempts] == ["lost", "dead"]
+    assert words(journal, poison) == ["1 start", "2 start"]
+    assert own_fleet.enqueue("lab.add", {"x": 1}).result(timeout=20) == 2
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_stale_attempt_writes_nothing(
+    pool: str, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    journal, go = tmp_path / "journal", tmp_path / "go"
+    paused = start_worker(LAB, pool=pool, concurrency=2, **QUICK)
+    run = own_fleet.enqueue("lab.writes_on", {"journal": str(journal), "go": str(go)})
+    wait_kind(run, "progress")
+    paused.signal_all(signal.SIGSTOP)
+    try:
+        start_worker(LAB, pool=pool, concurrency=2, **QUICK)
+        assert run.result(timeout=30) == "second"
+        before = [event.id for event in run.events()]
+        go.touch()
+    finally:
+        paused.signal_all(signal.SIGCONT)
+    wait_until(lambda: "1 wrote" in words(journal, run) or "lost" in paused.text())
+    fresh = own_fleet.enqueue("lab.add", {"x": 1})
+    assert fresh.result(timeout=20) == 2
+    assert run.result() == "second"
+    assert [event.id for event in run.events()] == before
+    assert all(event.payload.get("text") != "stale" for event in run.events())
+    assert run.artifacts() == []
+    assert outcomes(run) == ["lost", "succeeded"]
+
+
+def test_a_paused_worker_gets_its_own_run_back_and_goes_on_watching_it(
+    own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    """Both attempts live in one process for a moment; the newer one must keep its lease."""
+    journal = tmp_path / "journal"
+    worker = start_worker(LAB, **QUICK)
+    run = own_fleet.enqueue("lab.sleep", {"journal": str(journal), "seconds": 4})
+    wait_kind(run, "progress")
+    worker.signal_all(signal.SIGSTOP)
+    with worker.server.client() as client:
+        wait_until(lambda: not client.zrangebyscore("{skillfleet:0}:workers", _now(client), "+inf"))
+    worker.signal_all(signal.SIGCONT)
+    assert run.result(timeout=30) == 4
+    assert outcomes(run)[-1] == "succeeded"
+    assert outcomes(run).count("lost") <= 1
+    assert wait_state(run, RunState.SUCCEEDED).attempt <= 2
+
+
+def _now(client: object) -> int:
+    seconds, micros = client.time()  # type: ignore[attr-defined]
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_runs_survive_the_loss_of_all_connections(
+    pool: str, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    worker = start_worker(LAB, pool=pool, concurrency=3)
+    runs = [
+        own_fleet.enqueue("lab.sleep", {"journal": str(journal), "seconds": 1.5}) for _ in range(3)
+    ]
+    for run in runs:
+        wait_kind(run, "progress")
+    with worker.server.client() as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        client.execute_command("CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes")
+    for run in runs:
+        assert run.result(timeout=30) == 1.5
+        assert words(journal, run) == ["1 start", "1 end"]
+    assert own_fleet.enqueue("lab.add", {"x": 1}).result(timeout=30) == 2
