@@ -1,5 +1,8 @@
 """Looking at runs and cancelling them."""
 
+import signal
+from pathlib import Path
+
 import pytest
 
 from tests.cli.commands import Shell
@@ -52,6 +55,17 @@ def test_events_without_following_stop_at_the_newest(shell: Shell) -> None:
     again = shell.ok("cancel", run_id, "--json").json
     assert again == {"id": run_id, "cancelled": False, "state": "cancelled"}
     assert "enough" in shell.ok("status", run_id).out
+
+
+def test_ctrl_c_ends_the_printing_of_events_and_not_the_run(shell: Shell, tmp_path: Path) -> None:
+    run_id = shell.enqueue("lab.sleep")
+    with shell.start("events", run_id, log=tmp_path / "log") as command:
+        command.wait_for("running, attempt 1")
+        command.signal(signal.SIGINT)
+        assert command.wait_end() == 130
+    assert "Traceback" not in command.text
+    cancelled = shell.ok("cancel", run_id, "--json").json
+    assert cancelled["cancelled"], "it still ran"
 
 
 def test_runs_are_listed_newest_first_and_by_state_and_agent(shell: Shell, told: str) -> None:

@@ -14,11 +14,11 @@ from skillfleet_ledger import Settings
 
 _DEFAULT_URL = Settings.model_fields["redis_url"].default
 _DEFAULT_NAMESPACE = Settings.model_fields["namespace"].default
-# Settings of another fleet, which would lead our processes astray.
 _NOT_OURS = {
-    f"SKILLFLEET_{name}"
-    for name in ("BROKER_URL", "REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_CA_FILE", "MODULES")
+    *("SKILLFLEET_REDIS_USERNAME", "SKILLFLEET_REDIS_PASSWORD", "SKILLFLEET_REDIS_CA_FILE"),
+    *("SKILLFLEET_BROKER_URL", "SKILLFLEET_MODULES", "SKILLFLEET_AUTH"),
 }
+"""Settings of another fleet, which would lead our processes astray."""
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,13 @@ class Session:
             self._others.remove(worker)
 
     async def _watch_files(self) -> None:
-        async for changes in awatch(*self._plan.folders(), watch_filter=PythonFilter()):
-            names = sorted({Path(path).name for _, path in changes})
-            self._again.put_nowait(f"{', '.join(names)} changed")
+        try:
+            async for changes in awatch(*self._plan.folders(), watch_filter=PythonFilter()):
+                names = sorted({Path(path).name for _, path in changes})
+                self._again.put_nowait(f"{', '.join(names)} changed")
+        except (OSError, RuntimeError) as error:
+            # Too many folders for the system's limits, as a rule.
+            self._log.say(f"changes are not noticed: {error}", "bold red")
 
     async def _start_server(self) -> None:
         self._server = await self._child("valkey", self._server_command())
