@@ -83,6 +83,9 @@ class QoS(stock.QoS):
     def restore(self, tags: list[str], *, leftmost: bool = False) -> None:
         """Put messages back where they are to be delivered from, each once."""
         channel = self.channel
+        tags = [tag for tag in tags if tag not in channel.unsettled.acknowledged]
+        if not tags:
+            return
         unacked, index = (
             channel.keys.full(self.unacked_key),
             channel.keys.index,

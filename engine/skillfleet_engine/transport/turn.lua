@@ -27,8 +27,13 @@ end
 if ARGV[3] == '1' then
   for position = 1, pairs_of_keys do
     local list, rung = KEYS[2 + 2 * position], KEYS[3 + 2 * position]
-    -- Newest first, so that the oldest ends where the next pop is.
-    while redis.call('LMOVE', rung, list, 'LEFT', 'RIGHT') do end
+    -- Newest first, so that the oldest ends where the next pop is. Not by LMOVE: a server that
+    -- has no memory left refuses a script whose first write may need some.
+    local raw = redis.call('LPOP', rung)
+    while raw do
+      redis.call('RPUSH', list, raw)
+      raw = redis.call('LPOP', rung)
+    end
   end
 end
 
