@@ -202,6 +202,14 @@ class RunStore:
         answers = await asyncio.gather(*(renew_shard(*shard) for shard in shards.items()))
         return {run_id: answer for part in answers for run_id, answer in part.items()}
 
+    async def forsake(self, run_id: str, holder: str) -> bool:
+        """End the lease of a worker process that is known to be dead, so that nobody waits for it.
+
+        `holder` is how the process's name begins; False when no such worker holds the run.
+        """
+        reply = await self._run("forsake", [self._keys.prefix(run_id)], run_id, holder)
+        return bool(reply)
+
     async def settle(self, lease: Lease, task: str, seq: int, end: End) -> Write:
         """End the attempt and the run; `seq` is the number of the attempt's last event."""
         run_id = lease.run_id

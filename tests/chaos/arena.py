@@ -121,7 +121,9 @@ class Arena:
             await asyncio.sleep(max(fault.at - (time.monotonic() - self.began), 0))
             task = asyncio.create_task(self._happen(fault))
             self._faults.add(task)
-        await asyncio.gather(*self._faults)
+        for outcome in await asyncio.gather(*self._faults, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                self.problems.append(f"a fault could not be played: {outcome!r}")
 
     async def end(self) -> None:
         """Drain all workers; tells as problems what does not end as it should."""
@@ -130,7 +132,8 @@ class Arena:
         for machine in self.machines:
             with suppress(AssertionError):
                 await self._serves(machine)
-            machine.worker.send_signal(signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                machine.worker.send_signal(signal.SIGTERM)
         for number, machine in enumerate(self.machines):
             code = await self._exit(machine)
             if code != 0:

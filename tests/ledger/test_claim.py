@@ -171,3 +171,15 @@ async def test_a_renewal_tells_what_is_lost_and_what_is_cancelled(ledger: Ledger
 async def test_a_worker_without_runs_renews_its_presence(ledger: Ledger) -> None:
     assert await ledger.runs.renew("idle", LONG_MS, {}, timeout=5) == {}
     assert await ledger.directory.workers() == ["idle"]
+
+
+async def test_the_lease_of_a_dead_process_can_be_ended_before_its_time(ledger: Ledger) -> None:
+    new = await submitted(ledger)
+    await claimed(ledger, new.id, "host:12-abcd")
+    assert not await ledger.runs.forsake(new.id, "host:1-")
+    assert (await reap(ledger)).publish == ()
+    assert await ledger.runs.forsake(new.id, "host:12-")
+    assert (await reap(ledger)).publish == (new.id,)
+    assert not await ledger.runs.forsake(new.id, "host:12-")
+    status = await ledger.runs.status(new.id)
+    assert [attempt.outcome for attempt in status.attempts] == ["lost"]

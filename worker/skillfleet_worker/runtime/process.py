@@ -37,12 +37,17 @@ _SHUTS_DOWN = Stop(StopKind.RELEASED, "the worker shuts down")
 _TICK_SECONDS = 0.25
 
 
+def name_of(pid: int) -> str:
+    """How the name of this machine's worker process with that id begins."""
+    return f"{socket.gethostname()}:{pid}-"
+
+
 class WorkerProcess:
     """What all attempts of a process share. Create and use it on the home loop."""
 
     def __init__(self, settings: WorkerSettings, cards: Sequence[AgentCard]) -> None:
         self.settings = settings
-        self.name = f"{socket.gethostname()}:{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.name = f"{name_of(os.getpid())}{uuid.uuid4().hex[:8]}"
         self.ledger = Ledger(settings, name="skillfleet-worker")
         self.publisher: Publisher = publisher_for(self.ledger)
         self.attempts: dict[str, Attempt] = {}

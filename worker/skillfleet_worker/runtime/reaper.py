@@ -110,7 +110,7 @@ class Reaper:
             logger.info("reaped: %s", ", ".join(f"{name} {n}" for name, n in done.items()))
 
     async def _publish(self, run_id: str) -> str:
-        """Publish one run's message; '' when it must be tried again. One run's trouble is its own."""
+        """Publish one run's message; '' when it must be tried again. Never raises."""
         try:
             invocation = await self._ledger.runs.invocation(run_id)
             if invocation is not None:

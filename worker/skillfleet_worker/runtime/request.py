@@ -1,8 +1,10 @@
 """A message that Celery's worker took in, as Celery sees it: here, how a refused one ends."""
 
 import logging
+import threading
 from typing import Any
 
+from billiard.exceptions import WorkerLostError
 from celery.exceptions import Ignore, InvalidTaskError
 from celery.worker.request import Request
 
@@ -11,6 +13,7 @@ from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs import End
 from skillfleet_worker.runtime.consumer import apart
 from skillfleet_worker.runtime.letters import adopt, adoption_of
+from skillfleet_worker.runtime.process import name_of
 from skillfleet_worker.runtime.skill_task import CANCELLED
 
 logger = logging.getLogger(__name__)
@@ -33,12 +36,22 @@ class SkillRequest(Request):
             raise InvalidTaskError("what stands beside the arguments must be an object")
 
     def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
-        """Tell Celery's monitors that a run was cancelled: Celery only sees it ignored."""
+        """Tell Celery's monitors of a cancelled run, and the ledger of a child that died."""
         error = exc_info.exception
         error = getattr(error, "exc", error)
         if isinstance(error, Ignore) and error.args == (CANCELLED,):
             self.send_event("task-revoked", terminated=True, signum="SIGTERM", expired=False)
+        if isinstance(error, WorkerLostError) and self.worker_pid:
+            # In a thread: Redis may be away, and then the lease runs out by itself.
+            name = name_of(int(self.worker_pid))
+            threading.Thread(target=self._forsake, args=(name,), daemon=True).start()
         return super().on_failure(exc_info, *args, **options)
+
+    def _forsake(self, holder: str) -> None:
+        try:
+            apart(self.task.node.settings, lambda ledger: ledger.runs.forsake(self.id, holder))
+        except Exception as error:  # noqa: BLE001 - nothing is lost but time
+            logger.warning("run %s waits for the lease of its lost process: %s", self.id, error)
 
     def _announce_revoked(
         self,
