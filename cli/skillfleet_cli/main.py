@@ -13,7 +13,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from skillfleet_cli.commands import agents, artifacts, dead, dev, doctor, enqueue, runs, worker
+from skillfleet_cli.commands import (
+    agents,
+    artifacts,
+    dead,
+    dev,
+    doctor,
+    enqueue,
+    keys,
+    runs,
+    worker,
+)
 from skillfleet_cli.exits import ExitCode, explain
 
 _RUNS, _WORKERS, _CARE = "Runs", "Workers", "Looking after a fleet"
@@ -71,6 +81,9 @@ app.add_typer(
     _dead, name="dead", rich_help_panel=_CARE, help="Runs that were given up, refused messages."
 )
 
+_keys = typer.Typer(no_args_is_help=True)
+app.add_typer(_keys, name="keys", rich_help_panel=_CARE, help="Keys to sign runs with.")
+
 
 def _register(
     verb: Callable[..., None], panel: str | None, parent: typer.Typer = app, **more: Any
@@ -98,6 +111,8 @@ _register(runs.runs, _RUNS)
 _register(artifacts.artifacts, _RUNS)
 _register(agents.agents, _CARE)
 _register(doctor.doctor, _CARE)
+_register(keys.token, _CARE)
+_register(keys.new, None, _keys)
 for _verb in (dead.list_, dead.show, dead.retry, dead.purge):
     _register(_verb, None, _dead)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -50,6 +50,14 @@ class Settings(BaseSettings):
     """How many attempts of a run may be lost to crashes before it is buried."""
     max_tree_depth: int = Field(16, ge=1)
     max_tree_runs: int = Field(1000, ge=1)
+    auth: Literal["off", "required"] = "off"
+    """Whether every run needs a signed token that says who calls."""
+    auth_issuer: str = Field("skillfleet", min_length=1)
+    """The issuer named in the fleet's tokens."""
+    auth_signing_key_file: Path | None = None
+    """The private Ed25519 key that this process signs with: a producer's, or a worker's own."""
+    auth_token_seconds: float = Field(86_400.0, ge=1, le=_TEN_YEARS)
+    """How long after its submission (and delay) a run may start; it ends unauthorized then."""
 
     @field_validator("redis_url")
     @classmethod

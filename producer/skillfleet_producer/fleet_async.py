@@ -28,9 +28,11 @@ from skillfleet_producer.submission import (
     Options,
     Parent,
     build_submission,
+    claims_of,
     invocation_from,
     split_task,
 )
+from skillfleet_producer.tokens import Signing
 from skillfleet_producer.tracing import existed, sending
 
 _RECHECK_SECONDS = 5.0
@@ -69,6 +71,7 @@ class AsyncFleet:
         self._catalogue = Catalogue(self.ledger)
         self._clock = RedisClock(self.ledger)
         self._publisher: Publisher = publisher_for(self.ledger)
+        self._signing = Signing(self.settings)
 
     async def __aenter__(self) -> Self:
         return self
@@ -93,7 +96,8 @@ class AsyncFleet:
         priority (0, most urgent, to 9), queue. When this returns, the run is durable.
 
         Raises InvalidArgumentsError, ArgumentsTooLargeError, UnknownSkillError,
-        IdempotencyConflictError and FleetUnavailableError.
+        IdempotencyConflictError, UnauthorizedError (the fleet takes signed runs only, and there
+        is no key to sign with) and FleetUnavailableError.
         """
         new = await self.prepare(skill, args or {}, Options(**options))
         await self.submit(new)
@@ -152,7 +156,8 @@ class AsyncFleet:
         queue = await self._catalogue.queue_for(agent, name, args)
         if options.queue is None and queue is not None:
             new = replace(new, queue=queue)
-        return new
+        depth = parent.depth + 1 if parent else 0
+        return self._signing.signed(new, claims_of(options.auth), depth)
 
     async def _submit_together(self, new: Sequence[Submission]) -> None:
         if not self.settings.broker_is_ledger or new[0].delay_ms:

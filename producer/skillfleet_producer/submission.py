@@ -99,15 +99,11 @@ def build_submission(
     agent, name = split_task(skill)
     keys = settings.keyspace
     args = encode_arguments(f"{agent}.{name}", arguments, settings.max_arguments_bytes)
-    auth = (
-        options.auth.model_dump(mode="json")
-        if isinstance(options.auth, BaseModel)
-        else options.auth
-    )
+    auth = claims_of(options.auth)
     deadline = _deadline_ms(options, now_ms, parent)
     header = InvocationHeader(
         deadline_ms=deadline,
-        auth=dict(auth) if auth is not None else None,
+        auth=auth,
         depth=parent.depth + 1 if parent else 0,
     )
     if parent is not None:
@@ -133,6 +129,13 @@ def build_submission(
         root_id=parent.root_id if parent else None,
         parent_token=parent.token if parent else None,
     )
+
+
+def claims_of(auth: BaseModel | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The caller's claims as plain JSON values."""
+    if isinstance(auth, BaseModel):
+        auth = auth.model_dump(mode="json")
+    return dict(auth) if auth is not None else None
 
 
 def invocation_from(new: Submission) -> Invocation:

@@ -68,3 +68,16 @@ def narrowed_auth(model: type[ModelT], caller: BaseModel) -> ModelT:
         return auth
     kept = type(auth.scopes)(sorted(granted & scopes_of(caller)))  # type: ignore[attr-defined]
     return auth.model_copy(update={"scopes": kept})
+
+
+def claims_for_call(claims: Mapping[str, Any] | None, auth: BaseModel) -> dict[str, Any]:
+    """What a run tells of its caller to a run that it calls: the same caller, no scope more.
+
+    `claims` are those the calling run was given, `auth` what its agent's model made of them:
+    what the model does not know goes no further, except for the subject.
+    """
+    known = {*type(auth).model_fields, "sub"}
+    passed = {name: value for name, value in (claims or {}).items() if name in known}
+    if "scopes" in passed:
+        passed["scopes"] = sorted(scopes_of(auth) & set(passed["scopes"]))
+    return passed

@@ -9,9 +9,10 @@ from typing import Any
 from celery import Celery
 
 from skillfleet.agent import Agent
+from skillfleet_engine.transport import broker_settings
 from skillfleet_ledger.settings import celery_url
 from skillfleet_worker.agents import find_agents
-from skillfleet_worker.bootstrap import connect_signals, make_executor
+from skillfleet_worker.bootstrap import check_settings, connect_signals, make_executor
 from skillfleet_worker.builtin import fleet
 from skillfleet_worker.runtime import remote_control  # noqa: F401 - registers the command
 from skillfleet_worker.runtime.node import Node
@@ -35,6 +36,7 @@ def create_app(
     or a module has no agent, SettingsError for a bad setting.
     """
     chosen = settings or WorkerSettings.load()
+    check_settings(chosen)
     names = [name.strip() for name in chosen.modules.split(",") if name.strip()]
     agents = find_agents([fleet, *(sources or names)])
     node = Node(chosen, agents, make_executor)
@@ -67,7 +69,7 @@ def _configuration(settings: WorkerSettings, pool: str, concurrency: int | None)
     looped = pool == "loop"
     redis_broker = settings.celery_broker_url.startswith(("redis", "sentinel"))
     return {
-        "broker_url": settings.celery_broker_url,
+        **_broker(settings),
         "result_backend": f"{backend}+{celery_url(settings.ledger_url)}",
         "result_backend_transport_options": {"global_keyprefix": prefix} if prefix else {},
         "broker_transport_options": _transport_options(timeout, prefix) if redis_broker else {},
@@ -98,6 +100,13 @@ def _configuration(settings: WorkerSettings, pool: str, concurrency: int | None)
         "engine_blocked_after": settings.blocked_seconds,
         "engine_cancel_grace": settings.abandon_seconds,
     }
+
+
+def _broker(settings: WorkerSettings) -> dict[str, Any]:
+    """The broker's URL, on Redis with the engine's transport unless Celery's own is wanted."""
+    if settings.redis_transport == "kombu":
+        return {"broker_url": settings.celery_broker_url}
+    return broker_settings(settings.celery_broker_url)
 
 
 def _transport_options(timeout: float, prefix: str) -> dict[str, Any]:

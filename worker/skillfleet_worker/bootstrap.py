@@ -10,12 +10,20 @@ from celery import Celery, signals
 from skillfleet.contracts import AgentCard
 from skillfleet.ports.secrets import Secrets
 from skillfleet_engine import bridge
+from skillfleet_engine.transport import message_undecodable
+from skillfleet_ledger.runs import RunStore
 from skillfleet_producer import AsyncFleet
+from skillfleet_producer.tokens import Signing
 from skillfleet_worker.adapters.a2a.fleet import FleetA2AClient
+from skillfleet_worker.adapters.auth.admission import TokenAdmission
+from skillfleet_worker.adapters.auth.jwt import verifier_from
 from skillfleet_worker.adapters.discovery.ledger import LedgerDiscovery
+from skillfleet_worker.adapters.orchestrator.deletion_cost import DeletionCostKeeper, Pod
 from skillfleet_worker.adapters.secrets.chain import ChainedSecrets
 from skillfleet_worker.adapters.secrets.environment import EnvironmentSecrets
 from skillfleet_worker.adapters.secrets.files import FileSecrets
+from skillfleet_worker.runtime.admission import Admission, OpenAdmission
+from skillfleet_worker.runtime.consumer import keep_refused
 from skillfleet_worker.runtime.context import Capabilities
 from skillfleet_worker.runtime.drain import DrainLine
 from skillfleet_worker.runtime.executor import Executor
@@ -30,13 +38,35 @@ logger = logging.getLogger(__name__)
 def make_executor(settings: WorkerSettings, cards: Sequence[AgentCard]) -> Executor:
     """An executor with the adapters of the fleet; on the process's home loop."""
     process = WorkerProcess(settings, cards)
+    if settings.pod_deletion_cost:
+        pod = Pod(
+            settings.kubernetes_url,
+            settings.kubernetes_account,
+            settings.pod_namespace,
+            settings.pod_name,
+        )
+        process.companions.append(DeletionCostKeeper(pod, process.oldest_started).run)
     capabilities = Capabilities(
         ledger=process.ledger,
         secrets=secrets_from(settings),
         a2a=FleetA2AClient(AsyncFleet(ledger=process.ledger)),
         discovery=LedgerDiscovery(process.ledger),
     )
-    return Executor(process, capabilities)
+    return Executor(process, capabilities, admission_from(settings, process.runs))
+
+
+def admission_from(settings: WorkerSettings, runs: RunStore) -> Admission:
+    """How callers are identified; raises SettingsError for keys that cannot be used."""
+    if settings.auth == "off":
+        return OpenAdmission()
+    return TokenAdmission(verifier_from(settings), runs, settings.max_tree_depth)
+
+
+def check_settings(settings: WorkerSettings) -> None:
+    """Raise SettingsError for keys that the worker's processes could not use."""
+    Signing(settings)
+    if settings.auth == "required":
+        verifier_from(settings)
 
 
 def secrets_from(settings: WorkerSettings) -> Secrets:
@@ -63,6 +93,7 @@ def connect_signals(app: Celery, node: Node) -> None:
 
     def ready(sender: Any = None, **_: Any) -> None:
         node.consumer = sender
+        _say_auth(node.settings)
         if not _has_children(sender):
             node.start()
 
@@ -76,6 +107,10 @@ def connect_signals(app: Celery, node: Node) -> None:
         if not node.in_child:
             bridge.run(node.stop())
 
+    def unreadable(queue: str, body: bytes, reason: str, **_: Any) -> None:
+        keep_refused(node.settings, body, f"in queue {queue}: {reason}")
+
+    message_undecodable.connect(unreadable, weak=False)
     signals.worker_init.connect(starts, weak=False)
     signals.worker_process_init.connect(process_starts, weak=False)
     signals.worker_ready.connect(ready, weak=False)
@@ -84,6 +119,18 @@ def connect_signals(app: Celery, node: Node) -> None:
     signals.worker_shutdown.connect(stopped, weak=False)
     Telemetry(node).connect()
     node.bind(app)
+
+
+def _say_auth(settings: WorkerSettings) -> None:
+    if settings.auth == "off":
+        logger.warning(
+            "SKILLFLEET_AUTH is off: whoever reaches this Redis can run any skill in anybody's"
+            " name. Set SKILLFLEET_AUTH=required where that is not meant (docs/security.md)."
+        )
+    elif settings.auth_signing_key_file is None:
+        logger.warning(
+            "SKILLFLEET_AUTH_SIGNING_KEY_FILE is not set: skills of this worker cannot call others"
+        )
 
 
 def _has_children(consumer: Any) -> bool:

@@ -34,11 +34,24 @@ class WorkerSettings(Settings):
     secrets_dir: Path | None = None
     """A folder of secrets, one file each, as Kubernetes mounts them."""
     secrets_env_prefix: str = "SKILLFLEET_SECRET_"
+    auth_keys: Path | None = None
+    """Public keys of producers: a folder of .pem and .jwk files, or a JWKS file."""
+    auth_worker_keys: Path | None = None
+    """Public keys of workers, which may only sign for runs that runs of theirs call."""
     probe_port: int | None = Field(None, ge=0, le=65535)
     """Port of /livez, /readyz and /startupz; none without it."""
     probe_host: str = "127.0.0.1"
     metrics: bool = False
     """Serve Prometheus metrics at /metrics of the probe port."""
+    redis_transport: Literal["skillfleet", "kombu"] = "skillfleet"
+    """How messages are taken from Redis: the engine's transport, or Celery's own."""
+    pod_deletion_cost: bool = False
+    """Tell Kubernetes by an annotation on this pod how busy it is; not with prefork."""
+    pod_name: str = ""
+    pod_namespace: str = ""
+    kubernetes_url: str = "https://kubernetes.default.svc"
+    kubernetes_account: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+    """The folder of the service account's token and ca.crt."""
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -46,6 +59,11 @@ class WorkerSettings(Settings):
     def _fits_together(self) -> Self:
         if self.metrics and self.probe_port is None:
             raise ValueError("SKILLFLEET_METRICS needs SKILLFLEET_PROBE_PORT to serve them on")
+        if self.pod_deletion_cost and not (self.pod_name and self.pod_namespace):
+            raise ValueError(
+                "SKILLFLEET_POD_DELETION_COST needs SKILLFLEET_POD_NAME"
+                " and SKILLFLEET_POD_NAMESPACE"
+            )
         if self.stranded_seconds < self.reap_seconds:
             raise ValueError(
                 "SKILLFLEET_STRANDED_SECONDS must not be below SKILLFLEET_REAP_SECONDS"

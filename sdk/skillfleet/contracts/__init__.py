@@ -14,12 +14,23 @@ from skillfleet.contracts.invocation import HEADER, InvocationHeader
 from skillfleet.contracts.limits import Limits
 from skillfleet.contracts.states import TERMINAL_STATES, ReasonCode, RunState
 from skillfleet.contracts.status import AgentCard, ArtifactInfo, Attempt, RunStatus, SkillCard
+from skillfleet.contracts.token import (
+    TOKEN_ALGORITHM,
+    TOKEN_BYTES,
+    TOKEN_HEADER,
+    TokenClaims,
+    TokenUse,
+    call_digest,
+)
 
 __all__ = [
     "HEADER",
     "RESERVED_KINDS",
     "STATE_KIND",
     "TERMINAL_STATES",
+    "TOKEN_ALGORITHM",
+    "TOKEN_BYTES",
+    "TOKEN_HEADER",
     "TRIMMED_KIND",
     "AgentCard",
     "ArtifactInfo",
@@ -31,5 +42,8 @@ __all__ = [
     "RunState",
     "RunStatus",
     "SkillCard",
+    "TokenClaims",
+    "TokenUse",
+    "call_digest",
     "from_millis",
 ]

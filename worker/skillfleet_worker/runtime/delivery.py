@@ -1,25 +1,29 @@
 """A Celery message as the runtime sees it, whoever sent it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import orjson
 from pydantic import ValidationError
 
 from skillfleet.arguments import encode_arguments
-from skillfleet.contracts import HEADER, InvocationHeader
+from skillfleet.contracts import HEADER, TOKEN_BYTES, TOKEN_HEADER, InvocationHeader
 from skillfleet.errors import InvalidArgumentsError
 from skillfleet_ledger.records import Submission
 from skillfleet_worker.runtime.letters import new_record, trace_of
 from skillfleet_worker.settings import WorkerSettings
+
+MOST_HEADER_BYTES: Final = 16 * 1024
+"""The largest invocation header that is looked at."""
 
 
 @dataclass(frozen=True)
 class Delivery:
     """One delivery of a run's message. `header` is None for a plain Celery client's.
 
-    `problem` says what is wrong with a message that cannot be executed.
+    `problem` says what is wrong with a message that cannot be executed, `auth` are the
+    caller's claims, `token` is what vouches for them.
     """
 
     run_id: str
@@ -32,6 +36,8 @@ class Delivery:
     root_id: str
     trace: Mapping[str, str]
     problem: InvalidArgumentsError | None = None
+    token: str | None = field(default=None, repr=False)
+    auth: Mapping[str, Any] | None = None
 
     @property
     def task(self) -> str:
@@ -43,10 +49,9 @@ class Delivery:
         """How many runs stand above this one."""
         return self.header.depth if self.header else 0
 
-    @property
-    def auth(self) -> Mapping[str, Any] | None:
-        """The caller's claims."""
-        return self.header.auth if self.header else None
+    def admitted(self, claims: Mapping[str, Any]) -> "Delivery":
+        """The delivery with the claims of a caller who proved them."""
+        return replace(self, auth=claims)
 
     def adoption(self, settings: WorkerSettings) -> Submission | None:
         """The record of a run that a plain Celery client sent; None for a fleet's own message.
@@ -59,7 +64,8 @@ class Delivery:
         # What cannot be executed is not kept either: it may be endless, or no JSON.
         arguments = b"{}" if self.problem else orjson.dumps(self.arguments)
         skill = (self.agent, self.skill)
-        return new_record(settings, self.run_id, skill, self.queue, self.trace, arguments)
+        kept = self.trace if self.token is None else {**self.trace, TOKEN_HEADER: self.token}
+        return new_record(settings, self.run_id, skill, self.queue, kept, arguments)
 
 
 def read_delivery(
@@ -95,6 +101,8 @@ def read_delivery(
         root_id=request.root_id or request.id if header else request.id,
         trace=trace_of(headers),
         problem=problem,
+        token=readable_token(headers.get(TOKEN_HEADER)),
+        auth=header.auth if header else None,
     )
 
 
@@ -102,11 +110,28 @@ def _header(value: Any) -> InvocationHeader | None:
     if value is None:
         return None
     try:
+        if len(orjson.dumps(value)) > MOST_HEADER_BYTES:
+            raise InvalidArgumentsError(
+                f"the message's {HEADER} header is larger than {MOST_HEADER_BYTES} bytes"
+            )
         return InvocationHeader.model_validate(value)
-    except ValidationError as error:
+    except (ValidationError, TypeError) as error:
         raise InvalidArgumentsError(
-            f"the message's {HEADER} header is malformed: {error}"
+            f"the message's {HEADER} header is malformed: {_fields_of(error)}"
         ) from None
+
+
+def _fields_of(error: ValidationError | TypeError) -> str:
+    """What is wrong, without the values: they may tell who calls."""
+    if not isinstance(error, ValidationError):
+        return "it is not JSON"
+    problems = error.errors(include_input=False, include_url=False)
+    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in problems)
+
+
+def readable_token(value: Any) -> str | None:
+    """The token in a header; None for what is no text, or too long to be looked at."""
+    return value if isinstance(value, str) and len(value) <= TOKEN_BYTES else None
 
 
 def _by_name(

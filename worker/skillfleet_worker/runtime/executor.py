@@ -24,6 +24,7 @@ from skillfleet_engine import bridge
 from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.runs import Claim, ClaimStatus, Declared, End, Write
 from skillfleet_producer.publisher import publish_or_leave
+from skillfleet_worker.runtime.admission import Admission, ForeignMessageError
 from skillfleet_worker.runtime.attempt import Attempt, StopKind
 from skillfleet_worker.runtime.context import Capabilities, FleetRunContext
 from skillfleet_worker.runtime.delivery import Delivery
@@ -52,9 +53,12 @@ _SETTLE_SECONDS = 300.0
 class Executor:
     """Runs deliveries of one process. `auth_models` holds each agent's auth model."""
 
-    def __init__(self, process: WorkerProcess, capabilities: Capabilities) -> None:
+    def __init__(
+        self, process: WorkerProcess, capabilities: Capabilities, admission: Admission
+    ) -> None:
         self.process = process
         self._capabilities = capabilities
+        self._admission = admission
 
     async def run(
         self, skill: Skill[..., Any], auth_model: Any, delivery: Delivery
@@ -118,6 +122,7 @@ class Executor:
         """Run the handler under supervision and judge how it ended."""
         delivery, spec = attempt.delivery, skill.spec
         try:
+            delivery = attempt.delivery = await bridge.at_home(self._admission.admit(delivery))
             if delivery.problem is not None:
                 raise delivery.problem
             check_arguments(spec.task_name, spec.input_schema, delivery.arguments)
@@ -125,6 +130,11 @@ class Executor:
             auth = auth_from_claims(auth_model, delivery.auth)
             ctx = FleetRunContext(attempt, outbox, auth, spec.secrets, self._capabilities)
             ctx.require_scopes(spec.scopes)
+        except ForeignMessageError:
+            logger.warning("run %s: a message that is not its own was dropped", attempt.run_id)
+            return Released("a message that is not its own was dropped")
+        except FleetUnavailableError as error:
+            return Released(f"who calls could not be found out: {error}")
         except SkillfleetError as error:
             return Failed(error.code, str(error), error)
         try:

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from skillfleet.auth import claims_for_call
 from skillfleet.contracts import STATE_KIND, TRIMMED_KIND, RunState
 from skillfleet.errors import (
     CancelledByCaller,
@@ -110,7 +111,8 @@ class _RunsCalls(A2AClient):
             token=attempt.lease.token,
             deadline_ms=attempt.lease.deadline_ms,
         )
-        options = Options(auth=self._auth, timeout=timeout)
+        claims = claims_for_call(attempt.delivery.auth, self._auth)
+        options = Options(auth=claims, timeout=timeout)
         new = await self._fleet.prepare(name, args, options, parent)
         try:
             created = await self._fleet.submit(new)

@@ -1,0 +1,91 @@
+"""The verbs `keys new` and `token`."""
+
+# ruff: noqa: PLC0415 - a verb loads its work when it runs, so that --help is quick
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from skillfleet_cli.options import Json
+
+
+def new(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The key's id, such as backend-2026-11.")
+    ],
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write to.")
+    ] = Path(),
+) -> None:
+    """Make a key pair to sign runs with (Ed25519).
+
+    Writes NAME.private.pem, for SKILLFLEET_AUTH_SIGNING_KEY_FILE of the one that signs, and
+    NAME.pem, for the folder SKILLFLEET_AUTH_KEYS of all workers (a worker's own key: for
+    SKILLFLEET_AUTH_WORKER_KEYS). Never replaces a file.
+
+    Example:
+      $ skillfleet keys new backend-2026-11 --out /etc/skillfleet/keys
+    """
+    from skillfleet_cli.exits import CommandError
+    from skillfleet_producer.tokens import write_new_key
+
+    try:
+        private, public = write_new_key(out, name)
+    except OSError as error:
+        raise CommandError(f"{error.filename}: {error.strerror}") from error
+    typer.echo(f"private: {private} (keep it secret: whoever has it can sign)")
+    typer.echo(f"public:  {public}")
+
+
+def token(
+    skill: Annotated[
+        str, typer.Argument(metavar="SKILL", help="Its name, <agent>.<skill>.", show_default=False)
+    ],
+    json: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="JSON", help="Its arguments as a JSON object; - reads stdin, @FILE a file."
+        ),
+    ] = None,
+    *,
+    arg: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="One argument. May be repeated."),
+    ] = None,
+    subject: Annotated[
+        str | None,
+        typer.Option("--subject", "-s", metavar="NAME", help="Who calls.", show_default="issuer"),
+    ] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A scope; may be repeated.")
+    ] = None,
+    claim: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A further claim; may be repeated."),
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", metavar="ID", help="The run's id.", show_default="a new one"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Sign one run, for a client that has no key of its own, and print its id and token.
+
+    The token is good for that run id, skill and arguments only, for
+    SKILLFLEET_AUTH_TOKEN_SECONDS. Signs with SKILLFLEET_AUTH_SIGNING_KEY_FILE. A plain Celery
+    client sends it as the header skillfleet-token, with the run's id as task_id.
+
+    Example:
+      $ skillfleet token librarian.survey '{"folder": "."}' --subject ada --scope files:read
+    """
+    from skillfleet_cli.arguments import parse_arguments
+    from skillfleet_cli.signing import print_token
+
+    caller = parse_arguments(None, claim or [])
+    if subject is not None:
+        caller["sub"] = subject
+    if scope:
+        caller["scopes"] = scope
+    print_token(skill, parse_arguments(json, arg or []), caller, run, as_json=as_json)

@@ -1,0 +1,39 @@
+"""Signing one run by hand."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import typer
+
+from skillfleet_cli.exits import CommandError
+from skillfleet_cli.output import print_json
+from skillfleet_ledger import Settings
+from skillfleet_producer.submission import Options, build_submission
+from skillfleet_producer.tokens import TokenSigner, load_private_key
+
+
+def print_token(
+    skill: str,
+    arguments: Mapping[str, Any],
+    caller: Mapping[str, Any],
+    run_id: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print the id and the token of one run; raises SettingsError, InvalidArgumentsError."""
+    settings = Settings.load()
+    if settings.auth_signing_key_file is None:
+        raise CommandError(
+            "no key: set SKILLFLEET_AUTH_SIGNING_KEY_FILE (skillfleet keys new makes one)"
+        )
+    signer = TokenSigner(*load_private_key(settings.auth_signing_key_file), settings)
+    new = build_submission(settings, skill, arguments, Options(), time.time() * 1000)
+    new = replace(new, id=run_id or new.id)
+    token = signer.sign(new, caller)
+    if as_json:
+        print_json({"run": new.id, "token": token})
+        return
+    typer.echo(f"run:   {new.id}")
+    typer.echo(f"token: {token}")

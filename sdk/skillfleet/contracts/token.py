@@ -1,0 +1,70 @@
+"""The signed token that says who called a run: a JWT whose claims bind it to that one run."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+TOKEN_HEADER: Final = "skillfleet-token"  # noqa: S105 - a name, no secret
+"""The Celery message header that carries the token, of a fleet's own and of a plain client."""
+
+TOKEN_ALGORITHM: Final = "EdDSA"  # noqa: S105
+"""The one algorithm that is signed with and accepted."""
+
+TOKEN_BYTES: Final = 8192
+"""The longest token that is made or looked at."""
+
+
+class TokenUse(StrEnum):
+    """What a token is for, and so whose key must have signed it."""
+
+    RUN = "run"
+    """A producer asks for a run."""
+    CALL = "call"
+    """A worker calls on behalf of a run that it executes."""
+
+
+class TokenClaims(BaseModel):
+    """What a token says. Times are seconds since the epoch.
+
+    `sub`, `scopes` and `claims` are the caller's identity; the others bind the token to one
+    run of one fleet with one skill and set of arguments.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    iss: str
+    aud: str
+    sub: str
+    iat: int
+    exp: int
+    use: TokenUse
+    run: str
+    """The id of the only run the token is good for."""
+    call: str
+    """`call_digest` of the run's skill and arguments."""
+    scopes: tuple[str, ...] = ()
+    claims: dict[str, Any] = {}
+    """Further claims for the agent's `auth_model`."""
+    parent: str | None = None
+    root: str | None = None
+    depth: int = 0
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The claims from which an agent's `auth_model` is built."""
+        return self.claims | {"sub": self.sub, "scopes": list(self.scopes)}
+
+
+def call_digest(task: str, arguments: Mapping[str, Any]) -> str:
+    """A digest of a skill (`<agent>.<skill>`) and its JSON arguments, whatever their order.
+
+    Raises ValueError or TypeError for what is not JSON, such as NaN.
+    """
+    text = json.dumps(
+        {"args": arguments, "skill": task}, sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,54 @@
+"""Fleets whose workers take signed runs only."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from skillfleet_producer import Fleet
+from tests.support.fleet import FleetWorker, fleet_starter
+from tests.support.valkey import ValkeyServer
+from tests.trust.keys import Keys, make_keys
+
+StartWorker = Callable[..., FleetWorker]
+
+
+@pytest.fixture
+def server() -> Iterator[ValkeyServer]:
+    """A server of the test's own."""
+    server = ValkeyServer()
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def start_worker(server: ValkeyServer) -> Iterator[StartWorker]:
+    """Starts workers of the test's own on `server`."""
+    with fleet_starter(server) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    """Keys that all tests of a module share."""
+    return make_keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="module")
+def guarded(keys: Keys) -> Iterator[ValkeyServer]:
+    """A server with one worker that takes signed runs only, for all tests of a module."""
+    server = ValkeyServer()
+    try:
+        server.start()
+        with FleetWorker(server, "tests.trust.agents", **keys.worker_settings(), reap_seconds=0.2):
+            yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def fleet(guarded: ValkeyServer, keys: Keys) -> Iterator[Fleet]:
+    """A producer whose key the worker trusts."""
+    with Fleet(settings=keys.settings(guarded.url)) as fleet:
+        yield fleet
