@@ -1,6 +1,6 @@
 """Fleets whose telemetry arrives in this process, and a caller that is traced, too."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -53,11 +53,17 @@ def tracer() -> trace.Tracer:
 
 
 @contextmanager
-def watched(pool: str, receiver: Receiver, **options: Any) -> Iterator[Watched]:
-    """A fleet of one worker that exports to the receiver; options of FleetWorker."""
+def watched(
+    pool: str, receiver: Receiver, variables: Mapping[str, str] | None = None, **options: Any
+) -> Iterator[Watched]:
+    """A fleet of one worker that exports to the receiver; options of FleetWorker.
+
+    `variables` are more of the worker's environment; an empty value takes one away.
+    """
     environment = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
         "SKILLFLEET_SECRET_TOKEN": SECRET,
+        **(variables or {}),
     }
     with ExitStack() as stack:
         server = ValkeyServer()
