@@ -5,7 +5,7 @@ from typing import Any
 from rich.text import Text
 
 from skillfleet.contracts import SkillCard
-from skillfleet_cli.output import console, print_json, table
+from skillfleet_cli.output import Listing, console, print_json
 from skillfleet_producer import AsyncFleet
 
 
@@ -19,17 +19,17 @@ async def list_agents(fleet: AsyncFleet, *, as_json: bool) -> None:
         hint = "no live worker serves an agent; start one with `skillfleet worker MODULE`"
         console(stderr=True).print(hint)
         return
-    listed = table("SKILL", "VERSION", "QUEUE", "ARGUMENTS", "DESCRIPTION")
+    listed = Listing("SKILL", "VERSION", "QUEUE", "ARGUMENTS", "DESCRIPTION")
     for card in cards:
         for skill in card.skills:
-            listed.add_row(
+            listed.add(
                 Text(f"{card.name}.{skill.name}", "bold"),
                 card.version,
                 card.queue,
                 _arguments(skill),
                 skill.description.partition("\n")[0],
             )
-    console().print(listed)
+    listed.print()
 
 
 def _arguments(skill: SkillCard) -> str:

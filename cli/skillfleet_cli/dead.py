@@ -10,7 +10,7 @@ from rich.text import Text
 from skillfleet.contracts import HEADER, InvocationHeader, RunState, RunStatus
 from skillfleet_cli.exits import CommandError
 from skillfleet_cli.inspection import reason_of, show_record
-from skillfleet_cli.output import clock, console, duration, pretty_json, print_json, table
+from skillfleet_cli.output import Listing, age, clock, console, duration, pretty_json, print_json
 from skillfleet_ledger.records import Invocation
 from skillfleet_ledger.refused import RefusedMessage
 from skillfleet_producer import AsyncFleet
@@ -32,11 +32,11 @@ async def list_dead(fleet: AsyncFleet, limit: int, *, as_json: bool) -> None:
     if not runs and not refused:
         console(stderr=True).print("no dead runs, no refused messages")
     if runs:
-        console().print(_runs_table(runs))
+        _runs_table(runs).print()
     if runs and refused:
         console().print()
     if refused:
-        console().print(_refused_table(refused))
+        _refused_table(refused).print()
 
 
 async def show_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
@@ -134,12 +134,12 @@ def _timeout(header: InvocationHeader, status: RunStatus) -> float | None:
     return max(header.deadline_ms / 1000 - status.created_at.timestamp(), 0.001)
 
 
-def _runs_table(runs: list[RunStatus]) -> Any:
-    listed = table("RUN", "SKILL", "DIED", "ATTEMPTS", "REASON")
+def _runs_table(runs: list[RunStatus]) -> Listing:
+    listed = Listing("RUN", "SKILL", "DIED", "ATTEMPTS", "REASON")
     now = datetime.now(UTC)
     for run in runs:
-        died = f"{duration(now - run.finished_at)} ago" if run.finished_at is not None else ""
-        listed.add_row(Text(run.id, "bold"), run.name, died, _outcomes(run), reason_of(run))
+        died = f"{age(now - run.finished_at)} ago" if run.finished_at is not None else ""
+        listed.add(Text(run.id, "bold"), run.name, died, _outcomes(run), reason_of(run))
     return listed
 
 
@@ -149,10 +149,10 @@ def _outcomes(run: RunStatus) -> str:
     return f"{run.attempt}" + (f" ({outcomes})" if outcomes else "")
 
 
-def _refused_table(refused: list[RefusedMessage]) -> Any:
-    listed = table("REFUSED MESSAGE", "AT", "BODY", "REASON")
+def _refused_table(refused: list[RefusedMessage]) -> Listing:
+    listed = Listing("REFUSED MESSAGE", "AT", "BODY", "REASON")
     for message in refused:
         body = message.body.replace("\n", " ")
         short = body if len(body) <= _SHORT_BODY else body[: _SHORT_BODY - 1] + "…"
-        listed.add_row(Text(message.id, "bold"), clock(message.at), short, message.reason)
+        listed.add(Text(message.id, "bold"), clock(message.at), short, message.reason)
     return listed

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from skillfleet.contracts import ArtifactInfo
 from skillfleet.errors import UnknownArtifactError
 from skillfleet_cli.exits import CommandError, ExitCode
-from skillfleet_cli.output import clock, console, print_json, size, table
+from skillfleet_cli.output import Listing, clock, console, print_json, size
 from skillfleet_producer import AsyncRunHandle
 
 _SHORT_DIGEST = 12
@@ -28,16 +28,16 @@ async def list_artifacts(run: AsyncRunHandle, *, as_json: bool) -> None:
     if not infos:
         console(stderr=True).print("no artifacts")
         return
-    listed = table("NAME", "SIZE", "TYPE", "WRITTEN", "SHA-256")
+    listed = Listing("NAME", "SIZE", "TYPE", "WRITTEN", "SHA-256")
     for info in infos:
-        listed.add_row(
+        listed.add(
             info.name,
             size(info.size_bytes),
             info.mime_type,
             clock(info.created_at),
             info.sha256[:_SHORT_DIGEST],
         )
-    console().print(listed)
+    listed.print()
 
 
 async def fetch_artifact(

@@ -10,12 +10,13 @@ from skillfleet_cli.events import describe
 from skillfleet_cli.exits import CommandError
 from skillfleet_cli.output import (
     STATE_STYLES,
+    Listing,
+    age,
     clock,
     console,
     duration,
     pretty_json,
     print_json,
-    table,
 )
 from skillfleet_ledger.streams import event_number
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
@@ -44,14 +45,13 @@ async def show_status(run: AsyncRunHandle, *, as_json: bool) -> None:
 
 def show_record(status: RunStatus) -> None:
     """Print a run's record as a list of facts, and its attempts when there were several."""
-    facts = table("", "")
-    facts.show_header = False
+    facts = Listing("", "", header=False)
     for name, value in _facts(status).items():
-        facts.add_row(Text(name, "bold"), value)
-    console().print(facts)
+        facts.add(Text(name, "bold"), value)
+    facts.print()
     if len(status.attempts) > 1:
         console().print()
-        console().print(_attempts(status))
+        _attempts(status).print()
 
 
 async def print_events(
@@ -100,19 +100,19 @@ async def list_runs(
     if not found:
         console(stderr=True).print("no runs")
         return
-    listed = table("RUN", "SKILL", "STATE", "ATTEMPT", "AGE", "TOOK", "REASON")
+    listed = Listing("RUN", "SKILL", "STATE", "ATTEMPT", "AGE", "TOOK", "REASON")
     now = datetime.now(UTC)
     for status in found:
-        listed.add_row(
+        listed.add(
             status.id,
             status.name,
             state_text(status.state),
             str(status.attempt),
-            duration(now - status.created_at),
+            age(now - status.created_at),
             duration(took(status)),
             reason_of(status),
         )
-    console().print(listed)
+    listed.print()
 
 
 def state_text(state: RunState) -> Text:
@@ -160,11 +160,11 @@ def _facts(status: RunStatus) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value}
 
 
-def _attempts(status: RunStatus) -> Any:
-    listed = table("ATTEMPT", "OUTCOME", "STARTED", "TOOK", "WORKER")
+def _attempts(status: RunStatus) -> Listing:
+    listed = Listing("ATTEMPT", "OUTCOME", "STARTED", "TOOK", "WORKER")
     for attempt in status.attempts:
         span = attempt.ended_at - attempt.started_at if attempt.ended_at is not None else None
-        listed.add_row(
+        listed.add(
             str(attempt.number),
             attempt.outcome or "running",
             clock(attempt.started_at),

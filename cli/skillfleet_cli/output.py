@@ -8,6 +8,7 @@ import orjson
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from skillfleet.contracts import RunState
 
@@ -45,13 +46,30 @@ def pretty_json(value: Any) -> str:
     return orjson.dumps(value, default=_jsonable, option=orjson.OPT_INDENT_2).decode()
 
 
-def table(*columns: str) -> Table:
-    """A table without frames, one line a row; a terminal's edge cuts the last column."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in columns[:-1]:
-        made.add_column(name, no_wrap=True, min_width=1)
-    made.add_column(columns[-1], no_wrap=True, overflow="ellipsis")
-    return made
+class Listing:
+    """A table without frames, one line a row; a terminal's edge cuts only the last column."""
+
+    def __init__(self, *columns: str, header: bool = True) -> None:
+        self._table = Table(
+            box=None,
+            pad_edge=False,
+            padding=(0, 2, 0, 0),
+            header_style="bold",
+            show_header=header,
+        )
+        for name in columns[:-1]:
+            self._table.add_column(name, no_wrap=True)
+        self._table.add_column(columns[-1])
+
+    def add(self, *cells: str | Text) -> None:
+        """Add a row."""
+        last = cells[-1] if isinstance(cells[-1], Text) else Text(cells[-1])
+        last.no_wrap, last.overflow = True, "ellipsis"
+        self._table.add_row(*cells[:-1], last)
+
+    def print(self) -> None:
+        """Print it on stdout."""
+        console().print(self._table)
 
 
 def size(count: float) -> str:
@@ -77,6 +95,15 @@ def duration(span: timedelta | float | None) -> str:
         return f"{minutes} min {seconds} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min"
+
+
+def age(span: timedelta) -> str:
+    """How long ago, for a person, in one unit: 12 s, 5 min, 3 h, 2 d."""
+    seconds = max(0, int(span.total_seconds()))
+    for unit, size_of in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size_of:
+            return f"{seconds // size_of} {unit}"
+    return f"{seconds} s"
 
 
 def clock(at: datetime | None) -> str:
