@@ -1,11 +1,17 @@
 """The Lua scripts: loaded from their files once a process, called by hash."""
 
+import asyncio
 import hashlib
 from functools import cache
 from importlib import resources
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from skillfleet_ledger.connection import PipelinedConnection, ReplyError
+
+_loading: "WeakKeyDictionary[PipelinedConnection, dict[str, asyncio.Future[Any]]]" = (
+    WeakKeyDictionary()
+)
 
 
 @cache
@@ -27,10 +33,24 @@ async def run_script(
 
     Raises FleetUnavailableError after `timeout` seconds, ReplyError for an error in the script.
     """
-    text, digest = source(name)
-    try:
-        return await connection.execute("EVALSHA", digest, len(keys), *keys, *args, timeout=timeout)
-    except ReplyError as error:
-        if not str(error).startswith("NOSCRIPT"):
-            raise
-        return await connection.execute("EVAL", text, len(keys), *keys, *args, timeout=timeout)
+    _, digest = source(name)
+    while True:
+        try:
+            return await connection.execute(
+                "EVALSHA", digest, len(keys), *keys, *args, timeout=timeout
+            )
+        except ReplyError as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+        await _load(connection, name, timeout)
+
+
+async def _load(connection: PipelinedConnection, name: str, timeout: float | None) -> None:
+    """Send the script to the server; callers that need it at the same time share the sending."""
+    loading = _loading.setdefault(connection, {})
+    if name not in loading:
+        text, _ = source(name)
+        command = connection.execute("SCRIPT", "LOAD", text, timeout=timeout)
+        loading[name] = asyncio.ensure_future(command)
+        loading[name].add_done_callback(lambda _: loading.pop(name))
+    await asyncio.shield(loading[name])

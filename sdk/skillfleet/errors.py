@@ -21,6 +21,13 @@ class SkillfleetError(Exception):
     retry_after: float | None = None
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """The first error of a group, however deep: a TaskGroup wraps even the only one."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 class DeclarationError(SkillfleetError, TypeError):
     """An agent or a skill is declared wrongly; raised at import."""
 

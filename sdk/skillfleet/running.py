@@ -17,6 +17,7 @@ from skillfleet.errors import (
     RunTimedOut,
     SkillError,
     SkillfleetError,
+    cause_of,
 )
 from skillfleet.local import LocalRunContext
 from skillfleet.retry import retry_delay
@@ -74,10 +75,13 @@ async def run_to_end(
     while True:
         try:
             return await run_skill(skill, ctx, arguments, grace=grace)
-        except Exception as error:
+        except Exception as raised:
+            error = cause_of(raised)
+            if not isinstance(error, Exception):
+                raise
             retries = ctx.attempt - 1
             if _is_overdue(error, ctx) or not skill.spec.retry.applies_to(error, retries):
-                raise _run_error(error, ctx) from error
+                raise _run_error(error, ctx) from raised
             delay = retry_delay(skill.spec.retry, error, ctx.attempt, random.random)
         await _pause(ctx, delay)
         ctx.attempt += 1
