@@ -44,14 +44,12 @@ def dev(
     import asyncio
 
     from skillfleet_cli.dev.plan import Plan
+    from skillfleet_cli.dev.session import Session
     from skillfleet_ledger import Settings
 
     plan = Plan(tuple(modules), redis_port, port if flower else None, data_dir, tuple(watch or ()))
     settings = Settings.load()
     plan.check()
-
-    # Only now: plan.check() says what to install when it is missing.
-    from skillfleet_cli.dev.session import Session
 
     async def session() -> None:
         await Session(plan, settings).run()

@@ -8,8 +8,6 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from watchfiles import PythonFilter, awatch
-
 from skillfleet_cli.dev.child import Child
 from skillfleet_cli.dev.guard import Guard
 from skillfleet_cli.dev.log import Log
@@ -69,6 +67,9 @@ class Session:
             self._others.remove(worker)
 
     async def _watch_files(self) -> None:
+        # Only here: this module must import where the extra [dev] is not installed.
+        from watchfiles import PythonFilter, awatch  # noqa: PLC0415
+
         try:
             async for changes in awatch(*self._plan.folders(), watch_filter=PythonFilter()):
                 names = sorted({Path(path).name for _, path in changes})
