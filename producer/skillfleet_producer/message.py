@@ -59,7 +59,7 @@ def headers(invocation: Invocation) -> dict[str, Any]:
         "argsrepr": "()",
         "kwargsrepr": _representation(invocation.args),
         "origin": origin(),
-        "ignore_result": False,
+        "ignore_result": None,
         "replaced_task_nesting": 0,
         "stamped_headers": None,
         "stamps": {},

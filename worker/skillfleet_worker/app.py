@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery
+from kombu import Exchange, Queue
 
 from skillfleet.agent import Agent
 from skillfleet_engine.transport import broker_settings
@@ -41,7 +42,8 @@ def create_app(
     agents = find_agents([fleet, *(sources or names)])
     node = Node(chosen, agents, make_executor)
     app = Celery("skillfleet", set_as_current=True)
-    app.config_from_object(_configuration(chosen, pool, concurrency))
+    queues = [Queue(name, Exchange(name), routing_key=name) for name in node.queues]
+    app.config_from_object(_configuration(chosen, pool, concurrency) | {"task_queues": queues})
     _register(app, agents, node)
     connect_signals(app, node)
     return app
@@ -85,7 +87,6 @@ def _configuration(settings: WorkerSettings, pool: str, concurrency: int | None)
         "result_serializer": "json",
         "result_expires": int(settings.retention_seconds),
         "task_default_queue": settings.default_queue,
-        "task_queues": None,
         "task_acks_late": True,
         "task_reject_on_worker_lost": False,
         "task_acks_on_failure_or_timeout": True,
