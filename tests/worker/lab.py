@@ -210,7 +210,7 @@ async def writes_on(ctx: RunContext, journal: str, go: str) -> str:
     if ctx.attempt > 1:
         return "second"
     await ctx.emit_progress("first")
-    while not Path(go).exists():  # noqa: ASYNC240 - a test's skill may
+    while not Path(go).exists():  # noqa: ASYNC110, ASYNC240 - a test's skill may
         await asyncio.sleep(0.01)
     try:
         await ctx.emit_text_delta("stale")
@@ -236,3 +236,20 @@ async def shielded(ctx: RunContext, seconds: float) -> str:
     await ctx.emit_progress("shielded")
     await asyncio.sleep(seconds)
     return "finished"
+
+
+@agent.skill
+async def artifact(ctx: RunContext, size: int) -> int:
+    ref = await ctx.write_artifact("data.bin", os.urandom(size), "application/octet-stream")
+    await ctx.emit_artifact(ref)
+    return ref.size_bytes
+
+
+@agent.skill
+async def leaves_a_child(ctx: RunContext, journal: str) -> str:
+    """Return while a called run still runs."""
+    arguments = {"seconds": 600, "journal": journal}
+    call = asyncio.ensure_future(ctx.call("lab", "sleep", args=arguments))
+    while not Path(journal).exists():  # noqa: ASYNC110, ASYNC240 - a test's skill may
+        await asyncio.sleep(0.01)
+    return "gone" if not call.done() else "done"

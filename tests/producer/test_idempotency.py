@@ -1,0 +1,58 @@
+"""One idempotency key, one run."""
+
+import asyncio
+
+import pytest
+
+from skillfleet.errors import IdempotencyConflictError
+from skillfleet_producer import AsyncFleet, Fleet
+from tests.worker.shared import Shared
+
+
+def test_the_same_key_is_the_same_run(shared: Shared) -> None:
+    first = shared.fleet.enqueue("lab.add", {"x": 1, "y": 2}, idempotency_key="same")
+    with Fleet(shared.server.url) as other:
+        again = other.enqueue("lab.add", {"y": 2, "x": 1}, idempotency_key="same")
+    assert again.id == first.id
+    assert first.result(timeout=20) == 3
+    assert shared.fleet.enqueue("lab.add", {"x": 1, "y": 2}, idempotency_key="same").id == first.id
+    assert first.status().attempt == 1
+
+
+def test_the_same_key_with_other_arguments_is_refused(fleet: Fleet) -> None:
+    fleet.enqueue("lab.add", {"x": 1}, idempotency_key="other arguments")
+    with pytest.raises(IdempotencyConflictError, match="use a new key"):
+        fleet.enqueue("lab.add", {"x": 2}, idempotency_key="other arguments")
+
+
+def test_the_same_key_for_another_skill_is_another_run(fleet: Fleet) -> None:
+    first = fleet.enqueue("lab.same", idempotency_key="other skill")
+    assert fleet.enqueue("lab.process_id", idempotency_key="other skill").id != first.id
+
+
+def test_enqueue_many_repeated_with_a_key_makes_no_new_runs(fleet: Fleet) -> None:
+    arguments = [{"x": n} for n in range(5)]
+    first = fleet.enqueue_many("lab.add", arguments, idempotency_key="many")
+    again = fleet.enqueue_many("lab.add", arguments, idempotency_key="many")
+    assert [run.id for run in first] == [run.id for run in again]
+    assert len({run.id for run in first}) == 5
+
+
+async def test_fifty_enqueues_at_once_with_one_key_make_one_run(shared: Shared) -> None:
+    fleets = [AsyncFleet(shared.server.url) for _ in range(5)]
+    try:
+        before = len(await fleets[0].runs(limit=5000))
+        runs = await asyncio.gather(
+            *(
+                fleet.enqueue("lab.add", {"x": 1}, idempotency_key="at once")
+                for fleet in fleets
+                for _ in range(10)
+            )
+        )
+        assert len({run.id for run in runs}) == 1
+        assert await runs[0].result(timeout=20) == 2
+        assert len(await fleets[0].runs(limit=5000)) == before + 1
+        assert (await runs[0].status()).attempt == 1
+    finally:
+        for fleet in fleets:
+            await fleet.close()
