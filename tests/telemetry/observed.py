@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 
 import structlog
 from celery import shared_task
@@ -121,3 +122,20 @@ async def logs(ctx: RunContext) -> str:
 def double(x: int) -> int:
     with tracer.start_as_current_span("doubling"):
         return 2 * x
+
+
+@agent.skill
+async def dies_always(ctx: RunContext) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@agent.skill
+async def blocks(ctx: RunContext, seconds: float) -> None:
+    await ctx.emit_progress("blocking")
+    await asyncio.sleep(0.1)
+    time.sleep(seconds)  # noqa: ASYNC251 - that is the point
+
+
+@agent.skill(max_deliveries=1)
+async def dies_for_good(ctx: RunContext) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

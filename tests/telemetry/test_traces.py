@@ -226,6 +226,19 @@ def test_the_spans_of_a_killed_worker_are_told_by_the_one_that_takes_over(
     assert [span.name for span in children(spans, lost)] == [SEND]
 
 
+def test_an_attempt_that_is_buried_with_its_worker_is_told_by_the_reaper(
+    receiver: Receiver, tracer: trace.Tracer
+) -> None:
+    with watched("prefork", receiver, concurrency=2, lease_seconds=1, reap_seconds=0.1) as seen:
+        run, trace_id = traced(seen, tracer, "watched.dies_for_good")
+        with pytest.raises(RunError):
+            run.result(timeout=60)
+        spans = receiver.wait_for(trace_id, finished(4), "the trace")
+    check_connected(spans)
+    assert one(spans, INVOKE).attributes["skillfleet.outcome"] == "lost"
+    assert one(spans, PROCESS).failed
+
+
 def test_no_span_is_lost_when_children_are_recycled_after_each_run(
     receiver: Receiver, tracer: trace.Tracer
 ) -> None:

@@ -41,7 +41,7 @@ from skillfleet_worker.runtime.outcomes import (
 )
 from skillfleet_worker.runtime.process import WorkerProcess
 from skillfleet_worker.runtime.supervision import supervise
-from skillfleet_worker.runtime.telling import ending_of, facts_of, tell_of_lost_attempt
+from skillfleet_worker.runtime.telling import ending_of, facts_of
 from skillfleet_worker.telemetry.attempts import Telling
 from skillfleet_worker.telemetry.metrics import DUPLICATES, record
 
@@ -76,8 +76,6 @@ class Executor:
         attempt = Attempt(claim.lease, delivery, renewed_at)
         self.process.begin(attempt)
         try:
-            if attempt.lease.attempt > 1:
-                await bridge.at_home(tell_of_lost_attempt(self.process.runs, attempt.run_id))
             with Telling(facts_of(attempt), began_ns) as telling:
                 outbox = self._outbox(attempt)
                 outcome = await self._execute(skill, auth_model, attempt, outbox)
@@ -141,9 +139,8 @@ class Executor:
             ended = await supervise(skill(ctx, **bound), attempt, self.process.settings)
         finally:
             attempt.ended = True
-        if not isinstance(ended, asyncio.Task):
-            return ended
-        return self._judge(skill, attempt, ended)
+        outcome = self._judge(skill, attempt, ended) if isinstance(ended, asyncio.Task) else ended
+        return await ctx.finish(outcome)
 
     def _judge(
         self, skill: Skill[..., Any], attempt: Attempt, ended: "asyncio.Task[Any]"

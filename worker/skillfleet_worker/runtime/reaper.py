@@ -11,7 +11,7 @@ from skillfleet.errors import FleetUnavailableError, UnknownRunError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs import End, Reaped, ReapOptions
 from skillfleet_producer.publisher import Publisher
-from skillfleet_worker.runtime.telling import tell_of_buried_attempt
+from skillfleet_worker.runtime.telling import tell_of_buried_attempt, tell_of_lost_attempt
 from skillfleet_worker.settings import WorkerSettings
 from skillfleet_worker.telemetry.metrics import (
     DEAD_LETTERS,
@@ -95,6 +95,9 @@ class Reaper:
     async def _handle(self, shard: int, reaped: Reaped) -> None:
         published = await asyncio.gather(*(self._publish(run_id) for run_id in reaped.publish))
         await self._ledger.runs.published(shard, [run_id for run_id in published if run_id])
+        # The script lists the runs whose lease ran out first.
+        for run_id in reaped.publish[: reaped.counts.get("restarted", 0)]:
+            await tell_of_lost_attempt(self._ledger.runs, run_id)
         for run_id, token, why in reaped.close:
             try:
                 await self._close(run_id, token, why)

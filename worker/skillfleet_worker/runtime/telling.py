@@ -67,13 +67,13 @@ def ending_of(attempt: Attempt, outcome: Outcome) -> Ending:
 
 
 async def tell_of_lost_attempt(runs: RunStore, run_id: str) -> None:
-    """If the attempt before the present one died with its worker, tell its spans in its place."""
+    """Tell the spans of the attempt that died with its worker; for who took its lease away."""
     if tracing.tracer is None:
         return
     try:
         status = await runs.status(run_id)
         lost = next((a for a in reversed(status.attempts) if a.outcome == "lost"), None)
-        if lost is not None and lost.number == status.attempt - 1:
+        if lost is not None:
             await _tell(runs, status, lost.number, lost.started_at, lost.ended_at)
     except (FleetUnavailableError, UnknownRunError) as error:
         logger.debug("the lost attempt of run %s is not told: %s", run_id, error)

@@ -69,7 +69,9 @@ class Telemetry:
             self._relay = Relay()
         if settings.probe_port is None:
             return
-        routes = self._health.routes() | {"/metrics": self._expose}
+        routes = self._health.routes()
+        if settings.metrics:
+            routes["/metrics"] = self._expose
         try:
             self._server = HttpServer(settings.probe_host, settings.probe_port, routes)
         except OSError as error:
@@ -128,9 +130,8 @@ class Telemetry:
         self._health.close()
 
     def _expose(self, _: Query) -> Answer:
-        if self._meters is None or not self._worker.settings.metrics:
-            return Answer(b"", content_type=CONTENT_TYPE)
-        return Answer(self._meters.exposition(), content_type=CONTENT_TYPE)
+        text = self._meters.exposition() if self._meters is not None else b""
+        return Answer(text, content_type=CONTENT_TYPE)
 
     def _in_flight(self) -> float:
         process = self._worker.process

@@ -1,0 +1,115 @@
+"""Log lines of runs: whose they are, in whatever library, and no secrets in them."""
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from skillfleet.contracts import RunState
+from skillfleet_worker.telemetry import logs, redaction
+from tests.support.waiting import wait_until
+from tests.telemetry.conftest import SECRET, Watched
+
+FIELDS = ("run_id", "skill", "attempt", "trace_id")
+
+
+def lines_of(seen: Watched, run_id: str) -> list[dict[str, Any]]:
+    lines = [line for line in seen.worker.text().splitlines() if line.startswith("{")]
+    parsed = [json.loads(line) for line in lines]
+    return [line for line in parsed if line.get("run_id") == run_id]
+
+
+def test_each_line_of_a_run_says_so_and_hides_its_secrets(seen: Watched) -> None:
+    run = seen.fleet.enqueue("watched.logs")
+    wait_until(lambda: run.status().finished_at, what="the run's end")
+    status = run.status()
+    assert status.state is RunState.FAILED
+    wait_until(
+        lambda: any("raised" in line["event"] for line in lines_of(seen, run.id)),
+        what="Celery's line about the end",
+    )
+    by_logger = {line["logger"]: line for line in lines_of(seen, run.id)}
+    expected = {
+        "run_id": run.id,
+        "skill": "watched.logs",
+        "attempt": 1,
+        "trace_id": status.trace_id,
+    }
+    for logger in ("some.library", "mine", "in.thread", "celery.app.trace"):
+        line = by_logger[logger]
+        assert {name: line.get(name) for name in FIELDS} == expected, logger
+    assert by_logger["celery.worker.strategy"]["skill"] == "watched.logs"
+    assert by_logger["mine"]["number"] == 1
+    assert by_logger["some.library"]["level"] == "warning"
+    text = seen.worker.text()
+    for spelling in (SECRET, json.dumps(SECRET)[1:-1], repr(SECRET)[1:-1]):
+        assert spelling not in text
+    assert redaction.HIDDEN in text
+
+
+def test_a_run_does_not_leave_its_name_on_the_lines_of_the_next(seen: Watched) -> None:
+    for _ in range(3):
+        run = seen.fleet.enqueue("watched.logs")
+        wait_until(lambda run=run: run.status().finished_at, what="the run's end")  # type: ignore[misc]
+        wait_until(
+            lambda run=run: any("raised" in line["event"] for line in lines_of(seen, run.id)),  # type: ignore[misc]
+            what="the last line",
+        )
+        own = [line for line in lines_of(seen, run.id) if line["logger"] == "mine"]
+        assert len(own) == 1
+
+
+@pytest.fixture
+def own_root() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def test_a_terminal_gets_readable_lines_and_a_pipe_json(
+    own_root: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("INFO", "console")
+    logging.getLogger("some").info("plain %s", "text")
+    assert "plain text" in (text := capfd.readouterr().err)
+    assert not text.startswith("{")
+    logs.configure("INFO", "auto")
+    logging.getLogger("some").info("plain %s", "text")
+    line = json.loads(capfd.readouterr().err)
+    assert (line["event"], line["level"], line["logger"]) == ("plain text", "info", "some")
+
+
+def test_an_error_in_a_json_line_carries_its_traceback(
+    own_root: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("INFO", "json")
+    try:
+        int("inside")
+    except ValueError:
+        logging.getLogger("some").exception("failed")
+    assert "ValueError: invalid literal" in json.loads(capfd.readouterr().err)["exception"]
+
+
+def test_lines_below_the_level_are_not_written(
+    own_root: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("WARNING", "json")
+    logging.getLogger("some").info("unheard")
+    structlog.get_logger("some").info("unheard")
+    assert capfd.readouterr().err == ""
+
+
+def test_the_number_of_remembered_secrets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_values", type(redaction._values)())
+    for i in range(3000):
+        redaction.remember(f"secret-{i:05}")
+    assert redaction.redact("secret-02999") == redaction.HIDDEN
+    assert len(redaction._values) <= 1000
+    redaction.remember("ab")
+    assert redaction.redact("cab") == "cab", "too short to be hidden"

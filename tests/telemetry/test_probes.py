@@ -1,0 +1,101 @@
+"""The probes of a worker, as Kubernetes asks them, in every pool."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.fleet import POOLS, FleetWorker
+from tests.support.ports import free_port
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+from tests.telemetry.conftest import MODULES, Watched, watched
+from tests.telemetry.receiver import Receiver
+from tests.telemetry.scraping import get
+
+OFF = {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}
+
+
+@pytest.fixture(params=POOLS)
+def probed(request: pytest.FixtureRequest) -> Iterator[tuple[Watched, int]]:
+    port = free_port()
+    with (
+        Receiver() as receiver,
+        watched(
+            request.param,
+            receiver,
+            OFF,
+            concurrency=2,
+            probe_port=port,
+            blocked_seconds=0.3,
+            redis_timeout_seconds=1,
+        ) as fleet,
+    ):
+        yield fleet, port
+
+
+def status(port: int, path: str) -> int:
+    return get(port, path)[0]
+
+
+def test_a_worker_is_ready_not_without_redis_and_not_when_it_drains(
+    probed: tuple[Watched, int],
+) -> None:
+    seen, port = probed
+    for path in ("/startupz", "/livez", "/readyz"):
+        wait_until(lambda path=path: status(port, path) == 200, what=path)  # type: ignore[misc]
+    assert status(port, "/metrics") == 404, "nobody asked for metrics"
+    assert status(port, "/nothing") == 404
+
+    seen.server.stop()
+    wait_until(lambda: status(port, "/readyz") == 503, 30, "not to be ready")
+    assert status(port, "/livez") == 200, get(port, "/livez")
+    seen.server.start()
+    wait_until(lambda: status(port, "/readyz") == 200, 60, "to be ready again")
+
+    run = seen.fleet.enqueue("watched.waits")
+    wait_until(lambda: run.status().events > 1, 60, what="a run to drain for")
+    seen.worker.send_signal(signal.SIGTERM)
+    wait_until(lambda: status(port, "/readyz") == 503, what="not to be ready")
+    assert "shuts down" in get(port, "/readyz")[1]
+    assert status(port, "/livez") == 200
+    run.cancel()
+    assert seen.worker.wait_end(60) == 0
+    assert status(port, "/livez") == 0
+
+
+def test_a_loop_that_stands_still_is_not_live(receiver: Receiver) -> None:
+    port = free_port()
+    with watched("loop", receiver, OFF, probe_port=port, blocked_seconds=0.3) as seen:
+        run = seen.fleet.enqueue("watched.blocks", {"seconds": 4})
+        wait_until(lambda: status(port, "/livez") == 503, what="not to be live")
+        assert "has not turned" in get(port, "/livez")[1]
+        wait_until(lambda: status(port, "/livez") == 200, what="to be live again")
+        run.result(timeout=60)
+
+
+def test_a_consumer_that_stands_still_is_not_live(receiver: Receiver) -> None:
+    port = free_port()
+    options = {"probe_port": port, "blocked_seconds": 0.5}
+    with watched("prefork", receiver, OFF, concurrency=1, **options) as seen:
+        wait_until(lambda: status(port, "/livez") == 200, what="to be live")
+        (child,) = seen.worker.children()
+        os.kill(child, signal.SIGSTOP)
+        try:
+            assert status(port, "/livez") == 200, "children are watched by their own guard"
+        finally:
+            os.kill(child, signal.SIGCONT)
+
+
+def test_a_worker_says_when_its_probe_port_is_taken(valkey: ValkeyServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        worker = FleetWorker(valkey, MODULES, probe_port=port)
+        try:
+            worker.launch()
+            assert worker.wait_end(60) != 0
+            assert f"SKILLFLEET_PROBE_PORT: cannot listen on 127.0.0.1:{port}" in worker.text()
+        finally:
+            worker.close()
