@@ -97,6 +97,8 @@ class PipelinedConnection:
 
     def _judge(self, error: Exception) -> None:
         """Return when the command may be repeated; raise what the caller must know otherwise."""
+        if isinstance(error, FleetUnavailableError):
+            raise error
         if self._closed and isinstance(error, OSError):
             raise FleetUnavailableError("this connection to Redis was closed") from error
         if isinstance(error, ReplyError):
@@ -122,11 +124,19 @@ class PipelinedConnection:
             self._wire = await self._open()
         except Exception as error:  # noqa: BLE001 - whatever it was, nobody may wait forever
             logger.debug("cannot connect to Redis at %s: %s", self.address, error)
-            reason = str(error) or "timed out"
-            self._fail_outbox(ConnectionError(f"cannot connect: {reason}"))
+            self._fail_outbox(self._refusal(error))
         finally:
             self._connecting = None
         self._flush()
+
+    def _refusal(self, error: Exception) -> Exception:
+        """Why nobody is connected: worth another try, unless Redis itself said no."""
+        if isinstance(error, ReplyError) and error.final:
+            return FleetUnavailableError(
+                f"Redis at {self.address} refuses the connection: {error};"
+                " check user, password and database in SKILLFLEET_REDIS_URL"
+            )
+        return ConnectionError(f"cannot connect: {str(error) or 'timed out'}")
 
     async def _open(self) -> "_CommandWire":
         wire = await self._endpoint.open(_CommandWire, self._timeout)

@@ -12,6 +12,7 @@ from skillfleet.errors import SettingsError
 from skillfleet_ledger.keys import DEFAULT_NAMESPACE, Keyspace
 
 _SCHEMES = ("redis", "rediss", "unix")
+_BROKER_SCHEMES = ("amqp", "amqps", "pyamqp", *_SCHEMES, "redis+socket", "sentinel", "sqs")
 MEBIBYTE = 1024 * 1024
 _TEN_YEARS = 10 * 365 * 86_400
 
@@ -58,6 +59,14 @@ class Settings(BaseSettings):
     """The private Ed25519 key that this process signs with: a producer's, or a worker's own."""
     auth_token_seconds: float = Field(86_400.0, ge=1, le=_TEN_YEARS)
     """How long after its submission (and delay) a run may start; it ends unauthorized then."""
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_broker_url(cls, value: str | None) -> str | None:
+        scheme = urlsplit(value or "").scheme
+        if value is not None and scheme not in _BROKER_SCHEMES:
+            raise ValueError(f"its scheme must be one of {', '.join(_BROKER_SCHEMES)}")
+        return value
 
     @field_validator("redis_url")
     @classmethod

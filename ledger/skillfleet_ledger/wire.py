@@ -26,7 +26,13 @@ class ReplyError(Exception):
         """True when the same command may succeed later: Redis loads, fails over or is busy."""
         return str(self).partition(" ")[0] in _PASSING
 
+    @property
+    def final(self) -> bool:
+        """True when no connection with these credentials and this database will be let in."""
+        return str(self).partition(" ")[0] in _FINAL or "DB index" in str(self)
 
+
+_FINAL = {"WRONGPASS", "NOAUTH", "NOPERM", "DENIED"}
 _PASSING = {"LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "BUSY", "NOREPLICAS"}
 
 

@@ -24,7 +24,7 @@ async def one(ctx: RunContext, *, retryable: bool) -> None:
 
 
 async def test_its_code_and_message_reach_the_caller() -> None:
-    with pytest.raises(RunFailed, match="^gone$") as caught:
+    with pytest.raises(RunFailed, match=r"^gone$") as caught:
         await run_to_end(fails, LocalRunContext(auth=NoAuth()), {"retryable": False})
     assert caught.value.code == "gone"
 
