@@ -43,8 +43,8 @@ class Attempt:
         self.renewed_at = renewed_at
         """When the lease was last renewed, in the home loop's time."""
         self.started_at = time.monotonic()
-        self.calls = 0
-        """How many runs this attempt has called."""
+        self.open_calls = 0
+        """How many runs this attempt has called and not seen end."""
         self.call_counts: Counter[str] = Counter()
         """How often it made the same call; part of a call's identity."""
         self.shutting_down = False

@@ -17,6 +17,7 @@ from skillfleet.errors import (
     FleetUnavailableError,
     ResultTooLargeError,
     SkillfleetError,
+    cause_of,
 )
 from skillfleet.retry import retry_delay
 from skillfleet.spec import SkillSpec
@@ -154,7 +155,7 @@ class Executor:
                 return Succeeded(self._dump(skill, ended.result()))
             except SkillfleetError as problem:
                 return Failed(problem.code, str(problem), problem)
-        cause = _cause(error)
+        cause = cause_of(error)
         if isinstance(cause, LeaseLostError):
             return Lost()
         if isinstance(cause, CancelledByCaller):
@@ -259,7 +260,9 @@ class Executor:
                 invocation = await self.process.runs.invocation(attempt.run_id)
                 if invocation is not None:
                     await publish_or_leave(self.process.publisher, invocation)
-            elif not isinstance(outcome, Retry) and (attempt.calls or attempt.lease.attempt > 1):
+            elif not isinstance(outcome, Retry) and (
+                attempt.open_calls or attempt.lease.attempt > 1
+            ):
                 await self.process.runs.cancel_children(attempt.run_id, "the calling run has ended")
         except FleetUnavailableError as error:
             logger.warning("run %s: left to the reaper: %s", attempt.run_id, error)
@@ -267,13 +270,6 @@ class Executor:
 
 def _is_lost(attempt: Attempt) -> bool:
     return attempt.stop is not None and attempt.stop.kind is StopKind.LOST
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The first error of a group: a TaskGroup wraps even the only one."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _describe(error: Exception) -> str:

@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
 import orjson
 
@@ -22,13 +22,20 @@ from skillfleet_producer import AsyncFleet, AsyncRunHandle
 from skillfleet_producer.submission import Options, Parent
 from skillfleet_worker.runtime.attempt import StopKind
 from skillfleet_worker.runtime.context import FleetRunContext
+from skillfleet_worker.runtime.patience import patiently
+
+T = TypeVar("T")
 
 
 class FleetA2AClient(A2AClient):
-    """Shared by all runs of a process; `for_caller` gives the client of one run."""
+    """Shared by all runs of a process; `for_caller` gives the client of one run.
 
-    def __init__(self, fleet: AsyncFleet) -> None:
+    A call goes on when Redis comes back within `patience` seconds.
+    """
+
+    def __init__(self, fleet: AsyncFleet, *, patience: float) -> None:
         self._fleet = fleet
+        self._patience = patience
 
     async def call(self, target: str, skill: str, **_: Any) -> CallResult:
         """Not without a caller; raises CapabilityUnavailableError."""
@@ -38,14 +45,15 @@ class FleetA2AClient(A2AClient):
         """The client that makes calls on behalf of a run of this fleet."""
         if not isinstance(caller, FleetRunContext):
             raise CapabilityUnavailableError("only a run of this fleet can call through it")
-        return _RunsCalls(self._fleet, caller)
+        return _RunsCalls(self._fleet, caller, self._patience)
 
 
 class _RunsCalls(A2AClient):
     """The calls of one attempt."""
 
-    def __init__(self, fleet: AsyncFleet, caller: FleetRunContext) -> None:
+    def __init__(self, fleet: AsyncFleet, caller: FleetRunContext, patience: float) -> None:
         self._fleet = fleet
+        self._patience = patience
         self._auth = caller.auth
         self._attempt = caller.run
 
@@ -64,15 +72,19 @@ class _RunsCalls(A2AClient):
             raise CapabilityUnavailableError("this fleet hands no workspace grants over")
         name = f"{target}.{skill}"
         call = f"key:{key}" if key is not None else self._position(name, args or {})
-        handle = await bridge.at_home(self._submit(name, args or {}, timeout, call))
+        handle = await self._at_home(lambda: self._submit(name, args or {}, timeout, call))
         try:
             async with parked():
                 await self._wait(handle)
+                self._attempt.open_calls -= 1
         except asyncio.CancelledError:
             if self._attempt.stop is None or self._attempt.stop.kind is StopKind.DEADLINE:
                 await bridge.at_home(handle.cancel("the caller waits no more"))
             raise
-        return await bridge.at_home(_call_result(self._fleet, handle))
+        return await self._at_home(lambda: _call_result(self._fleet, handle))
+
+    async def _at_home(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return await bridge.at_home(patiently(self._patience, work))
 
     def _position(self, name: str, args: Mapping[str, Any]) -> str:
         """The n-th call of this attempt with these arguments is the same call in the next."""
@@ -90,7 +102,7 @@ class _RunsCalls(A2AClient):
         limit = self._fleet.settings.max_tree_depth
         if depth + 1 >= limit:
             raise LimitExceededError(f"runs may be nested {limit} deep: {name} would be deeper")
-        attempt.calls += 1
+        attempt.open_calls += 1
         handle, created = await self._start(name, args, timeout, call)
         if not created and attempt.lease.attempt > 1:
             status = await handle.status()
@@ -130,7 +142,7 @@ class _RunsCalls(A2AClient):
 
     async def _wait(self, handle: AsyncRunHandle) -> None:
         """Return at the child's end; a cancelled caller hears of it at once."""
-        ended = asyncio.ensure_future(bridge.at_home(handle.ended()))
+        ended = asyncio.ensure_future(self._at_home(handle.ended))
         stopped = asyncio.ensure_future(self._attempt.wait_stopped())
         try:
             await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
