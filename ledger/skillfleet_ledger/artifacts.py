@@ -44,14 +44,21 @@ class ArtifactStore:
         self._keys = settings.keyspace
 
     async def write(
-        self, lease: Lease, name: str, data: AsyncIterable[bytes], mime_type: str
+        self,
+        lease: Lease,
+        name: str,
+        data: AsyncIterable[bytes],
+        mime_type: str,
+        patience: float | None = None,
     ) -> ArtifactInfo:
         """Store the bytes under `name`, replacing what it held; visible when complete.
+
+        Each of its steps waits `patience` seconds for Redis (default: the connection's timeout).
 
         Raises ArtifactTooLargeError, LimitExceededError when the run has too many artifacts,
         LeaseLostError, FleetUnavailableError.
         """
-        upload = _Upload(self, lease, name, self._settings.max_artifact_bytes)
+        upload = _Upload(self, lease, name, self._settings.max_artifact_bytes, patience)
         try:
             async for piece in data:
                 await upload.add(piece)
@@ -74,7 +81,8 @@ class ArtifactStore:
         )
         entry = info.model_dump(mode="json") | {"blob": upload.id, "chunks": upload.chunks}
         most = self._settings.max_artifacts
-        if await self.fenced("commit_artifact", lease, name, orjson.dumps(entry), most) < 0:
+        args = (name, orjson.dumps(entry), most)
+        if await self.fenced("commit_artifact", lease, *args, timeout=upload.patience) < 0:
             await upload.abandon()
             raise LimitExceededError(
                 f"run {lease.run_id!r} already has {most} artifacts (SKILLFLEET_MAX_ARTIFACTS)"
@@ -114,10 +122,13 @@ class ArtifactStore:
     def _index(self, run_id: str) -> str:
         return f"{self._keys.prefix(run_id)}artifacts:{run_id}"
 
-    async def fenced(self, script: str, lease: Lease, *args: Any) -> int:
+    async def fenced(
+        self, script: str, lease: Lease, *args: Any, timeout: float | None = None
+    ) -> int:
         """Call a script that writes under the lease; raises LeaseLostError."""
         keys = (self._keys.prefix(lease.run_id),)
-        reply = await run_script(self._connection, script, keys, (lease.run_id, lease.token, *args))
+        fenced = (lease.run_id, lease.token, *args)
+        reply = await run_script(self._connection, script, keys, fenced, timeout)
         if reply == 0:
             raise LeaseLostError(lease.run_id)
         return int(reply)
@@ -131,7 +142,10 @@ class ArtifactStore:
 class _Upload:
     """One artifact on its way: buffers to whole chunks, keeps a few of them in flight."""
 
-    def __init__(self, store: ArtifactStore, lease: Lease, name: str, limit: int) -> None:
+    def __init__(
+        self, store: ArtifactStore, lease: Lease, name: str, limit: int, patience: float | None
+    ) -> None:
+        self.patience = patience
         self.id = uuid.uuid4().hex
         self.digest = hashlib.sha256()
         self.size = 0
@@ -170,9 +184,8 @@ class _Upload:
         self.digest.update(chunk)
         number = self.chunks
         self.chunks += 1
-        write = self._store.fenced(
-            "write_chunk", self._lease, self.id, number, chunk, _ABANDONED_MS
-        )
+        args = (self.id, number, chunk, _ABANDONED_MS)
+        write = self._store.fenced("write_chunk", self._lease, *args, timeout=self.patience)
         self._writes.add(asyncio.ensure_future(write))
 
     async def _settle(self, most: int) -> None:

@@ -49,8 +49,11 @@ def make_executor(settings: WorkerSettings, cards: Sequence[AgentCard]) -> Execu
     capabilities = Capabilities(
         ledger=process.ledger,
         secrets=secrets_from(settings),
-        a2a=FleetA2AClient(AsyncFleet(ledger=process.ledger)),
+        a2a=FleetA2AClient(
+            AsyncFleet(ledger=process.ledger), patience=settings.events_patience_seconds
+        ),
         discovery=LedgerDiscovery(process.ledger),
+        patience_seconds=settings.events_patience_seconds,
     )
     return Executor(process, capabilities, admission_from(settings, process.runs))
 

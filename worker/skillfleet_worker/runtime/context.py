@@ -35,6 +35,8 @@ class Capabilities:
     secrets: Secrets
     a2a: A2AClient
     discovery: DiscoveryClient
+    patience_seconds: float = 60.0
+    """How long a handler's write waits for Redis to come back."""
 
 
 class FleetRunContext(RunContext[Any]):
@@ -82,7 +84,8 @@ class FleetRunContext(RunContext[Any]):
         store = self._capabilities.ledger.artifacts
         try:
             pieces = _from_this_loop(chunks)
-            info = await bridge.at_home(store.write(lease, name, pieces, mime_type))
+            patience = self._capabilities.patience_seconds
+            info = await bridge.at_home(store.write(lease, name, pieces, mime_type, patience))
         except LeaseLostError:
             self.run.lose()
             raise
