@@ -18,9 +18,14 @@ class Reader:
     """Reads queues one message at a time, up to `prefetch` unacknowledged ones."""
 
     def __init__(
-        self, url: str, *names: str, prefetch: int = 0, transport: str | None = ENGINE, **options: Any
+        self,
+        url: str,
+        *names: str,
+        prefetch: int = 0,
+        transport: str | None = ENGINE,
+        **options: Any,
     ) -> None:
-        self.connection = Connection(url, transport=transport, transport_options=options)
+        self.connection: Any = Connection(url, transport=transport, transport_options=options)
         self.channel: Any = self.connection.channel()
         self.channel.basic_qos(0, prefetch, False)
         self.got: list[Any] = []

@@ -115,7 +115,7 @@ def test_a_waiting_reader_looks_for_what_rang_elsewhere(
 
 
 def _waits(client: Any) -> bool:
-    return client.info("clients")["blocked_clients"] == 4
+    return bool(client.info("clients")["blocked_clients"] == 4)
 
 
 def test_a_cancelled_consumer_leaves_nothing_at_its_doorbells(
