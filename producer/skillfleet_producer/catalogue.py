@@ -20,7 +20,7 @@ class Catalogue:
         self._ledger = ledger
         self._cards: list[AgentCard] = []
         self._read_at = float("-inf")
-        self._reading = asyncio.Lock()
+        self._reading: asyncio.Future[None] | None = None
 
     async def queue_for(self, agent: str, skill: str, arguments: Mapping[str, Any]) -> str | None:
         """The queue that carries the skill; None when no worker ever told.
@@ -58,11 +58,17 @@ class Catalogue:
         )
 
     async def _read(self, *, refresh: bool) -> list[AgentCard]:
-        now = asyncio.get_running_loop().time()
-        fresh = _FRESH_SECONDS if self._cards else _EMPTY_SECONDS
-        if refresh or now - self._read_at > fresh:
-            async with self._reading:
-                if refresh or self._read_at < now:
-                    self._cards = await self._ledger.directory.catalogue()
-                    self._read_at = asyncio.get_running_loop().time()
+        age = asyncio.get_running_loop().time() - self._read_at
+        if refresh or age > (_FRESH_SECONDS if self._cards else _EMPTY_SECONDS):
+            # One read for all who ask meanwhile: none waits for the failures of those before it.
+            if self._reading is None:
+                self._reading = asyncio.ensure_future(self._fetch())
+            await asyncio.shield(self._reading)
         return self._cards
+
+    async def _fetch(self) -> None:
+        try:
+            self._cards = await self._ledger.directory.catalogue()
+            self._read_at = asyncio.get_running_loop().time()
+        finally:
+            self._reading = None

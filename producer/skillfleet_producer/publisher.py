@@ -87,8 +87,10 @@ class CeleryPublisher(Publisher):
             )
 
     async def publish(self, invocation: Invocation) -> None:
-        """Send the message through Celery's producer."""
-        await asyncio.to_thread(self._send, invocation)
+        """Send the message through Celery's producer, within the timeout."""
+        # Celery tries several times, which together may take longer than a caller has.
+        async with asyncio.timeout(self._timeout):
+            await asyncio.to_thread(self._send, invocation)
 
     async def empty(self, queues: Sequence[str]) -> tuple[str, ...]:
         """Ask the broker for the number of messages that are ready in each queue."""

@@ -13,7 +13,13 @@ from skillfleet.agent import Agent
 from skillfleet_engine.transport import broker_settings
 from skillfleet_ledger.settings import celery_url
 from skillfleet_worker.agents import find_agents
-from skillfleet_worker.bootstrap import check_settings, connect_signals, make_executor
+from skillfleet_worker.bootstrap import (
+    check_settings,
+    connect_signals,
+    make_executor,
+    missing_secrets,
+    secrets_from,
+)
 from skillfleet_worker.builtin import fleet
 from skillfleet_worker.runtime import remote_control  # noqa: F401 - registers the command
 from skillfleet_worker.runtime.node import Node
@@ -44,6 +50,7 @@ def create_app(
     app = Celery("skillfleet", set_as_current=True)
     queues = [Queue(name, Exchange(name), routing_key=name) for name in node.queues]
     app.config_from_object(_configuration(chosen, pool, concurrency) | {"task_queues": queues})
+    node.withheld = missing_secrets(agents, secrets_from(chosen))
     _register(app, agents, node)
     connect_signals(app, node)
     return app
@@ -52,6 +59,8 @@ def create_app(
 def _register(app: Celery, agents: Sequence[Agent], node: Node) -> None:
     for agent in agents:
         for skill in agent.skills.values():
+            if skill.spec.task_name in node.withheld:
+                continue
             members = {
                 "name": skill.spec.task_name,
                 "skill": skill,

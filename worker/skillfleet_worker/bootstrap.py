@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import Celery, signals
 
+from skillfleet.agent import Agent
 from skillfleet.contracts import AgentCard
 from skillfleet.ports.secrets import Secrets
 from skillfleet_engine import bridge
@@ -20,6 +21,7 @@ from skillfleet_worker.adapters.auth.jwt import verifier_from
 from skillfleet_worker.adapters.discovery.ledger import LedgerDiscovery
 from skillfleet_worker.adapters.orchestrator.deletion_cost import DeletionCostKeeper, Pod
 from skillfleet_worker.adapters.secrets.chain import ChainedSecrets
+from skillfleet_worker.adapters.secrets.entry_points import load_source
 from skillfleet_worker.adapters.secrets.environment import EnvironmentSecrets
 from skillfleet_worker.adapters.secrets.files import FileSecrets
 from skillfleet_worker.runtime.admission import Admission, OpenAdmission
@@ -73,13 +75,31 @@ def check_settings(settings: WorkerSettings) -> None:
 
 
 def secrets_from(settings: WorkerSettings) -> Secrets:
-    """The sources of secrets in order: files, then the environment."""
-    sources: list[Secrets] = []
-    if settings.secrets_dir is not None:
-        sources.append(FileSecrets(settings.secrets_dir))
-    environment = os.environ  # noqa: TID251 - a source of secrets, not of settings
-    sources.append(EnvironmentSecrets(environment, settings.secrets_env_prefix))
+    """The sources of secrets in the order of the settings; raises SettingsError."""
+    sources: dict[str, Secrets] = {}
+    for name in settings.secrets_source_names:
+        match name:
+            case "files":
+                if settings.secrets_dir is not None:
+                    sources[name] = FileSecrets(settings.secrets_dir)
+            case "environment":
+                environment = os.environ  # noqa: TID251 - a source of secrets, not of settings
+                sources[name] = EnvironmentSecrets(environment, settings.secrets_env_prefix)
+            case _:
+                sources[name] = load_source(name)
     return ChainedSecrets(sources)
+
+
+def missing_secrets(agents: Sequence[Agent], secrets: Secrets) -> dict[str, tuple[str, ...]]:
+    """The secrets that no source has, for each skill (task name) that declared such."""
+    missing = {
+        skill.spec.task_name: tuple(
+            name for name in skill.spec.secrets if secrets.get(name) is None
+        )
+        for agent in agents
+        for skill in agent.skills.values()
+    }
+    return {task: names for task, names in missing.items() if names}
 
 
 def connect_signals(app: Celery, node: Node) -> None:
@@ -97,6 +117,7 @@ def connect_signals(app: Celery, node: Node) -> None:
     def ready(sender: Any = None, **_: Any) -> None:
         node.consumer = sender
         _say_auth(node.settings)
+        _say_withheld(node)
         if not _has_children(sender):
             node.start()
 
@@ -133,6 +154,16 @@ def _say_auth(settings: WorkerSettings) -> None:
     elif settings.auth_signing_key_file is None:
         logger.warning(
             "SKILLFLEET_AUTH_SIGNING_KEY_FILE is not set: skills of this worker cannot call others"
+        )
+
+
+def _say_withheld(node: Node) -> None:
+    for task, names in node.withheld.items():
+        logger.error(
+            "%s is not served: no source of this worker (%s) has its secret %s",
+            task,
+            node.settings.secrets_sources,
+            " and ".join(repr(name) for name in names),
         )
 
 

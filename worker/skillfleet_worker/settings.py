@@ -34,6 +34,8 @@ class WorkerSettings(Settings):
     secrets_dir: Path | None = None
     """A folder of secrets, one file each, as Kubernetes mounts them."""
     secrets_env_prefix: str = "SKILLFLEET_SECRET_"
+    secrets_sources: str = "files,environment"
+    """Where secrets come from, in order; other names are entry points `skillfleet.secrets`."""
     auth_keys: Path | None = None
     """Public keys of producers: a folder of .pem and .jwk files, or a JWKS file."""
     auth_worker_keys: Path | None = None
@@ -69,6 +71,12 @@ class WorkerSettings(Settings):
                 "SKILLFLEET_STRANDED_SECONDS must not be below SKILLFLEET_REAP_SECONDS"
             )
         return self
+
+    @property
+    def secrets_source_names(self) -> tuple[str, ...]:
+        """The names of the sources of secrets, in order."""
+        names = (name.strip() for name in self.secrets_sources.split(","))
+        return tuple(name for name in names if name)
 
     @property
     def lease_ms(self) -> int:

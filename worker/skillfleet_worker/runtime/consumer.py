@@ -186,6 +186,11 @@ class FleetConsumer(LoopConsumer):
             self.event_dispatcher.send("task-failed", uuid=run_id, exception=reason)
 
 
+def keep_refused(settings: WorkerSettings, body: bytes, reason: str) -> None:
+    """Keep a message that nobody can read; raises when Redis is out of reach."""
+    apart(settings, lambda ledger: ledger.refused.add(reason, body))
+
+
 def apart(settings: WorkerSettings, work: LedgerWork) -> Any:
     """Do something with a ledger of its own, on a loop and in a thread of its own; any thread.
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +23,9 @@ from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.runs import Lease
 from skillfleet_worker.runtime.attempt import Attempt
 from skillfleet_worker.runtime.outbox import Outbox
+from skillfleet_worker.runtime.outcomes import Outcome
+from skillfleet_worker.runtime.quiet import QuietOutbox, quiet_outcome
+from skillfleet_worker.runtime.redactor import KnownSecrets, Redactor
 from skillfleet_worker.telemetry.calls import measure_call
 from skillfleet_worker.telemetry.redaction import remember
 
@@ -35,6 +38,7 @@ class Capabilities:
     secrets: Secrets
     a2a: A2AClient
     discovery: DiscoveryClient
+    known_secrets: KnownSecrets = field(default_factory=KnownSecrets)
     patience_seconds: float = 60.0
     """How long a handler's write waits for Redis to come back."""
 
@@ -54,9 +58,20 @@ class FleetRunContext(RunContext[Any]):
         self.auth = auth
         self.limits = Limits(artifact_bytes=capabilities.ledger.settings.max_artifact_bytes)
         self.run = attempt
-        self._outbox = outbox
         self._declared_secrets = declared_secrets
         self._capabilities = capabilities
+        self._redactor = Redactor(declared_secrets, capabilities.known_secrets)
+        self._outbox = QuietOutbox(outbox, self._redactor) if declared_secrets else outbox
+        # A client that an earlier run made may know them, without this one's asking.
+        for name in declared_secrets:
+            self._read_secret(name)
+
+    async def finish(self, outcome: Outcome) -> Outcome:
+        """The handler is over: the last events go out. The outcome without secrets in it."""
+        if isinstance(self._outbox, QuietOutbox):
+            await self._outbox.finish()
+            return quiet_outcome(outcome, self._redactor)
+        return outcome
 
     @property
     def attempt(self) -> int:
@@ -101,10 +116,17 @@ class FleetRunContext(RunContext[Any]):
             raise UnknownSecretError(
                 f"this skill did not declare the secret {name!r}: write secrets=({name!r},)"
             )
-        value = self._capabilities.secrets.get(name)
+        value = self._read_secret(name)
         if value is None:
             raise UnknownSecretError(f"no source of this worker has the secret {name!r}")
-        remember(value)
+        return value
+
+    def _read_secret(self, name: str) -> str | None:
+        """The present value, which is hidden in all that the run writes from now on."""
+        value = self._capabilities.secrets.get(name)
+        if value is not None:
+            self._capabilities.known_secrets.learn(name, value)
+            remember(value)
         return value
 
     @property

@@ -33,6 +33,8 @@ class Node:
     ) -> None:
         self.settings = settings
         self.agents = tuple(agents)
+        self.withheld: dict[str, tuple[str, ...]] = {}
+        """Skills that are not served (task names), and the secrets that they lack."""
         self.release_runs: Callable[[], None] = lambda: None
         """Releases all runs of the worker and waits for it; in the process that consumes."""
         self.consumer: Any = None
@@ -59,7 +61,15 @@ class Node:
     @property
     def cards(self) -> list[AgentCard]:
         """What the worker publishes of its agents."""
-        return [agent.card(self.queue_of(agent)) for agent in self.agents]
+        cards = []
+        for agent in self.agents:
+            card = agent.card(self.queue_of(agent))
+            served = tuple(
+                skill for skill in card.skills if f"{card.name}.{skill.name}" not in self.withheld
+            )
+            if served or not card.skills:
+                cards.append(card.model_copy(update={"skills": served}))
+        return cards
 
     @property
     def queues(self) -> list[str]:

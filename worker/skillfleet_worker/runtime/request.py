@@ -11,6 +11,7 @@ from celery.worker.request import Request
 from skillfleet.contracts import ReasonCode, RunState
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs import End
+from skillfleet_producer.tracing import run_trace_id
 from skillfleet_worker.runtime.consumer import apart
 from skillfleet_worker.runtime.letters import adopt, adoption_of
 from skillfleet_worker.runtime.process import name_of
@@ -34,6 +35,14 @@ class SkillRequest(Request):
             raise InvalidTaskError("the arguments by name must be an object")
         if not isinstance(embedded, dict | None):
             raise InvalidTaskError("what stands beside the arguments must be an object")
+
+    @property
+    def argsrepr(self) -> str:
+        """What monitors show as arguments by position, which a fleet never sends: the trace."""
+        headers = self.request_dict
+        shown = f"trace_id={run_trace_id(headers, headers.get('root_id') or self.id)}"
+        given: str = super().argsrepr
+        return shown if given in {"", "()"} else f"{given} {shown}"
 
     def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
         """Tell Celery's monitors of a cancelled run, and the ledger of a child that died."""

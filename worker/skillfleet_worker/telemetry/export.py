@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from skillfleet_worker.telemetry.metrics import TELEMETRY_LOST, record
+from skillfleet_worker.telemetry.quiet_spans import quiet_span
 from skillfleet_worker.telemetry.settings import TelemetrySettings
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class CountingExporter(SpanExporter):
         """Export a batch; a failure is final, as the batch processor keeps nothing."""
         self.waiting.change(-len(spans))
         try:
-            result = self._exporter.export(spans)
+            result = self._exporter.export([quiet_span(span) for span in spans])
         except Exception as error:  # noqa: BLE001 - an exporter must never end its thread
             self._count(len(spans), repr(error))
             return SpanExportResult.FAILURE

@@ -2,20 +2,30 @@
 
 import json
 from collections import OrderedDict
+from urllib.parse import quote
 
 HIDDEN = "[secret]"
 
-_SHORTEST = 4
+SHORTEST = 4
+"""A shorter value cannot be hidden: it would turn up by chance everywhere."""
+
 _MOST = 1000
 _values: OrderedDict[str, None] = OrderedDict()
 
 
+def forms_of(secret: str) -> set[str]:
+    """How a secret may be written: as it is, in JSON, in Python, in a URL."""
+    if len(secret) < SHORTEST:
+        return set()
+    in_json = (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
+    return {secret, *in_json, repr(secret)[1:-1], quote(secret, safe="")}
+
+
 def remember(secret: str) -> None:
-    """From now on this value is hidden; one of less than four characters would hide too much."""
-    for value in (secret, json.dumps(secret)[1:-1]):
-        if len(value) >= _SHORTEST:
-            _values[value] = None
-            _values.move_to_end(value)
+    """From now on this value is hidden, unless it is too short."""
+    for value in forms_of(secret):
+        _values[value] = None
+        _values.move_to_end(value)
     while len(_values) > _MOST:
         _values.popitem(last=False)
 
