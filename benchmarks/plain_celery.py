@@ -16,20 +16,20 @@ app.conf.update(
 )
 
 
-@app.task(name="plain.noop")  # type: ignore[untyped-decorator]
+@app.task(name="plain.noop")
 def noop(number: int = 0, text: str = "") -> int:
     """Do nothing."""
     del text
     return number
 
 
-@app.task(name="plain.started_at")  # type: ignore[untyped-decorator]
+@app.task(name="plain.started_at")
 def started_at() -> float:
     """Tell when the task began, by this machine's clock."""
     return time.time()
 
 
-@app.task(name="plain.sleep")  # type: ignore[untyped-decorator]
+@app.task(name="plain.sleep")
 def sleep(seconds: float = 1.0) -> Any:
     """Wait."""
     time.sleep(seconds)

@@ -1,4 +1,4 @@
-"""The Celery app of a test's worker; `fleet.py` starts `celery -A tests.support.fleet_app worker`."""
+"""The Celery app of a test's worker; fleet.py starts Celery on it."""
 
 import os
 from typing import Any

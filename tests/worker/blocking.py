@@ -13,10 +13,10 @@ agent = Agent("blocking", description="Skills that never give way")
 async def block(ctx: RunContext, seconds: float) -> None:
     """Hold the thread: no await, no way in for a cancellation."""
     await ctx.emit_progress("blocking")
-    time.sleep(0.05)  # Lets the event leave first, on every pool.
+    await asyncio.sleep(0.05)  # Lets the event leave first, on every pool.
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        time.sleep(0.1)
+        time.sleep(0.1)  # noqa: ASYNC251 - what it is for
 
 
 @agent.skill
