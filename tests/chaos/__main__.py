@@ -16,15 +16,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="default: a new one")
     parser.add_argument("--rate", type=float, default=RATE, help="orders a second")
     parser.add_argument("--gap", type=float, default=GAP_SECONDS, help="seconds between faults")
-    parser.add_argument("--logs", type=Path, default=None, help="a file for the workers' logs")
+    parser.add_argument("--keep", type=Path, default=None, help="a folder for logs and journal")
     given = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if given.seed is None else given.seed
     battle = Battle(seed, given.seconds, given.rate, given.gap)
     say(f"{battle}\n" + "\n".join(str(fault) for fault in battle.faults()))
     verdict = asyncio.run(fight(battle))
     say(verdict.summary)
-    if given.logs is not None:
-        given.logs.write_text(verdict.logs)
+    if given.keep is not None:
+        given.keep.mkdir(parents=True, exist_ok=True)
+        (given.keep / "workers.log").write_text(verdict.logs)
+        (given.keep / "journal").write_text(verdict.journal)
     if verdict.problems:
         say(verdict.tails())
         say("\n".join(verdict.problems))

@@ -33,15 +33,6 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Frozen:
-    """A time in which processes stood still, in nanoseconds of the monotonic clock."""
-
-    pids: frozenset[int]
-    since: int
-    until: int
-
-
 @dataclass
 class Machine:
     """One worker, started again whenever it has ended, and its own way to Redis."""
@@ -70,7 +61,6 @@ class Arena:
         self.server = ValkeyServer("--appendfsync", "always")
         self.machines: list[Machine] = []
         self.proxies: list[Proxy] = []
-        self.frozen: list[Frozen] = []
         self.problems: list[str] = []
         self.began = time.monotonic()
         self._redis = asyncio.Lock()
@@ -213,14 +203,11 @@ class Arena:
                 await self._drain(machine, fault.kind)
 
     async def _freeze(self, machine: Machine, seconds: float) -> None:
-        pids = frozenset({machine.worker.pid, *machine.worker.children()})
-        since = time.monotonic_ns()
         machine.worker.signal_all(signal.SIGSTOP)
         try:
             await asyncio.sleep(seconds)
         finally:
             machine.worker.signal_all(signal.SIGCONT)
-        self.frozen.append(Frozen(pids, since, time.monotonic_ns()))
 
     async def _drain(self, machine: Machine, kind: Kind) -> None:
         machine.asked_to_end = True
@@ -234,13 +221,15 @@ class Arena:
 
     async def _exit(self, machine: Machine) -> int | None:
         """The exit code; a worker that does not end is killed and told as a problem."""
-        code: int | None = await _until(lambda: machine.exit_code, _END_SECONDS)
+        process = machine.worker.process
+        assert process is not None
+        code: int | None = await _until(process.poll, _END_SECONDS)
         if code is None:
             self.problems.append(f"a worker ({machine.worker.pool}) did not end its drain")
             machine.asked_to_end = True
             # Its log ends with the stacks of all threads then.
             machine.worker.signal_all(signal.SIGABRT)
-            await _until(lambda: machine.exit_code, 5.0)
+            await _until(process.poll, 5.0)
             machine.worker.kill()
         return code
 

@@ -47,6 +47,7 @@ class Verdict:
     problems: list[str]
     summary: str
     logs: str
+    journal: str
 
     def tails(self, lines: int = 40) -> str:
         """The last lines of each worker's log."""
@@ -90,11 +91,11 @@ def _judge(arena: Arena, load: Load, journal: Journal, took: float) -> Verdict:
     with arena.server.client() as client:
         runs = read_runs(client, keys)
         problems = [*arena.problems, *load.problems, *audit(client, keys)]
-    problems += check(runs, journal, load.made, arena.frozen)
+    problems += check(runs, journal, load.made)
     outcomes = [attempt.get("outcome") for run in runs.values() for attempt in run.attempts]
     counts = ", ".join(f"{outcomes.count(name)} {name}" for name in sorted(set(map(str, outcomes))))
     summary = (
         f"{len(load.made)} orders, {len(runs)} runs, {len(outcomes)} attempts ({counts});"
         f" all at rest {took:.1f} s after the last fault"
     )
-    return Verdict(problems, summary, arena.logs())
+    return Verdict(problems, summary, arena.logs(), journal.text)

@@ -4,14 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from skillfleet.contracts import RunState
-from tests.chaos.arena import Frozen
 from tests.chaos.evidence import Execution, Journal, Run
 from tests.chaos.load import Made
 
 
-def check(
-    runs: Mapping[str, Run], journal: Journal, made: Mapping[str, Made], frozen: Sequence[Frozen]
-) -> list[str]:
+def check(runs: Mapping[str, Run], journal: Journal, made: Mapping[str, Made]) -> list[str]:
     """All that is wrong, a line each; empty when every promise was kept."""
     problems: list[str] = []
     for run_id, one in made.items():
@@ -24,7 +21,7 @@ def check(
         problems += _named(run, _state(run))
         problems += _named(run, _streamed(run))
         problems += _named(run, _executed(run, executions))
-        problems += _named(run, _alone(run, executions, frozen))
+        problems += _named(run, _alone(run, executions))
     unknown = journal.executions.keys() - runs.keys()
     return problems + [f"{run_id} was executed and is not in the ledger" for run_id in unknown]
 
@@ -96,24 +93,32 @@ def _executed(run: Run, executions: Sequence[Execution]) -> Iterator[str]:
             yield "succeeded without having been executed to its end"
 
 
-def _alone(run: Run, executions: Sequence[Execution], frozen: Sequence[Frozen]) -> Iterator[str]:
-    """Executions overlap only where the older one stood still while its lease ran out."""
+def _alone(run: Run, executions: Sequence[Execution]) -> Iterator[str]:
+    """Executions overlap only where the older one stood still and then ended at once.
+
+    A process that cannot run (frozen, or its thread is held) cannot learn that its lease ran
+    out; as soon as it runs again it has to.
+    """
     for number, older in enumerate(executions):
         for younger in executions[number + 1 :]:
             if older.last < younger.first:
                 continue
-            together = (older.last - younger.first) / 1e6
-            pause = next((f for f in frozen if _explains(f, older, younger)), None)
-            if pause is None or run.outcome(older.attempt) != "lost":
+            before = max(time for time in older.times if time < younger.first)
+            awake = min(time for time in older.times if time >= younger.first)
+            stood_still = awake - before > _STILL_NS and older.last - awake < _AWAKE_NS
+            if not stood_still or run.outcome(older.attempt) != "lost":
                 yield (
                     f"attempts {older.attempt} ({run.outcome(older.attempt)}) and"
-                    f" {younger.attempt} overlapped for {together:.0f} ms"
+                    f" {younger.attempt} overlapped: {_told(older, younger)}"
                 )
 
 
-def _explains(pause: Frozen, older: Execution, younger: Execution) -> bool:
-    return older.pid in pause.pids and pause.since < younger.first <= pause.until + _AWAKE_NS
+def _told(older: Execution, younger: Execution) -> str:
+    times = [round((time - younger.first) / 1e6) for time in older.times]
+    return f"the older one told of itself at {times[-30:]} ms after the younger one's start"
 
 
+_STILL_NS = 250_000_000
+"""More than two ticks long."""
 _AWAKE_NS = 1_000_000_000
-"""What a process that was frozen may take to learn that its lease is gone."""
+"""What a process that runs again may take to stop what it holds no lease for."""

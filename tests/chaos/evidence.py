@@ -62,8 +62,15 @@ class Execution:
     attempt: int
     pid: int
     words: tuple[str, ...]
-    first: int
-    last: int
+    times: tuple[int, ...]
+
+    @property
+    def first(self) -> int:
+        return self.times[0]
+
+    @property
+    def last(self) -> int:
+        return self.times[-1]
 
     @property
     def ended(self) -> bool:
@@ -77,16 +84,20 @@ class Journal:
         self._path = path
 
     @cached_property
+    def text(self) -> str:
+        return self._path.read_text()
+
+    @cached_property
     def executions(self) -> dict[str, list[Execution]]:
         """By run: its executions in the order of their beginnings."""
         lines: dict[tuple[str, int, int], list[tuple[str, int]]] = defaultdict(list)
-        for line in self._path.read_text().splitlines():
+        for line in self.text.splitlines():
             run_id, attempt, word, moment, pid = line.split()
             lines[run_id, int(attempt), int(pid)].append((word, int(moment)))
         found: dict[str, list[Execution]] = defaultdict(list)
         for (run_id, number, process), told in lines.items():
             words, times = zip(*sorted(told, key=lambda entry: entry[1]), strict=True)
-            found[run_id].append(Execution(number, process, words, times[0], times[-1]))
+            found[run_id].append(Execution(number, process, words, times))
         return {run: sorted(all_, key=lambda one: one.first) for run, all_ in found.items()}
 
 
