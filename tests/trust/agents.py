@@ -5,7 +5,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from skillfleet import Agent, JWTAuth, NoAuth, RunContext
+from opentelemetry import trace
+
+from skillfleet import Agent, AgentEvent, JWTAuth, NoAuth, RunContext, SkillError
 
 logger = logging.getLogger(__name__)
 
@@ -62,3 +64,64 @@ open_door = Agent("open", description="Skills that do not care who calls", auth_
 @open_door.skill
 async def relays(ctx: RunContext[NoAuth], skill: str) -> Any:
     return (await ctx.call("gate", skill)).result
+
+
+keeper = Agent("keeper", description="Skills with secrets, some of which talk")
+_cached: dict[str, str] = {}
+
+
+@keeper.skill(secrets=("api-key",))
+async def uses(ctx: RunContext) -> int:
+    return len(ctx.secret("api-key"))
+
+
+@keeper.skill(secrets=("api-key",))
+async def leaks(ctx: RunContext, how: str) -> Any:  # noqa: C901 - a list of ways
+    """Tell the secret in one of the ways there are."""
+    value = _cached["key"] = ctx.secret("api-key")
+    logger.warning("the key is %s", value)
+    match how:
+        case "progress":
+            await ctx.emit_progress(f"using {value}")
+        case "event":
+            await ctx.emit_event(AgentEvent("used", {value: [value, {"deep": value}]}))
+        case "text":
+            for letter in f"<{value}>":
+                await ctx.emit_text_delta(letter)
+        case "slow text":
+            for piece in (f"<{value[:5]}", f"{value[5:]}>"):
+                await ctx.emit_text_delta(piece)
+                await asyncio.sleep(0.6)
+        case "error":
+            raise ValueError(f"bad key {value}")
+        case "skill error":
+            raise SkillError(f"bad key {value}")
+        case "chained error":
+            raise RuntimeError("bad") from ValueError(value)
+        case "span":
+            with trace.get_tracer("test").start_as_current_span("said", attributes={"k": value}):
+                pass
+        case _:
+            return {"key": value, value: [value]}
+    return None
+
+
+@keeper.skill(secrets=("api-key",))
+async def leaks_from_memory(ctx: RunContext) -> str:
+    """Tell a secret that an earlier run has kept."""
+    return _cached["key"]
+
+
+@keeper.skill(secrets=("nobody-has-it", "api-key"))
+async def never(ctx: RunContext) -> None:
+    return None
+
+
+@keeper.skill
+async def undeclared(ctx: RunContext) -> str:
+    return ctx.secret("api-key")
+
+
+@keeper.skill
+async def innocent(ctx: RunContext) -> str:
+    return "fine"

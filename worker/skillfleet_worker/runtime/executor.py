@@ -23,6 +23,7 @@ from skillfleet.retry import retry_delay
 from skillfleet.spec import SkillSpec
 from skillfleet_engine import bridge
 from skillfleet_ledger.artifacts import LeaseLostError
+from skillfleet_ledger.connection import RETRY_SECONDS
 from skillfleet_ledger.runs import Claim, ClaimStatus, Declared, End, Write
 from skillfleet_producer.publisher import publish_or_leave
 from skillfleet_worker.runtime.admission import Admission, ForeignMessageError
@@ -210,6 +211,7 @@ class Executor:
                     return Write.LOST
                 written = await self._write_once(attempt, outbox.seq, outcome)
             except FleetUnavailableError:
+                await asyncio.sleep(RETRY_SECONDS)
                 continue
             except SkillfleetError as error:
                 if isinstance(outcome, Succeeded):

@@ -1,0 +1,156 @@
+"""The redactor: whatever the text and however it is cut, no secret comes through."""
+
+from itertools import pairwise
+from typing import Any
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skillfleet_worker.runtime.redactor import KnownSecrets, Redactor
+from skillfleet_worker.telemetry.redaction import HIDDEN, SHORTEST
+
+LETTERS = 'abAB-1\n"\\ é'
+secrets = st.text(LETTERS, min_size=SHORTEST, max_size=12).filter(lambda s: s not in HIDDEN)
+noise = st.text(LETTERS + "[secret]", max_size=15)
+
+
+def redactor(*values: str) -> Redactor:
+    known = KnownSecrets()
+    for number, value in enumerate(values):
+        known.learn(f"s{number}", value)
+    return Redactor(tuple(f"s{number}" for number in range(len(values))), known)
+
+
+@st.composite
+def cut_texts(draw: Any) -> tuple[list[str], list[str]]:
+    """Secrets, and the pieces of a text that holds some of them."""
+    values = draw(st.lists(secrets, min_size=1, max_size=3))
+    parts = draw(st.lists(st.one_of(noise, st.sampled_from(values)), max_size=6))
+    text = "".join(parts)
+    cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    ends = [0, *cuts, len(text)]
+    return values, [text[a:b] for a, b in pairwise(ends)]
+
+
+def shown(redactor: Redactor, pieces: list[str], flushes: list[bool]) -> str:
+    out = []
+    for piece, flush in zip(pieces, flushes, strict=False):
+        out.append(redactor.stream(piece))
+        if flush:
+            out.append(redactor.rest())
+    return "".join([*out, redactor.rest()])
+
+
+def lacks(text: str, value: str) -> bool:
+    """True when the value stands nowhere in the text but across a placeholder by chance."""
+    return all(value not in part for part in text.split(HIDDEN))
+
+
+@given(cut_texts())
+def test_no_secret_comes_through_in_one_piece(made: tuple[list[str], list[str]]) -> None:
+    values, pieces = made
+    text = redactor(*values).text("".join(pieces))
+    assert all(lacks(text, value) for value in values)
+
+
+@given(cut_texts(), st.lists(st.booleans(), min_size=12, max_size=12))
+def test_no_secret_comes_through_in_pieces_whenever_they_are_flushed(
+    made: tuple[list[str], list[str]], flushes: list[bool]
+) -> None:
+    values, pieces = made
+    text = shown(redactor(*values), pieces, flushes)
+    assert all(lacks(text, value) for value in values)
+
+
+@given(st.lists(noise, max_size=6), secrets, st.lists(st.booleans(), min_size=6, max_size=6))
+def test_a_text_without_secrets_comes_through_as_it_is(
+    pieces: list[str], value: str, flushes: list[bool]
+) -> None:
+    text = "".join(pieces)
+    if any(text[at : at + 1] in value[:1] for at in range(len(text))) or HIDDEN in text:
+        return
+    assert shown(redactor(value), pieces, flushes) == text
+
+
+@given(cut_texts())
+def test_at_most_the_start_of_a_secret_is_kept(made: tuple[list[str], list[str]]) -> None:
+    values, pieces = made
+    one = redactor(*values)
+    forms = [form for value in values for form in one._forms()]
+    for piece in pieces:
+        one.stream(piece)
+        assert one._pending == "" or any(form.startswith(one._pending) for form in forms)
+
+
+json_values = st.recursive(
+    st.one_of(noise, st.integers(-(2**63), 2**63 - 1), st.booleans(), st.none()),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(noise, inner, max_size=3)),
+)
+
+
+def texts(value: Any) -> list[str]:
+    match value:
+        case str():
+            return [value]
+        case list():
+            return [text for item in value for text in texts(item)]
+        case dict():
+            return [*value, *(text for item in value.values() for text in texts(item))]
+    return []
+
+
+@given(json_values, secrets, noise, noise)
+def test_no_secret_comes_through_anywhere_in_a_json_value(
+    value: Any, secret: str, before: str, after: str
+) -> None:
+    payload = {"a": [value, before + secret + after], before + secret: {"b": secret}}
+    cleaned = orjson.loads(redactor(secret).json(orjson.dumps(payload)))
+    assert all(lacks(text, secret) for text in texts(cleaned))
+
+
+def test_a_secret_in_two_text_deltas_is_hidden_as_one() -> None:
+    one = redactor("sk-1234567890")
+    assert one.stream("key: sk-12") == "key: "
+    assert one.stream("34567890!") == f"{HIDDEN}!"
+
+
+def test_what_only_began_like_a_secret_is_shown_in_the_end() -> None:
+    one = redactor("sk-1234567890")
+    assert one.stream("a task called sk-") == "a task called "
+    assert one.rest() == "sk-"
+    assert one.rest() == ""
+
+
+def test_a_secret_that_goes_on_after_a_flush_is_still_recognised() -> None:
+    one = redactor("sk-1234567890")
+    said = one.stream("sk-") + one.rest() + one.stream("1234567890 ok")
+    assert said == f"sk-{HIDDEN} ok"
+
+
+def test_nearly_a_secret_is_hidden_at_the_end() -> None:
+    one = redactor("sk-1234567890")
+    assert one.stream("sk-123456789") == ""
+    assert one.rest() == HIDDEN
+
+
+def test_a_rotated_secret_is_hidden_in_both_its_values() -> None:
+    known = KnownSecrets()
+    known.learn("key", "old-value")
+    one = Redactor(("key",), known)
+    known.learn("key", "new-value")
+    assert one.text("old-value new-value") == f"{HIDDEN} {HIDDEN}"
+
+
+def test_a_secret_is_hidden_as_json_and_in_a_url_too() -> None:
+    one = redactor('p"ss wörd')
+    assert one.text('p\\"ss w\\u00f6rd') == HIDDEN
+    assert one.text("https://x/?k=p%22ss%20w%C3%B6rd") == f"https://x/?k={HIDDEN}"
+
+
+def test_a_number_that_is_the_secret_is_hidden() -> None:
+    assert redactor("12345678").value({"pin": 12345678, "n": 1}) == {"pin": HIDDEN, "n": 1}
+
+
+def test_a_value_too_short_to_hide_is_left_alone() -> None:
+    assert redactor("abc").text("abc") == "abc"

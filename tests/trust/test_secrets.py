@@ -1,0 +1,244 @@
+"""Secrets: where they come from, who gets them, and that nothing of a run tells them."""
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import pytest
+
+from skillfleet.contracts import RunState
+from skillfleet.errors import RunFailed, SettingsError, UnknownSecretError, UnknownSkillError
+from skillfleet.ports.secrets import Secrets
+from skillfleet_producer import Fleet, RunHandle
+from skillfleet_worker.adapters.secrets import entry_points
+from skillfleet_worker.adapters.secrets.chain import ChainedSecrets
+from skillfleet_worker.bootstrap import secrets_from
+from skillfleet_worker.settings import WorkerSettings
+from skillfleet_worker.telemetry.redaction import HIDDEN
+from tests.support.fleet import FleetWorker
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+
+SECRET = 'sk-test-9f8e7d6c5b4a"ä'
+ROTATED = "sk-next-0011223344556677"
+
+
+class Collector(ThreadingHTTPServer):
+    """Takes spans as OTLP and keeps the bytes."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        super().__init__(("127.0.0.1", 0), _Keeps)
+        self.thread = threading.Thread(target=self.serve_forever, daemon=True)
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Keeps(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+class House:
+    """One worker with secrets in files, and all that can be seen of it."""
+
+    def __init__(self, server: ValkeyServer, worker: FleetWorker, folder: Path) -> None:
+        self.server = server
+        self.worker = worker
+        self.folder = folder
+
+    def seen(self, run: RunHandle) -> str:
+        """Everything of a run that anybody may see."""
+        events = [(event.kind, event.payload) for event in run.events(timeout=20)]
+        try:
+            result = run.result(timeout=20)
+        except RunFailed as error:
+            result = str(error)
+        status = run.status().model_dump(mode="json")
+        with self.server.client() as client:
+            stored = client.get(f"celery-task-meta-{run.id}")
+        return repr((events, result, status, stored))
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.shutdown()
+    collector.thread.join()
+    collector.server_close()
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("secrets")
+    (folder / "api-key").write_text(SECRET + "\n")
+    server = ValkeyServer()
+    try:
+        server.start()
+        worker = FleetWorker(server, "tests.trust.agents", secrets_dir=folder)
+        worker._environment |= {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+            "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
+        }
+        with worker:
+            yield House(server, worker, folder)
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def fleet(house: House) -> Iterator[Fleet]:
+    (house.folder / "api-key").write_text(SECRET + "\n")
+    with Fleet(house.server.url) as fleet:
+        yield fleet
+
+
+def hides(text: str, secret: str = SECRET) -> bool:
+    forms = (secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], secret[:12])
+    return not any(form in text for form in forms)
+
+
+WAYS = ("progress", "event", "text", "slow text", "error", "skill error", "chained error")
+
+
+@pytest.mark.parametrize("way", [*WAYS, "span", "result"])
+def test_a_secret_that_a_skill_tells_is_hidden(house: House, fleet: Fleet, way: str) -> None:
+    run = fleet.enqueue("keeper.leaks", {"how": way})
+    seen = house.seen(run)
+    assert hides(seen), seen
+    if way in {"progress", "event", "text", "error", "skill error", "result"}:
+        assert HIDDEN in seen
+    wait_until(lambda: run.id in house.worker.text())
+    assert hides(house.worker.text())
+
+
+def test_a_span_holds_no_secret(house: House, fleet: Fleet, collector: Collector) -> None:
+    before = len(collector.bodies)
+    fleet.enqueue("keeper.leaks", {"how": "span"}).result(timeout=20)
+    wait_until(lambda: b"said" in b"".join(collector.bodies[before:]), what="the span")
+    told = b"".join(collector.bodies)
+    assert SECRET.encode() not in told
+    assert HIDDEN.encode() in told
+
+
+def test_a_monitor_of_celery_sees_no_secret_of_a_failure(house: House, fleet: Fleet) -> None:
+    with house.server.client() as client, client.pubsub() as pubsub:
+        pubsub.psubscribe("*celeryev*")
+        run = fleet.enqueue("keeper.leaks", {"how": "chained error"})
+        told: list[str] = []
+
+        def failed() -> bool:
+            message = pubsub.get_message(timeout=0.1)
+            if message is not None and message["type"] == "pmessage":
+                envelope = json.loads(message["data"])
+                told.append(base64.b64decode(envelope["body"]).decode())
+            return any("task-failed" in event and run.id in event for event in told)
+
+        wait_until(failed, what="the event task-failed")
+    assert any(HIDDEN in event for event in told)
+    assert all(hides(event) for event in told)
+
+
+def test_a_text_that_is_told_letter_by_letter_keeps_all_but_the_secret(
+    house: House, fleet: Fleet
+) -> None:
+    run = fleet.enqueue("keeper.leaks", {"how": "text"})
+    said = "".join(
+        event.payload["text"] for event in run.events(timeout=20) if event.kind == "text_delta"
+    )
+    assert said == f"<{HIDDEN}>"
+
+
+def test_a_secret_that_an_earlier_run_kept_is_hidden_too(house: House, fleet: Fleet) -> None:
+    fleet.enqueue("keeper.leaks", {"how": "progress"}).result(timeout=20)
+    assert fleet.enqueue("keeper.leaks_from_memory").result(timeout=20) == HIDDEN
+
+
+def test_a_rotated_file_is_picked_up_and_both_values_are_hidden(house: House, fleet: Fleet) -> None:
+    fleet.enqueue("keeper.leaks", {"how": "progress"}).result(timeout=20)
+    (house.folder / "api-key").write_text(ROTATED)
+    assert fleet.enqueue("keeper.uses").result(timeout=20) == len(ROTATED)
+    assert fleet.enqueue("keeper.leaks_from_memory").result(timeout=20) == HIDDEN
+    assert hides(house.seen(fleet.enqueue("keeper.leaks", {"how": "text"})), ROTATED)
+
+
+def test_an_undeclared_secret_is_refused(fleet: Fleet) -> None:
+    with pytest.raises(RunFailed, match="did not declare the secret 'api-key'") as refused:
+        fleet.enqueue("keeper.undeclared").result(timeout=20)
+    assert refused.value.code == "unknown_secret"
+
+
+def test_a_skill_whose_secret_is_missing_is_not_served_and_the_others_are(
+    house: House, fleet: Fleet
+) -> None:
+    said = house.worker.text()
+    assert "keeper.never is not served" in said
+    assert "'nobody-has-it'" in said
+    assert "'api-key'" not in next(line for line in said.splitlines() if "not served" in line)
+    with pytest.raises(UnknownSkillError, match=r"keeper\.never"):
+        fleet.enqueue("keeper.never")
+    run = fleet.enqueue("keeper.innocent")
+    assert run.result(timeout=20) == "fine"
+    assert run.status().state is RunState.SUCCEEDED
+
+
+class FromVault(Secrets):
+    """A source of somebody else's."""
+
+    def get(self, name: str) -> str | None:
+        return {"a": "vault"}.get(name)
+
+
+class Broken(Secrets):
+    """A source whose errors talk."""
+
+    def get(self, name: str) -> str | None:
+        raise RuntimeError(f"the password was {SECRET}")
+
+
+def test_sources_are_asked_in_the_order_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    vault = EntryPoint("vault", f"{__name__}:FromVault", entry_points.GROUP)
+    monkeypatch.setattr(entry_points, "entry_points", lambda group: EntryPoints([vault]))
+    monkeypatch.setattr(EntryPoint, "load", lambda self: FromVault)
+    monkeypatch.setenv("SKILLFLEET_SECRET_A", "environment")
+    (tmp_path / "a").write_text("file")
+    for order, value in {
+        "files,environment": "file",
+        "environment,files": "environment",
+        "vault,files": "vault",
+        " files , vault ": "file",
+    }.items():
+        settings = WorkerSettings.load(secrets_dir=tmp_path, secrets_sources=order)
+        assert secrets_from(settings).get("a") == value
+        assert secrets_from(settings).get("b") is None
+
+
+def test_a_source_that_does_not_exist_is_named_with_those_that_do() -> None:
+    settings = WorkerSettings.load(secrets_sources="files,keyrin")
+    with pytest.raises(SettingsError, match=r"'keyrin'; known are: environment, files"):
+        secrets_from(settings)
+
+
+def test_a_source_that_fails_is_named_without_its_words() -> None:
+    with pytest.raises(UnknownSecretError, match="'vault'") as error:
+        ChainedSecrets({"vault": Broken()}).get("a")
+    assert hides(str(error.value))
+    assert error.value.__cause__ is None
