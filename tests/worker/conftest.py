@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 
 from skillfleet_producer import Fleet
-from tests.support.fleet import FleetWorker, fleet_starter
+from tests.support.fleet import fleet_starter
 from tests.support.valkey import ValkeyServer
 from tests.worker.shared import Shared, StartWorker
 
@@ -65,6 +65,3 @@ def own_fleet(server: ValkeyServer) -> Iterator[Fleet]:
     """A producer on `server`."""
     with Fleet(server.url) as fleet:
         yield fleet
-
-
-__all__ = ["FleetWorker"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from skillfleet import Agent, AgentEvent, RunContext, SkillError
+from skillfleet.errors import EventsUnwritableError
 
 agent = Agent("lab", description="What the tests run")
 _together = {"now": 0, "most": 0}
@@ -253,3 +254,15 @@ async def leaves_a_child(ctx: RunContext, journal: str) -> str:
     while not Path(journal).exists():  # noqa: ASYNC110, ASYNC240 - a test's skill may
         await asyncio.sleep(0.01)
     return "gone" if not call.done() else "done"
+
+
+@agent.skill
+async def tells_on(ctx: RunContext, journal: str) -> None:
+    """Emit events until that fails."""
+    try:
+        while True:
+            await ctx.emit_progress("on and on")
+            await asyncio.sleep(0.01)
+    except EventsUnwritableError:
+        note(journal, ctx, "unwritable")
+        raise

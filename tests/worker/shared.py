@@ -1,6 +1,5 @@
 """What the tests of the worker and the producer share."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from tests.support.waiting import wait_until
 
 StartWorker = Callable[..., FleetWorker]
 MODULES = "tests.worker.lab,tests.sdk.context_conformance"
-SECRET_VARIABLE = "SKILLFLEET_SECRET_CONFORMANCE_TOKEN"
 
 
 @dataclass(frozen=True)
@@ -70,12 +68,3 @@ def wait_kind(run: RunHandle, kind: str, timeout: float = 20.0) -> None:
         if event.kind == kind:
             return
     raise AssertionError(f"{run} ended without an event {kind!r}")
-
-
-def alive(pid: int) -> bool:
-    """True while a process of that id exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

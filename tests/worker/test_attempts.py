@@ -1,0 +1,170 @@
+"""What a worker's process keeps of its attempts, on a real ledger, without a worker around it."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import pytest
+
+from skillfleet.errors import EventsUnwritableError
+from skillfleet_engine import bridge
+from skillfleet_ledger.runs import Lease
+from skillfleet_worker import WorkerSettings
+from skillfleet_worker.runtime.attempt import Attempt, StopKind
+from skillfleet_worker.runtime.delivery import Delivery
+from skillfleet_worker.runtime.outbox import Outbox, OutboxHooks
+from skillfleet_worker.runtime.process import WorkerProcess
+from tests.ledger.helpers import read_all, running, submitted, touch
+from tests.support.valkey import ValkeyServer
+
+Body = Callable[[WorkerProcess], Coroutine[Any, Any, None]]
+
+
+def in_process(valkey: ValkeyServer, body: Body) -> None:
+    """Run `body` on the home loop, with a process that was not started."""
+
+    @asynccontextmanager
+    async def unstarted() -> Any:
+        settings = WorkerSettings.load(redis_url=valkey.url, drain_seconds=60)
+        process = WorkerProcess(settings, [])
+        try:
+            yield process
+        finally:
+            await process.stop()
+
+    async def run() -> None:
+        async with unstarted() as process:
+            await body(process)
+
+    asyncio.run_coroutine_threadsafe(run(), bridge.home_loop()).result(30)
+
+
+def attempt(token: int = 1, run_id: str = "r1") -> Attempt:
+    lease = Lease(run_id, token, token, 1, 0, None, 0)
+    delivery = Delivery(run_id, "lab", "add", "celery", {}, None, None, run_id, {})
+    return Attempt(lease, delivery, 0.0)
+
+
+def kind(of: Attempt) -> StopKind | None:
+    return of.stop.kind if of.stop else None
+
+
+def test_a_newer_attempt_of_a_run_keeps_the_watch_when_the_older_one_ends(
+    valkey: ValkeyServer,
+) -> None:
+    async def body(process: WorkerProcess) -> None:
+        old, new = attempt(1), attempt(2)
+        process.begin(old)
+        process.begin(new)
+        assert (kind(old), kind(new)) == (StopKind.LOST, None)
+        process.end(old)
+        assert process.attempts == {"r1": new}
+        process.end(new)
+        assert process.attempts == {}
+
+    in_process(valkey, body)
+
+
+def test_a_cancellation_that_comes_before_its_attempt_is_kept_for_it(valkey: ValkeyServer) -> None:
+    async def body(process: WorkerProcess) -> None:
+        process._obey(b"cancel r1 enough of it")
+        late, other = attempt(), attempt(run_id="r2")
+        process.begin(late)
+        process.begin(other)
+        assert (late.cancel_reason, other.cancel_reason) == ("enough of it", None)
+
+    in_process(valkey, body)
+
+
+def test_of_two_orders_to_drain_the_faster_one_counts(valkey: ValkeyServer) -> None:
+    async def body(process: WorkerProcess) -> None:
+        running = attempt()
+        process.begin(running)
+        process.drain(0.0)
+        process.drain(None)
+        await asyncio.wait_for(running.wait_stopped(), 5)
+        assert kind(running) is StopKind.RELEASED
+        assert running.shutting_down
+        late = attempt(run_id="r2")
+        process.begin(late)
+        assert kind(late) is StopKind.RELEASED
+
+    in_process(valkey, body)
+
+
+def outbox(process: WorkerProcess, lease: Lease) -> Outbox:
+    hooks = OutboxHooks(lambda: None, lambda _: None)
+    return Outbox(process.ledger.streams, lease, hooks, flush_seconds=0.001, patience_seconds=0.2)
+
+
+def texts(events: list[Any]) -> list[str]:
+    return [event.payload["text"] for event in events if event.kind == "text"]
+
+
+def test_a_batch_that_redis_did_not_take_is_written_behind_what_is_left(
+    valkey: ValkeyServer,
+) -> None:
+    """Redis came back from its disk without the last events."""
+
+    async def body(process: WorkerProcess) -> None:
+        lease = await running(process.ledger)
+        box = outbox(process, lease)
+        keys = [
+            f"{process.ledger.keys.prefix(lease.run_id)}{kind}:{lease.run_id}"
+            for kind in ("run", "events")
+        ]
+        await box.put("text", orjson.dumps({"text": "one"}))
+        await box.flush()
+        for key in keys:
+            await process.ledger.connection.execute("COPY", key, f"{key}:saved")
+        await box.put("text", orjson.dumps({"text": "two"}))
+        await box.flush()
+        for key in keys:
+            await process.ledger.connection.execute("COPY", f"{key}:saved", key, "REPLACE")
+        await box.put("text", orjson.dumps({"text": "three"}))
+        await box.flush()
+        assert box.seq == 3
+        await process.runs.cancel(lease.run_id, "done")
+        entries = await touch(
+            process.ledger, "XRANGE", lease.run_id, f"events:{lease.run_id}", "-", "+"
+        )
+        assert b"three" in entries[-1][1][3]
+
+    in_process(valkey, body)
+
+
+def test_events_that_stay_unwritable_fail_what_comes_after(valkey: ValkeyServer) -> None:
+    async def body(process: WorkerProcess) -> None:
+        lease = await running(process.ledger)
+        box = outbox(process, lease)
+        await process.ledger.connection.close()
+        await box.put("text", b"{}")
+        for wait in (box.flush(), box.put("text", b"{}")):
+            with pytest.raises(EventsUnwritableError):
+                await wait
+        box.close()
+        await box.flush()
+        with pytest.raises(EventsUnwritableError):
+            await box.put("text", b"{}")
+
+    in_process(valkey, body)
+
+
+def test_an_attempt_that_is_over_writes_no_more_events(valkey: ValkeyServer) -> None:
+    async def body(process: WorkerProcess) -> None:
+        run = await submitted(process.ledger)
+        claim = await process.runs.claim(run.id, process.name, "c", 60_000, None)
+        assert claim.lease is not None
+        box = outbox(process, claim.lease)
+        await box.put("text", orjson.dumps({"text": "in time"}))
+        await box.flush()
+        box.close()
+        with pytest.raises(EventsUnwritableError, match="the attempt is over"):
+            await box.put("text", orjson.dumps({"text": "late"}))
+        await process.runs.requeue(claim.lease, box.seq, outcome="released", reason="test")
+        await process.runs.cancel(run.id, "done")
+        assert texts(await read_all(process.ledger, run.id)) == ["in time"]
+
+    in_process(valkey, body)
