@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from skillfleet.errors import EventsUnwritableError, FleetUnavailableError
 from skillfleet_engine import bridge
+from skillfleet_ledger.connection import RETRY_SECONDS
 from skillfleet_ledger.runs import Lease
 from skillfleet_ledger.streams import EventStreams, PackedEvent
 from skillfleet_worker.telemetry.metrics import (
@@ -168,6 +169,8 @@ class Outbox:
                     try:
                         answer = await self._streams.append(self._lease, self._written + 1, batch)
                     except FleetUnavailableError:
+                        # A connection that was closed fails at once: the loop must turn.
+                        await asyncio.sleep(RETRY_SECONDS)
                         continue
                     if answer is None:
                         self._hooks.lost()

@@ -60,6 +60,7 @@ class WorkerProcess:
         """Further services that live as long as the process; add them before the start."""
         self._services: list[asyncio.Task[None]] = []
         self._release: asyncio.TimerHandle | None = None
+        self._release_at = float("inf")
         self._releasing = False
         self._early_cancels: dict[str, str] = {}
         self.home = asyncio.get_running_loop()
@@ -99,12 +100,11 @@ class WorkerProcess:
         self.draining = True
         for attempt in list(self.attempts.values()):
             attempt.shutting_down = True
-        release_at = self.home.time() + seconds
+        # Of two orders the faster one counts, in whatever order they come.
+        self._release_at = min(self._release_at, self.home.time() + seconds)
         if self._release is not None:
-            # Of two orders the faster one counts, in whatever order they come.
-            release_at = min(release_at, self._release.when())
             self._release.cancel()
-        self._release = self.home.call_at(release_at, self._release_all)
+        self._release = self.home.call_at(self._release_at, self._release_all)
 
     async def stop(self) -> None:
         """End the services and close the connections; the directory forgets the process."""
