@@ -14,6 +14,7 @@
 | P queues | set | `QUEUE:PRIORITY` of all non-empty ready indexes | when empty |
 | P running:QUEUE | set | running runs | when they end |
 | P delayed | zset | queued runs that must wait, by the time they are due (ms) | when due |
+| P delays | hash | queue -> how many of its runs are delayed | a field when none is |
 | P unpublished | zset | queued runs that the reaper is publishing, by the next try (ms) | seconds |
 | P deadlines | zset | unfinished runs with a deadline, by deadline (ms) | when they end |
 | P leases | zset | running runs by the end of their lease (ms) | when they end |

@@ -10,6 +10,7 @@ from skillfleet_ledger.artifacts import ArtifactStore
 from skillfleet_ledger.channels import Channels
 from skillfleet_ledger.connection import PipelinedConnection
 from skillfleet_ledger.directory import Directory
+from skillfleet_ledger.queues import Queues
 from skillfleet_ledger.refused import RefusedMessages
 from skillfleet_ledger.runs import RunStore
 from skillfleet_ledger.settings import Settings
@@ -46,6 +47,7 @@ class Ledger:
         self.streams = EventStreams(self.connection, self._blocking, self.runs, settings)
         self.artifacts = ArtifactStore(self._bulk, settings)
         self.directory = Directory(self.connection, settings)
+        self.queues = Queues(self.connection, settings)
         self.refused = RefusedMessages(self.connection, settings)
         self.channels = Channels(settings.ledger_url, timeout=timeout, name=name)
 

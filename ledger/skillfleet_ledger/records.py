@@ -36,6 +36,10 @@ class Submission:
     parent_token: int | None = None
     """Token of the calling attempt's lease: a stale attempt calls nobody."""
     trace_id: str | None = None
+    budget_calls: int | None = None
+    """How many runs may be called by this one and those below it."""
+    budget_tokens: int | None = None
+    """How many tokens this run and those below it may report."""
 
     def __post_init__(self) -> None:
         if self.parent_id is not None and self.root_id is None:
@@ -67,6 +71,8 @@ class Submission:
             "root": self.root_id or self.id,
             "parent_token": self.parent_token,
             "trace": self.trace_id,
+            "budget_calls": self.budget_calls,
+            "budget_tokens": self.budget_tokens,
         }
         return [part for pair in values.items() if pair[1] is not None for part in pair]
 

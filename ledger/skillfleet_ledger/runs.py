@@ -9,7 +9,12 @@ from typing import Any
 import orjson
 
 from skillfleet.contracts import ReasonCode, RunState, RunStatus
-from skillfleet.errors import IdempotencyConflictError, LimitExceededError, UnknownRunError
+from skillfleet.errors import (
+    BudgetExhaustedError,
+    IdempotencyConflictError,
+    LimitExceededError,
+    UnknownRunError,
+)
 from skillfleet_ledger.connection import PipelinedConnection
 from skillfleet_ledger.keys import BROKER_SEPARATOR, Keyspace
 from skillfleet_ledger.records import (
@@ -117,7 +122,7 @@ class RunStore:
         """Write a new run and, given its `message`, publish it; False when it existed before.
 
         Raises IdempotencyConflictError when the id exists with other arguments, and
-        LimitExceededError when its tree takes no more runs.
+        LimitExceededError (or BudgetExhaustedError) when its tree takes no more runs.
         """
         keys, args = self._submit_call(new, message)
         return self._submitted(new, await self._run("submit", keys, *args))
@@ -180,6 +185,11 @@ class RunStore:
         deadline = int(reply[5]) if reply[5] else None
         lease = Lease(run_id, reply[1], reply[2], reply[3], reply[4], deadline, reply[6], reply[7])
         return Claim(status, lease.token, lease)
+
+    async def spend(self, run_id: str, tokens: int) -> bool:
+        """Charge tokens to the budgets of the run and those above it; True when one is used up."""
+        reply = await self._run("spend", [self._keys.prefix(run_id)], run_id, tokens)
+        return bool(reply)
 
     async def renew(
         self, worker: str, lease_ms: int, tokens: dict[str, int], timeout: float
@@ -428,6 +438,7 @@ class ReapOptions:
     empty_queues: tuple[str, ...] = ()
 
 
+_USED_UP = {b"no_calls": "calls", b"no_tokens": "tokens"}
 _PAGE = 200
 _MOST_LISTED = 50 * _PAGE
 
@@ -446,6 +457,12 @@ def _submitted(reply: list[Any], new: Submission, limit: int) -> bool:
             raise LimitExceededError(
                 f"the tree of runs of {new.root_id} already holds {limit} runs"
             )
+        if reply[1] == b"cycle":
+            raise LimitExceededError(
+                f"{new.task} is called with the same arguments by a run above: a cycle"
+            )
+        if reply[1] in _USED_UP:
+            raise BudgetExhaustedError(f"the tree's budget of {_USED_UP[reply[1]]} is used up")
         raise LimitExceededError("the calling run has ended or is being cancelled")
     if reply[1].decode() != new.digest:
         raise IdempotencyConflictError(

@@ -3,7 +3,7 @@
 It knows keys.py's table and nothing of the scripts.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,19 @@ def audit(client: Any, keys: Keyspace) -> list[str]:
         for index, members in shard.indexes.items():
             lost = members - set(shard.records)
             problems += [f"{index} names {run_id}, which has no record" for run_id in lost]
+        problems += _counted(client, shard)
     return problems
+
+
+def _counted(client: Any, shard: _Shard) -> list[str]:
+    """Delays are counted by queue, exactly."""
+    counted = {
+        queue.decode(): int(count)
+        for queue, count in client.hgetall(f"{shard.prefix}delays").items()
+    }
+    delayed = shard.indexes.get("delayed", set()) & set(shard.records)
+    expected = Counter(shard.records[run_id]["queue"] for run_id in delayed)
+    return [] if counted == expected else [f"delays counted as {counted}, but are {expected}"]
 
 
 def _load(client: Any, prefix: str) -> _Shard:

@@ -30,11 +30,21 @@ local function mark_ready(id, queue, priority, now)
   redis.call('HSET', run_key(id), 'published', now)
 end
 
+-- The one way into the index of delays, which are counted by queue, and the one way out.
+local function start_delay(id, queue, due)
+  if redis.call('ZADD', P .. 'delayed', due, id) == 1 then redis.call('HINCRBY', P .. 'delays', queue, 1) end
+end
+
+local function end_delay(id, queue)
+  if redis.call('ZREM', P .. 'delayed', id) == 0 or not queue then return end
+  if redis.call('HINCRBY', P .. 'delays', queue, -1) <= 0 then redis.call('HDEL', P .. 'delays', queue) end
+end
+
 local function leave_indexes(id, state, queue, priority)
   redis.call('ZREM', P .. 'state:' .. state, id)
   if state == 'queued' then
     redis.call('ZREM', ready_key(queue, priority), id)
-    redis.call('ZREM', P .. 'delayed', id)
+    end_delay(id, queue)
   else
     redis.call('ZREM', P .. 'leases', id)
     redis.call('SREM', P .. 'running:' .. queue, id)

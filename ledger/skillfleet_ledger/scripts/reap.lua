@@ -108,9 +108,9 @@ for _, id in ipairs(past('delayed', limit)) do
     redis.call('ZADD', P .. 'delayed', again, id)
     to_close(id, r[4], 'cancelled')
   elseif r[1] ~= 'queued' then
-    redis.call('ZREM', P .. 'delayed', id)
+    end_delay(id, r[2])
   else
-    redis.call('ZREM', P .. 'delayed', id)
+    end_delay(id, r[2])
     mark_ready(id, r[2], r[3], now)
     redis.call('HDEL', run_key(id), 'due')
     to_publish(id)

@@ -29,7 +29,7 @@ if delay > 0 then
   -- A cancelled run does not wait: the reaper closes it in its next round.
   local due = r[9] and now or now + delay
   redis.call('HSET', run, 'due', due, 'published', due)
-  redis.call('ZADD', P .. 'delayed', due, id)
+  start_delay(id, r[4], due)
 else
   mark_ready(id, r[4], r[5], now)
   if ARGV[7] ~= '' then redis.call('LPUSH', KEYS[2], ARGV[7]) end

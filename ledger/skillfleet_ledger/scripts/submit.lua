@@ -9,7 +9,8 @@
 --          parent_token
 --
 -- Returns {1} when the run was created, {0, digest of the arguments} when the id exists,
--- {-1, reason} when its tree takes no more runs ('parent_ended' or 'tree_full').
+-- {-1, reason} when its tree takes no more runs ('parent_ended', 'tree_full', 'cycle',
+-- 'no_calls' or 'no_tokens').
 local id, delay = ARGV[1], tonumber(ARGV[2])
 local run = run_key(id)
 local digest = redis.call('HGET', run, 'digest')
@@ -28,6 +29,18 @@ if fields.parent then
   if tonumber(redis.call('HGET', root, 'tree') or 0) >= tonumber(ARGV[4]) then
     return { -1, 'tree_full' }
   end
+  -- The same call again, below itself, would never end. Budgets hold for all that is below them.
+  local up, budgeted = fields.parent, {}
+  while up do
+    local r = redis.call('HMGET', run_key(up), 'agent', 'skill', 'digest', 'parent', 'budget_calls', 'spent_calls',
+      'budget_tokens', 'spent_tokens')
+    if r[1] == fields.agent and r[2] == fields.skill and r[3] == fields.digest then return { -1, 'cycle' } end
+    if r[5] and tonumber(r[6] or 0) >= tonumber(r[5]) then return { -1, 'no_calls' } end
+    if r[7] and tonumber(r[8] or 0) >= tonumber(r[7]) then return { -1, 'no_tokens' } end
+    if r[5] then budgeted[#budgeted + 1] = up end
+    up = r[4]
+  end
+  for _, ancestor in ipairs(budgeted) do redis.call('HINCRBY', run_key(ancestor), 'spent_calls', 1) end
   redis.call('HINCRBY', root, 'tree', 1)
   redis.call('SADD', P .. 'children:' .. fields.parent, id)
 end
@@ -39,7 +52,7 @@ redis.call('ZADD', P .. 'agent:' .. fields.agent, now, id)
 if fields.deadline then redis.call('ZADD', P .. 'deadlines', fields.deadline, id) end
 if delay > 0 then
   redis.call('HSET', run, 'due', now + delay, 'published', now + delay)
-  redis.call('ZADD', P .. 'delayed', now + delay, id)
+  start_delay(id, fields.queue, now + delay)
 else
   mark_ready(id, fields.queue, fields.priority, now)
   if ARGV[3] ~= '' then redis.call('LPUSH', KEYS[2], ARGV[3]) end

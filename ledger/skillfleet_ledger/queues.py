@@ -1,0 +1,96 @@
+"""How much there is to do in each queue: what scaling and monitoring go by."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+from skillfleet_ledger.connection import PipelinedConnection
+from skillfleet_ledger.settings import Settings
+
+
+class QueueStats(BaseModel):
+    """One queue: runs that wait for a worker, that run, and whose delay is not over."""
+
+    model_config = ConfigDict(frozen=True)
+
+    queue: str
+    queued: int = 0
+    running: int = 0
+    delayed: int = 0
+    oldest_age_seconds: float = 0.0
+    """How long the first of the waiting runs has waited."""
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's documented order
+    @property
+    def demand(self) -> int:
+        """What workers are needed for: waiting and running runs."""
+        return self.queued + self.running
+
+    def plus(self, other: "QueueStats") -> "QueueStats":
+        """The sum over two shards, or two queues; the name is this one's."""
+        return QueueStats(
+            queue=self.queue,
+            queued=self.queued + other.queued,
+            running=self.running + other.running,
+            delayed=self.delayed + other.delayed,
+            oldest_age_seconds=max(self.oldest_age_seconds, other.oldest_age_seconds),
+        )
+
+
+class Queues:
+    """Reads counts, never runs: its cost does not grow with them."""
+
+    def __init__(self, connection: PipelinedConnection, settings: Settings) -> None:
+        self._connection = connection
+        self._keys = settings.keyspace
+
+    async def stats(self, known: Iterable[str] = ()) -> list[QueueStats]:
+        """All queues with waiting or delayed runs, and those `known`, by name.
+
+        Raises FleetUnavailableError.
+        """
+        total = {queue: QueueStats(queue=queue) for queue in known}
+        seconds, micros = await self._connection.execute("TIME")
+        now_ms = int(seconds) * 1000 + int(micros) / 1000
+        for prefix in self._keys.prefixes():
+            for stat in await self._shard(prefix, list(total), now_ms):
+                total[stat.queue] = total.get(stat.queue, QueueStats(queue=stat.queue)).plus(stat)
+        return [total[queue] for queue in sorted(total)]
+
+    async def _shard(self, prefix: str, known: list[str], now_ms: float) -> list[QueueStats]:
+        names, delays = await asyncio.gather(
+            self._connection.execute("SMEMBERS", f"{prefix}queues"),
+            self._connection.execute("HGETALL", f"{prefix}delays"),
+        )
+        delayed = {delays[i].decode(): int(delays[i + 1]) for i in range(0, len(delays), 2)}
+        ready = sorted(name.decode() for name in names)
+        queues = {*known, *delayed, *(name.rpartition(":")[0] for name in ready)}
+        running = await asyncio.gather(
+            *(self._connection.execute("SCARD", f"{prefix}running:{queue}") for queue in queues)
+        )
+        waiting = await asyncio.gather(*(self._ready(prefix, name, now_ms) for name in ready))
+        return [
+            *waiting,
+            *(
+                QueueStats(queue=queue, running=int(count), delayed=delayed.get(queue, 0))
+                for queue, count in zip(queues, running, strict=True)
+            ),
+        ]
+
+    async def _ready(self, prefix: str, name: str, now_ms: float) -> QueueStats:
+        key = f"{prefix}ready:{name}"
+        count, first = await asyncio.gather(
+            self._connection.execute("ZCARD", key),
+            self._connection.execute("ZRANGE", key, 0, 0, "WITHSCORES"),
+        )
+        return QueueStats(
+            queue=name.rpartition(":")[0],
+            queued=int(count),
+            oldest_age_seconds=_age(first, now_ms),
+        )
+
+
+def _age(first: list[Any], now_ms: float) -> float:
+    return max(0.0, (now_ms - float(first[1])) / 1000) if first else 0.0
