@@ -14,6 +14,10 @@ def queue(name: str) -> Queue:
     return Queue(name, Exchange(name), name)
 
 
+def connect(url: str, transport: str | None, options: dict[str, Any]) -> Any:
+    return Connection(url, transport=transport, transport_options=options)
+
+
 class Reader:
     """Reads queues one message at a time, up to `prefetch` unacknowledged ones."""
 
@@ -25,8 +29,8 @@ class Reader:
         transport: str | None = ENGINE,
         **options: Any,
     ) -> None:
-        self.connection: Any = Connection(url, transport=transport, transport_options=options)
-        self.channel: Any = self.connection.channel()
+        self.connection = connect(url, transport, options)
+        self.channel = self.connection.channel()
         self.channel.basic_qos(0, prefetch, False)
         self.got: list[Any] = []
         queues = [queue(name) for name in names]

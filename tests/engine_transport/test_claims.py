@@ -257,3 +257,35 @@ def test_other_brokers_stay_with_kombu(url: str) -> None:
 def test_the_url_that_a_connection_shows_is_a_redis_url(valkey: ValkeyServer) -> None:
     with Connection(valkey.url, transport=ENGINE) as connection:
         assert connection.as_uri().startswith("redis://")
+
+
+def test_typed_headers_are_as_kombu_reads_them(
+    valkey: ValkeyServer, start_reader: StartReader
+) -> None:
+    typed = {"__type__": "bytes", "__value__": "abc"}
+    with valkey.client() as client:
+        client.lpush("jobs", packed(envelope(headers={"a": typed})))
+        client.lpush("jobs", packed(envelope(headers={"a": typed})).replace(b"_", b"\\u005f", 1))
+    reader = start_reader("jobs")
+    reader.drain(2)
+    assert [message.headers for message in reader.got] == [{"a": b"abc"}, {"a": b"abc"}]
+
+
+def test_user_password_database_and_name_are_used(
+    valkey: ValkeyServer, start_reader: StartReader
+) -> None:
+    with valkey.client() as client:
+        client.acl_setuser(
+            "app", enabled=True, passwords=["+secret"], commands=["+@all"], keys=["*"]
+        )
+        url = valkey.url.replace("//", "//app:secret@").replace("/0", "/3")
+        publish(url, "jobs", "one")
+        reader = start_reader("jobs", url=url, client_name="reader")
+        assert reader.drain(1) == ["one"]
+        clients = [each for each in client.client_list() if each["name"] == "reader"]
+        assert {(each["user"], each["db"]) for each in clients} == {("app", "3")}
+        # One connection for each priority's doorbell, one for turns, one of kombu's.
+        reader.drain(1, timeout=0.2)
+        assert len([each for each in client.client_list() if each["cmd"] == "blmove"]) == 4
+        reader.close()
+        client.acl_deluser("app")

@@ -2,13 +2,18 @@
 
 import asyncio
 import random
+import shutil
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from skillfleet_engine.transport import broker_settings
 from skillfleet_engine.transport.line import BROKEN
 from tests.engine_transport.conftest import StartReader, StartWorker
 from tests.engine_transport.readers import Reader, publish
@@ -21,11 +26,11 @@ from tests.support.waiting import wait_until
 class Cutter:
     """A proxy on an event loop of its own thread."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
-        self.proxy = Proxy(target)
+        self.proxy = Proxy(target, tls=tls)
         self._await(self.proxy.accept())
 
     def do(self, function: Callable[..., Any], *args: Any) -> None:
@@ -130,3 +135,40 @@ def test_a_silent_server_is_noticed(
     cutter.do(cutter.proxy.cut)
     publish(server.url, "jobs", "again")
     drain_through_breaks(reader, {"again"})
+
+
+@pytest.fixture
+def encrypted(server: ValkeyServer, tmp_path: Path) -> Iterator[Cutter]:
+    """A proxy that speaks TLS, with a certificate of its own making."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"),
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-newkey", "rsa:2048"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    cutter = Cutter(server.port, context)
+    try:
+        yield cutter
+    finally:
+        cutter.close()
+
+
+def test_connections_are_encrypted_and_the_certificate_is_checked(
+    encrypted: Cutter, server: ValkeyServer, start_reader: StartReader, tmp_path: Path
+) -> None:
+    trusted = f"?ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs={tmp_path / 'cert.pem'}"
+    big = ["x" * 100_000 + str(number) for number in range(5)]
+    publish(server.url, "jobs", *big)
+    settings = broker_settings(encrypted.proxy.url + trusted)
+    reader = start_reader("jobs", url=settings["broker_url"])
+    assert reader.drain(5) == big
+    with pytest.raises(RedisConnectionError, match="certificate"):
+        start_reader("jobs", url=broker_settings(encrypted.proxy.url)["broker_url"], transport=None)

@@ -66,14 +66,16 @@ def queue_up(worker: Worker, client: Any, count: int) -> list[bytes]:
     return found
 
 
-def test_no_worker_hoards(start_worker: StartWorker, server: ValkeyServer) -> None:
-    first = start_worker(concurrency=2)
+@pytest.mark.parametrize("multiplier", [0, 1])
+def test_no_worker_hoards(multiplier: int, start_worker: StartWorker, server: ValkeyServer) -> None:
+    options = {"concurrency": 2, "worker_prefetch_multiplier": multiplier}
+    first = start_worker(**options)
     for _ in range(100):
         first.send("hold", 600.0)
     first.wait_for("held", count=2)
     with server.client() as client:
         wait_until(lambda: client.llen("celery") == 98, what="the first worker to have its share")
-        second = start_worker(concurrency=2)
+        second = start_worker(**options)
         second.wait_for("held", count=2)
         assert client.llen("celery") == 96
         assert client.hlen("unacked") == 4

@@ -1,6 +1,7 @@
 """kombu's Redis channel with another way of getting messages and of settling them."""
 
 import contextlib
+import json
 import logging
 import threading
 import time
@@ -264,7 +265,9 @@ def _triples(flat: list[Any]) -> Iterator[tuple[Any, Any, Any]]:
 
 
 def _decoded(raw: bytes, tag: str) -> Any:
-    message = loads(raw.decode())
+    # kombu's hook for typed values is called for each object, which most messages do not need.
+    typed = b"__type__" in raw or b"\\u005f" in raw
+    message = loads(raw.decode()) if typed else json.loads(raw.decode())
     if message["properties"]["delivery_tag"] != tag:
         raise ValueError(f"its delivery tag is ambiguous: {tag}")
     return message
