@@ -1,9 +1,9 @@
 """Checks of the fleet itself: who serves it, what waits, what is stuck, what was given up."""
 
 from skillfleet_cli.health import Finding, Level
-from skillfleet_cli.health.queues import QueueStats, read_queues
 from skillfleet_cli.output import duration
 from skillfleet_ledger import Ledger
+from skillfleet_ledger.queues import QueueStats
 
 _LONG_WAIT_SECONDS = 60.0
 _MOST_NAMED = 5
@@ -16,7 +16,7 @@ async def examine_fleet(ledger: Ledger) -> list[Finding]:
     workers = await ledger.directory.workers()
     agents = await ledger.directory.agents()
     served = {agent.queue for agent in agents}
-    queues = await read_queues(ledger, sorted(served))
+    queues = await ledger.queues.stats(sorted(served))
     return [
         _workers(workers),
         _agents(sorted({agent.name for agent in agents})),
@@ -53,14 +53,14 @@ async def _reaper(ledger: Ledger, workers: list[str]) -> Finding:
 
 
 def _queue(stats: QueueStats, served: bool) -> Finding:  # noqa: FBT001 - a fact of the queue
-    text = f"{stats.waiting} waiting, {stats.running} running"
-    if stats.waiting:
-        text += f", the oldest for {duration(stats.oldest_seconds)}"
+    text = f"{stats.queued} waiting, {stats.running} running"
+    if stats.queued:
+        text += f", the oldest for {duration(stats.oldest_age_seconds)}"
     name = f"queue {stats.queue}"
-    if stats.waiting and not served:
+    if stats.queued and not served:
         advice = f"no live worker serves an agent of it: skillfleet worker MODULE -Q {stats.queue}"
         return Finding(name, Level.WARNING, text, advice)
-    if stats.oldest_seconds > _LONG_WAIT_SECONDS:
+    if stats.oldest_age_seconds > _LONG_WAIT_SECONDS:
         advice = "more workers, or a higher --concurrency; do the workers' logs show errors?"
         return Finding(name, Level.WARNING, text, advice)
     return Finding(name, Level.OK, text)
