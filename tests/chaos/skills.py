@@ -103,3 +103,8 @@ async def block(ctx: RunContext, journal: str, seconds: float) -> float:
     async with noted(ctx, journal):
         time.sleep(seconds)  # noqa: ASYNC251 - on purpose
     return seconds
+
+
+@agent.skill
+async def process_id(ctx: RunContext) -> int:
+    return os.getpid()

@@ -2,14 +2,15 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from skillfleet.contracts import RunState
-from skillfleet.errors import FleetUnavailableError, RunFailed
-from skillfleet_producer import Fleet, Settings
+from skillfleet.errors import FleetUnavailableError
+from skillfleet_producer import Settings
 from skillfleet_producer.fleet_async import AsyncFleet, AsyncRunHandle
+from tests.chaos.evidence import Journal
 from tests.ledger.audit import audit
 from tests.support.fleet import FleetWorker
 from tests.support.proxy import Proxy
@@ -17,7 +18,7 @@ from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until_async
 from tests.worker.shared import StartWorker
 
-LAB = "tests.worker.lab"
+CHAOS = "tests.chaos.skills"
 QUICK = {"lease_seconds": 1, "redis_timeout_seconds": 0.5, "reap_seconds": 0.2}
 
 
@@ -27,16 +28,118 @@ async def test_all_who_enqueue_while_redis_is_silent_learn_of_it_at_once(
     async with Proxy(server.port) as proxy:
         settings = Settings.load(redis_url=proxy.url, redis_timeout_seconds=0.5)
         async with AsyncFleet(settings=settings) as fleet:
-            await fleet.enqueue("lab.add", {"x": 1})
+            await fleet.enqueue("chaos.process_id", {})
             proxy.hold()
             fleet._catalogue._read_at = float("-inf")  # it is older than it may be
             # One after the other they would take twice as long.
             async with asyncio.timeout(20):
                 answers = await asyncio.gather(
-                    *(fleet.enqueue("lab.add", {"x": n}) for n in range(80)),
+                    *(fleet.enqueue("chaos.process_id", {}) for n in range(80)),
                     return_exceptions=True,
                 )
             assert {type(answer) for answer in answers} == {FleetUnavailableError}
             proxy.release()
-            run = await fleet.enqueue("lab.add", {"x": 1})
+            run = await fleet.enqueue("chaos.process_id", {})
             assert (await run.status()).state is RunState.QUEUED
+
+
+async def numbers_of(run: AsyncRunHandle, attempt: int) -> list[int]:
+    """The numbers that the skill gave to its events in an attempt."""
+    return [
+        int(event.payload["current"])
+        async for event in run.events()
+        if event.attempt == attempt and "current" in event.payload
+    ]
+
+
+async def emitted(run: AsyncRunHandle, count: int) -> bool:
+    """True when the run's stream has that many events."""
+    return (await run.status()).events >= count
+
+
+@pytest.mark.parametrize("how", ["stopped", "paused by a client", "killed and started again"])
+async def test_runs_outlast_a_redis_that_is_away_for_several_leases(
+    how: str, server: ValkeyServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    await asyncio.to_thread(start_worker, CHAOS, **QUICK)
+    settings = Settings.load(redis_url=server.url)
+    async with AsyncFleet(settings=settings) as fleet:
+        journal = str(tmp_path / "journal")
+        args = {"journal": journal, "count": 60, "pause": 0.1}
+        streaming = await fleet.enqueue("chaos.stream", args)
+        args = {"journal": journal, "children": 3, "seconds": 2.0}
+        calling = await fleet.enqueue("chaos.parent", args)
+        await wait_until_async(lambda: emitted(streaming, 4), what="the run's first events")
+        await away(server, how, 4.0)
+        assert await streaming.result(timeout=60) == 60
+        assert await calling.result(timeout=60) == 6
+        status = await streaming.status()
+        assert await numbers_of(streaming, status.attempt) == list(range(60))
+        assert (await calling.status()).children == 3
+        assert await (await fleet.enqueue("chaos.process_id")).result(timeout=30)
+        with server.client() as client:
+            assert audit(client, fleet.ledger.keys) == []
+
+
+async def away(server: ValkeyServer, how: str, seconds: float) -> None:
+    """Let Redis be out of reach for some seconds."""
+    if how == "stopped":
+        server.signal(signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        server.signal(signal.SIGCONT)
+    elif how == "paused by a client":
+        with server.client() as client:
+            client.client_pause(int(seconds * 1000), all=True)
+        await asyncio.sleep(seconds)
+    else:
+        await asyncio.to_thread(server.stop)
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(server.start)
+
+
+@pytest.mark.parametrize("pool", ["loop", "prefork", "threads"])
+async def test_a_worker_that_is_cut_off_stops_and_writes_nothing_when_it_is_back(
+    pool: str, server: ValkeyServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    journal = str(tmp_path / "journal")
+    async with Proxy(server.port) as proxy, AsyncFleet(server.url) as fleet:
+        cut_off = await asyncio.to_thread(
+            start_worker, CHAOS, pool=pool, concurrency=2, redis_url=proxy.url, **QUICK
+        )
+        run = await fleet.enqueue("chaos.stream", {"journal": journal, "count": 80, "pause": 0.1})
+        await wait_until_async(lambda: emitted(run, 4), what="the run's first events")
+        proxy.hold()
+        await asyncio.to_thread(
+            start_worker, CHAOS, pool=pool, concurrency=2, **(QUICK | {"lease_seconds": 600})
+        )
+        await wait_until_async(lambda: has_attempt(run, 2), what="a second attempt")
+        proxy.release()
+        # The worker that was cut off consumes again.
+        await wait_until_async(lambda: is_back(fleet, cut_off), 30, "the worker to be back")
+        assert await run.result(timeout=60) == 80
+        assert [attempt.outcome for attempt in (await run.status()).attempts] == [
+            "lost",
+            "succeeded",
+        ]
+        first = await numbers_of(run, 1)
+        assert first == list(range(len(first)))
+        assert await numbers_of(run, 2) == list(range(80))
+        assert [event.attempt async for event in run.events()] == sorted(
+            [event.attempt async for event in run.events()]
+        )
+        older, younger = Journal(Path(journal)).executions[run.id]
+        assert older.ended
+        assert older.last < younger.first
+        with server.client() as client:
+            assert audit(client, fleet.ledger.keys) == []
+
+
+async def has_attempt(run: AsyncRunHandle, number: int) -> bool:
+    return (await run.status()).attempt >= number
+
+
+async def is_back(fleet: AsyncFleet, worker: FleetWorker) -> bool:
+    """True when the worker executes a run."""
+    run = await fleet.enqueue("chaos.process_id")
+    pids = {worker.pid, *worker.children()}
+    return await run.result(timeout=20) in pids

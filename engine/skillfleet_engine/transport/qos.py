@@ -45,7 +45,11 @@ class QoS(stock.QoS):
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002
         """Settle a message, or put it back as the last of its queue."""
         if requeue:
-            self.restore([delivery_tag], leftmost=True)
+            if self.channel.closed:
+                # The process's next channel to this broker puts it back.
+                self.channel.unsettled.abandoned.add(delivery_tag)
+            else:
+                self.restore([delivery_tag], leftmost=True)
             virtual.QoS.ack(self, delivery_tag)
         else:
             self.ack(delivery_tag)
