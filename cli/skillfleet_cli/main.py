@@ -20,8 +20,10 @@ from skillfleet_cli.commands import (
     dev,
     doctor,
     enqueue,
+    exporter,
     keys,
     runs,
+    trace,
     worker,
 )
 from skillfleet_cli.exits import ExitCode, explain
@@ -103,12 +105,14 @@ def _flowing(text: str) -> str:
 
 _register(worker.worker, _WORKERS, cls=worker.WithCeleryArguments)
 _register(dev.dev, _WORKERS)
+_register(exporter.exporter, _WORKERS)
 _register(enqueue.enqueue, _RUNS)
 _register(runs.status, _RUNS)
 _register(runs.events, _RUNS)
 _register(runs.cancel, _RUNS)
 _register(runs.runs, _RUNS)
 _register(artifacts.artifacts, _RUNS)
+_register(trace.trace, _RUNS)
 _register(agents.agents, _CARE)
 _register(doctor.doctor, _CARE)
 _register(keys.token, _CARE)

@@ -139,3 +139,11 @@ async def blocks(ctx: RunContext, seconds: float) -> None:
 @agent.skill(max_deliveries=1)
 async def dies_for_good(ctx: RunContext) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@agent.skill
+async def talks(ctx: RunContext, n: int) -> None:
+    """Emit two kinds of events in turn."""
+    for i in range(n):
+        await ctx.emit_progress(f"step {i}")
+        await ctx.emit_text_delta("word ")

@@ -1,0 +1,35 @@
+"""The verb `trace`."""
+
+# ruff: noqa: PLC0415 - a verb loads its work when it runs, so that --help is quick
+
+from typing import Annotated
+
+import typer
+
+from skillfleet_cli.options import Json, RunId
+
+
+def trace(
+    run: RunId,
+    *,
+    children: Annotated[
+        int, typer.Option(min=0, max=1000, help="Of each run's calls, show that many: the slowest.")
+    ] = 10,
+    events: Annotated[
+        int, typer.Option(min=0, max=10_000, help="Lines of events of each run, at most.")
+    ] = 12,
+    as_json: Json = False,
+) -> None:
+    """Show a run's tree as a waterfall: attempts, events, and the runs that it called.
+
+    Read from the ledger alone: no collector is needed. In the bars, ░ is time in the queue and
+    █ time in a worker.
+
+    Example:
+      $ skillfleet trace 1f0c…
+    """
+    from skillfleet_cli.session import with_fleet
+    from skillfleet_cli.trace import Bounds, show_trace
+
+    bounds = Bounds(children=children, events=events)
+    with_fleet(lambda fleet: show_trace(fleet, run, bounds, as_json=as_json))
