@@ -12,12 +12,15 @@ JOBS ?= auto
 TESTS ?=
 # `make dev MODULE=my_agents.support` serves the skills of another module.
 MODULE ?= examples.librarian
-# Arguments passed on by `make bench` and `make lock`.
+# How long `make chaos` lasts, and its seed (default: a new one).
+SECONDS ?= 600
+SEED ?=
+# Arguments passed on by `make bench`, `make chaos` and `make lock`.
 ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo dev check lint format types floors test profiles bench build lock generate verify clean
+.PHONY: help install demo dev check lint format types floors test chaos profiles bench build lock generate verify clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +56,10 @@ types: $(STAMP) ## Types of the floors, the tests and the examples (mypy, strict
 
 floors: $(STAMP) ## Imports run down the floors only (import-linter)
 	@$(VENV)/bin/lint-imports
+
+# Prints its schedule of faults and its seed: SEED=... plays the same schedule again.
+chaos: $(STAMP) ## Break everything while runs go on: make chaos SECONDS=600 SEED=7
+	@$(PY) -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 profiles: $(STAMP) ## Build the wheel and hold each install profile to its promises
 	@$(PY) -m pytest -m packaging

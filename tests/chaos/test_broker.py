@@ -21,7 +21,7 @@ def test_a_message_rejected_after_its_connection_was_lost_is_delivered_again(
         lost.Producer().publish({"x": 1}, routing_key=QUEUE, exchange="")
         lost.SimpleQueue(QUEUE).close()
         message = take(lost)
-        lost.default_channel.do_restore = False
+        message.channel.do_restore = False
     assert message.channel.closed
     message.reject(requeue=True)
     with Connection(valkey.url, transport=Transport) as fresh:
