@@ -33,6 +33,7 @@ def test_several_threads_share_one_fleet(fleet: Fleet) -> None:
         assert list(pool.map(work, range(64))) == list(range(64))
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_fleet_made_and_used_before_a_fork_works_in_parent_and_child(shared: Shared) -> None:
     with Fleet(shared.server.url) as fleet:
         assert fleet.enqueue("lab.add", {"x": 1}).result(timeout=20) == 2
