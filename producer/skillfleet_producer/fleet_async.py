@@ -93,7 +93,8 @@ class AsyncFleet:
         """Enqueue one run of `skill` ('<agent>.<skill>' or a skill object) and return its handle.
 
         `options` are the fields of `Options`: auth, idempotency_key, timeout, delay (seconds),
-        priority (0, most urgent, to 9), queue. When this returns, the run is durable.
+        priority (0, most urgent, to 9), queue, budget (for the run and all those it calls).
+        When this returns, the run is durable.
 
         Raises InvalidArgumentsError, ArgumentsTooLargeError, UnknownSkillError,
         IdempotencyConflictError, UnauthorizedError (the fleet takes signed runs only, and there

@@ -10,7 +10,7 @@ import orjson
 from pydantic import BaseModel
 
 from skillfleet.arguments import encode_arguments
-from skillfleet.contracts import HEADER, InvocationHeader
+from skillfleet.contracts import HEADER, Budget, InvocationHeader
 from skillfleet.errors import InvalidArgumentsError
 from skillfleet_ledger import Settings
 from skillfleet_ledger.records import Invocation, Submission
@@ -31,6 +31,7 @@ class EnqueueOptions(TypedDict, total=False):
     delay: float | None
     priority: int | None
     queue: str | None
+    budget: Budget | None
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Options:
     delay: float | None = None
     priority: int | None = None
     queue: str | None = None
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
         for name in ("timeout", "delay"):
@@ -73,6 +75,7 @@ class Parent:
     token: int
     """Of the calling attempt's lease."""
     deadline_ms: int | None = None
+    budget_end_ms: int | None = None
 
 
 def split_task(skill: object) -> tuple[str, str]:
@@ -100,10 +103,13 @@ def build_submission(
     keys = settings.keyspace
     args = encode_arguments(f"{agent}.{name}", arguments, settings.max_arguments_bytes)
     auth = claims_of(options.auth)
-    deadline = _deadline_ms(options, now_ms, parent)
+    budget = options.budget or Budget()
+    budget_end = _budget_end_ms(options, now_ms, parent)
+    deadline = _deadline_ms(options, now_ms, parent, budget_end)
     header = InvocationHeader(
         deadline_ms=deadline,
         auth=auth,
+        budget_end_ms=budget_end,
         depth=parent.depth + 1 if parent else 0,
     )
     if parent is not None:
@@ -128,6 +134,8 @@ def build_submission(
         parent_id=parent.run_id if parent else None,
         root_id=parent.root_id if parent else None,
         parent_token=parent.token if parent else None,
+        budget_calls=budget.calls,
+        budget_tokens=budget.tokens,
     )
 
 
@@ -153,11 +161,21 @@ def invocation_from(new: Submission) -> Invocation:
     )
 
 
-def _deadline_ms(options: Options, now_ms: float, parent: Parent | None) -> int | None:
+def _budget_end_ms(options: Options, now_ms: float, parent: Parent | None) -> int | None:
+    own = None
+    if options.budget is not None and options.budget.seconds is not None:
+        own = int(now_ms + ((options.delay or 0) + options.budget.seconds) * 1000)
+    ends = [own, parent.budget_end_ms if parent else None]
+    return min((end for end in ends if end is not None), default=None)
+
+
+def _deadline_ms(
+    options: Options, now_ms: float, parent: Parent | None, budget_end: int | None
+) -> int | None:
     own = None
     if options.timeout is not None:
         own = int(now_ms + ((options.delay or 0) + options.timeout) * 1000)
-    deadlines = [own, parent.deadline_ms if parent else None]
+    deadlines = [own, parent.deadline_ms if parent else None, budget_end]
     return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
 

@@ -158,6 +158,12 @@ class LimitExceededError(SkillfleetError):
     code = ReasonCode.LIMIT_EXCEEDED
 
 
+class BudgetExhaustedError(LimitExceededError):
+    """A tree of runs has used up its budget; the run it happens to fails with that code."""
+
+    code = ReasonCode.BUDGET_EXHAUSTED
+
+
 class CancelledByCaller(SkillfleetError, RuntimeError):  # noqa: N818 - the seed's name
     """Raised by `RunContext.check_cancelled` when the run was cancelled."""
 

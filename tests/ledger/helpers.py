@@ -37,9 +37,10 @@ def submission(**values: Any) -> Submission:
 
 
 def child_of(parent: Lease | Submission, root: str, **values: Any) -> Submission:
-    """A run that `parent` calls in the tree of `root`."""
+    """A run that `parent` calls in the tree of `root`, with other arguments than the parent's."""
     parent_id = parent.run_id if isinstance(parent, Lease) else parent.id
-    return submission(parent_id=parent_id, root_id=root, **values)
+    defaults = {"parent_id": parent_id, "root_id": root, "digest": f"below {parent_id}"}
+    return submission(**(defaults | values))
 
 
 async def submitted(ledger: Ledger, **values: Any) -> Submission:

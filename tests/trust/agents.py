@@ -125,3 +125,58 @@ async def undeclared(ctx: RunContext) -> str:
 @keeper.skill
 async def innocent(ctx: RunContext) -> str:
     return "fine"
+
+
+tree = Agent("tree", description="Skills that call each other, within limits")
+
+
+@tree.skill
+async def fans(ctx: RunContext, count: int) -> int:
+    """Call so many leaves one by one; how many came back before an error."""
+    done = 0
+    for number in range(count):
+        await ctx.call("tree", "leaf", args={"number": number})
+        done += 1
+    return done
+
+
+@tree.skill
+async def fans_below(ctx: RunContext, count: int) -> int:
+    return int((await ctx.call("tree", "fans", args={"count": count})).result)
+
+
+@tree.skill
+async def leaf(ctx: RunContext, number: int = 0, seconds: float = 0) -> int:
+    await asyncio.sleep(seconds)
+    return number
+
+
+@tree.skill
+async def circles(ctx: RunContext, by_way_of: str = "") -> Any:
+    """Call itself with the same arguments, or another skill that calls back."""
+    return (await ctx.call("tree", by_way_of or "circles", args={})).result
+
+
+@tree.skill
+async def calls_back(ctx: RunContext) -> Any:
+    return (await ctx.call("tree", "circles", args={"by_way_of": "calls_back"})).result
+
+
+@tree.skill
+async def thinks(ctx: RunContext, calls: int, tokens: int) -> int:
+    """Report model calls, one by one, with time in between to be stopped."""
+    for _ in range(calls):
+        with ctx.model_call("m", provider="test") as call:
+            call.record(usage={"input_tokens": tokens - 1, "output_tokens": 1})
+        await asyncio.sleep(0.05)
+    return calls
+
+
+@tree.skill
+async def thinks_below(ctx: RunContext, calls: int, tokens: int) -> Any:
+    return (await ctx.call("tree", "thinks", args={"calls": calls, "tokens": tokens})).result
+
+
+@tree.skill
+async def waits_below(ctx: RunContext, seconds: float) -> Any:
+    return (await ctx.call("tree", "leaf", args={"seconds": seconds})).result

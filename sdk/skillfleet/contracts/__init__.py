@@ -3,6 +3,7 @@
 Everyone may import this package; it imports nothing of the fleet.
 """
 
+from skillfleet.contracts.budget import Budget
 from skillfleet.contracts.events import (
     RESERVED_KINDS,
     STATE_KIND,
@@ -35,6 +36,7 @@ __all__ = [
     "AgentCard",
     "ArtifactInfo",
     "Attempt",
+    "Budget",
     "InvocationHeader",
     "Limits",
     "ReasonCode",

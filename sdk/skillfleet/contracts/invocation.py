@@ -23,5 +23,7 @@ class InvocationHeader(BaseModel):
     """Absolute end of the run, milliseconds since the epoch by Redis time."""
     auth: dict[str, Any] | None = None
     """Claims of the caller from which the agent's `auth_model` is built."""
+    budget_end_ms: int | None = None
+    """When the tree's budget of wall time is used up, as `deadline_ms`."""
     depth: int = 0
     """How many runs stand above this one in its tree; 0 for a root."""

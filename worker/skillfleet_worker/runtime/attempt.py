@@ -10,6 +10,7 @@ from typing import Any
 
 from skillfleet_ledger.runs import Lease
 from skillfleet_worker.runtime.delivery import Delivery
+from skillfleet_worker.runtime.outcomes import TimedOut, timed_out
 
 
 class StopKind(StrEnum):
@@ -17,6 +18,7 @@ class StopKind(StrEnum):
 
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
+    BUDGET = "budget"
     RELEASED = "released"
     LOST = "lost"
 
@@ -81,6 +83,10 @@ class Attempt:
             self.ordered_at = time.monotonic()
             if not self.loop.is_closed():
                 self.loop.call_soon_threadsafe(self._stopped.set)
+
+    def timed_out(self) -> TimedOut:
+        """The outcome when the deadline has passed."""
+        return timed_out(self.delivery.header, self.lease.deadline_ms)
 
     def lose(self) -> None:
         """The lease is gone: stop, and write nothing more."""

@@ -1,6 +1,7 @@
 """The RunContext of the fleet: events, artifacts and cancellation in the ledger."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -8,9 +9,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from skillfleet import ArtifactRef, RunContext
+from skillfleet import ArtifactRef, RunContext, conventions
 from skillfleet.contracts import Limits, from_millis
-from skillfleet.errors import CapabilityUnavailableError, SandboxUnavailable, UnknownSecretError
+from skillfleet.errors import (
+    CapabilityUnavailableError,
+    FleetUnavailableError,
+    SandboxUnavailable,
+    UnknownSecretError,
+)
 from skillfleet.genai import CallReport
 from skillfleet.ports.a2a import A2AClient
 from skillfleet.ports.discovery import DiscoveryClient
@@ -21,7 +27,7 @@ from skillfleet_engine import bridge
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.runs import Lease
-from skillfleet_worker.runtime.attempt import Attempt
+from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
 from skillfleet_worker.runtime.outbox import Outbox
 from skillfleet_worker.runtime.outcomes import Outcome
 from skillfleet_worker.runtime.quiet import QuietOutbox, quiet_outcome
@@ -60,6 +66,7 @@ class FleetRunContext(RunContext[Any]):
         self.run = attempt
         self._declared_secrets = declared_secrets
         self._capabilities = capabilities
+        self._spending: set[asyncio.Task[None]] = set()
         self._redactor = Redactor(declared_secrets, capabilities.known_secrets)
         self._outbox = QuietOutbox(outbox, self._redactor) if declared_secrets else outbox
         # A client that an earlier run made may know them, without this one's asking.
@@ -68,6 +75,8 @@ class FleetRunContext(RunContext[Any]):
 
     async def finish(self, outcome: Outcome) -> Outcome:
         """The handler is over: the last events go out. The outcome without secrets in it."""
+        if self._spending:
+            await asyncio.wait(self._spending)
         if isinstance(self._outbox, QuietOutbox):
             await self._outbox.finish()
             return quiet_outcome(outcome, self._redactor)
@@ -146,6 +155,21 @@ class FleetRunContext(RunContext[Any]):
 
     def _called(self, report: CallReport) -> None:
         measure_call(report)
+        names = (conventions.INPUT_TOKENS, conventions.OUTPUT_TOKENS)
+        if tokens := sum(report.tokens.get(name, 0) for name in names):
+            # The call may have been made in a thread.
+            self.run.loop.call_soon_threadsafe(self._charge, tokens)
+
+    def _charge(self, tokens: int) -> None:
+        task = asyncio.create_task(bridge.at_home(self._spend(tokens)))
+        self._spending.add(task)
+        task.add_done_callback(self._spending.discard)
+
+    async def _spend(self, tokens: int) -> None:
+        """Charge the tree's budget; the run that uses it up is stopped."""
+        with contextlib.suppress(FleetUnavailableError):
+            if await self._capabilities.ledger.runs.spend(self.task_id, tokens):
+                self.run.order(Stop(StopKind.BUDGET, "the tree's budget of tokens is used up"))
 
     def _a2a_client(self) -> A2AClient:
         return self._capabilities.a2a

@@ -40,6 +40,7 @@ from skillfleet_worker.runtime.outcomes import (
     Retry,
     Succeeded,
     TimedOut,
+    timed_out,
 )
 from skillfleet_worker.runtime.process import WorkerProcess
 from skillfleet_worker.runtime.supervision import supervise
@@ -102,7 +103,9 @@ class Executor:
             end = End(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, claim.detail)
             await runs.close(delivery.run_id, delivery.task, end, claim.token)
         elif claim.status is ClaimStatus.OVERDUE:
-            end = End(RunState.TIMED_OUT, ReasonCode.DEADLINE_EXCEEDED, TimedOut().message)
+            header = delivery.header
+            overdue = timed_out(header, header.deadline_ms if header else None)
+            end = End(RunState.TIMED_OUT, overdue.code, overdue.message)
             await runs.close(delivery.run_id, delivery.task, end, claim.token)
         return claim
 
@@ -233,8 +236,8 @@ class Executor:
                 end = End(RunState.FAILED, code, message)
             case Cancelled(reason, code):
                 end = await self._cancelled(lease.run_id, reason, code)
-            case TimedOut(message):
-                end = End(RunState.TIMED_OUT, ReasonCode.DEADLINE_EXCEEDED, message)
+            case TimedOut(message, code):
+                end = End(RunState.TIMED_OUT, code, message)
             case Retry(delay, message):
                 delay_ms = max(int(delay * 1000), 1)
                 return await runs.requeue(

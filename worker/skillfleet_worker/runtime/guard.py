@@ -182,7 +182,10 @@ def _end(attempt: Attempt) -> End | None:
         return None
     if stop.kind is StopKind.CANCELLED:
         return End(RunState.CANCELLED, stop.code or ReasonCode.CANCELLED_BY_CALLER, stop.reason)
-    return End(RunState.TIMED_OUT, ReasonCode.DEADLINE_EXCEEDED, "the run's deadline passed")
+    if stop.kind is StopKind.BUDGET:
+        return End(RunState.FAILED, ReasonCode.BUDGET_EXHAUSTED, stop.reason)
+    overdue = attempt.timed_out()
+    return End(RunState.TIMED_OUT, overdue.code, overdue.message)
 
 
 def _stack(thread_id: int) -> str:

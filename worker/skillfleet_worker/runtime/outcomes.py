@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from skillfleet.contracts import ReasonCode
+from skillfleet.contracts import InvocationHeader, ReasonCode
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class TimedOut:
     """The run's deadline passed."""
 
     message: str = "the run's deadline passed"
+    code: str = ReasonCode.DEADLINE_EXCEEDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,13 @@ class Released:
 @dataclass(frozen=True, slots=True)
 class Lost:
     """Somebody else holds the run now: nothing may be written."""
+
+
+def timed_out(header: InvocationHeader | None, deadline_ms: int | None) -> TimedOut:
+    """The end of a run whose deadline passed, which may be that of its tree's budget."""
+    if header is not None and deadline_ms is not None and deadline_ms == header.budget_end_ms:
+        return TimedOut("the tree's budget of time is used up", ReasonCode.BUDGET_EXHAUSTED)
+    return TimedOut()
 
 
 Outcome = Succeeded | Failed | Retry | Cancelled | TimedOut | Released | Lost

@@ -6,11 +6,15 @@ import random
 import time
 from collections.abc import Callable
 
-from skillfleet.contracts import ReasonCode, RunState
+import orjson
+from pydantic import ValidationError
+
+from skillfleet.contracts import HEADER, InvocationHeader, ReasonCode, RunState
 from skillfleet.errors import FleetUnavailableError, UnknownRunError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs import End, Reaped, ReapOptions
 from skillfleet_producer.publisher import Publisher
+from skillfleet_worker.runtime.outcomes import timed_out
 from skillfleet_worker.runtime.telling import tell_of_buried_attempt, tell_of_lost_attempt
 from skillfleet_worker.settings import WorkerSettings
 from skillfleet_worker.telemetry.metrics import (
@@ -131,6 +135,8 @@ class Reaper:
         end = _ENDS[why]
         if why == "cancelled" and status.cancel_requested:
             end = End(end.state, end.code, status.cancel_requested)
+        if why == "overdue":
+            end = await self._overdue(run_id)
         closed = await self._ledger.runs.close(run_id, status.name, end, token)
         if closed == "closed":
             record(RUNS, 1, status.name, end.state)
@@ -141,3 +147,14 @@ class Reaper:
             await tell_of_buried_attempt(self._ledger.runs, status)
             logger.warning("run %s of %s ended %s: %s", run_id, status.name, end.state, end.message)
             await self._ledger.runs.cancel_children(run_id, f"the calling run ended {end.state}")
+
+    async def _overdue(self, run_id: str) -> End:
+        record = await self._ledger.runs.invocation(run_id)
+        if record is None:
+            return _ENDS["overdue"]
+        try:
+            header = InvocationHeader.model_validate(orjson.loads(record.headers).get(HEADER))
+        except ValidationError:
+            return _ENDS["overdue"]
+        overdue = timed_out(header, record.deadline_ms)
+        return End(RunState.TIMED_OUT, overdue.code, overdue.message)

@@ -81,8 +81,8 @@ class SkillTask(AsyncTask):
                 raise RunFailed(message, code=code, run_id=run_id) from error
             case Retry(delay, message, error):
                 raise CeleryRetry(message, error, datetime.now(UTC) + timedelta(seconds=delay))
-            case TimedOut(message):
-                raise RunTimedOut(message, run_id=run_id)
+            case TimedOut(message, code):
+                raise RunTimedOut(message, code=code, run_id=run_id)
             case Cancelled():
                 raise Ignore(CANCELLED)
             case Released(reason):

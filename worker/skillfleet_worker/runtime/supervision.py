@@ -8,7 +8,7 @@ from typing import Any
 
 from skillfleet.contracts import ReasonCode
 from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
-from skillfleet_worker.runtime.outcomes import Cancelled, Lost, Outcome, Released, TimedOut
+from skillfleet_worker.runtime.outcomes import Cancelled, Failed, Lost, Outcome, Released
 from skillfleet_worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ async def supervise(
         if task.done() and not task.cancelled() and task.exception() is None:
             return task
     await _cancel(task, attempt, settings.abandon_seconds)
-    return _outcome(attempt.stop or stop)
+    return _outcome(attempt.stop or stop, attempt)
 
 
 async def _until(task: "asyncio.Task[Any]", attempt: Attempt) -> Stop | None:
@@ -76,12 +76,14 @@ async def _cancel(task: "asyncio.Task[Any]", attempt: Attempt, patience: float) 
         logger.debug("run %s ended its stop with %r", attempt.run_id, error)
 
 
-def _outcome(stop: Stop) -> Outcome:
+def _outcome(stop: Stop, attempt: Attempt) -> Outcome:
     match stop.kind:
         case StopKind.CANCELLED:
             return Cancelled(stop.reason, stop.code or ReasonCode.CANCELLED_BY_CALLER)
         case StopKind.DEADLINE:
-            return TimedOut()
+            return attempt.timed_out()
+        case StopKind.BUDGET:
+            return Failed(ReasonCode.BUDGET_EXHAUSTED, stop.reason)
         case StopKind.RELEASED:
             return Released(stop.reason)
         case StopKind.LOST:

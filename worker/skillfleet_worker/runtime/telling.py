@@ -51,8 +51,8 @@ def ending_of(attempt: Attempt, outcome: Outcome) -> Ending:
             ending = Ending("failed", message, str(code), error)
         case Retry(_, message, error):
             ending = Ending("retry", message, type(error).__name__, error)
-        case TimedOut(message):
-            ending = Ending("timed_out", message, ReasonCode.DEADLINE_EXCEEDED)
+        case TimedOut(message, code):
+            ending = Ending("timed_out", message, code)
         case Cancelled(reason):
             ending = Ending("cancelled", reason, ordered_at=attempt.ordered_at)
         case Released(reason):

@@ -10,6 +10,7 @@ import orjson
 from skillfleet.auth import claims_for_call
 from skillfleet.contracts import STATE_KIND, TRIMMED_KIND, RunState
 from skillfleet.errors import (
+    BudgetExhaustedError,
     CancelledByCaller,
     CapabilityUnavailableError,
     LimitExceededError,
@@ -78,7 +79,8 @@ class _RunsCalls(A2AClient):
                 await self._wait(handle)
                 self._attempt.open_calls -= 1
         except asyncio.CancelledError:
-            if self._attempt.stop is None or self._attempt.stop.kind is StopKind.DEADLINE:
+            stop = self._attempt.stop
+            if stop is None or stop.kind in (StopKind.DEADLINE, StopKind.BUDGET):
                 await bridge.at_home(handle.cancel("the caller waits no more"))
             raise
         return await self._at_home(lambda: _call_result(self._fleet, handle))
@@ -115,6 +117,7 @@ class _RunsCalls(A2AClient):
         self, name: str, args: Mapping[str, Any], timeout: float | None, call: str
     ) -> tuple[AsyncRunHandle, bool]:
         attempt = self._attempt
+        header = attempt.delivery.header
         parent = Parent(
             run_id=attempt.run_id,
             root_id=attempt.delivery.root_id,
@@ -122,12 +125,15 @@ class _RunsCalls(A2AClient):
             call=call,
             token=attempt.lease.token,
             deadline_ms=attempt.lease.deadline_ms,
+            budget_end_ms=header.budget_end_ms if header else None,
         )
         claims = claims_for_call(attempt.delivery.auth, self._auth)
         options = Options(auth=claims, timeout=timeout)
         new = await self._fleet.prepare(name, args, options, parent)
         try:
             created = await self._fleet.submit(new)
+        except BudgetExhaustedError:
+            raise
         except LimitExceededError:
             await self._check_cancelled()
             raise
