@@ -240,7 +240,8 @@ class Arena:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             for number, machine in enumerate(self.machines):
-                if (code := machine.exit_code) is None:
+                # A fault that is still going on is meant for the process that it began with.
+                if machine.busy.locked() or (code := machine.exit_code) is None:
                     continue
                 if not machine.asked_to_end:
                     self.problems.append(f"worker {number} ended by itself: exit code {code}")
