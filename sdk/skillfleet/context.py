@@ -74,7 +74,11 @@ class RunContext(ABC, Generic[AuthT]):
 
         The payload must be writable as a JSON object (dict keys are str; pydantic models,
         dataclasses, dates and the like inside it are converted). When the call returns, the
-        event is in the stream, behind all events whose call began earlier in the same task.
+        event is accepted: it comes into the stream, once, behind all events whose call began
+        earlier in the same task. A fleet writes behind, within milliseconds: only the sudden
+        death of the worker's process can lose what was accepted last, and then the run's next
+        attempt emits again. A run never succeeds with an accepted event missing.
+
         Raises `InvalidEventError` (a reserved kind, not JSON), `EventTooLargeError`, or
         `EventsUnwritableError` when the stream cannot be written for too long.
         """

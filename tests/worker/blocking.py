@@ -20,6 +20,15 @@ async def block(ctx: RunContext, seconds: float) -> None:
 
 
 @agent.skill
+async def emit_and_block(ctx: RunContext, count: int, seconds: float) -> None:
+    """Emit without ever giving way between, then hold the thread."""
+    for number in range(count):
+        await ctx.emit_progress(f"{number}", current=number)
+        time.sleep(0.01)  # noqa: ASYNC251 - what it is for
+    time.sleep(seconds)  # noqa: ASYNC251 - what it is for
+
+
+@agent.skill
 async def write_pieces(ctx: RunContext, pieces: int, size: int) -> int:
     """Write an artifact out of an async generator that belongs to the handler's own loop."""
     loop = asyncio.get_running_loop()

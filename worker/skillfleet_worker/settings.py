@@ -24,7 +24,7 @@ class WorkerSettings(Settings):
     blocked_seconds: float = Field(10.0, gt=0)
     """How long a handler may block the event loop before that is reported."""
     flush_seconds: float = Field(0.002, ge=0, le=1)
-    """How long an event may wait for company before its batch leaves."""
+    """How long a handler that never waits may keep its own events back."""
     events_patience_seconds: float = Field(60.0, gt=0)
     """How long events may be unwritable before the attempt fails."""
     reap_seconds: float = Field(1.0, gt=0)

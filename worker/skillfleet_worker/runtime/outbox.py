@@ -23,6 +23,7 @@ WINDOW_EVENTS = 1024
 WINDOW_BYTES = 256 * 1024
 BATCH_EVENTS = 500
 BATCH_BYTES = 64 * 1024
+_TURNS = 4
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class OutboxHooks:
 class Outbox:
     """Takes events without a round trip; waits only when the window is full.
 
+    The first event leaves at once; those that come until Redis has answered leave together.
     `put` may be called on any loop; all else happens on the home loop.
     """
 
@@ -59,6 +61,8 @@ class Outbox:
         self._pending_bytes = 0
         self._written = lease.seq
         self._pump: asyncio.Task[None] | None = None
+        self._due = 0.0
+        """When a handler on the home loop must give way, so that its events leave."""
         self._error: EventsUnwritableError | None = None
         self._closed = False
 
@@ -82,6 +86,8 @@ class Outbox:
         event = (kind, payload, int(time.time() * 1000 + self._clock_ahead_ms))
         if asyncio.get_running_loop() is self._home:
             self._accept(event)
+            if self._home.time() >= self._due:
+                await self._let_leave()
         else:
             self._home.call_soon_threadsafe(self._accept, event)
         if len(self._pending) >= WINDOW_EVENTS or self._pending_bytes >= WINDOW_BYTES:
@@ -122,10 +128,18 @@ class Outbox:
         if self._pending and (self._pump is None or self._pump.done()):
             self._pump = asyncio.create_task(self._run())
 
+    async def _let_leave(self) -> None:
+        """Turn the loop until the pump's batch is on its way, or the last one's reply was read.
+
+        A handler that emits without ever waiting would keep its own events back.
+        """
+        self._due = self._home.time() + self._flush_seconds
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+
     async def _run(self) -> None:
-        if self._flush_seconds and self._pending_bytes < BATCH_BYTES:
-            await asyncio.sleep(self._flush_seconds)
         while self._pending:
+            self._due = self._home.time() + self._flush_seconds
             batch = self._next_batch()
             began_ns = time.time_ns()
             answer = await self._write(batch)
