@@ -233,11 +233,19 @@ class RunStore:
         return Write(reply.decode())
 
     async def requeue(
-        self, lease: Lease, seq: int, *, outcome: str, reason: str, delay_ms: int = 0
+        self,
+        lease: Lease,
+        seq: int,
+        *,
+        outcome: str,
+        reason: str,
+        delay_ms: int = 0,
+        message: tuple[str, bytes] | None = None,
     ) -> Write:
         """Give the run back: `outcome` is 'retry' (counted) or 'released' (not counted).
 
-        The caller publishes its message when the delay is 0.
+        Without a delay it needs its message: `message` is the broker's list on this Redis and
+        what is pushed onto it; None when the caller publishes.
         """
         payload: dict[str, Any] = {
             "state": RunState.QUEUED,
@@ -246,11 +254,12 @@ class RunStore:
         }
         if delay_ms:
             payload["delay_seconds"] = delay_ms / 1000
-        prefix = self._keys.prefix(lease.run_id)
+        lists = [message[0]] if message else []
         reply = await self._run(
             "requeue",
-            [prefix],
-            *(lease.run_id, lease.token, seq, delay_ms, outcome, orjson.dumps(payload), b""),
+            [self._keys.prefix(lease.run_id), *lists],
+            *(lease.run_id, lease.token, seq, delay_ms, outcome, orjson.dumps(payload)),
+            message[1] if message else b"",
         )
         return Write(reply.decode())
 

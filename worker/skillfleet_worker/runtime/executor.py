@@ -25,7 +25,6 @@ from skillfleet_engine import bridge
 from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.connection import RETRY_SECONDS
 from skillfleet_ledger.runs import Claim, ClaimStatus, Declared, End, Write
-from skillfleet_producer.publisher import publish_or_leave
 from skillfleet_worker.runtime.admission import Admission, ForeignMessageError
 from skillfleet_worker.runtime.attempt import Attempt, StopKind
 from skillfleet_worker.runtime.context import Capabilities, FleetRunContext
@@ -43,6 +42,7 @@ from skillfleet_worker.runtime.outcomes import (
     timed_out,
 )
 from skillfleet_worker.runtime.process import WorkerProcess
+from skillfleet_worker.runtime.release import release
 from skillfleet_worker.runtime.supervision import supervise
 from skillfleet_worker.runtime.telling import ending_of, facts_of
 from skillfleet_worker.telemetry.attempts import Telling
@@ -244,7 +244,8 @@ class Executor:
                     lease, seq, outcome="retry", reason=message, delay_ms=delay_ms
                 )
             case Released(reason):
-                return await runs.requeue(lease, seq, outcome="released", reason=reason)
+                process = self.process
+                return await release(process.ledger, process.publisher, lease, seq, reason)
             case Lost():
                 return Write.LOST
             case _:
@@ -259,15 +260,10 @@ class Executor:
         return End(RunState.CANCELLED, code, reason)
 
     async def _tidy(self, attempt: Attempt, outcome: Outcome) -> None:
-        """After the write: wake a worker for a released run, end the runs this one called."""
+        """After the end of a run: end the runs that it called, too."""
+        goes_on = isinstance(outcome, Retry | Released)
         try:
-            if isinstance(outcome, Released):
-                invocation = await self.process.runs.invocation(attempt.run_id)
-                if invocation is not None:
-                    await publish_or_leave(self.process.publisher, invocation)
-            elif not isinstance(outcome, Retry) and (
-                attempt.open_calls or attempt.lease.attempt > 1
-            ):
+            if not goes_on and (attempt.open_calls or attempt.lease.attempt > 1):
                 await self.process.runs.cancel_children(attempt.run_id, "the calling run has ended")
         except FleetUnavailableError as error:
             logger.warning("run %s: left to the reaper: %s", attempt.run_id, error)

@@ -19,9 +19,10 @@ from skillfleet.contracts import ReasonCode, RunState
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs import End, Write
-from skillfleet_producer.publisher import publisher_for
+from skillfleet_producer.publisher import Publisher, publisher_for
 from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
 from skillfleet_worker.runtime.process import WorkerProcess
+from skillfleet_worker.runtime.release import release
 
 logger = logging.getLogger(__name__)
 
@@ -148,10 +149,8 @@ class Guard:
                 end = _end(attempt) if attempt in stuck else None
                 if end is not None:
                     await _settle(ledger, attempt, end)
-                elif await _release(ledger, attempt):
-                    invocation = await ledger.runs.invocation(attempt.run_id)
-                    if invocation is not None:
-                        await publisher.publish(invocation)
+                else:
+                    await _release(ledger, publisher, attempt)
         finally:
             await publisher.close()
             await ledger.close()
@@ -166,13 +165,11 @@ async def _settle(ledger: Ledger, attempt: Attempt, end: End) -> None:
     await ledger.runs.cancel_children(attempt.run_id, "the calling run has ended")
 
 
-async def _release(ledger: Ledger, attempt: Attempt) -> bool:
-    reason = "its worker process was recycled"
-    while True:
+async def _release(ledger: Ledger, publisher: Publisher, attempt: Attempt) -> None:
+    reason, written = "its worker process was recycled", Write.GAP
+    while written is Write.GAP:
         _, seq = await ledger.runs.state(attempt.run_id)
-        written = await ledger.runs.requeue(attempt.lease, seq, outcome="released", reason=reason)
-        if written is not Write.GAP:
-            return written is Write.REQUEUED
+        written = await release(ledger, publisher, attempt.lease, seq, reason)
 
 
 def _end(attempt: Attempt) -> End | None:

@@ -10,6 +10,7 @@ import orjson
 from skillfleet.contracts import ReasonCode, RunStatus
 from skillfleet.errors import FleetUnavailableError, UnknownRunError
 from skillfleet_ledger.runs import RunStore
+from skillfleet_producer.tracing import run_trace_id
 from skillfleet_worker.runtime.attempt import Attempt
 from skillfleet_worker.runtime.outcomes import (
     Cancelled,
@@ -39,6 +40,7 @@ def facts_of(attempt: Attempt) -> Facts:
         task=delivery.task,
         queue=delivery.queue,
         trace=delivery.trace,
+        trace_id=run_trace_id(delivery.trace, delivery.root_id),
         attempt=lease.attempt,
         waited_ms=lease.waited_ms,
     )
@@ -92,13 +94,15 @@ async def _tell(
     invocation = await runs.invocation(status.id)
     if invocation is None:
         return
+    headers = orjson.loads(invocation.headers)
     facts = Facts(
         run_id=status.id,
         root_id=invocation.root_id,
         agent=status.agent,
         task=status.name,
         queue=status.queue,
-        trace=orjson.loads(invocation.headers),
+        trace=headers,
+        trace_id=run_trace_id(headers, invocation.root_id),
         attempt=number,
     )
     end_ns = _nanoseconds(ended) if ended is not None else time.time_ns()
