@@ -146,6 +146,12 @@ class CapabilityUnavailableError(SkillfleetError, PermissionError):
     code = "capability_unavailable"
 
 
+class TargetRefusedError(CapabilityUnavailableError):
+    """The target of a call is not one that this fleet may call."""
+
+    code = "target_refused"
+
+
 class SandboxUnavailable(CapabilityUnavailableError):  # noqa: N818 - the seed's name
     """No sandbox client is attached to this context."""
 

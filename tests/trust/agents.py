@@ -180,3 +180,24 @@ async def thinks_below(ctx: RunContext, calls: int, tokens: int) -> Any:
 @tree.skill
 async def waits_below(ctx: RunContext, seconds: float) -> Any:
     return (await ctx.call("tree", "leaf", args={"seconds": seconds})).result
+
+
+abroad = Agent("abroad", description="Skills that call agents elsewhere")
+
+
+@abroad.skill
+async def asks(
+    ctx: RunContext,
+    target: str,
+    skill: str,
+    args: dict[str, Any] | None = None,
+    timeout: float | None = None,
+    key: str | None = None,
+) -> Any:
+    await ctx.emit_progress("asking")
+    answer = await ctx.call(target, skill, args=args, timeout=timeout, key=key)
+    return {
+        "result": answer.result,
+        "events": [[event.kind, event.payload] for event in answer.events],
+        "artifacts": [[ref.name, ref.uri, ref.mime_type] for ref in answer.artifacts],
+    }

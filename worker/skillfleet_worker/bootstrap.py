@@ -9,13 +9,18 @@ from celery import Celery, signals
 
 from skillfleet.agent import Agent
 from skillfleet.contracts import AgentCard
+from skillfleet.errors import SettingsError
+from skillfleet.ports.a2a import A2AClient
 from skillfleet.ports.secrets import Secrets
 from skillfleet_engine import bridge
 from skillfleet_engine.transport import message_undecodable
 from skillfleet_ledger.runs import RunStore
 from skillfleet_producer import AsyncFleet
 from skillfleet_producer.tokens import Signing
+from skillfleet_worker.adapters.a2a.credentials import credentials_from
 from skillfleet_worker.adapters.a2a.fleet import FleetA2AClient
+from skillfleet_worker.adapters.a2a.hosts import Hosts
+from skillfleet_worker.adapters.a2a.routed import RoutedA2AClient
 from skillfleet_worker.adapters.auth.admission import TokenAdmission
 from skillfleet_worker.adapters.auth.jwt import verifier_from
 from skillfleet_worker.adapters.discovery.ledger import LedgerDiscovery
@@ -48,11 +53,15 @@ def make_executor(settings: WorkerSettings, cards: Sequence[AgentCard]) -> Execu
             settings.pod_name,
         )
         process.companions.append(DeletionCostKeeper(pod, process.oldest_started).run)
+    secrets = secrets_from(settings)
     capabilities = Capabilities(
         ledger=process.ledger,
-        secrets=secrets_from(settings),
-        a2a=FleetA2AClient(
-            AsyncFleet(ledger=process.ledger), patience=settings.events_patience_seconds
+        secrets=secrets,
+        a2a=RoutedA2AClient(
+            FleetA2AClient(
+                AsyncFleet(ledger=process.ledger), patience=settings.events_patience_seconds
+            ),
+            elsewhere_from(settings, secrets),
         ),
         discovery=LedgerDiscovery(process.ledger),
         patience_seconds=settings.events_patience_seconds,
@@ -67,9 +76,27 @@ def admission_from(settings: WorkerSettings, runs: RunStore) -> Admission:
     return TokenAdmission(verifier_from(settings), runs, settings.max_tree_depth)
 
 
+def elsewhere_from(settings: WorkerSettings, secrets: Secrets) -> A2AClient | None:
+    """What calls agents over HTTP; None where no host is listed. Raises SettingsError."""
+    if not settings.a2a_hosts:
+        return None
+    try:
+        from skillfleet_worker.adapters.a2a.http import HttpA2AClient  # noqa: PLC0415 - an extra
+        from skillfleet_worker.adapters.a2a.transport import GuardedTransport  # noqa: PLC0415
+    except ImportError:
+        raise SettingsError(
+            "SKILLFLEET_A2A_HOSTS needs A2A's client: pip install 'skillfleet[a2a]'"
+        ) from None
+    credentials = credentials_from(settings.a2a_credentials, secrets)
+    hosts = Hosts.parse(settings.a2a_hosts)
+    transport = GuardedTransport(hosts, settings.a2a_max_response_bytes, credentials)
+    return HttpA2AClient(transport, settings.a2a_timeout_seconds)
+
+
 def check_settings(settings: WorkerSettings) -> None:
     """Raise SettingsError for keys that the worker's processes could not use."""
     Signing(settings)
+    elsewhere_from(settings, secrets_from(settings))
     if settings.auth == "required":
         verifier_from(settings)
 

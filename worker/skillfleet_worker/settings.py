@@ -36,6 +36,13 @@ class WorkerSettings(Settings):
     secrets_env_prefix: str = "SKILLFLEET_SECRET_"
     secrets_sources: str = "files,environment"
     """Where secrets come from, in order; other names are entry points `skillfleet.secrets`."""
+    a2a_hosts: str = ""
+    """Hosts that skills may call over HTTP: names, *.names, addresses, networks; by commas."""
+    a2a_credentials: str = ""
+    """Secrets to send as bearer tokens, by commas: `agents.example.com=partner-token`."""
+    a2a_timeout_seconds: float = Field(300.0, gt=0)
+    """How long a call over HTTP may take."""
+    a2a_max_response_bytes: int = Field(16 * 1024 * 1024, ge=1024)
     auth_keys: Path | None = None
     """Public keys of producers: a folder of .pem and .jwk files, or a JWKS file."""
     auth_worker_keys: Path | None = None

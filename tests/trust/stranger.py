@@ -1,0 +1,122 @@
+"""An agent elsewhere: a real a2a-sdk server. `python -m tests.trust.stranger PORT JOURNAL`."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from a2a.server.agent_execution import AgentExecutor, RequestContext
+from a2a.server.events import EventQueue
+from a2a.server.request_handlers import DefaultRequestHandler
+from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes
+from a2a.server.tasks import InMemoryTaskStore, TaskUpdater
+from a2a.types import (
+    AgentCapabilities,
+    AgentCard,
+    AgentInterface,
+    Message,
+    Part,
+    Role,
+    Task,
+    TaskState,
+    TaskStatus,
+)
+from google.protobuf.json_format import MessageToDict, ParseDict
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+PORT, JOURNAL = int(sys.argv[1]), Path(sys.argv[2])
+
+
+def note(word: str, **more: Any) -> None:
+    with JOURNAL.open("a") as file:
+        file.write(json.dumps({"word": word, **more}) + "\n")
+
+
+class Stranger(AgentExecutor):
+    """Does what the skill's name says."""
+
+    async def execute(self, context: RequestContext, event_queue: EventQueue) -> None:
+        message = context.message
+        assert message is not None
+        asked: dict[str, Any] = MessageToDict(message.parts[0].data)
+        headers = context.call_context.state.get("headers", {})
+        note("asked", **asked, id=message.message_id, headers=dict(headers))
+        updater = TaskUpdater(event_queue, context.task_id or "", context.context_id or "")
+        await event_queue.enqueue_event(
+            Task(
+                id=context.task_id,
+                context_id=context.context_id,
+                status=TaskStatus(state=TaskState.TASK_STATE_SUBMITTED),
+            )
+        )
+        await self._do(asked["skill"], asked["args"], updater)
+
+    async def _do(self, skill: str, args: dict[str, Any], updater: TaskUpdater) -> None:
+        await updater.update_status(TaskState.TASK_STATE_WORKING, said("on it"))
+        match skill:
+            case "add":
+                answer = ParseDict({"data": {"sum": args["x"] + args["y"]}}, Part())
+                await updater.add_artifact([Part(text="a re")], "r", "report.md")
+                await updater.add_artifact([Part(text="port")], "r", "report.md", append=True)
+                await updater.complete(Message(role=Role.ROLE_AGENT, parts=[answer]))
+            case "fail":
+                await updater.failed(said("it went wrong"))
+            case "ask":
+                await updater.requires_input(said("which one?"))
+            case "large":
+                await updater.complete(said("x" * int(args["size"])))
+            case "wait":
+                await asyncio.sleep(120)
+
+    async def cancel(self, context: RequestContext, event_queue: EventQueue) -> None:
+        note("cancelled")
+        updater = TaskUpdater(event_queue, context.task_id or "", context.context_id or "")
+        await updater.cancel()
+
+
+def said(text: str) -> Message:
+    return Message(message_id="m", role=Role.ROLE_AGENT, parts=[Part(text=text)])
+
+
+def card(url: str) -> AgentCard:
+    return AgentCard(
+        name="stranger",
+        version="1",
+        capabilities=AgentCapabilities(streaming=True),
+        supported_interfaces=[
+            AgentInterface(url=url, protocol_binding="JSONRPC", protocol_version="1.0")
+        ],
+    )
+
+
+async def redirects(request: Request) -> Response:
+    return RedirectResponse("http://127.0.0.2:1/")
+
+
+async def endless(request: Request) -> Response:
+    return PlainTextResponse("x" * 50_000_000)
+
+
+def application() -> Starlette:
+    mine = card(f"http://127.0.0.1:{PORT}/rpc")
+    elsewhere = card("http://127.0.0.3:1/rpc")
+    handler = DefaultRequestHandler(Stranger(), InMemoryTaskStore(), mine)
+    path = "/.well-known/agent-card.json"
+    return Starlette(
+        routes=[
+            *create_agent_card_routes(mine),
+            *create_agent_card_routes(elsewhere, card_url=f"/lures{path}"),
+            *create_jsonrpc_routes(handler, "/rpc"),
+            Route(f"/redirects{path}", redirects),
+            Route(f"/endless{path}", endless),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    uvicorn.run(application(), host="127.0.0.1", port=PORT, log_level="warning")

@@ -1,0 +1,152 @@
+"""Calling agents elsewhere over HTTP, in A2A 1.0, through a2a-sdk's client."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+from a2a.client import A2ACardResolver, Client, ClientCallContext, ClientConfig, ClientFactory
+from a2a.types import (
+    CancelTaskRequest,
+    Message,
+    Part,
+    Role,
+    SendMessageRequest,
+)
+from a2a.utils.errors import A2AError
+from google.protobuf.json_format import ParseDict
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from skillfleet.errors import CapabilityUnavailableError, RunFailed, RunTimedOut, TargetRefusedError
+from skillfleet.ports.a2a import A2AClient, Caller, CallResult
+from skillfleet_engine import bridge
+from skillfleet_engine.parking import parked
+from skillfleet_worker.adapters.a2a.remote_task import RemoteTask
+from skillfleet_worker.adapters.a2a.transport import GuardedTransport
+
+_CANCEL_SECONDS = 5.0
+_CALLS = uuid.UUID("5f3a9b0e-93c5-4f0e-8a3c-6f0a8f6d1b77")
+
+
+@dataclass(frozen=True)
+class HttpA2AClient(A2AClient):
+    """Sends a skill's name and arguments as one data part and follows the task to its end.
+
+    `target` is the agent's URL, under which its card lies. Calls last `timeout_seconds` at the
+    most, and no longer than the caller's run.
+    """
+
+    transport: GuardedTransport
+    timeout_seconds: float
+    caller: Caller | None = None
+
+    def for_caller(self, caller: Caller) -> A2AClient:
+        """The client that makes calls on behalf of a run."""
+        return HttpA2AClient(self.transport, self.timeout_seconds, caller)
+
+    async def call(
+        self,
+        target: str,
+        skill: str,
+        *,
+        args: Mapping[str, Any] | None = None,
+        grant: str | None = None,
+        timeout: float | None = None,
+        key: str | None = None,
+    ) -> CallResult:
+        """See `A2AClient.call`. A host that is not listed raises `TargetRefusedError`.
+
+        With a `key`, the message has the same id in each attempt, so that an agent which heeds
+        ids does not start again.
+        """
+        if grant is not None:
+            raise CapabilityUnavailableError("workspace grants are not handed over by HTTP")
+        headers: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(headers)
+        message = self._message(target, skill, args or {}, key)
+        seconds = self._seconds(timeout)
+        async with parked():
+            return await bridge.at_home(self._call(target, message, headers, seconds))
+
+    def _message(
+        self, target: str, skill: str, args: Mapping[str, Any], key: str | None
+    ) -> Message:
+        made = uuid.uuid4()
+        if key is not None and self.caller is not None:
+            made = uuid.uuid5(_CALLS, f"{self.caller.task_id}\0{target}\0{skill}\0{key}")
+        message = Message(message_id=str(made), role=Role.ROLE_USER)
+        ParseDict({"skill": skill}, message.metadata)
+        message.parts.append(ParseDict({"data": {"skill": skill, "args": dict(args)}}, Part()))
+        return message
+
+    def _seconds(self, timeout: float | None) -> float:
+        limits = [self.timeout_seconds, timeout]
+        if self.caller is not None and self.caller.deadline is not None:
+            limits.append((self.caller.deadline - datetime.now(UTC)).total_seconds())
+        return max(min(limit for limit in limits if limit is not None), 0.0)
+
+    async def _call(
+        self, target: str, message: Message, headers: dict[str, str], seconds: float
+    ) -> CallResult:
+        task = RemoteTask(target)
+        client: Client | None = None
+        context = ClientCallContext(service_parameters=headers, timeout=seconds)
+        try:
+            async with asyncio.timeout(seconds), self._http(seconds) as http:
+                try:
+                    client = await _client(http, target)
+                    request = SendMessageRequest(message=message)
+                    async for response in client.send_message(request, context=context):
+                        task.take(response)
+                    return task.result()
+                except BaseException:
+                    if client is not None and task.running:
+                        await _cancel(client, task.id, context)
+                    raise
+        except TimeoutError:
+            raise RunTimedOut(f"the call of {target} took more than {seconds:g} s") from None
+        except (A2AError, httpx.HTTPError, ValueError) as error:
+            refused = _refusal(error)
+            if refused is not None:
+                raise refused from None
+            raise RunFailed(f"the call of {target} failed: {error}", code="remote_error") from error
+
+    @contextlib.asynccontextmanager
+    async def _http(self, seconds: float) -> AsyncIterator[httpx.AsyncClient]:
+        """A client of its own, so that no call sees another's cookies; connections are shared."""
+        yield httpx.AsyncClient(
+            transport=self.transport,
+            timeout=seconds,
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+
+async def _client(http: httpx.AsyncClient, target: str) -> Client:
+    card = await A2ACardResolver(http, target).get_agent_card()
+    config = ClientConfig(httpx_client=http, supported_protocol_bindings=["JSONRPC", "HTTP+JSON"])
+    return ClientFactory(config).create(card)
+
+
+async def _cancel(client: Client, task_id: str, context: ClientCallContext) -> None:
+    """Best effort: the agent elsewhere may be gone, or the task over."""
+
+    async def cancel() -> None:
+        with contextlib.suppress(A2AError, httpx.HTTPError, TimeoutError, ValueError):
+            async with asyncio.timeout(_CANCEL_SECONDS):
+                await client.cancel_task(CancelTaskRequest(id=task_id), context=context)
+
+    # The caller's own cancellation must not cut this one short.
+    await asyncio.shield(asyncio.ensure_future(cancel()))
+
+
+def _refusal(error: BaseException | None) -> TargetRefusedError | None:
+    while error is not None:
+        if isinstance(error, TargetRefusedError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
