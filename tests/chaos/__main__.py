@@ -17,9 +17,10 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=RATE, help="orders a second")
     parser.add_argument("--gap", type=float, default=GAP_SECONDS, help="seconds between faults")
     parser.add_argument("--keep", type=Path, default=None, help="a folder for logs and journal")
+    parser.add_argument("--rabbit", action="store_true", help="with RabbitMQ as the broker")
     given = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if given.seed is None else given.seed
-    battle = Battle(seed, given.seconds, given.rate, given.gap)
+    battle = Battle(seed, given.seconds, given.rate, given.gap, rabbit=given.rabbit)
     say(f"{battle}\n" + "\n".join(str(fault) for fault in battle.faults()))
     verdict = asyncio.run(fight(battle))
     say(verdict.summary)

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from tests.chaos.schedule import Fault, Kind
 from tests.support.fleet import FleetWorker
 from tests.support.proxy import Proxy
+from tests.support.rabbitmq import RabbitServer
 from tests.support.valkey import ValkeyServer
 
 LEASE_SECONDS = 2.0
@@ -55,9 +56,13 @@ class Machine:
 
 
 class Arena:
-    """An async context manager; the last of the proxies is the producer's."""
+    """An async context manager; the last of the proxies is the producer's.
 
-    def __init__(self) -> None:
+    The broker is the ledger's Redis, or a RabbitMQ node when `rabbit`.
+    """
+
+    def __init__(self, *, rabbit: bool = False) -> None:
+        self.rabbit = RabbitServer() if rabbit else None
         self.server = ValkeyServer("--appendfsync", "always")
         self.machines: list[Machine] = []
         self.proxies: list[Proxy] = []
@@ -79,6 +84,9 @@ class Arena:
     async def _start(self) -> None:
         self._stack.callback(self.server.close)
         await asyncio.to_thread(self.server.start)
+        if self.rabbit is not None:
+            self._stack.callback(self.rabbit.close)
+            await asyncio.to_thread(self.rabbit.start)
         for _ in range(len(POOLS) + 1):
             self.proxies.append(await self._stack.enter_async_context(Proxy(self.server.port)))
         for pool, proxy in zip(POOLS, self.proxies, strict=False):
@@ -88,6 +96,7 @@ class Arena:
                 pool=pool,
                 concurrency=2 if pool == "prefork" else 30,
                 redis_url=proxy.url,
+                **self.broker,
                 **_SETTINGS,
             )
             machine = Machine(worker, proxy)
@@ -104,6 +113,11 @@ class Arena:
             if task is not None:
                 task.cancel()
         await self._stack.aclose()
+
+    @property
+    def broker(self) -> dict[str, str]:
+        """The setting that names the broker, where it is not the ledger's Redis."""
+        return {} if self.rabbit is None else {"broker_url": self.rabbit.url}
 
     async def play(self, faults: list[Fault]) -> None:
         """Let the faults happen at their times; returns when all are over and healed."""
@@ -169,9 +183,11 @@ class Arena:
     async def _break_redis(self, fault: Fault) -> None:
         match fault.kind:
             case Kind.REDIS_RESTART:
-                await asyncio.to_thread(self.server.stop)
+                # Where there are two servers, now this one and now that one.
+                server = self.rabbit if self.rabbit and fault.size % 2 else self.server
+                await asyncio.to_thread(server.stop)
                 await asyncio.sleep(fault.seconds)
-                await asyncio.to_thread(self.server.start)
+                await asyncio.to_thread(server.start)
             case Kind.REDIS_FREEZE:
                 self.server.signal(signal.SIGSTOP)
                 await asyncio.sleep(fault.seconds)

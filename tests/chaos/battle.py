@@ -35,6 +35,8 @@ class Battle:
     """The mean time between two faults."""
     patience: float = 120.0
     """How long the runs may take to their ends once all is healed, in seconds."""
+    rabbit: bool = False
+    """The broker is a RabbitMQ node."""
 
     def faults(self) -> list[Fault]:
         return draw(self.seed, self.seconds, len(POOLS) + 1, LEASE_SECONDS, self.gap)
@@ -60,8 +62,8 @@ async def fight(battle: Battle) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="skillfleet-chaos-") as folder:
         journal = Path(folder) / "journal"
         journal.touch()
-        async with Arena() as arena:
-            load = Load(arena.proxies[-1].url, random.Random(battle.seed))
+        async with Arena(rabbit=battle.rabbit) as arena:
+            load = Load(arena.proxies[-1].url, random.Random(battle.seed), **arena.broker)
             orders = draw_orders(
                 random.Random(battle.seed), str(journal), battle.seconds, battle.rate
             )

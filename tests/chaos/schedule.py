@@ -20,7 +20,7 @@ class Kind(StrEnum):
     CUT_REPLIES = "cut connections in the middle of a reply"
     CUT_REQUESTS = "cut connections in the middle of a request"
     PARTITION = "let no byte pass between a worker and Redis"
-    REDIS_RESTART = "kill Redis and start it again (SIGKILL)"
+    REDIS_RESTART = "kill a server and start it again (SIGKILL)"
     REDIS_FREEZE = "freeze Redis (SIGSTOP, SIGCONT)"
     REDIS_PAUSE = "pause Redis (CLIENT PAUSE)"
 

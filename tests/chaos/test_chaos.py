@@ -6,13 +6,16 @@ import pytest
 
 from tests.chaos.battle import Battle, fight
 
-SEED = int(os.environ.get("CHAOS_SEED", "7"))
+SEED = int(os.environ.get("CHAOS_SEED", "19122"))
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
 
 
 @pytest.mark.timeout(SECONDS + 300)
-async def test_nothing_is_lost_and_nothing_done_twice_whatever_breaks() -> None:
-    battle = Battle(SEED, SECONDS, patience=60)
+@pytest.mark.parametrize(
+    "broker", ["redis", pytest.param("rabbitmq", marks=pytest.mark.xdist_group("rabbitmq"))]
+)
+async def test_nothing_is_lost_and_nothing_done_twice_whatever_breaks(broker: str) -> None:
+    battle = Battle(SEED, SECONDS, patience=60, rabbit=broker == "rabbitmq")
     told = "\n".join(map(str, (battle, *battle.faults())))
     verdict = await fight(battle)
     report = [verdict.tails(), told, verdict.summary, *verdict.problems]
