@@ -3,18 +3,14 @@
 import base64
 import json
 import signal
-import sys
 import urllib.error
 import urllib.request
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from skillfleet_producer import Fleet, RunHandle
 from tests.helm.processes import PodProcess, Secrets
-from tests.helm.rendering import ROOT, Manifest, one, pod_template, render, run, worker
+from tests.helm.rendering import Manifest, one, pod_template, render, worker
 from tests.support.ports import free_port
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -49,19 +45,6 @@ def fleet_values(port: int, **more: Any) -> dict[str, Any]:
     return {"workerDefaults": defaults, **more}
 
 
-def require_verb(verb: str) -> None:
-    """Skip where the command lacks a verb that the chart calls."""
-    if run(str(Path(sys.executable).parent / "skillfleet"), verb, "--help").returncode != 0:
-        pytest.skip(f"`skillfleet {verb}` is not in this checkout")
-
-
-def require_probes() -> None:
-    """Skip where the worker has no probe server."""
-    sources = (path for path in (ROOT / "worker").rglob("*.py") if path.name != "settings.py")
-    if not any("/startupz" in path.read_text("utf-8") for path in sources):
-        pytest.skip("the worker's probe server is not in this checkout")
-
-
 def answers(port: int, path: str) -> bool:
     return get(f"http://127.0.0.1:{port}{path}")[0] == 200
 
@@ -71,7 +54,6 @@ def is_running(run: RunHandle) -> bool:
 
 
 def test_the_worker_container_consumes_and_answers_its_probes(valkey: ValkeyServer) -> None:
-    require_probes()
     port = free_port()
     manifests = render(fleet_values(port, monitoring={"enabled": True}))
     container = container_of(worker(manifests))
@@ -105,7 +87,6 @@ def test_the_worker_container_drains_within_its_grace_period(valkey: ValkeyServe
 def test_the_start_up_check_passes_a_good_redis_and_refuses_an_evicting_one(
     valkey: ValkeyServer,
 ) -> None:
-    require_verb("doctor")
     manifests = render()
     (check,) = pod_template(worker(manifests))["spec"]["initContainers"]
     with PodProcess(check, manifests, secrets(valkey)) as pod:
@@ -130,7 +111,6 @@ def test_the_helm_test_passes_with_a_worker(valkey: ValkeyServer) -> None:
 
 
 def test_the_exporter_container_answers_what_keda_asks(valkey: ValkeyServer) -> None:
-    require_verb("exporter")
     port = free_port()
     manifests = render({"exporter": {"port": port}})
     container = container_of(one(manifests, "Deployment", "exporter"))
