@@ -20,7 +20,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo dev check lint format types floors test chaos profiles bench build lock generate verify clean
+.PHONY: help install demo dev check lint format types floors test chaos helm-test profiles bench build lock generate verify clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ floors: $(STAMP) ## Imports run down the floors only (import-linter)
 # Prints its schedule of faults and its seed: SEED=... plays the same schedule again.
 chaos: $(STAMP) ## Break everything while runs go on: make chaos SECONDS=600 SEED=7
 	@$(PY) -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+helm-test: $(STAMP) ## The chart, the manifests and their containers as processes
+	@$(PY) -m pytest tests/helm -n auto --maxprocesses 4 --dist loadgroup
 
 profiles: $(STAMP) ## Build the wheel and hold each install profile to its promises
 	@$(PY) -m pytest -m packaging
