@@ -18,8 +18,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, TraceFlags, Tracer
 
 from skillfleet import conventions as names
-from skillfleet_producer.tracing import run_trace_id
-from skillfleet_worker.telemetry.ids import next_ids, span_id
+from skillfleet_worker.telemetry.ids import NextIds, span_id
 from skillfleet_worker.telemetry.logs import log_fields
 from skillfleet_worker.telemetry.metrics import (
     CANCEL_LATENCY,
@@ -50,14 +49,11 @@ class Facts:
     task: str
     queue: str
     trace: Mapping[str, str]
+    trace_id: str
+    """The run's trace, 32 hex digits."""
     attempt: int
     waited_ms: int = 0
     """How long the run had waited in its queue."""
-
-    @property
-    def trace_id(self) -> str:
-        """The run's trace, 32 hex digits."""
-        return run_trace_id(self.trace, self.root_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +123,6 @@ class Telling:
         if process.is_recording():
             if flushed_ns is not None:
                 process.add_event("flushed", timestamp=flushed_ns)
-            process.add_event("settled", timestamp=now_ns)
             _tell_ending(process, ending, with_error=False)
             # Whoever takes a lost run over tells of this attempt (lost.py).
             if ending.word != LOST:
@@ -159,8 +154,6 @@ class Telling:
     def _start_spans(self, tracer: Tracer) -> None:
         facts = self._facts
         self._process, parent = start_process_span(tracer, facts, self._began_ns)
-        self._process.set_attribute(names.QUEUE_WAIT, facts.waited_ms / 1000)
-        self._process.add_event("claimed")
         self._invoke = start_invoke_span(tracer, facts, parent)
         self._attach(trace.set_span_in_context(self._invoke, parent))
         reset = in_attempt.set(self._spans)
@@ -185,7 +178,7 @@ class Telling:
 def start_process_span(tracer: Tracer, facts: Facts, start_ns: int) -> tuple[Span, Context]:
     """The span `process <queue>` of an attempt, and the context in which it is current."""
     parent = propagate.extract(facts.trace, Context()) if facts.trace else Context()
-    attributes: dict[str, str | int] = {
+    attributes: dict[str, str | int | float] = {
         names.MESSAGING_SYSTEM: names.CELERY,
         names.MESSAGING_OPERATION: "process",
         names.MESSAGING_OPERATION_TYPE: "process",
@@ -195,8 +188,9 @@ def start_process_span(tracer: Tracer, facts: Facts, start_ns: int) -> tuple[Spa
         names.RUN_ID: facts.run_id,
         names.SKILL: facts.task,
         names.ATTEMPT: facts.attempt,
+        names.QUEUE_WAIT: facts.waited_ms / 1000,
     }
-    with next_ids(span_id(facts.run_id, facts.attempt, PROCESS), int(facts.trace_id, 16)):
+    with NextIds(span_id(facts.run_id, facts.attempt, PROCESS), int(facts.trace_id, 16)):
         span = tracer.start_span(
             f"process {facts.queue}",
             parent,
@@ -220,7 +214,7 @@ def start_invoke_span(
         names.SKILL: facts.task,
         names.ATTEMPT: facts.attempt,
     }
-    with next_ids(span_id(facts.run_id, facts.attempt, INVOKE), int(facts.trace_id, 16)):
+    with NextIds(span_id(facts.run_id, facts.attempt, INVOKE), int(facts.trace_id, 16)):
         return tracer.start_span(
             f"{names.INVOKE_AGENT} {facts.agent}",
             parent,
@@ -266,12 +260,13 @@ def _link_before(facts: Facts) -> list[Link]:
 
 
 def _tell_ending(span: Span, ending: Ending, *, with_error: bool = True) -> None:
-    span.set_attribute(names.OUTCOME, ending.word)
+    attributes = {names.OUTCOME: ending.word}
     if ending.reason:
-        span.set_attribute(names.REASON, redact(ending.reason))
+        attributes[names.REASON] = redact(ending.reason)
     if ending.error_type is not None:
-        span.set_attribute(names.ERROR_TYPE, ending.error_type)
+        attributes[names.ERROR_TYPE] = ending.error_type
         span.set_status(StatusCode.ERROR, redact(ending.reason))
+    span.set_attributes(attributes)
     if ending.error is not None and with_error:
         _tell_error(span, ending.error)
 

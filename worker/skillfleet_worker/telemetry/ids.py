@@ -5,8 +5,6 @@ can be told by somebody else, without a word in the ledger.
 """
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -20,18 +18,23 @@ def span_id(run_id: str, attempt: int, role: str) -> int:
     return int.from_bytes(digest, "big") or 1
 
 
-@contextmanager
-def next_ids(span: int, trace: int) -> Iterator[None]:
-    """The span started inside gets this id, and this trace's if it has no parent."""
-    token = _next.set((span, trace))
-    try:
-        yield
-    finally:
-        _next.reset(token)
+class NextIds:
+    """A context manager: the span started inside gets this id, and this trace's if it is a root."""
+
+    __slots__ = ("_ids", "_token")
+
+    def __init__(self, span: int, trace: int) -> None:
+        self._ids = (span, trace)
+
+    def __enter__(self) -> None:
+        self._token = _next.set(self._ids)
+
+    def __exit__(self, *_: object) -> None:
+        _next.reset(self._token)
 
 
 class RunIdGenerator(RandomIdGenerator):
-    """Random ids, as ever, but for spans that are started inside `next_ids`."""
+    """Random ids, as ever, but for spans that are started inside `NextIds`."""
 
     def generate_span_id(self) -> int:
         """A span id."""

@@ -22,7 +22,7 @@ class TelemetrySettings(BaseSettings):
     otel_bsp_schedule_delay: int = 200
     """Milliseconds a finished span waits for company: what a crash may cost."""
     otel_bsp_max_queue_size: int = 16_384
-    otel_bsp_max_export_batch_size: int = 512
+    otel_bsp_max_export_batch_size: int = 2048
 
     @property
     def exports_traces(self) -> bool:
