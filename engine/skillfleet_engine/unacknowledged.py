@@ -22,7 +22,8 @@ class Unacknowledged:
 
     def collect(self, connection: Any) -> None:
         """Take the messages of a lost connection; closing it will not requeue them any more."""
-        for channel in connection.transport.channels or ():
+        # Only kombu's own (virtual) transports list their channels; AMQP brokers redeliver.
+        for channel in getattr(connection.transport, "channels", None) or ():
             if isinstance(channel, redis.Channel) and channel.ack_emulation:
                 channel.do_restore = False
                 self._messages += unacknowledged_of(channel)

@@ -1,11 +1,16 @@
-"""A message that is given back while its connection is gone."""
+"""Brokers that go away and come back."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from kombu import Connection
 
 from skillfleet_engine.transport import Transport
+from skillfleet_producer import Fleet, Settings
+from tests.support.rabbitmq import RabbitServer
 from tests.support.valkey import ValkeyServer
+from tests.worker.shared import StartWorker, wait_kind
 
 QUEUE = "celery"
 
@@ -30,3 +35,32 @@ def test_a_message_rejected_after_its_connection_was_lost_is_delivered_again(
         assert again.payload == {"x": 1}
         again.ack()
         queue.close()
+
+
+@pytest.fixture
+def rabbit() -> Iterator[RabbitServer]:
+    """A node of the test's own."""
+    node = RabbitServer()
+    try:
+        yield node.start()
+    finally:
+        node.close()
+
+
+@pytest.mark.xdist_group("rabbitmq")
+@pytest.mark.parametrize("pool", ["loop", "prefork"])
+def test_a_worker_outlives_a_restart_of_rabbitmq_and_executes_each_run_once(
+    pool: str, server: ValkeyServer, rabbit: RabbitServer, start_worker: StartWorker
+) -> None:
+    settings = Settings.load(redis_url=server.url, broker_url=rabbit.url)
+    worker = start_worker("tests.worker.lab", pool=pool, concurrency=2, broker_url=rabbit.url)
+    with Fleet(settings=settings) as fleet:
+        running = fleet.enqueue("lab.sleep", {"seconds": 4})
+        wait_kind(running, "progress")
+        rabbit.stop()
+        rabbit.start()
+        assert fleet.enqueue("lab.add", {"x": 1}).result(timeout=60) == 2
+        assert running.result(timeout=30) == 4
+        assert [attempt.outcome for attempt in running.status().attempts] == ["succeeded"]
+    assert worker.process is not None
+    assert worker.process.poll() is None
