@@ -1,26 +1,29 @@
 """`python -m benchmarks.tracing_overhead`: what telemetry costs a worker.
 
-The same no-op runs, drained by one event-loop worker: without telemetry, with spans exported to
-a collector on this machine (which only reads them), and with metrics. Rounds are interleaved.
-Where cores are few, the collector competes with the worker: the processor time a run is the
-steadier figure.
+The same runs, drained by one event-loop worker: without telemetry, with spans exported to a
+collector on this machine (which only reads them), and with metrics. Rounds are interleaved.
+No-ops show the price of a run; runs that await 50 ms, as a quick call of a service does, show
+what a fleet notices of it. Where cores are few, the collector competes with the worker: the
+processor time a run is the steadier figure.
 """
 
 import os
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import cpu_seconds, describe
-from benchmarks.systems import Skillfleet
+from skillfleet_producer import Fleet
 from tests.support.ports import free_port
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -48,16 +51,25 @@ class Sink(BaseHTTPRequestHandler):
 ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Sink).serve_forever()
 """
 
-console = Console()
+Figures = dict[str, dict[str, list[tuple[float, float]]]]
+"""Workload -> variant -> runs a second and processor time a run, of each round."""
+
+WORKLOADS: dict[str, tuple[str, dict[str, Any]]] = {
+    "no-ops": ("fleet.echo", {"text": "x"}),
+    "runs of 50 ms": ("fleet.echo", {"seconds": 0.05}),
+}
+
+SUCCEEDED = "{skillfleet:0}:state:succeeded"
+
+console = Console(width=100)
 
 
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="How often each variant runs.")] = 5,
-    runs: Annotated[int, typer.Option(min=100, help="No-op runs a round.")] = 3000,
+    runs: Annotated[int, typer.Option(min=100, help="Runs a round.")] = 3000,
 ) -> None:
     """Print runs a second and processor time a run, with the difference to no telemetry."""
-    rates: dict[str, list[float]] = defaultdict(list)
-    costs: dict[str, list[float]] = defaultdict(list)
+    figures: Figures = defaultdict(lambda: defaultdict(list))
     server = ValkeyServer("--appendonly", "no")
     try:
         server.start()
@@ -65,14 +77,13 @@ def main(
             for number in range(rounds):
                 console.print(f"round {number + 1} of {rounds}")
                 for name, variables in variants(endpoint).items():
-                    rate, cost = measure(server, variables, runs)
-                    rates[name].append(rate)
-                    costs[name].append(cost)
+                    for workload in WORKLOADS:
+                        figures[workload][name].append(measure(server, variables, workload, runs))
     finally:
         server.close()
-    console.print(table(rates, costs))
-    machine = describe()
-    console.print(f"machine: {machine['processor']}, {machine['cores']} cores")
+    for workload, found in figures.items():
+        console.print(table(workload, found))
+    console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
 
 
 def variants(endpoint: str) -> dict[str, dict[str, str]]:
@@ -88,25 +99,45 @@ def variants(endpoint: str) -> dict[str, dict[str, str]]:
     }
 
 
-def measure(server: ValkeyServer, variables: Mapping[str, str], runs: int) -> tuple[float, float]:
+def measure(
+    server: ValkeyServer, variables: Mapping[str, str], workload: str, runs: int
+) -> tuple[float, float]:
     """Runs a second, and milliseconds of the worker's processor time a run."""
-    system = Skillfleet(server)
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+    skill, arguments = WORKLOADS[workload]
+    with server.client() as client, Fleet(server.url) as fleet:
+        client.flushall()
+        with worker(server.url, variables) as process:
+            for _ in range(20):
+                fleet.enqueue("fleet.echo").result(timeout=60)
+            process.send_signal(signal.SIGSTOP)
+            fleet.enqueue_many(skill, [arguments] * runs)
+            used, began = cpu_seconds(process.pid), time.perf_counter()
+            process.send_signal(signal.SIGCONT)
+            wait_until(lambda: client.zcard(SUCCEEDED) >= runs + 20, 300, "all runs")
+            rate = runs / (time.perf_counter() - began)
+            return rate, (cpu_seconds(process.pid) - used) / runs * 1000
+
+
+@contextmanager
+def worker(url: str, variables: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker of the built-in agent, as an operator would start it."""
+    command = (sys.executable, "-m", "skillfleet_cli", "worker", "skillfleet_worker.builtin")
+    process = subprocess.Popen(
+        [*command, "--log-level", "WARNING"],
+        env=os.environ | {"SKILLFLEET_REDIS_URL": url, "SKILLFLEET_AUTH": "off", **variables},
+        stdout=subprocess.DEVNULL,
+    )
     try:
-        with system.started(100) as pid:
-            with system.paused():
-                system.submit_batch(runs)
-                used = cpu_seconds(pid)
-            rate = runs / system.drained(runs)
-            return rate, (cpu_seconds(pid) - used) / runs * 1000
+        yield process
     finally:
-        system.fleet.close()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        process.kill()
+        process.wait()
+
+
+def cpu_seconds(pid: int) -> float:
+    """The processor time that a process has used so far (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -122,19 +153,20 @@ def sink() -> Iterator[str]:
         process.wait()
 
 
-def table(rates: Mapping[str, list[float]], costs: Mapping[str, list[float]]) -> Table:
+def table(workload: str, figures: Mapping[str, list[tuple[float, float]]]) -> Table:
     """Medians, and how much less the worker does than without telemetry."""
-    shown = Table(title="median (least - greatest of the rounds)")
+    shown = Table(title=f"{workload}: median (least - greatest of the rounds)")
     for column in ("telemetry", "runs/s", "less", "CPU ms/run", "more"):
-        shown.add_column(column, justify="left" if column == "telemetry" else "right")
-    base_rate, base_cost = (statistics.median(next(iter(each.values()))) for each in (rates, costs))
-    for name, values in rates.items():
-        rate, cost = statistics.median(values), statistics.median(costs[name])
+        shown.add_column(column, justify="left" if column == "telemetry" else "right", no_wrap=True)
+    base_rate, base_cost = map(statistics.median, zip(*next(iter(figures.values())), strict=True))
+    for name, values in figures.items():
+        rates, costs = zip(*values, strict=True)
+        rate, cost = statistics.median(rates), statistics.median(costs)
         shown.add_row(
             name,
-            f"{rate:.0f} ({min(values):.0f} - {max(values):.0f})",
+            f"{rate:.0f} ({min(rates):.0f} - {max(rates):.0f})",
             f"{(1 - rate / base_rate):.1%}",
-            f"{cost:.3f} ({min(costs[name]):.3f} - {max(costs[name]):.3f})",
+            f"{cost:.2f} ({min(costs):.2f} - {max(costs):.2f})",
             f"{(cost / base_cost - 1):.1%}",
         )
     return shown
