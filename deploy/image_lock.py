@@ -21,7 +21,8 @@ from deploy.generated import write_or_check
 
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "deploy" / "docker"
-EXTRAS = ("worker", "cli")
+EXTRAS = ("worker", "cli", "auth")
+ITSELF = "skillfleet"
 # Flower stands in the extra `dev` with what only a laptop wants.
 FROM_DEV = ("flower",)
 HEADER = "# Picked from requirements.lock by `python -m deploy.image_lock`; do not edit.\n"
@@ -72,7 +73,8 @@ def runtime_roots(project: dict[str, Any]) -> list[Requirement]:
     """What the image runs: the project's dependencies, two extras, Flower."""
     optional = project["project"]["optional-dependencies"]
     lines = [*project["project"]["dependencies"], *(line for e in EXTRAS for line in optional[e])]
-    roots = [Requirement(line) for line in lines]
+    # An extra that includes another names the project itself.
+    roots = [root for root in map(Requirement, lines) if root.name != ITSELF]
     return roots + [r for r in map(Requirement, optional["dev"]) if r.name in FROM_DEV]
 
 
