@@ -15,7 +15,7 @@ from skillfleet.errors import (
     LimitExceededError,
     UnknownRunError,
 )
-from skillfleet_ledger.connection import PipelinedConnection
+from skillfleet_ledger.connection import PipelinedConnection, ReplyError
 from skillfleet_ledger.keys import BROKER_SEPARATOR, Keyspace
 from skillfleet_ledger.records import (
     INVOCATION_FIELDS,
@@ -117,6 +117,7 @@ class RunStore:
         self._connection = connection
         self._settings = settings
         self._keys: Keyspace = settings.keyspace
+        self._may_end_runs = True
 
     async def submit(self, new: Submission, message: bytes = b"") -> bool:
         """Write a new run and, given its `message`, publish it; False when it existed before.
@@ -415,13 +416,23 @@ class RunStore:
         return statuses
 
     async def _cancel_one(self, run_id: str, reason: str, code: str) -> tuple[str, list[str]]:
-        end = End(RunState.CANCELLED, code, reason)
-        what, children = await self._run(
-            "cancel",
-            [self._keys.prefix(run_id), self._keys.result_key(run_id)],
-            *(run_id, reason, code, final_payload(end.state, code, reason)),
-            encode_end(run_id, "", end.state, code, reason),
-        )
+        prefix, end = self._keys.prefix(run_id), End(RunState.CANCELLED, code, reason)
+        if self._may_end_runs:
+            try:
+                reply = await self._run(
+                    "cancel",
+                    [prefix, self._keys.result_key(run_id)],
+                    *(run_id, reason, code, final_payload(end.state, code, reason)),
+                    encode_end(run_id, "", end.state, code, reason),
+                )
+            except ReplyError as error:
+                if not str(error).startswith("NOPERM"):
+                    raise
+                # A user who may not write results, as a producer by deploy/redis/users.acl.
+                self._may_end_runs = False
+        if not self._may_end_runs:
+            reply = await self._run("ask_cancel", [prefix], run_id, reason, code)
+        what, children = reply
         return what.decode(), [child.decode() for child in children]
 
     async def _cancel_trees(self, run_ids: Sequence[str], reason: str) -> None:

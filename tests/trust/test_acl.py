@@ -1,0 +1,143 @@
+"""The users of deploy/redis: the fleet works with them, and they can do nothing else."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from skillfleet.contracts import RunState
+from skillfleet.errors import RunCancelled
+from skillfleet_producer import AsyncFleet, Fleet
+from tests.support.fleet import FleetWorker
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+from tests.trust import acl
+
+PRODUCER, WORKER = "skillfleet-producer", "skillfleet-worker"
+SHARD = "{skillfleet:0}:"
+
+
+@pytest.fixture(scope="module")
+def locked() -> Iterator[ValkeyServer]:
+    """A server with the two users and a worker that is one of them."""
+    server = ValkeyServer()
+    try:
+        server.start()
+        acl.set_users(server)
+        worker = FleetWorker(server, "tests.trust.agents,tests.worker.lab", reap_seconds=0.2)
+        worker._environment["SKILLFLEET_REDIS_URL"] = acl.url(server, WORKER)
+        with worker:
+            yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def fleet(locked: ValkeyServer) -> Iterator[Fleet]:
+    with locked.client() as client:
+        client.execute_command("ACL", "LOG", "RESET")
+    with Fleet(acl.url(locked, PRODUCER)) as fleet:
+        yield fleet
+
+
+def test_the_fleet_works_with_both_users(locked: ValkeyServer, fleet: Fleet) -> None:
+    run = fleet.enqueue("lab.stream", {"n": 5})
+    kinds = [event.kind for event in run.events(timeout=20)]
+    assert kinds == ["state", *["progress"] * 5, "state"]
+    assert run.result(timeout=20) == "done"
+    assert fleet.enqueue("lab.parent", {"n": 3}, priority=3).result(timeout=20) == 3
+    assert fleet.enqueue("lab.flaky").result(timeout=20) == 3
+    delayed = fleet.enqueue("lab.add", {"x": 1}, delay=0.3)
+    assert delayed.result(timeout=20) == 2
+    assert {card.name for card in fleet.agents()} >= {"lab", "fleet"}
+    assert run.id in {status.id for status in fleet.runs(limit=50)}
+    assert fleet.enqueue("lab.add", {"x": 1}, idempotency_key="k").id
+    assert acl.denied(locked) == []
+
+
+def test_a_producer_reads_artifacts(locked: ValkeyServer, fleet: Fleet) -> None:
+    run = fleet.enqueue("lab.large_artifact", {"size": 100_000})
+    run.result(timeout=20)
+    assert len(run.read_artifact("large.bin")) == 100_000
+    assert acl.denied(locked) == []
+
+
+def test_a_producer_cancels_running_queued_and_delayed_runs(
+    locked: ValkeyServer, fleet: Fleet
+) -> None:
+    running = fleet.enqueue("lab.polls")
+    wait_until(lambda: running.status().state is RunState.RUNNING)
+    queued = fleet.enqueue("lab.add", {"x": 1}, queue="celery", delay=600)
+    for run in (running, queued):
+        assert run.cancel("enough")
+        with pytest.raises(RunCancelled, match="enough"):
+            run.result(timeout=20)
+    assert not queued.cancel()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("SET", "celery-task-meta-x", "forged"),
+        ("DEL", "celery-task-meta-x"),
+        ("ZADD", f"{SHARD}leases", "1", "x"),
+        ("ZADD", f"{SHARD}workers", "1", "x"),
+        ("XADD", f"{SHARD}events:x", "*", "k", "state"),
+        ("HSET", f"{SHARD}blob:x:1", "0", "bytes"),
+        ("HSET", f"{SHARD}artifacts:x", "a", "{}"),
+        ("HSET", f"{SHARD}cards", "a|1", "{}"),
+        ("RPUSH", f"{SHARD}attempts:x", "{}"),
+        ("ZADD", f"{SHARD}state:succeeded", "1", "x"),
+        ("PUBLISH", "/0.celery.pidbox", "shutdown"),
+        ("SUBSCRIBE", "/0.celeryev/worker.online"),
+        ("DEL", f"{SHARD}run:x"),
+        ("LRANGE", "another-list", "0", "-1"),
+        ("BRPOP", "celery", "1"),
+        ("KEYS", "*"),
+        ("CONFIG", "GET", "*"),
+        ("FLUSHALL",),
+        ("ACL", "LIST"),
+        ("EVAL", "return redis.call('SET', KEYS[1], 'forged')", "1", "celery-task-meta-x"),
+        ("EVAL", "return redis.call('SET', 'celery-task-meta-x', 'forged')", "0"),
+        ("EVAL", f"return redis.call('ZADD', '{SHARD}leases', 1, 'x')", "0"),
+        ("EVAL", f"return redis.call('XADD', '{SHARD}events:x', '*', 'k', 'v')", "0"),
+    ],
+    ids=lambda command: " ".join(command)[:60],
+)
+def test_a_producer_cannot(locked: ValkeyServer, command: tuple[str, ...]) -> None:
+    with acl.client(locked, PRODUCER) as client, pytest.raises(redis.RedisError) as refused:
+        client.execute_command(*command)
+    assert "permission" in str(refused.value) or "ACL" in str(refused.value), refused.value
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("FLUSHALL",),
+        ("CONFIG", "SET", "dir", "/tmp"),
+        ("ACL", "SETUSER", "evil"),
+        ("KEYS", "*"),
+        ("SHUTDOWN",),
+        ("SET", "somebody-elses", "x"),
+        ("GET", "{other:0}:run:x"),
+        ("REPLICAOF", "127.0.0.1", "1"),
+    ],
+    ids=" ".join,
+)
+def test_a_worker_cannot(locked: ValkeyServer, command: tuple[str, ...]) -> None:
+    with acl.client(locked, WORKER) as client, pytest.raises(redis.RedisError) as refused:
+        client.execute_command(*command)
+    assert "permission" in str(refused.value)
+
+
+async def test_many_cancels_of_a_producer_learn_what_it_may_once(locked: ValkeyServer) -> None:
+    async with AsyncFleet(acl.url(locked, PRODUCER)) as fleet:
+        runs = [await fleet.enqueue("lab.add", {"x": n}, delay=600) for n in range(5)]
+        before = len(acl.denied(locked))
+        await asyncio.gather(*(run.cancel() for run in runs[:1]))
+        await asyncio.gather(*(run.cancel() for run in runs[1:]))
+        assert len(acl.denied(locked)) <= before + 1
+        for run in runs:
+            with pytest.raises(RunCancelled):
+                await run.result(timeout=20)
