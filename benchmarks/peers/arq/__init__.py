@@ -1,0 +1,1 @@
+"""arq: its worker and its driver."""

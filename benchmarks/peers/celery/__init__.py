@@ -1,0 +1,1 @@
+"""celery: its worker and its driver."""

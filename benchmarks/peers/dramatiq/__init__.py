@@ -1,0 +1,1 @@
+"""dramatiq: its worker and its driver."""

@@ -1,0 +1,1 @@
+"""huey: its worker and its driver."""

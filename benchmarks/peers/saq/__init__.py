@@ -1,0 +1,1 @@
+"""saq: its worker and its driver."""

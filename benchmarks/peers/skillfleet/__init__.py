@@ -1,0 +1,1 @@
+"""skillfleet: its worker and its driver."""

@@ -1,0 +1,1 @@
+"""taskiq: its worker and its driver."""

@@ -1,0 +1,147 @@
+"""One round of all workloads on one system."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from benchmarks.machine import cpu_seconds, resident_mib
+from benchmarks.systems import System
+from benchmarks.usage import data_bytes, stalls, usage
+
+Figures = dict[str, float]
+_STREAMS = 3
+_IDLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much each workload does."""
+
+    jobs: int = 2000
+    latencies: int = 200
+    events: int = 2000
+    cancels: int = 10
+    sleepers: int = 1000
+    seconds: float = 1.0
+    queued: int = 10_000
+    held: int = 1000
+    mib: tuple[int, ...] = (1, 64)
+
+
+def measure(system: System, sizes: Sizes) -> Iterator[tuple[str, Figures]]:
+    """Yield each workload's name and its figures, by the names of benchmarks/measures.py."""
+    slots = system.kind.slots
+    with system.started(slots.busy):
+        yield "drain", {"idle_mib": resident_mib(system.pid)} | drain(system, sizes.jobs)
+        yield "latency", latency(system, sizes.latencies)
+        yield "events", events(system, sizes.events)
+        yield "cancel", cancel(system, sizes.cancels)
+        if system.kind.peer == "skillfleet":
+            for mib in sizes.mib:
+                yield "artifacts", artifact(system, mib)
+        yield "queued", queued(system, sizes.queued)
+    with system.started(slots.sleeping):
+        yield "sleepers", sleepers(system, min(slots.sleepers, sizes.sleepers), sizes.seconds)
+    if slots.held is not None:
+        with system.started(slots.held):
+            yield "running", running(system, min(slots.held, sizes.held))
+
+
+def drain(system: System, jobs: int) -> Figures:
+    """Fill the queue while the worker stands still, then let it empty it."""
+    singles = jobs // 4
+    figures: Figures = {}
+    start = usage(system)
+    with system.paused():
+        one = system.ask("submit", count=singles)
+        many = system.ask("submit_many", count=jobs - singles)
+        worker_before = cpu_seconds(system.pid)
+        began = time.perf_counter()
+    looks = system.ask("drain")
+    seconds = time.perf_counter() - began
+    end = usage(system)
+    itself = usage(system) - end
+    system.ask("drain")
+    look = usage(system) - end - itself * 2
+    spent = end - start - itself - look * looks
+    if system.kind.peer == "skillfleet":
+        sync = system.ask("submit_sync", count=singles)
+        figures["submit_sync_cpu_ms"] = sync["cpu"] / singles * 1000
+        system.ask("drain")
+    return figures | {
+        "drain_rate": jobs / seconds,
+        "drain_cpu_ms": (end.worker_cpu - worker_before) / jobs * 1000,
+        "server_cpu_ms": spent.server_cpu / jobs * 1000,
+        "commands": spent.commands / jobs,
+        "scripts": spent.scripts / jobs,
+        "reads": spent.reads / jobs,
+        "submit_rate": singles / one["seconds"],
+        "submit_cpu_ms": one["cpu"] / singles * 1000,
+        "batch_rate": (jobs - singles) / many["seconds"],
+        "batch_cpu_ms": many["cpu"] / (jobs - singles) * 1000,
+    }
+
+
+def latency(system: System, count: int) -> Figures:
+    """Submit to result, one job at a time."""
+    centiles = statistics.quantiles(system.ask("latency", count=count), n=100)
+    return {"latency_p50_ms": centiles[49] * 1000, "latency_p99_ms": centiles[98] * 1000}
+
+
+def events(system: System, count: int) -> Figures:
+    """Events a second from one job, and from ten at once, to a live reader: the median of three."""
+    return {
+        f"events_{runs}": statistics.median(
+            runs * count / system.ask("streams", runs=runs, count=count) for _ in range(_STREAMS)
+        )
+        for runs in (1, 10)
+    }
+
+
+def cancel(system: System, count: int) -> Figures:
+    """From the order to stop until the running job has seen it."""
+    found = system.ask("cancels", count=count)
+    return {} if found is None else {"cancel_p50_ms": statistics.median(found) * 1000}
+
+
+def artifact(system: System, mib: int) -> Figures:
+    """Write and read one artifact, while another client pings the same server."""
+    with stalls(system.server) as idle:
+        time.sleep(_IDLE_SECONDS)
+    with stalls(system.server) as worst:
+        took = system.ask("artifact", mib=mib)
+    return {
+        f"artifact_{mib}_write": mib / took["write"],
+        f"artifact_{mib}_read": mib / took["read"],
+        f"artifact_{mib}_stall_ms": worst[0] * 1000,
+        f"artifact_{mib}_idle_stall_ms": idle[0] * 1000,
+    }
+
+
+def queued(system: System, count: int) -> Figures:
+    """What a queued job takes in Redis."""
+    with system.paused():
+        before = data_bytes(system)
+        system.ask("submit_many", count=count)
+        return {"queued_bytes": (data_bytes(system) - before) / count}
+
+
+def sleepers(system: System, count: int, seconds: float) -> Figures:
+    """Jobs that await one second, twice as many as slots (four times in prefork)."""
+    waves = -(-count // system.kind.slots.sleeping)
+    wall = system.ask("sleeps", count=count, seconds=seconds)
+    return {
+        "sleep_ratio": wall / (waves * seconds),
+        "sleep_peak_mib": resident_mib(system.pid, peak=True),
+    }
+
+
+def running(system: System, count: int) -> Figures:
+    """What a running job takes in the worker and in Redis."""
+    before_mib, before_bytes = resident_mib(system.pid), data_bytes(system)
+    system.ask("hold", count=count, seconds=120)
+    return {
+        "running_kib": (resident_mib(system.pid) - before_mib) * 1024 / count,
+        "running_bytes": (data_bytes(system) - before_bytes) / count,
+    }
