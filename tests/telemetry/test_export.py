@@ -5,6 +5,8 @@ import signal
 import pytest
 from opentelemetry import trace
 
+from skillfleet.errors import SettingsError
+from skillfleet_worker.telemetry.settings import TelemetrySettings
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 from tests.telemetry.conftest import watched
@@ -72,3 +74,28 @@ def test_without_an_endpoint_no_tracer_is_set_up_and_nothing_leaves(
         seen.worker.wait_end()
     assert receiver.requests == 0
     assert {span.service for span in receiver.spans} == {"caller"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("OTEL_SDK_DISABLED", "perhaps"), ("OTEL_BSP_MAX_QUEUE_SIZE", "many")]
+)
+def test_a_bad_value_names_its_variable(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=variable):
+        TelemetrySettings.load()
+
+
+def test_exporters_are_on_only_with_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    assert not TelemetrySettings.load().exports_traces
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:4318/v1/traces")
+    settings = TelemetrySettings.load()
+    assert (settings.exports_traces, settings.exports_metrics) == (True, False)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    assert TelemetrySettings.load().exports_metrics
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+    assert not TelemetrySettings.load().exports_metrics
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    assert not TelemetrySettings.load().exports_traces

@@ -1,5 +1,6 @@
 """Metrics of a worker as Prometheus sees them, in every pool; and their table in the docs."""
 
+import json
 import os
 import re
 import signal
@@ -91,6 +92,27 @@ def test_labels_are_those_of_the_table_and_hold_no_ids(measured: tuple[Watched, 
             labels = {name.replace(".", "_") for name in metric.labels}
             assert set(sample.labels) - {"le"} == labels
             assert run.id not in sample.labels.values()
+
+
+def test_a_message_that_nobody_can_read_is_a_dead_letter(measured: tuple[Watched, int]) -> None:
+    seen, port = measured
+    name = "skillfleet_dead_letters_total"
+    before = scrape(port).sum(name, kind="message")
+    headers = {"lang": "py", "id": "x", "no task": "here"}
+    message = {
+        "body": "e30=",
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": headers,
+        "properties": {
+            "body_encoding": "base64",
+            "delivery_tag": "t",
+            "delivery_info": {"exchange": "", "routing_key": "celery"},
+        },
+    }
+    with seen.server.client() as client:
+        client.lpush("celery", json.dumps(message))
+    wait_until(lambda: scrape(port).sum(name, kind="message") == before + 1, what="it to count")
 
 
 def test_a_killed_childs_lease_and_restart_are_counted_by_the_worker_that_finds_it(

@@ -16,6 +16,7 @@ from skillfleet_ledger.runs import End
 from skillfleet_worker.runtime.letters import adopt, adoption_of, body_of
 from skillfleet_worker.runtime.node import node_of
 from skillfleet_worker.settings import WorkerSettings
+from skillfleet_worker.telemetry.metrics import DEAD_LETTERS, record
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +148,7 @@ class FleetConsumer(LoopConsumer):
 
         async def keep(ledger: Ledger) -> None:
             await ledger.refused.add(reason, body_of(message))
+            record(DEAD_LETTERS, 1, "message")
             end = End(RunState.FAILED, ReasonCode.INVALID_ARGUMENTS, reason)
             adoption = adoption_of(message, ledger.settings)
             if adoption is not None and await adopt(ledger, adoption):
@@ -189,6 +191,7 @@ class FleetConsumer(LoopConsumer):
 def keep_refused(settings: WorkerSettings, body: bytes, reason: str) -> None:
     """Keep a message that nobody can read; raises when Redis is out of reach."""
     apart(settings, lambda ledger: ledger.refused.add(reason, body))
+    record(DEAD_LETTERS, 1, "message")
 
 
 def apart(settings: WorkerSettings, work: LedgerWork) -> Any:

@@ -16,6 +16,7 @@ from celery import signals
 
 from skillfleet_worker.telemetry import health, logs
 from skillfleet_worker.telemetry.celery_tasks import instrument_plain_tasks
+from skillfleet_worker.telemetry.export import hush_exporters
 from skillfleet_worker.telemetry.health import Health
 from skillfleet_worker.telemetry.http import Answer, HttpServer, Query
 from skillfleet_worker.telemetry.meters import CONTENT_TYPE, Gauges, Meters
@@ -41,7 +42,7 @@ class Telemetry:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._settings = TelemetrySettings()
+        self._settings = TelemetrySettings.load()
         self._health = Health(worker)
         self._relay: Relay | None = None
         self._meters: Meters | None = None
@@ -110,6 +111,7 @@ class Telemetry:
             prometheus=self._worker.settings.metrics,
             otlp=self._settings.exports_metrics,
         )
+        hush_exporters()
         self._relay.listen(self._meters.add)
         send_to(self._meters.add)
 

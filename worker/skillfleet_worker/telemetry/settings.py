@@ -3,7 +3,12 @@
 All others (headers, timeouts, certificates, samplers, propagators) its SDK reads.
 """
 
+from typing import Self
+
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from skillfleet.errors import SettingsError
 
 
 class TelemetrySettings(BaseSettings):
@@ -23,6 +28,15 @@ class TelemetrySettings(BaseSettings):
     """Milliseconds a finished span waits for company: what a crash may cost."""
     otel_bsp_max_queue_size: int = 16_384
     otel_bsp_max_export_batch_size: int = 2048
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment; raises SettingsError, which names the variable."""
+        try:
+            return cls()
+        except ValidationError as error:
+            problems = [f"{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors()]
+            raise SettingsError("; ".join(problems)) from None
 
     @property
     def exports_traces(self) -> bool:
