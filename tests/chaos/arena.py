@@ -44,11 +44,18 @@ class Machine:
     asked_to_end: bool = False
     groups: list[int] = field(default_factory=list)
     """Ids of all process groups it ever had."""
+    _said_before: int = 0
 
     def launch(self) -> None:
+        self._said_before = len(self.worker.text())
         self.worker.launch()
         self.groups.append(self.worker.pid)
         self.asked_to_end = False
+
+    @property
+    def ready(self) -> bool:
+        """True once its present process has said that it consumes."""
+        return " ready." in self.worker.text()[self._said_before :]
 
     @property
     def exit_code(self) -> int | None:
@@ -227,6 +234,10 @@ class Arena:
 
     async def _drain(self, machine: Machine, kind: Kind) -> None:
         machine.asked_to_end = True
+        if not machine.ready:
+            # It has nothing to drain, and Celery's handlers are perhaps not in place yet.
+            machine.worker.signal_all(signal.SIGKILL)
+            return
         number = signal.SIGQUIT if kind is Kind.QUIT else signal.SIGTERM
         machine.worker.send_signal(number)
         if kind is Kind.TERM_TWICE:

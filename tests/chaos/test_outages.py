@@ -8,8 +8,14 @@ import pytest
 
 from skillfleet.contracts import RunState
 from skillfleet.errors import FleetUnavailableError
+from skillfleet_ledger import Ledger
+from skillfleet_ledger.runs import Lease
 from skillfleet_producer import Settings
 from skillfleet_producer.fleet_async import AsyncFleet, AsyncRunHandle
+from skillfleet_worker.runtime.attempt import Attempt, StopKind
+from skillfleet_worker.runtime.delivery import Delivery
+from skillfleet_worker.runtime.heartbeat import Heartbeat
+from skillfleet_worker.settings import WorkerSettings
 from tests.chaos.evidence import Journal
 from tests.ledger.audit import audit
 from tests.support.fleet import FleetWorker
@@ -143,3 +149,23 @@ async def is_back(fleet: AsyncFleet, worker: FleetWorker) -> bool:
     run = await fleet.enqueue("chaos.process_id")
     pids = {worker.pid, *worker.children()}
     return await run.result(timeout=20) in pids
+
+
+async def test_a_lease_is_given_up_before_anybody_else_may_take_it(valkey: ValkeyServer) -> None:
+    """Also when it was taken in the middle between two renewals."""
+    async with Proxy(valkey.port) as proxy:
+        proxy.hold()
+        settings = WorkerSettings.load(redis_url=proxy.url, lease_seconds=3)
+        ledger = Ledger(settings)
+        try:
+            now = asyncio.get_running_loop().time()
+            lease = Lease("r1", 1, 1, 1, 0, None, 0)
+            delivery = Delivery("r1", "lab", "add", "celery", {}, None, None, "r1", {})
+            # A renewal that fails after a full second ends before the lease does, the next after it.
+            attempt = Attempt(lease, delivery, now - 1.9)
+            await Heartbeat(ledger.runs, "w1", {"r1": attempt}, settings).beat()
+            assert attempt.stop is not None
+            assert attempt.stop.kind is StopKind.RELEASED
+            assert asyncio.get_running_loop().time() >= attempt.renewed_at + 2.8
+        finally:
+            await ledger.close()

@@ -13,6 +13,10 @@ from skillfleet_worker.telemetry.metrics import REDIS_ERRORS, record
 
 logger = logging.getLogger(__name__)
 
+_HELD = 0.95
+"""The part of a lease after which its run is given up here: stopping a handler takes a moment."""
+_SHORTEST_SECONDS = 0.05
+
 
 class Heartbeat:
     """Renews, hears of lost leases and cancellations, and stops what it can no longer renew."""
@@ -24,6 +28,7 @@ class Heartbeat:
         self._worker = worker
         self._attempts = attempts
         self._settings = settings
+        self._held_seconds = settings.lease_seconds * _HELD
         self._early = asyncio.Event()
 
     def soon(self) -> None:
@@ -46,7 +51,7 @@ class Heartbeat:
         began = asyncio.get_running_loop().time()
         try:
             answers = await self._runs.renew(
-                self._worker, self._settings.lease_ms, tokens, self._settings.heartbeat_seconds
+                self._worker, self._settings.lease_ms, tokens, self._patience(attempts)
             )
         except FleetUnavailableError as error:
             record(REDIS_ERRORS, 1, "renew")
@@ -63,9 +68,19 @@ class Heartbeat:
             if answer:
                 attempt.cancel(answer.removeprefix("!"))
 
+    def _patience(self, attempts: Mapping[str, Attempt]) -> float:
+        """How long a renewal may take: never beyond the moment at which a run must be given up."""
+        now = asyncio.get_running_loop().time()
+        left = (
+            attempt.renewed_at + self._held_seconds - now
+            for attempt in attempts.values()
+            if attempt.stop is None
+        )
+        return max(min((self._settings.heartbeat_seconds, *left)), _SHORTEST_SECONDS)
+
     def _give_up_overdue(self, attempts: Mapping[str, Attempt]) -> None:
         """Somebody else may start these runs now: they must not go on here."""
         now = asyncio.get_running_loop().time()
         for attempt in attempts.values():
-            if now - attempt.renewed_at >= self._settings.lease_seconds:
+            if now - attempt.renewed_at >= self._held_seconds:
                 attempt.order(Stop(StopKind.RELEASED, "the worker lost touch with Redis"))
