@@ -94,7 +94,7 @@ def test_remote_control_reaches_the_workers_of_its_own_fleet_only(
     for namespace in ("north", "south"):
         settings = WorkerSettings.load(redis_url=shared_server.url, namespace=namespace)
         app: Celery = create_app("tests.trust.agents", settings=settings)
-        replies = wait_until(partial(app.control.ping, timeout=1.0))
+        replies = wait_until(partial(app.control.ping, timeout=1.0)) or []
         found[namespace] = {name for reply in replies for name in reply}
         app.close()
     assert len(found["north"]) == len(found["south"]) == 1
