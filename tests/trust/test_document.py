@@ -1,0 +1,28 @@
+"""docs/security.md: every attack in its table has a test that exists."""
+
+import re
+
+from tests.support.fleet import ROOT
+
+TEXT = (ROOT / "docs" / "security.md").read_text()
+TESTS = re.findall(r"`(test_\w+\.py)::(test_\w+)`", TEXT)
+
+
+def test_every_row_of_the_attacks_names_a_test_that_exists() -> None:
+    rows = [line for line in TEXT.splitlines() if "::test_" in line or "| the same |" in line]
+    assert len(TESTS) >= 25
+    assert len(rows) >= 30
+    missing = [
+        f"{file}::{name}"
+        for file, name in TESTS
+        if f"def {name}(" not in (ROOT / "tests" / "trust" / file).read_text()
+    ]
+    assert missing == []
+
+
+def test_every_setting_that_the_page_names_exists() -> None:
+    from skillfleet_worker.settings import WorkerSettings
+
+    named = {name.lower() for name in re.findall(r"SKILLFLEET_([A-Z0-9_]+)", TEXT)}
+    known = set(WorkerSettings.model_fields)
+    assert {name for name in named - known if not name.startswith("secret_")} == set()
