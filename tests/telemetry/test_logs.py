@@ -50,18 +50,6 @@ def test_each_line_of_a_run_says_so_and_hides_its_secrets(seen: Watched) -> None
     assert redaction.HIDDEN in text
 
 
-def test_a_run_does_not_leave_its_name_on_the_lines_of_the_next(seen: Watched) -> None:
-    for _ in range(3):
-        run = seen.fleet.enqueue("watched.logs")
-        wait_until(lambda run=run: run.status().finished_at, what="the run's end")  # type: ignore[misc]
-        wait_until(
-            lambda run=run: any("raised" in line["event"] for line in lines_of(seen, run.id)),  # type: ignore[misc]
-            what="the last line",
-        )
-        own = [line for line in lines_of(seen, run.id) if line["logger"] == "mine"]
-        assert len(own) == 1
-
-
 @pytest.fixture
 def own_root() -> Iterator[None]:
     root = logging.getLogger()
@@ -94,6 +82,20 @@ def test_an_error_in_a_json_line_carries_its_traceback(
     except ValueError:
         logging.getLogger("some").exception("failed")
     assert "ValueError: invalid literal" in json.loads(capfd.readouterr().err)["exception"]
+
+
+def test_a_run_does_not_leave_its_name_on_later_lines(
+    own_root: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("INFO", "json")
+    logs.begin_run("r1", "a.b")
+    logs.log_fields()["attempt"] = 2
+    logging.getLogger("some").info("inside")
+    logs.end_run()
+    logging.getLogger("some").info("behind")
+    inside, behind = map(json.loads, capfd.readouterr().err.splitlines())
+    assert (inside["run_id"], inside["skill"], inside["attempt"]) == ("r1", "a.b", 2)
+    assert not {"run_id", "skill", "attempt"} & behind.keys()
 
 
 def test_lines_below_the_level_are_not_written(

@@ -3,10 +3,15 @@
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from skillfleet_worker import WorkerSettings
+from skillfleet_worker.telemetry.health import Health
 from tests.support.fleet import POOLS, FleetWorker
 from tests.support.ports import free_port
 from tests.support.valkey import ValkeyServer
@@ -71,12 +76,12 @@ def test_a_loop_that_stands_still_is_not_live(receiver: Receiver) -> None:
     with watched("loop", receiver, OFF, probe_port=port, blocked_seconds=0.3) as seen:
         run = seen.fleet.enqueue("watched.blocks", {"seconds": 4})
         wait_until(lambda: status(port, "/livez") == 503, what="not to be live")
-        assert "has not turned" in get(port, "/livez")[1]
+        assert "the event loop has not turned" in get(port, "/livez")[1]
         wait_until(lambda: status(port, "/livez") == 200, what="to be live again")
         run.result(timeout=60)
 
 
-def test_a_consumer_that_stands_still_is_not_live(receiver: Receiver) -> None:
+def test_a_worker_is_live_while_one_of_its_children_stands_still(receiver: Receiver) -> None:
     port = free_port()
     options = {"probe_port": port, "blocked_seconds": 0.5}
     with watched("prefork", receiver, OFF, concurrency=1, **options) as seen:
@@ -87,6 +92,39 @@ def test_a_consumer_that_stands_still_is_not_live(receiver: Receiver) -> None:
             assert status(port, "/livez") == 200, "children are watched by their own guard"
         finally:
             os.kill(child, signal.SIGCONT)
+
+
+@dataclass
+class Standing:
+    """A worker whose consumer turns when the test says so."""
+
+    settings: WorkerSettings
+    consumer: Any = None
+    process: Any = None
+
+
+def test_a_consumer_that_stands_still_is_not_live_unless_it_waits_for_the_broker() -> None:
+    ticks: list[Callable[[], None]] = []
+    timer = SimpleNamespace(call_repeatedly=lambda _, tick: ticks.append(tick))
+    worker = Standing(WorkerSettings(blocked_seconds=0.01))
+    health = Health(worker)
+    assert health.not_started() is not None
+    assert health.not_live() is None, "it has not begun to turn"
+    worker.consumer = SimpleNamespace(hub=SimpleNamespace(timer=timer), connection=object())
+    health.watch_consumer(worker.consumer)
+    assert health.not_started() is None
+    assert "the consumer has not turned" in str(wait_until(health.not_live))
+    (tick,) = ticks
+
+    def lives_after_a_turn() -> bool:
+        tick()
+        return health.not_live() is None
+
+    wait_until(lives_after_a_turn)
+    wait_until(health.not_live)
+    worker.consumer.connection = None
+    assert health.not_live() is None
+    assert health.not_ready() == "the broker is out of reach"
 
 
 def test_a_worker_says_when_its_probe_port_is_taken(valkey: ValkeyServer) -> None:
