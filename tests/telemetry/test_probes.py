@@ -106,7 +106,7 @@ class Standing:
 def test_a_consumer_that_stands_still_is_not_live_unless_it_waits_for_the_broker() -> None:
     ticks: list[Callable[[], None]] = []
     timer = SimpleNamespace(call_repeatedly=lambda _, tick: ticks.append(tick))
-    worker = Standing(WorkerSettings(blocked_seconds=0.01))
+    worker = Standing(WorkerSettings.load(blocked_seconds=0.01))
     health = Health(worker)
     assert health.not_started() is not None
     assert health.not_live() is None, "it has not begun to turn"
