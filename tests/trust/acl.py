@@ -1,6 +1,6 @@
 """A server with the two users of deploy/redis, as an operator sets them up."""
 
-from pathlib import Path
+from collections.abc import Mapping
 
 import redis
 
@@ -11,16 +11,14 @@ USERS = ROOT / "deploy" / "redis" / "users.acl"
 PASSWORDS = {"skillfleet-producer": "producer-pw", "skillfleet-worker": "worker-pw"}
 
 
-def set_users(server: ValkeyServer, file: Path = USERS, **replaced: str) -> None:
-    """Give the server the users of a file, with passwords; `replaced` edits names in it."""
+def set_users(server: ValkeyServer, replaced: Mapping[str, str] | None = None) -> None:
+    """Give the server the users of the file, with passwords; `replaced` edits their rules."""
+    text = USERS.read_text()
+    for old, new in (replaced or {}).items():
+        text = text.replace(old, new)
     with server.client() as client:
-        for line in file.read_text().splitlines():
-            if not line.startswith("user "):
-                continue
-            rule_line = line
-            for old, new in replaced.items():
-                rule_line = rule_line.replace(old, new)
-            _, name, *rules = rule_line.split(" ")
+        for line in text.splitlines():
+            _, name, *rules = line.split(" ")
             client.execute_command("ACL", "SETUSER", name, *rules, f">{PASSWORDS[name]}")
 
 

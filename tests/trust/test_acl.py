@@ -8,7 +8,7 @@ import redis
 
 from skillfleet.contracts import RunState
 from skillfleet.errors import RunCancelled
-from skillfleet_producer import AsyncFleet, Fleet
+from skillfleet_producer import AsyncFleet, Fleet, Settings
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -141,3 +141,24 @@ async def test_many_cancels_of_a_producer_learn_what_it_may_once(locked: ValkeyS
         for run in runs:
             with pytest.raises(RunCancelled):
                 await run.result(timeout=20)
+
+
+def test_the_users_fit_a_namespace_of_ones_own_when_its_name_is_put_in() -> None:
+    """As docs/security.md says: another name in braces, and in front of Celery's keys."""
+    names = {"{skillfleet:": "{north:"} | {
+        f"~{key}": f"~north:{key}" for key in ("celery", "unacked", "undecodable", "_kombu")
+    }
+    names |= {"~*.celery.pidbox": "~north:*.celery.pidbox", "~celeryev": "~north:celeryev"}
+    names |= {"&celery-": "&north:celery-", "&/0.": "&north:/0."}
+    server = ValkeyServer()
+    try:
+        server.start()
+        acl.set_users(server, replaced=names)
+        worker = FleetWorker(server, "tests.worker.lab", namespace="north")
+        worker._environment["SKILLFLEET_REDIS_URL"] = acl.url(server, WORKER)
+        settings = Settings.load(redis_url=acl.url(server, PRODUCER), namespace="north")
+        with worker, Fleet(settings=settings) as fleet:
+            assert fleet.enqueue("lab.parent", {"n": 2}).result(timeout=20) == 1
+            assert acl.denied(server) == []
+    finally:
+        server.close()
