@@ -139,7 +139,8 @@ def test_a_killed_childs_lease_and_restart_are_counted_by_the_worker_that_finds_
         assert found.sum("skillfleet_leases_lost_total") == 1 + 3
         assert found.sum("skillfleet_reaper_runs_total", work="restarted") == 1 + 2
         assert found.sum("skillfleet_runs_total", outcome="dead", skill="watched.dies_always") == 1
-        assert found.sum("skillfleet_runs_in_flight") == 0, "dead children are forgotten"
+        # A dead child counts until its parent has taken note of its end.
+        wait_until(lambda: scrape(port).sum("skillfleet_runs_in_flight") == 0, what="none to run")
 
 
 def test_what_a_child_counted_stays_when_the_child_is_gone() -> None:
