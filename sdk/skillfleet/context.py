@@ -17,7 +17,7 @@ from skillfleet.checks import (
     check_mime_type,
     event_json,
 )
-from skillfleet.contracts import Limits
+from skillfleet.contracts import Budget, Limits
 from skillfleet.errors import CancelledByCaller, InvalidArgumentsError, MissingScopes
 from skillfleet.genai import CallReport, ModelCall, ToolCall, model_call, tool_call
 from skillfleet.ports.a2a import A2AClient, CallResult
@@ -156,13 +156,15 @@ class RunContext(ABC, Generic[AuthT]):
         grant: str | None = None,
         timeout: float | None = None,
         key: str | None = None,
+        budget: Budget | None = None,
     ) -> CallResult:
         """Run a skill of another agent as a child of this run and wait for its end.
 
         `target` is the agent's name (or what the runtime's client understands), `args` are
         its JSON arguments. `timeout` in seconds shortens the child's deadline, which is never
         later than this run's. `grant` hands workspace access over. With a `key`, a further
-        attempt of this run gets the finished call's result instead of a second child.
+        attempt of this run gets the finished call's result instead of a second child. `budget`
+        bounds the child and all below it, within the budgets above.
 
         Calls may run at once (`asyncio.gather`). When this run ends or is cancelled, its
         children are cancelled. Raises `CapabilityUnavailableError`, what `A2AClient.call`
@@ -171,7 +173,9 @@ class RunContext(ABC, Generic[AuthT]):
         if timeout is not None and not timeout > 0:
             raise InvalidArgumentsError(f"timeout must be more than 0 seconds, got {timeout!r}")
         client = self._a2a_client().for_caller(self)
-        return await client.call(target, skill, args=args, grant=grant, timeout=timeout, key=key)
+        return await client.call(
+            target, skill, args=args, grant=grant, timeout=timeout, key=key, budget=budget
+        )
 
     @abstractmethod
     def _a2a_client(self) -> A2AClient:

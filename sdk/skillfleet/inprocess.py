@@ -11,14 +11,16 @@ import orjson
 from skillfleet.agent import Agent
 from skillfleet.arguments import check_arguments, encode_arguments
 from skillfleet.auth import NoAuth, narrowed_auth
-from skillfleet.contracts import Limits
+from skillfleet.contracts import Budget, Limits, ReasonCode
 from skillfleet.decorator import Skill
 from skillfleet.errors import (
+    BudgetExhaustedError,
     CapabilityUnavailableError,
     DeclarationError,
     IdempotencyConflictError,
     LimitExceededError,
     RunFailed,
+    RunTimedOut,
     UnauthorizedError,
     UnknownAgentError,
     UnknownSkillError,
@@ -46,6 +48,13 @@ class _Shared:
     locks: dict[_Key, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
 
+@dataclass
+class _Pot:
+    """The calls that a run and all below it have left."""
+
+    calls: int
+
+
 class InProcessA2AClient(A2AClient):
     """Runs the skills of `agents` in this process, under the fleet's rules.
 
@@ -54,7 +63,8 @@ class InProcessA2AClient(A2AClient):
     the called skill declares. Arguments and results are validated and travel as JSON; failed
     attempts are retried as the skill says, after its backoff. Calls nest at most `max_depth`
     deep. `grace` is the time in seconds that a cancelled skill has to end by itself. Workspace
-    grants cannot be handed over (`CapabilityUnavailableError`).
+    grants cannot be handed over, and budgets know calls and time, but no tokens
+    (`CapabilityUnavailableError`).
     """
 
     def __init__(
@@ -81,22 +91,28 @@ class InProcessA2AClient(A2AClient):
         grant: str | None = None,
         timeout: float | None = None,
         key: str | None = None,
+        budget: Budget | None = None,
     ) -> CallResult:
         """Run a skill for nobody in particular (`NoAuth`); see `A2AClient.call`."""
         client = self.for_caller(self._root)
-        return await client.call(target, skill, args=args, grant=grant, timeout=timeout, key=key)
+        return await client.call(
+            target, skill, args=args, grant=grant, timeout=timeout, key=key, budget=budget
+        )
 
 
 class _CallerClient(A2AClient):
     """Makes the calls of one run, which stands `depth` calls below the first one."""
 
-    def __init__(self, shared: _Shared, caller: Caller, depth: int) -> None:
+    def __init__(
+        self, shared: _Shared, caller: Caller, depth: int, pots: tuple[_Pot, ...] = ()
+    ) -> None:
         self._shared = shared
         self._caller = caller
         self._depth = depth
+        self._pots = pots
 
     def for_caller(self, caller: Caller) -> A2AClient:
-        return _CallerClient(self._shared, caller, self._depth)
+        return _CallerClient(self._shared, caller, self._depth, self._pots)
 
     async def call(
         self,
@@ -107,18 +123,22 @@ class _CallerClient(A2AClient):
         grant: str | None = None,
         timeout: float | None = None,
         key: str | None = None,
+        budget: Budget | None = None,
     ) -> CallResult:
         if grant is not None:
             raise CapabilityUnavailableError("calls in process cannot hand over workspace grants")
         agent, found = self._find(target, skill)
         arguments = _arguments(found, args)
+        budget = budget or Budget()
+        if budget.tokens is not None:
+            raise CapabilityUnavailableError("tokens are only counted on a fleet")
         if key is None:
-            return await self._run(agent, found, arguments, timeout)
+            return await self._run(agent, found, arguments, timeout, budget)
         memory = (self._caller.task_id, key)
         call = (found.spec.task_name, orjson.loads(arguments))
         async with self._shared.locks[memory]:
             if memory not in self._shared.finished:
-                result = await self._run(agent, found, arguments, timeout)
+                result = await self._run(agent, found, arguments, timeout, budget)
                 self._shared.finished[memory] = (call, result)
         former, result = self._shared.finished[memory]
         if former != call:
@@ -138,12 +158,20 @@ class _CallerClient(A2AClient):
         return agent, agent.skills[skill]
 
     async def _run(
-        self, agent: Agent, skill: Skill[..., Any], arguments: bytes, timeout: float | None
+        self,
+        agent: Agent,
+        skill: Skill[..., Any],
+        arguments: bytes,
+        timeout: float | None,
+        budget: Budget,
     ) -> CallResult:
+        self._pay()
         self._shared.calls += 1
         run_id = f"{self._caller.task_id}.{self._shared.calls}"
-        child = self._child(agent, skill, run_id)
-        child.deadline = earlier(self._caller.deadline, timeout)
+        child = self._child(agent, skill, run_id, budget)
+        usual = earlier(self._caller.deadline, timeout)
+        child.deadline = earlier(usual, budget.seconds)
+        narrowed = child.deadline != usual
         parent = self._caller if isinstance(self._caller, LocalRunContext) else None
         if parent is not None:
             parent.adopt(child)
@@ -151,13 +179,28 @@ class _CallerClient(A2AClient):
             result = await run_to_end(
                 skill, child, orjson.loads(arguments), grace=self._shared.grace
             )
+        except RunTimedOut as error:
+            if not narrowed or skill.spec.timeout is not None:
+                raise
+            message = "the tree's budget of time is used up"
+            raise RunTimedOut(message, code=ReasonCode.BUDGET_EXHAUSTED, run_id=run_id) from error
         finally:
             child.cancel("the run has ended")
             if parent is not None:
                 parent.release(child)
         return CallResult(result, tuple(child.events), tuple(child.artifact_refs.values()))
 
-    def _child(self, agent: Agent, skill: Skill[..., Any], run_id: str) -> LocalRunContext[Any]:
+    def _pay(self) -> None:
+        """Take one call out of every budget above; raises BudgetExhaustedError."""
+        if any(pot.calls < 1 for pot in self._pots):
+            raise BudgetExhaustedError("the tree's budget of calls is used up")
+        for pot in self._pots:
+            pot.calls -= 1
+
+    def _child(
+        self, agent: Agent, skill: Skill[..., Any], run_id: str, budget: Budget
+    ) -> LocalRunContext[Any]:
+        own = () if budget.calls is None else (_Pot(budget.calls),)
         secrets = self._shared.secrets
         try:
             auth = narrowed_auth(agent.auth_model, self._caller.auth)
@@ -167,7 +210,7 @@ class _CallerClient(A2AClient):
             auth=auth,
             task_id=run_id,
             secrets={name: secrets[name] for name in skill.spec.secrets if name in secrets},
-            a2a=_CallerClient(self._shared, self._caller, self._depth + 1),
+            a2a=_CallerClient(self._shared, self._caller, self._depth + 1, (*self._pots, *own)),
             discover=LocalDiscovery(self._shared.agents.values()),
         )
 

@@ -68,7 +68,7 @@ def test_the_contexts_members_are_these_and_no_others() -> None:
             LocalRunContext.__init__,
             ["auth", "task_id", "secrets", "workspace", "sandbox", "a2a", "discover"],
         ),
-        (RunContext.call, ["target", "skill", "args", "grant", "timeout", "key"]),
+        (RunContext.call, ["target", "skill", "args", "grant", "timeout", "key", "budget"]),
         (RunContext.write_artifact, ["name", "data", "mime_type"]),
         (RunContext.emit_progress, ["message", "current", "total"]),
         (RunContext.emit_error, ["message", "code"]),

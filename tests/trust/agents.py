@@ -8,6 +8,7 @@ from typing import Any
 from opentelemetry import trace
 
 from skillfleet import Agent, AgentEvent, JWTAuth, NoAuth, RunContext, SkillError
+from skillfleet.contracts import Budget
 
 logger = logging.getLogger(__name__)
 
@@ -201,3 +202,16 @@ async def asks(
         "events": [[event.kind, event.payload] for event in answer.events],
         "artifacts": [[ref.name, ref.uri, ref.mime_type] for ref in answer.artifacts],
     }
+
+
+@tree.skill
+async def narrows(ctx: RunContext, count: int, calls: int) -> int:
+    """Call `fans` with a budget of its own."""
+    budget = Budget(calls=calls)
+    return int((await ctx.call("tree", "fans", args={"count": count}, budget=budget)).result)
+
+
+@tree.skill
+async def hurries(ctx: RunContext, seconds: float) -> Any:
+    budget = Budget(seconds=0.3)
+    return (await ctx.call("tree", "leaf", args={"seconds": seconds}, budget=budget)).result

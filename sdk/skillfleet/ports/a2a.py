@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from skillfleet.contracts import Budget
 from skillfleet.values import AgentEvent, ArtifactRef
 
 
@@ -59,17 +60,19 @@ class A2AClient(ABC):
         grant: str | None = None,
         timeout: float | None = None,
         key: str | None = None,
+        budget: Budget | None = None,
     ) -> CallResult:
         """Run `skill` of the agent `target` with the JSON arguments `args`.
 
         `timeout` in seconds shortens the call's deadline, which is never later than the
         caller's own. `grant` is a token that hands workspace access over. With a `key`, an
         attempt that makes the same call again gets the first call's result instead of a
-        second run.
+        second run. `budget` bounds the called run and all that it calls.
 
         Raises before anything runs: `UnknownAgentError` or `UnknownSkillError` (listing the
         known ones), `InvalidArgumentsError`, `LimitExceededError` (the tree of runs is too
-        deep or too large), `IdempotencyConflictError` (the key was used for another call),
+        deep or too large, or would be a cycle), `BudgetExhaustedError`,
+        `IdempotencyConflictError` (the key was used for another call),
         `CapabilityUnavailableError` (the client cannot hand over grants). Raises for the run's
         end: `RunFailed`, `RunCancelled`, `RunTimedOut`, each with the run's code.
         """

@@ -3,12 +3,13 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import orjson
 
 from skillfleet.auth import claims_for_call
-from skillfleet.contracts import STATE_KIND, TRIMMED_KIND, RunState
+from skillfleet.contracts import STATE_KIND, TRIMMED_KIND, Budget, RunState
 from skillfleet.errors import (
     BudgetExhaustedError,
     CancelledByCaller,
@@ -67,13 +68,15 @@ class _RunsCalls(A2AClient):
         grant: str | None = None,
         timeout: float | None = None,
         key: str | None = None,
+        budget: Budget | None = None,
     ) -> CallResult:
         """See `A2AClient.call`; the default key is the call's arguments and position."""
         if grant is not None:
             raise CapabilityUnavailableError("this fleet hands no workspace grants over")
         name = f"{target}.{skill}"
         call = f"key:{key}" if key is not None else self._position(name, args or {})
-        handle = await self._at_home(lambda: self._submit(name, args or {}, timeout, call))
+        options = Options(timeout=timeout, budget=budget)
+        handle = await self._at_home(lambda: self._submit(name, args or {}, options, call))
         try:
             async with parked():
                 await self._wait(handle)
@@ -97,7 +100,7 @@ class _RunsCalls(A2AClient):
         return f"position:{same[call]}:{digest}"
 
     async def _submit(
-        self, name: str, args: Mapping[str, Any], timeout: float | None, call: str
+        self, name: str, args: Mapping[str, Any], options: Options, call: str
     ) -> AsyncRunHandle:
         attempt = self._attempt
         depth = attempt.delivery.depth
@@ -105,16 +108,16 @@ class _RunsCalls(A2AClient):
         if depth + 1 >= limit:
             raise LimitExceededError(f"runs may be nested {limit} deep: {name} would be deeper")
         attempt.open_calls += 1
-        handle, created = await self._start(name, args, timeout, call)
+        handle, created = await self._start(name, args, options, call)
         if not created and attempt.lease.attempt > 1:
             status = await handle.status()
             if status.state.terminal and status.state is not RunState.SUCCEEDED:
                 again = f"{call}:attempt:{attempt.lease.attempt}"
-                handle, _ = await self._start(name, args, timeout, again)
+                handle, _ = await self._start(name, args, options, again)
         return handle
 
     async def _start(
-        self, name: str, args: Mapping[str, Any], timeout: float | None, call: str
+        self, name: str, args: Mapping[str, Any], options: Options, call: str
     ) -> tuple[AsyncRunHandle, bool]:
         attempt = self._attempt
         header = attempt.delivery.header
@@ -128,8 +131,7 @@ class _RunsCalls(A2AClient):
             budget_end_ms=header.budget_end_ms if header else None,
         )
         claims = claims_for_call(attempt.delivery.auth, self._auth)
-        options = Options(auth=claims, timeout=timeout)
-        new = await self._fleet.prepare(name, args, options, parent)
+        new = await self._fleet.prepare(name, args, replace(options, auth=claims), parent)
         try:
             created = await self._fleet.submit(new)
         except BudgetExhaustedError:

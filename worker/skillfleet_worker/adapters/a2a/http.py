@@ -21,6 +21,7 @@ from a2a.utils.errors import A2AError
 from google.protobuf.json_format import ParseDict
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from skillfleet.contracts import Budget
 from skillfleet.errors import CapabilityUnavailableError, RunFailed, RunTimedOut, TargetRefusedError
 from skillfleet.ports.a2a import A2AClient, Caller, CallResult
 from skillfleet_engine import bridge
@@ -57,6 +58,7 @@ class HttpA2AClient(A2AClient):
         grant: str | None = None,
         timeout: float | None = None,
         key: str | None = None,
+        budget: Budget | None = None,
     ) -> CallResult:
         """See `A2AClient.call`. A host that is not listed raises `TargetRefusedError`.
 
@@ -65,10 +67,13 @@ class HttpA2AClient(A2AClient):
         """
         if grant is not None:
             raise CapabilityUnavailableError("workspace grants are not handed over by HTTP")
+        budget = budget or Budget()
+        if budget.calls is not None or budget.tokens is not None:
+            raise CapabilityUnavailableError("an agent elsewhere heeds no budget but that of time")
         headers: dict[str, str] = {}
         TraceContextTextMapPropagator().inject(headers)
         message = self._message(target, skill, args or {}, key)
-        seconds = self._seconds(timeout)
+        seconds = self._seconds(timeout, budget.seconds)
         async with parked():
             return await bridge.at_home(self._call(target, message, headers, seconds))
 
@@ -83,8 +88,8 @@ class HttpA2AClient(A2AClient):
         message.parts.append(ParseDict({"data": {"skill": skill, "args": dict(args)}}, Part()))
         return message
 
-    def _seconds(self, timeout: float | None) -> float:
-        limits = [self.timeout_seconds, timeout]
+    def _seconds(self, *wanted: float | None) -> float:
+        limits = [self.timeout_seconds, *wanted]
         if self.caller is not None and self.caller.deadline is not None:
             limits.append((self.caller.deadline - datetime.now(UTC)).total_seconds())
         return max(min(limit for limit in limits if limit is not None), 0.0)
