@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,7 @@ def load_private_key(path: Path) -> tuple[str, "Ed25519PrivateKey"]:
 
     A JWK names its own id (`kid`); a PEM file's is its name up to the first dot.
     """
+    _require_cryptography()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
     from jwt import PyJWK
@@ -145,6 +147,7 @@ def write_new_key(folder: Path, name: str) -> tuple[Path, Path]:
     `name` becomes the key's id. Returns both paths. Raises FileExistsError rather than
     replace a key, and SettingsError for a name that cannot be an id.
     """
+    _require_cryptography()
     from cryptography.hazmat.primitives import serialization as form
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -160,6 +163,11 @@ def write_new_key(folder: Path, name: str) -> tuple[Path, Path]:
     _write_new(private_path, private, mode=0o600)
     _write_new(public_path, public, mode=0o644)
     return private_path, public_path
+
+
+def _require_cryptography() -> None:
+    if find_spec("jwt") is None or find_spec("cryptography") is None:
+        raise SettingsError("signing runs needs PyJWT: pip install 'skillfleet[auth]'")
 
 
 def _write_new(path: Path, data: bytes, *, mode: int) -> None:

@@ -296,3 +296,16 @@ async def test_a_long_delay_does_not_use_up_the_tokens_life(
     token = orjson.loads(record.headers)[TOKEN_HEADER]
     claims = jwt.decode(token, options={"verify_signature": False})
     assert claims["exp"] - claims["iat"] == 7260
+
+
+async def test_a_message_of_an_unknown_skill_does_not_end_a_strangers_run(
+    guarded: ValkeyServer, forger: Forger
+) -> None:
+    new = await forger.prepare("gate.whoami", {"note": "mine"})
+    headers = orjson.dumps(orjson.loads(new.headers) | {TOKEN_HEADER: forger.token(new)})
+    own = replace(new, headers=headers)
+    runs = forger.fleet.ledger.runs
+    strange = envelope(invocation_from(replace(own, skill="nothing")))
+    await runs.submit(replace(own, delay_ms=2000), b"")
+    await forger.fleet.ledger.connection.execute("LPUSH", "celery", strange)
+    assert (await forger.fleet.run(new.id).result(timeout=30))["sub"] == "ada"

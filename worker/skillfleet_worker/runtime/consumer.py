@@ -166,7 +166,10 @@ class FleetConsumer(LoopConsumer):
         async def close(ledger: Ledger) -> None:
             if adoption_of(message, ledger.settings) is not None:
                 await adopt(ledger, adoption)
-            await ledger.runs.close(adoption.id, adoption.task, end)
+            # Anybody can make up a message with a stranger's run id.
+            record = await ledger.runs.invocation(adoption.id)
+            if record is not None and record.task == adoption.task:
+                await ledger.runs.close(adoption.id, adoption.task, end)
 
         self._then_acknowledge(message, close, f"run {adoption.id} ended: {end.message}")
 
