@@ -22,6 +22,7 @@ from skillfleet.contracts import RunState, RunStatus
 from skillfleet.errors import SkillfleetError
 from skillfleet_cli.dev.guard import Guard
 from skillfleet_cli.exits import CommandError
+from skillfleet_cli.trace import Bounds, show_trace
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 
 SUCCEEDED, FAILED, INTERRUPTED = 0, 1, 130
@@ -98,6 +99,8 @@ async def _survey(
     saved = await _save(run, out)
     console.print()
     console.print(run_table(status, await run.artifacts(), saved))
+    console.print()
+    await show_trace(fleet, run.id, Bounds(children=5, events=6), as_json=False)
     return _exit_status(status)
 
 

@@ -22,6 +22,7 @@ METRICS = {
     "skillfleet_runs_in_flight",
     "skillfleet_dead_letters_total",
     "skillfleet_leases_lost_total",
+    "skillfleet_redis_evicted_keys_total",
     "skillfleet_loop_lag_seconds",
 }
 
