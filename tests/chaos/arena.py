@@ -101,7 +101,7 @@ class Arena:
                 self.server,
                 "tests.chaos.skills",
                 pool=pool,
-                concurrency=2 if pool == "prefork" else 30,
+                concurrency=4 if pool == "prefork" else 30,
                 redis_url=proxy.url,
                 **self.broker,
                 **_SETTINGS,

@@ -41,7 +41,8 @@ class Made:
 
 def draw_orders(dice: random.Random, journal: str, seconds: float, rate: float) -> list[Order]:
     """Orders for a round of some length, `rate` a second."""
-    makers = [_quick, _quick, _long, _stream, _stream, _write, _parent, _flaky]
+    # Many long ones: what breaks should find them at work.
+    makers = [_quick, _long, _long, _long, _long, _stream, _stream, _write, _parent, _flaky]
     makers += [_cancelled, _delayed, _overdue]
     orders = [dice.choice(makers)(dice, journal) for _ in range(int(seconds * rate))]
     # Rare: while they hold the thread, all other runs of their process wait.
