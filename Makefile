@@ -20,7 +20,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo dev check lint format types floors test chaos helm-test profiles bench build lock generate verify clean
+.PHONY: help install demo dev check lint format types floors test chaos helm-test profiles bench bench-peers build lock generate verify clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,12 @@ profiles: $(STAMP) ## Build the wheel and hold each install profile to its promi
 
 bench: $(STAMP) ## Measure skillfleet beside plain Celery; JSON in out/
 	@$(PY) -m benchmarks $(ARGS)
+
+BENCH_RESULTS := benchmarks/results/peers.json
+
+bench-peers: $(STAMP) ## Measure skillfleet beside every peer; renews docs/performance.md
+	@$(PY) -m benchmarks.venvs
+	@$(PY) -m benchmarks --systems all --page --output $(BENCH_RESULTS) $(ARGS)
 
 build: $(STAMP) ## Source archive and wheel in dist/
 	@$(PY) -m hatchling build --clean

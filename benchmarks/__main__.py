@@ -4,7 +4,7 @@ from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -51,8 +51,7 @@ def main(  # noqa: PLR0913, PLR0917  # the options of a command
         queued=queued,
         held=held,
     )
-    results = run(names, rounds, sizes)
-    results.write(output)
+    results = run(names, rounds, sizes, output)
     console.print(table(results))
     console.print(f"figures in {output}")
     if page:
@@ -60,8 +59,8 @@ def main(  # noqa: PLR0913, PLR0917  # the options of a command
         renew(results, output)
 
 
-def run(names: list[str], rounds: int, sizes: Sizes) -> Results:
-    """All rounds. The order of the systems turns round from one to the next."""
+def run(names: list[str], rounds: int, sizes: Sizes, output: Path) -> Results:
+    """All rounds; the file is written after each. Every second one goes through them backwards."""
     machine, loads = describe(), []
     collected: Collected = {name: defaultdict(list) for name in names}
     with ExitStack() as stack, console.status("starting") as status:
@@ -79,12 +78,21 @@ def run(names: list[str], rounds: int, sizes: Sizes) -> Results:
                     for title, value in figures.items():
                         collected[name][title].append(value)
                 console.print(f"round {number + 1} of {rounds}: {name}", highlight=False)
+            results = _results(machine, loads, sizes, collected)
+            results.write(output)
+    return results
+
+
+def _results(
+    machine: dict[str, Any], loads: list[float], sizes: Sizes, collected: Collected
+) -> Results:
+    kinds = [KINDS[name] for name in collected]
     return Results(
         machine=machine,
         load_1m=loads,
         sizes=asdict(sizes),
-        versions={KINDS[name].peer: installed(KINDS[name].peer) for name in names},
-        slots={name: asdict(KINDS[name].slots) for name in names},
+        versions={kind.peer: installed(kind.peer) for kind in kinds},
+        slots={kind.name: asdict(kind.slots) for kind in kinds},
         figures={
             name: {title: Spread.of(values) for title, values in figures.items()}
             for name, figures in collected.items()

@@ -4,11 +4,12 @@ import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def describe() -> dict[str, object]:
+def describe() -> dict[str, Any]:
     """Processor, cores, memory, Python, and the load at the start."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),

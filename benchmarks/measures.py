@@ -43,7 +43,7 @@ MEASURES = (
     _less("cancel_p50_ms", "cancel to seen by the job, p50"),
     _less("idle_mib", "idle worker's memory", "MiB"),
     _less("queued_bytes", "Redis memory a queued job", "B"),
-    _less("running_kib", "worker memory a running job", "KiB"),
+    _less("running_mib", "worker memory, all 1,000 slots taken", "MiB"),
     _less("running_bytes", "Redis memory a running job", "B"),
     _more("artifact_1_write", "artifact of 1 MiB, write", "MiB/s"),
     _more("artifact_1_read", "artifact of 1 MiB, read", "MiB/s"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.chart import draw
 from benchmarks.measures import MEASURES
-from benchmarks.results import Results, cell, number, rows
+from benchmarks.results import Results, cell, rows
 from benchmarks.venvs import ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -65,10 +65,7 @@ def _losses(results: Results) -> str:
             continue
         ours, theirs = (results.of(name, measure.name) for name in ("skillfleet", peer))
         unit = f" {measure.unit}" if measure.unit else ""
-        lines.append(
-            f"- {measure.title}: ours {cell(ours)}{unit}, {peer} {cell(theirs)}{unit} "
-            f"({number(ratio)} times)"
-        )
+        lines.append(f"- {measure.title}: ours {cell(ours)}{unit}, {peer} {cell(theirs)}{unit}")
     return "\n".join(lines)
 
 

@@ -55,10 +55,16 @@ class Results(BaseModel):
         found = {
             name: spread.median
             for name in self.figures
-            if not name.startswith("skillfleet") and (spread := self.of(name, measure.name))
+            if self._comparable(name, measure) and (spread := self.of(name, measure.name))
         }
         choose = max if measure.better == "more" else min
         return choose(found, key=lambda name: found[name]) if found else None
+
+    def _comparable(self, name: str, measure: Measure) -> bool:
+        """A peer; and with as many sleeping jobs as ours, where those are measured."""
+        sleepers = (self.slots.get(each, {}).get("sleepers") for each in (name, "skillfleet"))
+        alike = not measure.name.startswith("sleep_") or len(set(sleepers)) == 1
+        return alike and not name.startswith("skillfleet")
 
     def against_best(self, measure: Measure) -> float | None:
         """How many times better than the best peer ours is: below one, we lose."""

@@ -48,10 +48,11 @@ def usage(system: System) -> Usage:
 
 
 def data_bytes(system: System) -> int:
-    """The server's memory without its clients' buffers."""
-    with system.server.client() as client:
-        memory: Any = client.info("memory")
-    return int(memory["used_memory"]) - int(memory["mem_clients_normal"])
+    """The memory of all keys; the server's total would count its clients too."""
+    with system.server.client() as client, client.pipeline(transaction=False) as pipe:
+        for key in client.scan_iter(count=1000):
+            pipe.execute_command("MEMORY", "USAGE", key, "SAMPLES", 0)
+        return sum(size or 0 for size in pipe.execute())
 
 
 @contextmanager
