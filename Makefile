@@ -68,7 +68,7 @@ profiles: $(STAMP) ## Build the wheel and hold each install profile to its promi
 	@$(PY) -m pytest -m packaging
 
 bench: $(STAMP) ## Measure skillfleet beside plain Celery; JSON in out/
-	@$(PY) -m benchmarks $(ARGS)
+	@$(PY) -m benchmarks --systems skillfleet,skillfleet-traced,celery-threads --sleepers 500 $(ARGS)
 
 BENCH_RESULTS := benchmarks/results/peers.json
 

@@ -34,6 +34,8 @@ MEASURES = (
     _less("submit_sync_cpu_ms", "producer CPU, one call each, synchronous Fleet"),
     _more("batch_rate", "enqueue, batch"),
     _less("batch_cpu_ms", "producer CPU, batch"),
+    _less("start_p50_ms", "submit to start, p50"),
+    _less("start_p99_ms", "submit to start, p99"),
     _less("latency_p50_ms", "submit to result, p50"),
     _less("latency_p99_ms", "submit to result, p99"),
     _less("sleep_ratio", "sleeping jobs, wall over ideal", "x"),

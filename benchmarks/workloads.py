@@ -36,6 +36,7 @@ def measure(system: System, sizes: Sizes) -> Iterator[tuple[str, Figures]]:
     with system.started(slots.busy):
         yield "drain", {"idle_mib": resident_mib(system.pid)} | drain(system, sizes.jobs)
         yield "latency", latency(system, sizes.latencies)
+        yield "start", starts(system, sizes.latencies)
         yield "events", events(system, sizes.events)
         yield "cancel", cancel(system, sizes.cancels)
         if system.kind.peer == "skillfleet":
@@ -88,6 +89,15 @@ def latency(system: System, count: int) -> Figures:
     """Submit to result, one job at a time."""
     centiles = statistics.quantiles(system.ask("latency", count=count), n=100)
     return {"latency_p50_ms": centiles[49] * 1000, "latency_p99_ms": centiles[98] * 1000}
+
+
+def starts(system: System, count: int) -> Figures:
+    """Submit to the start of the job, where the worker tells."""
+    found = system.ask("starts", count=count)
+    if found is None:
+        return {}
+    centiles = statistics.quantiles(found, n=100)
+    return {"start_p50_ms": centiles[49] * 1000, "start_p99_ms": centiles[98] * 1000}
 
 
 def events(system: System, count: int) -> Figures:

@@ -27,6 +27,8 @@ class Driver(ABC):
     """A producer of one system. Blocking clients block: nothing else runs in a driver."""
 
     cancels_jobs = False
+    tells_start = False
+    """True when its worker has the job `started`, which tells when it began."""
 
     def __init__(self) -> None:
         self.redis = redis.Redis.from_url(URL)
@@ -107,6 +109,16 @@ class Driver(ABC):
             if await self.result(await self.submit("noop", number=number, text="x")) != number:
                 raise AssertionError("a result of another job")
             found.append(time.perf_counter() - began)
+        return found
+
+    async def do_starts(self, count: int) -> list[float] | None:
+        """Seconds from each submit to the start of its job, one at a time; None where untold."""
+        if not self.tells_start:
+            return None
+        found = []
+        for _ in range(count):
+            began = time.time()
+            found.append(await self.result(await self.submit("started")) - began)
         return found
 
     async def do_sleeps(self, count: int, seconds: float) -> float:

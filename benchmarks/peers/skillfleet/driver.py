@@ -15,6 +15,7 @@ class SkillfleetDriver(Driver):
     """`enqueue`, `enqueue_many`, `result`, `events`, `cancel`."""
 
     cancels_jobs = True
+    tells_start = True
 
     async def open(self) -> None:
         self.fleet = AsyncFleet(URL)

@@ -17,6 +17,12 @@ async def noop(ctx: RunContext, number: int = 0, text: str = "") -> int:
 
 
 @bench.skill
+async def started(ctx: RunContext) -> float:
+    """Tell when it began, by this machine's clock."""
+    return time.time()
+
+
+@bench.skill
 async def sleep(ctx: RunContext, seconds: float) -> float:
     """Await."""
     return await awaiting.sleep(seconds)
