@@ -18,7 +18,10 @@ def examples_fleet() -> Iterator[ValkeyServer]:
     try:
         server.start()
         with FleetWorker(
-            server, "examples.librarian,examples.words,examples.patterns", concurrency=400
+            server,
+            "examples.librarian,examples.words,examples.patterns",
+            concurrency=400,
+            secret_signing_key="k",
         ):
             yield server
     finally:
