@@ -49,6 +49,8 @@ class RabbitServer:
             "RABBITMQ_NODE_PORT": "",
             "ERL_EPMD_PORT": str(self.names_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
+            # Else it refuses to end while it has not noticed yet that its node was killed.
+            "ERL_EPMD_RELAXED_COMMAND_CHECK": "1",
         }
         with (self.folder / "server.log").open("wb") as log:
             self.process = subprocess.Popen(
