@@ -51,15 +51,21 @@ def existed() -> None:
     trace.get_current_span().set_attribute(names.EXISTED, value=True)
 
 
+def callers_trace_id(headers: Mapping[str, Any]) -> str | None:
+    """The trace id in a W3C `traceparent` (version-traceid-parentid-flags); None without one."""
+    match = _TRACEPARENT.fullmatch(str(headers.get("traceparent", "")))
+    return match[1] if match else None
+
+
 def run_trace_id(headers: Mapping[str, Any], root_id: str) -> str:
     """The id of a run's trace, 32 hex digits: its caller's, else one that follows from its root.
 
     So runs that nobody traces have a trace id too, and a run's attempts share it. `headers` are
     the message headers, `root_id` is the run at the root of the tree of calls.
     """
-    caller = _TRACEPARENT.fullmatch(str(headers.get("traceparent", "")))
+    caller = callers_trace_id(headers)
     if caller is not None:
-        return caller[1]
+        return caller
     try:
         return uuid.UUID(root_id).hex
     except ValueError:

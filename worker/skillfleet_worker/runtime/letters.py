@@ -1,6 +1,5 @@
 """Messages that are no attempts (yet): what can be told of them, and of the runs behind them."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +10,9 @@ from skillfleet.errors import InvalidArgumentsError, UnknownRunError
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.records import Submission
 from skillfleet_producer.submission import split_task
+from skillfleet_producer.tracing import callers_trace_id
 
 TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _LONGEST_ID = 255
 
 
@@ -56,7 +55,7 @@ def new_record(
         digest="",
         retention_ms=int(settings.retention_seconds * 1000),
         max_deliveries=settings.max_deliveries,
-        trace_id=_trace_id(trace),
+        trace_id=callers_trace_id(trace),
     )
 
 
@@ -78,9 +77,3 @@ def body_of(message: Any) -> bytes:
 def trace_of(headers: Mapping[str, Any]) -> dict[str, str]:
     """The W3C trace context among message headers."""
     return {name: headers[name] for name in TRACE_HEADERS if isinstance(headers.get(name), str)}
-
-
-def _trace_id(trace: Mapping[str, str]) -> str | None:
-    """The trace id in a W3C traceparent header (version-traceid-parentid-flags)."""
-    match = _TRACEPARENT.fullmatch(trace.get("traceparent", ""))
-    return match[1] if match else None
