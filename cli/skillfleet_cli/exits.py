@@ -35,8 +35,6 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
     if isinstance(error, CommandError):
         return str(error), error.code
     # Here, as only a command that failed needs them: they take a quarter of a second.
-    from redis.exceptions import RedisError  # noqa: PLC0415
-
     from skillfleet import errors  # noqa: PLC0415
     from skillfleet_ledger.connection import ReplyError  # noqa: PLC0415
 
@@ -55,7 +53,7 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
             return f"{error}; {hint}", ExitCode.UNREACHABLE
         case errors.SkillfleetError():
             return str(error), ExitCode.USAGE if isinstance(error, given) else ExitCode.FAILED
-        case ReplyError() | RedisError():
+        case ReplyError():
             return f"Redis refused: {error}", ExitCode.UNREACHABLE
         case _:
             return f"{type(error).__name__}: {error}", ExitCode.BUG

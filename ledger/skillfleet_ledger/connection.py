@@ -80,7 +80,7 @@ class PipelinedConnection:
     @property
     def address(self) -> str:
         """Where the server is, without credentials."""
-        return self._endpoint.address
+        return str(self._endpoint.address)
 
     async def close(self) -> None:
         """Send what was issued, then close; replies still missing fail."""
@@ -93,6 +93,15 @@ class PipelinedConnection:
             await asyncio.wait([connecting])
         if wire is not None:
             await wire.close()
+        self._fail_outbox(ConnectionError("the connection was closed"))
+
+    def abort(self) -> None:
+        """Close at once; what was issued may be lost, and replies still missing fail."""
+        self._closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._wire is not None:
+            self._wire.abort()
         self._fail_outbox(ConnectionError("the connection was closed"))
 
     def _judge(self, error: Exception) -> None:

@@ -1,11 +1,5 @@
 """The door to the ledger: one object a process (and event loop) that owns the connections."""
 
-from typing import Any
-
-import redis.asyncio as redis_asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
 from skillfleet_ledger.artifacts import ArtifactStore
 from skillfleet_ledger.channels import Channels
 from skillfleet_ledger.connection import PipelinedConnection
@@ -15,8 +9,7 @@ from skillfleet_ledger.refused import RefusedMessages
 from skillfleet_ledger.runs import RunStore
 from skillfleet_ledger.settings import Settings
 from skillfleet_ledger.streams import BLOCK_MS, EventStreams
-
-_MOST_BLOCKED = 10_000
+from skillfleet_ledger.waiting import WaitingReads
 
 
 class Ledger:
@@ -33,18 +26,11 @@ class Ledger:
         timeout = settings.redis_timeout_seconds
         self.connection = PipelinedConnection(settings.ledger_url, timeout=timeout, name=name)
         self._bulk = PipelinedConnection(settings.ledger_url, timeout=timeout, name=f"{name}-bulk")
-        self._blocking = redis_asyncio.Redis.from_url(
-            settings.ledger_url,
-            socket_connect_timeout=timeout,
-            socket_timeout=timeout + BLOCK_MS / 1000,
-            **_keepalive(settings.ledger_url),
-            max_connections=_MOST_BLOCKED,
-            retry=Retry(NoBackoff(), 0),
-            client_name=f"{name}-blocking",
-            protocol=2,
+        self._waiting = WaitingReads(
+            settings.ledger_url, timeout=timeout + BLOCK_MS / 1000, name=f"{name}-blocking"
         )
         self.runs = RunStore(self.connection, settings)
-        self.streams = EventStreams(self.connection, self._blocking, self.runs, settings)
+        self.streams = EventStreams(self.connection, self._waiting, self.runs, settings)
         self.artifacts = ArtifactStore(self._bulk, settings)
         self.directory = Directory(self.connection, settings)
         self.queues = Queues(self.connection, settings)
@@ -56,9 +42,4 @@ class Ledger:
         await self.channels.close()
         await self.connection.close()
         await self._bulk.close()
-        await self._blocking.aclose()
-
-
-def _keepalive(url: str) -> dict[str, Any]:
-    """A unix socket has no keepalive, and redis-py refuses the option there."""
-    return {} if url.startswith("unix://") else {"socket_keepalive": True}
+        await self._waiting.close()

@@ -1,20 +1,18 @@
 """The event stream of a run: batches in under the lease, live and resumable reading out."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import orjson
-import redis.asyncio as redis_asyncio
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from skillfleet.contracts import TRIMMED_KIND, RunEvent, from_millis
 from skillfleet.errors import FleetUnavailableError
-from skillfleet_ledger.connection import RETRY_SECONDS, PipelinedConnection
+from skillfleet_ledger.connection import RETRY_SECONDS, PipelinedConnection, ReplyError
 from skillfleet_ledger.runs import Lease, RunStore
 from skillfleet_ledger.scripts import run_script
 from skillfleet_ledger.settings import Settings
+from skillfleet_ledger.waiting import WaitingReads
 
 _BATCH = 256
 BLOCK_MS = 2000
@@ -32,15 +30,12 @@ class EventStreams:
     def __init__(
         self,
         connection: PipelinedConnection,
-        blocking: redis_asyncio.Redis,
+        waiting: WaitingReads,
         runs: RunStore,
         settings: Settings,
     ) -> None:
         self._connection = connection
-        self._blocking = blocking
-        # The reply as it comes: turning every entry's fields into a dictionary costs more
-        # than all the rest of reading.
-        blocking.set_response_callback("XREAD", _raw)
+        self._waiting = waiting
         self._runs = runs
         self._settings = settings
         self._keys = settings.keyspace
@@ -99,20 +94,24 @@ class EventStreams:
     async def _next(self, run_id: str, position: int, *, wait: bool) -> list[_Entry]:
         """Entries behind `position`; with `wait` it waits a little for some."""
         key = f"{self._keys.prefix(run_id)}events:{run_id}"
-        block = BLOCK_MS if wait else None
+        block = ("BLOCK", BLOCK_MS) if wait else ()
         reply = await self._patiently(
-            lambda: self._blocking.xread({key: f"{position}-0"}, _BATCH, block)
+            "XREAD", "COUNT", _BATCH, *block, "STREAMS", key, f"{position}-0"
         )
         return reply[0][1] if reply else []
 
-    async def _patiently(self, read: Callable[[], Awaitable[Any]]) -> Any:
+    async def _patiently(self, *command: Any) -> Any:
         """Repeat a read on a broken connection, for the timeout from the first failure on."""
         loop = asyncio.get_running_loop()
         end: float | None = None
         while True:
             try:
-                return await read()
-            except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+                return await self._waiting.execute(*command)
+            except FleetUnavailableError:
+                raise
+            except (ReplyError, OSError) as error:
+                if isinstance(error, ReplyError) and not error.passing:
+                    raise
                 end = end or loop.time() + self._settings.redis_timeout_seconds
                 if loop.time() > end:
                     raise FleetUnavailableError(f"lost the event stream: {error}") from error
@@ -125,10 +124,6 @@ def event_number(event_id: str) -> int:
     if not number.isascii() or not number.isdigit() or (dash and rest != "0"):
         raise ValueError(f"{event_id!r} is not an event id: pass the id of an event you read")
     return int(number)
-
-
-def _raw(response: Any, **_: Any) -> Any:
-    return response
 
 
 def _events(entries: list[_Entry], position: int) -> list[RunEvent]:

@@ -7,11 +7,12 @@ channels (channels.py).
 import asyncio
 import contextlib
 import socket
-import ssl as tls
+import ssl
 from typing import Any, TypeVar, cast
 
 import hiredis
-from redis.asyncio.connection import parse_url
+
+from skillfleet_ledger.address import Address
 
 RETRY_SECONDS = 0.2
 _CONNECT_SECONDS = 5.0
@@ -104,58 +105,36 @@ W = TypeVar("W", bound=Wire)
 
 
 class Endpoint:
-    """Where a Redis is and how to get in: a redis://, rediss:// or unix:// URL."""
+    """Where connections are opened to: a redis://, rediss:// or unix:// URL."""
 
     def __init__(self, url: str, timeout: float) -> None:
-        self._options: dict[str, Any] = dict(parse_url(url))
+        self.address = Address.parse(url)
         self._timeout = min(_CONNECT_SECONDS, timeout)
-        self._tls: tls.SSLContext | None = None
-
-    @property
-    def address(self) -> str:
-        """Where the server is, without credentials."""
-        options = self._options
-        if "path" in options:
-            return str(options["path"])
-        return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+        self._tls: ssl.SSLContext | None = None
 
     def handshake(self, name: str) -> list[tuple[Any, ...]]:
         """The commands that come first on a connection called `name`."""
-        options = self._options
+        address = self.address
         commands: list[tuple[Any, ...]] = []
-        if options.get("password"):
-            user = (options["username"],) if options.get("username") else ()
-            commands.append(("AUTH", *user, options["password"]))
-        if int(options.get("db", 0) or 0):
-            commands.append(("SELECT", int(options["db"])))
+        if address.password:
+            user = (address.username,) if address.username else ()
+            commands.append(("AUTH", *user, address.password))
+        if address.database:
+            commands.append(("SELECT", address.database))
         commands.append(("CLIENT", "SETNAME", name))
         return commands
 
     async def open(self, factory: type[W], *args: Any) -> W:
         """A fresh connection that `factory(*args)` runs on; raises OSError or TimeoutError."""
         loop = asyncio.get_running_loop()
-        options = self._options
+        address = self.address
         async with asyncio.timeout(self._timeout):
-            if "path" in options:
-                _, wire = await loop.create_unix_connection(lambda: factory(*args), options["path"])
+            if address.path is not None:
+                _, wire = await loop.create_unix_connection(lambda: factory(*args), address.path)
                 return wire
-            if "connection_class" in options and self._tls is None:
-                self._tls = _tls_context(options)
-            host, port = options.get("host", "localhost"), int(options.get("port", 6379))
+            if self._tls is None:
+                self._tls = address.tls_context()
             _, wire = await loop.create_connection(
-                lambda: factory(*args), host, port, ssl=self._tls
+                lambda: factory(*args), address.host, address.port, ssl=self._tls
             )
             return wire
-
-
-def _tls_context(options: dict[str, Any]) -> tls.SSLContext:
-    """The TLS context for a rediss:// URL's options (redis-py's names)."""
-    context = tls.create_default_context(cafile=options.get("ssl_ca_certs"))
-    if options.get("ssl_cert_reqs") in ("none", tls.CERT_NONE):
-        context.check_hostname = False
-        context.verify_mode = tls.CERT_NONE
-    elif str(options.get("ssl_check_hostname", "true")).lower() in ("false", "0", "no"):
-        context.check_hostname = False
-    if options.get("ssl_certfile"):
-        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
-    return context

@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self, Unpack
 
-from redis.exceptions import RedisError
-
 from skillfleet.contracts import AgentCard, ArtifactInfo, RunEvent, RunState, RunStatus
 from skillfleet.errors import (
     FleetUnavailableError,
@@ -290,7 +288,7 @@ class AsyncRunHandle:
         try:
             try:
                 await channels.listen(channel, listener)
-            except (RedisError, OSError) as error:
+            except OSError as error:
                 raise FleetUnavailableError(f"cannot follow run {self.id}: {error}") from error
             while not (await self._ledger.runs.state(self.id))[0].terminal:
                 with contextlib.suppress(TimeoutError):

@@ -12,7 +12,6 @@ from functools import cache
 from typing import Any
 
 import orjson
-from celery.utils.saferepr import saferepr
 
 from skillfleet_ledger.records import Invocation
 
@@ -84,6 +83,8 @@ def _representation(args: bytes) -> str:
     ):
         # What Celery would write, too, at a thirtieth of the cost.
         return repr(arguments)
+    from celery.utils.saferepr import saferepr  # noqa: PLC0415 - it brings all of kombu along
+
     return str(saferepr(arguments, _REPR_CHARS))
 
 

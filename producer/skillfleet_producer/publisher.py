@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from kombu.exceptions import OperationalError
 
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.records import Invocation
@@ -60,7 +59,9 @@ class CeleryPublisher(Publisher):
     """For every other broker: through Celery's client, in a thread, with bounded retries."""
 
     def __init__(self, settings: Settings) -> None:
-        from celery import Celery  # noqa: PLC0415 - half a second that Redis users need not pay
+        # Half a second that Redis users need not pay.
+        from celery import Celery  # noqa: PLC0415
+        from kombu.exceptions import OperationalError  # noqa: PLC0415
 
         timeout = self._timeout = settings.redis_timeout_seconds
         self._app = Celery(set_as_current=False, broker=settings.celery_broker_url)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-import jsonschema_rs
 import orjson
 
 from skillfleet.errors import ArgumentsTooLargeError, InvalidArgumentsError
@@ -54,6 +53,9 @@ def check_arguments(task: str, schema: Mapping[str, Any], arguments: Mapping[str
 
 @lru_cache(maxsize=1024)
 def _validator(schema: bytes) -> Callable[[Mapping[str, Any]], list[str]]:
+    # 3 MiB that only a process which has a schema to check needs.
+    import jsonschema_rs  # noqa: PLC0415
+
     validator = jsonschema_rs.Draft202012Validator(orjson.loads(schema))
 
     def problems(arguments: Mapping[str, Any]) -> list[str]:

@@ -16,8 +16,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from skillfleet.contracts import AgentCard
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
@@ -148,7 +146,7 @@ class WorkerProcess:
         while True:
             try:
                 await self.ledger.channels.listen(channel, self._obey)
-            except (RedisError, OSError) as error:
+            except OSError as error:
                 logger.warning("cannot listen to orders yet: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
             else:

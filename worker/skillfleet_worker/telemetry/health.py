@@ -8,10 +8,8 @@ import time
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from redis.exceptions import RedisError
-
-from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
+from skillfleet_ledger.connection import ReplyError
 from skillfleet_producer.portal import Portal
 from skillfleet_worker.settings import WorkerSettings
 from skillfleet_worker.telemetry.http import Answer, Route
@@ -114,7 +112,7 @@ class Health:
             self._ledger = Ledger(self._worker.settings, name="skillfleet-probes")
         try:
             self._portal.call(self._ledger.connection.execute("PING", timeout=_PING_SECONDS))
-        except (FleetUnavailableError, RedisError, OSError) as error:
+        except (ReplyError, OSError) as error:
             return str(error)
         return None
 
