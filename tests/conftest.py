@@ -4,17 +4,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.valkey import ValkeyServer
+from tests.support.valkey import ValkeyServer, running_server
 
 
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[ValkeyServer]:
     """One real server for each test process; use `valkey` for an empty one."""
-    server = ValkeyServer()
-    try:
-        yield server.start()
-    finally:
-        server.close()
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def server() -> Iterator[ValkeyServer]:
+    """A server of the test's own, which it may stop."""
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture

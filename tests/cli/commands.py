@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support import acl
 from tests.support.waiting import wait_until
 
 AGENTS = str(Path(__file__).with_name("agents.py"))
 SKILLFLEET = (sys.executable, "-m", "skillfleet_cli")
 _PATIENCE_SECONDS = 60
+_WORKERS_VERBS = ("worker", "dead", "doctor", "exporter")
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,26 @@ class Result:
 
 @dataclass(frozen=True)
 class Shell:
-    """Runs commands against one fleet, in one folder."""
+    """Runs commands against one fleet, in one folder.
+
+    With `users`, as a fleet's people do: as the producer, and for what a producer may not do
+    as the worker.
+    """
 
     url: str
     folder: Path
     settings: Mapping[str, str] = field(default_factory=dict)
+    users: bool = False
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """The environment of each command: nothing of ours, no colours, one time zone."""
+    def environment(self, verb: str = "") -> dict[str, str]:
+        """The environment of a command: nothing of ours, no colours, one time zone."""
+        user = acl.WORKER if verb in _WORKERS_VERBS else acl.PRODUCER
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith("SKILLFLEET")
         }
         return {
             **inherited,
-            "SKILLFLEET_REDIS_URL": self.url,
+            "SKILLFLEET_REDIS_URL": acl.as_user(self.url, user) if self.users else self.url,
             "NO_COLOR": "1",
             **self.settings,
         }
@@ -64,7 +71,7 @@ class Shell:
         ended = subprocess.run(
             [*SKILLFLEET, *arguments],
             cwd=self.folder,
-            env=self.environment,
+            env=self.environment(arguments[0]),
             input=stdin,
             capture_output=True,
             text=True,
@@ -95,7 +102,7 @@ class Shell:
             process = subprocess.Popen(
                 [*SKILLFLEET, *arguments],
                 cwd=self.folder,
-                env=self.environment,
+                env=self.environment(arguments[0]),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

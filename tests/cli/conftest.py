@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import AGENTS, Shell
-from tests.support.valkey import ValkeyServer
+from tests.support.valkey import ValkeyServer, running_server
 
 QUICK = {"SKILLFLEET_LEASE_SECONDS": "2", "SKILLFLEET_DRAIN_SECONDS": "1"}
 
@@ -14,18 +14,15 @@ QUICK = {"SKILLFLEET_LEASE_SECONDS": "2", "SKILLFLEET_DRAIN_SECONDS": "1"}
 @pytest.fixture(scope="session")
 def lab_server() -> Iterator[ValkeyServer]:
     """The server of the shared fleet; no test may empty it."""
-    server = ValkeyServer()
-    try:
-        yield server.start()
-    finally:
-        server.close()
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def shell(lab_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """A shell on a fleet whose worker serves `agents.py`."""
     folder = tmp_path_factory.mktemp("cli")
-    shell = Shell(lab_server.url, folder, QUICK)
+    shell = Shell(lab_server.url, folder, QUICK, users=True)
     with shell.start("worker", AGENTS, log=folder / "worker.log") as worker:
         worker.wait_for(r" ready\.")
         yield shell
@@ -34,4 +31,4 @@ def shell(lab_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def bare(valkey: ValkeyServer, tmp_path: Path) -> Shell:
     """A shell on an empty server that no worker looks at."""
-    return Shell(valkey.url, tmp_path)
+    return Shell(valkey.url, tmp_path, users=True)

@@ -1,6 +1,7 @@
 """Artifacts: listed, and written to files in pieces, checked."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_an_artifact_goes_to_stdout_a_file_or_a_folder(
 def test_without_a_target_it_takes_the_last_part_of_its_name_but_replaces_nothing(
     shell: Shell, told: str, tmp_path: Path
 ) -> None:
-    here = Shell(shell.url, tmp_path)
+    here = replace(shell, folder=tmp_path)
     here.ok("artifacts", told, "deep/words.txt")
     assert (tmp_path / "words.txt").read_text() == "one two"
     again = here.run("artifacts", told, "deep/words.txt")

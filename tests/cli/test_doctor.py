@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,6 +99,6 @@ def test_a_broker_of_its_own_is_checked_too(bare: Shell) -> None:
         "SKILLFLEET_BROKER_URL": f"redis://127.0.0.1:{free_port()}/0",
         "SKILLFLEET_REDIS_TIMEOUT_SECONDS": "1",
     }
-    found = findings(Shell(bare.url, bare.folder, broker), code=1)
+    found = findings(replace(bare, settings=broker), code=1)
     assert found["broker"]["level"] == "problem"
     assert found["redis"]["level"] == "ok"

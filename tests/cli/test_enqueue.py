@@ -5,6 +5,7 @@ import os
 import pty
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,10 @@ def test_a_second_ctrl_c_leaves_without_the_run_s_end(shell: Shell, tmp_path: Pa
 
 
 def test_following_says_when_nobody_serves_the_skill(bare: Shell, tmp_path: Path) -> None:
-    with bare.start("enqueue", "lab.add", "-f", log=tmp_path / "log") as command:
+    # Without a worker only an administrator can end the run.
+    with replace(bare, users=False).start(
+        "enqueue", "lab.add", "-f", log=tmp_path / "log"
+    ) as command:
         command.wait_for("no live worker serves lab.add")
         command.signal(signal.SIGINT)
         assert command.wait_end() == 3
@@ -113,7 +117,7 @@ def test_following_says_when_nobody_serves_the_skill(bare: Shell, tmp_path: Path
 
 def test_on_a_terminal_progress_is_a_bar_below_the_text(shell: Shell) -> None:
     ours, theirs = pty.openpty()
-    environment = shell.environment | {"TERM": "xterm", "COLUMNS": "100"}
+    environment = shell.environment() | {"TERM": "xterm", "COLUMNS": "100"}
     command = [*SKILLFLEET, "enqueue", "lab.tell", '{"words": ["one", "two"]}', "--follow"]
     process = subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)

@@ -1,6 +1,7 @@
 """Looking at runs and cancelling them."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,5 +93,5 @@ def test_agents_are_listed_with_their_skills_and_queues(shell: Shell) -> None:
 
 
 def test_output_into_a_pipe_is_never_cut(shell: Shell, told: str) -> None:
-    narrow = Shell(shell.url, shell.folder, {"COLUMNS": "20"})
+    narrow = replace(shell, settings={"COLUMNS": "20"})
     assert told in narrow.ok("runs", "--limit", "200").out

@@ -70,7 +70,7 @@ def test_without_the_runtime_a_worker_says_what_to_install(bare: Shell) -> None:
     )
     ended = subprocess.run(
         [sys.executable, "-c", hide, "worker", AGENTS],
-        env=bare.environment,
+        env=bare.environment("worker"),
         capture_output=True,
         text=True,
         check=False,
@@ -93,7 +93,7 @@ def test_the_producer_s_verbs_work_without_the_runtime(bare: Shell) -> None:
     for arguments in (("enqueue", "lab.add", '{"x": 1}'), ("runs",), ("doctor",)):
         ended = subprocess.run(
             [sys.executable, "-c", refuse, *arguments],
-            env=bare.environment,
+            env=bare.environment(arguments[0]),
             capture_output=True,
             text=True,
             check=False,

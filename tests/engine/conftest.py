@@ -41,16 +41,6 @@ def loop_worker(shared_workers: Callable[[str], Worker]) -> Worker:
 
 
 @pytest.fixture
-def server() -> Iterator[ValkeyServer]:
-    """A server that the test may stop."""
-    server = ValkeyServer()
-    try:
-        yield server.start()
-    finally:
-        server.close()
-
-
-@pytest.fixture
 def start_worker(server: ValkeyServer, tmp_path: Path) -> Iterator[StartWorker]:
     """Starts workers of the test's own on `server`."""
     workers: list[Worker] = []

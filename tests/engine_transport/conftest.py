@@ -15,16 +15,6 @@ StartWorker = Callable[..., Worker]
 
 
 @pytest.fixture
-def server() -> Iterator[ValkeyServer]:
-    """A server that the test may stop."""
-    server = ValkeyServer()
-    try:
-        yield server.start()
-    finally:
-        server.close()
-
-
-@pytest.fixture
 def start_reader(valkey: ValkeyServer) -> Iterator[StartReader]:
     """Starts readers; on the shared server unless told otherwise."""
     readers: list[Reader] = []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fleet import FleetWorker
-from tests.support.valkey import ValkeyServer
+from tests.support.valkey import ValkeyServer, running_server
 
 MODULES = "examples.librarian,examples.words,examples.patterns"
 
@@ -14,18 +14,16 @@ MODULES = "examples.librarian,examples.words,examples.patterns"
 @pytest.fixture(scope="session")
 def examples_fleet() -> Iterator[ValkeyServer]:
     """A server with one worker that serves the examples' agents."""
-    server = ValkeyServer()
-    try:
-        server.start()
-        with FleetWorker(
+    with (
+        running_server() as server,
+        FleetWorker(
             server,
             "examples.librarian,examples.words,examples.patterns",
             concurrency=400,
             secret_signing_key="k",
-        ):
-            yield server
-    finally:
-        server.close()
+        ),
+    ):
+        yield server
 
 
 @pytest.fixture

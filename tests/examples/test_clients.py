@@ -53,7 +53,7 @@ def test_a_producer_streams_resumes_and_cancels(
     assert streamed[0] == f"# What is in {library}"
     assert streamed[-1] == "15 lines"
     (resumed,) = section(lines, "resume")
-    with Fleet(examples_fleet.url) as fleet:
+    with Fleet(examples_fleet.producer_url) as fleet:
         newest = fleet.runs(agent="librarian", limit=200)
         counts = {run.events for run in newest if run.skill == "survey"}
     assert int(resumed.split()[0]) in counts

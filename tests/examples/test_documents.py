@@ -78,7 +78,7 @@ def test_the_tables_of_settings_are_complete_and_tell_the_true_defaults() -> Non
 def test_the_commands_of_the_readme_work(
     command: str, examples_fleet: ValkeyServer, tmp_path: Path
 ) -> None:
-    with Fleet(examples_fleet.url) as fleet:
+    with Fleet(examples_fleet.producer_url) as fleet:
         if "cancel" in command:
             run = fleet.enqueue("fleet.echo", {"seconds": 60})
         else:
@@ -118,7 +118,7 @@ def test_a_run_that_returns_at_once_takes_three_scripts(examples_fleet: ValkeySe
             stats: Any = client.info("commandstats")
             return int(stats["cmdstat_evalsha"]["calls"])
 
-    with Fleet(examples_fleet.url) as fleet:
+    with Fleet(examples_fleet.producer_url) as fleet:
         fleet.enqueue("fleet.echo").result(timeout=20)
         before = scripts()
         for run in fleet.enqueue_many("fleet.echo", [{}] * runs):

@@ -60,7 +60,7 @@ async def test_blocking_code_runs_beside_the_loop() -> None:
 
 
 def test_the_patterns_work_on_a_fleet(examples_fleet: ValkeyServer) -> None:
-    with Fleet(examples_fleet.url) as fleet:
+    with Fleet(examples_fleet.producer_url) as fleet:
         called = fleet.enqueue("patterns.compare", {"first": "a", "second": "b c"}, auth=ANN)
         tried = fleet.enqueue("patterns.fetch", {"page": "home"}, auth=ANN)
         refused = fleet.enqueue("patterns.sign", {"text": "x"}, auth=Caller(tenant="acme"))

@@ -21,7 +21,7 @@ from tests.ledger.helpers import (
     submission,
     submitted,
 )
-from tests.support.valkey import ValkeyServer
+from tests.support.valkey import ValkeyServer, running_server
 
 TASK = "librarian.survey"
 
@@ -29,11 +29,8 @@ TASK = "librarian.survey"
 @pytest.fixture
 def server() -> Iterator[ValkeyServer]:
     """A server of the test's own, which it may stop."""
-    server = ValkeyServer()
-    try:
-        yield server.start()
-    finally:
-        server.close()
+    with running_server() as server:
+        yield server
 
 
 async def test_scripts_that_the_server_forgot_are_sent_again(ledger: Ledger) -> None:

@@ -26,7 +26,7 @@ def fleet(shared: Shared) -> Fleet:
 @pytest.fixture
 async def async_fleet(shared: Shared) -> AsyncIterator[AsyncFleet]:
     """An asynchronous producer of the shared fleet."""
-    async with AsyncFleet(shared.server.url) as fleet:
+    async with AsyncFleet(shared.server.producer_url) as fleet:
         yield fleet
 
 
@@ -40,5 +40,5 @@ def start_worker(valkey: ValkeyServer) -> Iterator[StartWorker]:
 @pytest.fixture
 def own_fleet(valkey: ValkeyServer) -> Iterator[Fleet]:
     """A producer on the emptied server."""
-    with Fleet(valkey.url) as fleet:
+    with Fleet(valkey.producer_url) as fleet:
         yield fleet

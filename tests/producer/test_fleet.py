@@ -35,7 +35,7 @@ def test_several_threads_share_one_fleet(fleet: Fleet) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_fleet_made_and_used_before_a_fork_works_in_parent_and_child(shared: Shared) -> None:
-    with Fleet(shared.server.url) as fleet:
+    with Fleet(shared.server.producer_url) as fleet:
         assert fleet.enqueue("lab.add", {"x": 1}).result(timeout=20) == 2
         context = multiprocessing.get_context("fork")
         answers = context.SimpleQueue()
@@ -54,7 +54,7 @@ def _in_child(fleet: Fleet, answers: Any) -> None:
 
 def test_a_fleet_may_be_closed_twice_and_leaves_no_thread(shared: Shared) -> None:
     before = set(threading.enumerate())
-    fleet = Fleet(shared.server.url)
+    fleet = Fleet(shared.server.producer_url)
     run = fleet.enqueue("lab.add", {"x": 1})
     assert run.result(timeout=20) == 2
     fleet.close()
@@ -64,7 +64,7 @@ def test_a_fleet_may_be_closed_twice_and_leaves_no_thread(shared: Shared) -> Non
 
 def test_an_unused_fleet_starts_nothing(shared: Shared) -> None:
     before = threading.active_count()
-    with Fleet(shared.server.url):
+    with Fleet(shared.server.producer_url):
         assert threading.active_count() == before
 
 

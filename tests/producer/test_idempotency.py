@@ -11,7 +11,7 @@ from tests.worker.shared import Shared
 
 def test_the_same_key_is_the_same_run(shared: Shared) -> None:
     first = shared.fleet.enqueue("lab.add", {"x": 1, "y": 2}, idempotency_key="same")
-    with Fleet(shared.server.url) as other:
+    with Fleet(shared.server.producer_url) as other:
         again = other.enqueue("lab.add", {"y": 2, "x": 1}, idempotency_key="same")
     assert again.id == first.id
     assert first.result(timeout=20) == 3
@@ -39,7 +39,7 @@ def test_enqueue_many_repeated_with_a_key_makes_no_new_runs(fleet: Fleet) -> Non
 
 
 async def test_fifty_enqueues_at_once_with_one_key_make_one_run(shared: Shared) -> None:
-    fleets = [AsyncFleet(shared.server.url) for _ in range(5)]
+    fleets = [AsyncFleet(shared.server.producer_url) for _ in range(5)]
     try:
         before = len(await fleets[0].runs(limit=5000))
         runs = await asyncio.gather(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from skillfleet_ledger.keys import DEFAULT_NAMESPACE, Keyspace
+from tests.support import acl
 from tests.support.fleet_app import CONCURRENCY, MODULES, POOL
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -25,7 +26,8 @@ _START_SECONDS = 60.0
 class FleetWorker:
     """One `celery worker` with the agents of `modules` (one or more names), not yet started.
 
-    `settings` are worker settings by name: `lease_seconds=1` is SKILLFLEET_LEASE_SECONDS.
+    `settings` are worker settings by name: `lease_seconds=1` is SKILLFLEET_LEASE_SECONDS. It
+    talks to Redis as the user that deploy/redis has for workers.
     """
 
     def __init__(
@@ -43,9 +45,12 @@ class FleetWorker:
         self.process: subprocess.Popen[bytes] | None = None
         self.log = Path(tempfile.mkstemp(prefix=f"skillfleet-{pool}-", suffix=".log")[1])
         self._options = tuple(options)
-        self._prefix = Keyspace(settings.get("namespace", DEFAULT_NAMESPACE)).shard_prefix(0)
+        self._namespace = str(settings.get("namespace", DEFAULT_NAMESPACE))
+        self._prefix = Keyspace(self._namespace).shard_prefix(0)
         self._environment = os.environ | {
             "SKILLFLEET_REDIS_URL": server.url,
+            "SKILLFLEET_REDIS_USERNAME": acl.user_of(acl.WORKER, self._namespace),
+            "SKILLFLEET_REDIS_PASSWORD": acl.password_of(acl.WORKER),
             MODULES: modules,
             POOL: pool,
             CONCURRENCY: str(concurrency or SIZES[pool]),
@@ -67,6 +72,7 @@ class FleetWorker:
 
     def launch(self) -> None:
         """Start the process without waiting."""
+        self.server.know_namespace(self._namespace)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [

@@ -4,10 +4,14 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import redis
 
+from skillfleet_ledger.keys import DEFAULT_NAMESPACE
+from tests.support import acl
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
@@ -24,19 +28,63 @@ def server_binary() -> str:
     return str(get_binary_path())
 
 
+_ASKED_IN_VAIN = f"{acl.WORKER}: command config|get"
+"""`skillfleet doctor` can do without."""
+
+
 class ValkeyServer:
-    """A server process that a test may stop, pause, kill and restart with its data."""
+    """A server process that a test may stop, pause, kill and restart with its data.
+
+    It has the users of deploy/redis/users.acl; `url` is an administrator's.
+    """
+
+    unknown_rules: tuple[str, ...] = ()
+    """Rules of the users that this kind of server does not know."""
 
     def __init__(self, *options: str) -> None:
         self.port = free_port()
         self.options = options
         self.folder = Path(tempfile.mkdtemp(prefix="skillfleet-valkey-"))
         self.process: subprocess.Popen[bytes] | None = None
+        self._users = self.folder / "users.acl"
+        self._users.write_text(acl.acl_file(without=self.unknown_rules))
+        self._namespaces = {DEFAULT_NAMESPACE}
 
     @property
     def url(self) -> str:
-        """The server's address as a Redis URL, database 0."""
+        """The server's address as a Redis URL, database 0, for an administrator."""
         return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def producer_url(self) -> str:
+        """The same for producers."""
+        return self.url_of(acl.PRODUCER)
+
+    @property
+    def worker_url(self) -> str:
+        """The same for workers."""
+        return self.url_of(acl.WORKER)
+
+    def url_of(self, user: str, namespace: str = DEFAULT_NAMESPACE) -> str:
+        """The same for a user of a namespace."""
+        self.know_namespace(namespace)
+        return acl.as_user(self.url, user, namespace)
+
+    def know_namespace(self, namespace: str) -> None:
+        """Have users for that namespace, too; the server runs."""
+        if namespace not in self._namespaces:
+            with self.client() as client:
+                acl.add_namespace(client, namespace)
+            self._namespaces.add(namespace)
+
+    def denied(self) -> list[str]:
+        """What the server refused its users so far."""
+        with self.client() as client:
+            return acl.denied(client)
+
+    def binary(self) -> str:
+        """The path of the program."""
+        return server_binary()
 
     def client(self) -> redis.Redis:
         """A fresh synchronous client; the caller closes it."""
@@ -46,8 +94,9 @@ class ValkeyServer:
         """Start the process and wait until it answers."""
         self.process = subprocess.Popen(
             [
-                server_binary(),
+                self.binary(),
                 *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
+                *("--aclfile", str(self._users)),
                 *("--save", "", "--appendonly", "yes", "--maxmemory-policy", "noeviction"),
                 *("--logfile", str(self.folder / "server.log"), *self.options),
             ],
@@ -82,3 +131,17 @@ class ValkeyServer:
         """Stop the process and delete its data."""
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def running_server(*options: str) -> Iterator[ValkeyServer]:
+    """A server with those options, closed at the end."""
+    server = ValkeyServer(*options)
+    try:
+        yield server.start()
+        refused = server.denied() if server.answers() else []
+        # A producer is refused when it tries to end a queued run itself, a worker never.
+        of_workers = [line for line in refused if line.startswith(acl.WORKER)]
+        assert set(of_workers) <= {_ASKED_IN_VAIN}, of_workers
+    finally:
+        server.close()

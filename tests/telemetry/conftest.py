@@ -74,7 +74,7 @@ def watched(
                 patch.setenv(name, value)
             worker = FleetWorker(server, MODULES, pool=pool, **options)
         stack.enter_context(worker)
-        yield Watched(server, receiver, worker, stack.enter_context(Fleet(server.url)))
+        yield Watched(server, receiver, worker, stack.enter_context(Fleet(server.producer_url)))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pytest
 from skillfleet_producer import Fleet
 from tests.support.fleet import FleetWorker
 from tests.support.ports import free_port
-from tests.support.valkey import ValkeyServer
+from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import wait_until
 from tests.telemetry.conftest import MODULES
 from tests.telemetry.scraping import get, scrape
@@ -24,11 +24,8 @@ COMMAND = (sys.executable, "-m", "skillfleet_cli", "exporter")
 
 @pytest.fixture
 def server() -> Iterator[ValkeyServer]:
-    server = ValkeyServer()
-    try:
-        yield server.start()
-    finally:
-        server.close()
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture

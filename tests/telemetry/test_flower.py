@@ -21,7 +21,7 @@ from skillfleet.contracts import RunState
 from skillfleet_producer import Fleet
 from tests.support.fleet import ROOT, FleetWorker
 from tests.support.ports import free_port
-from tests.support.valkey import ValkeyServer
+from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import wait_until, wait_until_async
 from tests.telemetry.browser import Page, chromium, tab
 
@@ -31,11 +31,8 @@ USER, PASSWORD = "ann", "correct horse"
 
 @pytest.fixture
 def server() -> Iterator[ValkeyServer]:
-    server = ValkeyServer()
-    try:
-        yield server.start()
-    finally:
-        server.close()
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture
@@ -105,7 +102,7 @@ async def test_the_tasks_page_lists_runs_and_the_button_of_a_run_cancels_it(
     with (
         chromium() as devtools,
         FleetWorker(server, MODULES, concurrency=50, options=("-n", "fleet@%h")),
-        Fleet(server.url) as fleet,
+        Fleet(server.producer_url) as fleet,
     ):
         async with tab(devtools) as page:
             await page.log_in(USER, PASSWORD)

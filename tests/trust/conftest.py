@@ -6,20 +6,10 @@ import pytest
 
 from skillfleet_producer import Fleet
 from tests.support.fleet import FleetWorker, fleet_starter
-from tests.support.valkey import ValkeyServer
+from tests.support.valkey import ValkeyServer, running_server
 from tests.trust.keys import Keys, make_keys
 
 StartWorker = Callable[..., FleetWorker]
-
-
-@pytest.fixture
-def server() -> Iterator[ValkeyServer]:
-    """A server of the test's own."""
-    server = ValkeyServer()
-    try:
-        yield server.start()
-    finally:
-        server.close()
 
 
 @pytest.fixture
@@ -38,17 +28,13 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 @pytest.fixture(scope="module")
 def guarded(keys: Keys) -> Iterator[ValkeyServer]:
     """A server with one worker that takes signed runs only, for all tests of a module."""
-    server = ValkeyServer()
-    try:
-        server.start()
-        with FleetWorker(server, "tests.trust.agents", **keys.worker_settings(), reap_seconds=0.2):
-            yield server
-    finally:
-        server.close()
+    options = keys.worker_settings() | {"reap_seconds": 0.2}
+    with running_server() as server, FleetWorker(server, "tests.trust.agents", **options):
+        yield server
 
 
 @pytest.fixture
 def fleet(guarded: ValkeyServer, keys: Keys) -> Iterator[Fleet]:
     """A producer whose key the worker trusts."""
-    with Fleet(settings=keys.settings(guarded.url)) as fleet:
+    with Fleet(settings=keys.settings(guarded.producer_url)) as fleet:
         yield fleet

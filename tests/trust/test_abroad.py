@@ -20,9 +20,10 @@ from skillfleet_worker.adapters.a2a.credentials import credentials_from
 from skillfleet_worker.adapters.a2a.hosts import Hosts
 from skillfleet_worker.adapters.a2a.transport import GuardedTransport
 from skillfleet_worker.adapters.secrets.environment import EnvironmentSecrets
+from tests.support import acl
 from tests.support.fleet import ROOT, FleetWorker
 from tests.support.ports import free_port
-from tests.support.valkey import ValkeyServer
+from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import wait_until
 
 
@@ -69,25 +70,23 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
 @pytest.fixture(scope="module")
 def harbour(elsewhere: Elsewhere) -> Iterator[ValkeyServer]:
     """A fleet that may call 127.0.0.1 (listed as an address) and the name `localhost`."""
-    server = ValkeyServer()
-    try:
-        server.start()
-        with FleetWorker(
+    with (
+        running_server() as server,
+        FleetWorker(
             server,
             "tests.trust.agents",
             a2a_hosts="127.0.0.1/32, partner.test",
             a2a_credentials="127.0.0.1=partner-token",
             a2a_max_response_bytes=1_000_000,
             secret_partner_token="token-for-the-partner",
-        ):
-            yield server
-    finally:
-        server.close()
+        ),
+    ):
+        yield server
 
 
 @pytest.fixture
 def fleet(harbour: ValkeyServer) -> Iterator[Fleet]:
-    with Fleet(harbour.url) as fleet:
+    with Fleet(harbour.producer_url) as fleet:
         yield fleet
 
 
@@ -211,7 +210,7 @@ def test_a_fleet_without_a_list_calls_nobody(harbour: ValkeyServer, elsewhere: E
 def _settings(server: ValkeyServer, **values: Any) -> Any:
     from skillfleet_producer import Settings
 
-    return Settings.load(redis_url=server.url, **values)
+    return Settings.load(redis_url=server.url_of(acl.PRODUCER, values["namespace"]), **values)
 
 
 async def test_a_listed_name_that_resolves_to_loopback_is_refused() -> None:

@@ -9,35 +9,34 @@ import redis
 from skillfleet.contracts import RunState
 from skillfleet.errors import RunCancelled
 from skillfleet_producer import AsyncFleet, Fleet, Settings
+from tests.support.acl import PRODUCER, WORKER, password_of
 from tests.support.fleet import FleetWorker
-from tests.support.valkey import ValkeyServer
+from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import wait_until
-from tests.trust import acl
 
-PRODUCER, WORKER = "skillfleet-producer", "skillfleet-worker"
 SHARD = "{skillfleet:0}:"
 
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[ValkeyServer]:
     """A server with the two users and a worker that is one of them."""
-    server = ValkeyServer()
-    try:
-        server.start()
-        acl.set_users(server)
-        worker = FleetWorker(server, "tests.trust.agents,tests.worker.lab", reap_seconds=0.2)
-        worker._environment["SKILLFLEET_REDIS_URL"] = acl.url(server, WORKER)
-        with worker:
+    with running_server() as server:
+        with FleetWorker(server, "tests.trust.agents,tests.worker.lab", reap_seconds=0.2):
             yield server
-    finally:
-        server.close()
+        with server.client() as client:
+            client.execute_command("ACL", "LOG", "RESET")
+
+
+def as_user(server: ValkeyServer, user: str) -> redis.Redis:
+    """A connection as that user."""
+    return redis.Redis(port=server.port, username=user, password=password_of(user))
 
 
 @pytest.fixture
 def fleet(locked: ValkeyServer) -> Iterator[Fleet]:
     with locked.client() as client:
         client.execute_command("ACL", "LOG", "RESET")
-    with Fleet(acl.url(locked, PRODUCER)) as fleet:
+    with Fleet(locked.producer_url) as fleet:
         yield fleet
 
 
@@ -53,14 +52,14 @@ def test_the_fleet_works_with_both_users(locked: ValkeyServer, fleet: Fleet) -> 
     assert {card.name for card in fleet.agents()} >= {"lab", "fleet"}
     assert run.id in {status.id for status in fleet.runs(limit=50)}
     assert fleet.enqueue("lab.add", {"x": 1}, idempotency_key="k").id
-    assert acl.denied(locked) == []
+    assert locked.denied() == []
 
 
 def test_a_producer_reads_artifacts(locked: ValkeyServer, fleet: Fleet) -> None:
     run = fleet.enqueue("lab.large_artifact", {"size": 100_000})
     run.result(timeout=20)
     assert len(run.read_artifact("large.bin")) == 100_000
-    assert acl.denied(locked) == []
+    assert locked.denied() == []
 
 
 def test_a_producer_cancels_running_queued_and_delayed_runs(
@@ -106,7 +105,7 @@ def test_a_producer_cancels_running_queued_and_delayed_runs(
     ids=lambda command: " ".join(command)[:60],
 )
 def test_a_producer_cannot(locked: ValkeyServer, command: tuple[str, ...]) -> None:
-    with acl.client(locked, PRODUCER) as client, pytest.raises(redis.RedisError) as refused:
+    with as_user(locked, PRODUCER) as client, pytest.raises(redis.RedisError) as refused:
         client.execute_command(*command)
     assert "permission" in str(refused.value) or "ACL" in str(refused.value), refused.value
 
@@ -126,18 +125,18 @@ def test_a_producer_cannot(locked: ValkeyServer, command: tuple[str, ...]) -> No
     ids=" ".join,
 )
 def test_a_worker_cannot(locked: ValkeyServer, command: tuple[str, ...]) -> None:
-    with acl.client(locked, WORKER) as client, pytest.raises(redis.RedisError) as refused:
+    with as_user(locked, WORKER) as client, pytest.raises(redis.RedisError) as refused:
         client.execute_command(*command)
     assert "permission" in str(refused.value)
 
 
 async def test_many_cancels_of_a_producer_learn_what_it_may_once(locked: ValkeyServer) -> None:
-    async with AsyncFleet(acl.url(locked, PRODUCER)) as fleet:
+    async with AsyncFleet(locked.producer_url) as fleet:
         runs = [await fleet.enqueue("lab.add", {"x": n}, delay=600) for n in range(5)]
-        before = len(acl.denied(locked))
+        before = len(locked.denied())
         await asyncio.gather(*(run.cancel() for run in runs[:1]))
         await asyncio.gather(*(run.cancel() for run in runs[1:]))
-        assert len(acl.denied(locked)) <= before + 1
+        assert len(locked.denied()) <= before + 1
         for run in runs:
             with pytest.raises(RunCancelled):
                 await run.result(timeout=20)
@@ -145,20 +144,9 @@ async def test_many_cancels_of_a_producer_learn_what_it_may_once(locked: ValkeyS
 
 def test_the_users_fit_a_namespace_of_ones_own_when_its_name_is_put_in() -> None:
     """As docs/security.md says: another name in braces, and in front of Celery's keys."""
-    names = {"{skillfleet:": "{north:"} | {
-        f"~{key}": f"~north:{key}" for key in ("celery", "unacked", "undecodable", "_kombu")
-    }
-    names |= {"~*.celery.pidbox": "~north:*.celery.pidbox", "~celeryev": "~north:celeryev"}
-    names |= {"&celery-": "&north:celery-", "&/0.": "&north:/0."}
-    server = ValkeyServer()
-    try:
-        server.start()
-        acl.set_users(server, replaced=names)
+    with running_server() as server:
         worker = FleetWorker(server, "tests.worker.lab", namespace="north")
-        worker._environment["SKILLFLEET_REDIS_URL"] = acl.url(server, WORKER)
-        settings = Settings.load(redis_url=acl.url(server, PRODUCER), namespace="north")
-        with worker, Fleet(settings=settings) as fleet:
+        url = server.url_of(PRODUCER, "north")
+        with worker, Fleet(settings=Settings.load(redis_url=url, namespace="north")) as fleet:
             assert fleet.enqueue("lab.parent", {"n": 2}).result(timeout=20) == 1
-            assert acl.denied(server) == []
-    finally:
-        server.close()
+            assert server.denied() == []

@@ -123,10 +123,10 @@ def test_a_new_key_works_on_a_running_worker_and_a_withdrawn_one_no_more(
     start_worker("tests.trust.agents", **keys.worker_settings())
     write_new_key(tmp_path, "next")
     keys.trust("next", keys.producers)
-    with Fleet(settings=keys.settings(server.url, "next")) as fleet:
+    with Fleet(settings=keys.settings(server.producer_url, "next")) as fleet:
         assert fleet.enqueue("gate.reads", auth=ADA).result(timeout=20) == "read"
     (keys.producers / "backend.pem").unlink()
-    with Fleet(settings=keys.settings(server.url)) as fleet:
+    with Fleet(settings=keys.settings(server.producer_url)) as fleet:
 
         def refused() -> bool:
             try:
@@ -153,7 +153,7 @@ def test_a_worker_without_a_key_of_its_own_cannot_call(
     del settings["auth_signing_key_file"]
     worker = start_worker("tests.trust.agents", **settings)
     assert "cannot call others" in worker.text()
-    with Fleet(settings=keys.settings(server.url)) as fleet:
+    with Fleet(settings=keys.settings(server.producer_url)) as fleet:
         with pytest.raises(RunFailed, match="SKILLFLEET_AUTH_SIGNING_KEY_FILE") as refused:
             fleet.enqueue("gate.calls", {"skill": "whoami"}, auth=ADA).result(timeout=20)
         assert refused.value.code == "unauthorized"
@@ -164,10 +164,10 @@ def test_nothing_of_a_token_is_logged(
 ) -> None:
     keys = make_keys(tmp_path)
     worker = start_worker("tests.trust.agents", options=("-l", "DEBUG"), **keys.worker_settings())
-    stranger = keys.settings(server.url, "stranger")
+    stranger = keys.settings(server.producer_url, "stranger")
     with Fleet(settings=stranger) as fleet, pytest.raises(RunFailed):
         fleet.enqueue("gate.whoami", auth=ADA).result(timeout=20)
-    with Fleet(settings=keys.settings(server.url)) as fleet:
+    with Fleet(settings=keys.settings(server.producer_url)) as fleet:
         fleet.enqueue("gate.whoami", auth=ADA).result(timeout=20)
     # Every token begins so: the header {"alg":"EdDSA",...} in base64.
     assert "eyJhbGciOiJFZERTQS" not in worker.text()

@@ -12,8 +12,9 @@ from skillfleet.errors import RunFailed, UnknownRunError, UnknownSkillError
 from skillfleet_producer import Fleet, Settings
 from skillfleet_worker import create_app
 from skillfleet_worker.settings import WorkerSettings
+from tests.support.acl import PRODUCER, WORKER
 from tests.support.fleet import FleetWorker
-from tests.support.valkey import ValkeyServer
+from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import wait_until
 from tests.worker.shared import wait_state
 
@@ -21,28 +22,24 @@ from tests.worker.shared import wait_state
 @pytest.fixture(scope="module")
 def shared_server() -> Iterator[ValkeyServer]:
     """A server with a worker of `north` (agents of trust) and one of `south` (the lab)."""
-    server = ValkeyServer()
-    try:
-        server.start()
-        with (
-            FleetWorker(server, "tests.trust.agents", namespace="north"),
-            FleetWorker(server, "tests.worker.lab,tests.trust.agents", namespace="south"),
-        ):
-            yield server
-    finally:
-        server.close()
+    with (
+        running_server() as server,
+        FleetWorker(server, "tests.trust.agents", namespace="north"),
+        FleetWorker(server, "tests.worker.lab,tests.trust.agents", namespace="south"),
+    ):
+        yield server
 
 
 @pytest.fixture
 def north(shared_server: ValkeyServer) -> Iterator[Fleet]:
-    settings = Settings.load(redis_url=shared_server.url, namespace="north")
+    settings = Settings.load(redis_url=shared_server.url_of(PRODUCER, "north"), namespace="north")
     with Fleet(settings=settings) as fleet:
         yield fleet
 
 
 @pytest.fixture
 def south(shared_server: ValkeyServer) -> Iterator[Fleet]:
-    settings = Settings.load(redis_url=shared_server.url, namespace="south")
+    settings = Settings.load(redis_url=shared_server.url_of(PRODUCER, "south"), namespace="south")
     with Fleet(settings=settings) as fleet:
         yield fleet
 
@@ -92,7 +89,9 @@ def test_remote_control_reaches_the_workers_of_its_own_fleet_only(
 ) -> None:
     found = {}
     for namespace in ("north", "south"):
-        settings = WorkerSettings.load(redis_url=shared_server.url, namespace=namespace)
+        settings = WorkerSettings.load(
+            redis_url=shared_server.url_of(WORKER, namespace), namespace=namespace
+        )
         app: Celery = create_app("tests.trust.agents", settings=settings)
         replies = wait_until(partial(app.control.ping, timeout=1.0)) or []
         found[namespace] = {name for reply in replies for name in reply}

@@ -26,7 +26,7 @@ def test_trust_holds_in_every_pool(
         secrets_dir=tmp_path,
         **keys.worker_settings(),
     )
-    with Fleet(settings=keys.settings(server.url)) as fleet:
+    with Fleet(settings=keys.settings(server.producer_url)) as fleet:
         called = fleet.enqueue("gate.calls", {"skill": "reads", "depth": 1}, auth=ADA)
         assert called.result(timeout=30) == "read"
         told = fleet.enqueue("keeper.leaks", {"how": "text"})
@@ -37,7 +37,7 @@ def test_trust_holds_in_every_pool(
         with pytest.raises(RunFailed) as stopped:
             thinks.result(timeout=30)
         assert stopped.value.code == "budget_exhausted"
-    with Fleet(settings=keys.settings(server.url, "stranger")) as fleet:
+    with Fleet(settings=keys.settings(server.producer_url, "stranger")) as fleet:
         with pytest.raises(RunFailed) as refused:
             fleet.enqueue("gate.whoami", auth=ADA).result(timeout=30)
         assert refused.value.code == "unauthorized"

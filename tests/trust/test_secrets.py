@@ -20,7 +20,7 @@ from skillfleet_worker.bootstrap import secrets_from
 from skillfleet_worker.settings import WorkerSettings
 from skillfleet_worker.telemetry.redaction import HIDDEN
 from tests.support.fleet import FleetWorker
-from tests.support.valkey import ValkeyServer
+from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import wait_until
 
 SECRET = 'sk-test-9f8e7d6c5b4a"ä'
@@ -87,9 +87,7 @@ def collector() -> Iterator[Collector]:
 def house(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("secrets")
     (folder / "api-key").write_text(SECRET + "\n")
-    server = ValkeyServer()
-    try:
-        server.start()
+    with running_server() as server:
         worker = FleetWorker(server, "tests.trust.agents", secrets_dir=folder)
         worker._environment |= {
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
@@ -98,14 +96,12 @@ def house(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Ite
         }
         with worker:
             yield House(server, worker, folder)
-    finally:
-        server.close()
 
 
 @pytest.fixture
 def fleet(house: House) -> Iterator[Fleet]:
     (house.folder / "api-key").write_text(SECRET + "\n")
-    with Fleet(house.server.url) as fleet:
+    with Fleet(house.server.producer_url) as fleet:
         yield fleet
 
 

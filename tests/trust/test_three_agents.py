@@ -10,7 +10,7 @@ from skillfleet.contracts import Budget, RunState, RunStatus
 from skillfleet.errors import RunCancelled, RunFailed
 from skillfleet_producer import Fleet
 from tests.support.fleet import FleetWorker
-from tests.support.valkey import ValkeyServer
+from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import wait_until
 from tests.trust.keys import Keys
 
@@ -20,22 +20,18 @@ READER = {"sub": "ada", "scopes": ["library:read"]}
 @pytest.fixture(scope="module")
 def newsroom(keys: Keys) -> Iterator[ValkeyServer]:
     """A server, and a worker for each of the example's two queues."""
-    server = ValkeyServer()
-    try:
-        server.start()
+    with running_server() as server:
         trusted = keys.worker_settings()
         with (
             FleetWorker(server, "examples.three_agents.editors", **trusted),
             FleetWorker(server, "examples.three_agents.research", **trusted),
         ):
             yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture
 def newsdesk(newsroom: ValkeyServer, keys: Keys) -> Iterator[Fleet]:
-    with Fleet(settings=keys.settings(newsroom.url)) as fleet:
+    with Fleet(settings=keys.settings(newsroom.producer_url)) as fleet:
         yield fleet
 
 

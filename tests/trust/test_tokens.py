@@ -271,7 +271,7 @@ async def test_a_plain_celery_client_needs_a_token_too(
 
 
 def test_without_a_key_to_sign_with_enqueue_itself_refuses(guarded: ValkeyServer) -> None:
-    settings = Settings.load(redis_url=guarded.url, auth="required")
+    settings = Settings.load(redis_url=guarded.producer_url, auth="required")
     with (
         Fleet(settings=settings) as fleet,
         pytest.raises(UnauthorizedError, match="SKILLFLEET_AUTH_SIGNING_KEY_FILE"),
@@ -287,7 +287,7 @@ def test_claims_that_make_a_token_too_large_are_refused_at_enqueue(fleet: Fleet)
 async def test_a_long_delay_does_not_use_up_the_tokens_life(
     guarded: ValkeyServer, keys: Keys
 ) -> None:
-    settings = keys.settings(guarded.url, auth_token_seconds=60)
+    settings = keys.settings(guarded.producer_url, auth_token_seconds=60)
     async with AsyncFleet(settings=settings) as fleet:
         run = await fleet.enqueue("gate.whoami", auth=ADA, delay=7200)
         record = await fleet.ledger.runs.invocation(run.id)

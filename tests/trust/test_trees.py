@@ -9,24 +9,22 @@ from skillfleet.errors import CapabilityUnavailableError, RunFailed, RunTimedOut
 from skillfleet.inprocess import InProcessA2AClient
 from skillfleet_producer import Fleet
 from tests.support.fleet import FleetWorker
-from tests.support.valkey import ValkeyServer
+from tests.support.valkey import ValkeyServer, running_server
 from tests.trust import agents
 
 
 @pytest.fixture(scope="module")
 def forest() -> Iterator[ValkeyServer]:
-    server = ValkeyServer()
-    try:
-        server.start()
-        with FleetWorker(server, "tests.trust.agents", reap_seconds=0.2):
-            yield server
-    finally:
-        server.close()
+    with (
+        running_server() as server,
+        FleetWorker(server, "tests.trust.agents", reap_seconds=0.2),
+    ):
+        yield server
 
 
 @pytest.fixture
 def fleet(forest: ValkeyServer) -> Iterator[Fleet]:
-    with Fleet(forest.url) as fleet:
+    with Fleet(forest.producer_url) as fleet:
         yield fleet
 
 

@@ -44,16 +44,6 @@ def fleet(loop: Shared) -> Fleet:
 
 
 @pytest.fixture
-def server() -> Iterator[ValkeyServer]:
-    """A server of the test's own."""
-    server = ValkeyServer()
-    try:
-        yield server.start()
-    finally:
-        server.close()
-
-
-@pytest.fixture
 def start_worker(server: ValkeyServer) -> Iterator[StartWorker]:
     """Starts workers of the test's own on `server`."""
     with fleet_starter(server) as start:
@@ -63,5 +53,5 @@ def start_worker(server: ValkeyServer) -> Iterator[StartWorker]:
 @pytest.fixture
 def own_fleet(server: ValkeyServer) -> Iterator[Fleet]:
     """A producer on `server`."""
-    with Fleet(server.url) as fleet:
+    with Fleet(server.producer_url) as fleet:
         yield fleet

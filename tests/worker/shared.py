@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from skillfleet.contracts import RunState, RunStatus
 from skillfleet_producer import Fleet, RunHandle
 from tests.support.fleet import FleetWorker
-from tests.support.valkey import ValkeyServer
+from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import wait_until
 
 StartWorker = Callable[..., FleetWorker]
@@ -27,26 +27,22 @@ class Shared:
     def started(cls, pool: str) -> "Iterator[Shared]":
         """Start all three; the worker's limits are small, so that tests meet them."""
         sizes = {"loop": 600, "prefork": 4, "threads": 30}
-        server = ValkeyServer()
-        try:
-            server.start()
-            with (
-                FleetWorker(
-                    server,
-                    MODULES,
-                    pool=pool,
-                    concurrency=sizes[pool],
-                    cancel_grace_seconds=0.2,
-                    abandon_seconds=0.6,
-                    reap_seconds=0.2,
-                    lease_seconds=6,
-                    secret_conformance_token="a value that nobody may see",
-                ) as worker,
-                Fleet(server.url) as fleet,
-            ):
-                yield cls(server, worker, fleet)
-        finally:
-            server.close()
+        with (
+            running_server() as server,
+            FleetWorker(
+                server,
+                MODULES,
+                pool=pool,
+                concurrency=sizes[pool],
+                cancel_grace_seconds=0.2,
+                abandon_seconds=0.6,
+                reap_seconds=0.2,
+                lease_seconds=6,
+                secret_conformance_token="a value that nobody may see",
+            ) as worker,
+            Fleet(server.producer_url) as fleet,
+        ):
+            yield cls(server, worker, fleet)
 
 
 def wait_state(run: RunHandle, *states: RunState, timeout: float = 20.0) -> RunStatus:

@@ -84,7 +84,7 @@ def test_a_worker_writes_it_when_it_turns_busy_and_idle(
         "kubernetes_url": f"http://127.0.0.1:{api.server_port}",
         "kubernetes_account": tmp_path,
     }
-    with fleet_starter(valkey) as start, Fleet(valkey.url) as fleet:
+    with fleet_starter(valkey) as start, Fleet(valkey.producer_url) as fleet:
         start("tests.worker.lab", **settings)
         wait_until(lambda: api.costs == ["0"], what="an idle worker's cost")
         run = fleet.enqueue("lab.sleep", {"seconds": 600})
