@@ -17,7 +17,6 @@ from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.queues import QueueStats
 from skillfleet_producer.portal import Portal
 from skillfleet_worker.telemetry.http import Answer, HttpServer, Query, Route
-from skillfleet_worker.telemetry.meters import CONTENT_TYPE
 
 QUEUE_METRICS = {
     "skillfleet_queue_queued": ("queued", "Runs that wait for a worker"),
@@ -95,7 +94,7 @@ class Demand:
         queues = self._ask(self._all())
         registry = CollectorRegistry()
         registry.register(_Samples(families(queues, *self._ask(self._fleet()))))
-        return Answer(generate_latest(registry), content_type=CONTENT_TYPE)
+        return Answer.metrics(generate_latest(registry))
 
     def _read(self, names: Sequence[str]) -> list[QueueStats]:
         """The queues of these names, whether or not anything is in them."""

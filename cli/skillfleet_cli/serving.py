@@ -1,5 +1,6 @@
 """The worker in this process: Celery's own, told what to serve."""
 
+import os
 import traceback
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -49,12 +50,11 @@ def serve(serving: Serving) -> None:
         raise CommandError(f"the modules cannot be imported: {_located(error)}") from error
     queues = serving.queues or node_of(app).queues
     arguments = [
-        *(["--quiet"] if serving.quiet else []),
-        *("worker", "--queues", ",".join(queues), "--loglevel", settings.log_level),
+        *("--queues", ",".join(queues), "--loglevel", settings.log_level),
         # What workers would tell each other stands in the ledger; mingling costs a second.
         *("--without-gossip", "--without-mingle"),
     ]
-    raise typer.Exit(_run_celery(app, [*arguments, *serving.celery_arguments]))
+    raise typer.Exit(_run_celery(app, [*arguments, *serving.celery_arguments], quiet=serving.quiet))
 
 
 def require_worker() -> None:
@@ -66,14 +66,22 @@ def require_worker() -> None:
         )
 
 
-def _run_celery(app: Any, arguments: list[str]) -> int:
-    """Celery's own command line, as `Celery.start` calls it, but with its exit code."""
-    import click  # noqa: PLC0415 - typer may bring its own
-    from celery.bin.celery import celery  # noqa: PLC0415 - half a second
+def _run_celery(app: Any, arguments: list[str], *, quiet: bool) -> int:
+    """Celery's own `celery worker`, and its exit code.
 
-    celery.params[0].default = app
+    The verb alone: the `celery` above it would load all other verbs and their plugins, 10 MiB
+    (a shell among them) that then stay in the worker.
+    """
+    import click  # noqa: PLC0415 - typer may bring its own
+    from celery.bin.base import CLIContext  # noqa: PLC0415 - not where no worker is installed
+    from celery.bin.worker import worker  # noqa: PLC0415
+
+    no_color = bool(os.environ.get("NO_COLOR"))  # noqa: TID251 - no setting, everybody's custom
+    context = CLIContext(app=app, no_color=no_color, workdir=None, quiet=quiet)
     try:
-        code = celery.main(args=arguments, prog_name="celery", standalone_mode=False)
+        code = worker.main(
+            args=arguments, prog_name="celery worker", standalone_mode=False, obj=context
+        )
     except click.ClickException as error:
         raise CommandError(f"Celery's worker: {error.format_message()}") from error
     return code if isinstance(code, int) else ExitCode.OK

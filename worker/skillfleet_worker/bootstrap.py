@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery, signals
 
@@ -21,8 +21,6 @@ from skillfleet_worker.adapters.a2a.credentials import credentials_from
 from skillfleet_worker.adapters.a2a.fleet import FleetA2AClient
 from skillfleet_worker.adapters.a2a.hosts import Hosts
 from skillfleet_worker.adapters.a2a.routed import RoutedA2AClient
-from skillfleet_worker.adapters.auth.admission import TokenAdmission
-from skillfleet_worker.adapters.auth.jwt import verifier_from
 from skillfleet_worker.adapters.discovery.ledger import LedgerDiscovery
 from skillfleet_worker.adapters.orchestrator.deletion_cost import DeletionCostKeeper, Pod
 from skillfleet_worker.adapters.secrets.chain import ChainedSecrets
@@ -38,6 +36,9 @@ from skillfleet_worker.runtime.node import Node
 from skillfleet_worker.runtime.process import WorkerProcess
 from skillfleet_worker.settings import WorkerSettings
 from skillfleet_worker.telemetry.hooks import Telemetry
+
+if TYPE_CHECKING:
+    from skillfleet_worker.adapters.auth.jwt import TokenVerifier
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,16 @@ def admission_from(settings: WorkerSettings, runs: RunStore) -> Admission:
     """How callers are identified; raises SettingsError for keys that cannot be used."""
     if settings.auth == "off":
         return OpenAdmission()
-    return TokenAdmission(verifier_from(settings), runs, settings.max_tree_depth)
+    # Only here: a worker without keys does without 9 MiB of cryptography.
+    from skillfleet_worker.adapters.auth.admission import TokenAdmission  # noqa: PLC0415
+
+    return TokenAdmission(_verifier(settings), runs, settings.max_tree_depth)
+
+
+def _verifier(settings: WorkerSettings) -> "TokenVerifier":
+    from skillfleet_worker.adapters.auth.jwt import verifier_from  # noqa: PLC0415 - as above
+
+    return verifier_from(settings)
 
 
 def elsewhere_from(settings: WorkerSettings, secrets: Secrets) -> A2AClient | None:
@@ -98,7 +108,7 @@ def check_settings(settings: WorkerSettings) -> None:
     Signing(settings)
     elsewhere_from(settings, secrets_from(settings))
     if settings.auth == "required":
-        verifier_from(settings)
+        _verifier(settings)
 
 
 def secrets_from(settings: WorkerSettings) -> Secrets:

@@ -10,21 +10,29 @@
 """
 
 import time
-from typing import Any, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
 
 from celery import signals
 
 from skillfleet_worker.telemetry import health, logs
-from skillfleet_worker.telemetry.celery_tasks import instrument_plain_tasks
 from skillfleet_worker.telemetry.export import hush_exporters
 from skillfleet_worker.telemetry.health import Health
 from skillfleet_worker.telemetry.http import Answer, HttpServer, Query
-from skillfleet_worker.telemetry.meters import CONTENT_TYPE, Gauges, Meters
-from skillfleet_worker.telemetry.metrics import IN_FLIGHT, LOOP_LAG, send_to
+from skillfleet_worker.telemetry.metrics import IN_FLIGHT, LOOP_LAG, Gauges, send_to
 from skillfleet_worker.telemetry.relay import Relay
 from skillfleet_worker.telemetry.settings import TelemetrySettings
 from skillfleet_worker.telemetry.tracing import resource, tracing
 
+if TYPE_CHECKING:
+    from skillfleet_worker.telemetry.meters import Meters
+
+# ruff: noqa: PLC0415 - exporters and instrumentation are 8 MiB, which only who wants them needs
+
+_FOR_TRACES = (
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "skillfleet_worker.telemetry.celery_tasks",
+)
 _LAST_SECONDS = 5.0
 _TICK_SECONDS = 0.25
 
@@ -66,6 +74,10 @@ class Telemetry:
 
     def _main_starts(self, **_: Any) -> None:
         settings = self._worker.settings
+        if self._settings.exports_traces:
+            # Before the fork, so that prefork's children share them.
+            for name in _FOR_TRACES:
+                import_module(name)
         if settings.metrics or self._settings.exports_metrics:
             self._relay = Relay()
         if settings.probe_port is None:
@@ -99,11 +111,15 @@ class Telemetry:
     def _start_tracing(self) -> None:
         tracing.start(self._settings, self._worker.settings.namespace)
         if tracing.tracer is not None:
+            from skillfleet_worker.telemetry.celery_tasks import instrument_plain_tasks
+
             instrument_plain_tasks()
 
     def _start_meters(self) -> None:
         if self._relay is None or self._meters is not None:
             return
+        from skillfleet_worker.telemetry.meters import Meters
+
         gauges: Gauges = {IN_FLIGHT: self._in_flight, LOOP_LAG: self._loop_lag}
         self._meters = Meters(
             resource(self._settings, self._worker.settings.namespace),
@@ -133,7 +149,7 @@ class Telemetry:
 
     def _expose(self, _: Query) -> Answer:
         text = self._meters.exposition() if self._meters is not None else b""
-        return Answer(text, content_type=CONTENT_TYPE)
+        return Answer.metrics(text)
 
     def _in_flight(self) -> float:
         process = self._worker.process

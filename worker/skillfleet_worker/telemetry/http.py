@@ -29,6 +29,11 @@ class Answer:
         return cls(f"{text}\n".encode(), status)
 
     @classmethod
+    def metrics(cls, exposition: bytes) -> "Answer":
+        """Metrics in Prometheus's text format."""
+        return cls(exposition, content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @classmethod
     def json(cls, value: object) -> "Answer":
         """A JSON value."""
         return cls(orjson.dumps(value), content_type="application/json")

@@ -3,7 +3,7 @@
 With prefork that is the main process; its children send their measurements there (relay.py).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -14,12 +14,7 @@ from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetr
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
-from skillfleet_worker.telemetry.metrics import TABLE, Metric
-
-Gauges = Mapping[Metric, Callable[[], float | None]]
-"""Where the values of gauges come from, asked at each collection; None for no value."""
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from skillfleet_worker.telemetry.metrics import TABLE, Gauges, Metric
 
 
 class Meters:

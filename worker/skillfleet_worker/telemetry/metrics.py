@@ -5,7 +5,7 @@ Names and units are OpenTelemetry's; Prometheus shows `skillfleet.run.duration` 
 this table; a test compares the two.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -99,6 +99,8 @@ TABLE: tuple[Metric, ...] = tuple(
     value for value in tuple(globals().values()) if isinstance(value, Metric)
 )
 
+Gauges = Mapping[Metric, Callable[[], float | None]]
+"""Where the values of gauges come from, asked at each collection; None for no value."""
 Sink = Callable[[Metric, float, tuple[str, ...]], None]
 
 

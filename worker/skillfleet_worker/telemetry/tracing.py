@@ -7,7 +7,6 @@ import threading
 import uuid
 
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -99,6 +98,11 @@ class Tracing:
 
 
 def _provider(settings: TelemetrySettings, namespace: str) -> TracerProvider:
+    # Only where spans leave: it brings protobuf along.
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
+        OTLPSpanExporter,
+    )
+
     provider = TracerProvider(
         resource=resource(settings, namespace),
         id_generator=RunIdGenerator(),
