@@ -4,13 +4,37 @@ Concrete runtimes, the wire's contracts (`skillfleet.contracts`), the ports
 (`skillfleet.ports`) and all errors (`skillfleet.errors`) have modules of their own.
 """
 
-from skillfleet.agent import Agent
-from skillfleet.auth import APIKeyAuth, JWTAuth, NoAuth
-from skillfleet.context import RunContext
-from skillfleet.errors import CancelledByCaller, MissingScopes, SkillError, SkillfleetError
-from skillfleet.local import LocalRunContext
-from skillfleet.ports.a2a import CallResult
-from skillfleet.values import AgentEvent, ArtifactRef
+from typing import TYPE_CHECKING
+
+from skillfleet.exports import exported
+
+if TYPE_CHECKING:
+    from skillfleet.agent import Agent
+    from skillfleet.auth import APIKeyAuth, JWTAuth, NoAuth
+    from skillfleet.context import RunContext
+    from skillfleet.errors import CancelledByCaller, MissingScopes, SkillError, SkillfleetError
+    from skillfleet.local import LocalRunContext
+    from skillfleet.ports.a2a import CallResult
+    from skillfleet.values import AgentEvent, ArtifactRef
+else:
+    __getattr__ = exported(
+        __name__,
+        {
+            "APIKeyAuth": "skillfleet.auth",
+            "Agent": "skillfleet.agent",
+            "AgentEvent": "skillfleet.values",
+            "ArtifactRef": "skillfleet.values",
+            "CallResult": "skillfleet.ports.a2a",
+            "CancelledByCaller": "skillfleet.errors",
+            "JWTAuth": "skillfleet.auth",
+            "LocalRunContext": "skillfleet.local",
+            "MissingScopes": "skillfleet.errors",
+            "NoAuth": "skillfleet.auth",
+            "RunContext": "skillfleet.context",
+            "SkillError": "skillfleet.errors",
+            "SkillfleetError": "skillfleet.errors",
+        },
+    )
 
 __all__ = [
     "APIKeyAuth",
