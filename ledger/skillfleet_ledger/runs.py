@@ -192,6 +192,19 @@ class RunStore:
         reply = await self._run("spend", [self._keys.prefix(run_id)], run_id, tokens)
         return bool(reply)
 
+    async def pay_call(self, lease: Lease) -> None:
+        """Take a call of an agent elsewhere out of the budgets of the run and those above it.
+
+        Raises BudgetExhaustedError, and LimitExceededError for a run that may call nobody any
+        more. Repeated after a lost reply it may take two: a budget errs on the strict side.
+        """
+        run_id = lease.run_id
+        reply = await self._run("pay_call", [self._keys.prefix(run_id)], run_id, lease.token)
+        if reply in _USED_UP:
+            raise BudgetExhaustedError(f"the tree's budget of {_USED_UP[reply]} is used up")
+        if reply:
+            raise LimitExceededError(_CALLER_ENDED)
+
     async def renew(
         self, worker: str, lease_ms: int, tokens: dict[str, int], timeout: float
     ) -> dict[str, str]:
@@ -459,6 +472,7 @@ class ReapOptions:
 
 
 _USED_UP = {b"no_calls": "calls", b"no_tokens": "tokens"}
+_CALLER_ENDED = "the calling run has ended or is being cancelled"
 _PAGE = 200
 _MOST_LISTED = 50 * _PAGE
 
@@ -483,7 +497,7 @@ def _submitted(reply: list[Any], new: Submission, limit: int) -> bool:
             )
         if reply[1] in _USED_UP:
             raise BudgetExhaustedError(f"the tree's budget of {_USED_UP[reply[1]]} is used up")
-        raise LimitExceededError("the calling run has ended or is being cancelled")
+        raise LimitExceededError(_CALLER_ENDED)
     if reply[1].decode() != new.digest:
         raise IdempotencyConflictError(
             "this idempotency key was used before with other arguments: use a new key"

@@ -33,6 +33,12 @@ class CallReport:
     error: str | None = None
     """The type of the exception that ended the call."""
 
+    @property
+    def charged_tokens(self) -> int:
+        """What a budget of tokens is charged: input and output together."""
+        charged = (names.INPUT_TOKENS, names.OUTPUT_TOKENS)
+        return sum(max(self.tokens.get(name, 0), 0) for name in charged)
+
 
 class RecordedCall:
     """A context manager around one call; entering it makes its span the current one."""

@@ -1,26 +1,26 @@
 """Agents that find and call each other in one process, without a fleet."""
 
 import asyncio
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import orjson
 
 from skillfleet.agent import Agent
 from skillfleet.arguments import check_arguments, encode_arguments
 from skillfleet.auth import NoAuth, narrowed_auth
-from skillfleet.contracts import Budget, Limits, ReasonCode
+from skillfleet.contracts import Budget, Limits
 from skillfleet.decorator import Skill
 from skillfleet.errors import (
-    BudgetExhaustedError,
     CapabilityUnavailableError,
     DeclarationError,
     IdempotencyConflictError,
     LimitExceededError,
     RunFailed,
-    RunTimedOut,
     UnauthorizedError,
     UnknownAgentError,
     UnknownSkillError,
@@ -28,11 +28,20 @@ from skillfleet.errors import (
 from skillfleet.local import LocalRunContext
 from skillfleet.ports.a2a import A2AClient, Caller, CallResult
 from skillfleet.ports.discovery import DiscoveredAgent, DiscoveryClient, card_matches
+from skillfleet.purse import Purse
 from skillfleet.running import earlier, run_to_end
 
 _QUEUE = "local"
 _Key = tuple[str, str]  # a run's id and the key of a call that it made
 _Call = tuple[str, dict[str, Any]]  # a task name and its arguments
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a run stands in its tree: the first caller, and the calls from there to it."""
+
+    root: Caller
+    above: tuple[_Call, ...] = ()
 
 
 @dataclass
@@ -42,17 +51,13 @@ class _Shared:
     agents: Mapping[str, Agent]
     secrets: Mapping[str, str]
     max_depth: int
+    max_runs: int
     grace: float
-    calls: int = 0
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    runs: WeakKeyDictionary[Caller, int] = field(default_factory=WeakKeyDictionary)
+    """How many runs the tree of each first caller holds, itself included."""
     finished: dict[_Key, tuple[_Call, CallResult]] = field(default_factory=dict)
     locks: dict[_Key, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
-
-
-@dataclass
-class _Pot:
-    """The calls that a run and all below it have left."""
-
-    calls: int
 
 
 class InProcessA2AClient(A2AClient):
@@ -62,9 +67,10 @@ class InProcessA2AClient(A2AClient):
     its scopes, its deadline or an earlier one, its cancellation, and those of `secrets` that
     the called skill declares. Arguments and results are validated and travel as JSON; failed
     attempts are retried as the skill says, after its backoff. Calls nest at most `max_depth`
-    deep. `grace` is the time in seconds that a cancelled skill has to end by itself. Workspace
-    grants cannot be handed over, and budgets know calls and time, but no tokens
-    (`CapabilityUnavailableError`).
+    deep, a tree holds at most `max_runs` runs, and no call may come back to itself with the
+    same arguments. Budgets are those of the callers' contexts, narrowed by each call's own.
+    `grace` is the time in seconds that a cancelled skill has to end by itself. Workspace grants
+    cannot be handed over (`CapabilityUnavailableError`).
     """
 
     def __init__(
@@ -73,14 +79,15 @@ class InProcessA2AClient(A2AClient):
         *,
         secrets: Mapping[str, str] | None = None,
         max_depth: int = 16,
+        max_runs: int = 1000,
         grace: float = 1.0,
     ) -> None:
-        self._shared = _Shared(_by_name(agents), dict(secrets or {}), max_depth, grace)
-        self._root = LocalRunContext(auth=NoAuth(), task_id="local")
+        known = _by_name(agents)
+        self._shared = _Shared(known, dict(secrets or {}), max_depth, max_runs, grace)
 
     def for_caller(self, caller: Caller) -> A2AClient:
         """A client for the calls of `caller`'s run."""
-        return _CallerClient(self._shared, caller, depth=0)
+        return _CallerClient(self._shared, caller, _Place(caller))
 
     async def call(
         self,
@@ -94,25 +101,22 @@ class InProcessA2AClient(A2AClient):
         budget: Budget | None = None,
     ) -> CallResult:
         """Run a skill for nobody in particular (`NoAuth`); see `A2AClient.call`."""
-        client = self.for_caller(self._root)
+        client = self.for_caller(LocalRunContext(auth=NoAuth(), task_id="local"))
         return await client.call(
             target, skill, args=args, grant=grant, timeout=timeout, key=key, budget=budget
         )
 
 
 class _CallerClient(A2AClient):
-    """Makes the calls of one run, which stands `depth` calls below the first one."""
+    """Makes the calls of one run."""
 
-    def __init__(
-        self, shared: _Shared, caller: Caller, depth: int, pots: tuple[_Pot, ...] = ()
-    ) -> None:
+    def __init__(self, shared: _Shared, caller: Caller, place: _Place) -> None:
         self._shared = shared
         self._caller = caller
-        self._depth = depth
-        self._pots = pots
+        self._place = place
 
     def for_caller(self, caller: Caller) -> A2AClient:
-        return _CallerClient(self._shared, caller, self._depth, self._pots)
+        return _CallerClient(self._shared, caller, self._place)
 
     async def call(
         self,
@@ -128,17 +132,13 @@ class _CallerClient(A2AClient):
         if grant is not None:
             raise CapabilityUnavailableError("calls in process cannot hand over workspace grants")
         agent, found = self._find(target, skill)
-        arguments = _arguments(found, args)
-        budget = budget or Budget()
-        if budget.tokens is not None:
-            raise CapabilityUnavailableError("tokens are only counted on a fleet")
+        call = (found.spec.task_name, _arguments(found, args))
         if key is None:
-            return await self._run(agent, found, arguments, timeout, budget)
+            return await self._run(agent, found, call, timeout, budget)
         memory = (self._caller.task_id, key)
-        call = (found.spec.task_name, orjson.loads(arguments))
         async with self._shared.locks[memory]:
             if memory not in self._shared.finished:
-                result = await self._run(agent, found, arguments, timeout, budget)
+                result = await self._run(agent, found, call, timeout, budget)
                 self._shared.finished[memory] = (call, result)
         former, result = self._shared.finished[memory]
         if former != call:
@@ -148,7 +148,7 @@ class _CallerClient(A2AClient):
         return result
 
     def _find(self, target: str, skill: str) -> tuple[Agent, Skill[..., Any]]:
-        if self._depth >= self._shared.max_depth:
+        if len(self._place.above) >= self._shared.max_depth:
             raise LimitExceededError(f"calls nest more than {self._shared.max_depth} deep")
         agent = _known(self._shared.agents, target)
         if skill not in agent.skills:
@@ -161,56 +161,51 @@ class _CallerClient(A2AClient):
         self,
         agent: Agent,
         skill: Skill[..., Any],
-        arguments: bytes,
+        call: _Call,
         timeout: float | None,
-        budget: Budget,
+        budget: Budget | None,
     ) -> CallResult:
-        self._pay()
-        self._shared.calls += 1
-        run_id = f"{self._caller.task_id}.{self._shared.calls}"
-        child = self._child(agent, skill, run_id, budget)
-        usual = earlier(self._caller.deadline, timeout)
-        child.deadline = earlier(usual, budget.seconds)
-        narrowed = child.deadline != usual
         parent = self._caller if isinstance(self._caller, LocalRunContext) else None
+        self._join_tree(call)
+        above = parent.purse if parent is not None else Purse()
+        above.take_call()
+        child = self._child(agent, skill, call)
+        child.purse = Purse(budget, above)
+        child.deadline = earlier(self._caller.deadline, timeout)
         if parent is not None:
             parent.adopt(child)
         try:
-            result = await run_to_end(
-                skill, child, orjson.loads(arguments), grace=self._shared.grace
-            )
-        except RunTimedOut as error:
-            if not narrowed or skill.spec.timeout is not None:
-                raise
-            message = "the tree's budget of time is used up"
-            raise RunTimedOut(message, code=ReasonCode.BUDGET_EXHAUSTED, run_id=run_id) from error
+            result = await run_to_end(skill, child, call[1], grace=self._shared.grace)
         finally:
             child.cancel("the run has ended")
             if parent is not None:
                 parent.release(child)
         return CallResult(result, tuple(child.events), tuple(child.artifact_refs.values()))
 
-    def _pay(self) -> None:
-        """Take one call out of every budget above; raises BudgetExhaustedError."""
-        if any(pot.calls < 1 for pot in self._pots):
-            raise BudgetExhaustedError("the tree's budget of calls is used up")
-        for pot in self._pots:
-            pot.calls -= 1
+    def _join_tree(self, call: _Call) -> None:
+        """Make room for one more run; raises LimitExceededError where there can be none."""
+        if call in self._place.above:
+            raise LimitExceededError(
+                f"{call[0]} is called with the same arguments by a run above: a cycle"
+            )
+        held = self._shared.runs.get(self._place.root, 1)
+        if held >= self._shared.max_runs:
+            raise LimitExceededError(f"the tree of runs already holds {held} runs")
+        self._shared.runs[self._place.root] = held + 1
 
-    def _child(
-        self, agent: Agent, skill: Skill[..., Any], run_id: str, budget: Budget
-    ) -> LocalRunContext[Any]:
-        own = () if budget.calls is None else (_Pot(budget.calls),)
+    def _child(self, agent: Agent, skill: Skill[..., Any], call: _Call) -> LocalRunContext[Any]:
+        run_id = f"{self._caller.task_id}.{next(self._shared.numbers)}"
         secrets = self._shared.secrets
         try:
             auth = narrowed_auth(agent.auth_model, self._caller.auth)
         except UnauthorizedError as error:
             raise RunFailed(str(error), code=error.code, run_id=run_id) from error
+        place = replace(self._place, above=(*self._place.above, call))
         return LocalRunContext(
             auth=auth,
             task_id=run_id,
             secrets={name: secrets[name] for name in skill.spec.secrets if name in secrets},
-            a2a=_CallerClient(self._shared, self._caller, self._depth + 1, (*self._pots, *own)),
+            a2a=_CallerClient(self._shared, self._caller, place),
             discover=LocalDiscovery(self._shared.agents.values()),
         )
 
@@ -264,9 +259,10 @@ def _discovered(agent: Agent) -> DiscoveredAgent:
     return DiscoveredAgent(agent.name, agent.card(agent.queue or _QUEUE))
 
 
-def _arguments(skill: Skill[..., Any], args: Mapping[str, Any] | None) -> bytes:
-    """The arguments as they would travel, checked."""
+def _arguments(skill: Skill[..., Any], args: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The arguments as they would arrive, checked."""
     name, limits = skill.spec.task_name, Limits()
     encoded = encode_arguments(name, args or {}, limits.arguments_bytes)
-    check_arguments(name, skill.spec.input_schema, orjson.loads(encoded))
-    return encoded
+    arguments: dict[str, Any] = orjson.loads(encoded)
+    check_arguments(name, skill.spec.input_schema, arguments)
+    return arguments

@@ -7,11 +7,14 @@ from datetime import datetime
 import orjson
 
 from skillfleet.context import AuthT, RunContext
+from skillfleet.contracts import Budget
 from skillfleet.errors import CapabilityUnavailableError, SandboxUnavailable, UnknownSecretError
+from skillfleet.genai import CallReport
 from skillfleet.ports.a2a import A2AClient
 from skillfleet.ports.discovery import DiscoveryClient
 from skillfleet.ports.sandbox import SandboxClient
 from skillfleet.ports.workspace import WorkspaceClient
+from skillfleet.purse import Purse
 from skillfleet.values import AgentEvent, ArtifactRef
 
 
@@ -24,8 +27,8 @@ class LocalRunContext(RunContext[AuthT]):
 
     Pass `a2a=InProcessA2AClient([...])` and `discover=LocalDiscovery([...])` of
     `skillfleet.inprocess` for skills that call others. `attempt` and `deadline` may be set; a
-    deadline is enforced by `skillfleet.running.run_skill`, which runs a skill under the fleet's
-    rules.
+    deadline, and the time and tokens of a `budget`, are enforced by
+    `skillfleet.running.run_skill`, which runs a skill under the fleet's rules.
 
     Concurrency: one event loop; `cancel` and `shut_down` must be called in its thread.
     """
@@ -40,6 +43,7 @@ class LocalRunContext(RunContext[AuthT]):
         sandbox: SandboxClient | None = None,
         a2a: A2AClient | None = None,
         discover: DiscoveryClient | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.auth = auth
         self.task_id = task_id
@@ -49,6 +53,10 @@ class LocalRunContext(RunContext[AuthT]):
         """The content of each artifact."""
         self.artifact_refs: dict[str, ArtifactRef] = {}
         """The reference that `write_artifact` returned for each artifact."""
+        self.purse = Purse(budget)
+        """What the run, and all that it calls, may still use up."""
+        self.overspent = False
+        """True once the run has used up a budget of tokens: `run_skill` stops it."""
         self._secrets = dict(secrets or {})
         self._workspace = workspace
         self._sandbox = sandbox
@@ -58,7 +66,8 @@ class LocalRunContext(RunContext[AuthT]):
         self._deadline: datetime | None = None
         self._shutting_down = False
         self._reason: str | None = None
-        self._cancelled = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._children: list[LocalRunContext] = []
 
     @property
@@ -104,11 +113,12 @@ class LocalRunContext(RunContext[AuthT]):
             child.cancel(reason)
         if self._reason is None:
             self._reason = reason or ""
-            self._cancelled.set()
+            self._stopped.set()
 
-    async def wait_cancelled(self) -> None:
-        """Return once the run is cancelled."""
-        await self._cancelled.wait()
+    async def wait_stopped(self) -> None:
+        """Return once the run is cancelled or overspent."""
+        self._loop = asyncio.get_running_loop()
+        await self._stopped.wait()
 
     def adopt(self, child: "LocalRunContext") -> None:
         """Let a called run share this run's cancellation and drain, also one long since begun."""
@@ -133,6 +143,18 @@ class LocalRunContext(RunContext[AuthT]):
         self.artifacts[name] = data
         self.artifact_refs[name] = ref
         return ref
+
+    def _called(self, report: CallReport) -> None:
+        tokens = report.charged_tokens
+        if self._loop is None or self._loop is _running_loop():
+            self._charge(tokens)
+        else:
+            self._loop.call_soon_threadsafe(self._charge, tokens)
+
+    def _charge(self, tokens: int) -> None:
+        if tokens and self.purse.spend(tokens):
+            self.overspent = True
+            self._stopped.set()
 
     def _cancel_reason(self) -> str | None:
         return self._reason
@@ -176,3 +198,11 @@ class LocalRunContext(RunContext[AuthT]):
                 "this run cannot call agents: pass a2a=InProcessA2AClient([...])"
             )
         return self._a2a
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop of this thread; None in a thread without one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

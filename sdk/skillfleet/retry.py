@@ -6,12 +6,19 @@ from dataclasses import dataclass
 from skillfleet.errors import (
     CancelledByCaller,
     InvalidArgumentsError,
+    LimitExceededError,
     MissingScopes,
     SkillfleetError,
     UnauthorizedError,
 )
 
-_NEVER_RETRIED = (CancelledByCaller, InvalidArgumentsError, MissingScopes, UnauthorizedError)
+_NEVER_RETRIED = (
+    CancelledByCaller,
+    InvalidArgumentsError,
+    LimitExceededError,
+    MissingScopes,
+    UnauthorizedError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +26,8 @@ class RetryPolicy:
     """How often a run is retried, after which errors, and the seconds of its backoff.
 
     `on` lists exception types that are retried beside the errors that say so themselves
-    (`SkillfleetError.retryable`); a cancellation and a caller's mistakes are never retried.
+    (`SkillfleetError.retryable`); a cancellation, a limit
+    of the tree of runs and a caller's mistakes are never retried.
     Attempts that end because a worker was lost or drained are no retries and are not counted.
     """
 

@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from skillfleet.arguments import check_arguments
+from skillfleet.contracts import ReasonCode
 from skillfleet.decorator import Skill
 from skillfleet.errors import (
+    BudgetExhaustedError,
     CancelledByCaller,
     RunCancelled,
     RunError,
@@ -33,18 +35,22 @@ async def run_skill(
     """Run a skill as a worker does, and return its result as plain JSON values.
 
     Checks the JSON `arguments` and the caller's scopes, runs the skill in a task of its
-    own until `ctx.deadline` or its timeout (which shortens `ctx.deadline`), and validates the
-    result. After `ctx.cancel()` the skill has `grace` seconds to end by itself, then its task
-    is cancelled. A run that is cancelled or overdue from the start is not begun.
+    own until `ctx.deadline` or its timeout (which shortens `ctx.deadline`, as the budget's time
+    does), and validates the result. After `ctx.cancel()` the skill has `grace` seconds to end
+    by itself, then its task is cancelled; it is cancelled at once when it has used up a budget
+    of tokens. A run that is cancelled or overdue from the start is not begun.
 
     Raises `MissingScopes`, `InvalidArgumentsError`, `InvalidResultError`, `CancelledByCaller`,
-    `RunTimedOut`, or what the skill raises. Cancelling the awaiting task cancels the skill. A
-    skill that suppresses its cancellation is left behind `grace` seconds later.
+    `RunTimedOut`, `BudgetExhaustedError`, or what the skill raises. Cancelling the awaiting
+    task cancels the skill. A skill that suppresses its cancellation is left behind `grace`
+    seconds later.
     """
     check_arguments(skill.spec.task_name, skill.spec.input_schema, arguments or {})
     bound = skill.bind(arguments or {})
     ctx.require_scopes(skill.spec.scopes)
-    ctx.deadline = earlier(ctx.deadline, skill.spec.timeout)
+    ctx.purse.begin()
+    ends = [end for end in (ctx.deadline, ctx.purse.ends) if end is not None]
+    ctx.deadline = earlier(min(ends, default=None), skill.spec.timeout)
     await ctx.check_cancelled()
     _check_deadline(ctx)
     task = asyncio.ensure_future(skill(ctx, **bound))
@@ -53,6 +59,8 @@ async def run_skill(
         ended = task.done()
     finally:
         await _stop(task, grace)
+    if ctx.overspent and (not ended or task.cancelled() or task.exception() is not None):
+        raise BudgetExhaustedError("the tree's budget of tokens is used up")
     if not ended:
         await ctx.check_cancelled()
         raise _overdue(ctx)
@@ -97,12 +105,12 @@ def earlier(deadline: datetime | None, seconds: float | None) -> datetime | None
 
 async def _wait(task: asyncio.Future[Any], ctx: LocalRunContext[Any], grace: float) -> None:
     """Return when the task ended, or when it must be stopped."""
-    watcher = asyncio.ensure_future(ctx.wait_cancelled())
+    watcher = asyncio.ensure_future(ctx.wait_stopped())
     try:
         await asyncio.wait(
             {task, watcher}, timeout=_remaining(ctx), return_when=asyncio.FIRST_COMPLETED
         )
-        if watcher.done() and not task.done():
+        if watcher.done() and not task.done() and not ctx.overspent:
             await asyncio.wait({task}, timeout=grace)
     finally:
         watcher.cancel()
@@ -125,6 +133,9 @@ def _check_deadline(ctx: LocalRunContext[Any]) -> None:
 
 
 def _overdue(ctx: LocalRunContext[Any]) -> RunTimedOut:
+    if ctx.deadline is not None and ctx.deadline == ctx.purse.ends:
+        message = "the tree's budget of time is used up"
+        return RunTimedOut(message, code=ReasonCode.BUDGET_EXHAUSTED, run_id=ctx.task_id)
     return RunTimedOut("the run's deadline passed", run_id=ctx.task_id)
 
 
@@ -134,8 +145,8 @@ def _is_overdue(error: Exception, ctx: LocalRunContext[Any]) -> bool:
 
 def _run_error(error: Exception, ctx: LocalRunContext[Any]) -> RunError:
     """What the caller of a run is told that ended with `error`."""
-    if _is_overdue(error, ctx):
-        return RunTimedOut(str(error), run_id=ctx.task_id)
+    if isinstance(error, RunTimedOut) and _is_overdue(error, ctx):
+        return error
     if isinstance(error, CancelledByCaller):
         return RunCancelled(str(error), run_id=ctx.task_id)
     if isinstance(error, SkillfleetError):
@@ -148,4 +159,4 @@ async def _pause(ctx: LocalRunContext[Any], seconds: float) -> None:
     end = earlier(ctx.deadline, seconds) or datetime.now(UTC)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout((end - datetime.now(UTC)).total_seconds()):
-            await ctx.wait_cancelled()
+            await ctx.wait_stopped()

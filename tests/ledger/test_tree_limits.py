@@ -1,5 +1,7 @@
 """What a tree of runs may not do: call itself in a circle, or use up more than its budget."""
 
+from dataclasses import replace
+
 import pytest
 
 from skillfleet.errors import BudgetExhaustedError, LimitExceededError
@@ -70,3 +72,35 @@ async def test_tokens_without_a_budget_or_a_run_leave_no_trace(ledger: Ledger) -
     assert not await ledger.runs.spend(root.run_id, 10)
     assert not await ledger.runs.spend("nobody", 10)
     assert await ledger.runs.invocation("nobody") is None
+
+
+async def test_a_call_elsewhere_is_paid_by_every_budget_above(ledger: Ledger) -> None:
+    root = await running(ledger, budget_calls=3)
+    child = child_of(root, root.run_id, budget_calls=5)
+    await ledger.runs.submit(child)
+    lease = await claimed(ledger, child.id)
+    await ledger.runs.pay_call(lease)
+    await ledger.runs.pay_call(root)
+    for caller in (lease, root):
+        with pytest.raises(BudgetExhaustedError, match="calls"):
+            await ledger.runs.pay_call(caller)
+    with pytest.raises(BudgetExhaustedError, match="calls"):
+        await ledger.runs.submit(child_of(root, root.run_id, digest="another"))
+
+
+async def test_a_call_elsewhere_is_refused_once_the_tokens_are_used_up(ledger: Ledger) -> None:
+    root = await running(ledger, budget_tokens=10)
+    await ledger.runs.pay_call(root)
+    await ledger.runs.spend(root.run_id, 10)
+    with pytest.raises(BudgetExhaustedError, match="tokens"):
+        await ledger.runs.pay_call(root)
+
+
+async def test_who_holds_no_lease_or_is_cancelled_calls_nobody_elsewhere(ledger: Ledger) -> None:
+    root = await running(ledger, budget_calls=1)
+    for lease in (replace(root, token=root.token + 1), replace(root, run_id="nobody")):
+        with pytest.raises(LimitExceededError, match="has ended"):
+            await ledger.runs.pay_call(lease)
+    await ledger.runs.cancel(root.run_id, "enough")
+    with pytest.raises(LimitExceededError, match="is being cancelled"):
+        await ledger.runs.pay_call(root)

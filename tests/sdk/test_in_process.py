@@ -22,6 +22,7 @@ from skillfleet.errors import (
     DeclarationError,
     IdempotencyConflictError,
     InvalidArgumentsError,
+    LimitExceededError,
     RunCancelled,
     RunFailed,
     RunTimedOut,
@@ -196,6 +197,14 @@ async def test_calls_nest_up_to_the_limit() -> None:
     with pytest.raises(RunFailed, match="more than 4 deep") as caught:
         await caller(max_depth=4).call("tools", "dive", args={"levels": 4})
     assert caught.value.code == "limit_exceeded"
+
+
+async def test_a_tree_holds_only_so_many_runs() -> None:
+    ctx = caller(max_runs=4)
+    for _ in range(3):
+        await ctx.call("tools", "shout", args={"text": "a"})
+    with pytest.raises(LimitExceededError, match="already holds 4 runs"):
+        await ctx.call("tools", "shout", args={"text": "a"})
 
 
 async def test_a_call_is_stopped_by_its_timeout() -> None:

@@ -21,7 +21,7 @@ from skillfleet.errors import (
 )
 from skillfleet.inprocess import InProcessA2AClient, LocalDiscovery
 from skillfleet.running import run_skill, run_to_end
-from tests.sdk.context_conformance import (
+from tests.sdk.conformance import (
     AUTH,
     CASES,
     SECRETS,
@@ -79,6 +79,7 @@ async def run_case(case: Case) -> Observed:
         secrets=SECRETS,
         a2a=InProcessA2AClient([agent], secrets=SECRETS, grace=0.05),
         discover=LocalDiscovery([agent]),
+        budget=case.budget,
     )
     run = asyncio.create_task(run_to_end(agent.skills[case.skill], ctx, case.args, grace=0.05))
     if case.cancel_on is not None:
@@ -106,7 +107,7 @@ async def test_the_local_context_conforms(case: Case) -> None:
 
 
 def test_the_table_exercises_every_skill_of_the_conformance_agent() -> None:
-    called_by_others = {"echo", "unique", "who_calls"}
+    called_by_others = {"echo", "unique", "who_calls", "leaf", "calls_back"}
     assert {case.skill for case in CASES} | called_by_others == set(agent.skills)
 
 

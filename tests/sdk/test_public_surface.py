@@ -66,7 +66,7 @@ def test_the_contexts_members_are_these_and_no_others() -> None:
         ),
         (
             LocalRunContext.__init__,
-            ["auth", "task_id", "secrets", "workspace", "sandbox", "a2a", "discover"],
+            ["auth", "task_id", "secrets", "workspace", "sandbox", "a2a", "discover", "budget"],
         ),
         (RunContext.call, ["target", "skill", "args", "grant", "timeout", "key", "budget"]),
         (RunContext.write_artifact, ["name", "data", "mime_type"]),

@@ -194,14 +194,31 @@ async def asks(
     args: dict[str, Any] | None = None,
     timeout: float | None = None,
     key: str | None = None,
+    budget: dict[str, float] | None = None,
 ) -> Any:
     await ctx.emit_progress("asking")
-    answer = await ctx.call(target, skill, args=args, timeout=timeout, key=key)
+    bound = Budget.model_validate(budget or {})
+    answer = await ctx.call(target, skill, args=args, timeout=timeout, key=key, budget=bound)
     return {
         "result": answer.result,
         "events": [[event.kind, event.payload] for event in answer.events],
         "artifacts": [[ref.name, ref.uri, ref.mime_type] for ref in answer.artifacts],
     }
+
+
+@abroad.skill
+async def asks_often(ctx: RunContext, target: str, count: int) -> int:
+    """Ask so often, one by one."""
+    for number in range(count):
+        await ctx.call(target, "add", args={"x": number, "y": 0})
+    return count
+
+
+@abroad.skill
+async def hands_down(ctx: RunContext, target: str, count: int, calls: int) -> Any:
+    """Have a called run ask, within a budget of its own."""
+    args, budget = {"target": target, "count": count}, Budget(calls=calls)
+    return (await ctx.call("abroad", "asks_often", args=args, budget=budget)).result
 
 
 @tree.skill

@@ -72,6 +72,17 @@ class Stranger(AgentExecutor):
                 await updater.complete(said("x" * int(args["size"])))
             case "wait":
                 await asyncio.sleep(120)
+            case "think":
+                await self._think(int(args["rounds"]), args["usage"], updater)
+
+    async def _think(self, rounds: int, usage: dict[str, Any], updater: TaskUpdater) -> None:
+        """Tell after each round what was used so far, then be done."""
+        for number in range(1, rounds + 1):
+            used = {name: count * number for name, count in usage.items()}
+            working = TaskState.TASK_STATE_WORKING
+            await updater.update_status(working, said("hm"), metadata={"usage": used})
+            await asyncio.sleep(0.2)
+        await updater.complete(said("thought"))
 
     async def cancel(self, context: RequestContext, event_queue: EventQueue) -> None:
         note("cancelled")

@@ -5,12 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from skillfleet.contracts import Budget, RunState
-from skillfleet.errors import CapabilityUnavailableError, RunFailed, RunTimedOut
-from skillfleet.inprocess import InProcessA2AClient
+from skillfleet.errors import RunFailed, RunTimedOut
 from skillfleet_producer import Fleet
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer, running_server
-from tests.trust import agents
 
 
 @pytest.fixture(scope="module")
@@ -111,21 +109,3 @@ def test_a_caller_narrows_the_time_for_a_run_that_it_calls(fleet: Fleet) -> None
     with pytest.raises(RunFailed) as over:
         run.result(timeout=20)
     assert over.value.code == "budget_exhausted"
-
-
-LOCAL = (agents.tree,)
-
-
-async def test_budgets_narrow_in_process_as_on_the_fleet() -> None:
-    client = InProcessA2AClient(LOCAL)
-    enough = await client.call("tree", "fans", args={"count": 2}, budget=Budget(calls=2))
-    assert enough.result == 2
-    for args in ({"count": 3, "calls": 2}, {"count": 5, "calls": 9}):
-        with pytest.raises(RunFailed) as refused:
-            await client.call("tree", "narrows", args=args, budget=Budget(calls=4))
-        assert refused.value.code == "budget_exhausted"
-    with pytest.raises(RunTimedOut) as over:
-        await client.call("tree", "leaf", args={"seconds": 60}, budget=Budget(seconds=0.1))
-    assert over.value.code == "budget_exhausted"
-    with pytest.raises(CapabilityUnavailableError, match="tokens"):
-        await client.call("tree", "leaf", budget=Budget(tokens=1))

@@ -4,14 +4,16 @@ import pytest
 
 from skillfleet.contracts import RESERVED_KINDS
 from skillfleet.errors import InvalidArgumentsError, RunError
-from tests.sdk.context_conformance import AUTH, CASES, Case, Observed, assert_conforms
+from tests.sdk.conformance import AUTH, CASES, Case, Observed, assert_conforms
 from tests.worker.shared import Shared, wait_kind
 
 
 def observe(shared: Shared, case: Case) -> Observed:
     seen = Observed()
     try:
-        run = shared.fleet.enqueue(f"conformance.{case.skill}", case.args, auth=AUTH)
+        run = shared.fleet.enqueue(
+            f"conformance.{case.skill}", case.args, auth=AUTH, budget=case.budget
+        )
     except InvalidArgumentsError as error:
         seen.code, seen.message = error.code, str(error)
         return seen

@@ -9,11 +9,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from skillfleet import ArtifactRef, RunContext, conventions
+from skillfleet import ArtifactRef, RunContext
 from skillfleet.contracts import Limits, from_millis
 from skillfleet.errors import (
+    BudgetExhaustedError,
     CapabilityUnavailableError,
     FleetUnavailableError,
+    LimitExceededError,
     SandboxUnavailable,
     UnknownSecretError,
 )
@@ -30,6 +32,7 @@ from skillfleet_ledger.runs import Lease
 from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
 from skillfleet_worker.runtime.outbox import Outbox
 from skillfleet_worker.runtime.outcomes import Outcome
+from skillfleet_worker.runtime.patience import patiently
 from skillfleet_worker.runtime.quiet import QuietOutbox, quiet_outcome
 from skillfleet_worker.runtime.redactor import KnownSecrets, Redactor
 from skillfleet_worker.telemetry.calls import measure_call
@@ -155,10 +158,26 @@ class FleetRunContext(RunContext[Any]):
 
     def _called(self, report: CallReport) -> None:
         measure_call(report)
-        names = (conventions.INPUT_TOKENS, conventions.OUTPUT_TOKENS)
-        if tokens := sum(report.tokens.get(name, 0) for name in names):
-            # The call may have been made in a thread.
-            self.run.loop.call_soon_threadsafe(self._charge, tokens)
+        if tokens := report.charged_tokens:
+            self.charge(tokens)
+
+    def charge(self, tokens: int) -> None:
+        """Charge tokens to the tree's budget, soon. Any thread."""
+        self.run.loop.call_soon_threadsafe(self._charge, tokens)
+
+    async def pay_call(self) -> None:
+        """Take a call that is no run of this fleet out of the tree's budget.
+
+        Raises BudgetExhaustedError, LimitExceededError, CancelledByCaller.
+        """
+        runs, patience = self._capabilities.ledger.runs, self._capabilities.patience_seconds
+        try:
+            await bridge.at_home(patiently(patience, lambda: runs.pay_call(self.run.lease)))
+        except BudgetExhaustedError:
+            raise
+        except LimitExceededError:
+            await self.check_cancelled()
+            raise
 
     def _charge(self, tokens: int) -> None:
         task = asyncio.create_task(bridge.at_home(self._spend(tokens)))

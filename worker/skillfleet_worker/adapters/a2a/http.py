@@ -16,18 +16,25 @@ from a2a.types import (
     Part,
     Role,
     SendMessageRequest,
+    StreamResponse,
 )
 from a2a.utils.errors import A2AError
 from google.protobuf.json_format import ParseDict
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from skillfleet.contracts import Budget
-from skillfleet.errors import CapabilityUnavailableError, RunFailed, RunTimedOut, TargetRefusedError
+from skillfleet.contracts import Budget, ReasonCode
+from skillfleet.errors import (
+    CapabilityUnavailableError,
+    RunFailed,
+    RunTimedOut,
+    TargetRefusedError,
+)
 from skillfleet.ports.a2a import A2AClient, Caller, CallResult
 from skillfleet_engine import bridge
 from skillfleet_engine.parking import parked
 from skillfleet_worker.adapters.a2a.remote_task import RemoteTask
 from skillfleet_worker.adapters.a2a.transport import GuardedTransport
+from skillfleet_worker.runtime.context import FleetRunContext
 
 _CANCEL_SECONDS = 5.0
 _CALLS = uuid.UUID("5f3a9b0e-93c5-4f0e-8a3c-6f0a8f6d1b77")
@@ -43,10 +50,12 @@ class HttpA2AClient(A2AClient):
 
     transport: GuardedTransport
     timeout_seconds: float
-    caller: Caller | None = None
+    caller: FleetRunContext | None = None
 
     def for_caller(self, caller: Caller) -> A2AClient:
-        """The client that makes calls on behalf of a run."""
+        """The client that makes calls on behalf of a run of this fleet."""
+        if not isinstance(caller, FleetRunContext):
+            raise CapabilityUnavailableError("only a run of this fleet can call through it")
         return HttpA2AClient(self.transport, self.timeout_seconds, caller)
 
     async def call(
@@ -63,19 +72,31 @@ class HttpA2AClient(A2AClient):
         """See `A2AClient.call`. A host that is not listed raises `TargetRefusedError`.
 
         With a `key`, the message has the same id in each attempt, so that an agent which heeds
-        ids does not start again.
+        ids does not start again. The call counts as one of the caller's tree; what the agent
+        calls itself is its own affair. The tokens that it reports (`usage` in the metadata of
+        what it answers) are charged to the tree, and a task that has used up the `budget`'s is
+        cancelled.
         """
         if grant is not None:
             raise CapabilityUnavailableError("workspace grants are not handed over by HTTP")
+        self.transport.check(_url(target))
+        if self.caller is not None:
+            await self.caller.pay_call()
         budget = budget or Budget()
-        if budget.calls is not None or budget.tokens is not None:
-            raise CapabilityUnavailableError("an agent elsewhere heeds no budget but that of time")
         headers: dict[str, str] = {}
         TraceContextTextMapPropagator().inject(headers)
         message = self._message(target, skill, args or {}, key)
         seconds = self._seconds(timeout, budget.seconds)
-        async with parked():
-            return await bridge.at_home(self._call(target, message, headers, seconds))
+        try:
+            async with parked():
+                return await bridge.at_home(self._call(target, message, headers, seconds, budget))
+        except TimeoutError:
+            if seconds == budget.seconds:
+                raise RunTimedOut(
+                    f"the call of {target} has used up its budget of {seconds:g} s",
+                    code=ReasonCode.BUDGET_EXHAUSTED,
+                ) from None
+            raise RunTimedOut(f"the call of {target} took more than {seconds:g} s") from None
 
     def _message(
         self, target: str, skill: str, args: Mapping[str, Any], key: str | None
@@ -95,8 +116,14 @@ class HttpA2AClient(A2AClient):
         return max(min(limit for limit in limits if limit is not None), 0.0)
 
     async def _call(
-        self, target: str, message: Message, headers: dict[str, str], seconds: float
+        self,
+        target: str,
+        message: Message,
+        headers: dict[str, str],
+        seconds: float,
+        budget: Budget,
     ) -> CallResult:
+        """Raises TimeoutError after so many seconds."""
         task = RemoteTask(target)
         client: Client | None = None
         context = ClientCallContext(service_parameters=headers, timeout=seconds)
@@ -106,19 +133,27 @@ class HttpA2AClient(A2AClient):
                     client = await _client(http, target)
                     request = SendMessageRequest(message=message)
                     async for response in client.send_message(request, context=context):
-                        task.take(response)
+                        self._take(task, response, budget)
                     return task.result()
                 except BaseException:
                     if client is not None and task.running:
                         await _cancel(client, task.id, context)
                     raise
-        except TimeoutError:
-            raise RunTimedOut(f"the call of {target} took more than {seconds:g} s") from None
         except (A2AError, httpx.HTTPError, ValueError) as error:
             refused = _refusal(error)
             if refused is not None:
                 raise refused from None
             raise RunFailed(f"the call of {target} failed: {error}", code="remote_error") from error
+
+    def _take(self, task: RemoteTask, response: StreamResponse, budget: Budget) -> None:
+        """Take a response and charge what it says was used; raises RunFailed beyond the budget."""
+        before = task.tokens
+        task.take(response)
+        if self.caller is not None and task.tokens > before:
+            self.caller.charge(task.tokens - before)
+        if task.running and budget.tokens is not None and task.tokens >= budget.tokens:
+            message = "the call's budget of tokens is used up"
+            raise RunFailed(message, code=ReasonCode.BUDGET_EXHAUSTED, run_id=task.id)
 
     @contextlib.asynccontextmanager
     async def _http(self, seconds: float) -> AsyncIterator[httpx.AsyncClient]:
@@ -129,6 +164,13 @@ class HttpA2AClient(A2AClient):
             follow_redirects=False,
             trust_env=False,
         )
+
+
+def _url(target: str) -> httpx.URL:
+    try:
+        return httpx.URL(target)
+    except httpx.InvalidURL as error:
+        raise TargetRefusedError(f"the target {target!r} is no URL: {error}") from None
 
 
 async def _client(http: httpx.AsyncClient, target: str) -> Client:

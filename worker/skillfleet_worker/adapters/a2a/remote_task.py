@@ -9,6 +9,7 @@ from a2a.types import Artifact, Part, StreamResponse, TaskState, TaskStatus
 from google.protobuf.json_format import MessageToDict
 
 from skillfleet.contracts import ReasonCode
+from skillfleet.conventions import INPUT_TOKENS, OUTPUT_TOKENS, token_counts
 from skillfleet.errors import RunCancelled, RunFailed
 from skillfleet.ports.a2a import CallResult
 from skillfleet.values import AgentEvent, ArtifactRef
@@ -18,6 +19,7 @@ _RUNNING = {
     TaskState.TASK_STATE_SUBMITTED,
     TaskState.TASK_STATE_WORKING,
 }
+_MOST_TOKENS = 10**12
 _WAITING = {TaskState.TASK_STATE_INPUT_REQUIRED, TaskState.TASK_STATE_AUTH_REQUIRED}
 
 
@@ -31,6 +33,8 @@ class RemoteTask:
         self._answer: list[Part] | None = None
         self._artifacts: dict[str, Artifact] = {}
         self._events: list[AgentEvent] = []
+        self.tokens = 0
+        """What the agent says it has used so far for this task, input and output together."""
 
     @property
     def running(self) -> bool:
@@ -39,6 +43,7 @@ class RemoteTask:
 
     def take(self, response: StreamResponse) -> None:
         """Take one response."""
+        self._take_usage(response)
         match response.WhichOneof("payload"):
             case "task":
                 self.id = response.task.id
@@ -70,6 +75,17 @@ class RemoteTask:
         elif state in _RUNNING:
             code, message = "remote_error", "the answer ended before the task did"
         raise RunFailed(message, code=str(code or ReasonCode.SKILL_ERROR), run_id=self.id)
+
+    def _take_usage(self, response: StreamResponse) -> None:
+        """A2A has no field for it: we read `usage` in the metadata, in any known spelling."""
+        payload = getattr(response, response.WhichOneof("payload") or "task")
+        said = [payload.metadata]
+        if response.WhichOneof("payload") in ("task", "status_update"):
+            said.append(payload.status.message.metadata)
+        for metadata in said:
+            counts = token_counts(MessageToDict(metadata).get("usage"))
+            used = sum(max(counts.get(name, 0), 0) for name in (INPUT_TOKENS, OUTPUT_TOKENS))
+            self.tokens = max(self.tokens, min(used, _MOST_TOKENS))
 
     def _take_status(self, status: TaskStatus) -> None:
         self._status = status

@@ -30,11 +30,16 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         self._credentials = dict(credentials or {})
         self._inner = httpx.AsyncHTTPTransport(trust_env=False)
 
+    def check(self, url: httpx.URL) -> None:
+        """Raise TargetRefusedError for a URL that is no target here, as far as its text tells."""
+        if url.scheme not in _PORTS or url.userinfo:
+            raise TargetRefusedError("a target is an http(s) URL without user and password")
+        self._hosts.check_name(url.host)
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request; raises TargetRefusedError before anything leaves."""
         url = request.url
-        if url.scheme not in _PORTS or url.userinfo:
-            raise TargetRefusedError("a target is an http(s) URL without user and password")
+        self.check(url)
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 address = await self._hosts.resolve(url.host, url.port or _PORTS[url.scheme])
