@@ -89,9 +89,10 @@ lock: $(STAMP) $(VENV)/bin/uv ## Renew the locks: make lock ARGS=--upgrade
 	@$(MAKE) --no-print-directory install
 	@$(PY) -m deploy.image_lock
 
-generate: $(STAMP) ## Write anew what is made from other files: image locks, manifests, chart tables
+generate: $(STAMP) ## Write anew what is made from other files: image locks, manifests, Redis users, chart tables
 	@$(PY) -m deploy.image_lock
 	@$(PY) -m deploy.render
+	@$(PY) -m deploy.redis_users
 	@$(PY) -m deploy.chart_readme
 
 verify: $(STAMP) $(VENV)/bin/uv ## Generated files and the lock still follow their sources
@@ -100,6 +101,7 @@ verify: $(STAMP) $(VENV)/bin/uv ## Generated files and the lock still follow the
 	@diff -u $(LOCK) $(VENV)/expected.lock || { echo "requirements.lock is stale: make lock" >&2; exit 1; }
 	@$(PY) -m deploy.image_lock --check
 	@$(PY) -m deploy.render --check
+	@$(PY) -m deploy.redis_users --check
 	@$(PY) -m deploy.chart_readme --check
 
 clean: ## Remove build results and caches; .venv stays

@@ -62,32 +62,49 @@ imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 {{- .Values.valkey.auth.existingSecret | default (include "skillfleet.name" (dict "root" . "suffix" "valkey")) -}}
 {{- end }}
 
-{{/* How a process reaches the ledger and the broker; what is no secret stands in the settings. */}}
-{{- define "skillfleet.connectionEnv" -}}
-{{- $secret := .Values.redis.existingSecret -}}
-{{- if .Values.valkey.enabled -}}
-{{ include "skillfleet.secretEnv" (dict "env" "SKILLFLEET_REDIS_PASSWORD" "name" (include "skillfleet.valkeySecret" .) "key" .Values.valkey.auth.passwordKey) }}
+{{/*
+Who a process is to Redis, as JSON: root, role (worker, producer, exporter or flower). `secret` is
+the Secret's name; `urlKey`, `usernameKey` and `passwordKey` are keys of it, `username` a plain name.
+*/}}
+{{- define "skillfleet.redisUser" -}}
+{{- if .root.Values.valkey.enabled -}}
+{{- dict "username" (printf "skillfleet-%s" .role) "secret" (include "skillfleet.valkeySecret" .root) "usernameKey" "" "passwordKey" .role | toJson -}}
 {{- else -}}
-{{- if not .Values.redis.url }}
-{{ include "skillfleet.secretEnv" (dict "env" "SKILLFLEET_REDIS_URL" "name" $secret.name "key" $secret.urlKey) }}
+{{- $redis := .root.Values.redis -}}
+{{- $user := dict "username" $redis.username "secret" $redis.existingSecret.name -}}
+{{- range list "urlKey" "usernameKey" "passwordKey" }}{{ $_ := set $user . (get $redis.existingSecret .) }}{{ end -}}
+{{- $own := get $redis.users .role | default dict -}}
+{{- if $own.username }}{{ $_ := set $user "usernameKey" "" }}{{ end -}}
+{{- range $key, $value := $own }}{{ if $value }}{{ $_ := set $user $key $value }}{{ end }}{{ end -}}
+{{- $user | toJson -}}
+{{- end -}}
 {{- end }}
-{{- with $secret.usernameKey }}
-{{ include "skillfleet.secretEnv" (dict "env" "SKILLFLEET_REDIS_USERNAME" "name" $secret.name "key" .) }}
+
+{{/* How a process reaches the ledger and the broker; what is no secret stands in the settings: root, role. */}}
+{{- define "skillfleet.connectionEnv" -}}
+{{- $user := include "skillfleet.redisUser" . | fromJson -}}
+{{- if not (or .root.Values.valkey.enabled .root.Values.redis.url) }}
+{{ include "skillfleet.secretEnv" (dict "env" "SKILLFLEET_REDIS_URL" "name" $user.secret "key" $user.urlKey) }}
 {{- end }}
-{{- with $secret.passwordKey }}
-{{ include "skillfleet.secretEnv" (dict "env" "SKILLFLEET_REDIS_PASSWORD" "name" $secret.name "key" .) }}
+{{- if $user.usernameKey }}
+{{ include "skillfleet.secretEnv" (dict "env" "SKILLFLEET_REDIS_USERNAME" "name" $user.secret "key" $user.usernameKey) }}
+{{- else if $user.username }}
+- name: SKILLFLEET_REDIS_USERNAME
+  value: {{ $user.username }}
 {{- end }}
+{{- if $user.passwordKey }}
+{{ include "skillfleet.secretEnv" (dict "env" "SKILLFLEET_REDIS_PASSWORD" "name" $user.secret "key" $user.passwordKey) }}
 {{- end }}
-{{- with .Values.broker.existingSecret }}
+{{- with .root.Values.broker.existingSecret }}
 {{- if .name }}
 {{ include "skillfleet.secretEnv" (dict "env" "SKILLFLEET_BROKER_URL" "name" .name "key" .urlKey) }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* The environment of every skillfleet process: root, component. */}}
+{{/* The environment of every skillfleet process: root, component, role (who it is to Redis). */}}
 {{- define "skillfleet.env" -}}
-{{- include "skillfleet.connectionEnv" .root | trim }}
+{{- include "skillfleet.connectionEnv" . | trim }}
 - name: SKILLFLEET_POD_NAME
   valueFrom:
     fieldRef:

@@ -21,8 +21,17 @@
 {{- if and (not .Values.valkey.enabled) (not $redis.url) (not (and $redis.existingSecret.name $redis.existingSecret.urlKey)) -}}
 {{- fail "redis: say where Redis is: redis.existingSecret.name and urlKey, or redis.url, or valkey.enabled=true for a trial" -}}
 {{- end -}}
-{{- if and $redis.url (or $redis.existingSecret.usernameKey $redis.existingSecret.passwordKey) (not $redis.existingSecret.name) -}}
-{{- fail "redis.existingSecret.name: usernameKey and passwordKey need the Secret's name" -}}
+{{- range $role := include "skillfleet.redisRoles" . | fromJsonArray -}}
+{{- $user := include "skillfleet.redisUser" (dict "root" $ "role" $role) | fromJson -}}
+{{- $where := eq $role "worker" | ternary "redis.existingSecret" (printf "redis.users.%s" $role) -}}
+{{- if and (or $user.usernameKey $user.passwordKey) (not $user.secret) -}}
+{{- fail (printf "%s: usernameKey and passwordKey need the Secret's name" $where) -}}
+{{- end -}}
+{{- $own := get $redis.users $role | default dict -}}
+{{- $borrowed := and (or $own.username $own.usernameKey) (not (or $own.passwordKey $own.secret)) -}}
+{{- if or $borrowed (and (or $user.username $user.usernameKey) (not $user.passwordKey)) -}}
+{{- fail (printf "%s.passwordKey: a Redis user needs a password; say where it is, or put user and password into the URL" $where) -}}
+{{- end -}}
 {{- end -}}
 {{- if and $redis.tls.caSecret (hasPrefix "redis://" $redis.url) -}}
 {{- fail "redis.url: redis.tls.caSecret is set, so the address must start with rediss://" -}}

@@ -1,5 +1,6 @@
-"""Run a rendered container as a process of this machine: its command, environment and volumes."""
+"""Run a rendered pod's containers as processes of this machine: command, environment, volumes."""
 
+import base64
 import os
 import re
 import subprocess
@@ -10,40 +11,43 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.helm.rendering import Manifest
+from tests.helm.rendering import Manifest, containers, kinds, pod_template
+from tests.support.valkey import server_binary
 
 Secrets = Mapping[str, Mapping[str, str]]
 VARIABLE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
 
 
-class PodProcess:
-    """One container of a pod as a local process; its volumes are folders that vanish with it.
+class LocalPod:
+    """A pod's containers as local processes; its volumes are folders that vanish with it.
 
-    `secrets` holds what the cluster's Secrets would, by name and key. The process is killed when
-    the block ends, unless it has ended before.
+    `secrets` holds what the operator's Secrets and ConfigMaps would, by name and key; those of
+    the chart are found by themselves. `addresses` says where on this machine a `host:port` of
+    the cluster is. Processes that still run are killed when the block ends.
     """
 
-    def __init__(self, container: Manifest, manifests: list[Manifest], secrets: Secrets) -> None:
-        self.container = container
-        self.config = {m["metadata"]["name"]: m for m in manifests if m["kind"] == "ConfigMap"}
-        self.secrets = secrets
-        self.folder = tempfile.TemporaryDirectory(prefix="skillfleet-pod-")
-        self.process: subprocess.Popen[str] | None = None
+    def __init__(
+        self,
+        workload: Manifest,
+        manifests: list[Manifest],
+        secrets: Secrets,
+        addresses: Mapping[str, str] | None = None,
+    ) -> None:
+        self.pod = pod_template(workload)["spec"]
+        self.claims = workload["spec"].get("volumeClaimTemplates", [])
+        self.containers = {c["name"]: c for c in containers(pod_template(workload))}
+        self.config = {m["metadata"]["name"]: m["data"] for m in kinds(manifests, "ConfigMap")}
+        self.secrets = {**made_secrets(manifests), **secrets}
+        self.addresses = addresses or {}
+        self.started: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Self:
-        environment = self.environment()
-        command = [self.localise(expand(part, environment)) for part in self.container["command"]]
-        program = Path(sys.executable).parent / command[0]
-        self.log = Path(self.folder.name) / "log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [str(program), *command[1:]],
-                env=environment,
-                cwd=self.folder.name,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
+        self.temporary = tempfile.TemporaryDirectory(prefix="skillfleet-pod-")
+        self.folder = Path(self.temporary.name)
+        for volume in self.pod["volumes"]:
+            fill(self.folder / volume["name"], self.files(volume))
+        for claim in self.claims:
+            fill(self.folder / claim["metadata"]["name"], {})
         return self
 
     def __exit__(
@@ -52,28 +56,70 @@ class PodProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.running.poll() is None:
-            self.running.kill()
-            self.running.wait()
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
         if error is not None:
-            error.add_note(self.log.read_text()[-4000:])
-        self.folder.cleanup()
+            for log in self.folder.glob("*.log"):
+                error.add_note(f"{log.name}: {log.read_text(errors='replace')[-4000:]}")
+        self.temporary.cleanup()
 
-    @property
-    def running(self) -> subprocess.Popen[str]:
-        """The process; only inside the block."""
-        if self.process is None:
-            raise RuntimeError("the container was not started")
-        return self.process
+    def initialise(self) -> Self:
+        """Run the init containers, one after the other, each to its good end."""
+        for container in self.pod.get("initContainers", []):
+            process = self.start(container["name"])
+            if process.wait(timeout=60) != 0:
+                raise AssertionError(f"{container['name']} failed: {self.log(container['name'])}")
+        return self
 
-    def environment(self) -> dict[str, str]:
+    def start(self, name: str | None = None, *more: str) -> subprocess.Popen[str]:
+        """Start a container, by default the main one; `more` is added to its command."""
+        container = self.containers[name or self.pod["containers"][0]["name"]]
+        environment = self.environment(container)
+        command = [expand(part, environment) for part in container["command"]]
+        with (self.folder / f"{container['name']}.log").open("a") as log:
+            process = subprocess.Popen(
+                [*self.command(container, command), *more],
+                env=environment,
+                cwd=self.folder,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        self.started.append(process)
+        return process
+
+    def execute(self, container: str, command: list[str]) -> subprocess.CompletedProcess[str]:
+        """Run a command in a container, as an exec probe or `kubectl exec` does."""
+        found = self.containers[container]
+        return subprocess.run(
+            self.command(found, command),
+            env=self.environment(found),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def log(self, name: str | None = None) -> str:
+        """What a container, by default the main one, has printed so far."""
+        found = name or self.pod["containers"][0]["name"]
+        return (self.folder / f"{found}.log").read_text(errors="replace")
+
+    def command(self, container: Manifest, command: list[str]) -> list[str]:
+        """A command with the paths of this machine."""
+        program, *arguments = (self.localise(container, part) for part in command)
+        return [local_program(program), *arguments]
+
+    def environment(self, container: Manifest) -> dict[str, str]:
         """What the kubelet would set, and nothing of this process but the way to programs."""
-        values = {"PATH": os.environ["PATH"], "HOME": self.mounted("/tmp")}
-        for source in self.container.get("envFrom", []):
-            values |= self.config[source["configMapRef"]["name"]]["data"]
-        for entry in self.container.get("env", []):
+        values = {"PATH": os.environ["PATH"], "HOME": "/tmp"}
+        for source in container.get("envFrom", []):
+            values |= self.config[source["configMapRef"]["name"]]
+        for entry in container.get("env", []):
             values[entry["name"]] = expand(self.value(entry), values)
-        return {name: self.localise(value) for name, value in values.items()}
+        return {name: self.localise(container, value) for name, value in values.items()}
 
     def value(self, entry: dict[str, Any]) -> str:
         """An environment entry's value, wherever it comes from."""
@@ -86,18 +132,70 @@ class PodProcess:
                 return f"local-{path.rsplit('.', 1)[1]}"
         raise AssertionError(f"cannot resolve {entry}")
 
-    def mounted(self, path: str) -> str:
-        """The folder that stands for a mount path."""
-        folder = Path(self.folder.name) / path.strip("/").replace("/", "-")
-        folder.mkdir(exist_ok=True)
-        return str(folder)
+    def files(self, volume: Manifest) -> dict[str, str]:
+        """The files that the kubelet puts into a volume, by name."""
+        match volume:
+            case {"configMap": source}:
+                main = self.containers[self.pod["containers"][0]["name"]]
+                texts = chosen(
+                    self.config.get(source["name"]) or self.secrets[source["name"]], source
+                )
+                return {file: self.localise(main, text) for file, text in texts.items()}
+            case {"secret": source}:
+                return chosen(self.secrets[source["secretName"]], source)
+            case {"projected": {"sources": sources}}:
+                parts = [next(iter(source.values())) for source in sources]
+                return {k: v for p in parts for k, v in chosen(self.secrets[p["name"]], p).items()}
+        return {}
 
-    def localise(self, text: str) -> str:
-        """A text with the mount paths in it replaced."""
-        for mount in self.container.get("volumeMounts", []):
-            path = mount["mountPath"]
-            text = re.sub(rf"(?<![\w/]){path}(?=/|$)", self.mounted(path), text)
+    def localise(self, container: Manifest, text: str) -> str:
+        """A text with the mount paths and addresses in it replaced by those of this machine."""
+        mounts = {m["mountPath"]: m["name"] for m in container["volumeMounts"]}
+        paths = "|".join(sorted(map(re.escape, mounts), reverse=True))
+        text = re.sub(
+            rf"(?<![\w/])({paths})(?=/|\s|$)",
+            lambda found: str(self.folder / mounts[found[1]]),
+            text,
+        )
+        for there, here in self.addresses.items():
+            text = text.replace(there, here)
         return text
+
+
+def made_secrets(manifests: list[Manifest]) -> dict[str, dict[str, str]]:
+    """The Secrets that the chart itself makes, decoded."""
+    return {
+        m["metadata"]["name"]: {k: base64.b64decode(v).decode() for k, v in m["data"].items()}
+        for m in kinds(manifests, "Secret")
+    }
+
+
+def chosen(data: Mapping[str, str], how: Mapping[str, Any]) -> dict[str, str]:
+    """The files of a Secret or ConfigMap: those of `items`, or all."""
+    items = how.get("items")
+    if items is None:
+        return dict(data)
+    return {item["path"]: data[item["key"]] for item in items}
+
+
+def fill(folder: Path, files: Mapping[str, str]) -> None:
+    """Lay files out as the kubelet does: links to a folder that a link `..data` points to."""
+    folder.mkdir()
+    if not files:
+        return
+    (folder / "..2026").mkdir()
+    (folder / "..data").symlink_to("..2026")
+    for name, text in files.items():
+        (folder / "..2026" / name).write_text(text)
+        (folder / name).symlink_to(f"..data/{name}")
+
+
+def local_program(name: str) -> str:
+    """Where a program of the image is on this machine."""
+    if name == "valkey-server":
+        return server_binary()
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else name
 
 
 def expand(text: str, values: Mapping[str, str]) -> str:

@@ -5,24 +5,33 @@ import json
 import signal
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from skillfleet_producer import Fleet, RunHandle
-from tests.helm.processes import PodProcess, Secrets
+from tests.helm.processes import LocalPod, Secrets
 from tests.helm.rendering import Manifest, one, pod_template, render, worker
+from tests.helm.value_sets import VALUE_SETS
+from tests.support import acl
 from tests.support.ports import free_port
+from tests.support.tls import TlsServer
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
 DRAIN_SECONDS = 5
 
 
-def get(url: str, user: str = "") -> tuple[int, str]:
-    """Status and body of a GET; status 0 while nobody answers. `user` is `name:password`."""
+def get(url: str, user: str = "", data: bytes | None = None) -> tuple[int, str]:
+    """Status and body of a GET (a POST with `data`); status 0 while nobody answers.
+
+    `user` is `name:password`.
+    """
     headers = {"Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"} if user else {}
+    request = urllib.request.Request(url, headers=headers, data=data)
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as got:
+        with urllib.request.urlopen(request, timeout=10) as got:
             return got.status, got.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -32,7 +41,11 @@ def get(url: str, user: str = "") -> tuple[int, str]:
 
 
 def secrets(valkey: ValkeyServer) -> Secrets:
-    return {"skillfleet-redis": {"url": valkey.url}, "flower-auth": {"basic-auth": "ann:secret"}}
+    """What operators bring along: each part's URL, with a user of its own."""
+    roles = ("exporter", "flower", "producer")
+    urls = {role: valkey.url_of(f"skillfleet-{role}") for role in roles}
+    urls["url"] = valkey.worker_url
+    return {"skillfleet-redis": urls, "flower-auth": {"basic-auth": "ann:secret"}}
 
 
 def container_of(workload: Manifest) -> Manifest:
@@ -40,9 +53,11 @@ def container_of(workload: Manifest) -> Manifest:
     return dict(container)
 
 
-def fleet_values(port: int, **more: Any) -> dict[str, Any]:
-    defaults = {"probes": {"port": port}, "drainSeconds": DRAIN_SECONDS}
-    return {"workerDefaults": defaults, **more}
+def fleet_values(port: int | None = None, **more: Any) -> dict[str, Any]:
+    """Values of a fleet whose worker is probed at `port`; each part is a user of its own."""
+    defaults = {"probes": {"port": port or free_port()}, "drainSeconds": DRAIN_SECONDS}
+    users = {role: {"urlKey": role} for role in ("exporter", "flower", "producer")}
+    return {"workerDefaults": defaults, "redis": {"users": users}} | more
 
 
 def answers(port: int, path: str) -> bool:
@@ -57,29 +72,31 @@ def test_the_worker_container_consumes_and_answers_its_probes(valkey: ValkeyServ
     port = free_port()
     manifests = render(fleet_values(port, monitoring={"enabled": True}))
     container = container_of(worker(manifests))
-    with PodProcess(container, manifests, secrets(valkey)):
+    with LocalPod(worker(manifests), manifests, secrets(valkey)) as pod:
+        pod.start()
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             path = container[probe]["httpGet"]["path"]
             wait_until(partial(answers, port, path), timeout=60, what=path)
-        with Fleet(valkey.url) as fleet:
+        with Fleet(valkey.producer_url) as fleet:
             assert fleet.enqueue("fleet.echo", {"text": "hello"}).result(timeout=30) == "hello"
         assert "skillfleet_runs_total" in get(f"http://127.0.0.1:{port}/metrics")[1]
 
 
 def test_the_worker_container_drains_within_its_grace_period(valkey: ValkeyServer) -> None:
-    manifests = render(fleet_values(free_port()))
+    manifests = render(fleet_values())
     deployment = worker(manifests)
     grace = pod_template(deployment)["spec"]["terminationGracePeriodSeconds"]
     with (
-        PodProcess(container_of(deployment), manifests, secrets(valkey)) as pod,
-        Fleet(valkey.url) as fleet,
+        LocalPod(deployment, manifests, secrets(valkey)) as pod,
+        Fleet(valkey.producer_url) as fleet,
     ):
+        process = pod.start()
         short = fleet.enqueue("fleet.echo", {"text": "in time", "seconds": 2})
         long = fleet.enqueue("fleet.echo", {"text": "too long", "seconds": 600})
         for handle in (short, long):
             wait_until(partial(is_running, handle), timeout=60, what="the run to start")
-        pod.running.send_signal(signal.SIGTERM)
-        assert pod.running.wait(timeout=grace) == 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=grace) == 0
         assert short.result(timeout=1) == "in time"
         assert long.status().state == "queued"
 
@@ -87,38 +104,41 @@ def test_the_worker_container_drains_within_its_grace_period(valkey: ValkeyServe
 def test_the_start_up_check_passes_a_good_redis_and_refuses_an_evicting_one(
     valkey: ValkeyServer,
 ) -> None:
-    manifests = render()
-    (check,) = pod_template(worker(manifests))["spec"]["initContainers"]
-    with PodProcess(check, manifests, secrets(valkey)) as pod:
-        assert pod.running.wait(timeout=60) == 0
-    with valkey.client() as client:
+    manifests = render(fleet_values())
+    with (
+        LocalPod(worker(manifests), manifests, secrets(valkey)) as pod,
+        valkey.client() as client,
+    ):
+        pod.initialise()
         client.config_set("maxmemory-policy", "allkeys-lru")
         try:
-            with PodProcess(check, manifests, secrets(valkey)) as pod:
-                assert pod.running.wait(timeout=60) != 0
+            assert pod.start("doctor").wait(timeout=60) != 0
+            assert "maxmemory-policy" in pod.log("doctor")
         finally:
             client.config_set("maxmemory-policy", "noeviction")
 
 
 def test_the_helm_test_passes_with_a_worker(valkey: ValkeyServer) -> None:
-    manifests = render(fleet_values(free_port()))
-    probe = container_of(one(manifests, "Pod", "test"))
+    manifests = render(fleet_values())
     with (
-        PodProcess(container_of(worker(manifests)), manifests, secrets(valkey)),
-        PodProcess(probe, manifests, secrets(valkey)) as pod,
+        LocalPod(worker(manifests), manifests, secrets(valkey)) as pod,
+        LocalPod(one(manifests, "Pod", "test"), manifests, secrets(valkey)) as hook,
     ):
-        assert pod.running.wait(timeout=60) == 0
+        pod.start()
+        assert hook.start().wait(timeout=60) == 0
 
 
 def test_the_exporter_container_answers_what_keda_asks(valkey: ValkeyServer) -> None:
     port = free_port()
-    manifests = render({"exporter": {"port": port}})
-    container = container_of(one(manifests, "Deployment", "exporter"))
+    manifests = render(fleet_values(exporter={"port": port}))
+    exporter = one(manifests, "Deployment", "exporter")
+    container = container_of(exporter)
     (trigger,) = one(manifests, "ScaledObject", "default")["spec"]["triggers"]
     path = trigger["metadata"]["url"].partition(".svc")[2].partition("/")[2]
-    with Fleet(valkey.url) as fleet:
+    with Fleet(valkey.producer_url) as fleet:
         fleet.enqueue_many("fleet.echo", [{"text": "waits"}] * 7)
-    with PodProcess(container, manifests, secrets(valkey)):
+    with LocalPod(exporter, manifests, secrets(valkey)) as pod:
+        pod.start()
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             asked = container[probe]["httpGet"]["path"]
             wait_until(partial(answers, port, asked), timeout=60, what=asked)
@@ -132,29 +152,70 @@ def test_the_flower_container_asks_for_a_password_but_not_for_its_health(
     valkey: ValkeyServer,
 ) -> None:
     port = free_port()
-    values = {
-        "flower": {"port": port, "auth": {"basic": {"existingSecret": "flower-auth"}}},
-        "monitoring": {"enabled": True},
-    }
-    manifests = render(values)
-    container = container_of(one(manifests, "Deployment", "flower"))
+    flower_values = {"port": port, "auth": {"basic": {"existingSecret": "flower-auth"}}}
+    manifests = render(fleet_values(flower=flower_values, monitoring={"enabled": True}))
+    flower = one(manifests, "Deployment", "flower")
     address = f"http://127.0.0.1:{port}"
-    with PodProcess(container, manifests, secrets(valkey)) as pod:
-        health = container["readinessProbe"]["httpGet"]["path"]
+    with LocalPod(flower, manifests, secrets(valkey)) as pod:
+        process = pod.start()
+        health = container_of(flower)["readinessProbe"]["httpGet"]["path"]
         wait_until(partial(answers, port, health), timeout=60, what="Flower")
         assert get(f"{address}/workers")[0] == 401
         assert get(f"{address}/workers", user="ann:wrong")[0] == 401
         assert get(f"{address}/workers", user="ann:secret")[0] == 200
         assert get(f"{address}/api/workers", user="ann:secret")[0] == 200
-        pod.running.send_signal(signal.SIGTERM)
-        assert pod.running.wait(timeout=30) == 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+
+
+def test_each_part_reaches_a_server_with_tls_as_its_own_user(tmp_path: Path) -> None:
+    server = TlsServer(tmp_path)
+    ports = {part: free_port() for part in ("worker", "exporter", "flower")}
+    values = fleet_values(
+        ports["worker"],
+        **VALUE_SETS["Redis users"],
+        exporter={"port": ports["exporter"]},
+        flower={"port": ports["flower"]},
+    )
+    roles = ("worker", "exporter", "flower", "producer")
+    known = {role: acl.password_of(f"skillfleet-{role}") for role in roles}
+    given = {
+        "redis-users": known,
+        "redis-producer": {"user": "skillfleet-producer", "password": known["producer"]},
+        "redis-ca": {"ca.crt": server.certificate.read_text()},
+    }
+    manifests = render(values)
+    addresses = {"redis.data.svc:6380": f"127.0.0.1:{server.tls_port}"}
+    parts = [
+        worker(manifests, "lists"),
+        one(manifests, "Deployment", "exporter"),
+        one(manifests, "Deployment", "flower"),
+        one(manifests, "Pod", "test"),
+    ]
+    try:
+        server.start()
+        with ExitStack() as stack:
+            pods = [
+                stack.enter_context(LocalPod(part, manifests, given, addresses)) for part in parts
+            ]
+            *_, hook = [pod.initialise().start() for pod in pods]
+            assert hook.wait(timeout=60) == 0
+            wait_until(partial(answers, ports["exporter"], "/metrics"), 60, "the exporter")
+            wait_until(partial(answers, ports["flower"], "/healthcheck"), 60, "Flower")
+            page = f"http://127.0.0.1:{ports['flower']}/workers?refresh=1"
+            wait_until(lambda: "celery@" in get(page)[1], 60, "the worker in Flower")
+        assert server.denied() == []
+    finally:
+        server.close()
 
 
 def test_flower_lives_under_its_prefix(valkey: ValkeyServer) -> None:
     port = free_port()
-    manifests = render({"flower": {"port": port, "urlPrefix": "/flower", "readOnly": True}})
-    container = container_of(one(manifests, "Deployment", "flower"))
-    with PodProcess(container, manifests, secrets(valkey)):
-        health = container["livenessProbe"]["httpGet"]["path"]
+    flower_values = {"port": port, "urlPrefix": "/flower", "readOnly": True}
+    manifests = render(fleet_values(flower=flower_values))
+    flower = one(manifests, "Deployment", "flower")
+    with LocalPod(flower, manifests, secrets(valkey)) as pod:
+        pod.start()
+        health = container_of(flower)["livenessProbe"]["httpGet"]["path"]
         wait_until(partial(answers, port, health), timeout=60, what="Flower")
         assert answers(port, "/flower/workers")

@@ -137,18 +137,75 @@ def test_the_trial_valkey_is_reached_from_its_namespace_only() -> None:
     assert policy["egress"] == []
 
 
-def test_only_the_generated_password_is_a_secret_of_the_chart(fleet: list[Manifest]) -> None:
+def test_only_generated_passwords_are_secrets_of_the_chart(fleet: list[Manifest]) -> None:
     for secret in kinds(fleet, "Secret"):
         assert secret["metadata"]["name"].endswith("-valkey")
-        assert re.fullmatch(r"[A-Za-z0-9+/=]{40,}", secret["data"]["password"])
+        assert secret["data"].keys() == {"worker", "producer", "exporter", "flower"}
+        for password in secret["data"].values():
+            assert re.fullmatch(r"[A-Za-z0-9+/=]{40,}", password)
 
 
-def test_each_trial_gets_a_password_of_its_own() -> None:
-    passwords = {
-        one(render({"valkey": {"enabled": True}}), "Secret", "valkey")["data"]["password"]
-        for _ in range(3)
+def test_each_user_of_each_trial_gets_a_password_of_its_own() -> None:
+    trials = [one(render({"valkey": {"enabled": True}}), "Secret", "valkey") for _ in range(3)]
+    assert len({password for trial in trials for password in trial["data"].values()}) == 12
+
+
+def redis_users(name: str) -> dict[str, tuple[Any, Any]]:
+    """User and password of each part's containers, by component."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for _, pod in pods(render(VALUE_SETS[name])):
+        component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+        for container in containers(pod):
+            values = env(container)
+            if "SKILLFLEET_REDIS_PASSWORD" in values:
+                user = values.get("SKILLFLEET_REDIS_USERNAME")
+                pair = (user, values["SKILLFLEET_REDIS_PASSWORD"]["secretKeyRef"])
+                assert found.setdefault(component, pair) == pair
+    return found
+
+
+def test_each_part_of_a_trial_is_a_redis_user_of_its_own() -> None:
+    secret = "fleet-skillfleet-valkey"
+    roles = {"worker": "worker", "exporter": "exporter", "flower": "flower", "test": "producer"}
+    assert redis_users("trial") == {
+        part: (f"skillfleet-{role}", {"name": secret, "key": role}) for part, role in roles.items()
     }
-    assert len(passwords) == 3
+
+
+def test_each_part_may_be_a_redis_user_of_its_own() -> None:
+    users = redis_users("Redis users")
+    for part in ("worker", "exporter", "flower"):
+        assert users[part] == (f"skillfleet-{part}", {"name": "redis-users", "key": part})
+    secret = "redis-producer"
+    assert users["test"] == (
+        {"secretKeyRef": {"name": secret, "key": "user"}},
+        {"name": secret, "key": "password"},
+    )
+    # Without users of their own, all parts are the workers'.
+    assert len({str(user) for user in redis_users("external Redis with TLS").values()}) == 1
+
+
+def test_a_redis_user_may_come_with_its_url() -> None:
+    manifests = render(VALUE_SETS["Redis users by URL"])
+    urls = {}
+    for _, pod in pods(manifests):
+        component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+        for container in containers(pod):
+            urls[component] = env(container)["SKILLFLEET_REDIS_URL"]["secretKeyRef"]
+    keys = {part: ("skillfleet-redis", part) for part in ("worker", "exporter", "flower")}
+    keys["test"] = ("redis-producer", "worker")
+    assert {part: (url["name"], url["key"]) for part, url in urls.items()} == keys
+
+
+def test_keda_reads_lists_as_the_exporter_s_user() -> None:
+    manifests = render(VALUE_SETS["Redis users"])
+    (trigger,) = one(manifests, "ScaledObject", "lists")["spec"]["triggers"]
+    assert trigger["metadata"]["username"] == "skillfleet-exporter"
+    (authentication,) = kinds(manifests, "TriggerAuthentication")
+    assert authentication["spec"]["secretTargetRef"] == [
+        {"parameter": "password", "name": "redis-users", "key": "exporter"},
+        {"parameter": "ca", "name": "redis-ca", "key": "ca.crt"},
+    ]
 
 
 def test_passwords_never_stand_in_a_command_or_a_setting(fleet: list[Manifest]) -> None:

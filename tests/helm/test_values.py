@@ -40,6 +40,31 @@ REFUSED = {
         {"redis": {"url": "redis://redis:6379/0"}, "valkey": {"enabled": True}},
         "set either redis.url or valkey.enabled, not both",
     ),
+    "a Redis user without a password": (
+        {"redis": {"url": "redis://redis:6379/0", "username": "skillfleet-worker"}},
+        "redis.existingSecret.passwordKey: a Redis user needs a password",
+    ),
+    "a Redis user with another one's password": (
+        {
+            "redis": {
+                "url": "redis://redis:6379/0",
+                "username": "skillfleet-worker",
+                "existingSecret": {"passwordKey": "worker"},
+                "users": {"flower": {"username": "skillfleet-flower"}},
+            }
+        },
+        "redis.users.flower.passwordKey: a Redis user needs a password",
+    ),
+    "a Redis user of an unknown part": ({"redis": {"users": {"monitor": {}}}}, "monitor"),
+    "a password without its Secret": (
+        {
+            "redis": {
+                "url": "redis://redis:6379/0",
+                "existingSecret": {"name": "", "passwordKey": "p"},
+            }
+        },
+        "redis.existingSecret: usernameKey and passwordKey need the Secret's name",
+    ),
     "an authority without TLS": (
         {"redis": {"url": "redis://redis:6379/0", "tls": {"caSecret": "ca"}}},
         "the address must start with rediss://",

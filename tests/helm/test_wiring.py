@@ -28,6 +28,8 @@ EXTERNAL = {
     | {"flower-tls", "registry"},
     "Redis lists": {"redis-acl", "redis-ca"},
     "external Redis with TLS": {"redis-acl", "redis-ca"},
+    "Redis users": {"redis-users", "redis-producer", "redis-ca"},
+    "Redis users by URL": {"skillfleet-redis", "redis-producer"},
     "trial": set(),
     "trial without add-ons": set(),
     "Redis lists of the trial Valkey": {"valkey-auth"},

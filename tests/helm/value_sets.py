@@ -124,6 +124,37 @@ VALUE_SETS: dict[str, Values] = {
             "tls": {"caSecret": "redis-ca", "caKey": "tls.crt"},
         }
     },
+    "Redis users": {
+        "redis": {
+            "url": "rediss://redis.data.svc:6380/0",
+            "username": "skillfleet-worker",
+            "existingSecret": {"name": "redis-users", "passwordKey": "worker"},
+            "users": {
+                "exporter": {"username": "skillfleet-exporter", "passwordKey": "exporter"},
+                "flower": {"username": "skillfleet-flower", "passwordKey": "flower"},
+                "producer": {
+                    "secret": "redis-producer",
+                    "usernameKey": "user",
+                    "passwordKey": "password",
+                },
+            },
+            "tls": {"caSecret": "redis-ca"},
+        },
+        "workers": [
+            {"name": "lists", "queues": ["celery"], "autoscaling": {"mode": "redisList"}},
+            {"name": "demand", "queues": ["batch"]},
+        ],
+    },
+    "Redis users by URL": {
+        "redis": {
+            "existingSecret": {"urlKey": "worker"},
+            "users": {
+                "exporter": {"urlKey": "exporter"},
+                "flower": {"urlKey": "flower"},
+                "producer": {"secret": "redis-producer"},
+            },
+        }
+    },
     "RabbitMQ": {"broker": {"url": "amqp://rabbitmq.data.svc:5672//"}},
     "no Flower": {"flower": {"enabled": False}},
     "no exporter": {

@@ -3,7 +3,7 @@
 The server's default user stays an administrator, for the test's own look at things.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,13 +12,17 @@ from skillfleet_ledger.keys import DEFAULT_NAMESPACE
 
 USERS = Path(__file__).parents[2] / "deploy" / "redis" / "users.acl"
 PRODUCER, WORKER = "skillfleet-producer", "skillfleet-worker"
+EXPORTER, FLOWER = "skillfleet-exporter", "skillfleet-flower"
 QUEUES = (
     *("annex-queue", "editors", "elsewhere", "lonely", "nobody-consumes", "nobody-listens"),
     *("parked", "research", "there", "waiting"),
 )
 """The queues that tests use beside Celery's own."""
 _LISTS = ("~celery", "~celery??[0-9]", "~celery*rung")
-_CELERYS_KEYS = ("celery", "unacked", "undecodable", "_kombu", "*.celery.pidbox", "celeryev")
+_CELERYS_KEYS = (
+    *("celery", "unacked", "undecodable", "_kombu", "celeryev"),
+    *("*.celery.pidbox", "*.reply.celery.pidbox"),
+)
 _CELERYS_CHANNELS = ("celery-", "/0.")
 
 
@@ -41,10 +45,9 @@ def rules(namespace: str = DEFAULT_NAMESPACE, queues: Iterable[str] = QUEUES) ->
     ]
 
 
-def acl_file(without: Container[str] = ()) -> str:
+def acl_file() -> str:
     """The users of the default namespace in the form of Redis's `aclfile`."""
-    lines = [[part for part in line if part not in without] for line in rules()]
-    return "".join(f"user {' '.join(line)}\n" for line in lines)
+    return "".join(f"user {' '.join(line)}\n" for line in rules())
 
 
 def user_of(user: str, namespace: str = DEFAULT_NAMESPACE) -> str:

@@ -38,16 +38,13 @@ class ValkeyServer:
     It has the users of deploy/redis/users.acl; `url` is an administrator's.
     """
 
-    unknown_rules: tuple[str, ...] = ()
-    """Rules of the users that this kind of server does not know."""
-
     def __init__(self, *options: str) -> None:
         self.port = free_port()
         self.options = options
         self.folder = Path(tempfile.mkdtemp(prefix="skillfleet-valkey-"))
         self.process: subprocess.Popen[bytes] | None = None
         self._users = self.folder / "users.acl"
-        self._users.write_text(acl.acl_file(without=self.unknown_rules))
+        self._users.write_text(acl.acl_file())
         self._namespaces = {DEFAULT_NAMESPACE}
 
     @property

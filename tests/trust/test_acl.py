@@ -1,4 +1,7 @@
-"""The users of deploy/redis: the fleet works with them, and they can do nothing else."""
+"""The users of deploy/redis: the fleet works with them, and they can do nothing else.
+
+tests/helm/test_trial.py runs exporter and Flower as theirs.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -9,7 +12,7 @@ import redis
 from skillfleet.contracts import RunState
 from skillfleet.errors import RunCancelled
 from skillfleet_producer import AsyncFleet, Fleet, Settings
-from tests.support.acl import PRODUCER, WORKER, password_of
+from tests.support.acl import EXPORTER, FLOWER, PRODUCER, WORKER, password_of
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import wait_until
@@ -19,7 +22,7 @@ SHARD = "{skillfleet:0}:"
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[ValkeyServer]:
-    """A server with the two users and a worker that is one of them."""
+    """A server with the users and a worker that is one of them."""
     with running_server() as server:
         with FleetWorker(server, "tests.trust.agents,tests.worker.lab", reap_seconds=0.2):
             yield server
@@ -128,6 +131,64 @@ def test_a_worker_cannot(locked: ValkeyServer, command: tuple[str, ...]) -> None
     with as_user(locked, WORKER) as client, pytest.raises(redis.RedisError) as refused:
         client.execute_command(*command)
     assert "permission" in str(refused.value)
+
+
+# What KEDA's redis scaler asks for a list's length.
+LENGTH = """
+local kind = redis.call('type', KEYS[1]).ok
+return redis.call(({list = 'llen', none = 'llen'})[kind], KEYS[1])
+"""
+
+
+def test_an_exporter_and_an_autoscaler_count(locked: ValkeyServer) -> None:
+    with as_user(locked, EXPORTER) as client:
+        for queue in ("celery", "celery\x06\x163"):
+            assert client.eval(LENGTH, 1, queue) == 0
+        assert "evicted_keys" in client.info("stats")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("HGETALL", f"{SHARD}run:x"),
+        ("XRANGE", f"{SHARD}events:x", "-", "+"),
+        ("HGETALL", f"{SHARD}artifacts:x"),
+        ("GET", "celery-task-meta-x"),
+        ("LRANGE", "celery", "0", "-1"),
+        ("SADD", f"{SHARD}queues", "x"),
+        ("EVAL", f"return redis.call('SADD', '{SHARD}queues', 'x')", "0"),
+        ("EVAL", "return redis.call('LPUSH', KEYS[1], 'x')", "1", "celery"),
+        ("PUBLISH", "/0.celery.pidbox", "shutdown"),
+        ("CONFIG", "GET", "*"),
+        ("KEYS", "*"),
+    ],
+    ids=lambda command: " ".join(command)[:60],
+)
+def test_an_exporter_cannot(locked: ValkeyServer, command: tuple[str, ...]) -> None:
+    with as_user(locked, EXPORTER) as client, pytest.raises(redis.RedisError) as refused:
+        client.execute_command(*command)
+    assert "permission" in str(refused.value) or "ACL" in str(refused.value), refused.value
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("EXISTS", f"{SHARD}run:x"),
+        ("SET", f"{SHARD}reaper", "flower"),
+        ("SET", "celery-task-meta-x", "forged"),
+        ("ZADD", f"{SHARD}leases", "1", "x"),
+        ("PUBLISH", f"{SHARD}worker:x", "cancel x"),
+        ("EVAL", f"return redis.call('DEL', '{SHARD}run:x')", "0"),
+        ("CONFIG", "GET", "*"),
+        ("FLUSHALL",),
+        ("KEYS", "*"),
+    ],
+    ids=lambda command: " ".join(command)[:60],
+)
+def test_flower_cannot(locked: ValkeyServer, command: tuple[str, ...]) -> None:
+    with as_user(locked, FLOWER) as client, pytest.raises(redis.RedisError) as refused:
+        client.execute_command(*command)
+    assert "permission" in str(refused.value) or "ACL" in str(refused.value), refused.value
 
 
 async def test_many_cancels_of_a_producer_learn_what_it_may_once(locked: ValkeyServer) -> None:

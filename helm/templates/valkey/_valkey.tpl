@@ -3,9 +3,27 @@
 bind * -::*
 port 6379
 dir /data
+aclfile /run/valkey/users.acl
 appendonly yes
 appendfsync everysec
 save ""
 maxmemory {{ .Values.valkey.maxMemory }}
 maxmemory-policy noeviction
+{{- end }}
+
+{{/* Writes the users with the digests of their passwords, which come by environment, for the server to read. */}}
+{{- define "skillfleet.valkeyUsersScript" -}}
+{{- $roles := include "skillfleet.redisRoles" . | fromJsonArray -}}
+umask 077
+digest() { printf %s "$1" | sha256sum | cut -d ' ' -f 1; }
+: {{ range $roles }} "${{ "{" }}{{ upper . }}_PASSWORD:?}"{{ end }}
+sed \
+{{- range $roles }}
+  -e "/^user skillfleet-{{ . }} /s/\$/ #$(digest "${{ upper . }}_PASSWORD")/" \
+{{- end }}
+  /etc/valkey/users.acl > /run/valkey/users.acl
+{{- end }}
+
+{{- define "skillfleet.redisRoles" -}}
+{{- list "worker" "producer" "exporter" "flower" | toJson -}}
 {{- end }}

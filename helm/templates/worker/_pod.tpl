@@ -35,7 +35,7 @@ initContainers:
     command: [skillfleet, doctor]
     {{- include "skillfleet.envFrom" .root | nindent 4 }}
     env:
-      {{- include "skillfleet.env" (dict "root" .root "component" "doctor") | nindent 6 }}
+      {{- include "skillfleet.env" (dict "root" .root "component" "doctor" "role" "worker") | nindent 6 }}
     resources:
       {{- toYaml .pool.resources | nindent 6 }}
     {{- include "skillfleet.containerSecurity" .root | nindent 4 }}
@@ -50,7 +50,7 @@ containers:
       {{- include "skillfleet.workerCommand" .pool | nindent 6 }}
     {{- include "skillfleet.envFrom" .root | nindent 4 }}
     env:
-      {{- include "skillfleet.env" (dict "root" .root "component" "worker") | nindent 6 }}
+      {{- include "skillfleet.env" (dict "root" .root "component" "worker" "role" "worker") | nindent 6 }}
       - name: SKILLFLEET_DRAIN_SECONDS
         value: {{ .pool.drainSeconds | quote }}
       {{- if .pool.secrets }}

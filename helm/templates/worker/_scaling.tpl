@@ -22,6 +22,7 @@
 {{- define "skillfleet.redisListTriggers" -}}
 {{- $url := urlParse .root.Values.redis.url -}}
 {{- $list := .pool.autoscaling.redisList -}}
+{{- $user := include "skillfleet.redisUser" (dict "root" .root "role" "exporter") | fromJson -}}
 {{- $host := $url.host -}}
 {{- if .root.Values.valkey.enabled -}}
 {{- $host = printf "%s.%s.svc" (include "skillfleet.name" (dict "root" .root "suffix" "valkey")) .root.Release.Namespace -}}
@@ -43,6 +44,9 @@
     {{- if hasPrefix "rediss://" $.root.Values.redis.url }}
     enableTLS: "true"
     {{- end }}
+    {{- if and $user.username (not $user.usernameKey) }}
+    username: {{ $user.username }}
+    {{- end }}
   {{- if include "skillfleet.redisListSecrets" $.root }}
   authenticationRef:
     name: {{ include "skillfleet.name" (dict "root" $.root "suffix" "redis-auth") }}
@@ -50,30 +54,21 @@
 {{- end }}
 {{- end }}
 
-{{/* What KEDA needs to read the lists, as secretTargetRef entries; empty when nothing. */}}
+{{/* What KEDA needs to read the lists, as the exporter's user: secretTargetRef entries; empty when nothing. */}}
 {{- define "skillfleet.redisListSecrets" -}}
-{{- $secret := .Values.redis.existingSecret -}}
-{{- if .Values.valkey.enabled }}
-- parameter: password
-  name: {{ include "skillfleet.valkeySecret" . }}
-  key: {{ .Values.valkey.auth.passwordKey }}
-{{- else }}
-{{- with $secret.usernameKey }}
-- parameter: username
-  name: {{ $secret.name }}
-  key: {{ . }}
+{{- $user := include "skillfleet.redisUser" (dict "root" . "role" "exporter") | fromJson -}}
+{{- range $parameter, $key := dict "username" $user.usernameKey "password" $user.passwordKey }}
+{{- if $key }}
+- parameter: {{ $parameter }}
+  name: {{ $user.secret }}
+  key: {{ $key }}
 {{- end }}
-{{- with $secret.passwordKey }}
-- parameter: password
-  name: {{ $secret.name }}
-  key: {{ . }}
 {{- end }}
 {{- with .Values.redis.tls }}
 {{- if .caSecret }}
 - parameter: ca
   name: {{ .caSecret }}
   key: {{ .caKey }}
-{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

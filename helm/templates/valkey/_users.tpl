@@ -1,0 +1,70 @@
+{{/* Redis users with just the rights that each part needs: namespace, queues. One line a user, no passwords. */}}
+{{- define "skillfleet.redisUsers" -}}
+{{- $ledger := printf "{%s:*}:" .namespace -}}
+{{- $celery := eq .namespace "skillfleet" | ternary "" (printf "%s:" .namespace) -}}
+{{- $none := list "on" "resetpass" "resetkeys" "resetchannels" "-@all" -}}
+{{- /* By category: Redis 7.0 refuses users that name CLIENT SETINFO, and 6.2 counts CLIENT as dangerous. */ -}}
+{{- $connection := list "+@connection" "-@admin" "-@dangerous" "+client|setname" "+client|id" "+time" -}}
+{{- $results := printf "%scelery-task-meta-*" $celery -}}
+
+{{- /* A queue's list, and its lists for the priorities 3, 6 and 9. */ -}}
+{{- $lists := list -}}
+{{- $rungs := list -}}
+{{- range .queues -}}
+{{- $lists = concat $lists (list (printf "~%s%s" $celery .) (printf "~%s%s??[0-9]" $celery .)) -}}
+{{- $rungs = append $rungs (printf "~%s%s*rung" $celery .) -}}
+{{- end -}}
+
+{{- /* Asks for runs, follows and cancels them; writes no result, lease, event or artifact. */ -}}
+{{- $producer := concat (list "skillfleet-producer") $none $connection -}}
+{{- $producer = concat $producer (list "+eval" "+evalsha" "+script|load" "+exists" "+get" "+hget" "+hmget" "+hgetall" "+hkeys" "+hvals" "+hlen" "+hset" "+hincrby" "+lrange" "+lpush" "+smembers" "+scard" "+sadd" "+zadd" "+zcard" "+zscore" "+zrange" "+zrangebyscore" "+zrevrange" "+xread" "+xrange" "+xlen" "+publish" "+subscribe" "+unsubscribe") -}}
+{{- /* Without a name: scripts are called with the shard's prefix. */ -}}
+{{- range list "" "run:*" "children:*" "state:queued" "agent:*" "ready:*" "queues" "delayed" "delays" "deadlines" -}}
+{{- $producer = append $producer (printf "~%s%s" $ledger .) -}}
+{{- end -}}
+{{- $producer = concat $producer (list (printf "%%R~%s*" $ledger)) $lists (list (printf "%%R~%s" $results) (printf "&%s" $results) (printf "&%sworker:*" $ledger)) -}}
+
+{{- /* Executes runs: all of the ledger and of Celery's keys, and nothing of the server. */ -}}
+{{- $worker := list "skillfleet-worker" "on" "resetpass" "resetkeys" "resetchannels" "+@all" "-@admin" "-@dangerous" "+info" "+client|unblock" (printf "~%s*" $ledger) (printf "&%s*" $ledger) -}}
+{{- $worker = concat $worker $lists $rungs (list (printf "~%s" $results) (printf "&%s" $results)) -}}
+{{- $worker = append $worker (printf "~%scelery-taskset-meta-*" $celery) -}}
+{{- range list "unacked*" "undecodable*" "_kombu.binding*" "*.celery.pidbox*" "celeryev*" -}}
+{{- $worker = append $worker (printf "~%s%s" $celery .) -}}
+{{- end -}}
+{{- range list "/0.celery.pidbox" "/0.*pidbox*" "/0.celeryev*" -}}
+{{- $worker = append $worker (printf "&%s%s" $celery .) -}}
+{{- end -}}
+
+{{- /* Counts: the exporter's of the ledger, KEDA's of the lists. Sees no run. */ -}}
+{{- $exporter := concat (list "skillfleet-exporter") $none $connection -}}
+{{- $exporter = concat $exporter (list "+info" "+smembers" "+hgetall" "+hvals" "+scard" "+zcard" "+zrange" "+zrangebyscore" "+eval" "+type" "+llen") -}}
+{{- range list "queues" "delays" "running:*" "ready:*" "cards" "workers" -}}
+{{- $exporter = append $exporter (printf "%%R~%s%s" $ledger .) -}}
+{{- end -}}
+{{- /* Not for reading alone, or Redis refuses KEDA's script before it runs; no command here writes. */ -}}
+{{- $exporter = concat $exporter $lists -}}
+
+{{- /* Celery's events and remote control. kombu's sweep puts overdue messages back into the lists. */ -}}
+{{- $flower := concat (list "skillfleet-flower") $none $connection -}}
+{{- $flower = concat $flower (list "+multi" "+exec" "+discard" "+watch" "+unwatch" "+eval" "+evalsha" "+script|load" "+script|exists" "+exists" "+get" "+set" "+del" "+pttl" "+pexpire" "+hget" "+hdel" "+llen" "+brpop" "+lpush" "+rpush" "+sadd" "+srem" "+smembers" "+zadd" "+zrem" "+zrange" "+zrangebyscore" "+publish" "+subscribe" "+unsubscribe" "+psubscribe" "+punsubscribe") -}}
+{{- range list "unacked*" "_kombu.binding*" "*.reply.celery.pidbox*" "celeryev*" -}}
+{{- $flower = append $flower (printf "~%s%s" $celery .) -}}
+{{- end -}}
+{{- $flower = concat $flower $lists (list (printf "%%R~%s" $results) (printf "&%s" $results)) -}}
+{{- /* A pattern that is subscribed to must stand here as it is. */ -}}
+{{- range list "/0.celery.pidbox" "/0.celeryev/*" -}}
+{{- $flower = append $flower (printf "&%s%s" $celery .) -}}
+{{- end -}}
+
+{{- range list $producer $worker $exporter $flower }}
+user {{ join " " . }}
+{{- end }}
+{{- end }}
+
+{{/* The users of the trial Valkey: those that all pools' queues ask for, and no default user. */}}
+{{- define "skillfleet.valkeyUsers" -}}
+{{- $queues := list .Values.settings.defaultQueue -}}
+{{- range include "skillfleet.pools" . | fromJsonArray }}{{ $queues = concat $queues .queues }}{{ end -}}
+user default off resetpass resetkeys resetchannels -@all
+{{- include "skillfleet.redisUsers" (dict "namespace" .Values.settings.namespace "queues" (uniq $queues)) }}
+{{- end }}
