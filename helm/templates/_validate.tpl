@@ -5,6 +5,7 @@
 {{- end -}}
 {{- include "skillfleet.validateRedis" . -}}
 {{- include "skillfleet.validateFlower" . -}}
+{{- include "skillfleet.validateAuth" . -}}
 {{- $seen := dict -}}
 {{- range include "skillfleet.pools" . | fromJsonArray -}}
 {{- if hasKey $seen .name }}{{ fail (printf "workers: two pools are named %q; give each its own name" .name) }}{{ end -}}

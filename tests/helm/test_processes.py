@@ -10,6 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from skillfleet.errors import RunFailed
 from skillfleet_producer import Fleet, RunHandle
 from tests.helm.processes import LocalPod, Secrets
 from tests.helm.rendering import Manifest, one, pod_template, render, worker
@@ -19,6 +22,7 @@ from tests.support.ports import free_port
 from tests.support.tls import TlsServer
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
+from tests.trust.keys import make_keys
 
 DRAIN_SECONDS = 5
 
@@ -166,6 +170,41 @@ def test_the_flower_container_asks_for_a_password_but_not_for_its_health(
         assert get(f"{address}/api/workers", user="ann:secret")[0] == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
+
+
+def test_a_worker_serves_signed_runs_and_refuses_others(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    keys = make_keys(tmp_path)
+    given = {
+        **secrets(valkey),
+        "producer-keys": files_of(keys.producers),
+        "worker-keys": files_of(keys.workers),
+        "worker-key": {"worker.private.pem": keys.private("worker").read_text()},
+        "test-key": {"backend.private.pem": keys.private("backend").read_text()},
+    }
+    port = free_port()
+    manifests = render(fleet_values(port, **VALUE_SETS["signed runs"]))
+    with (
+        LocalPod(worker(manifests), manifests, given) as pod,
+        LocalPod(one(manifests, "Pod", "test"), manifests, given) as hook,
+        Fleet(valkey.producer_url) as unsigned,
+        Fleet(settings=keys.settings(valkey.producer_url, "stranger")) as stranger,
+        Fleet(settings=keys.settings(valkey.producer_url)) as signed,
+    ):
+        pod.initialise().start()
+        wait_until(partial(answers, port, "/readyz"), 60, "the worker")
+        assert hook.start().wait(timeout=60) == 0
+        assert signed.enqueue("fleet.echo", {"text": "hello"}).result(timeout=30) == "hello"
+        for fleet in (unsigned, stranger):
+            with pytest.raises(RunFailed) as refused:
+                fleet.enqueue("fleet.echo", {"text": "hello"}).result(timeout=30)
+            assert refused.value.code == "unauthorized"
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """A folder's files as the data of a Secret."""
+    return {path.name: path.read_text() for path in folder.iterdir()}
 
 
 def test_each_part_reaches_a_server_with_tls_as_its_own_user(tmp_path: Path) -> None:

@@ -212,7 +212,8 @@ def test_passwords_never_stand_in_a_command_or_a_setting(fleet: list[Manifest]) 
     for _, pod in pods(fleet):
         for container in containers(pod):
             for name, value in env(container).items():
-                if re.search("PASSWORD|SECRET$|AUTH|_KEY|HEADERS", name):
+                told = name == "SKILLFLEET_AUTH" or str(value).startswith("/etc/skillfleet/")
+                if re.search("PASSWORD|SECRET$|AUTH|_KEY|HEADERS", name) and not told:
                     assert isinstance(value, dict), name
 
 
@@ -265,6 +266,42 @@ def test_flowers_password_comes_from_the_secret() -> None:
     reference = {"secretKeyRef": {"name": "flower-auth", "key": "basic-auth"}}
     assert env(container)["FLOWER_BASIC_AUTH"] == reference
     assert "auth" not in " ".join(container["command"])
+
+
+def auth_env(pod: Manifest) -> dict[str, Any]:
+    (container,) = pod["spec"]["containers"]
+    return {k: v for k, v in env(container).items() if k.startswith("SKILLFLEET_AUTH")}
+
+
+def test_workers_check_tokens_and_only_who_asks_for_runs_has_a_private_key() -> None:
+    folder = "/etc/skillfleet"
+    found = dict(pods(render(VALUE_SETS["signed runs"])))
+    assert auth_env(found["fleet-skillfleet-worker-default"]) == {
+        "SKILLFLEET_AUTH": "required",
+        "SKILLFLEET_AUTH_KEYS": f"{folder}/producer-keys",
+        "SKILLFLEET_AUTH_WORKER_KEYS": f"{folder}/worker-keys",
+        "SKILLFLEET_AUTH_SIGNING_KEY_FILE": f"{folder}/signing-key/worker.private.pem",
+    }
+    assert auth_env(found["fleet-skillfleet-test"]) == {
+        "SKILLFLEET_AUTH": "required",
+        "SKILLFLEET_AUTH_SIGNING_KEY_FILE": f"{folder}/signing-key/backend.private.pem",
+    }
+    for part in ("exporter", "flower"):
+        assert auth_env(found[f"fleet-skillfleet-{part}"]) == {}
+        assert "key" not in str(found[f"fleet-skillfleet-{part}"]["spec"]["volumes"])
+
+
+def test_keys_may_be_handed_out_before_tokens_are_required() -> None:
+    values = {"auth": {**VALUE_SETS["signed runs"]["auth"], "required": False}}
+    pod = pod_template(worker(render(values)))
+    assert "SKILLFLEET_AUTH" not in auth_env(pod)
+    assert len(auth_env(pod)) == 3
+
+
+def test_without_a_key_to_sign_with_there_is_no_helm_test() -> None:
+    manifests = render(VALUE_SETS["signed runs without calls"])
+    assert not kinds(manifests, "Pod")
+    assert not [m for m in manifests if m["metadata"]["name"].endswith("-test")]
 
 
 def test_secrets_of_skills_are_files_in_one_folder() -> None:

@@ -73,6 +73,32 @@ REFUSED = {
         {"broker": {"url": "amqp://rabbitmq//", "existingSecret": {"name": "x"}}},
         "set either broker.url or broker.existingSecret.name",
     ),
+    "signed runs that nobody can check": (
+        {"auth": {"required": True}},
+        "auth.producerKeys: auth.required needs the public keys of producers",
+    ),
+    "keys from two places": (
+        {"auth": {"workerKeys": {"secret": "a", "configMap": "b"}}},
+        "auth.workerKeys: set either secret or configMap, not both",
+    ),
+    "half a private key": (
+        {"auth": {"workerSigningKey": {"secret": "a"}}},
+        "auth.workerSigningKey: set both secret and key",
+    ),
+    "calls that nobody can check": (
+        {
+            "auth": {
+                "required": True,
+                "producerKeys": {"secret": "a"},
+                "workerSigningKey": {"secret": "b", "key": "k.pem"},
+            }
+        },
+        "auth.workerKeys: runs that workers sign are refused",
+    ),
+    "auth as a setting": (
+        {"settings": {"extra": {"SKILLFLEET_AUTH": "required"}}},
+        "SKILLFLEET_AUTH",
+    ),
     "a margin too short for the worker": (pool(graceMarginSeconds=9), "graceMarginSeconds"),
     "a drain without time": (pool(drainSeconds=0), "drainSeconds"),
     "a preStop without its time": (
@@ -237,8 +263,10 @@ def test_a_pool_may_turn_off_what_is_on_by_default() -> None:
 @pytest.mark.parametrize("name", VALUE_SETS)
 def test_notes_say_what_to_do_next(name: str) -> None:
     text = notes(VALUE_SETS[name])
-    assert "helm test fleet --namespace agents" in text
+    signs = "auth.producerSigningKey" if name == "signed runs without calls" else "helm test fleet"
+    assert signs in text
     assert "component=worker" in text
+    assert ("in anybody's name" in text) is ("signed" not in name)
 
 
 def test_notes_name_the_secret_that_pods_wait_for() -> None:

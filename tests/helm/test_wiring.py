@@ -30,6 +30,8 @@ EXTERNAL = {
     "external Redis with TLS": {"redis-acl", "redis-ca"},
     "Redis users": {"redis-users", "redis-producer", "redis-ca"},
     "Redis users by URL": {"skillfleet-redis", "redis-producer"},
+    "signed runs": {"skillfleet-redis", "worker-keys", "worker-key", "test-key"},
+    "signed runs without calls": {"skillfleet-redis", "producer-keys"},
     "trial": set(),
     "trial without add-ons": set(),
     "Redis lists of the trial Valkey": {"valkey-auth"},
@@ -146,8 +148,11 @@ def test_every_reference_exists_or_is_declared_external(name: str) -> None:
     made = {(m["kind"], m["metadata"]["name"]) for m in manifests}
     external = EXTERNAL.get(name, EXTERNAL["defaults"])
     named = set(references(manifests))
-    claims = {("PersistentVolumeClaim", "models")} if name == "everything" else set()
-    assert named - made == {("Secret", value) for value in external} | claims
+    others = {
+        "everything": {("PersistentVolumeClaim", "models")},
+        "signed runs": {("ConfigMap", "producer-keys")},
+    }
+    assert named - made == {("Secret", value) for value in external} | others.get(name, set())
 
 
 def test_an_environment_variable_is_set_once(fleet: list[Manifest]) -> None:

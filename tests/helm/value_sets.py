@@ -155,6 +155,18 @@ VALUE_SETS: dict[str, Values] = {
             },
         }
     },
+    "signed runs": {
+        "auth": {
+            "required": True,
+            "producerKeys": {"configMap": "producer-keys"},
+            "workerKeys": {"secret": "worker-keys"},
+            "workerSigningKey": {"secret": "worker-key", "key": "worker.private.pem"},
+            "producerSigningKey": {"secret": "test-key", "key": "backend.private.pem"},
+        }
+    },
+    "signed runs without calls": {
+        "auth": {"required": True, "producerKeys": {"secret": "producer-keys"}}
+    },
     "RabbitMQ": {"broker": {"url": "amqp://rabbitmq.data.svc:5672//"}},
     "no Flower": {"flower": {"enabled": False}},
     "no exporter": {

@@ -2,6 +2,7 @@
 {{- define "skillfleet.workerPod" -}}
 {{- $security := include "skillfleet.podSecurity" .root | fromYaml -}}
 {{- $_ := set $security "automountServiceAccountToken" .pool.podDeletionCost -}}
+{{- $keys := include "skillfleet.workerKeys" .root | fromJson -}}
 serviceAccountName: {{ .root.Values.workerServiceAccount.name | default (include "skillfleet.name" (dict "root" .root "suffix" "worker")) }}
 {{ toYaml $security }}
 {{- /* The kubelet kills after this; the worker itself ends at drainSeconds + 10. */}}
@@ -51,6 +52,9 @@ containers:
     {{- include "skillfleet.envFrom" .root | nindent 4 }}
     env:
       {{- include "skillfleet.env" (dict "root" .root "component" "worker" "role" "worker") | nindent 6 }}
+      {{- with include "skillfleet.keyEnv" (dict "root" .root "folders" $keys) | trim }}
+      {{- . | nindent 6 }}
+      {{- end }}
       - name: SKILLFLEET_DRAIN_SECONDS
         value: {{ .pool.drainSeconds | quote }}
       {{- if .pool.secrets }}
@@ -88,6 +92,9 @@ containers:
     {{- include "skillfleet.containerSecurity" .root | nindent 4 }}
     volumeMounts:
       {{- include "skillfleet.volumeMounts" .root | nindent 6 }}
+      {{- with include "skillfleet.keyMounts" $keys | trim }}
+      {{- . | nindent 6 }}
+      {{- end }}
       {{- if .pool.secrets }}
       - name: secrets
         mountPath: /var/run/skillfleet/secrets
@@ -98,6 +105,9 @@ containers:
       {{- end }}
 volumes:
   {{- include "skillfleet.volumes" (dict "root" .root "tmp" .pool.tmpSizeLimit) | nindent 2 }}
+  {{- with include "skillfleet.keyVolumes" $keys | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
   {{- with .pool.secrets }}
   - name: secrets
     projected:
