@@ -1,6 +1,7 @@
 """Dead letters: runs that were given up, and messages that no run could be made of."""
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +9,7 @@ import orjson
 from rich.text import Text
 
 from skillfleet.contracts import HEADER, InvocationHeader, RunState, RunStatus
+from skillfleet.errors import UnauthorizedError
 from skillfleet_cli.exits import CommandError
 from skillfleet_cli.inspection import reason_of, show_record
 from skillfleet_cli.output import Listing, age, clock, console, duration, pretty_json, print_json
@@ -77,7 +79,7 @@ async def retry_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
     run = await fleet.enqueue(
         status.name,
         orjson.loads(invocation.args),
-        auth=header.auth,
+        auth=await _caller(fleet, invocation),
         timeout=_timeout(header, status),
         priority=invocation.priority,
         queue=invocation.queue,
@@ -87,6 +89,31 @@ async def retry_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
         print_json({"id": run.id, "retry_of": id})
     else:
         console().print(run.id)
+
+
+async def _caller(fleet: AsyncFleet, invocation: Invocation) -> Mapping[str, Any] | None:
+    """The claims of whoever asked for the run, which the new run's token repeats.
+
+    Where runs are signed that is what the old token says, verified as a worker does: the
+    record itself anybody might have changed who can enqueue runs. Raises CommandError.
+    """
+    if fleet.settings.auth == "off":
+        return _header(invocation).auth
+    try:
+        from skillfleet_worker.adapters.auth.admission import TokenAdmission  # noqa: PLC0415
+        from skillfleet_worker.adapters.auth.jwt import verifier_from  # noqa: PLC0415
+        from skillfleet_worker.settings import WorkerSettings  # noqa: PLC0415
+    except ImportError:
+        raise CommandError(
+            "retrying signed runs needs the worker's parts: pip install 'skillfleet[cli,worker]'"
+        ) from None
+    settings = WorkerSettings.load()
+    admission = TokenAdmission(verifier_from(settings), fleet.ledger.runs, settings.max_tree_depth)
+    try:
+        claims = await admission.vouched(invocation)
+    except UnauthorizedError as error:
+        raise CommandError(f"run {invocation.id} is not retried: {error}") from None
+    return claims.identity
 
 
 async def purge_dead(fleet: AsyncFleet, *, as_json: bool) -> None:

@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     auth_signing_key_file: Path | None = None
     """The private Ed25519 key that this process signs with: a producer's, or a worker's own."""
     auth_token_seconds: float = Field(86_400.0, ge=1, le=_TEN_YEARS)
-    """How long after its submission (and delay) a run may start; it ends unauthorized then."""
+    """How long after its submission (and delay) a run may first start."""
 
     @field_validator("broker_url")
     @classmethod

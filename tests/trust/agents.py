@@ -18,6 +18,14 @@ def note(journal: str) -> None:
     Path(journal).touch()
 
 
+def first_time(journal: str) -> bool:
+    """True for the first caller with that journal."""
+    path = Path(journal)
+    known = path.exists()
+    path.touch()
+    return not known
+
+
 gate = Agent("gate", description="Skills behind a signature", auth_model=JWTAuth)
 
 
@@ -54,9 +62,33 @@ async def calls(ctx: RunContext[JWTAuth], skill: str, depth: int = 0) -> Any:
 
 
 @gate.skill
+async def passes_on(ctx: RunContext[JWTAuth], skill: str, args: dict[str, Any]) -> Any:
+    return (await ctx.call("gate", skill, args=args)).result
+
+
+@gate.skill
 async def waits(ctx: RunContext[JWTAuth], seconds: float = 60) -> None:
     await ctx.emit_progress("waiting")
     await asyncio.sleep(seconds)
+
+
+@gate.skill(max_retries=1)
+async def comes_back(ctx: RunContext[JWTAuth], how: str, seconds: float = 0) -> str:
+    """End the first attempt by an error that is retried, or never; the second returns."""
+    await ctx.emit_progress(f"attempt {ctx.attempt}")
+    if ctx.attempt > 1:
+        return ctx.auth.sub
+    if how == "retry":
+        raise SkillError("later", retryable=True, retry_after=seconds)
+    await asyncio.sleep(60)
+    return "never"
+
+
+@gate.skill
+async def fails_once(ctx: RunContext[JWTAuth], journal: str) -> dict[str, Any]:
+    if first_time(journal):
+        raise SkillError("the first time")
+    return ctx.auth.model_dump(mode="json")
 
 
 open_door = Agent("open", description="Skills that do not care who calls", auth_model=NoAuth)

@@ -63,7 +63,11 @@ redis.call('ZADD', P .. 'leases', now + tonumber(ARGV[4]), id)
 redis.call('HSET', run, 'state', 'running', 'token', token, 'attempt', attempt, 'seq', seq, 'worker', worker,
   'claim', claim, 'started', now, 'stranded', 0)
 redis.call('HDEL', run, 'due')
-redis.call('RPUSH', P .. 'attempts:' .. id, cjson.encode({ number = attempt, worker = worker, started = now }))
-redis.call('LTRIM', P .. 'attempts:' .. id, -100, -1)
+local attempts = P .. 'attempts:' .. id
+if redis.call('RPUSH', attempts, cjson.encode({ number = attempt, worker = worker, started = now })) > 100 then
+  -- The first one stays: it tells when the run began, and so whether its token was good then.
+  redis.call('LSET', attempts, 1, '')
+  redis.call('LREM', attempts, 1, '')
+end
 add_event(id, attempt, seq, 'state', ARGV[5], now)
 return { 'claimed', token, attempt, seq, now, deadline, now - tonumber(r[11] or now), retries }

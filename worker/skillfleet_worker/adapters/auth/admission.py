@@ -1,5 +1,6 @@
 """Admission by signed tokens; a called run's chain of callers is followed up to a producer."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -8,13 +9,16 @@ from skillfleet.contracts import TOKEN_HEADER, TokenClaims, TokenUse
 from skillfleet.errors import UnauthorizedError, UnknownRunError
 from skillfleet_ledger.records import Invocation
 from skillfleet_ledger.runs import RunStore
-from skillfleet_worker.adapters.auth.jwt import TokenVerifier, check_call
+from skillfleet_worker.adapters.auth.jwt import TokenVerifier, check_call, lived_at
 from skillfleet_worker.runtime.admission import Admission, ForeignMessageError
 from skillfleet_worker.runtime.delivery import Delivery, readable_token
 
+_GOES_ON = ("retry", "released", "lost")
+"""How an attempt ends whose run is not over."""
+
 
 class TokenAdmission(Admission):
-    """Admits runs whose token is valid, unexpired and made for that very run."""
+    """Admits runs whose token is valid, was good when they began, and is theirs alone."""
 
     def __init__(self, verifier: TokenVerifier, runs: RunStore, max_depth: int) -> None:
         self._verifier = verifier
@@ -27,12 +31,44 @@ class TokenAdmission(Admission):
             claims = self._verifier.verify(delivery.token)
             check_call(claims, delivery.run_id, delivery.task, delivery.arguments)
             _check_place(claims, delivery)
+            if not lived_at(claims, datetime.now(UTC)):
+                await self._check_goes_on(claims)
             if claims.use is TokenUse.CALL:
-                await self._check_caller(claims)
+                await self._check_caller_lives(claims)
+                await self._check_callers(claims)
         except UnauthorizedError:
             await self._check_own(delivery)
             raise
         return delivery.admitted(claims.identity)
+
+    async def vouched(self, record: Invocation) -> TokenClaims:
+        """The claims of the caller of a run that may be over, its token long expired.
+
+        Raises UnauthorizedError where nobody vouches for them (any more).
+        """
+        claims = self._verifier.verify(_token_of(record))
+        check_call(claims, record.id, record.task, orjson.loads(record.args))
+        if claims.use is TokenUse.CALL:
+            await self._check_callers(claims)
+        return claims
+
+    async def _check_goes_on(self, claims: TokenClaims) -> None:
+        """Raise UnauthorizedError unless this is a further attempt of a run that began in time.
+
+        A token expires for runs that wait: one that began while it was good goes on after a
+        retry, a drain or the loss of its worker. What the list of attempts says can be believed:
+        only workers write it (deploy/redis/users.acl).
+        """
+        try:
+            attempts = (await self._runs.status(claims.run)).attempts
+        except UnknownRunError:
+            attempts = ()
+        if (
+            len(attempts) <= 1
+            or not lived_at(claims, attempts[0].started_at)
+            or attempts[-2].outcome not in _GOES_ON
+        ):
+            raise UnauthorizedError("the run's token has expired")
 
     async def _check_own(self, delivery: Delivery) -> None:
         """Raise ForeignMessageError when the record tells that the run's message is another.
@@ -48,11 +84,13 @@ class TokenAdmission(Admission):
         ):
             raise ForeignMessageError
 
-    async def _check_caller(self, claims: TokenClaims) -> None:
-        """Raise UnauthorizedError unless the whole chain of callers was signed, ever narrower."""
+    async def _check_caller_lives(self, claims: TokenClaims) -> None:
         state, _ = await self._state(claims)
         if state.terminal:
             raise UnauthorizedError("the run's token names a calling run that has ended")
+
+    async def _check_callers(self, claims: TokenClaims) -> None:
+        """Raise UnauthorizedError unless the whole chain of callers was signed, ever narrower."""
         called = claims
         for _ in range(self._max_depth):
             caller = await self._caller_of(called)
@@ -73,7 +111,7 @@ class TokenAdmission(Admission):
         if record is None:
             raise UnauthorizedError("the run's token names an unknown calling run")
         # It was good when that run started; a long run may call after its expiry.
-        caller = self._verifier.verify(_token_of(record), expires=False)
+        caller = self._verifier.verify(_token_of(record))
         check_call(caller, record.id, record.task, orjson.loads(record.args))
         return caller
 

@@ -1,0 +1,104 @@
+"""A token expires for a run that waits, not for one that began in time and goes on."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+
+import orjson
+import pytest
+
+from skillfleet_producer import AsyncRunHandle
+from skillfleet_producer.message import envelope
+from tests.support.fleet import FleetWorker
+from tests.support.valkey import ValkeyServer
+from tests.trust.forge import Forger
+from tests.trust.keys import Keys
+
+LEEWAY = 10
+"""Workers grant so many seconds, for clocks that differ."""
+
+
+@pytest.fixture
+async def forger(guarded: ValkeyServer, keys: Keys) -> AsyncIterator[Forger]:
+    forger = Forger(guarded.url, keys)
+    yield forger
+    await forger.fleet.close()
+
+
+def soon() -> int:
+    """An expiry that workers heed in two seconds or less."""
+    return int(time.time()) - LEEWAY + 2
+
+
+async def when_expired(expiry: int) -> None:
+    while time.time() <= expiry + LEEWAY:  # noqa: ASYNC110 - the clock is the condition
+        await asyncio.sleep(0.1)
+
+
+async def test_a_run_that_is_retried_after_its_tokens_expiry_goes_on(forger: Forger) -> None:
+    expiry = soon()
+    new = await forger.prepare("gate.comes_back", {"how": "retry", "seconds": 3})
+    run = await forger.submit(new, forger.token(new, exp=expiry))
+    assert await run.result(timeout=20) == "ada"
+    assert time.time() > expiry + LEEWAY
+
+
+@pytest.mark.parametrize("how", ["lost", "released"])
+async def test_a_run_that_starts_elsewhere_after_its_tokens_expiry_goes_on(
+    server: ValkeyServer, start_worker: Callable[..., FleetWorker], keys: Keys, how: str
+) -> None:
+    quick = {"lease_seconds": 1, "reap_seconds": 0.2, "drain_seconds": 0}
+    worker = start_worker("tests.trust.agents", **keys.worker_settings(), **quick)
+    forger = Forger(server.url, keys)
+    expiry = soon()
+    new = await forger.prepare("gate.comes_back", {"how": how})
+    run = await forger.submit(new, forger.token(new, exp=expiry))
+    await started(run)
+    if how == "lost":
+        worker.kill()
+    else:
+        worker.send_signal(signal.SIGTERM)
+        worker.wait_end()
+    await when_expired(expiry)
+    start_worker("tests.trust.agents", **keys.worker_settings(), **quick)
+    assert await run.result(timeout=30) == "ada"
+    assert [attempt.outcome for attempt in (await run.status()).attempts] == [how, "succeeded"]
+    await forger.fleet.close()
+
+
+async def started(run: AsyncRunHandle) -> None:
+    async for event in run.events(timeout=20):
+        if event.kind == "progress":
+            return
+
+
+async def test_a_record_that_claims_earlier_attempts_is_not_believed(forger: Forger) -> None:
+    """Whoever may enqueue runs may write such a record, but not the list of attempts."""
+    new = await forger.prepare("gate.whoami", {})
+    run = await forger.submit(new, None)
+    assert (await forger.end_of(run)).code == "unauthorized"
+    expired = await forger.prepare("gate.whoami", {})
+    token = forger.token(expired, exp=int(time.time()) - 3600)
+    await forger.submit_as(expired, token, attempt=3, retries=2, started=1)
+    status = await forger.end_of(forger.fleet.run(expired.id))
+    assert (status.code, status.message) == ("unauthorized", "the run's token has expired")
+
+
+async def test_a_run_that_is_over_is_not_brought_back_with_its_expired_token(
+    forger: Forger,
+) -> None:
+    expiry = soon()
+    new = await forger.prepare("gate.whoami", {})
+    run = await forger.submit(new, forger.token(new, exp=expiry))
+    await run.result(timeout=20)
+    await when_expired(expiry)
+    ledger = forger.fleet.ledger
+    record = await ledger.runs.invocation(run.id)
+    assert record is not None
+    key = f"{ledger.keys.prefix(run.id)}run:{run.id}"
+    await ledger.connection.execute("HSET", key, "state", "queued")
+    await ledger.connection.execute("LPUSH", ledger.keys.broker_list("celery", 0), envelope(record))
+    status = await forger.end_of(run)
+    assert (status.code, status.message) == ("unauthorized", "the run's token has expired")
+    assert orjson.loads(record.args) == {}
