@@ -5,9 +5,9 @@ import re
 import pytest
 from typer.testing import CliRunner
 
+from skillfleet_cli.app import app
 from skillfleet_cli.arguments import parse_arguments
 from skillfleet_cli.exits import CommandError, ExitCode, explain
-from skillfleet_cli.main import app
 from tests.cli.commands import AGENTS, Shell
 from tests.support.ports import free_port
 

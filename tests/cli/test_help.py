@@ -7,7 +7,7 @@ from importlib.metadata import version
 import pytest
 from typer.testing import CliRunner
 
-from skillfleet_cli.main import app
+from skillfleet_cli.app import app
 
 VERBS = [
     *("worker", "dev", "enqueue", "status", "events", "cancel", "runs", "artifacts", "agents"),

@@ -1,6 +1,8 @@
 """Looking at runs and cancelling them."""
 
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +69,36 @@ def test_ctrl_c_ends_the_printing_of_events_and_not_the_run(shell: Shell, tmp_pa
     assert "Traceback" not in command.text
     cancelled = shell.ok("cancel", run_id, "--json").json
     assert cancelled["cancelled"], "it still ran"
+
+
+INTERRUPTED = """
+import os, signal, sys
+from skillfleet_cli.main import main
+
+moment = sys.argv.pop(1)
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == moment:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "loading", ["typer", "skillfleet_cli.app", "skillfleet_ledger.runs", "asyncio", "rich.text"]
+)
+def test_ctrl_c_is_heard_while_the_command_still_loads(bare: Shell, loading: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, loading, "status", "some-run"],
+        env=bare.environment("status"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
 
 def test_runs_are_listed_newest_first_and_by_state_and_agent(shell: Shell, told: str) -> None:

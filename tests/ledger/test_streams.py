@@ -152,6 +152,38 @@ async def test_a_reader_that_is_stopped_leaves_a_usable_ledger(ledger: Ledger) -
     assert len(await read_all(ledger, lease.run_id)) == 2
 
 
+async def test_a_reader_that_is_stopped_in_its_own_turn_stops(ledger: Ledger) -> None:
+    """As Ctrl-C does it, which comes while an event is being shown.
+
+    A cancellation that waits for its task's next await is lost in `asyncio.timeout(0)`, with
+    which redis-py looks at its connections: the reader went on to the end of the run.
+    """
+    lease = await running(ledger)
+    for _ in range(3):
+        reader = asyncio.create_task(_stop_at_the_first(ledger, lease.run_id))
+        done, _ = await asyncio.wait([reader], timeout=10)
+        assert done
+        assert reader.cancelled()
+
+
+@pytest.mark.parametrize("turns", range(30))
+async def test_a_reader_that_is_stopped_in_any_turn_of_the_loop_stops(
+    valkey: ValkeyServer, turns: int
+) -> None:
+    ledger = Ledger(settings_for(valkey))
+    try:
+        lease = await running(ledger)
+        reader = asyncio.create_task(read_all(ledger, lease.run_id))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        reader.cancel()
+        done, _ = await asyncio.wait([reader], timeout=10)
+        assert done
+        assert reader.cancelled()
+    finally:
+        await ledger.close()
+
+
 async def test_a_reader_goes_on_when_its_connections_break(valkey: ValkeyServer) -> None:
     async with Proxy(valkey.port) as proxy:
         ledger = Ledger(settings_for(valkey))
@@ -226,3 +258,10 @@ async def test_a_reader_fails_in_bounded_time_when_redis_stays_away(valkey: Valk
 async def _collect(events: AsyncIterator[RunEvent], into: list[RunEvent]) -> None:
     async for one in events:
         into.append(one)  # noqa: PERF401 - the list is looked at while it grows
+
+
+async def _stop_at_the_first(ledger: Ledger, run_id: str) -> None:
+    async for _ in ledger.streams.read(run_id):
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()

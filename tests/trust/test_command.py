@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from skillfleet.contracts import HEADER, TOKEN_HEADER
 from skillfleet.errors import RunFailed
-from skillfleet_cli.main import app
+from skillfleet_cli.app import app
 from skillfleet_producer import Fleet, RunHandle
 from tests.cli.commands import Result, Shell
 from tests.support.fleet import ROOT
