@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ def test_runs_of_every_agent_s_queue_are_taken(shell: Shell) -> None:
 def test_options_reach_celery_and_sigterm_ends_it_with_0(bare: Shell, tmp_path: Path) -> None:
     options = ("--pool", "prefork", "-c", "1", "-Q", "annex-queue", "--log-level", "warning")
     celery = ("--", "--hostname", "tester@here")
-    with bare.start("worker", AGENTS, *options, *celery, log=tmp_path / "log") as worker:
+    readable = replace(bare, settings={**bare.settings, "SKILLFLEET_LOG_FORMAT": "console"})
+    with readable.start("worker", AGENTS, *options, *celery, log=tmp_path / "log") as worker:
         worker.wait_for(r"concurrency: 1 \(prefork\)")
         lines = bare.ok("enqueue", "annex.greet", "--queue", "annex-queue", "-f", "--json")
         assert lines.json_lines[-1]["result"] == "hello"

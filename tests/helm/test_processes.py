@@ -103,6 +103,10 @@ def test_the_worker_container_drains_within_its_grace_period(valkey: ValkeyServe
         assert process.wait(timeout=grace) == 0
         assert short.result(timeout=1) == "in time"
         assert long.status().state == "queued"
+        # From the first line to the last, whatever is done with the log.
+        lines = pod.log().splitlines()
+        assert "ready" in str(lines)
+        assert {type(json.loads(line)) for line in lines} == {dict}
 
 
 def test_the_start_up_check_passes_a_good_redis_and_refuses_an_evicting_one(

@@ -2,6 +2,7 @@
 
 | when | what |
 |---|---|
+| the program starts | JSON lines get no company |
 | logging is set up | structlog, for Celery's lines too |
 | the main process starts | probe server and metrics |
 | an executing process starts, after its fork | tracing; a child sends its measurements on |
@@ -9,7 +10,10 @@
 | an executing process ends | the last spans leave |
 """
 
+import logging
+import sys
 import time
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -58,6 +62,7 @@ class Telemetry:
 
     def connect(self) -> None:
         """Register for Celery's signals; call it after the worker's own hooks."""
+        signals.celeryd_init.connect(self._program_starts, weak=False)
         signals.setup_logging.connect(self._set_up_logging, weak=False)
         signals.worker_init.connect(self._main_starts, weak=False)
         signals.worker_process_init.connect(self._process_starts, weak=False)
@@ -67,6 +72,18 @@ class Telemetry:
         signals.worker_shutting_down.connect(self._shuts_down, weak=False)
         signals.worker_process_shutdown.connect(self._process_ends, weak=False)
         signals.worker_shutdown.connect(self._main_ends, weak=False)
+
+    def _program_starts(self, instance: Any, options: Mapping[str, Any], **_: Any) -> None:
+        """Keep a stream of JSON lines free of what Celery and Python print past logging."""
+        settings, logfile = self._worker.settings, options.get("logfile")
+        if not logs.writes_json(settings.log_format, logfile):
+            return
+        # Celery warns of root's rights before it sets up logging.
+        logs.configure(settings.log_level, settings.log_format, logfile)
+        logging.captureWarnings(capture=True)
+        instance.quiet = True
+        # At a signal Celery writes a line straight to this file; without one it writes none.
+        sys.__stdout__ = None  # type: ignore[misc]
 
     def _set_up_logging(self, loglevel: Any = None, logfile: Any = None, **_: Any) -> None:
         settings = self._worker.settings

@@ -40,20 +40,23 @@ def end_run() -> None:
     _fields.set(None)
 
 
+def writes_json(form: str, logfile: str | None = None) -> bool:
+    """Whether lines are JSON; `form` is auto, json or console."""
+    return form == "json" or (form == "auto" and (bool(logfile) or not sys.stderr.isatty()))
+
+
 def configure(level: int | str, form: str, logfile: str | None = None) -> None:
     """Set up the root logger and structlog; `form` is auto, json or console."""
     handler: logging.Handler = (
         logging.FileHandler(logfile) if logfile else logging.StreamHandler(sys.stderr)
     )
-    stream = getattr(handler, "stream", None)
-    as_json = form == "json" or (form == "auto" and not (stream and stream.isatty()))
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _add_run,
     ]
-    handler.setFormatter(_formatter(shared, as_json=as_json))
+    handler.setFormatter(_formatter(shared, as_json=writes_json(form, logfile)))
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
