@@ -32,12 +32,13 @@ class TlsServer(ValkeyServer):
         return str(require_binary("redis-server", "redis-server"))
 
 
-def write_certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
+def write_certificate(folder: Path, *names: str) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, or for those names, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    holders: list[x509.GeneralName] = [x509.DNSName(each) for each in names]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -46,7 +47,7 @@ def write_certificate(folder: Path) -> tuple[Path, Path]:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(holders or [address]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )

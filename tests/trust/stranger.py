@@ -1,8 +1,13 @@
-"""An agent elsewhere: a real a2a-sdk server. `python -m tests.trust.stranger PORT JOURNAL`."""
+"""An agent elsewhere: a real a2a-sdk server.
+
+`python -m tests.trust.stranger PORT JOURNAL [CERTIFICATE KEY]`. Its cards lie under `/` (JSON-RPC),
+`/rest` (HTTP+JSON), `/whole` (JSON-RPC without streaming), and some more that cannot be used.
+"""
 
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +15,17 @@ import uvicorn
 from a2a.server.agent_execution import AgentExecutor, RequestContext
 from a2a.server.events import EventQueue
 from a2a.server.request_handlers import DefaultRequestHandler
-from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes
+from a2a.server.routes import (
+    create_agent_card_routes,
+    create_jsonrpc_routes,
+    create_rest_routes,
+)
 from a2a.server.tasks import InMemoryTaskStore, TaskUpdater
 from a2a.types import (
     AgentCapabilities,
     AgentCard,
     AgentInterface,
+    AgentSkill,
     Message,
     Part,
     Role,
@@ -26,10 +36,13 @@ from a2a.types import (
 from google.protobuf.json_format import MessageToDict, ParseDict
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 PORT, JOURNAL = int(sys.argv[1]), Path(sys.argv[2])
+TLS: dict[str, Any] = dict(zip(("ssl_certfile", "ssl_keyfile"), sys.argv[3:], strict=False))
+HOME = f"{'https' if TLS else 'http'}://127.0.0.1:{PORT}"
+CARD = "/.well-known/agent-card.json"
 
 
 def note(word: str, **more: Any) -> None:
@@ -94,15 +107,30 @@ def said(text: str) -> Message:
     return Message(message_id="m", role=Role.ROLE_AGENT, parts=[Part(text=text)])
 
 
-def card(url: str) -> AgentCard:
+def card(
+    url: str, *, binding: str = "JSONRPC", version: str = "1.0", streaming: bool = True
+) -> AgentCard:
     return AgentCard(
         name="stranger",
         version="1",
-        capabilities=AgentCapabilities(streaming=True),
+        description="Does what it is asked",
+        default_input_modes=["application/json"],
+        default_output_modes=["application/json"],
+        skills=[AgentSkill(id="all", name="all", description="Everything", tags=["all"])],
+        capabilities=AgentCapabilities(streaming=streaming),
         supported_interfaces=[
-            AgentInterface(url=url, protocol_binding="JSONRPC", protocol_version="1.0")
+            AgentInterface(url=url, protocol_binding=binding, protocol_version=version)
         ],
     )
+
+
+CARDS = {
+    "/rest": card(f"{HOME}/rest", binding="HTTP+JSON"),
+    "/whole": card(f"{HOME}/rpc", streaming=False),
+    "/lures": card("http://127.0.0.3:1/rpc"),
+    "/grpc": card(f"127.0.0.1:{PORT}", binding="GRPC"),
+    "/old": card(f"{HOME}/rpc", version="0.3"),
+}
 
 
 async def redirects(request: Request) -> Response:
@@ -113,21 +141,37 @@ async def endless(request: Request) -> Response:
     return PlainTextResponse("x" * 50_000_000)
 
 
+async def drips(request: Request) -> Response:
+    """A byte now and then, for ever."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.05)
+
+    return StreamingResponse(pieces(), media_type="application/json")
+
+
 def application() -> Starlette:
-    mine = card(f"http://127.0.0.1:{PORT}/rpc")
-    elsewhere = card("http://127.0.0.3:1/rpc")
+    mine = card(f"{HOME}/rpc")
     handler = DefaultRequestHandler(Stranger(), InMemoryTaskStore(), mine)
-    path = "/.well-known/agent-card.json"
+    others = [
+        route
+        for path, other in CARDS.items()
+        for route in create_agent_card_routes(other, card_url=f"{path}{CARD}")
+    ]
     return Starlette(
         routes=[
             *create_agent_card_routes(mine),
-            *create_agent_card_routes(elsewhere, card_url=f"/lures{path}"),
+            *others,
+            Route(f"/redirects{CARD}", redirects),
+            Route(f"/endless{CARD}", endless),
+            Route(f"/drips{CARD}", drips),
             *create_jsonrpc_routes(handler, "/rpc"),
-            Route(f"/redirects{path}", redirects),
-            Route(f"/endless{path}", endless),
+            *create_rest_routes(handler, path_prefix="/rest"),
         ]
     )
 
 
 if __name__ == "__main__":
-    uvicorn.run(application(), host="127.0.0.1", port=PORT, log_level="warning")
+    uvicorn.run(application(), host="127.0.0.1", port=PORT, log_level="warning", **TLS)

@@ -17,6 +17,7 @@ from skillfleet_engine.transport import message_undecodable
 from skillfleet_ledger.runs import RunStore
 from skillfleet_producer import AsyncFleet
 from skillfleet_producer.tokens import Signing
+from skillfleet_worker.adapters.a2a.authorities import Authorities
 from skillfleet_worker.adapters.a2a.credentials import credentials_from
 from skillfleet_worker.adapters.a2a.fleet import FleetA2AClient
 from skillfleet_worker.adapters.a2a.hosts import Hosts
@@ -99,7 +100,8 @@ def elsewhere_from(settings: WorkerSettings, secrets: Secrets) -> A2AClient | No
         ) from None
     credentials = credentials_from(settings.a2a_credentials, secrets)
     hosts = Hosts.parse(settings.a2a_hosts)
-    transport = GuardedTransport(hosts, settings.a2a_max_response_bytes, credentials)
+    authorities = Authorities.parse(settings.a2a_ca_files)
+    transport = GuardedTransport(hosts, settings.a2a_max_response_bytes, credentials, authorities)
     return HttpA2AClient(transport, settings.a2a_timeout_seconds)
 
 

@@ -40,6 +40,8 @@ class WorkerSettings(Settings):
     """Hosts that skills may call over HTTP: names, *.names, addresses, networks; by commas."""
     a2a_credentials: str = ""
     """Secrets to send as bearer tokens, by commas: `agents.example.com=partner-token`."""
+    a2a_ca_files: str = ""
+    """Certificate authorities of one's own, by commas: `agents.corp=/etc/ca.pem`."""
     a2a_timeout_seconds: float = Field(300.0, gt=0)
     """How long a call over HTTP may take."""
     a2a_max_response_bytes: int = Field(16 * 1024 * 1024, ge=1024)

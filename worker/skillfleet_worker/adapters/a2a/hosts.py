@@ -10,7 +10,13 @@ from skillfleet.errors import SettingsError, TargetRefusedError
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""What IPv6 has given out; outside of it are many ways to write an IPv4 address."""
+_RESERVED = tuple(
+    ipaddress.ip_network(text)
+    for text in ("192.0.0.0/24", "192.88.99.0/24", "2002::/16", "3fff::/20")
+)
+"""What Python's `is_global` takes for public, at least in some versions."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +96,12 @@ def _address(host: str) -> Address | None:
 
 
 def _is_public(address: Address) -> bool:
-    """False also for IPv6 addresses that stand for any IPv4 one."""
+    """False also for IPv6 addresses that stand for an IPv4 one, but for mapped public ones."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return _is_public(address.ipv4_mapped)
-        if address.sixtofour is not None or address.teredo is not None or address in _NAT64:
+        if address not in _UNICAST:
             return False
+    if any(address in network for network in _RESERVED):
+        return False
     return address.is_global and not address.is_multicast

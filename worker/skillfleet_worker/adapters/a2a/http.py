@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from a2a.client import A2ACardResolver, Client, ClientCallContext, ClientConfig, ClientFactory
 from a2a.types import (
+    AgentInterface,
     CancelTaskRequest,
     Message,
     Part,
@@ -36,6 +37,8 @@ from skillfleet_worker.adapters.a2a.remote_task import RemoteTask
 from skillfleet_worker.adapters.a2a.transport import GuardedTransport
 from skillfleet_worker.runtime.context import FleetRunContext
 
+_BINDINGS = ("JSONRPC", "HTTP+JSON")
+"""Over httpx, so that our transport checks every request; gRPC would connect by itself."""
 _CANCEL_SECONDS = 5.0
 _CALLS = uuid.UUID("5f3a9b0e-93c5-4f0e-8a3c-6f0a8f6d1b77")
 
@@ -175,8 +178,23 @@ def _url(target: str) -> httpx.URL:
 
 async def _client(http: httpx.AsyncClient, target: str) -> Client:
     card = await A2ACardResolver(http, target).get_agent_card()
-    config = ClientConfig(httpx_client=http, supported_protocol_bindings=["JSONRPC", "HTTP+JSON"])
+    offered = list(card.supported_interfaces)
+    spoken = [each for each in offered if _speaks(each)]
+    if not spoken:
+        names = ", ".join(f"{each.protocol_binding} {each.protocol_version}" for each in offered)
+        raise CapabilityUnavailableError(
+            f"the agent at {target} offers {names or 'no interface'};"
+            f" a fleet speaks {' and '.join(_BINDINGS)} of A2A 1.x"
+        )
+    del card.supported_interfaces[:]
+    card.supported_interfaces.extend(spoken)
+    config = ClientConfig(httpx_client=http, supported_protocol_bindings=list(_BINDINGS))
     return ClientFactory(config).create(card)
+
+
+def _speaks(interface: AgentInterface) -> bool:
+    major = interface.protocol_version.partition(".")[0]
+    return interface.protocol_binding in _BINDINGS and major == "1"
 
 
 async def _cancel(client: Client, task_id: str, context: ClientCallContext) -> None:

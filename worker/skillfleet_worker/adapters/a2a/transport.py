@@ -1,11 +1,13 @@
 """HTTP to hosts of other people: each request checked, pinned, bounded and without our secrets."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 
 import httpx
 
 from skillfleet.errors import TargetRefusedError
+from skillfleet_worker.adapters.a2a.authorities import Authorities
 from skillfleet_worker.adapters.a2a.hosts import Hosts
 
 _PORTS = {"http": 80, "https": 443}
@@ -23,12 +25,17 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(
-        self, hosts: Hosts, max_bytes: int, credentials: Mapping[str, Credential] | None = None
+        self,
+        hosts: Hosts,
+        max_bytes: int,
+        credentials: Mapping[str, Credential] | None = None,
+        authorities: Authorities | None = None,
     ) -> None:
         self._hosts = hosts
         self._max_bytes = max_bytes
         self._credentials = dict(credentials or {})
-        self._inner = httpx.AsyncHTTPTransport(trust_env=False)
+        self._authorities = authorities or Authorities()
+        self._inner: dict[ssl.SSLContext, httpx.AsyncBaseTransport] = {}
 
     def check(self, url: httpx.URL) -> None:
         """Raise TargetRefusedError for a URL that is no target here, as far as its text tells."""
@@ -61,12 +68,25 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             stream=request.stream,
             extensions=request.extensions | {"sni_hostname": url.host},
         )
-        response = await self._inner.handle_async_request(pinned)
+        response = await self._inner_for(url.host).handle_async_request(pinned)
         return await self._bounded(response)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._inner.aclose()
+        for inner in self._inner.values():
+            await inner.aclose()
+
+    def _inner_for(self, host: str) -> httpx.AsyncBaseTransport:
+        """What connects to the host, which is to prove its name to the right authorities."""
+        context = self._authorities.for_host(host)
+        if context not in self._inner:
+            # No connection is kept: found again by its address, it may be that of another
+            # host there, whose certificate nobody checked for this one.
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+            self._inner[context] = httpx.AsyncHTTPTransport(
+                verify=context, trust_env=False, limits=limits
+            )
+        return self._inner[context]
 
     async def _bounded(self, response: httpx.Response) -> httpx.Response:
         if response.headers.get("content-encoding", "identity") != "identity":

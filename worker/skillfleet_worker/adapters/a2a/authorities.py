@@ -1,0 +1,42 @@
+"""Which host is vouched for by a certificate authority of one's own."""
+
+import ssl
+from dataclasses import dataclass, field
+
+from skillfleet.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Authorities:
+    """How certificates are checked: by public authorities, for listed hosts by another alone."""
+
+    own: dict[str, ssl.SSLContext] = field(default_factory=dict)
+    """By host, or by `*.names` for all below."""
+    public: ssl.SSLContext = field(default_factory=ssl.create_default_context)
+
+    @classmethod
+    def parse(cls, text: str) -> "Authorities":
+        """Read `host=file.pem` entries, separated by commas; raises SettingsError."""
+        found: dict[str, ssl.SSLContext] = {}
+        for entry in filter(None, (part.strip() for part in text.split(","))):
+            host, equals, path = (part.strip() for part in entry.partition("="))
+            if not (host and equals and path):
+                raise SettingsError(f"SKILLFLEET_A2A_CA_FILES: {entry!r} must be host=file.pem")
+            try:
+                found[host.lower()] = ssl.create_default_context(cafile=path)
+            except OSError as error:
+                raise SettingsError(
+                    f"SKILLFLEET_A2A_CA_FILES: {path} cannot be read as certificates: {error}"
+                ) from None
+        return cls(found)
+
+    def for_host(self, host: str) -> ssl.SSLContext:
+        """What checks the certificate of that host: the closest entry, else the public ones."""
+        name = host.lower().rstrip(".")
+        if name in self.own:
+            return self.own[name]
+        labels = name.split(".")
+        for start in range(1, len(labels)):
+            if (context := self.own.get("*." + ".".join(labels[start:]))) is not None:
+                return context
+        return self.public
