@@ -16,6 +16,7 @@ DASHBOARD = CHART / "files" / "dashboard.json"
 METRICS = {
     *(f"skillfleet_queue_{name}" for name in ("queued", "running", "delayed")),
     "skillfleet_queue_oldest_age_seconds",
+    "skillfleet_workers",
     "skillfleet_runs_total",
     "skillfleet_run_duration_seconds_bucket",
     "skillfleet_run_queue_wait_seconds_bucket",
@@ -50,7 +51,8 @@ def test_every_known_metric_is_on_the_dashboard() -> None:
 
 def test_gauges_of_the_exporter_are_never_summed_over_its_pods() -> None:
     for expression in expressions():
-        assert not re.search(r"sum( by \([^)]*\))? ?\(skillfleet_queue", expression), expression
+        bare = r"sum( by \([^)]*\))? ?\(skillfleet_(queue|workers)"
+        assert not re.search(bare, expression), expression
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: str(rule["alert"]))

@@ -34,7 +34,7 @@ def test_every_metric_that_is_named_exists(file: Path) -> None:
 
 
 def test_every_label_that_is_named_exists() -> None:
-    labels = {"namespace", "pod", "le", "queue"}
+    labels = {"namespace", "job", "pod", "le", "queue"}
     labels |= {name.replace(".", "_") for metric in TABLE for name in metric.labels}
     groups = yaml.safe_load(ALERTS.read_text("utf-8"))["groups"]
     queries = [rule["expr"] for group in groups for rule in group["rules"]]
@@ -55,8 +55,16 @@ def test_promtool_loads_the_rules() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+WORKERLESS = 'skillfleet_workers{job="lost"}'
+# Two fleets share a namespace: only one of them has no worker.
 SERIES = {
-    "SkillfleetNoWorkers": ['skillfleet_queue_queued{queue="celery"}'],
+    "SkillfleetNoWorkers": [
+        'skillfleet_queue_queued{job="lost",queue="celery",pod="a"}',
+        'skillfleet_queue_queued{job="lost",queue="celery",pod="b"}',
+        WORKERLESS,
+        'skillfleet_queue_queued{job="served",queue="celery"}',
+        'skillfleet_workers{job="served"}',
+    ],
     "SkillfleetQueueWaiting": ['skillfleet_queue_oldest_age_seconds{queue="celery"}'],
     "SkillfleetDeadLetters": ['skillfleet_dead_letters_total{kind="run"}'],
     "SkillfleetLeasesLost": ["skillfleet_leases_lost_total"],
@@ -75,7 +83,8 @@ def test_an_alert_fires_on_series_as_we_expose_them(alert: str, tmp_path: Path) 
             {
                 "interval": "1m",
                 "input_series": [
-                    {"series": name, "values": "10+1000x60"} for name in SERIES[alert]
+                    {"series": name, "values": "0x60" if name == WORKERLESS else "10+1000x60"}
+                    for name in SERIES[alert]
                 ],
                 "promql_expr_test": [
                     {

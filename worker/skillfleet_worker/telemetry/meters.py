@@ -38,6 +38,8 @@ class Meters:
             if metric.kind == "counter":
                 counter = meter.create_counter(metric.name, metric.unit, metric.description)
                 self._record[metric.name] = counter.add
+                for labels in metric.at_zero:
+                    self.add(metric, 0, labels)
             elif metric.kind == "histogram":
                 histogram = meter.create_histogram(
                     metric.name,

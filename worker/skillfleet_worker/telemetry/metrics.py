@@ -17,7 +17,11 @@ _TOKEN_BUCKETS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric; `labels` are given to `record` by position."""
+    """One metric; `labels` are given to `record` by position.
+
+    `at_zero` holds the label values that a counter shows before anything was counted: Prometheus
+    sees no increase in a series that begins with 1.
+    """
 
     name: str
     kind: Literal["counter", "histogram", "gauge"]
@@ -25,6 +29,7 @@ class Metric:
     description: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    at_zero: tuple[tuple[str, ...], ...] = ()
 
     @property
     def prometheus(self) -> str:
@@ -35,7 +40,8 @@ class Metric:
 
 
 def _counter(name: str, unit: str, description: str, *labels: str) -> Metric:
-    return Metric(name, "counter", unit, description, labels)
+    at_zero = () if labels else ((),)
+    return Metric(name, "counter", unit, description, labels, at_zero=at_zero)
 
 
 def _timing(name: str, buckets: tuple[float, ...], description: str, *labels: str) -> Metric:
@@ -58,8 +64,13 @@ LEASES_LOST = _counter("skillfleet.leases.lost", "{lease}", "Leases that ran out
 DUPLICATES = _counter(
     "skillfleet.duplicates.dropped", "{message}", "Messages that gave no lease", "status"
 )
-DEAD_LETTERS = _counter(
-    "skillfleet.dead_letters", "{run}", "Runs buried and messages refused", "kind"
+DEAD_LETTERS = Metric(
+    "skillfleet.dead_letters",
+    "counter",
+    "{run}",
+    "Runs buried and messages refused",
+    ("kind",),
+    at_zero=(("run",), ("message",)),
 )
 CANCEL_LATENCY = _timing(
     "skillfleet.cancel.latency", _FAST_BUCKETS, "From the order to the run's end", "skill"
