@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded, Terminated
@@ -22,8 +22,7 @@ T = TypeVar("T")
 current_job: ContextVar["Job | None"] = ContextVar("current_job", default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What Celery's worker hands to a pool for one task; limits are in seconds."""
 
     target: Callable[..., Any]
@@ -107,6 +106,9 @@ class Job:
         """Execute the task to its end; the asyncio task that awaits this is the job's."""
         self._task = asyncio.current_task()
         current_job.set(self)
+        await self._execute()
+
+    async def _execute(self) -> None:
         await in_greenlet(self._trace, self._started)
 
     def handle(self, coro: Coroutine[Any, Any, T]) -> T:
@@ -191,10 +193,48 @@ class Job:
 
     def _absorb_cancellation(self) -> None:
         """Take a cancellation that came too late for the handler, before the tracer meets it."""
-        task = self._task
-        if task is None or not task.cancelling():
-            return
-        with contextlib.suppress(asyncio.CancelledError):
-            await_here(asyncio.sleep(0))
-        while task.cancelling():
-            task.uncancel()
+        if self._task is not None and self._task.cancelling():
+            await_here(_absorbed(self._task))
+
+
+@dataclass(eq=False, kw_only=True)
+class NativeJob(Job):
+    """Work that settles its task by itself, without Celery's tracer around it.
+
+    `work` gets the job's pseudo process id and returns True when nothing is left to do. Else, and
+    when the job was ended meanwhile, Celery's tracer tells the outcome, by `call`.
+    """
+
+    work: Callable[[int], Coroutine[Any, Any, bool]]
+
+    @property
+    def is_executing(self) -> bool:
+        """True while the work's own code runs, and does not wait (any thread may ask)."""
+        if self._in_handler:
+            return self._task is not None and asyncio.current_task(self.loop) is self._task
+        return super().is_executing
+
+    async def _execute(self) -> None:
+        if self.ending is not None or not await self._worked():
+            await super()._execute()
+
+    async def _worked(self) -> bool:
+        self._in_handler = True
+        try:
+            return await self.work(self.pid)
+        except asyncio.CancelledError:
+            if self.ending is None:
+                raise
+            return False
+        finally:
+            self._in_handler = False
+            if self._task is not None and self._task.cancelling():
+                await _absorbed(self._task)
+
+
+async def _absorbed(task: "asyncio.Task[Any]") -> None:
+    """Take a cancellation of the task that awaits this, and forget it."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    while task.cancelling():
+        task.uncancel()

@@ -17,7 +17,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from billiard.exceptions import Terminated
@@ -30,7 +30,7 @@ from skillfleet_engine import bridge
 from skillfleet_engine.greenlets import in_greenlet
 from skillfleet_engine.host import LoopHost
 from skillfleet_engine.hub import LONGEST_POLL, host_hub
-from skillfleet_engine.job import Call, Ending, Job
+from skillfleet_engine.job import Call, Ending, Job, NativeJob
 from skillfleet_engine.settings import EngineSettings
 from skillfleet_engine.signal_relay import SignalRelay
 from skillfleet_engine.watchdog import BlockedLog, BlockedReport, Watchdog, loop_blocked
@@ -126,10 +126,7 @@ class LoopPool(BasePool):
             options.get("timeout") or self.options.get("timeout"),
             options.get("correlation_id"),
         )
-        job = Job(call, next(self._pids), self.host.loop, self)
-        self._pending.append(job)
-        self._fill()
-        return job
+        return self._admit(Job(call, next(self._pids), self.host.loop, self))
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:  # noqa: ARG002
         """Cancel the task with this pseudo process id (any thread)."""
@@ -173,6 +170,18 @@ class LoopPool(BasePool):
             "timeouts": [self.options.get("soft_timeout") or 0, self.options.get("timeout") or 0],
             "loop-lag": [watchdog.lag_last, watchdog.lag_max] if watchdog else [],
         }
+
+    # -- for requests that need no tracer
+
+    def apply_native(self, work: Callable[[int], Coroutine[Any, Any, bool]], call: Call) -> Job:
+        """Run work that settles its task by itself, now or as soon as a slot is free.
+
+        Args:
+            work: gets the pseudo process id; returns False for an outcome that Celery's tracer
+                is to tell, which then carries out `call`.
+            call: without an `accept_callback`, and without time limits.
+        """
+        return self._admit(NativeJob(call, next(self._pids), self.host.loop, self, work=work))
 
     # -- for the engine's other parts
 
@@ -231,6 +240,11 @@ class LoopPool(BasePool):
             self.on_parked(by)
         self._fill()
         self.host.wake()
+
+    def _admit(self, job: Job) -> Job:
+        self._pending.append(job)
+        self._fill()
+        return job
 
     def _fill(self) -> None:
         while self._pending and self._state == self.RUN and len(self._running) < self.num_processes:

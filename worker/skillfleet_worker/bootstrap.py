@@ -30,6 +30,7 @@ from skillfleet_worker.adapters.secrets.entry_points import load_source
 from skillfleet_worker.adapters.secrets.environment import EnvironmentSecrets
 from skillfleet_worker.adapters.secrets.files import FileSecrets
 from skillfleet_worker.runtime.admission import Admission, OpenAdmission
+from skillfleet_worker.runtime.collector import relieve_collector
 from skillfleet_worker.runtime.consumer import keep_refused
 from skillfleet_worker.runtime.context import Capabilities
 from skillfleet_worker.runtime.drain import DrainLine
@@ -153,6 +154,7 @@ def connect_signals(app: Celery, node: Node) -> None:
     def process_starts(**_: Any) -> None:
         line.watch()
         node.start()
+        relieve_collector()
 
     def ready(sender: Any = None, **_: Any) -> None:
         node.consumer = sender
@@ -160,6 +162,7 @@ def connect_signals(app: Celery, node: Node) -> None:
         _say_withheld(node)
         if not _has_children(sender):
             node.start()
+            relieve_collector()
 
     def shuts_down(how: str = "Warm", **_: Any) -> None:
         line.drain(fast=how == "Cold")

@@ -69,39 +69,43 @@ class Delivery:
 
 
 def read_delivery(
-    task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str], limit: int
+    task: str,
+    request: Mapping[str, Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    names: Sequence[str],
+    limit: int,
 ) -> Delivery:
-    """The delivery behind the present request of a Celery task.
+    """The delivery behind a Celery request.
 
-    `names` are the skill's parameters in order: a plain client may pass values by position.
-    `limit` is the most bytes that its arguments may have.
+    `request` holds the message's headers and what Celery adds to them. `names` are the skill's
+    parameters in order: a plain client may pass values by position. `limit` is the most bytes
+    that its arguments may have.
     """
-    request = task.request
-    agent, _, skill = task.name.partition(".")
-    info = request.delivery_info or {}
-    headers = request.headers or {}
+    agent, _, skill = task.partition(".")
+    run_id, root_id = request["id"], request.get("root_id")
     header: InvocationHeader | None = None
     arguments, problem = dict(kwargs), None
     try:
-        header = _header(headers.get(HEADER))
-        arguments = _by_name(task.name, args, kwargs, names)
+        header = _header(request.get(HEADER))
+        arguments = _by_name(task, args, kwargs, names)
         if header is None:
-            encode_arguments(task.name, arguments, limit)
+            encode_arguments(task, arguments, limit)
     except InvalidArgumentsError as error:
         problem = error
     return Delivery(
-        run_id=request.id,
+        run_id=run_id,
         agent=agent,
         skill=skill,
-        queue=info.get("routing_key") or "",
+        queue=(request.get("delivery_info") or {}).get("routing_key") or "",
         arguments=arguments,
         header=header,
-        parent_id=request.parent_id,
+        parent_id=request.get("parent_id"),
         # A plain Celery client's root may be no run, and is no tree of runs.
-        root_id=request.root_id or request.id if header else request.id,
-        trace=trace_of(headers),
+        root_id=root_id or run_id if header else run_id,
+        trace=trace_of(request),
         problem=problem,
-        token=readable_token(headers.get(TOKEN_HEADER)),
+        token=readable_token(request.get(TOKEN_HEADER)),
         auth=header.auth if header else None,
     )
 
@@ -141,6 +145,8 @@ def _by_name(
         raise InvalidArgumentsError(
             f"{task} takes {len(names)} arguments ({', '.join(names)}), got {len(args)}"
         )
+    if not args:
+        return dict(kwargs)
     by_position = dict(zip(names, args, strict=False))
     if twice := sorted(by_position.keys() & kwargs.keys()):
         raise InvalidArgumentsError(f"{task} got {', '.join(twice)} by position and by name")

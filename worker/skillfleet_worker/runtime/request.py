@@ -25,6 +25,8 @@ class SkillRequest(Request):
 
     message: Any
     task: Any
+    on_accepted: Any
+    _payload: Any
 
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, **options)

@@ -1,7 +1,10 @@
 """A skill as a Celery task: what Celery calls, and how an outcome looks to Celery."""
 
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, assert_never
 
 from celery.exceptions import Ignore, Reject
@@ -31,6 +34,22 @@ logger = logging.getLogger(__name__)
 
 CANCELLED = "cancelled"
 """Why a task is ignored whose run was cancelled: `SkillRequest` tells the monitors."""
+TOLD = "skillfleet_told"
+"""Where a request carries what its execution came to, when Celery's tracer has only to tell it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How an execution ended, for Celery's tracer to tell: a value, or what is raised."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+    def __call__(self) -> Any:
+        """Return the value or raise the error."""
+        if self.error is not None:
+            raise self.error
+        return self.value
 
 
 class SkillTask(AsyncTask):
@@ -38,6 +57,7 @@ class SkillTask(AsyncTask):
 
     abstract = True
     typing = False
+    Strategy = "skillfleet_worker.runtime.strategy:skill_strategy"
     Request = "skillfleet_worker.runtime.request:SkillRequest"
     acks_late = True
     ignore_result = True
@@ -49,10 +69,20 @@ class SkillTask(AsyncTask):
 
     async def run(self, *args: Any, **kwargs: Any) -> Any:
         """Execute one delivery; called by Celery's tracer."""
+        request = vars(self.request)
+        told = request.get(TOLD)
+        return told() if told is not None else await self.execute(request, args, kwargs)
+
+    async def execute(
+        self, request: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Execute one delivery; `request` is its message's headers and what Celery adds.
+
+        Returns the skill's value; raises what Celery is to be told of any other outcome.
+        """
         executor = await self.node.executor()
-        names = list(self.skill.spec.input_schema.get("properties", {}))
-        limit = self.node.settings.max_arguments_bytes
-        delivery = read_delivery(self, args, kwargs, names, limit)
+        names, limit = self._names, self.node.settings.max_arguments_bytes
+        delivery = read_delivery(self.name, request, args, kwargs, names, limit)
         if executor.process.draining:
             raise Reject("the worker drains", requeue=True)
         try:
@@ -61,9 +91,15 @@ class SkillTask(AsyncTask):
             record(REDIS_ERRORS, 1, "claim")
             logger.warning("run %s goes back to the queue: %s", delivery.run_id, error)
             raise Reject(error, requeue=True) from error
+        if isinstance(ended, Succeeded):
+            return ended.value
         if isinstance(ended, Claim):
             return self._declined(delivery.run_id, ended)
         return self._to_celery(delivery.run_id, ended)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return list(self.skill.spec.input_schema.get("properties", {}))
 
     def _declined(self, run_id: str, claim: Claim) -> None:
         """Acknowledge and drop a message that gave no lease."""

@@ -1,0 +1,107 @@
+"""A skill's message in the event-loop pool: executed on the loop, without Celery's tracer."""
+
+import logging
+import time
+import weakref
+from typing import Any
+
+from celery.app import trace
+from celery.exceptions import TaskRevokedError
+from celery.utils.saferepr import saferepr
+from celery.worker import state
+
+from skillfleet_engine.job import Call
+from skillfleet_worker.runtime.request import SkillRequest
+from skillfleet_worker.runtime.skill_task import TOLD, Told
+from skillfleet_worker.telemetry import logs
+
+_CANVAS = ("callbacks", "chain", "chord")
+
+
+class NativeRequest(SkillRequest):
+    """Tells of a plain success by itself; every other outcome goes through Celery's tracer."""
+
+    def execute_using_pool(self, pool: Any, **_: Any) -> Any:
+        """Give the run a slot of the pool; raises TaskRevokedError as Celery's own does."""
+        if self.revoked():
+            raise TaskRevokedError(self.id)
+        encoding = (self.content_type, self.content_encoding)
+        call = Call(
+            trace.fast_trace_task,
+            (self.type, self.id, self.request_dict, self.body, *encoding),
+            {},
+            self.on_success,
+            error_callback=self.on_failure,
+            correlation_id=self.id,
+        )
+        job = pool.apply_native(self._work, call)
+        self._apply_result = weakref.ref(job)
+        return job
+
+    def log_received(self) -> None:
+        """The line that Celery logs for a message."""
+        context = {
+            "id": self.id,
+            "name": self.name,
+            "args": self.argsrepr,
+            "kwargs": self.kwargsrepr,
+            "eta": None,
+        }
+        trace.info(trace.LOG_RECEIVED, context)
+
+    def tell_received(self) -> None:
+        """Tell Celery's monitors of the message."""
+        headers = self.request_dict
+        self.send_event(
+            "task-received",
+            name=self.name,
+            args=self.argsrepr,
+            kwargs=self.kwargsrepr,
+            root_id=self.root_id,
+            parent_id=self.parent_id,
+            retries=headers.get("retries", 0),
+            eta=None,
+            expires=None,
+        )
+
+    async def _work(self, pid: int) -> bool:
+        began = time.monotonic()
+        self.on_accepted(pid, began)
+        logs.begin_run(self.id, self.name)
+        try:
+            value = await self.task.execute(self.request_dict, self.args, self.kwargs)
+        except Exception as error:  # noqa: BLE001 - Celery's tracer judges it
+            told = Told(error=error)
+        else:
+            if not self._continues:
+                self._succeeded(value, time.monotonic() - began)
+                return True
+            told = Told(value)
+        self.request_dict[TOLD] = told
+        return False
+
+    @property
+    def _continues(self) -> bool:
+        """True when Celery has more to do after a success: a chain, a chord, callbacks."""
+        embedded = self._payload[2] or {}
+        return bool(self.group) or any(embedded.get(part) for part in _CANVAS)
+
+    def _succeeded(self, value: Any, runtime: float) -> None:
+        state.task_ready(self)
+        self.acknowledge()
+        monitored = self.eventer is not None and self.eventer.enabled
+        logged = trace.logger.isEnabledFor(logging.INFO)
+        if not monitored and not logged:
+            return
+        shown = saferepr(value, self.task.resultrepr_maxsize)
+        self.send_event("task-succeeded", result=shown, runtime=runtime)
+        if logged:
+            context = {
+                "id": self.id,
+                "name": self.name,
+                "return_value": shown,
+                "runtime": runtime,
+                "args": self.request_dict.get("argsrepr"),
+                "kwargs": self.kwargsrepr,
+            }
+            trace.info(trace.LOG_SUCCESS, context)
