@@ -59,22 +59,39 @@ class PipelinedConnection:
 
         Repeats it on a broken connection, and while Redis loads its data or fails over, until
         `timeout` seconds (default: the connection's) are over; raises FleetUnavailableError
-        then, ReplyError at once.
+        then, ReplyError at once. Without `timeout` a server that answers others first may take
+        longer.
         """
-        patience = self._timeout if timeout is None else timeout
+        limit = patience = self._timeout if timeout is None else timeout
         cause: Exception | None = None
+        if timeout is None and self._wire is not None and not self._wire.lost:
+            # On an open connection the wire gives a silent server up after this very time.
+            began = asyncio.get_running_loop().time()
+            try:
+                return await self.call(*command)
+            except (ReplyError, OSError) as error:
+                self._judge(error)
+                cause = error
+            patience -= asyncio.get_running_loop().time() - began
+        return await self._repeat(command, patience, limit, cause)
+
+    async def _repeat(
+        self, command: tuple[Any, ...], patience: float, limit: float, cause: Exception | None
+    ) -> Any:
+        """`patience` is what is left of the `limit`, in seconds."""
         try:
             async with asyncio.timeout(patience):
                 while True:
+                    if cause is not None:
+                        await asyncio.sleep(RETRY_SECONDS)
                     try:
                         return await self.call(*command)
                     except (ReplyError, OSError) as error:
                         self._judge(error)
                         cause = error
-                        await asyncio.sleep(RETRY_SECONDS)
         except TimeoutError:
             reason = f": {cause}" if cause else ""
-            message = f"Redis at {self.address} did not answer within {patience:g} s{reason}"
+            message = f"Redis at {self.address} did not answer within {limit:g} s{reason}"
             raise FleetUnavailableError(message) from cause
 
     @property

@@ -46,26 +46,30 @@ def check_arguments(task: str, schema: Mapping[str, Any], arguments: Mapping[str
 
     `schema` is the skill's input schema (JSON Schema 2020-12), `task` names it in the message.
     """
-    problems = _validator(orjson.dumps(schema))(arguments)
-    if problems:
-        raise InvalidArgumentsError(f"arguments of {task} do not fit: {'; '.join(problems)}")
+    _check(task, orjson.dumps(schema))(arguments)
+
+
+def arguments_check(task: str, schema: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], None]:
+    """`check_arguments` for one task and schema, prepared for many calls."""
+    return _check(task, orjson.dumps(schema))
 
 
 @lru_cache(maxsize=1024)
-def _validator(schema: bytes) -> Callable[[Mapping[str, Any]], list[str]]:
+def _check(task: str, schema: bytes) -> Callable[[Mapping[str, Any]], None]:
     # 3 MiB that only a process which has a schema to check needs.
     import jsonschema_rs  # noqa: PLC0415
 
     validator = jsonschema_rs.Draft202012Validator(orjson.loads(schema))
 
-    def problems(arguments: Mapping[str, Any]) -> list[str]:
+    def check(arguments: Mapping[str, Any]) -> None:
         given = dict(arguments)
         if validator.is_valid(given):
-            return []
+            return
         found = []
         for error in validator.iter_errors(given):
             where = ".".join(str(part) for part in error.instance_path)
             found.append(f"{where}: {error.message}" if where else error.message)
-        return found[:_MOST_PROBLEMS]
+        problems = "; ".join(found[:_MOST_PROBLEMS])
+        raise InvalidArgumentsError(f"arguments of {task} do not fit: {problems}")
 
-    return problems
+    return check

@@ -235,6 +235,8 @@ class RunContext(ABC, Generic[AuthT]):
 
         A caller whose model has no field `scopes` (`NoAuth`) has none.
         """
+        if not required:
+            return
         missing = set(required) - scopes_of(self.auth)
         if missing:
             raise MissingScopes(sorted(missing))

@@ -7,6 +7,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from pydantic import BaseModel
 
+from skillfleet.arguments import arguments_check
 from skillfleet.context import AuthT, RunContext
 from skillfleet.schema import ArgumentsSchema, ResultSchema
 from skillfleet.signature import read_signature
@@ -43,8 +44,8 @@ class Skill(Generic[P, R_co]):
     """A handler that `Agent.skill` has decorated; call it like the handler itself.
 
     A direct call, as in a unit test, runs the handler's code and nothing else. Runtimes use
-    `bind`, call the skill with what it returns, and `dump` the result; these two are pure and
-    may be called from any thread.
+    `check` and `bind`, call the skill with what that returns, and `dump` the result; these are
+    pure and may be called from any thread.
     """
 
     __name__: str
@@ -66,6 +67,10 @@ class Skill(Generic[P, R_co]):
         """Call the handler: first the context, then its arguments."""
         return self.handler(*args, **kwargs)
 
+    def check(self, arguments: Mapping[str, Any]) -> None:
+        """Raise `InvalidArgumentsError`, naming the fields that do not fit the published schema."""
+        self._check(arguments)
+
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Validate JSON arguments and convert them to the handler's types.
 
@@ -80,6 +85,10 @@ class Skill(Generic[P, R_co]):
         Raises `InvalidResultError`, which says what does not fit the return type.
         """
         return self._result.dump(value)
+
+    @functools.cached_property
+    def _check(self) -> Callable[[Mapping[str, Any]], None]:
+        return arguments_check(self.spec.task_name, self.spec.input_schema)
 
     def __repr__(self) -> str:
         """The skill's full name."""

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import orjson
 
 from skillfleet.agent import Agent
-from skillfleet.arguments import check_arguments, encode_arguments
+from skillfleet.arguments import encode_arguments
 from skillfleet.auth import NoAuth, narrowed_auth
 from skillfleet.contracts import Budget, Limits
 from skillfleet.decorator import Skill
@@ -264,5 +264,5 @@ def _arguments(skill: Skill[..., Any], args: Mapping[str, Any] | None) -> dict[s
     name, limits = skill.spec.task_name, Limits()
     encoded = encode_arguments(name, args or {}, limits.arguments_bytes)
     arguments: dict[str, Any] = orjson.loads(encoded)
-    check_arguments(name, skill.spec.input_schema, arguments)
+    skill.check(arguments)
     return arguments

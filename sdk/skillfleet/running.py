@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from skillfleet.arguments import check_arguments
 from skillfleet.contracts import ReasonCode
 from skillfleet.decorator import Skill
 from skillfleet.errors import (
@@ -45,7 +44,7 @@ async def run_skill(
     task cancels the skill. A skill that suppresses its cancellation is left behind `grace`
     seconds later.
     """
-    check_arguments(skill.spec.task_name, skill.spec.input_schema, arguments or {})
+    skill.check(arguments or {})
     bound = skill.bind(arguments or {})
     ctx.require_scopes(skill.spec.scopes)
     ctx.purse.begin()

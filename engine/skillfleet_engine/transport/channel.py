@@ -10,6 +10,7 @@ from queue import Empty
 from typing import Any
 
 import redis
+from kombu.exceptions import DecodeError
 from kombu.transport import redis as stock
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
@@ -27,7 +28,27 @@ from skillfleet_engine.transport.unsettled import Unsettled, unsettled_with
 logger = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 100
+_JSON = "application/json"
 LEAVE_SECONDS = 5.0
+
+
+class Message(virtual.Message):
+    """kombu's message; one that holds plain JSON is decoded without asking for typed values."""
+
+    def _decode(self) -> Any:
+        body = self.body
+        if (
+            self.content_type != _JSON
+            or not isinstance(body, bytes)
+            or (self.accept is not None and _JSON not in self.accept)
+            or (self.content_encoding or "utf-8").lower() != "utf-8"
+            or _may_be_typed(body)
+        ):
+            return super()._decode()
+        try:
+            return json.loads(body.decode())
+        except ValueError as error:
+            raise DecodeError(f"the body is no JSON: {error}") from error
 
 
 class Channel(stock.Channel):
@@ -38,6 +59,7 @@ class Channel(stock.Channel):
     """
 
     QoS = QoS
+    Message = Message
     doorbell_seconds = 5.0
     undecodable_key = "undecodable"
     undecodable_limit = 1000
@@ -260,14 +282,17 @@ class Channel(stock.Channel):
             raise Empty from None
 
 
+def _may_be_typed(raw: bytes) -> bool:
+    """Whether JSON may hold kombu's typed values, whose hook is called for each object."""
+    return b"__type__" in raw or b"\\u005f" in raw
+
+
 def _triples(flat: list[Any]) -> Iterator[tuple[Any, Any, Any]]:
     return zip(*[iter(flat)] * 3, strict=True)
 
 
 def _decoded(raw: bytes, tag: str) -> Any:
-    # kombu's hook for typed values is called for each object, which most messages do not need.
-    typed = b"__type__" in raw or b"\\u005f" in raw
-    message = loads(raw.decode()) if typed else json.loads(raw.decode())
+    message = loads(raw.decode()) if _may_be_typed(raw) else json.loads(raw.decode())
     if message["properties"]["delivery_tag"] != tag:
         raise ValueError(f"its delivery tag is ambiguous: {tag}")
     return message

@@ -1,9 +1,11 @@
 """One running attempt: its lease, and the orders to stop that reach it from outside."""
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -60,7 +62,7 @@ class Attempt:
         """True when the handler is over, or was left behind."""
         self.deadline = _deadline(lease)
         """When the run's time is up, by `time.monotonic`."""
-        self._stopped = asyncio.Event()
+        self._listeners: list[Callable[[], None]] = []
 
     @property
     def run_id(self) -> str:
@@ -82,7 +84,7 @@ class Attempt:
             self.stop = stop
             self.ordered_at = time.monotonic()
             if not self.loop.is_closed():
-                self.loop.call_soon_threadsafe(self._stopped.set)
+                self.loop.call_soon_threadsafe(self._tell)
 
     def timed_out(self) -> TimedOut:
         """The outcome when the deadline has passed."""
@@ -96,11 +98,26 @@ class Attempt:
         """The caller asked for the end of the run."""
         self.order(Stop(StopKind.CANCELLED, reason, code))
 
+    @contextlib.contextmanager
+    def listening(self, heard: Callable[[], None]) -> Iterator[None]:
+        """Inside, orders to stop call `heard`, on the attempt's own loop; those before do not."""
+        self._listeners.append(heard)
+        try:
+            yield
+        finally:
+            self._listeners.remove(heard)
+
     async def wait_stopped(self) -> Stop:
         """Return the order to stop once there is one; on the attempt's own loop."""
-        while self.stop is None:
-            await self._stopped.wait()
+        ordered = asyncio.Event()
+        with self.listening(ordered.set):
+            while self.stop is None:
+                await ordered.wait()
         return self.stop
+
+    def _tell(self) -> None:
+        for heard in tuple(self._listeners):
+            heard()
 
 
 def _deadline(lease: Lease) -> float | None:

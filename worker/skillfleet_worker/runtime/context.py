@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel
@@ -51,6 +52,11 @@ class Capabilities:
     patience_seconds: float = 60.0
     """How long a handler's write waits for Redis to come back."""
 
+    @cached_property
+    def limits(self) -> Limits:
+        """What a run may write at most."""
+        return Limits(artifact_bytes=self.ledger.settings.max_artifact_bytes)
+
 
 class FleetRunContext(RunContext[Any]):
     """One attempt's context. Its methods may be awaited on any loop of the process."""
@@ -65,7 +71,7 @@ class FleetRunContext(RunContext[Any]):
     ) -> None:
         self.task_id = attempt.run_id
         self.auth = auth
-        self.limits = Limits(artifact_bytes=capabilities.ledger.settings.max_artifact_bytes)
+        self.limits = capabilities.limits
         self.run = attempt
         self._declared_secrets = declared_secrets
         self._capabilities = capabilities

@@ -1,14 +1,13 @@
 """The way of one message: claim, execute, settle."""
 
 import asyncio
+import itertools
 import logging
 import time
-import uuid
 from typing import Any, assert_never
 
 import orjson
 
-from skillfleet.arguments import check_arguments
 from skillfleet.auth import auth_from_claims
 from skillfleet.contracts import ReasonCode, RunState
 from skillfleet.decorator import Skill
@@ -62,6 +61,7 @@ class Executor:
         self.process = process
         self._capabilities = capabilities
         self._admission = admission
+        self._claims = itertools.count(1)
 
     async def run(
         self, skill: Skill[..., Any], auth_model: Any, delivery: Delivery
@@ -94,7 +94,7 @@ class Executor:
         claim = await runs.claim(
             delivery.run_id,
             self.process.name,
-            uuid.uuid4().hex,
+            self._new_claim(),
             settings.lease_ms,
             delivery.adoption(settings),
             Declared(int((spec.timeout or 0) * 1000), spec.max_deliveries or 0),
@@ -108,6 +108,10 @@ class Executor:
             end = End(RunState.TIMED_OUT, overdue.code, overdue.message)
             await runs.close(delivery.run_id, delivery.task, end, claim.token)
         return claim
+
+    def _new_claim(self) -> str:
+        """The name of a claim: no other delivery's, in no process."""
+        return f"{self.process.name}-{next(self._claims)}"
 
     def _outbox(self, attempt: Attempt) -> Outbox:
         settings = self.process.settings
@@ -128,7 +132,7 @@ class Executor:
             delivery = attempt.delivery = await bridge.at_home(self._admission.admit(delivery))
             if delivery.problem is not None:
                 raise delivery.problem
-            check_arguments(spec.task_name, spec.input_schema, delivery.arguments)
+            skill.check(delivery.arguments)
             bound = skill.bind(delivery.arguments)
             auth = auth_from_claims(auth_model, delivery.auth)
             ctx = FleetRunContext(attempt, outbox, auth, spec.secrets, self._capabilities)
@@ -194,11 +198,7 @@ class Executor:
             outbox.close()
             return Lost()
         try:
-            async with asyncio.timeout(_SETTLE_SECONDS):
-                written = await self._write(attempt, outbox, outcome)
-        except TimeoutError:
-            logger.critical("run %s could not be settled: Redis is out of reach", attempt.run_id)
-            written = Write.LOST
+            written = await self._write(attempt, outbox, outcome)
         finally:
             outbox.close()
         if written is Write.LOST:
@@ -207,7 +207,8 @@ class Executor:
         return outcome
 
     async def _write(self, attempt: Attempt, outbox: Outbox, outcome: Outcome) -> Write:
-        while True:
+        give_up_at = time.monotonic() + _SETTLE_SECONDS
+        while time.monotonic() < give_up_at:
             try:
                 await outbox.flush()
                 if _is_lost(attempt):
@@ -226,6 +227,8 @@ class Executor:
             # Redis came back with less than it had: the run ends behind what is left.
             _, seq = await self.process.runs.state(attempt.run_id)
             outbox.resume_behind(seq)
+        logger.critical("run %s could not be settled: Redis is out of reach", attempt.run_id)
+        return Write.LOST
 
     async def _write_once(self, attempt: Attempt, seq: int, outcome: Outcome) -> Write:
         runs, lease, task = self.process.runs, attempt.lease, attempt.delivery.task

@@ -11,9 +11,12 @@ from celery.utils.saferepr import saferepr
 from celery.worker import state
 
 from skillfleet_engine.job import Call
+from skillfleet_engine.transport.channel import Channel
 from skillfleet_worker.runtime.request import SkillRequest
 from skillfleet_worker.runtime.skill_task import TOLD, Told
 from skillfleet_worker.telemetry import logs
+
+logger = logging.getLogger(__name__)
 
 _CANVAS = ("callbacks", "chain", "chord")
 
@@ -49,8 +52,24 @@ class NativeRequest(SkillRequest):
         }
         trace.info(trace.LOG_RECEIVED, context)
 
+    @property
+    def monitored(self) -> bool:
+        """True while somebody wants to hear of tasks, as Flower does."""
+        eventer = self.eventer
+        if eventer is None or not eventer.enabled:
+            return False
+        # Without -E the worker tells of itself only, until a monitor asks for more.
+        return not eventer.groups or "task" in eventer.groups
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        """Tell Celery's monitors, if there are any."""
+        if self.monitored:
+            super().send_event(type, **fields)
+
     def tell_received(self) -> None:
         """Tell Celery's monitors of the message."""
+        if not self.monitored:
+            return
         headers = self.request_dict
         self.send_event(
             "task-received",
@@ -63,6 +82,14 @@ class NativeRequest(SkillRequest):
             eta=None,
             expires=None,
         )
+
+    def acknowledge(self) -> None:
+        """Settle the message; where that is only noted for the transport's next turn, at once."""
+        if isinstance(self.message.channel, Channel) and not self.acknowledged:
+            self.message.ack_log_error(logger, self.connection_errors)
+            self.acknowledged = True
+        else:
+            super().acknowledge()
 
     async def _work(self, pid: int) -> bool:
         began = time.monotonic()
@@ -89,9 +116,8 @@ class NativeRequest(SkillRequest):
     def _succeeded(self, value: Any, runtime: float) -> None:
         state.task_ready(self)
         self.acknowledge()
-        monitored = self.eventer is not None and self.eventer.enabled
         logged = trace.logger.isEnabledFor(logging.INFO)
-        if not monitored and not logged:
+        if not logged and not self.monitored:
             return
         shown = saferepr(value, self.task.resultrepr_maxsize)
         self.send_event("task-succeeded", result=shown, runtime=runtime)

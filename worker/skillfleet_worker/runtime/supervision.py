@@ -45,13 +45,7 @@ async def supervise(
 
 async def _until(task: "asyncio.Task[Any]", attempt: Attempt) -> Stop | None:
     """The order that ends the handler's time; None when it ended by itself."""
-    stopped = asyncio.ensure_future(attempt.wait_stopped())
-    deadline = attempt.deadline
-    remaining = None if deadline is None else max(deadline - time.monotonic(), 0)
-    try:
-        await asyncio.wait({task, stopped}, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopped.cancel()
+    await _first_of(task, attempt)
     if attempt.stop is not None:
         ended_by_itself = (
             task.done()
@@ -61,6 +55,29 @@ async def _until(task: "asyncio.Task[Any]", attempt: Attempt) -> Stop | None:
         )
         return None if ended_by_itself else attempt.stop
     return None if task.done() else Stop(StopKind.DEADLINE)
+
+
+async def _first_of(task: "asyncio.Task[Any]", attempt: Attempt) -> None:
+    """Return when the handler ended, was ordered to stop, or is out of time."""
+    loop = attempt.loop
+    happened = loop.create_future()
+
+    def wake(*_: Any) -> None:
+        if not happened.done():
+            happened.set_result(None)
+
+    timer = None
+    if attempt.deadline is not None:
+        timer = loop.call_later(max(attempt.deadline - time.monotonic(), 0), wake)
+    task.add_done_callback(wake)
+    try:
+        with attempt.listening(wake):
+            if attempt.stop is None:
+                await happened
+    finally:
+        task.remove_done_callback(wake)
+        if timer is not None:
+            timer.cancel()
 
 
 async def _cancel(task: "asyncio.Task[Any]", attempt: Attempt, patience: float) -> None:

@@ -27,6 +27,7 @@ from skillfleet_worker.telemetry.tracing import tracing
 
 logger = logging.getLogger(__name__)
 
+_SUCCEEDED = Ending("succeeded")
 _LOST = Ending("lost", "its worker was lost", ReasonCode.WORKER_LOST)
 
 
@@ -49,6 +50,8 @@ def facts_of(attempt: Attempt) -> Facts:
 def ending_of(attempt: Attempt, outcome: Outcome) -> Ending:
     """How the attempt ended."""
     match outcome:
+        case Succeeded():
+            ending = _SUCCEEDED
         case Failed(code, message, error):
             ending = Ending("failed", message, str(code), error)
         case Retry(_, message, error):
@@ -59,8 +62,6 @@ def ending_of(attempt: Attempt, outcome: Outcome) -> Ending:
             ending = Ending("cancelled", reason, ordered_at=attempt.ordered_at)
         case Released(reason):
             ending = Ending("released", reason)
-        case Succeeded():
-            ending = Ending("succeeded")
         case Lost():
             ending = _LOST
         case _:
