@@ -1,6 +1,6 @@
 """A run's record: what a producer writes, and the snapshot a caller gets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,11 +164,25 @@ def status_of(
         children=children,
         events=int(record["seq"]),
         trace_id=_text(record, "trace"),
-        attempts=tuple(_attempt(orjson.loads(entry)) for entry in attempts),
+        attempts=attempts_of(record, [orjson.loads(entry) for entry in attempts]),
     )
 
 
-def _attempt(entry: dict[str, Any]) -> Attempt:
+def attempts_of(
+    record: Mapping[str, bytes], listed: Sequence[Mapping[str, Any]]
+) -> tuple[Attempt, ...]:
+    """All attempts of a run: those listed, and the present or last one, which the record tells."""
+    known = [_attempt(entry) for entry in listed]
+    number, state = int(record["attempt"]), RunState(record["state"].decode())
+    # Read a moment later than the record, the list may know more.
+    if number > (known[-1].number if known else 0):
+        ended = {"ended": int(record["finished"]), "outcome": state} if state.terminal else {}
+        last = {"worker": _text(record, "worker"), "started": int(record["started"]), **ended}
+        known.append(_attempt({"number": number, **last}))
+    return tuple(known)
+
+
+def _attempt(entry: Mapping[str, Any]) -> Attempt:
     return Attempt(
         number=entry["number"],
         worker=entry["worker"],

@@ -113,7 +113,8 @@ def read_runs(client: Any, keys: Keyspace) -> dict[str, Run]:
 
 def _read(client: Any, keys: Keyspace, prefix: str, run_id: str) -> Run:
     record = {k.decode(): v.decode() for k, v in client.hgetall(f"{prefix}run:{run_id}").items()}
-    attempts = [orjson.loads(one) for one in client.lrange(f"{prefix}attempts:{run_id}", 0, -1)]
+    listed = [orjson.loads(one) for one in client.lrange(f"{prefix}attempts:{run_id}", 0, -1)]
+    attempts = [*listed, *_last_attempt(record, listed)]
     events = [
         Entry(entry.decode(), f[b"k"].decode(), orjson.loads(f[b"p"]), int(f[b"a"]))
         for entry, f in client.xrange(f"{prefix}events:{run_id}")
@@ -121,3 +122,19 @@ def _read(client: Any, keys: Keyspace, prefix: str, run_id: str) -> Run:
     children = sorted(child.decode() for child in client.smembers(f"{prefix}children:{run_id}"))
     result = client.get(keys.result_key(run_id))
     return Run(run_id, record, attempts, events, children, orjson.loads(result) if result else None)
+
+
+def _last_attempt(record: dict[str, str], listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The attempt that runs or ended the run, which the record tells and the list does not."""
+    number = int(record["attempt"])
+    if number <= (listed[-1]["number"] if listed else 0):
+        return []
+    ended = {"ended": int(record["finished"]), "outcome": record["state"]}
+    return [
+        {
+            "number": number,
+            "worker": record["worker"],
+            "started": int(record["started"]),
+            **(ended if "finished" in record else {}),
+        }
+    ]

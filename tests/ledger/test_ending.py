@@ -150,12 +150,25 @@ async def test_what_somebody_holds_is_not_closed(ledger: Ledger) -> None:
 
 
 async def test_everything_of_a_finished_run_expires_together(ledger: Ledger) -> None:
-    lease = await running(ledger)
+    first = await running(ledger)
+    await ledger.runs.requeue(first, first.seq, outcome="retry", reason="again")
+    lease = await claimed(ledger, first.run_id)
     await ledger.runs.settle(lease, TASK, lease.seq, DONE)
     for kind in ("run", "events", "attempts"):
         left = await touch(ledger, "PTTL", lease.run_id, f"{kind}:{lease.run_id}")
         assert 0 < left <= LONG_MS
     assert await ledger.connection.execute("PTTL", ledger.keys.result_key(lease.run_id)) > 0
+
+
+async def test_the_attempts_of_a_run_that_was_cancelled_in_the_queue_expire_too(
+    ledger: Ledger,
+) -> None:
+    lease = await running(ledger)
+    await ledger.runs.requeue(lease, lease.seq, outcome="retry", reason="again")
+    await ledger.runs.cancel(lease.run_id, "changed my mind")
+    (attempt,) = (await ledger.runs.status(lease.run_id)).attempts
+    assert (attempt.number, attempt.outcome) == (1, "retry")
+    assert 0 < await touch(ledger, "PTTL", lease.run_id, f"attempts:{lease.run_id}") <= LONG_MS
 
 
 async def test_the_list_of_attempts_is_bounded(ledger: Ledger) -> None:
@@ -164,7 +177,7 @@ async def test_the_list_of_attempts_is_bounded(ledger: Ledger) -> None:
         await ledger.runs.requeue(lease, lease.seq, outcome="released", reason="drain")
         lease = await claimed(ledger, lease.run_id)
     attempts = (await ledger.runs.status(lease.run_id)).attempts
-    assert [attempt.number for attempt in attempts] == list(range(22, 122))
+    assert [attempt.number for attempt in attempts] == list(range(21, 122))
 
 
 async def test_the_end_of_a_run_is_published_on_its_result_key(ledger: Ledger) -> None:

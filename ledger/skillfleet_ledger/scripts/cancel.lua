@@ -16,7 +16,7 @@ if not r[1] then return { 'unknown', {} } end
 local children = redis.call('SMEMBERS', P .. 'children:' .. id)
 if r[1] == 'queued' then
   redis.call('HSET', run, 'cancel', ARGV[2], 'cancel_code', ARGV[3])
-  finish(id, 'cancelled', ARGV[3], ARGV[2], ARGV[4], KEYS[2], ARGV[5], now_ms())
+  finish(id, 'cancelled', ARGV[3], ARGV[2], ARGV[4], KEYS[2], ARGV[5])
   return { 'cancelled', children }
 end
 if r[1] ~= 'running' then return { 'ended', children } end

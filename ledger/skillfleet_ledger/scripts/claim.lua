@@ -18,19 +18,20 @@ local id, worker, claim = ARGV[1], ARGV[2], ARGV[3]
 local run = run_key(id)
 local now = now_ms()
 
-if redis.call('EXISTS', run) == 0 then
+local function read()
+  return redis.call('HMGET', run, 'state', 'token', 'attempt', 'seq', 'claim', 'cancel', 'deadline', 'due', 'queue',
+    'priority', 'published', 'created', 'retries')
+end
+
+local r = read()
+if not r[1] then
   if #ARGV < 8 then return { 'unknown', 0, 0, 0, now, '', '' } end
   local fields = {}
   for i = 8, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
-  redis.call('HSET', run, 'state', 'queued', 'created', now, 'attempt', 0, 'token', 0, 'seq', 0, unpack(ARGV, 8))
-  redis.call('ZADD', P .. 'state:queued', now, id)
-  redis.call('ZADD', P .. 'agent:' .. fields.agent, now, id)
-  if fields.deadline then redis.call('ZADD', P .. 'deadlines', fields.deadline, id) end
-  mark_ready(id, fields.queue, fields.priority, now)
+  add_record(id, fields, now, now, 8)
+  enter_ready(id, fields.queue, fields.priority, now)
+  r = read()
 end
-
-local r = redis.call('HMGET', run, 'state', 'token', 'attempt', 'seq', 'claim', 'cancel', 'deadline', 'due',
-  'queue', 'priority', 'published', 'created', 'retries')
 local state, token, attempt, seq = r[1], tonumber(r[2]), tonumber(r[3]), tonumber(r[4])
 local deadline = r[7] or ''
 local retries = tonumber(r[13] or 0)
@@ -55,19 +56,13 @@ end
 if ARGV[7] ~= '0' then redis.call('HSET', run, 'max_deliveries', ARGV[7]) end
 
 token, attempt, seq = token + 1, attempt + 1, seq + 1
-leave_indexes(id, 'queued', r[9], r[10])
+leave_queued(id, r[9], r[10], r[8])
 redis.call('HSET', P .. 'watermark', r[9] .. ':' .. r[10], r[11] or now)
 redis.call('ZADD', P .. 'state:running', r[12], id)
 redis.call('SADD', P .. 'running:' .. r[9], id)
 redis.call('ZADD', P .. 'leases', now + tonumber(ARGV[4]), id)
 redis.call('HSET', run, 'state', 'running', 'token', token, 'attempt', attempt, 'seq', seq, 'worker', worker,
   'claim', claim, 'started', now, 'stranded', 0)
-redis.call('HDEL', run, 'due')
-local attempts = P .. 'attempts:' .. id
-if redis.call('RPUSH', attempts, cjson.encode({ number = attempt, worker = worker, started = now })) > 100 then
-  -- The first one stays: it tells when the run began, and so whether its token was good then.
-  redis.call('LSET', attempts, 1, '')
-  redis.call('LREM', attempts, 1, '')
-end
+if r[8] then redis.call('HDEL', run, 'due') end
 add_event(id, attempt, seq, 'state', ARGV[5], now)
 return { 'claimed', token, attempt, seq, now, deadline, now - tonumber(r[11] or now), retries }

@@ -15,5 +15,5 @@ if not r[1] then return 'unknown' end
 if r[1] ~= 'queued' and r[1] ~= 'running' then return 'ended' end
 if ARGV[2] ~= '' and r[2] ~= ARGV[2] then return 'changed' end
 if ARGV[2] == '' and r[1] == 'running' then return 'changed' end
-finish(id, ARGV[3], ARGV[4], ARGV[5], ARGV[6], KEYS[2], ARGV[7], now_ms())
+finish(id, ARGV[3], ARGV[4], ARGV[5], ARGV[6], KEYS[2], ARGV[7])
 return 'closed'

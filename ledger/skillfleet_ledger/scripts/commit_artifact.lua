@@ -19,5 +19,6 @@ if before and cjson.decode(before).blob ~= upload then
   redis.call('UNLINK', blob .. cjson.decode(before).blob)
 end
 redis.call('HSET', artifacts, ARGV[3], ARGV[4])
+redis.call('HSET', run_key(id), 'artifacts', 1)
 redis.call('PERSIST', blob .. upload)
 return 1

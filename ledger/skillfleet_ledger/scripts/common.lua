@@ -23,10 +23,25 @@ local function add_event(id, attempt, seq, kind, payload, now)
   redis.call('XADD', P .. 'events:' .. id, seq .. '-0', 'k', kind, 'p', payload, 'a', attempt, 't', now)
 end
 
--- The one way into the ready index: the run waits for a worker, its message is published now.
-local function mark_ready(id, queue, priority, now)
+-- The one way to a record: its own fields and those in ARGV from a position on, which are given
+-- as a table, too; published is when its message is due.
+local function add_record(id, fields, now, published, position)
+  redis.call('HSET', run_key(id), 'state', 'queued', 'created', now, 'published', published, 'attempt', 0, 'token', 0,
+    'seq', 0, unpack(ARGV, position))
+  redis.call('ZADD', P .. 'state:queued', now, id)
+  redis.call('ZADD', P .. 'agent:' .. fields.agent, now, id)
+  if fields.deadline then redis.call('ZADD', P .. 'deadlines', fields.deadline, id) end
+end
+
+-- The one way into the ready index: the run waits for a worker, and its record says since when.
+local function enter_ready(id, queue, priority, now)
   redis.call('SADD', P .. 'queues', queue .. ':' .. priority)
   redis.call('ZADD', ready_key(queue, priority), now, id)
+end
+
+-- The same for a run whose message is published now, again.
+local function mark_ready(id, queue, priority, now)
+  enter_ready(id, queue, priority, now)
   redis.call('HSET', run_key(id), 'published', now)
 end
 
@@ -40,49 +55,64 @@ local function end_delay(id, queue)
   if redis.call('HINCRBY', P .. 'delays', queue, -1) <= 0 then redis.call('HDEL', P .. 'delays', queue) end
 end
 
-local function leave_indexes(id, state, queue, priority)
-  redis.call('ZREM', P .. 'state:' .. state, id)
-  if state == 'queued' then
-    redis.call('ZREM', ready_key(queue, priority), id)
-    end_delay(id, queue)
-  else
-    redis.call('ZREM', P .. 'leases', id)
-    redis.call('SREM', P .. 'running:' .. queue, id)
+-- A run that has a due time may be in the index of delays; no other is.
+local function leave_queued(id, queue, priority, due)
+  redis.call('ZREM', P .. 'state:queued', id)
+  redis.call('ZREM', ready_key(queue, priority), id)
+  if due then end_delay(id, queue) end
+end
+
+local function leave_running(id, queue)
+  redis.call('ZREM', P .. 'state:running', id)
+  redis.call('ZREM', P .. 'leases', id)
+  redis.call('SREM', P .. 'running:' .. queue, id)
+end
+
+-- List an attempt that ended without ending the run; the record tells of the one after it.
+local function list_attempt(id, number, worker, started, outcome, now)
+  local key = P .. 'attempts:' .. id
+  local entry = { number = tonumber(number), worker = worker, started = tonumber(started), ended = now, outcome = outcome }
+  if redis.call('RPUSH', key, cjson.encode(entry)) > 100 then
+    -- The first one stays: it tells when the run began, and so whether its token was good then.
+    redis.call('LSET', key, 1, '')
+    redis.call('LREM', key, 1, '')
   end
 end
 
--- Close the open entry of the attempts list, if there is one.
-local function end_attempt(id, outcome, now)
-  local key = P .. 'attempts:' .. id
-  local last = redis.call('LINDEX', key, -1)
-  if not last then return end
-  local entry = cjson.decode(last)
-  if entry.ended then return end
-  entry.ended = now
-  entry.outcome = outcome
-  redis.call('LSET', key, -1, cjson.encode(entry))
+local function expire_artifacts(id, ttl)
+  local key = P .. 'artifacts:' .. id
+  for _, entry in ipairs(redis.call('HVALS', key)) do
+    redis.call('PEXPIRE', P .. 'blob:' .. id .. ':' .. cjson.decode(entry).blob, ttl)
+  end
+  redis.call('PEXPIRE', key, ttl)
 end
 
 -- The one way into a terminal state: record, final event, result, indexes and expiry together.
--- meta is the result in Celery's own format, stored under meta_key and published there.
-local function finish(id, state, code, message, payload, meta_key, meta, now)
-  local run = run_key(id)
-  local r = redis.call('HMGET', run, 'state', 'queue', 'priority', 'attempt', 'seq', 'retention', 'agent', 'created')
-  local seq = tonumber(r[5]) + 1
-  leave_indexes(id, r[1], r[2], r[3])
-  redis.call('ZREM', P .. 'deadlines', id)
+-- meta is the result in Celery's own format, stored under meta_key and published there; settled
+-- is the token under which an attempt itself ends the run, or nothing.
+local function finish(id, state, code, message, payload, meta_key, meta, settled)
+  local run, now = run_key(id), now_ms()
+  local r = redis.call('HMGET', run, 'state', 'queue', 'priority', 'attempt', 'seq', 'retention', 'agent', 'created',
+    'due', 'deadline', 'children', 'artifacts')
+  local seq, ttl = tonumber(r[5]) + 1, tonumber(r[6])
+  local listed = tonumber(r[4])
+  if r[1] == 'running' then
+    leave_running(id, r[2])
+    listed = listed - 1
+  else
+    leave_queued(id, r[2], r[3], r[9])
+  end
+  if r[10] then redis.call('ZREM', P .. 'deadlines', id) end
   redis.call('ZADD', P .. 'state:' .. state, r[8], id)
-  redis.call('HSET', run, 'state', state, 'code', code, 'message', message, 'finished', now, 'seq', seq)
-  if r[1] == 'running' then end_attempt(id, state, now) end
+  redis.call('HSET', run, 'state', state, 'code', code, 'message', message, 'finished', now, 'seq', seq,
+    'settled', settled or '')
   add_event(id, r[4], seq, 'state', payload, now)
-  local ttl = tonumber(r[6])
   redis.call('SET', meta_key, meta, 'PX', ttl)
-  for _, kind in ipairs({ 'run:', 'events:', 'attempts:', 'children:', 'artifacts:' }) do
-    redis.call('PEXPIRE', P .. kind .. id, ttl)
-  end
-  for _, entry in ipairs(redis.call('HVALS', P .. 'artifacts:' .. id)) do
-    redis.call('PEXPIRE', P .. 'blob:' .. id .. ':' .. cjson.decode(entry).blob, ttl)
-  end
+  redis.call('PEXPIRE', run, ttl)
+  redis.call('PEXPIRE', P .. 'events:' .. id, ttl)
+  if listed > 0 then redis.call('PEXPIRE', P .. 'attempts:' .. id, ttl) end
+  if r[11] then redis.call('PEXPIRE', P .. 'children:' .. id, ttl) end
+  if r[12] then expire_artifacts(id, ttl) end
   redis.call('ZADD', P .. 'expiring', now + ttl, id .. '|' .. state .. '|' .. r[7])
   redis.call('PUBLISH', meta_key, meta)
 end

@@ -69,7 +69,7 @@ end
 for _, id in ipairs(amnesty and {} or past('leases', limit)) do
   local run = run_key(id)
   local r = redis.call('HMGET', run, 'state', 'token', 'lost', 'max_deliveries', 'cancel', 'deadline', 'queue',
-    'priority', 'seq', 'attempt', 'created', 'orphaned')
+    'priority', 'seq', 'attempt', 'created', 'orphaned', 'worker', 'started')
   if r[1] ~= 'running' then
     redis.call('ZREM', P .. 'leases', id)
   else
@@ -89,10 +89,10 @@ for _, id in ipairs(amnesty and {} or past('leases', limit)) do
       to_close(id, r[2], 'dead')
     else
       local seq = tonumber(r[9]) + 1
-      leave_indexes(id, 'running', r[7], r[8])
+      leave_running(id, r[7])
       redis.call('HSET', run, 'state', 'queued', 'seq', seq)
       redis.call('ZADD', P .. 'state:queued', r[11], id)
-      end_attempt(id, 'lost', now)
+      list_attempt(id, r[10], r[13], r[14], 'lost', now)
       add_event(id, r[10], seq, 'state', ARGV[7], now)
       mark_ready(id, r[7], r[8], now)
       to_publish(id)

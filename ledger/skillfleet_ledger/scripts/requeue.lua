@@ -13,17 +13,17 @@
 local id, delay = ARGV[1], tonumber(ARGV[4])
 local run = run_key(id)
 local r = redis.call('HMGET', run, 'token', 'state', 'seq', 'queue', 'priority', 'attempt', 'created', 'requeued',
-  'cancel')
+  'cancel', 'worker', 'started')
 if r[8] == ARGV[2] then return 'requeued' end
 if r[1] ~= ARGV[2] or r[2] ~= 'running' then return 'lost' end
 if tonumber(r[3]) ~= tonumber(ARGV[3]) then return 'gap' end
 
 local now, seq = now_ms(), tonumber(r[3]) + 1
-leave_indexes(id, 'running', r[4], r[5])
+leave_running(id, r[4])
 redis.call('HSET', run, 'state', 'queued', 'seq', seq, 'token', tonumber(r[1]) + 1, 'requeued', ARGV[2])
 if ARGV[5] == 'retry' then redis.call('HINCRBY', run, 'retries', 1) end
 redis.call('ZADD', P .. 'state:queued', r[7], id)
-end_attempt(id, ARGV[5], now)
+list_attempt(id, r[6], r[10], r[11], ARGV[5], now)
 add_event(id, r[6], seq, 'state', ARGV[6], now)
 if delay > 0 then
   -- A cancelled run does not wait: the reaper closes it in its next round.

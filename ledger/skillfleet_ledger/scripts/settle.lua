@@ -15,6 +15,5 @@ if r[1] ~= ARGV[2] then return 'lost' end
 if r[4] == ARGV[2] then return 'settled' end
 if r[2] ~= 'running' then return 'lost' end
 if tonumber(r[3]) ~= tonumber(ARGV[3]) then return 'gap' end
-redis.call('HSET', run_key(id), 'settled', ARGV[2])
-finish(id, ARGV[4], ARGV[5], ARGV[6], ARGV[7], KEYS[2], ARGV[8], now_ms())
+finish(id, ARGV[4], ARGV[5], ARGV[6], ARGV[7], KEYS[2], ARGV[8], ARGV[2])
 return 'settled'

@@ -43,18 +43,16 @@ if fields.parent then
   for _, ancestor in ipairs(budgeted) do redis.call('HINCRBY', run_key(ancestor), 'spent_calls', 1) end
   redis.call('HINCRBY', root, 'tree', 1)
   redis.call('SADD', P .. 'children:' .. fields.parent, id)
+  redis.call('HINCRBY', run_key(fields.parent), 'children', 1)
 end
 
 local now = now_ms()
-redis.call('HSET', run, 'state', 'queued', 'created', now, 'attempt', 0, 'token', 0, 'seq', 0, unpack(ARGV, 5))
-redis.call('ZADD', P .. 'state:queued', now, id)
-redis.call('ZADD', P .. 'agent:' .. fields.agent, now, id)
-if fields.deadline then redis.call('ZADD', P .. 'deadlines', fields.deadline, id) end
+add_record(id, fields, now, now + delay, 5)
 if delay > 0 then
-  redis.call('HSET', run, 'due', now + delay, 'published', now + delay)
+  redis.call('HSET', run, 'due', now + delay)
   start_delay(id, fields.queue, now + delay)
 else
-  mark_ready(id, fields.queue, fields.priority, now)
+  enter_ready(id, fields.queue, fields.priority, now)
   if ARGV[3] ~= '' then redis.call('LPUSH', KEYS[2], ARGV[3]) end
 end
 return { 1 }
