@@ -54,7 +54,32 @@ local function reason_against(message)
   if type(message.body) ~= 'string' then return 'no body' end
 end
 
+-- Tag, exchange and routing key (as JSON) of a message, if they can be read without decoding
+-- it: where a key occurs once, it is the envelope's own, as quotes inside of JSON texts are
+-- escaped. What is wrong with such a message otherwise, its consumer finds out.
+local function read(raw)
+  local at = raw:find('"delivery_tag"', 1, true)
+  local info = raw:find('"delivery_info"', 1, true)
+  if not at or not info or not raw:find('"body"', 1, true) then return end
+  if raw:find('"delivery_tag"', at + 1, true) or raw:find('"delivery_info"', info + 1, true) then return end
+  local tag = raw:match('^: ?"([%w%-]+)"', at + 14)
+  local exchange, key = raw:match('^: ?{"exchange": ?("[%w%._%-]*"), ?"routing_key": ?("[%w%._%-]*")}', info + 15)
+  if tag and exchange then return tag, exchange, key end
+end
+
+local function note(position, raw, tag, exchange, routing_key)
+  scores[#scores + 1] = now
+  scores[#scores + 1] = tag
+  records[#records + 1] = tag
+  records[#records + 1] = '[' .. raw .. ', ' .. exchange .. ', ' .. routing_key .. ']'
+  claimed[#claimed + 1] = position
+  claimed[#claimed + 1] = raw
+  claimed[#claimed + 1] = tag
+end
+
 local function take(position, raw)
+  local quick, exchange, routing_key = read(raw)
+  if quick then return note(position, raw, quick, exchange, routing_key) end
   local decoded, message = pcall(cjson.decode, raw)
   local reason = decoded and reason_against(message)
   if not decoded then reason = 'not JSON' end
@@ -67,13 +92,7 @@ local function take(position, raw)
     return
   end
   local tag, info = message.properties.delivery_tag, message.properties.delivery_info
-  scores[#scores + 1] = now
-  scores[#scores + 1] = tag
-  records[#records + 1] = tag
-  records[#records + 1] = '[' .. raw .. ', ' .. cjson.encode(info.exchange) .. ', ' .. cjson.encode(info.routing_key) .. ']'
-  claimed[#claimed + 1] = position
-  claimed[#claimed + 1] = raw
-  claimed[#claimed + 1] = tag
+  note(position, raw, tag, cjson.encode(info.exchange), cjson.encode(info.routing_key))
 end
 
 local function take_level(level)
