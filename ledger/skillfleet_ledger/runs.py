@@ -1,10 +1,10 @@
 """Runs and their leases: every change of a run's state goes through here, one script each."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -41,8 +41,7 @@ class ClaimStatus(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class Lease:
+class Lease(NamedTuple):
     """A worker's right to execute one attempt; `token` goes with every write."""
 
     run_id: str
@@ -59,8 +58,7 @@ class Lease:
     """How many retries the run has had; lost and released attempts do not count."""
 
 
-@dataclass(frozen=True)
-class Declared:
+class Declared(NamedTuple):
     """What a skill declares for its runs; 0 means nothing.
 
     The timeout (milliseconds) counts from the start of the first attempt.
@@ -70,8 +68,7 @@ class Declared:
     max_deliveries: int = 0
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """The answer to a claim: a lease when CLAIMED, else why there is none."""
 
     status: ClaimStatus
@@ -89,8 +86,7 @@ class Write(StrEnum):
     GAP = "gap"
 
 
-@dataclass(frozen=True)
-class End:
+class End(NamedTuple):
     """How a run ends: a terminal state, its reason, and the value when it succeeded."""
 
     state: RunState
@@ -457,8 +453,8 @@ class RunStore:
             )
             level = [child for _, children in answers for child in children]
 
-    async def _run(self, script: str, keys: Sequence[str], *args: Any) -> Any:
-        return await run_script(self._connection, script, tuple(keys), args)
+    def _run(self, script: str, keys: Sequence[str], *args: Any) -> Awaitable[Any]:
+        return run_script(self._connection, script, tuple(keys), args)
 
 
 @dataclass(frozen=True)

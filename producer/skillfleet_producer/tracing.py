@@ -17,6 +17,8 @@ from skillfleet_ledger.records import Submission
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
 _tracer = trace.get_tracer("skillfleet")
 
 
@@ -53,7 +55,8 @@ def existed() -> None:
 
 def callers_trace_id(headers: Mapping[str, Any]) -> str | None:
     """The trace id in a W3C `traceparent` (version-traceid-parentid-flags); None without one."""
-    match = _TRACEPARENT.fullmatch(str(headers.get("traceparent", "")))
+    traceparent = headers.get("traceparent")
+    match = _TRACEPARENT.fullmatch(str(traceparent)) if traceparent else None
     return match[1] if match else None
 
 
@@ -66,6 +69,8 @@ def run_trace_id(headers: Mapping[str, Any], root_id: str) -> str:
     caller = callers_trace_id(headers)
     if caller is not None:
         return caller
+    if _UUID.fullmatch(root_id):
+        return root_id.replace("-", "")
     try:
         return uuid.UUID(root_id).hex
     except ValueError:

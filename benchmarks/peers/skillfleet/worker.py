@@ -64,14 +64,3 @@ async def artifact(ctx: RunContext, mib: int) -> float:
     began = time.perf_counter()
     await ctx.write_artifact("blob", data, "application/octet-stream")
     return time.perf_counter() - began
-import cProfile
-from celery.signals import worker_ready
-def _q(sender=None, **_):
-    loop=sender.pool.host.loop
-    pr=cProfile.Profile()
-    def on(): pr.enable()
-    def off():
-        pr.disable(); pr.dump_stats('/tmp/w/prof.out')
-    if os.environ.get('PROF'):
-        loop.call_later(1.5,on); loop.call_later(4.5,off)
-worker_ready.connect(_q, weak=False)

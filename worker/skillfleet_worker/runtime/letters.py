@@ -76,4 +76,9 @@ def body_of(message: Any) -> bytes:
 
 def trace_of(headers: Mapping[str, Any]) -> dict[str, str]:
     """The W3C trace context among message headers."""
-    return {name: headers[name] for name in TRACE_HEADERS if isinstance(headers.get(name), str)}
+    found = {}
+    for name in TRACE_HEADERS:
+        value = headers.get(name)
+        if isinstance(value, str):
+            found[name] = value
+    return found

@@ -110,8 +110,9 @@ class NativeRequest(SkillRequest):
     @property
     def _continues(self) -> bool:
         """True when Celery has more to do after a success: a chain, a chord, callbacks."""
-        embedded = self._payload[2] or {}
-        return bool(self.group) or any(embedded.get(part) for part in _CANVAS)
+        embedded = self.message.payload[2]
+        parts = embedded and any(embedded.get(part) for part in _CANVAS)
+        return bool(parts or self.request_dict.get("group"))
 
     def _succeeded(self, value: Any, runtime: float) -> None:
         state.task_ready(self)

@@ -26,7 +26,7 @@ async def supervise(
     Returns the finished task when the handler ended by itself, and the outcome of the order
     when it had to stop. A task that resists its cancellation is left behind, with a report.
     """
-    task = attempt.handler = asyncio.ensure_future(handler)
+    task = attempt.handler = attempt.loop.create_task(handler)
     try:
         stop = await _until(task, attempt)
     except asyncio.CancelledError:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
@@ -39,8 +39,7 @@ from skillfleet_worker.telemetry.tracing import tracing
 PROCESS, INVOKE = "process", "invoke"
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """Which attempt of which run this is. `trace` holds the message's W3C headers."""
 
     run_id: str
