@@ -49,7 +49,12 @@ class PipelinedConnection:
             future.set_exception(FleetUnavailableError("this connection to Redis was closed"))
             return future
         self._outbox.append((command, future))
-        if not self._flush_due:
+        if self._flush_due:
+            return future
+        if self._wire is not None and self._wire.idle:
+            self._flush()
+        else:
+            # What is issued while replies are due leaves together.
             self._flush_due = True
             loop.call_soon(self._flush)
         return future
@@ -193,6 +198,11 @@ class _CommandWire(Wire):
         self._awaited: deque[asyncio.Future[Any]] = deque()
         self._watch: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """True when the connection is open and no reply is due."""
+        return not self.lost and not self._awaited
 
     def send(self, commands: list[tuple[tuple[Any, ...], "asyncio.Future[Any]"]]) -> None:
         """Write the commands at once and await their replies; skips those given up by now."""

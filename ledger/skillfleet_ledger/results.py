@@ -5,11 +5,11 @@ ignores it.
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
-from skillfleet.contracts import RunState
+from skillfleet.contracts import ReasonCode, RunState
 
 _CELERY_STATES = {
     RunState.SUCCEEDED: "SUCCESS",
@@ -23,6 +23,15 @@ _EXCEPTIONS = {
 }
 
 
+class End(NamedTuple):
+    """How a run ends: a terminal state, its reason, and the value when it succeeded."""
+
+    state: RunState
+    code: str
+    message: str = ""
+    value: Any = None
+
+
 def encode_end(
     run_id: str, task: str, state: RunState, code: str, message: str, result: Any = None
 ) -> bytes:
@@ -31,7 +40,9 @@ def encode_end(
     `result` is a JSON-able value, used when the run succeeded; otherwise code and message
     stand in its place as an exception. Never holds a traceback.
     """
+    ours = {}
     if state is not RunState.SUCCEEDED:
+        ours = {"skillfleet": {"state": state, "code": code, "message": message}}
         name, module = _EXCEPTIONS[state]
         text = message if state is RunState.CANCELLED else f"{message} [{code}]"
         result = {"exc_type": name, "exc_message": [text], "exc_module": module}
@@ -43,13 +54,18 @@ def encode_end(
         "date_done": datetime.now(UTC).isoformat(),
         "task_id": run_id,
         "name": task,
+        **ours,
     }
     return orjson.dumps(meta, option=orjson.OPT_NON_STR_KEYS)
 
 
-def decode_value(meta: bytes) -> Any:
-    """The value of a succeeded run out of `encode_end`'s JSON."""
-    return orjson.loads(meta)["result"]
+def decode_end(meta: bytes) -> End:
+    """The end of a run out of `encode_end`'s JSON."""
+    found = orjson.loads(meta)
+    ours = found.get("skillfleet")
+    if ours is None:
+        return End(RunState.SUCCEEDED, ReasonCode.COMPLETED, "", found["result"])
+    return End(RunState(ours["state"]), ours["code"], ours["message"])
 
 
 def final_payload(state: RunState, code: str, message: str) -> bytes:

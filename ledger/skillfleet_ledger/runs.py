@@ -24,7 +24,7 @@ from skillfleet_ledger.records import (
     invocation_of,
     status_of,
 )
-from skillfleet_ledger.results import decode_value, encode_end, final_payload
+from skillfleet_ledger.results import End, decode_end, encode_end, final_payload
 from skillfleet_ledger.scripts import run_script, source
 from skillfleet_ledger.settings import Settings
 
@@ -84,15 +84,6 @@ class Write(StrEnum):
     REQUEUED = "requeued"
     LOST = "lost"
     GAP = "gap"
-
-
-class End(NamedTuple):
-    """How a run ends: a terminal state, its reason, and the value when it succeeded."""
-
-    state: RunState
-    code: str
-    message: str = ""
-    value: Any = None
 
 
 @dataclass(frozen=True)
@@ -373,12 +364,17 @@ class RunStore:
             raise UnknownRunError(f"there is no run {run_id!r}: wrong id, or it expired")
         return status
 
-    async def value(self, run_id: str) -> Any:
-        """The value that a succeeded run returned; raises UnknownRunError when it expired."""
-        meta = await self._connection.execute("GET", self._keys.result_key(run_id))
-        if meta is None:
+    async def end(self, run_id: str) -> End | None:
+        """How the run ended, with its value; None while it has not. Raises UnknownRunError."""
+        # The state is read first: a run that had ended then has its result now, if ever.
+        (state, _), meta = await asyncio.gather(
+            self.state(run_id), self._connection.execute("GET", self._keys.result_key(run_id))
+        )
+        if meta is not None:
+            return decode_end(meta)
+        if state.terminal:
             raise UnknownRunError(f"the result of run {run_id!r} has expired")
-        return decode_value(meta)
+        return None
 
     async def newest(
         self, *, state: RunState | None = None, agent: str | None = None, limit: int = 50

@@ -17,6 +17,7 @@ from skillfleet.errors import (
 )
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.records import Submission
+from skillfleet_ledger.results import End, decode_end
 from skillfleet_producer.catalogue import Catalogue
 from skillfleet_producer.clock import RedisClock
 from skillfleet_producer.message import envelope
@@ -154,7 +155,7 @@ class AsyncFleet:
         new = build_submission(self.settings, skill, args, options, now_ms, parent)
         queue = await self._catalogue.queue_for(agent, name, args)
         if options.queue is None and queue is not None:
-            new = replace(new, queue=queue)
+            new = new.changed(queue=queue)
         depth = parent.depth + 1 if parent else 0
         return self._signing.signed(new, claims_of(options.auth), depth)
 
@@ -247,15 +248,12 @@ class AsyncRunHandle:
         """
         try:
             async with asyncio.timeout(timeout):
-                await self.ended()
+                end = await self.ended()
         except TimeoutError:
             raise self._waited_in_vain(timeout, "its end") from None
-        status = await self.status()
-        if status.state is RunState.SUCCEEDED:
-            return await self._ledger.runs.value(self.id)
-        raise _ERRORS[status.state](
-            status.message or status.state, code=status.code, run_id=self.id
-        )
+        if end.state is RunState.SUCCEEDED:
+            return end.value
+        raise _ERRORS[end.state](end.message or end.state, code=end.code, run_id=self.id)
 
     async def artifacts(self) -> list[ArtifactInfo]:
         """The artifacts that the run has written so far; raises UnknownRunError."""
@@ -274,15 +272,13 @@ class AsyncRunHandle:
         async for chunk in self._ledger.artifacts.read(self.id, name):
             yield chunk
 
-    async def ended(self) -> None:
-        """Return when the run is in a terminal state; raises UnknownRunError."""
-        if (await self._ledger.runs.state(self.id))[0].terminal:
-            return
-        told = asyncio.Event()
-
-        def listener(_: bytes | None) -> None:
-            told.set()
-
+    async def ended(self) -> End:
+        """The end of the run, once there is one; raises UnknownRunError."""
+        end = await self._ledger.runs.end(self.id)
+        if end is not None:
+            return end
+        told: asyncio.Queue[bytes | None] = asyncio.Queue()
+        listener = told.put_nowait
         channel = self._ledger.keys.result_key(self.id)
         channels = self._ledger.channels
         try:
@@ -290,11 +286,13 @@ class AsyncRunHandle:
                 await channels.listen(channel, listener)
             except OSError as error:
                 raise FleetUnavailableError(f"cannot follow run {self.id}: {error}") from error
-            while not (await self._ledger.runs.state(self.id))[0].terminal:
+            while (end := await self._ledger.runs.end(self.id)) is None:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_RECHECK_SECONDS):
-                        await told.wait()
-                told.clear()
+                        # What is published is what was stored, by the same script.
+                        if (meta := await told.get()) is not None:
+                            return decode_end(meta)
+            return end
         finally:
             await channels.forget(channel, listener)
 

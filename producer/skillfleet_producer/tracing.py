@@ -4,8 +4,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import orjson
@@ -22,13 +21,20 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _tracer = trace.get_tracer("skillfleet")
 
 
-@contextmanager
-def sending(new: Submission) -> Iterator[Submission]:
+def sending(new: Submission) -> AbstractContextManager[Submission]:
     """The span `send <queue>` around the writing of a run.
 
-    Yields the run with its trace id, and with `traceparent`, `tracestate` and `baggage` among
+    Gives the run with its trace id, and with `traceparent`, `tracestate` and `baggage` among
     its headers as far as there is something to propagate.
     """
+    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        # Nobody records spans in this process.
+        return nullcontext(_propagating(new))
+    return _recorded(new)
+
+
+@contextmanager
+def _recorded(new: Submission) -> Iterator[Submission]:
     attributes = {
         names.MESSAGING_SYSTEM: names.CELERY,
         names.MESSAGING_OPERATION: "send",
@@ -41,11 +47,14 @@ def sending(new: Submission) -> Iterator[Submission]:
     with _tracer.start_as_current_span(
         f"send {new.queue}", kind=SpanKind.PRODUCER, attributes=attributes
     ):
-        context: dict[str, str] = {}
-        propagate.inject(context)
-        headers = orjson.dumps(orjson.loads(new.headers) | context) if context else new.headers
-        trace_id = run_trace_id(context, new.root_id or new.id)
-        yield replace(new, headers=headers, trace_id=trace_id)
+        yield _propagating(new)
+
+
+def _propagating(new: Submission) -> Submission:
+    context: dict[str, str] = {}
+    propagate.inject(context)
+    headers = orjson.dumps(orjson.loads(new.headers) | context) if context else new.headers
+    return new.changed(headers=headers, trace_id=run_trace_id(context, new.root_id or new.id))
 
 
 def existed() -> None:

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 from skillfleet.contracts import ReasonCode, RunState
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs import ClaimStatus, End, Write
+from skillfleet_ledger.results import End
+from skillfleet_ledger.runs import ClaimStatus, Write
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,
@@ -31,7 +32,7 @@ async def test_a_settled_run_has_its_state_result_and_final_event(ledger: Ledger
     assert status.finished_at is not None
     assert abs((datetime.now(UTC) - status.finished_at).total_seconds()) < 60
     assert status.attempts[0].outcome == "succeeded"
-    assert await ledger.runs.value(lease.run_id) == {"answer": 42}
+    assert await ledger.runs.end(lease.run_id) == DONE
     assert [one.state for one in await read_all(ledger, lease.run_id)] == ["running", "succeeded"]
 
 

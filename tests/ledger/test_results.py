@@ -9,8 +9,7 @@ from celery.exceptions import TaskRevokedError
 from skillfleet.contracts import RunState
 from skillfleet.errors import UnknownRunError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.results import encode_end
-from skillfleet_ledger.runs import End
+from skillfleet_ledger.results import End, encode_end
 from tests.ledger.helpers import DONE, running, settings_for, submitted
 from tests.support.valkey import ValkeyServer
 
@@ -80,7 +79,7 @@ async def test_a_forgotten_result_is_an_unknown_value(ledger: Ledger, app: Celer
     await ledger.runs.settle(lease, TASK, lease.seq, DONE)
     app.AsyncResult(lease.run_id).forget()
     with pytest.raises(UnknownRunError, match="has expired"):
-        await ledger.runs.value(lease.run_id)
+        await ledger.runs.end(lease.run_id)
     # The auditor expects every finished run's result.
     await ledger.connection.execute(
         *("SET", ledger.keys.result_key(lease.run_id)),

@@ -23,7 +23,8 @@ from hypothesis.stateful import (
 from skillfleet.contracts import RunState
 from skillfleet.errors import LimitExceededError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs import ClaimStatus, End, Lease
+from skillfleet_ledger.results import End
+from skillfleet_ledger.runs import ClaimStatus, Lease
 from tests.ledger.audit import audit
 from tests.ledger.helpers import (
     LONG_MS,

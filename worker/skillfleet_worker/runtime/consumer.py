@@ -12,7 +12,7 @@ from celery import signals
 from skillfleet.contracts import AgentCard, ReasonCode, RunState
 from skillfleet_engine.consumer import LoopConsumer
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs import End
+from skillfleet_ledger.results import End
 from skillfleet_worker.runtime.letters import adopt, adoption_of, body_of
 from skillfleet_worker.runtime.node import node_of
 from skillfleet_worker.settings import WorkerSettings

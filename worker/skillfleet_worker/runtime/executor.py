@@ -23,7 +23,8 @@ from skillfleet.spec import SkillSpec
 from skillfleet_engine import bridge
 from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.connection import RETRY_SECONDS
-from skillfleet_ledger.runs import Claim, ClaimStatus, Declared, End, Write
+from skillfleet_ledger.results import End
+from skillfleet_ledger.runs import Claim, ClaimStatus, Declared, Write
 from skillfleet_worker.runtime.admission import Admission, ForeignMessageError
 from skillfleet_worker.runtime.attempt import Attempt, StopKind
 from skillfleet_worker.runtime.context import Capabilities, FleetRunContext

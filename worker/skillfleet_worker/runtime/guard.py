@@ -18,7 +18,8 @@ from collections.abc import Callable
 from skillfleet.contracts import ReasonCode, RunState
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs import End, Write
+from skillfleet_ledger.results import End
+from skillfleet_ledger.runs import Write
 from skillfleet_producer.publisher import Publisher, publisher_for
 from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
 from skillfleet_worker.runtime.process import WorkerProcess

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from skillfleet.contracts import HEADER, InvocationHeader, ReasonCode, RunState
 from skillfleet.errors import FleetUnavailableError, UnknownRunError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs import End, Reaped, ReapOptions
+from skillfleet_ledger.results import End
+from skillfleet_ledger.runs import Reaped, ReapOptions
 from skillfleet_producer.publisher import Publisher
 from skillfleet_worker.runtime.outcomes import timed_out
 from skillfleet_worker.runtime.telling import tell_of_buried_attempt, tell_of_lost_attempt

@@ -10,7 +10,7 @@ from celery.worker.request import Request
 
 from skillfleet.contracts import ReasonCode, RunState
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs import End
+from skillfleet_ledger.results import End
 from skillfleet_producer.tracing import run_trace_id
 from skillfleet_worker.runtime.consumer import apart
 from skillfleet_worker.runtime.letters import adopt, adoption_of
