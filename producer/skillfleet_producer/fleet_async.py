@@ -100,8 +100,8 @@ class AsyncFleet:
         is no key to sign with) and FleetUnavailableError.
         """
         new = await self.prepare(skill, args or {}, Options(**options))
-        await self.submit(new)
-        return self.run(new.id)
+        created = await self.submit(new)
+        return AsyncRunHandle(self, new.id, is_new=created)
 
     async def enqueue_many(
         self,
@@ -189,8 +189,10 @@ class AsyncFleet:
 class AsyncRunHandle:
     """One run, wherever it is: queued, running on some worker, or finished."""
 
-    def __init__(self, fleet: AsyncFleet, run_id: str) -> None:
+    def __init__(self, fleet: AsyncFleet, run_id: str, *, is_new: bool = False) -> None:
         self.id = run_id
+        self._is_new = is_new
+        """It was made a moment ago: whoever waits for its end listens first, and looks then."""
         self._fleet = fleet
         self._ledger = fleet.ledger
 
@@ -274,9 +276,9 @@ class AsyncRunHandle:
 
     async def ended(self) -> End:
         """The end of the run, once there is one; raises UnknownRunError."""
-        end = await self._ledger.runs.end(self.id)
-        if end is not None:
+        if not self._is_new and (end := await self._ledger.runs.end(self.id)) is not None:
             return end
+        self._is_new = False
         told: asyncio.Queue[bytes | None] = asyncio.Queue()
         listener = told.put_nowait
         channel = self._ledger.keys.result_key(self.id)

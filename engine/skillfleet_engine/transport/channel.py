@@ -104,12 +104,21 @@ class Channel(stock.Channel):
 
     def turn(self) -> None:
         """Send what is due: acknowledgements, claims, waits."""
+        if self.closed:
+            return
         claims = self.claims
         if claims or self.intake.is_open:
             self._consuming_thread = threading.get_ident()
             # Outside of an event hub one message is asked for at a time, as kombu does.
             most = MOST_AT_ONCE if self.connection.cycle.hub is not None else 1
             self.intake.turn(free_places(self, most) if claims else 0)
+
+    def turn_soon(self) -> bool:
+        """Take another turn when what waits in the event hub is done; False without a hub."""
+        hub = self.connection.cycle.hub
+        if hub is not None:
+            hub.call_soon(self.turn)
+        return hub is not None
 
     def hand_over(self, queues: tuple[str, ...], claimed: list[Any], refused: list[Any]) -> None:
         """Deliver what a claim brought from `queues`; both lists as turn.lua returns them."""

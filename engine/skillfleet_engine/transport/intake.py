@@ -73,6 +73,7 @@ class Intake:
         self._sent: deque[Sent] = deque()
         self._digest = ""
         self._claiming = False
+        self._delivered = False
         # Something may be in the lists, or in their neighbours.
         self._hungry = self._rung = True
 
@@ -98,7 +99,7 @@ class Intake:
             if take > 0 or put_back or tags:
                 self._send(queues, max(take, 0), tags, put_back=put_back)
             elif room > 0 and not self._hungry and not self._claiming:
-                self._arm(queues)
+                self._arm_after_delivery(queues)
         except BROKEN:
             self.abandon()
             raise
@@ -197,6 +198,12 @@ class Intake:
         self._unwatch(line)
         line.close()
 
+    def _arm_after_delivery(self, queues: tuple[str, ...]) -> None:
+        """Wait at the doorbells; what was just delivered begins first."""
+        delivered, self._delivered = self._delivered, False
+        if not (delivered and self.channel.turn_soon()):
+            self._arm(queues)
+
     def _arm(self, queues: tuple[str, ...]) -> None:
         for key in self.channel.keys.lists(queues):
             bell = self._bells.get(key)
@@ -215,6 +222,7 @@ class Intake:
                 settled.append((self._settle(reply), reply))
         for sent, (claimed, refused) in settled:
             try:
+                self._delivered = self._delivered or bool(claimed)
                 self.channel.hand_over(sent.queues, claimed, refused)
             except BaseException:
                 # Only one claim is under way at a time: this one.
