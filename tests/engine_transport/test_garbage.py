@@ -40,6 +40,14 @@ GARBAGE = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_other_listeners() -> Iterator[None]:
+    """Apps that other tests made in this process would take messages over, too."""
+    others, message_undecodable.receivers = message_undecodable.receivers, []
+    yield
+    message_undecodable.receivers = others
+
+
 @pytest.fixture
 def announced() -> Iterator[list[dict[str, Any]]]:
     found: list[dict[str, Any]] = []

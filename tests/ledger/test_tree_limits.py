@@ -1,7 +1,5 @@
 """What a tree of runs may not do: call itself in a circle, or use up more than its budget."""
 
-from dataclasses import replace
-
 import pytest
 
 from skillfleet.errors import BudgetExhaustedError, LimitExceededError
@@ -98,7 +96,7 @@ async def test_a_call_elsewhere_is_refused_once_the_tokens_are_used_up(ledger: L
 
 async def test_who_holds_no_lease_or_is_cancelled_calls_nobody_elsewhere(ledger: Ledger) -> None:
     root = await running(ledger, budget_calls=1)
-    for lease in (replace(root, token=root.token + 1), replace(root, run_id="nobody")):
+    for lease in (root._replace(token=root.token + 1), root._replace(run_id="nobody")):
         with pytest.raises(LimitExceededError, match="has ended"):
             await ledger.runs.pay_call(lease)
     await ledger.runs.cancel(root.run_id, "enough")

@@ -40,6 +40,7 @@ class Message(virtual.Message):
         if (
             self.content_type != _JSON
             or not isinstance(body, bytes)
+            or not body
             or (self.accept is not None and _JSON not in self.accept)
             or (self.content_encoding or "utf-8").lower() != "utf-8"
             or _may_be_typed(body)

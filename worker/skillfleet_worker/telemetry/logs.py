@@ -31,8 +31,13 @@ def log_fields() -> Fields:
 
 
 def begin_run(run_id: str, skill: str) -> None:
-    """From here on, lines of this context (thread, task or greenlet) belong to a run."""
-    _fields.set({"run_id": run_id, "skill": skill})
+    """From here on, lines of this context (thread, task or greenlet) belong to a run.
+
+    What is known of that run already stays.
+    """
+    fields = _fields.get()
+    if fields is None or fields.get("run_id") != run_id:
+        _fields.set({"run_id": run_id, "skill": skill})
 
 
 def end_run() -> None:
