@@ -5,13 +5,18 @@ import os
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# A quarter less processor time a call, where uvloop happens to be installed.
-_LOOPS = "uvloop" if find_spec("uvloop") else "asyncio"
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it happens to be installed: a quarter less processor time a call."""
+    try:
+        loop: asyncio.AbstractEventLoop = import_module("uvloop").new_event_loop()
+    except ImportError:
+        return asyncio.new_event_loop()
+    return loop
 
 
 class Portal:
@@ -19,7 +24,7 @@ class Portal:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self._loop: asyncio.AbstractEventLoop = import_module(_LOOPS).new_event_loop()
+        self._loop = _new_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="skillfleet-portal", daemon=True
         )

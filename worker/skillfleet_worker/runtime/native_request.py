@@ -8,7 +8,7 @@ from typing import Any
 from celery.app import trace
 from celery.exceptions import TaskRevokedError
 from celery.utils.saferepr import saferepr
-from celery.worker import state
+from celery.worker import state, strategy
 
 from skillfleet_engine.job import Call
 from skillfleet_engine.transport.channel import Channel
@@ -50,7 +50,7 @@ class NativeRequest(SkillRequest):
             "kwargs": self.kwargsrepr,
             "eta": None,
         }
-        trace.info(trace.LOG_RECEIVED, context)
+        strategy.logger.info(trace.LOG_RECEIVED, context, extra={"data": context})
 
     @property
     def monitored(self) -> bool:
