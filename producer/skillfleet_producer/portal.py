@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it happens to be installed: a quarter less processor time a call."""
+    """Uvloop's where it happens to be installed: a quarter less processor time a call."""
     try:
         loop: asyncio.AbstractEventLoop = import_module("uvloop").new_event_loop()
     except ImportError:

@@ -53,7 +53,8 @@ def test_the_message_equals_celerys_own_field_by_field(valkey: ValkeyServer) -> 
 
 def test_every_priority_lands_in_the_list_that_celery_uses(valkey: ValkeyServer) -> None:
     app = Celery("plain", broker=valkey.url, set_as_current=False)
-    with Fleet(valkey.producer_url) as fleet, valkey.client() as client:
+    # Not as the producer's user, who may only write to the queues of its fleet.
+    with Fleet(valkey.url) as fleet, valkey.client() as client:
         for priority in range(10):
             fleet.enqueue("lab.same", queue=f"ours{priority}", priority=priority)
             app.send_task("lab.same", queue=f"celerys{priority}", priority=priority)
