@@ -1,7 +1,7 @@
 """Where a Redis is and how to get in, read from a URL in redis-py's form.
 
-redis-py reads such URLs itself; importing it takes 20 MiB and a fifth of a second, which every
-producer, command and exporter would pay for this and nothing else.
+redis-py reads such URLs itself; importing it takes 9 MiB and 0.07 s, which every producer, command
+and exporter would pay for this and nothing else.
 """
 
 import ssl

@@ -58,6 +58,15 @@ def test_the_final_stage_builds_and_installs_nothing() -> None:
     assert final.count("COPY") == 1
 
 
+def test_no_process_compiles_what_it_imports() -> None:
+    build, final = (" ".join(stage) for stage in dockerfile())
+    assert "PYTHONDONTWRITEBYTECODE=1" in final
+    into_the_image = re.findall(r"pip --python \S+ install ([^&]+)", build)
+    assert into_the_image
+    assert all("--compile" in each for each in into_the_image)
+    assert "python -m compileall" in final
+
+
 def test_everything_the_dockerfile_copies_is_let_into_its_context() -> None:
     ignored = (DOCKER / "Dockerfile.dockerignore").read_text("utf-8").split()
     copies = (line.split()[1:-1] for line in dockerfile()[0] if line.startswith("COPY"))
