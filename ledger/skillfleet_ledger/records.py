@@ -178,18 +178,19 @@ def attempts_of(
     record: Mapping[str, bytes], listed: Sequence[Mapping[str, Any]]
 ) -> tuple[Attempt, ...]:
     """All attempts of a run: those listed, and the present or last one, which the record tells."""
-    known = [_attempt(entry) for entry in listed]
+    known = [attempt_of(entry) for entry in listed]
     number, state = int(record["attempt"]), RunState(record["state"].decode())
     # Read a moment later than the record, the list may know more. A producer could write a
     # number into a record, but no list.
     if number > (known[-1].number if known else 0) and {"worker", "started"} <= record.keys():
         ended = {"ended": int(record["finished"]), "outcome": state} if state.terminal else {}
         last = {"worker": _text(record, "worker"), "started": int(record["started"]), **ended}
-        known.append(_attempt({"number": number, **last}))
+        known.append(attempt_of({"number": number, **last}))
     return tuple(known)
 
 
-def _attempt(entry: Mapping[str, Any]) -> Attempt:
+def attempt_of(entry: Mapping[str, Any]) -> Attempt:
+    """An entry of the list of attempts."""
     return Attempt(
         number=entry["number"],
         worker=entry["worker"],

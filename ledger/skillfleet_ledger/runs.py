@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from skillfleet.contracts import ReasonCode, RunState, RunStatus
+from skillfleet.contracts import Attempt, ReasonCode, RunState, RunStatus
 from skillfleet.errors import (
     BudgetExhaustedError,
     IdempotencyConflictError,
@@ -21,6 +21,7 @@ from skillfleet_ledger.records import (
     INVOCATION_FIELDS,
     Invocation,
     Submission,
+    attempt_of,
     invocation_of,
     status_of,
 )
@@ -281,18 +282,19 @@ class RunStore:
     async def cancel(
         self, run_id: str, reason: str, code: str = ReasonCode.CANCELLED_BY_CALLER
     ) -> bool:
-        """Ask for the end of a run and of all runs it called.
+        """Ask for the end of a run and of all runs it called, leaves first.
 
         Returns False when the run had ended before. Raises UnknownRunError.
         """
-        what, children = await self._cancel_one(run_id, reason, code)
+        what = await self._cancel_tree(
+            run_id, End(RunState.CANCELLED, code, reason), f"its parent was cancelled: {reason}"
+        )
         if what == "unknown":
             raise UnknownRunError(f"there is no run {run_id!r}: wrong id, or it expired")
-        await self._cancel_trees(children, f"its parent was cancelled: {reason}")
         return what != "ended"
 
     async def cancel_children(self, run_id: str, reason: str) -> None:
-        """Cancel all runs that the run called, and those that they called."""
+        """Cancel all runs that the run called, and those that they called, leaves first."""
         await self._cancel_trees(await self.children(run_id), reason)
 
     async def children(self, run_id: str) -> list[str]:
@@ -376,6 +378,18 @@ class RunStore:
             raise UnknownRunError(f"the result of run {run_id!r} has expired")
         return None
 
+    async def former_attempts(self, run_id: str) -> tuple[Attempt, ...]:
+        """The attempts that ended without ending the run, as workers have listed them.
+
+        None for a run that has a result, whatever its record says of its state.
+        """
+        key = f"{self._keys.prefix(run_id)}attempts:{run_id}"
+        entries, ended = await asyncio.gather(
+            self._connection.execute("LRANGE", key, 0, -1),
+            self._connection.execute("EXISTS", self._keys.result_key(run_id)),
+        )
+        return () if ended else tuple(attempt_of(orjson.loads(entry)) for entry in entries)
+
     async def newest(
         self, *, state: RunState | None = None, agent: str | None = None, limit: int = 50
     ) -> list[RunStatus]:
@@ -420,15 +434,33 @@ class RunStore:
             statuses.append(status_of(run_id, fields, attempts, children) if fields else None)
         return statuses
 
-    async def _cancel_one(self, run_id: str, reason: str, code: str) -> tuple[str, list[str]]:
-        prefix, end = self._keys.prefix(run_id), End(RunState.CANCELLED, code, reason)
+    async def _cancel_tree(self, run_id: str, end: End, below: str) -> str:
+        """Cancel a run and all below it (for the reason `below`); what became of the run itself.
+
+        On the way down each caller is marked, so that it calls nobody any more; on the way up,
+        behind all that it called, it is told.
+        """
+        what, children = await self._cancel_one(run_id, end, only_mark="1")
+        await self._cancel_trees(children, below)
+        if what == "marked":
+            await self._cancel_one(run_id, end)
+        return what
+
+    async def _cancel_trees(self, run_ids: Sequence[str], reason: str) -> None:
+        end = End(RunState.CANCELLED, ReasonCode.PARENT_ENDED, reason)
+        await asyncio.gather(*(self._cancel_tree(run_id, end, reason) for run_id in run_ids))
+
+    async def _cancel_one(
+        self, run_id: str, end: End, only_mark: str = ""
+    ) -> tuple[str, list[str]]:
+        prefix, reason, code = self._keys.prefix(run_id), end.message, end.code
         if self._may_end_runs:
             try:
                 reply = await self._run(
                     "cancel",
                     [prefix, self._keys.result_key(run_id)],
                     *(run_id, reason, code, final_payload(end.state, code, reason)),
-                    encode_end(run_id, "", end.state, code, reason),
+                    *(encode_end(run_id, "", end.state, code, reason), only_mark),
                 )
             except ReplyError as error:
                 if not str(error).startswith("NOPERM"):
@@ -436,18 +468,9 @@ class RunStore:
                 # A user who may not write results, as a producer by deploy/redis/users.acl.
                 self._may_end_runs = False
         if not self._may_end_runs:
-            reply = await self._run("ask_cancel", [prefix], run_id, reason, code)
+            reply = await self._run("ask_cancel", [prefix], run_id, reason, code, only_mark)
         what, children = reply
         return what.decode(), [child.decode() for child in children]
-
-    async def _cancel_trees(self, run_ids: Sequence[str], reason: str) -> None:
-        """Cancel level by level, callers first: who is cancelled calls nobody any more."""
-        level = sorted(run_ids)
-        while level:
-            answers = await asyncio.gather(
-                *(self._cancel_one(run_id, reason, ReasonCode.PARENT_ENDED) for run_id in level)
-            )
-            level = [child for _, children in answers for child in children]
 
     def _run(self, script: str, keys: Sequence[str], *args: Any) -> Awaitable[Any]:
         return run_script(self._connection, script, tuple(keys), args)

@@ -7,7 +7,7 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import UnknownRunError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs import ClaimStatus
+from skillfleet_ledger.runs import ClaimStatus, End
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,
@@ -20,6 +20,7 @@ from tests.ledger.helpers import (
     running,
     submitted,
 )
+from tests.support.waiting import wait_until_async
 
 TASK = "librarian.survey"
 
@@ -106,6 +107,44 @@ async def test_the_whole_tree_is_cancelled(ledger: Ledger) -> None:
     status = await ledger.runs.status(waiting.id)
     assert (status.state, status.code) == (RunState.CANCELLED, "parent_ended")
     assert status.message == "its parent was cancelled: enough"
+
+
+async def test_who_was_called_is_told_before_its_caller(ledger: Ledger) -> None:
+    root = await running(ledger)
+    told: list[str] = []
+    for parent in ("left", "right"):
+        above = root
+        for _ in range(3):
+            child = child_of(above, root.run_id, skill=parent)
+            await ledger.runs.submit(child)
+            above = await claimed(ledger, child.id)
+    channel = f"{ledger.keys.prefix(root.run_id)}worker:w1"
+    await ledger.channels.listen(channel, lambda said: told.append((said or b"").decode()))
+    await ledger.runs.cancel(root.run_id, "enough")
+    await wait_until_async(lambda: has(told, 7))
+    order = [line.split(" ")[1] for line in told]
+    for run_id in order:
+        caller = (await ledger.runs.status(run_id)).parent_id
+        assert caller is None or order.index(run_id) < order.index(caller)
+
+
+async def has(told: list[str], count: int) -> bool:
+    return len(told) >= count
+
+
+async def test_a_run_that_is_only_marked_yet_is_neither_claimed_nor_forgotten(
+    ledger: Ledger,
+) -> None:
+    """Whoever cancels may be gone before it tells the caller, which waits for a retry here."""
+    root = await running(ledger)
+    child = child_of(root, root.run_id)
+    await ledger.runs.submit(child)
+    await claimed(ledger, child.id)
+    await ledger.runs.requeue(root, root.seq, outcome="released", reason="drain")
+    end = End(RunState.CANCELLED, "cancelled_by_caller", "enough")
+    assert (await ledger.runs._cancel_one(root.run_id, end, only_mark="1"))[0] == "marked"
+    claim = await ledger.runs.claim(root.run_id, "w1", "c", LONG_MS, None)
+    assert (claim.status, claim.detail) == (ClaimStatus.CANCELLED, "enough")
 
 
 async def test_a_run_with_ten_thousand_children_can_be_cancelled(ledger: Ledger) -> None:

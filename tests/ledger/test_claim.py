@@ -183,12 +183,3 @@ async def test_the_lease_of_a_dead_process_can_be_ended_before_its_time(ledger: 
     assert not await ledger.runs.forsake(new.id, "host:12-")
     status = await ledger.runs.status(new.id)
     assert [attempt.outcome for attempt in status.attempts] == ["lost"]
-
-
-async def test_the_list_of_attempts_is_bounded_and_keeps_the_first(ledger: Ledger) -> None:
-    lease = await running(ledger)
-    for _ in range(105):
-        await ledger.runs.requeue(lease, lease.seq, outcome="released", reason="drain")
-        lease = await claimed(ledger, lease.run_id)
-    numbers = [each.number for each in (await ledger.runs.status(lease.run_id)).attempts]
-    assert numbers == [1, *range(8, 107)]

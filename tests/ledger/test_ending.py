@@ -172,7 +172,7 @@ async def test_the_attempts_of_a_run_that_was_cancelled_in_the_queue_expire_too(
     assert 0 < await touch(ledger, "PTTL", lease.run_id, f"attempts:{lease.run_id}") <= LONG_MS
 
 
-async def test_the_list_of_attempts_is_bounded(ledger: Ledger) -> None:
+async def test_the_list_of_attempts_is_bounded_and_keeps_the_first(ledger: Ledger) -> None:
     lease = await running(ledger)
     for _ in range(120):
         await ledger.runs.requeue(lease, lease.seq, outcome="released", reason="drain")

@@ -160,7 +160,27 @@ async def innocent(ctx: RunContext) -> str:
     return "fine"
 
 
+far = Agent("far", description="On a queue of its own", queue="elsewhere")
+
+
+@far.skill
+async def deepens(ctx: RunContext, levels: int, width: int = 1, number: int = 0) -> int:
+    """Call so many of its like one level down, on the two queues in turn, and wait for ever."""
+    await ctx.emit_progress("here")
+    if levels == 0:
+        await asyncio.sleep(600)
+    target = "far" if levels % 2 else "tree"
+    args = [{"levels": levels - 1, "width": width, "number": n} for n in range(width)]
+    await asyncio.gather(*(ctx.call(target, "deepens", args=each) for each in args))
+    return levels
+
+
 tree = Agent("tree", description="Skills that call each other, within limits")
+
+
+@tree.skill(name="deepens")
+async def deepens_here(ctx: RunContext, levels: int, width: int = 1, number: int = 0) -> int:
+    return await deepens(ctx, levels=levels, width=width, number=number)
 
 
 @tree.skill

@@ -4,12 +4,16 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
 
 import orjson
 import pytest
 
+from skillfleet.contracts import TOKEN_HEADER
 from skillfleet_producer import AsyncRunHandle
 from skillfleet_producer.message import envelope
+from skillfleet_producer.submission import invocation_from
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer
 from tests.trust.forge import Forger
@@ -85,11 +89,14 @@ async def test_a_record_that_claims_earlier_attempts_is_not_believed(forger: For
     assert (status.code, status.message) == ("unauthorized", "the run's token has expired")
 
 
+@pytest.mark.parametrize(
+    ("skill", "args"), [("gate.whoami", {}), ("gate.comes_back", {"how": "retry"})]
+)
 async def test_a_run_that_is_over_is_not_brought_back_with_its_expired_token(
-    forger: Forger,
+    forger: Forger, skill: str, args: dict[str, Any]
 ) -> None:
     expiry = soon()
-    new = await forger.prepare("gate.whoami", {})
+    new = await forger.prepare(skill, args)
     run = await forger.submit(new, forger.token(new, exp=expiry))
     await run.result(timeout=20)
     await when_expired(expiry)
@@ -101,4 +108,16 @@ async def test_a_run_that_is_over_is_not_brought_back_with_its_expired_token(
     await ledger.connection.execute("LPUSH", ledger.keys.broker_list("celery", 0), envelope(record))
     status = await forger.end_of(run)
     assert (status.code, status.message) == ("unauthorized", "the run's token has expired")
-    assert orjson.loads(record.args) == {}
+
+
+async def test_a_strangers_message_is_no_beginning(forger: Forger) -> None:
+    """An attempt for a message that is not the run's own was never admitted."""
+    new = await forger.prepare("gate.whoami", {"note": "mine"})
+    token = forger.token(new, exp=int(time.time()) - 3600)
+    headers = orjson.dumps(orjson.loads(new.headers) | {TOKEN_HEADER: token})
+    own = replace(new, headers=headers)
+    strange = envelope(invocation_from(replace(own, args=b'{"note": "yours"}')))
+    await forger.fleet.ledger.runs.submit(own, strange)
+    status = await forger.end_of(forger.fleet.run(new.id))
+    assert (status.code, status.message) == ("unauthorized", "the run's token has expired")
+    assert [attempt.outcome for attempt in status.attempts] == ["refused", "failed"]

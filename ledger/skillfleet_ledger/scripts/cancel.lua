@@ -6,14 +6,19 @@
 -- ARGV[3]  reason code
 -- ARGV[4]  payload of the final event
 -- ARGV[5]  the result in Celery's format
+-- ARGV[6]  '1': a run with children is only marked, so that it calls nobody and is not claimed
+--          any more; the caller comes again once it has cancelled the children
 --
--- Returns {what, {child ids}}: what is 'unknown', 'ended', 'cancelled' (it was queued) or
--- 'asked' (it is running).
+-- Returns {what, {child ids}}: what is 'unknown', 'ended', 'cancelled' (it was queued),
+-- 'asked' (it is running) or 'marked'.
 local id = ARGV[1]
 local run = run_key(id)
 local r = redis.call('HMGET', run, 'state', 'worker', 'cancel')
 if not r[1] then return { 'unknown', {} } end
 local children = redis.call('SMEMBERS', P .. 'children:' .. id)
+if ARGV[6] == '1' and mark_cancelled(id, r[1], r[3], ARGV[2], ARGV[3], children) then
+  return { 'marked', children }
+end
 if r[1] == 'queued' then
   redis.call('HSET', run, 'cancel', ARGV[2], 'cancel_code', ARGV[3])
   finish(id, 'cancelled', ARGV[3], ARGV[2], ARGV[4], KEYS[2], ARGV[5])

@@ -87,6 +87,13 @@ local function expire_artifacts(id, ttl)
   redis.call('PEXPIRE', key, ttl)
 end
 
+-- Note on a live run with children that it shall end; false for any other.
+local function mark_cancelled(id, state, cancelled, reason, code, children)
+  if #children == 0 or (state ~= 'queued' and state ~= 'running') then return false end
+  if not cancelled then redis.call('HSET', run_key(id), 'cancel', reason, 'cancel_code', code) end
+  return true
+end
+
 -- The one way into a terminal state: record, final event, result, indexes and expiry together.
 -- meta is the result in Celery's own format, stored under meta_key and published there; settled
 -- is the token under which an attempt itself ends the run, or nothing.

@@ -140,9 +140,9 @@ class Executor:
             ctx.require_scopes(spec.scopes)
         except ForeignMessageError:
             logger.warning("run %s: a message that is not its own was dropped", attempt.run_id)
-            return Released("a message that is not its own was dropped")
+            return Released("a message that is not its own was dropped", admitted=False)
         except FleetUnavailableError as error:
-            return Released(f"who calls could not be found out: {error}")
+            return Released(f"who calls could not be found out: {error}", admitted=False)
         except SkillfleetError as error:
             return Failed(error.code, str(error), error)
         try:
@@ -247,9 +247,11 @@ class Executor:
                 return await runs.requeue(
                     lease, seq, outcome="retry", reason=message, delay_ms=delay_ms
                 )
-            case Released(reason):
+            case Released(reason, admitted):
                 process = self.process
-                return await release(process.ledger, process.publisher, lease, seq, reason)
+                word = "released" if admitted else "refused"
+                ledger, publisher = process.ledger, process.publisher
+                return await release(ledger, publisher, lease, seq, reason, outcome=word)
             case Lost():
                 return Write.LOST
             case _:

@@ -49,9 +49,13 @@ class TimedOut:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The worker gives the run back, uncounted: it drains, or lost touch with Redis."""
+    """The worker gives the run back, uncounted: it drains, or lost touch with Redis.
+
+    Not `admitted`: whether the run may start at all was not found out.
+    """
 
     reason: str
+    admitted: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from skillfleet_worker.runtime.admission import Admission, ForeignMessageError
 from skillfleet_worker.runtime.delivery import Delivery, readable_token
 
 _GOES_ON = ("retry", "released", "lost")
-"""How an attempt ends whose run is not over."""
+"""How an attempt ends that was admitted, and whose run is not over."""
 
 
 class TokenAdmission(Admission):
@@ -56,17 +56,14 @@ class TokenAdmission(Admission):
         """Raise UnauthorizedError unless this is a further attempt of a run that began in time.
 
         A token expires for runs that wait: one that began while it was good goes on after a
-        retry, a drain or the loss of its worker. What the list of attempts says can be believed:
-        only workers write it (deploy/redis/users.acl).
+        retry, a drain or the loss of its worker. Whoever may enqueue runs may write records, too,
+        so only what workers alone write counts (deploy/redis/users.acl).
         """
-        try:
-            attempts = (await self._runs.status(claims.run)).attempts
-        except UnknownRunError:
-            attempts = ()
+        former = await self._runs.former_attempts(claims.run)
         if (
-            len(attempts) <= 1
-            or not lived_at(claims, attempts[0].started_at)
-            or attempts[-2].outcome not in _GOES_ON
+            not former
+            or former[0].outcome not in _GOES_ON
+            or not lived_at(claims, former[0].started_at)
         ):
             raise UnauthorizedError("the run's token has expired")
 
