@@ -15,6 +15,7 @@ from skillfleet.errors import (
     CancelledByCaller,
     CapabilityUnavailableError,
     LimitExceededError,
+    RunCancelled,
 )
 from skillfleet.ports.a2a import A2AClient, Caller, CallResult
 from skillfleet.values import AgentEvent, ArtifactRef
@@ -86,7 +87,12 @@ class _RunsCalls(A2AClient):
             if stop is None or stop.kind in (StopKind.DEADLINE, StopKind.BUDGET):
                 await bridge.at_home(handle.cancel("the caller waits no more"))
             raise
-        return await self._at_home(lambda: _call_result(self._fleet, handle))
+        try:
+            return await self._at_home(lambda: _call_result(self._fleet, handle))
+        except RunCancelled:
+            # A tree is cancelled leaves first: our own order may still be on its way.
+            await self._at_home(self._check_cancelled)
+            raise
 
     async def _at_home(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return await bridge.at_home(patiently(self._patience, work))
