@@ -106,7 +106,12 @@ class Job:
         """Execute the task to its end; the asyncio task that awaits this is the job's."""
         self._task = asyncio.current_task()
         current_job.set(self)
-        await self._execute()
+        try:
+            await self._execute()
+        finally:
+            # The task's context holds the job: a circle that would keep all of the message until
+            # the next full collection.
+            self._task = None
 
     async def _execute(self) -> None:
         await in_greenlet(self._trace, self._started)

@@ -32,6 +32,19 @@ async def own_kib(ctx: RunContext) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:"))
 
 @lean.skill
+async def nothing(ctx: RunContext) -> None:
+    pass
+
+@lean.skill
+async def stop_collecting(ctx: RunContext) -> None:
+    gc.collect()
+    gc.disable()
+
+@lean.skill
+async def garbage(ctx: RunContext) -> int:
+    return gc.collect()
+
+@lean.skill
 async def modules(ctx: RunContext) -> list[str]:
     return list(sys.modules)
 """
@@ -84,6 +97,23 @@ def test_an_idle_worker_is_small_and_loads_nothing_that_it_does_not_use(
     loaded = set(end["result"])
     assert "skillfleet_worker.app" in loaded
     assert [name for name in UNUSED if name in loaded] == []
+
+
+def test_a_run_that_is_over_leaves_nothing_for_the_garbage_collection(
+    valkey: ValkeyServer, bare: Shell, tmp_path: Path
+) -> None:
+    (bare.folder / "lean_agent.py").write_text(AGENT)
+    with (
+        bare.start("worker", "lean_agent", log=tmp_path / "log") as worker,
+        Fleet(valkey.url) as fleet,
+    ):
+        worker.wait_for(r" ready\.")
+        for run in fleet.enqueue_many("lean.nothing", [{}] * 10):
+            run.result(timeout=30)
+        fleet.enqueue("lean.stop_collecting").result(timeout=30)
+        for run in fleet.enqueue_many("lean.nothing", [{}] * 100):
+            run.result(timeout=30)
+        assert fleet.enqueue("lean.garbage").result(timeout=30) < 100
 
 
 def test_a_child_of_prefork_shares_what_start_up_made_also_after_a_collection(
