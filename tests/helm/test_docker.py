@@ -3,6 +3,8 @@
 import re
 import shutil
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +100,52 @@ def test_compose_starts_in_order_of_health() -> None:
             healthy = condition["condition"] == "service_healthy"
             assert healthy is ("healthcheck" in SERVICES[needed]), (name, needed)
     without = {name for name, service in SERVICES.items() if "healthcheck" not in service}
+    # Its image has nothing that a check could run: its neighbour asks for it.
     assert without == {"otel-collector"}
+    assert "otel-collector-health" in SERVICES["worker"]["depends_on"]
+
+
+def test_the_collector_answers_where_its_neighbour_asks() -> None:
+    config = yaml.safe_load(COMPOSE["configs"]["collector"]["content"])
+    port = config["extensions"]["health_check"]["endpoint"].rpartition(":")[2]
+    assert config["service"]["extensions"] == ["health_check"]
+    check = " ".join(SERVICES["otel-collector-health"]["healthcheck"]["test"])
+    assert f"http://otel-collector:{port}/" in check
+    endpoint = config["receivers"]["otlp"]["protocols"]["http"]["endpoint"]
+    exported = SERVICES["worker"]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    assert exported == f"http://otel-collector:{endpoint.rpartition(':')[2]}"
+
+
+class Health(BaseHTTPRequestHandler):
+    """Answers every check with the server's status."""
+
+    def do_GET(self) -> None:  # the name that http.server calls
+        self.send_response(self.server.status)  # type: ignore[attr-defined]
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+PROBED = [name for name, service in SERVICES.items() if "urlopen" in str(service)]
+
+
+@pytest.mark.parametrize("name", PROBED)
+def test_a_health_check_passes_by_the_answer(name: str) -> None:
+    kind, program, *arguments = SERVICES[name]["healthcheck"]["test"]
+    assert (kind, program) == ("CMD", "python")
+    with HTTPServer((LOOPBACK, 0), Health) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            here = f"http://{LOOPBACK}:{server.server_port}/"
+            local = [re.sub(r"http://[^/]+/", here, argument) for argument in arguments]
+            for status, good in ((200, True), (503, False)):
+                server.status = status  # type: ignore[attr-defined]
+                assert (run(sys.executable, *local).returncode == 0) is good
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_compose_gives_the_worker_time_to_drain() -> None:
