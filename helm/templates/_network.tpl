@@ -27,7 +27,7 @@
   protocol: TCP
 {{- end }}
 
-{{/* Egress of everything that runs skillfleet: names, Redis and the broker, the OTLP collector. */}}
+{{/* Egress of everything that runs skillfleet: names, Redis and the broker. */}}
 {{- define "skillfleet.egress" -}}
 {{- $ports := list -}}
 {{- range .Values.networkPolicy.redisPorts }}{{ $ports = append $ports (int .) }}{{ end -}}
@@ -53,9 +53,5 @@
   to:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-{{- end }}
-{{- with .Values.telemetry.otlpEndpoint }}
-- ports:
-    {{- include "skillfleet.egressPort" (include "skillfleet.urlPort" .) | nindent 4 }}
 {{- end }}
 {{- end }}

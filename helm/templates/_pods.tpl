@@ -80,7 +80,10 @@ the Secret's name; `urlKey`, `usernameKey` and `passwordKey` are keys of it, `us
 {{- end -}}
 {{- end }}
 
-{{/* How a process reaches the ledger and the broker; what is no secret stands in the settings: root, role. */}}
+{{/*
+How a process reaches the ledger and the broker, which the exporter does not ask: root, role. What
+is no secret stands in the settings.
+*/}}
 {{- define "skillfleet.connectionEnv" -}}
 {{- $user := include "skillfleet.redisUser" . | fromJson -}}
 {{- if not (or .root.Values.valkey.enabled .root.Values.redis.url) }}
@@ -95,14 +98,14 @@ the Secret's name; `urlKey`, `usernameKey` and `passwordKey` are keys of it, `us
 {{- if $user.passwordKey }}
 {{ include "skillfleet.secretEnv" (dict "env" "SKILLFLEET_REDIS_PASSWORD" "name" $user.secret "key" $user.passwordKey) }}
 {{- end }}
-{{- with .root.Values.broker.existingSecret }}
+{{- with eq .role "exporter" | ternary dict .root.Values.broker.existingSecret }}
 {{- if .name }}
 {{ include "skillfleet.secretEnv" (dict "env" "SKILLFLEET_BROKER_URL" "name" .name "key" .urlKey) }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* The environment of every skillfleet process: root, component, role (who it is to Redis). */}}
+{{/* The environment of every skillfleet process: root, component, role (who it is to Redis). Only workers export. */}}
 {{- define "skillfleet.env" -}}
 {{- include "skillfleet.connectionEnv" . | trim }}
 - name: SKILLFLEET_POD_NAME
@@ -113,9 +116,9 @@ the Secret's name; `urlKey`, `usernameKey` and `passwordKey` are keys of it, `us
   valueFrom:
     fieldRef:
       fieldPath: metadata.namespace
-{{- if .root.Values.telemetry.otlpEndpoint }}
+{{- if and .root.Values.telemetry.otlpEndpoint (eq .component "worker") }}
 - name: OTEL_SERVICE_NAME
-  value: skillfleet-{{ .component }}
+  value: skillfleet-worker
 - name: OTEL_RESOURCE_ATTRIBUTES
   value: k8s.namespace.name=$(SKILLFLEET_POD_NAMESPACE),k8s.pod.name=$(SKILLFLEET_POD_NAME)
 {{- with .root.Values.telemetry.headersSecret }}

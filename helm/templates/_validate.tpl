@@ -68,6 +68,9 @@
 {{- if and .pool.preStop.command (lt (int .pool.preStop.seconds) 1) -}}
 {{- fail (printf "workers[%s].preStop.seconds: say how long preStop.command may take; it is added to the grace period" .pool.name) -}}
 {{- end -}}
+{{- if and .pool.podDeletionCost (eq .pool.pool "prefork") -}}
+{{- fail (printf "workers[%s].podDeletionCost: prefork workers cannot keep it; set it to false for this pool" .pool.name) -}}
+{{- end -}}
 {{- if and (ne $scaling.mode "none") (gt (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
 {{- fail (printf "%s: minReplicas (%d) is above maxReplicas (%d)" $where (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
 {{- end -}}

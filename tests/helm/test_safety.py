@@ -114,8 +114,26 @@ def test_pods_reach_redis_the_broker_and_the_collector_wherever_they_listen() ->
         "broker": {"url": "amqps://rabbitmq.data.svc//"},
         "telemetry": {"otlpEndpoint": "http://collector:4318"},
     }
-    for policy in kinds(render(values), "NetworkPolicy"):
-        assert {53, 6390, 5671, 4318} <= ports(policy["spec"]["egress"])
+    policies = kinds(render(values), "NetworkPolicy")
+    for policy in policies:
+        assert {53, 6390, 5671} <= ports(policy["spec"]["egress"])
+    # Only workers export telemetry.
+    exporting = [p for p in policies if 4318 in ports(p["spec"]["egress"])]
+    assert [p["metadata"]["name"] for p in exporting] == ["fleet-skillfleet-worker"]
+
+
+def test_secrets_go_to_those_who_need_them_only() -> None:
+    holders: dict[str, set[str]] = {}
+    for name, pod in pods(render(EVERYTHING)):
+        for container in containers(pod):
+            for value in env(container).values():
+                if isinstance(value, dict) and "secretKeyRef" in value:
+                    holders.setdefault(value["secretKeyRef"]["name"], set()).add(name)
+    fleet = "fleet-skillfleet"
+    workers = {f"{fleet}-worker-interactive", f"{fleet}-worker-batch"}
+    assert holders["otlp"] == workers
+    assert holders["rabbitmq"] == {*workers, f"{fleet}-flower", f"{fleet}-test"}
+    assert holders["flower-auth"] == {f"{fleet}-flower"}
 
 
 def test_skills_reach_public_addresses_only() -> None:

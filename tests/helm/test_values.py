@@ -119,6 +119,10 @@ REFUSED = {
     "no concurrency": (pool(concurrency=0), "concurrency"),
     "a pool without a module": (pool(modules=[]), "modules"),
     "a module that is a path": (pool(modules=["skills/support.py"]), "modules/0"),
+    "a deletion cost of prefork": (
+        {"workerDefaults": {"podDeletionCost": True}, **pool(pool="prefork")},
+        "workers[default].podDeletionCost: prefork workers cannot keep it",
+    ),
     "limits upside down": (
         pool(autoscaling={"minReplicas": 5, "maxReplicas": 2}),
         "minReplicas (5) is above maxReplicas (2)",

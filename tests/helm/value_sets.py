@@ -67,7 +67,7 @@ EVERYTHING: Values = {
         "extraVolumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
         "extraVolumeMounts": [{"name": "models", "mountPath": "/models", "readOnly": True}],
     },
-    "workers": TWO_POOLS,
+    "workers": [TWO_POOLS[0], {**TWO_POOLS[1], "podDeletionCost": False}],
     "workerServiceAccount": {"annotations": {"cloud/role": "skills"}},
     "exporter": {"replicas": 2},
     "flower": {

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -137,3 +138,21 @@ def test_a_worker_says_when_its_probe_port_is_taken(valkey: ValkeyServer) -> Non
             assert f"SKILLFLEET_PROBE_PORT: cannot listen on 127.0.0.1:{port}" in worker.text()
         finally:
             worker.close()
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_worker_is_live_to_the_end_of_a_long_drain(pool: str, receiver: Receiver) -> None:
+    """Much longer than the probe's patience, which is a second and a half here."""
+    port = free_port()
+    options = {"probe_port": port, "blocked_seconds": 0.5, "drain_seconds": 60, "concurrency": 2}
+    with watched(pool, receiver, OFF, **options) as seen:
+        run = seen.fleet.enqueue("watched.waits")
+        wait_until(lambda: run.status().events > 1, 60, what="a run to drain for")
+        seen.worker.send_signal(signal.SIGTERM)
+        wait_until(lambda: status(port, "/readyz") == 503, what="the drain")
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            assert get(port, "/livez")[0] == 200, get(port, "/livez")
+            time.sleep(0.2)
+        run.cancel()
+        assert seen.worker.wait_end(60) == 0

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from skillfleet.errors import SettingsError
 from skillfleet_producer import Fleet
+from skillfleet_worker import WorkerSettings, create_app
 from skillfleet_worker.adapters.orchestrator.deletion_cost import BUSY, MOST_MINUTES, deletion_cost
 from tests.support.fleet import fleet_starter
 from tests.support.valkey import ValkeyServer
@@ -74,8 +76,10 @@ def test_the_cost_grows_with_the_oldest_run_up_to_a_day() -> None:
 
 
 def test_a_worker_writes_it_when_it_turns_busy_and_idle(
-    valkey: ValkeyServer, api: ApiServer, tmp_path: Path
+    valkey: ValkeyServer, api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The proxy of the skills, where nobody listens.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     (tmp_path / "token").write_text("sesame\n")
     settings = {
         "pod_deletion_cost": True,
@@ -92,3 +96,9 @@ def test_a_worker_writes_it_when_it_turns_busy_and_idle(
         run.cancel()
         wait_until(lambda: api.costs == ["0", "10", "0"], what="an idle worker's cost again")
     assert api.refusals == 0
+
+
+def test_prefork_workers_cannot_keep_it() -> None:
+    settings = WorkerSettings.load(pod_deletion_cost=True, pod_name="w", pod_namespace="agents")
+    with pytest.raises(SettingsError, match="SKILLFLEET_POD_DELETION_COST"):
+        create_app("tests.worker.lab", settings=settings, pool="prefork")

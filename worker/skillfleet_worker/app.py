@@ -10,6 +10,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from skillfleet.agent import Agent
+from skillfleet.errors import SettingsError
 from skillfleet_engine.transport import broker_settings
 from skillfleet_ledger.settings import celery_url
 from skillfleet_worker.agents import find_agents
@@ -44,6 +45,11 @@ def create_app(
     """
     chosen = settings or WorkerSettings.load()
     check_settings(chosen)
+    if pool == "prefork" and chosen.pod_deletion_cost:
+        raise SettingsError(
+            "SKILLFLEET_POD_DELETION_COST: not with prefork, whose children know of their own runs"
+            " only; leave it out, or take another pool"
+        )
     names = [name.strip() for name in chosen.modules.split(",") if name.strip()]
     agents = find_agents([fleet, *(sources or names)])
     node = Node(chosen, agents, make_executor)

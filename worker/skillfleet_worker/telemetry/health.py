@@ -78,7 +78,8 @@ class Health:
         process = self._worker.process
         if process is not None and now - process.last_turn > self._limit:
             return f"the event loop has not turned for {now - process.last_turn:.0f} s"
-        consumes = self._ticked is not None and self._connected()
+        # While it drains, Celery's consumer waits for the pool and need not turn.
+        consumes = self._ticked is not None and not self._draining and self._connected()
         if consumes and now - (self._ticked or now) > self._limit:
             return f"the consumer has not turned for {now - (self._ticked or now):.0f} s"
         return None
