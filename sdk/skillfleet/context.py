@@ -167,11 +167,17 @@ class RunContext(ABC, Generic[AuthT]):
         bounds the child and all below it, within the budgets above.
 
         Calls may run at once (`asyncio.gather`). When this run ends or is cancelled, its
-        children are cancelled. Raises `CapabilityUnavailableError`, what `A2AClient.call`
+        children are cancelled. Arguments must hold no secret of this run
+        (`InvalidArgumentsError`). Raises `CapabilityUnavailableError`, what `A2AClient.call`
         raises before anything runs, and `RunFailed`, `RunCancelled` or `RunTimedOut`.
         """
         if timeout is not None and not timeout > 0:
             raise InvalidArgumentsError(f"timeout must be more than 0 seconds, got {timeout!r}")
+        if self._reveals(args):
+            raise InvalidArgumentsError(
+                f"the arguments for {skill!r} of {target} hold the value of a secret: arguments are"
+                " kept and shown; let the called skill declare the secret itself"
+            )
         client = self._a2a_client().for_caller(self)
         return await client.call(
             target, skill, args=args, grant=grant, timeout=timeout, key=key, budget=budget
@@ -197,6 +203,11 @@ class RunContext(ABC, Generic[AuthT]):
     ) -> ToolCall:
         """A context manager that records one call of a tool; `call_id` is the model's."""
         return tool_call(name, call_id, tool_type, self._called)
+
+    def _reveals(self, args: Mapping[str, Any] | None) -> bool:
+        """For runtimes: whether a call's arguments hold the value of one of the run's secrets."""
+        del args
+        return False
 
     def _called(self, report: CallReport) -> None:
         """For runtimes: hear of each model or tool call that was recorded."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
+from typing import Any
 
 import orjson
 
@@ -16,6 +17,9 @@ from skillfleet.ports.sandbox import SandboxClient
 from skillfleet.ports.workspace import WorkspaceClient
 from skillfleet.purse import Purse
 from skillfleet.values import AgentEvent, ArtifactRef
+
+_SHORTEST = 4
+"""Shorter secrets, which no worker takes, are not looked for: they turn up by chance."""
 
 
 class LocalRunContext(RunContext[AuthT]):
@@ -143,6 +147,13 @@ class LocalRunContext(RunContext[AuthT]):
         self.artifacts[name] = data
         self.artifact_refs[name] = ref
         return ref
+
+    def _reveals(self, args: Mapping[str, Any] | None) -> bool:
+        text = orjson.dumps(args or {}, default=repr, option=orjson.OPT_NON_STR_KEYS)
+        values = (
+            orjson.dumps(value)[1:-1] for value in self._secrets.values() if len(value) >= _SHORTEST
+        )
+        return any(value in text for value in values)
 
     def _called(self, report: CallReport) -> None:
         tokens = report.charged_tokens

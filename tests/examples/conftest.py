@@ -20,7 +20,7 @@ def examples_fleet() -> Iterator[ValkeyServer]:
             server,
             "examples.librarian,examples.words,examples.patterns",
             concurrency=400,
-            secret_signing_key="k",
+            secret_signing_key="a signing key",
         ),
     ):
         yield server

@@ -9,6 +9,7 @@ from opentelemetry import trace
 
 from skillfleet import Agent, AgentEvent, JWTAuth, NoAuth, RunContext, SkillError
 from skillfleet.contracts import Budget
+from skillfleet.errors import InvalidArtifactError
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +149,20 @@ async def leaks_from_memory(ctx: RunContext) -> str:
 @keeper.skill(secrets=("nobody-has-it", "api-key"))
 async def never(ctx: RunContext) -> None:
     return None
+
+
+@keeper.skill(secrets=("pin",))
+async def too_short(ctx: RunContext) -> None:
+    return None
+
+
+@keeper.skill(secrets=("api-key",))
+async def names_artifact(ctx: RunContext) -> str:
+    try:
+        await ctx.write_artifact(f"{ctx.secret('api-key')}.txt", b"", "text/plain")
+    except InvalidArtifactError as error:
+        return str(error)
+    return "written"
 
 
 @keeper.skill

@@ -1,7 +1,11 @@
 """The redactor: whatever the text and however it is cut, no secret comes through."""
 
+import base64
+import re
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import orjson
 from hypothesis import given
@@ -139,6 +143,7 @@ def test_a_rotated_secret_is_hidden_in_both_its_values() -> None:
     known.learn("key", "old-value")
     one = Redactor(("key",), known)
     known.learn("key", "new-value")
+    # The m holds the colon and two bits of the secret.
     assert one.text("old-value new-value") == f"{HIDDEN} {HIDDEN}"
 
 
@@ -150,6 +155,38 @@ def test_a_secret_is_hidden_as_json_and_in_a_url_too() -> None:
 
 def test_a_number_that_is_the_secret_is_hidden() -> None:
     assert redactor("12345678").value({"pin": 12345678, "n": 1}) == {"pin": HIDDEN, "n": 1}
+
+
+@given(
+    st.text(min_size=1).filter(lambda value: len(value.encode()) >= 8 and len(value) >= SHORTEST),
+    st.binary(max_size=9),
+    st.binary(max_size=9),
+    st.sampled_from([base64.b64encode, base64.urlsafe_b64encode]),
+)
+def test_a_secret_is_hidden_in_base64_wherever_it_stands(
+    value: str, before: bytes, after: bytes, encode: Callable[[bytes], bytes]
+) -> None:
+    text = encode(before + value.encode() + after).decode()
+    told = redactor(value).text(text)
+    assert HIDDEN in told
+    # Of the letters that the secret shares with its neighbours one may be left at each end.
+    left = [part for part in told.split(HIDDEN) if part]
+    assert sum(map(len, left)) <= len(text) - (len(value.encode()) * 8 // 6 - 1)
+
+
+@given(st.text(min_size=8, alphabet=LETTERS + "/~%&=世"))
+def test_a_secret_is_hidden_however_a_url_is_quoted(value: str) -> None:
+    for form in (quote(value), quote(value, safe=""), quote_plus(value), value.encode().hex()):
+        for written in (form, re.sub("%..", lambda found: found[0].lower(), form)):
+            assert redactor(value).text(f"<{written}>") == f"<{HIDDEN}>"
+
+
+def test_basic_authentication_tells_nothing() -> None:
+    one = redactor("correct horse battery")
+    header = base64.b64encode(b"ada:correct horse battery").decode()
+    assert one.text(f"Basic {header}") == f"Basic YWRhOm{HIDDEN}"
+    pieces = [header[at : at + 3] for at in range(0, len(header), 3)]
+    assert HIDDEN in shown(one, pieces, [False] * len(pieces))
 
 
 def test_a_value_too_short_to_hide_is_left_alone() -> None:

@@ -92,6 +92,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Ite
         worker._environment |= {
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_BSP_SCHEDULE_DELAY": "100",
+            "SKILLFLEET_SECRET_PIN": "123",
             "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
         }
         with worker:
@@ -186,12 +187,39 @@ def test_a_skill_whose_secret_is_missing_is_not_served_and_the_others_are(
     said = house.worker.text()
     assert "keeper.never is not served" in said
     assert "'nobody-has-it'" in said
-    assert "'api-key'" not in next(line for line in said.splitlines() if "not served" in line)
+    line = next(line for line in said.splitlines() if "keeper.never is not served" in line)
+    assert "'api-key'" not in line
     with pytest.raises(UnknownSkillError, match=r"keeper\.never"):
         fleet.enqueue("keeper.never")
     run = fleet.enqueue("keeper.innocent")
     assert run.result(timeout=20) == "fine"
     assert run.status().state is RunState.SUCCEEDED
+
+
+def test_a_skill_whose_secret_is_too_short_to_be_hidden_is_not_served(
+    house: House, fleet: Fleet
+) -> None:
+    said = house.worker.text()
+    line = next(line for line in said.splitlines() if "keeper.too_short is not served" in line)
+    assert "'pin' has fewer than 4 characters" in line
+    assert "123" not in line.partition("not served")[2]
+    with pytest.raises(UnknownSkillError, match=r"keeper\.too_short"):
+        fleet.enqueue("keeper.too_short")
+
+
+def test_a_secret_that_is_rotated_to_one_that_cannot_be_hidden_is_not_given(
+    house: House, fleet: Fleet
+) -> None:
+    (house.folder / "api-key").write_text("abc")
+    with pytest.raises(RunFailed, match="fewer than 4 characters") as refused:
+        fleet.enqueue("keeper.uses").result(timeout=20)
+    assert refused.value.code == "unknown_secret"
+
+
+def test_a_secret_is_no_name_of_an_artifact(fleet: Fleet) -> None:
+    run = fleet.enqueue("keeper.names_artifact")
+    assert "holds the value of a secret" in run.result(timeout=20)
+    assert run.artifacts() == []
 
 
 class FromVault(Secrets):

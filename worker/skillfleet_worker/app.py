@@ -18,8 +18,8 @@ from skillfleet_worker.bootstrap import (
     check_settings,
     connect_signals,
     make_executor,
-    missing_secrets,
     secrets_from,
+    unusable_secrets,
 )
 from skillfleet_worker.builtin import fleet
 from skillfleet_worker.runtime import remote_control  # noqa: F401 - registers the command
@@ -56,7 +56,7 @@ def create_app(
     app = Celery("skillfleet", set_as_current=True)
     queues = [Queue(name, Exchange(name), routing_key=name) for name in node.queues]
     app.config_from_object(_configuration(chosen, pool, concurrency) | {"task_queues": queues})
-    node.withheld = missing_secrets(agents, secrets_from(chosen))
+    node.withheld = unusable_secrets(agents, secrets_from(chosen))
     _register(app, agents, node)
     connect_signals(app, node)
     return app

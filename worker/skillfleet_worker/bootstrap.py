@@ -39,6 +39,7 @@ from skillfleet_worker.runtime.node import Node
 from skillfleet_worker.runtime.process import WorkerProcess
 from skillfleet_worker.settings import WorkerSettings
 from skillfleet_worker.telemetry.hooks import Telemetry
+from skillfleet_worker.telemetry.redaction import SHORTEST
 
 if TYPE_CHECKING:
     from skillfleet_worker.adapters.auth.jwt import TokenVerifier
@@ -131,16 +132,26 @@ def secrets_from(settings: WorkerSettings) -> Secrets:
     return ChainedSecrets(sources)
 
 
-def missing_secrets(agents: Sequence[Agent], secrets: Secrets) -> dict[str, tuple[str, ...]]:
-    """The secrets that no source has, for each skill (task name) that declared such."""
-    missing = {
+def unusable_secrets(agents: Sequence[Agent], secrets: Secrets) -> dict[str, tuple[str, ...]]:
+    """What is wrong with the secrets of skills (task names), where something is."""
+    wrong = {
         skill.spec.task_name: tuple(
-            name for name in skill.spec.secrets if secrets.get(name) is None
+            problem
+            for name in skill.spec.secrets
+            if (problem := _problem_of(name, secrets.get(name))) is not None
         )
         for agent in agents
         for skill in agent.skills.values()
     }
-    return {task: names for task, names in missing.items() if names}
+    return {task: problems for task, problems in wrong.items() if problems}
+
+
+def _problem_of(name: str, value: str | None) -> str | None:
+    if value is None:
+        return f"no source has its secret {name!r}"
+    if len(value) < SHORTEST:
+        return f"its secret {name!r} has fewer than {SHORTEST} characters and could not be hidden"
+    return None
 
 
 def connect_signals(app: Celery, node: Node) -> None:
@@ -213,13 +224,10 @@ def _say_auth(settings: WorkerSettings) -> None:
 
 
 def _say_withheld(node: Node) -> None:
-    for task, names in node.withheld.items():
-        logger.error(
-            "%s is not served: no source of this worker (%s) has its secret %s",
-            task,
-            node.settings.secrets_sources,
-            " and ".join(repr(name) for name in names),
-        )
+    for task, problems in node.withheld.items():
+        sources = node.settings.secrets_sources
+        told = " and ".join(problems)
+        logger.error("%s is not served: %s (sources of this worker: %s)", task, told, sources)
 
 
 def _has_children(consumer: Any) -> bool:

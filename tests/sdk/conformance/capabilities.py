@@ -3,12 +3,19 @@
 import hashlib
 
 from skillfleet import APIKeyAuth, RunContext
-from tests.sdk.conformance.table import SECRETS, Case, agent
+from tests.sdk.conformance.table import SECRETS, Case, agent, code_of
 
 
 @agent.skill(secrets=("conformance-token",))
 async def secret(ctx: RunContext[APIKeyAuth]) -> str:
     return hashlib.sha256(ctx.secret("conformance-token").encode()).hexdigest()
+
+
+@agent.skill(secrets=("conformance-token",))
+async def hands_secret_down(ctx: RunContext[APIKeyAuth]) -> list[str]:
+    value = ctx.secret("conformance-token")
+    hidden_in = ({"text": value}, {"text": f"<{value}>"}, {value: "x"}, {"text": {"a": [value]}})
+    return [await code_of(ctx.call("conformance", "echo", args=args)) for args in hidden_in]
 
 
 @agent.skill
@@ -44,6 +51,7 @@ CASES: tuple[Case, ...] = (
         "secret",
         result=hashlib.sha256(SECRETS["conformance-token"].encode()).hexdigest(),
     ),
+    Case("hands_secret_down", result=["invalid_arguments"] * 4),
     Case("unknown_secret", code="unknown_secret"),
     Case("scopes", code="missing_scopes"),
     Case("guarded", code="missing_scopes"),

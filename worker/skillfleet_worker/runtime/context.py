@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -16,6 +16,7 @@ from skillfleet.errors import (
     BudgetExhaustedError,
     CapabilityUnavailableError,
     FleetUnavailableError,
+    InvalidArtifactError,
     LimitExceededError,
     SandboxUnavailable,
     UnknownSecretError,
@@ -37,7 +38,7 @@ from skillfleet_worker.runtime.patience import patiently
 from skillfleet_worker.runtime.quiet import QuietOutbox, quiet_outcome
 from skillfleet_worker.runtime.redactor import KnownSecrets, Redactor
 from skillfleet_worker.telemetry.calls import measure_call
-from skillfleet_worker.telemetry.redaction import remember
+from skillfleet_worker.telemetry.redaction import SHORTEST, remember
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ class FleetRunContext(RunContext[Any]):
     async def _write_artifact(
         self, name: str, chunks: AsyncIterator[bytes], mime_type: str
     ) -> ArtifactRef:
+        if self._redactor.text(name) != name:
+            raise InvalidArtifactError("the artifact's name holds the value of a secret")
         lease: Lease = self.run.lease
         store = self._capabilities.ledger.artifacts
         try:
@@ -137,6 +140,10 @@ class FleetRunContext(RunContext[Any]):
         value = self._read_secret(name)
         if value is None:
             raise UnknownSecretError(f"no source of this worker has the secret {name!r}")
+        if len(value) < SHORTEST:
+            raise UnknownSecretError(
+                f"the secret {name!r} has fewer than {SHORTEST} characters: it could not be hidden"
+            )
         return value
 
     def _read_secret(self, name: str) -> str | None:
@@ -161,6 +168,9 @@ class FleetRunContext(RunContext[Any]):
     def discover(self) -> DiscoveryClient:
         """Finds the agents that live workers of this fleet serve."""
         return self._capabilities.discovery
+
+    def _reveals(self, args: Mapping[str, Any] | None) -> bool:
+        return bool(self._declared_secrets) and self._redactor.hides(args or {})
 
     def _called(self, report: CallReport) -> None:
         measure_call(report)

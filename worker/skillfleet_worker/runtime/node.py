@@ -34,7 +34,7 @@ class Node:
         self.settings = settings
         self.agents = tuple(agents)
         self.withheld: dict[str, tuple[str, ...]] = {}
-        """Skills that are not served (task names), and the secrets that they lack."""
+        """Skills that are not served (task names), and what is wrong with their secrets."""
         self.release_runs: Callable[[], None] = lambda: None
         """Releases all runs of the worker and waits for it; in the process that consumes."""
         self.consumer: Any = None

@@ -62,6 +62,11 @@ class Redactor:
                 return value if self.text(str(value)) == str(value) else HIDDEN
         return value
 
+    def hides(self, value: Any) -> bool:
+        """Whether there is a secret in a value, whatever it is made of."""
+        plain = orjson.loads(orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS))
+        return bool(self.value(plain) != plain)
+
     def json(self, payload: bytes) -> bytes:
         """The same for a JSON object."""
         return (
@@ -110,11 +115,13 @@ class Redactor:
 
     def _kept(self, text: str) -> int:
         """The length of the longest end of the text that a secret begins with and goes on."""
-        longest = max((len(form) for form in self._forms()), default=1)
-        for length in range(min(len(text), longest - 1), 0, -1):
-            end = text[-length:]
-            if any(len(form) > length and form.startswith(end) for form in self._forms()):
-                return length
+        forms = self._forms()
+        longest, firsts = max(map(len, forms), default=1), {form[0] for form in forms}
+        for at in range(max(len(text) - longest + 1, 0), len(text)):
+            if text[at] in firsts:
+                end = text[at:]
+                if any(len(form) > len(end) and form.startswith(end) for form in forms):
+                    return len(end)
         return 0
 
     def _forms(self) -> tuple[str, ...]:

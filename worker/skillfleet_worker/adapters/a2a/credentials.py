@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from skillfleet.errors import SettingsError, UnknownSecretError
 from skillfleet.ports.secrets import Secrets
-from skillfleet_worker.telemetry.redaction import remember
+from skillfleet_worker.telemetry.redaction import SHORTEST, remember
 
 
 def credentials_from(text: str, secrets: Secrets) -> dict[str, Callable[[], str]]:
@@ -18,9 +18,15 @@ def credentials_from(text: str, secrets: Secrets) -> dict[str, Callable[[], str]
         host, equals, name = (part.strip() for part in entry.partition("="))
         if not (host and equals and name):
             raise SettingsError(f"SKILLFLEET_A2A_CREDENTIALS: {entry!r} must be host=secret")
-        if secrets.get(name) is None:
+        value = secrets.get(name)
+        if value is None:
             raise SettingsError(
                 f"SKILLFLEET_A2A_CREDENTIALS: no source has the secret {name!r} for {host}"
+            )
+        if len(value) < SHORTEST:
+            raise SettingsError(
+                f"SKILLFLEET_A2A_CREDENTIALS: the secret {name!r} for {host} has fewer than"
+                f" {SHORTEST} characters and could not be hidden"
             )
         found[host.lower()] = _bearer(name, secrets)
     return found
