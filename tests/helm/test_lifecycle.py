@@ -221,6 +221,41 @@ def test_a_chart_version_alone_rolls_no_pod(fleet: list[Manifest]) -> None:
         assert "helm.sh/chart" not in pod_template(deployment)["metadata"]["labels"]
 
 
+def fixed(manifests: list[Manifest]) -> dict[tuple[str, str], Any]:
+    """What the API server lets no upgrade change, by kind and name."""
+    found: dict[tuple[str, str], Any] = {}
+    for manifest in manifests:
+        spec, name = manifest.get("spec", {}), manifest["metadata"]["name"]
+        match manifest["kind"]:
+            case "Deployment":
+                found["Deployment", name] = spec["selector"]
+            case "StatefulSet":
+                changeable = {"replicas", "template", "updateStrategy", "revisionHistoryLimit"}
+                found["StatefulSet", name] = {k: v for k, v in spec.items() if k not in changeable}
+            case "Service":
+                found["Service", name] = spec.get("clusterIP")
+            case "RoleBinding":
+                found["RoleBinding", name] = manifest["roleRef"]
+            case "PersistentVolumeClaim":
+                found["PersistentVolumeClaim", name] = spec["accessModes"]
+    return found
+
+
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_an_upgrade_changes_nothing_that_is_fixed(name: str) -> None:
+    """To another image and labels, and from a trial to any other values."""
+    values = VALUE_SETS[name]
+    later = {"image": {"tag": "9.9.9"}, "commonLabels": {"since": "later"}} | {
+        key: value for key, value in values.items() if key not in ("image", "commonLabels")
+    }
+    before, after = fixed(render(values)), fixed(render(later))
+    trial = fixed(render(VALUE_SETS["trial"]))
+    assert before == after
+    for key in before.keys() & trial.keys():
+        if name != "trial without add-ons" or key[0] != "StatefulSet":
+            assert before[key] == trial[key], key
+
+
 def test_an_evicting_redis_is_refused_before_the_worker_starts() -> None:
     (check,) = pod_template(worker(render()))["spec"]["initContainers"]
     assert check["command"] == ["skillfleet", "doctor"]

@@ -18,6 +18,7 @@ from tests.helm.processes import LocalPod, Secrets
 from tests.helm.rendering import Manifest, one, pod_template, render, worker
 from tests.helm.value_sets import VALUE_SETS
 from tests.support import acl
+from tests.support.fleet import POOLS
 from tests.support.ports import free_port
 from tests.support.tls import TlsServer
 from tests.support.valkey import ValkeyServer
@@ -57,9 +58,16 @@ def container_of(workload: Manifest) -> Manifest:
     return dict(container)
 
 
-def fleet_values(port: int | None = None, **more: Any) -> dict[str, Any]:
+def fleet_values(
+    port: int | None = None, pool: str = "loop", concurrency: int = 100, **more: Any
+) -> dict[str, Any]:
     """Values of a fleet whose worker is probed at `port`; each part is a user of its own."""
-    defaults = {"probes": {"port": port or free_port()}, "drainSeconds": DRAIN_SECONDS}
+    defaults = {
+        "probes": {"port": port or free_port()},
+        "drainSeconds": DRAIN_SECONDS,
+        "pool": pool,
+        "concurrency": concurrency,
+    }
     users = {role: {"urlKey": role} for role in ("exporter", "flower", "producer")}
     return {"workerDefaults": defaults, "redis": {"users": users}} | more
 
@@ -86,8 +94,11 @@ def test_the_worker_container_consumes_and_answers_its_probes(valkey: ValkeyServ
         assert "skillfleet_runs_total" in get(f"http://127.0.0.1:{port}/metrics")[1]
 
 
-def test_the_worker_container_drains_within_its_grace_period(valkey: ValkeyServer) -> None:
-    manifests = render(fleet_values())
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_worker_container_drains_within_its_grace_period(
+    valkey: ValkeyServer, pool: str
+) -> None:
+    manifests = render(fleet_values(pool=pool, concurrency=2))
     deployment = worker(manifests)
     grace = pod_template(deployment)["spec"]["terminationGracePeriodSeconds"]
     with (
