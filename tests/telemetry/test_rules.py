@@ -55,22 +55,35 @@ def test_promtool_loads_the_rules() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-WORKERLESS = 'skillfleet_workers{job="lost"}'
-# Two fleets share a namespace: only one of them has no worker.
-SERIES = {
-    "SkillfleetNoWorkers": [
-        'skillfleet_queue_queued{job="lost",queue="celery",pod="a"}',
-        'skillfleet_queue_queued{job="lost",queue="celery",pod="b"}',
-        WORKERLESS,
-        'skillfleet_queue_queued{job="served",queue="celery"}',
-        'skillfleet_workers{job="served"}',
-    ],
-    "SkillfleetQueueWaiting": ['skillfleet_queue_oldest_age_seconds{queue="celery"}'],
-    "SkillfleetDeadLetters": ['skillfleet_dead_letters_total{kind="run"}'],
-    "SkillfleetLeasesLost": ["skillfleet_leases_lost_total"],
-    "SkillfleetLoopBlocked": ['skillfleet_loop_lag_seconds{pod="p"}'],
-    "SkillfleetRunsFailing": ['skillfleet_runs_total{skill="a.b",outcome="failed"}'],
+GROWS, NONE = "10+1000x60", "0x60"
+# For each alert, series with which it fires once. Two fleets may share a namespace.
+SERIES: dict[str, dict[str, str]] = {
+    "SkillfleetNoWorkers": {
+        'skillfleet_queue_queued{job="lost",queue="celery",pod="a"}': GROWS,
+        'skillfleet_queue_queued{job="lost",queue="celery",pod="b"}': GROWS,
+        'skillfleet_workers{job="lost"}': NONE,
+        'skillfleet_queue_queued{job="served",queue="celery"}': GROWS,
+        'skillfleet_workers{job="served"}': GROWS,
+    },
+    "SkillfleetExporterDown": {'skillfleet_runs_in_flight{pod="p"}': GROWS},
+    "SkillfleetQueueWaiting": {'skillfleet_queue_oldest_age_seconds{queue="celery"}': GROWS},
+    "SkillfleetRunsStuck": {
+        'skillfleet_queue_queued{job="stuck",queue="celery"}': GROWS,
+        'skillfleet_queue_running{job="stuck",queue="celery"}': NONE,
+        'skillfleet_queue_queued{job="busy",queue="celery"}': GROWS,
+        'skillfleet_queue_running{job="busy",queue="celery"}': GROWS,
+    },
+    "SkillfleetRunsFailing": {'skillfleet_runs_total{skill="a.b",outcome="failed"}': GROWS},
+    "SkillfleetDeadLetters": {'skillfleet_dead_letters_total{kind="run"}': GROWS},
+    "SkillfleetLeasesLost": {"skillfleet_leases_lost_total": GROWS},
+    "SkillfleetLoopBlocked": {'skillfleet_loop_lag_seconds{pod="p"}': GROWS},
+    "SkillfleetRedisEvicts": {"skillfleet_redis_evicted_keys_total": GROWS},
 }
+
+
+def test_every_alert_is_tried() -> None:
+    groups = yaml.safe_load(ALERTS.read_text("utf-8"))["groups"]
+    assert [rule["alert"] for group in groups for rule in group["rules"]] == list(SERIES)
 
 
 @pytest.mark.parametrize("alert", SERIES)
@@ -83,8 +96,7 @@ def test_an_alert_fires_on_series_as_we_expose_them(alert: str, tmp_path: Path) 
             {
                 "interval": "1m",
                 "input_series": [
-                    {"series": name, "values": "0x60" if name == WORKERLESS else "10+1000x60"}
-                    for name in SERIES[alert]
+                    {"series": name, "values": values} for name, values in SERIES[alert].items()
                 ],
                 "promql_expr_test": [
                     {
