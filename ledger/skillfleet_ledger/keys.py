@@ -4,7 +4,7 @@
 |---|---|---|---|
 | P run:ID | hash | the record: state, invocation, lease's token, times, outcome | retention |
 | P events:ID | stream | the run's events; entry ids are `<number>-0`, dense | retention |
-| P attempts:ID | list | attempts that did not end the run, the first and last 99 | retention |
+| P attempts:ID | list | attempts that did not end the run, the first and last 98 | retention |
 | P children:ID | set | ids of the runs that this run called | retention |
 | P artifacts:ID | hash | artifact name -> description (JSON) | retention |
 | P blob:ID:UPLOAD | hash | chunk number -> bytes | retention; a day if never committed |

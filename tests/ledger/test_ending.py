@@ -172,15 +172,6 @@ async def test_the_attempts_of_a_run_that_was_cancelled_in_the_queue_expire_too(
     assert 0 < await touch(ledger, "PTTL", lease.run_id, f"attempts:{lease.run_id}") <= LONG_MS
 
 
-async def test_the_list_of_attempts_is_bounded_and_keeps_the_first(ledger: Ledger) -> None:
-    lease = await running(ledger)
-    for _ in range(120):
-        await ledger.runs.requeue(lease, lease.seq, outcome="released", reason="drain")
-        lease = await claimed(ledger, lease.run_id)
-    attempts = (await ledger.runs.status(lease.run_id)).attempts
-    assert [attempt.number for attempt in attempts] == [1, *range(22, 122)]
-
-
 async def test_the_end_of_a_run_is_published_on_its_result_key(ledger: Ledger) -> None:
     lease = await running(ledger)
     heard: list[bytes | None] = []

@@ -13,18 +13,19 @@
 -- 'asked' (it is running) or 'marked'.
 local id = ARGV[1]
 local run = run_key(id)
-local r = redis.call('HMGET', run, 'state', 'worker', 'cancel')
+local r = read_for_finish(id)
+local worker, asked = r[15], r[16]
 if not r[1] then return { 'unknown', {} } end
 local children = redis.call('SMEMBERS', P .. 'children:' .. id)
-if ARGV[6] == '1' and mark_cancelled(id, r[1], r[3], ARGV[2], ARGV[3], children) then
+if ARGV[6] == '1' and mark_cancelled(id, r[1], asked, ARGV[2], ARGV[3], children) then
   return { 'marked', children }
 end
 if r[1] == 'queued' then
   redis.call('HSET', run, 'cancel', ARGV[2], 'cancel_code', ARGV[3])
-  finish(id, 'cancelled', ARGV[3], ARGV[2], ARGV[4], KEYS[2], ARGV[5])
+  finish(id, r, 'cancelled', ARGV[3], ARGV[2], ARGV[4], KEYS[2], ARGV[5])
   return { 'cancelled', children }
 end
 if r[1] ~= 'running' then return { 'ended', children } end
-if not r[3] then redis.call('HSET', run, 'cancel', ARGV[2], 'cancel_code', ARGV[3]) end
-redis.call('PUBLISH', P .. 'worker:' .. r[2], 'cancel ' .. id .. ' ' .. (r[3] or ARGV[2]))
+if not asked then redis.call('HSET', run, 'cancel', ARGV[2], 'cancel_code', ARGV[3]) end
+redis.call('PUBLISH', P .. 'worker:' .. worker, 'cancel ' .. id .. ' ' .. (asked or ARGV[2]))
 return { 'asked', children }

@@ -10,10 +10,10 @@
 --
 -- Returns 'closed', 'ended' (it had ended before), 'changed' (somebody holds it now) or 'unknown'.
 local id = ARGV[1]
-local r = redis.call('HMGET', run_key(id), 'state', 'token')
+local r = read_for_finish(id)
 if not r[1] then return 'unknown' end
 if r[1] ~= 'queued' and r[1] ~= 'running' then return 'ended' end
 if ARGV[2] ~= '' and r[2] ~= ARGV[2] then return 'changed' end
 if ARGV[2] == '' and r[1] == 'running' then return 'changed' end
-finish(id, ARGV[3], ARGV[4], ARGV[5], ARGV[6], KEYS[2], ARGV[7])
+finish(id, r, ARGV[3], ARGV[4], ARGV[5], ARGV[6], KEYS[2], ARGV[7])
 return 'closed'

@@ -72,7 +72,7 @@ end
 local function list_attempt(id, number, worker, started, outcome, now)
   local key = P .. 'attempts:' .. id
   local entry = { number = tonumber(number), worker = worker, started = tonumber(started), ended = now, outcome = outcome }
-  if redis.call('RPUSH', key, cjson.encode(entry)) > 100 then
+  if redis.call('RPUSH', key, cjson.encode(entry)) > 99 then
     -- The first one stays: it tells when the run began, and so whether its token was good then.
     redis.call('LSET', key, 1, '')
     redis.call('LREM', key, 1, '')
@@ -94,32 +94,35 @@ local function mark_cancelled(id, state, cancelled, reason, code, children)
   return true
 end
 
+-- What finish needs of a record, after its state and token.
+local function read_for_finish(id)
+  return redis.call('HMGET', run_key(id), 'state', 'token', 'attempt', 'seq', 'queue', 'priority', 'due', 'deadline',
+    'retention', 'agent', 'created', 'children', 'artifacts', 'settled', 'worker', 'cancel')
+end
+
 -- The one way into a terminal state: record, final event, result, indexes and expiry together.
--- meta is the result in Celery's own format, stored under meta_key and published there; settled
--- is the token under which an attempt itself ends the run, or nothing.
-local function finish(id, state, code, message, payload, meta_key, meta, settled)
+-- r is what read_for_finish returned. meta is the result in Celery's own format, stored under
+-- meta_key and published there; settled is the token under which an attempt itself ends the run.
+local function finish(id, r, state, code, message, payload, meta_key, meta, settled)
   local run, now = run_key(id), now_ms()
-  local r = redis.call('HMGET', run, 'state', 'queue', 'priority', 'attempt', 'seq', 'retention', 'agent', 'created',
-    'due', 'deadline', 'children', 'artifacts')
-  local seq, ttl = tonumber(r[5]) + 1, tonumber(r[6])
-  local listed = tonumber(r[4])
+  local listed, seq, ttl = tonumber(r[3]), tonumber(r[4]) + 1, tonumber(r[9])
   if r[1] == 'running' then
-    leave_running(id, r[2])
+    leave_running(id, r[5])
     listed = listed - 1
   else
-    leave_queued(id, r[2], r[3], r[9])
+    leave_queued(id, r[5], r[6], r[7])
   end
-  if r[10] then redis.call('ZREM', P .. 'deadlines', id) end
-  redis.call('ZADD', P .. 'state:' .. state, r[8], id)
+  if r[8] then redis.call('ZREM', P .. 'deadlines', id) end
+  redis.call('ZADD', P .. 'state:' .. state, r[11], id)
   redis.call('HSET', run, 'state', state, 'code', code, 'message', message, 'finished', now, 'seq', seq,
     'settled', settled or '')
-  add_event(id, r[4], seq, 'state', payload, now)
+  add_event(id, r[3], seq, 'state', payload, now)
   redis.call('SET', meta_key, meta, 'PX', ttl)
   redis.call('PEXPIRE', run, ttl)
   redis.call('PEXPIRE', P .. 'events:' .. id, ttl)
   if listed > 0 then redis.call('PEXPIRE', P .. 'attempts:' .. id, ttl) end
-  if r[11] then redis.call('PEXPIRE', P .. 'children:' .. id, ttl) end
-  if r[12] then expire_artifacts(id, ttl) end
-  redis.call('ZADD', P .. 'expiring', now + ttl, id .. '|' .. state .. '|' .. r[7])
+  if r[12] then redis.call('PEXPIRE', P .. 'children:' .. id, ttl) end
+  if r[13] then expire_artifacts(id, ttl) end
+  redis.call('ZADD', P .. 'expiring', now + ttl, id .. '|' .. state .. '|' .. r[10])
   redis.call('PUBLISH', meta_key, meta)
 end

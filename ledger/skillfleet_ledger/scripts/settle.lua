@@ -10,10 +10,11 @@
 --
 -- Returns 'settled' (also when this very call already did), 'lost', or 'gap'.
 local id = ARGV[1]
-local r = redis.call('HMGET', run_key(id), 'token', 'state', 'seq', 'settled')
-if r[1] ~= ARGV[2] then return 'lost' end
-if r[4] == ARGV[2] then return 'settled' end
-if r[2] ~= 'running' then return 'lost' end
-if tonumber(r[3]) ~= tonumber(ARGV[3]) then return 'gap' end
-finish(id, ARGV[4], ARGV[5], ARGV[6], ARGV[7], KEYS[2], ARGV[8], ARGV[2])
+local r = read_for_finish(id)
+local state, token, seq, settled = r[1], r[2], r[4], r[14]
+if token ~= ARGV[2] then return 'lost' end
+if settled == ARGV[2] then return 'settled' end
+if state ~= 'running' then return 'lost' end
+if tonumber(seq) ~= tonumber(ARGV[3]) then return 'gap' end
+finish(id, r, ARGV[4], ARGV[5], ARGV[6], ARGV[7], KEYS[2], ARGV[8], ARGV[2])
 return 'settled'
