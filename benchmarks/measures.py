@@ -24,6 +24,7 @@ def _less(name: str, title: str, unit: str = "ms") -> Measure:
 
 MEASURES = (
     _more("drain_rate", "no-ops, queue drained"),
+    _more("two_workers", "the same with two workers, over one", "x"),
     _less("drain_cpu_ms", "worker CPU a job"),
     _less("server_cpu_ms", "Redis CPU a job, submit to result"),
     _less("commands", "Redis commands a job, submit to result", ""),

@@ -5,15 +5,20 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import tree
+from benchmarks.machine import cpu_seconds, tree
 from benchmarks.venvs import ROOT, python_of
 from tests.support.valkey import ValkeyServer
+
+_REST_SECONDS = 0.5
+_LEAST_START = 0.2
+_MOST_STARTS = 60
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class System:
     server: ValkeyServer
     collector: str
     pid: int = field(default=0, init=False)
+    _others: list[int] = field(default_factory=list, init=False)
     _driver: subprocess.Popen[str] | None = field(default=None, init=False)
 
     @contextmanager
@@ -79,21 +85,38 @@ class System:
             module = f"benchmarks.peers.{self.kind.peer}.driver"
             self._driver = self._popen(["-m", module], environment, log, pipe=subprocess.PIPE)
             try:
-                command = self.ask("worker", concurrency=slots)
-                worker = self._popen(command, environment, log)
-                try:
-                    self.pid = worker.pid
+                with self._worker(environment, slots, log) as self.pid:
                     self.ask("warm")
                     yield
-                finally:
-                    _kill(worker)
             finally:
                 _kill(self._driver)
 
     @contextmanager
+    def joined(self, slots: int) -> Iterator[None]:
+        """A second worker works on the same queue inside; it has started, and is not warm."""
+        with (
+            _logged(self.kind.name) as log,
+            self._worker(self._environment(slots), slots, log) as other,
+        ):
+            _wait_started(other)
+            self._others.append(other)
+            try:
+                yield
+            finally:
+                self._others.remove(other)
+
+    @contextmanager
+    def _worker(self, environment: dict[str, str], slots: int, log: int) -> Iterator[int]:
+        worker = self._popen(self.ask("worker", concurrency=slots), environment, log)
+        try:
+            yield worker.pid
+        finally:
+            _kill(worker)
+
+    @contextmanager
     def paused(self) -> Iterator[None]:
-        """The worker and its children stand still inside."""
-        pids = tree(self.pid)
+        """The workers and their children stand still inside."""
+        pids = [pid for worker in (self.pid, *self._others) for pid in tree(worker)]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         try:
@@ -139,6 +162,17 @@ class System:
             stderr=log,
             text=True,
         )
+
+
+def _wait_started(pid: int) -> None:
+    """Return when a process has used the processor for a while and then come to rest."""
+    used = cpu_seconds(pid)
+    for _ in range(_MOST_STARTS):
+        time.sleep(_REST_SECONDS)
+        before, used = used, cpu_seconds(pid)
+        if used > _LEAST_START and used - before < _LEAST_START / 10:
+            return
+    raise TimeoutError(f"worker {pid} does not come to rest")
 
 
 @contextmanager

@@ -43,6 +43,9 @@ def measure(system: System, sizes: Sizes) -> Iterator[tuple[str, Figures]]:
             for mib in sizes.mib:
                 yield "artifacts", artifact(system, mib)
         yield "queued", queued(system, sizes.queued)
+    if slots.held is not None:
+        with system.started(slots.busy):
+            yield "two workers", two_workers(system, sizes.jobs)
     with system.started(slots.sleeping):
         yield "sleepers", sleepers(system, min(slots.sleepers, sizes.sleepers), sizes.seconds)
     if slots.held is not None:
@@ -83,6 +86,25 @@ def drain(system: System, jobs: int) -> Figures:
         "batch_rate": (jobs - singles) / many["seconds"],
         "batch_cpu_ms": many["cpu"] / (jobs - singles) * 1000,
     }
+
+
+def two_workers(system: System, jobs: int) -> Figures:
+    """How much faster two worker processes empty a queue than the first of them alone."""
+    alone = _emptied(system, jobs)
+    with system.joined(system.kind.slots.busy):
+        system.ask("submit_many", count=jobs)
+        system.ask("drain")
+        together = _emptied(system, 2 * jobs)
+    return {"two_workers": together / alone}
+
+
+def _emptied(system: System, jobs: int) -> float:
+    """Jobs a second while a full queue is emptied."""
+    with system.paused():
+        system.ask("submit_many", count=jobs)
+        began = time.perf_counter()
+    system.ask("drain")
+    return jobs / (time.perf_counter() - began)
 
 
 def latency(system: System, count: int) -> Figures:

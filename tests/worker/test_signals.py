@@ -1,0 +1,29 @@
+"""Celery's signals of tasks, in the pool that runs skills without Celery's tracer."""
+
+import pytest
+
+from skillfleet.errors import RunFailed
+from skillfleet_producer import Fleet
+from tests.worker.shared import StartWorker
+
+
+def test_a_project_that_listens_to_celery_hears_of_its_skills(
+    own_fleet: Fleet, start_worker: StartWorker
+) -> None:
+    start_worker("tests.worker.listening")
+    run = own_fleet.enqueue("listening.work", {"number": 7})
+    assert run.result(timeout=30) == 7
+    with pytest.raises(RunFailed, match="bad thing"):
+        own_fleet.enqueue("listening.boom").result(timeout=30)
+    heard = own_fleet.enqueue("listening.heard").result(timeout=30)
+    assert heard[:3] == [
+        ["prerun", "listening.work", run.id],
+        ["success", "listening.work", "7"],
+        ["postrun", "listening.work", "SUCCESS"],
+    ]
+    assert [one[:2] for one in heard[3:6]] == [
+        ["prerun", "listening.boom"],
+        ["failure", "listening.boom"],
+        ["postrun", "listening.boom"],
+    ]
+    assert "bad thing" in heard[4][2]
