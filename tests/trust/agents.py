@@ -9,7 +9,7 @@ from opentelemetry import trace
 
 from skillfleet import Agent, AgentEvent, JWTAuth, NoAuth, RunContext, SkillError
 from skillfleet.contracts import Budget
-from skillfleet.errors import InvalidArtifactError
+from skillfleet.errors import InvalidArtifactError, UnknownAgentError
 
 logger = logging.getLogger(__name__)
 
@@ -196,6 +196,17 @@ tree = Agent("tree", description="Skills that call each other, within limits")
 @tree.skill(name="deepens")
 async def deepens_here(ctx: RunContext, levels: int, width: int = 1, number: int = 0) -> int:
     return await deepens(ctx, levels=levels, width=width, number=number)
+
+
+@tree.skill
+async def looks(ctx: RunContext, name: str) -> dict[str, Any]:
+    """What discovery tells of an agent: the versions it finds, and what getting it gives."""
+    found = await ctx.discover.find_agents(skill="deepens", limit=100)
+    try:
+        got = (await ctx.discover.get_agent(name)).card.version
+    except UnknownAgentError:
+        got = ""
+    return {"found": [each.card.version for each in found if each.name == name], "got": got}
 
 
 @tree.skill

@@ -104,7 +104,7 @@ def test_cancelling_the_root_stops_the_whole_tree(newsdesk: Fleet) -> None:
         lambda: all(each.state.terminal for each in tree_of(newsdesk, run.id).values()),
         what="the end of the tree",
     )
-    print(f"the whole tree stopped after {time.monotonic() - began:.3f} s")  # noqa: T201
+    assert time.monotonic() - began < 1
     with pytest.raises(RunCancelled, match="enough"):
         run.result(timeout=5)
     states = {each.state for each in tree_of(newsdesk, run.id).values()}

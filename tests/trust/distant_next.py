@@ -1,0 +1,10 @@
+"""The next version of the agent in distant.py."""
+
+from skillfleet import Agent, RunContext
+
+far = Agent("far", description="On a queue of its own", queue="elsewhere", version="0.2.0")
+
+
+@far.skill
+async def deepens(ctx: RunContext, levels: int, width: int = 1, number: int = 0) -> str:
+    return "0.2.0"
