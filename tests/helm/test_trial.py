@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -91,6 +92,11 @@ def trial() -> Iterator[Trial]:
         yield found
 
 
+def is_ready(server: LocalPod, start: int) -> bool:
+    """True when the server takes commands after that many starts."""
+    return server.log().count("Ready to accept connections") == start
+
+
 def reachable(trial: Trial) -> bool:
     try:
         with trial.client("admin", "admin") as client:
@@ -116,6 +122,22 @@ def test_its_settings_are_those_of_the_chart(trial: Trial) -> None:
         config: Any = client.config_get("*")
     assert (config["appendonly"], config["maxmemory-policy"]) == ("yes", "noeviction")
     assert config["maxmemory"] == str(512 * 1024 * 1024)
+
+
+def test_its_data_outlives_its_process(trial: Trial) -> None:
+    port = free_port()
+    workload = one(trial.manifests, "StatefulSet", "valkey")
+    with LocalPod(workload, trial.manifests, SECRETS) as server:
+        server.initialise()
+        found = Trial(trial.manifests, server, port, {})
+        user, key = ("skillfleet-worker", PASSWORDS["worker"]), f"{{{NAMESPACE}:0}}:run:x"
+        for start in (1, 2):
+            process = server.start(None, "--port", str(port))
+            wait_until(partial(is_ready, server, start), what="Valkey")
+            with found.client(*user) as client:
+                assert client.hincrby(key, "starts", 1) == start
+            process.terminate()
+            assert process.wait(timeout=30) == 0
 
 
 def test_its_readiness_probe_passes(trial: Trial) -> None:
