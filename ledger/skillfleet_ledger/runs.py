@@ -162,9 +162,12 @@ class RunStore:
         declared = declared or Declared()
         payload = orjson.dumps({"state": RunState.RUNNING, "worker": worker})
         fields = unknown.fields() if unknown else ()
+        keys = [self._keys.prefix(run_id)]
+        if self._settings.auth == "required":
+            keys.append(self._keys.result_key(run_id))
         reply = await self._run(
             "claim",
-            [self._keys.prefix(run_id)],
+            keys,
             *(run_id, worker, claim, lease_ms, payload),
             *(declared.timeout_ms, declared.max_deliveries, *fields),
         )

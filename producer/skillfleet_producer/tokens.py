@@ -54,12 +54,14 @@ class TokenSigner:
         if not isinstance(subject, str) or not _are_names(scopes):
             raise InvalidArgumentsError("auth: sub must be text, scopes a list of texts")
         called = new.parent_id is not None
+        # Never longer than the run's record: without it, the token could start the run again.
+        seconds = min(settings.auth_token_seconds, settings.retention_seconds)
         payload = TokenClaims(
             iss=settings.auth_issuer,
             aud=settings.namespace,
             sub=subject,
             iat=now,
-            exp=now + int(new.delay_ms / 1000 + settings.auth_token_seconds),
+            exp=now + int(new.delay_ms / 1000 + seconds),
             use=TokenUse.CALL if called else TokenUse.RUN,
             run=new.id,
             call=call_digest(new.task, orjson.loads(new.args)),

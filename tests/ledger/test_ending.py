@@ -1,7 +1,10 @@
 """Settling, giving back and closing runs."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+
+import pytest
 
 from skillfleet.contracts import ReasonCode, RunState
 from skillfleet_ledger import Ledger
@@ -16,9 +19,11 @@ from tests.ledger.helpers import (
     read_all,
     reap,
     running,
+    settings_for,
     submitted,
     touch,
 )
+from tests.support.valkey import ValkeyServer
 
 TASK = "librarian.survey"
 FAILED = End(RunState.FAILED, ReasonCode.SKILL_ERROR, "it broke")
@@ -185,3 +190,26 @@ async def test_the_end_of_a_run_is_published_on_its_result_key(ledger: Ledger) -
     await ledger.runs.settle(lease, TASK, lease.seq, DONE)
     await asyncio.wait_for(told.wait(), 10)
     assert heard == [await ledger.connection.execute("GET", ledger.keys.result_key(lease.run_id))]
+
+
+@pytest.fixture
+async def unaudited(valkey: ValkeyServer) -> AsyncIterator[Ledger]:
+    """A ledger that a test may damage."""
+    ledger = Ledger(settings_for(valkey))
+    yield ledger
+    await ledger.close()
+
+
+async def test_a_result_is_written_once_even_when_the_record_was_reopened(
+    unaudited: Ledger,
+) -> None:
+    lease = await running(unaudited)
+    await unaudited.runs.settle(lease, TASK, lease.seq, DONE)
+    key = unaudited.keys.result_key(lease.run_id)
+    before = await unaudited.connection.execute("GET", key)
+    heard: list[bytes | None] = []
+    await unaudited.channels.listen(key, heard.append)
+    await touch(unaudited, "HSET", lease.run_id, f"run:{lease.run_id}", "state", "queued")
+    await unaudited.runs.cancel(lease.run_id, "forged")
+    assert await unaudited.connection.execute("GET", key) == before
+    assert [message for message in heard if message] == []

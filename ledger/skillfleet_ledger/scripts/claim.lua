@@ -1,5 +1,7 @@
 -- Turn a queued run into a running attempt of one worker, under a lease.
 --
+-- KEYS[2]  the key of the result in Celery's format, where records are not to be believed: a run
+--          that has one is over; absent elsewhere
 -- ARGV[1]  run id
 -- ARGV[2]  worker (the name of the process's channel)
 -- ARGV[3]  claim: unique to this delivery, so that a repeated call gets the same answer
@@ -41,6 +43,9 @@ if state == 'running' then
   return { 'duplicate', token, attempt, seq, now, deadline, '' }
 end
 if state ~= 'queued' then return { 'ended', token, attempt, seq, now, deadline, state } end
+if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 1 then
+  return { 'ended', token, attempt, seq, now, deadline, 'over' }
+end
 if r[6] then return { 'cancelled', token, attempt, seq, now, deadline, r[6] } end
 if r[7] and tonumber(r[7]) <= now then return { 'overdue', token, attempt, seq, now, deadline, '' } end
 if r[8] and tonumber(r[8]) > now and redis.call('ZSCORE', P .. 'delayed', id) then

@@ -117,12 +117,13 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
   redis.call('HSET', run, 'state', state, 'code', code, 'message', message, 'finished', now, 'seq', seq,
     'settled', settled or '')
   add_event(id, r[3], seq, 'state', payload, now)
-  redis.call('SET', meta_key, meta, 'PX', ttl)
+  -- A run ends once: who may write records could have reopened this one, but not its result.
+  local is_first = redis.call('SET', meta_key, meta, 'PX', ttl, 'NX')
   redis.call('PEXPIRE', run, ttl)
   redis.call('PEXPIRE', P .. 'events:' .. id, ttl)
   if listed > 0 then redis.call('PEXPIRE', P .. 'attempts:' .. id, ttl) end
   if r[12] then redis.call('PEXPIRE', P .. 'children:' .. id, ttl) end
   if r[13] then expire_artifacts(id, ttl) end
   redis.call('ZADD', P .. 'expiring', now + ttl, id .. '|' .. state .. '|' .. r[10])
-  redis.call('PUBLISH', meta_key, meta)
+  if is_first then redis.call('PUBLISH', meta_key, meta) end
 end

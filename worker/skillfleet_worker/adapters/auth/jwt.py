@@ -76,7 +76,7 @@ class TokenVerifier:
 
 def lived_at(claims: TokenClaims, moment: datetime) -> bool:
     """Whether a token had not expired by then."""
-    return moment.timestamp() <= claims.exp + _LEEWAY_SECONDS
+    return moment.timestamp() <= claims.exp
 
 
 def check_call(claims: TokenClaims, run_id: str, task: str, arguments: dict[str, Any]) -> None:
