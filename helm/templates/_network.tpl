@@ -9,10 +9,12 @@
 
 {{- define "skillfleet.egressDns" -}}
 - ports:
-    - port: 53
+    {{- range .Values.networkPolicy.dnsPorts }}
+    - port: {{ . | int }}
       protocol: UDP
-    - port: 53
+    - port: {{ . | int }}
       protocol: TCP
+    {{- end }}
 {{- end }}
 
 {{/* The TCP port of a URL, or that of its scheme. */}}

@@ -136,6 +136,13 @@ def test_secrets_go_to_those_who_need_them_only() -> None:
     assert holders["flower-auth"] == {f"{fleet}-flower"}
 
 
+def test_names_are_asked_for_where_the_cluster_s_dns_listens() -> None:
+    for policy in kinds(render({"networkPolicy": {"dnsPorts": [5353]}}), "NetworkPolicy"):
+        (dns, *others) = policy["spec"]["egress"]
+        assert dns == {"ports": [{"port": 5353, "protocol": p} for p in ("UDP", "TCP")]}
+        assert 53 not in ports(others)
+
+
 def test_skills_reach_public_addresses_only() -> None:
     (rule,) = (
         rule
