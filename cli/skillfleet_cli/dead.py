@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from rich.text import Text
 
-from skillfleet.contracts import HEADER, InvocationHeader, RunState, RunStatus
+from skillfleet.contracts import HEADER, Budget, InvocationHeader, RunState, RunStatus
 from skillfleet.errors import UnauthorizedError
 from skillfleet_cli.exits import CommandError
 from skillfleet_cli.inspection import reason_of, show_record
@@ -81,6 +81,7 @@ async def retry_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
         orjson.loads(invocation.args),
         auth=await _caller(fleet, invocation),
         timeout=_timeout(header, status),
+        budget=await _budget(fleet, header, status),
         priority=invocation.priority,
         queue=invocation.queue,
         idempotency_key=f"retry of {id}",
@@ -156,9 +157,20 @@ def _header(invocation: Invocation) -> InvocationHeader:
 
 def _timeout(header: InvocationHeader, status: RunStatus) -> float | None:
     """The seconds that the run was given when it was enqueued."""
-    if header.deadline_ms is None:
+    return _seconds_to(header.deadline_ms, status)
+
+
+def _seconds_to(end_ms: int | None, status: RunStatus) -> float | None:
+    """How long it was until then when the run was enqueued."""
+    if end_ms is None:
         return None
-    return max(header.deadline_ms / 1000 - status.created_at.timestamp(), 0.001)
+    return max(end_ms / 1000 - status.created_at.timestamp(), 0.001)
+
+
+async def _budget(fleet: AsyncFleet, header: InvocationHeader, status: RunStatus) -> Budget:
+    """What the run and its tree might use up, anew."""
+    calls, tokens = await fleet.ledger.runs.counted_budget(status.id)
+    return Budget(calls=calls, tokens=tokens, seconds=_seconds_to(header.budget_end_ms, status))
 
 
 def _runs_table(runs: list[RunStatus]) -> Listing:

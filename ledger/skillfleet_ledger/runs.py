@@ -354,6 +354,13 @@ class RunStore:
         values = await self._connection.execute("HMGET", key, *INVOCATION_FIELDS)
         return invocation_of(run_id, values)
 
+    async def counted_budget(self, run_id: str) -> tuple[int | None, int | None]:
+        """The calls and tokens that the run was given when it was enqueued; None: no bound."""
+        key = f"{self._keys.prefix(run_id)}run:{run_id}"
+        found = await self._connection.execute("HMGET", key, "budget_calls", "budget_tokens")
+        calls, tokens = (None if value is None else int(value) for value in found)
+        return calls, tokens
+
     async def state(self, run_id: str) -> tuple[RunState, int]:
         """The run's state and the number of its last event; raises UnknownRunError."""
         key = f"{self._keys.prefix(run_id)}run:{run_id}"

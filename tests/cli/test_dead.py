@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from skillfleet.contracts import Budget
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_producer import Fleet
 from tests.cli.commands import Shell
@@ -18,7 +19,10 @@ def dead(shell: Shell) -> str:
     settings = Settings.load(redis_url=shell.url, max_deliveries=1)
     with Fleet(settings=settings) as fleet:
         args = {"x": 40, "y": 2}
-        run = fleet.enqueue("lab.add", args, queue="elsewhere", priority=3, timeout=600)
+        budget = Budget(calls=7, tokens=500, seconds=900)
+        run = fleet.enqueue(
+            "lab.add", args, queue="elsewhere", priority=3, timeout=600, budget=budget
+        )
         asyncio.run(_claim(settings, run.id))
         wait_until(lambda: run.status().state == "dead", what="the reaper to give the run up")
         return run.id
@@ -57,10 +61,19 @@ def test_a_retry_is_a_new_run_of_the_same_invocation_once(shell: Shell, dead: st
     assert (shown["state"], shown["queue"]) == ("queued", "elsewhere")
     assert shown["invocation"]["arguments"] == {"x": 40, "y": 2}
     assert shown["invocation"]["timeout"] == pytest.approx(600, abs=1)
+    assert asyncio.run(_budget_of(shell.url, new)) == (7, 500)
     waiting = shell.run("dead", "retry", new)
     assert waiting.code == 2
     assert "is queued" in waiting.err
     shell.ok("cancel", new)
+
+
+async def _budget_of(url: str, run_id: str) -> tuple[int | None, int | None]:
+    ledger = Ledger(Settings.load(redis_url=url))
+    try:
+        return await ledger.runs.counted_budget(run_id)
+    finally:
+        await ledger.close()
 
 
 def test_refused_messages_are_listed_shown_and_purged(shell: Shell, dead: str) -> None:
