@@ -10,7 +10,7 @@ import typer
 from skillfleet_cli.exits import CommandError
 from skillfleet_cli.output import print_json
 from skillfleet_ledger import Settings
-from skillfleet_producer.submission import Options, build_submission
+from skillfleet_producer.submission import Options, build_submission, read_call
 from skillfleet_producer.tokens import TokenSigner, load_private_key
 
 
@@ -29,7 +29,9 @@ def print_token(
             "no key: set SKILLFLEET_AUTH_SIGNING_KEY_FILE (skillfleet keys new makes one)"
         )
     signer = TokenSigner(*load_private_key(settings.auth_signing_key_file), settings)
-    new = build_submission(settings, skill, arguments, Options(), time.time() * 1000)
+    new = build_submission(
+        settings, read_call(settings, skill, arguments), Options(), time.time() * 1000
+    )
     new = replace(new, id=run_id or new.id)
     token = signer.sign(new, caller)
     if as_json:

@@ -23,19 +23,21 @@ from skillfleet_producer.clock import RedisClock
 from skillfleet_producer.message import envelope
 from skillfleet_producer.publisher import Publisher, publish_or_leave, publisher_for
 from skillfleet_producer.submission import (
+    Call,
     EnqueueOptions,
     Options,
     Parent,
     build_submission,
     claims_of,
     invocation_from,
-    split_task,
+    read_call,
 )
 from skillfleet_producer.tokens import Signing
 from skillfleet_producer.tracing import existed, sending
 
 _RECHECK_SECONDS = 5.0
-_TOGETHER = 1000
+_TOGETHER = 100
+_UNDER_WAY = 10
 _ERRORS: dict[RunState, type[RunError]] = {
     RunState.FAILED: RunFailed,
     RunState.DEAD: RunFailed,
@@ -111,7 +113,8 @@ class AsyncFleet:
     ) -> list["AsyncRunHandle"]:
         """Enqueue one run for each entry of `args_list`; options and errors as `enqueue`.
 
-        All arguments are checked before the first run is written. The writes leave together.
+        All arguments are checked before the first run is written. The writes leave a hundred at
+        a time, while the next hundred are made.
         """
         chosen = Options(**options)
         if chosen.idempotency_key is not None:
@@ -119,13 +122,25 @@ class AsyncFleet:
             each = [replace(chosen, idempotency_key=key) for key in keys]
         else:
             each = [chosen] * len(args_list)
-        new = [
-            await self.prepare(skill, args, option)
-            for args, option in zip(args_list, each, strict=True)
-        ]
-        for start in range(0, len(new), _TOGETHER):
-            await self._submit_together(new[start : start + _TOGETHER])
-        return [self.run(submission.id) for submission in new]
+        calls = [await self._checked(skill, args) for args in args_list]
+        now_ms = await self._clock.now_ms()
+        handles: list[AsyncRunHandle] = []
+        under_way: set[asyncio.Task[None]] = set()
+        for start in range(0, len(calls), _TOGETHER):
+            new = [
+                self._built(call, option, now_ms)
+                for call, option in zip(
+                    calls[start : start + _TOGETHER], each[start : start + _TOGETHER], strict=True
+                )
+            ]
+            handles += [self.run(submission.id) for submission in new]
+            under_way.add(asyncio.create_task(self._submit_together(new)))
+            # What was made leaves now.
+            await asyncio.sleep(0)
+            if len(under_way) == _UNDER_WAY:
+                _, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.gather(*under_way)
+        return handles
 
     def run(self, run_id: str) -> "AsyncRunHandle":
         """A handle on an existing run; whether it exists shows at the first use."""
@@ -150,12 +165,19 @@ class AsyncFleet:
         parent: Parent | None = None,
     ) -> Submission:
         """Check an invocation and make the record of its run, unwritten; errors as `enqueue`."""
-        agent, name = split_task(skill)
-        now_ms = await self._clock.now_ms()
-        new = build_submission(self.settings, skill, args, options, now_ms, parent)
-        queue = await self._catalogue.queue_for(agent, name, args)
-        if options.queue is None and queue is not None:
-            new = new.changed(queue=queue)
+        call = await self._checked(skill, args)
+        return self._built(call, options, await self._clock.now_ms(), parent)
+
+    async def _checked(self, skill: object, args: Mapping[str, Any]) -> Call:
+        """A call that some worker takes, as far as is known; errors as `enqueue`."""
+        call = read_call(self.settings, skill, args)
+        queue = await self._catalogue.queue_for(call.agent, call.skill, args)
+        return call._replace(queue=queue)
+
+    def _built(
+        self, call: Call, options: Options, now_ms: float, parent: Parent | None = None
+    ) -> Submission:
+        new = build_submission(self.settings, call, options, now_ms, parent)
         depth = parent.depth + 1 if parent else 0
         return self._signing.signed(new, claims_of(options.auth), depth)
 

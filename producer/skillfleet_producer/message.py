@@ -7,12 +7,12 @@ compares both field by field on the installed Celery.
 import base64
 import os
 import socket
-import uuid
 from functools import cache
 from typing import Any
 
 import orjson
 
+from skillfleet_ledger.keys import random_uuid
 from skillfleet_ledger.records import Invocation
 
 _REPR_CHARS = 1024
@@ -34,7 +34,7 @@ def envelope(invocation: Invocation) -> bytes:
                 "delivery_info": {"exchange": "", "routing_key": invocation.queue},
                 "priority": invocation.priority,
                 "body_encoding": "base64",
-                "delivery_tag": str(uuid.uuid4()),
+                "delivery_tag": random_uuid(),
             },
         }
     )

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import orjson
 from pydantic import BaseModel
@@ -90,18 +90,33 @@ def split_task(skill: object) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def build_submission(
-    settings: Settings,
-    skill: object,
-    arguments: Mapping[str, Any],
-    options: Options,
-    now_ms: float,
-    parent: Parent | None = None,
-) -> Submission:
-    """The record of a new run; `now_ms` is Redis time. Raises InvalidArgumentsError."""
+class Call(NamedTuple):
+    """What is asked for: an agent's skill, with encoded arguments, and the queue that carries it.
+
+    `digest` is the arguments' identity: the same whatever the order of their names.
+    """
+
+    agent: str
+    skill: str
+    args: bytes
+    digest: str
+    queue: str | None = None
+
+
+def read_call(settings: Settings, skill: object, arguments: Mapping[str, Any]) -> Call:
+    """A call of `skill` ('<agent>.<skill>' or a skill object); raises InvalidArgumentsError."""
     agent, name = split_task(skill)
-    keys = settings.keyspace
     args = encode_arguments(f"{agent}.{name}", arguments, settings.max_arguments_bytes)
+    canonical = orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS)
+    return Call(agent, name, args, hashlib.sha256(canonical).hexdigest()[:32])
+
+
+def build_submission(
+    settings: Settings, call: Call, options: Options, now_ms: float, parent: Parent | None = None
+) -> Submission:
+    """The record of a new run; `now_ms` is Redis time."""
+    agent, name, args, digest, queue = call
+    keys = settings.keyspace
     auth = claims_of(options.auth)
     budget = options.budget or Budget()
     budget_end = _budget_end_ms(options, now_ms, parent)
@@ -122,10 +137,11 @@ def build_submission(
         id=run_id,
         agent=agent,
         skill=name,
-        queue=options.queue or settings.default_queue,
+        queue=options.queue or queue or settings.default_queue,
         args=args,
-        headers=orjson.dumps({HEADER: header.model_dump(exclude_none=True)}),
-        digest=_digest(args),
+        headers=b'{"%s":%s}'
+        % (HEADER.encode(), header.model_dump_json(exclude_none=True).encode()),
+        digest=digest,
         retention_ms=int(settings.retention_seconds * 1000),
         max_deliveries=settings.max_deliveries,
         priority=_step(options.priority or 0),
@@ -177,12 +193,6 @@ def _deadline_ms(
         own = int(now_ms + ((options.delay or 0) + options.timeout) * 1000)
     deadlines = [own, parent.deadline_ms if parent else None, budget_end]
     return min((deadline for deadline in deadlines if deadline is not None), default=None)
-
-
-def _digest(args: bytes) -> str:
-    """The arguments' identity: the same whatever the order of their names."""
-    canonical = orjson.dumps(orjson.loads(args), option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(canonical).hexdigest()[:32]
 
 
 def _step(priority: int) -> int:

@@ -24,14 +24,10 @@ def encode_arguments(task: str, arguments: Mapping[str, Any], limit: int) -> byt
     if not isinstance(arguments, Mapping):
         kind = type(arguments).__name__
         raise InvalidArgumentsError(f"arguments of {task} must be an object by name, not {kind}")
-    for name, value in arguments.items():
-        try:
-            orjson.dumps({name: value})
-        except TypeError as error:
-            raise InvalidArgumentsError(
-                f"argument {name!r} of {task} is not JSON: {error}"
-            ) from None
-    encoded = orjson.dumps(dict(arguments))
+    try:
+        encoded = orjson.dumps(dict(arguments))
+    except TypeError as error:
+        raise InvalidArgumentsError(_no_json(task, arguments, error)) from None
     if len(encoded) > limit:
         raise ArgumentsTooLargeError(
             f"arguments of {task} are {len(encoded)} bytes, the limit is {limit}"
@@ -39,6 +35,15 @@ def encode_arguments(task: str, arguments: Mapping[str, Any], limit: int) -> byt
             " or elsewhere and pass its name"
         )
     return encoded
+
+
+def _no_json(task: str, arguments: Mapping[str, Any], error: TypeError) -> str:
+    for name, value in arguments.items():
+        try:
+            orjson.dumps({name: value})
+        except TypeError as reason:
+            return f"argument {name!r} of {task} is not JSON: {reason}"
+    return f"arguments of {task} are not JSON: {error}"
 
 
 def check_arguments(task: str, schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
