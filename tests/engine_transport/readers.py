@@ -55,7 +55,14 @@ class Reader:
         self.connection.release()
 
 
-def publish(url: str, name: str, *bodies: Any, priority: int = 0, **options: Any) -> None:
+def publish(
+    url: str,
+    name: str,
+    *bodies: Any,
+    priority: int = 0,
+    headers: dict[str, Any] | None = None,
+    **options: Any,
+) -> None:
     """Publish through kombu's own transport."""
     with Connection(url, transport_options=options) as connection:
         producer = connection.Producer(serializer="json")
@@ -66,6 +73,7 @@ def publish(url: str, name: str, *bodies: Any, priority: int = 0, **options: Any
                 routing_key=name,
                 declare=[queue(name)],
                 priority=priority,
+                headers=headers,
             )
 
 

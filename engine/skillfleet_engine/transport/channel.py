@@ -3,12 +3,14 @@
 import contextlib
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator
 from queue import Empty
 from typing import Any
 
+import orjson
 import redis
 from kombu.exceptions import DecodeError
 from kombu.transport import redis as stock
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 100
 _JSON = "application/json"
+# Beyond 64 bits orjson reads a float.
+_BIG_NUMBER = re.compile(rb"[0-9]{19}")
 LEAVE_SECONDS = 5.0
 
 
@@ -47,7 +51,7 @@ class Message(virtual.Message):
         ):
             return super()._decode()
         try:
-            return json.loads(body.decode())
+            return _plain(body)
         except ValueError as error:
             raise DecodeError(f"the body is no JSON: {error}") from error
 
@@ -297,12 +301,20 @@ def _may_be_typed(raw: bytes) -> bool:
     return b"__type__" in raw or b"\\u005f" in raw
 
 
+def _plain(raw: bytes) -> Any:
+    """JSON without typed values, by orjson, which takes less memory, where it reads the same."""
+    if _BIG_NUMBER.search(raw) is None:
+        with contextlib.suppress(orjson.JSONDecodeError):
+            return orjson.loads(raw)
+    return json.loads(raw.decode())
+
+
 def _triples(flat: list[Any]) -> Iterator[tuple[Any, Any, Any]]:
     return zip(*[iter(flat)] * 3, strict=True)
 
 
 def _decoded(raw: bytes, tag: str) -> Any:
-    message = loads(raw.decode()) if _may_be_typed(raw) else json.loads(raw.decode())
+    message = loads(raw.decode()) if _may_be_typed(raw) else _plain(raw)
     if message["properties"]["delivery_tag"] != tag:
         raise ValueError(f"its delivery tag is ambiguous: {tag}")
     return message
