@@ -180,6 +180,7 @@ async def hold(self: Task[Any, Any], seconds: float = 600.0, beat: float = 0.05)
     except SoftTimeLimitExceeded:
         journal("soft limit", id=me)
         raise
+    journal("over", id=me)
     return "held"
 
 

@@ -116,7 +116,7 @@ def test_a_message_is_acknowledged_after_the_broker_came_back(
     worker.wait_for("beat", running.id)
     server.stop()
     wait_until(lambda: "Cannot connect" in worker.log.read_text(), what="the worker to notice")
-    worker.wait_for("beat", running.id, count=40)
+    worker.wait_for("over", running.id)
     server.start()
     assert worker.call("add", 2, 3) == 5
     with server.client() as client:
