@@ -169,7 +169,7 @@ class Session:
             server_binary(),
             *("--port", str(self._plan.redis_port), "--bind", "127.0.0.1", "--loglevel", "warning"),
             *("--dir", self._data_folder(), "--appendonly", "yes", "--save", ""),
-            *("--maxmemory-policy", "noeviction"),
+            *("--maxmemory-policy", "noeviction", "--stream-node-max-bytes", "1024"),
         ]
 
     def _data_folder(self) -> str:

@@ -9,6 +9,7 @@ appendfsync everysec
 save ""
 maxmemory {{ .Values.valkey.maxMemory }}
 maxmemory-policy noeviction
+stream-node-max-bytes 1024
 {{- end }}
 
 {{/* Writes the users with the digests of their passwords, which come by environment, for the server to read. */}}
