@@ -94,6 +94,7 @@ async def test_a_run_with_a_bad_token_ends_unauthorized_and_its_handler_never_st
     run = await forger.submit(new, token)
     status = await forger.end_of(run)
     assert (status.state, status.code) == (RunState.FAILED, "unauthorized")
+    assert (status.attempt, status.started_at) == (0, None)
     assert word in (status.message or "")
     assert not journal.exists()
     if token is not None:

@@ -16,6 +16,7 @@ from skillfleet.errors import (
     FleetUnavailableError,
     ResultTooLargeError,
     SkillfleetError,
+    UnauthorizedError,
     cause_of,
 )
 from skillfleet.retry import retry_delay
@@ -29,6 +30,7 @@ from skillfleet_worker.runtime.admission import Admission, ForeignMessageError
 from skillfleet_worker.runtime.attempt import Attempt, StopKind
 from skillfleet_worker.runtime.context import Capabilities, FleetRunContext
 from skillfleet_worker.runtime.delivery import Delivery
+from skillfleet_worker.runtime.letters import adopt
 from skillfleet_worker.runtime.outbox import Outbox, OutboxHooks
 from skillfleet_worker.runtime.outcomes import (
     Cancelled,
@@ -46,7 +48,7 @@ from skillfleet_worker.runtime.release import release
 from skillfleet_worker.runtime.supervision import supervise
 from skillfleet_worker.runtime.telling import ending_of, facts_of
 from skillfleet_worker.telemetry.attempts import Telling
-from skillfleet_worker.telemetry.metrics import DUPLICATES, record
+from skillfleet_worker.telemetry.metrics import DUPLICATES, RUNS, record
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +71,13 @@ class Executor:
     ) -> Outcome | Claim:
         """Take a delivery to its outcome; the claim is returned when it gave no lease.
 
-        On the loop the handler is to run on. Raises FleetUnavailableError when the run could
-        not be claimed: nothing happened then.
+        Whoever may not call gets no attempt. On the loop the handler is to run on. Raises
+        FleetUnavailableError when the run could not be claimed: nothing happened then.
         """
+        admitted = await bridge.at_home(self._admit(delivery))
+        if not isinstance(admitted, Delivery):
+            return admitted
+        delivery = admitted
         renewed_at, began_ns = self.process.loop_time(), time.time_ns()
         claim = await bridge.at_home(self._claim(skill.spec, delivery))
         if claim.lease is None:
@@ -89,6 +95,23 @@ class Executor:
                 return outcome
         finally:
             self.process.end(attempt)
+
+    async def _admit(self, delivery: Delivery) -> Delivery | Outcome:
+        """The delivery of a caller who may call; else what becomes of it without an attempt."""
+        try:
+            return await self._admission.admit(delivery)
+        except ForeignMessageError:
+            logger.warning("run %s: a message that is not its own was dropped", delivery.run_id)
+            return Released("a message that is not its own was dropped")
+        except UnauthorizedError as error:
+            logger.warning("run %s is refused: %s", delivery.run_id, error)
+            adoption = delivery.adoption(self.process.settings)
+            if adoption is not None:
+                await adopt(self.process.ledger, adoption)
+            end = End(RunState.FAILED, error.code, str(error))
+            await self.process.runs.close(delivery.run_id, delivery.task, end)
+            record(RUNS, 1, delivery.task, RunState.FAILED)
+            return Failed(error.code, str(error), error)
 
     async def _claim(self, spec: SkillSpec, delivery: Delivery) -> Claim:
         runs, settings = self.process.runs, self.process.settings
@@ -130,7 +153,6 @@ class Executor:
         """Run the handler under supervision and judge how it ended."""
         delivery, spec = attempt.delivery, skill.spec
         try:
-            delivery = attempt.delivery = await bridge.at_home(self._admission.admit(delivery))
             if delivery.problem is not None:
                 raise delivery.problem
             skill.check(delivery.arguments)
@@ -138,11 +160,6 @@ class Executor:
             auth = auth_from_claims(auth_model, delivery.auth)
             ctx = FleetRunContext(attempt, outbox, auth, spec.secrets, self._capabilities)
             ctx.require_scopes(spec.scopes)
-        except ForeignMessageError:
-            logger.warning("run %s: a message that is not its own was dropped", attempt.run_id)
-            return Released("a message that is not its own was dropped", admitted=False)
-        except FleetUnavailableError as error:
-            return Released(f"who calls could not be found out: {error}", admitted=False)
         except SkillfleetError as error:
             return Failed(error.code, str(error), error)
         try:
@@ -247,11 +264,9 @@ class Executor:
                 return await runs.requeue(
                     lease, seq, outcome="retry", reason=message, delay_ms=delay_ms
                 )
-            case Released(reason, admitted):
+            case Released(reason):
                 process = self.process
-                word = "released" if admitted else "refused"
-                ledger, publisher = process.ledger, process.publisher
-                return await release(ledger, publisher, lease, seq, reason, outcome=word)
+                return await release(process.ledger, process.publisher, lease, seq, reason)
             case Lost():
                 return Write.LOST
             case _:

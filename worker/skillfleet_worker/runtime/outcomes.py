@@ -49,13 +49,9 @@ class TimedOut:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The worker gives the run back, uncounted: it drains, or lost touch with Redis.
-
-    Not `admitted`: whether the run may start at all was not found out.
-    """
+    """The worker gives the run back, uncounted: it drains, or lost touch with Redis."""
 
     reason: str
-    admitted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
