@@ -126,20 +126,31 @@ class AsyncFleet:
         now_ms = await self._clock.now_ms()
         handles: list[AsyncRunHandle] = []
         under_way: set[asyncio.Task[None]] = set()
-        for start in range(0, len(calls), _TOGETHER):
-            new = [
-                self._built(call, option, now_ms)
-                for call, option in zip(
-                    calls[start : start + _TOGETHER], each[start : start + _TOGETHER], strict=True
-                )
-            ]
-            handles += [self.run(submission.id) for submission in new]
-            under_way.add(asyncio.create_task(self._submit_together(new)))
-            # What was made leaves now.
-            await asyncio.sleep(0)
-            if len(under_way) == _UNDER_WAY:
-                _, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.gather(*under_way)
+        try:
+            for start in range(0, len(calls), _TOGETHER):
+                new = [
+                    self._built(call, option, now_ms)
+                    for call, option in zip(
+                        calls[start : start + _TOGETHER],
+                        each[start : start + _TOGETHER],
+                        strict=True,
+                    )
+                ]
+                handles += [self.run(submission.id) for submission in new]
+                under_way.add(asyncio.create_task(self._submit_together(new)))
+                # What was made leaves now.
+                await asyncio.sleep(0)
+                if len(under_way) == _UNDER_WAY:
+                    done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.gather(*done)
+                    under_way -= done
+            await asyncio.gather(*under_way)
+        except BaseException:
+            # Whoever gets an error finds nothing of it still being written.
+            for writing in under_way:
+                writing.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+            raise
         return handles
 
     def run(self, run_id: str) -> "AsyncRunHandle":

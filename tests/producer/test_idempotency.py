@@ -38,6 +38,13 @@ def test_enqueue_many_repeated_with_a_key_makes_no_new_runs(fleet: Fleet) -> Non
     assert len({run.id for run in first}) == 5
 
 
+def test_enqueue_many_raises_the_error_of_a_batch_that_was_written_long_ago(fleet: Fleet) -> None:
+    fleet.enqueue("lab.add", {"x": -1}, idempotency_key="early/0")
+    arguments = [{"x": n} for n in range(3000)]
+    with pytest.raises(IdempotencyConflictError):
+        fleet.enqueue_many("lab.add", arguments, idempotency_key="early")
+
+
 async def test_fifty_enqueues_at_once_with_one_key_make_one_run(shared: Shared) -> None:
     fleets = [AsyncFleet(shared.server.producer_url) for _ in range(5)]
     try:
