@@ -24,7 +24,7 @@ _CANVAS = ("callbacks", "chain", "chord")
 class NativeRequest(SkillRequest):
     """Tells of a plain success by itself; every other outcome goes through Celery's tracer."""
 
-    def execute_using_pool(self, pool: Any, **_: Any) -> Any:
+    def _begin(self, pool: Any, **_: Any) -> Any:
         """Give the run a slot of the pool; raises TaskRevokedError as Celery's own does."""
         if self.revoked():
             raise TaskRevokedError(self.id)

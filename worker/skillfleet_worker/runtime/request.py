@@ -6,6 +6,7 @@ from typing import Any
 
 from billiard.exceptions import WorkerLostError
 from celery.exceptions import Ignore, InvalidTaskError
+from celery.worker import state
 from celery.worker.request import Request
 
 from skillfleet.contracts import ReasonCode, RunState
@@ -37,6 +38,20 @@ class SkillRequest(Request):
             raise InvalidTaskError("the arguments by name must be an object")
         if not isinstance(embedded, dict | None):
             raise InvalidTaskError("what stands beside the arguments must be an object")
+        stamps = self.request_dict.get("stamped_headers") or []
+        if not isinstance(stamps, list) or not all(isinstance(stamp, str) for stamp in stamps):
+            raise InvalidTaskError("the names of the stamps must be a list of strings")
+
+    def execute_using_pool(self, pool: Any, **options: Any) -> Any:
+        """Give the message to the pool; one that fails here keeps no slot of the worker."""
+        try:
+            return self._begin(pool, **options)
+        except BaseException:
+            state.task_ready(self)
+            raise
+
+    def _begin(self, pool: Any, **options: Any) -> Any:
+        return super().execute_using_pool(pool, **options)
 
     @property
     def argsrepr(self) -> str:
