@@ -79,7 +79,7 @@ class ResultSchema:
             return orjson.loads(orjson.dumps(plain))
         except ValidationError as error:
             problem = _problems(error)
-        except (PydanticSerializationError, orjson.JSONEncodeError, UnicodeError) as error:
+        except Exception as error:  # noqa: BLE001 - the result's own code runs here, too
             problem = " ".join(str(error).split())[:_LONGEST_PROBLEM]
         raise InvalidResultError(
             f"{self._label} returned {type(value).__name__}, "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from skillfleet import Agent, LocalRunContext, NoAuth, RunContext
 from skillfleet.contracts import AgentCard
@@ -23,7 +23,21 @@ class Opaque:
         return "OPAQUE"
 
 
+class Stumbling(BaseModel):
+    """A type whose own code fails."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stumble(cls, value: Any) -> Any:
+        raise LookupError("its own trouble")
+
+
 OPAQUE = Opaque()
+CIRCLE: list[Any] = []
+CIRCLE.append(CIRCLE)
+DEEP: list[Any] = []
+for _ in range(400):
+    DEEP = [DEEP]
 
 
 class Depth(StrEnum):
@@ -199,8 +213,11 @@ def test_results_become_plain_json() -> None:
         (int, 2**70, "Integer exceeds 64-bit range"),
         (str, "\ud800", "surrogates not allowed"),
         (object, OPAQUE, "Unable to serialize unknown type"),
+        (object, CIRCLE, "Circular reference"),
+        (object, DEEP, "depth|[Rr]ecursion"),
+        (Stumbling, {}, "its own trouble"),
     ],
-    ids=str,
+    ids=lambda value: "nested" if isinstance(value, list) else str(value),
 )
 def test_a_result_that_does_not_fit_is_refused(returns: Any, value: Any, message: str) -> None:
     agent = Agent("x")

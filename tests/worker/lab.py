@@ -94,6 +94,28 @@ async def boom(ctx: RunContext) -> None:
     raise ValueError("bad thing")
 
 
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class MuteBaseError(BaseException):
+    __str__ = __repr__ = MuteError.__str__
+
+
+@agent.skill
+async def raises(ctx: RunContext, how: str) -> None:
+    errors: dict[str, BaseException] = {
+        "surrogate": ValueError("\ud800"),
+        "mute": MuteError(),
+        "mute base": MuteBaseError(),
+        "exit": SystemExit(3),
+        "interrupt": KeyboardInterrupt(),
+        "long": ValueError("x" * 1_000_000),
+    }
+    raise errors[how]
+
+
 @agent.skill(max_retries=2)
 async def flaky(ctx: RunContext) -> int:
     if ctx.attempt < 3:

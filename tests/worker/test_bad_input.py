@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import uuid
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.refused import RefusedMessage
 from skillfleet_producer import Fleet
 from tests.support.ports import free_port
+from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until, wait_until_async
 from tests.worker.plain import plain_celery
 from tests.worker.shared import Shared, StartWorker, wait_state
@@ -141,6 +143,33 @@ def test_an_event_over_the_limit_fails_the_run(loop: Shared) -> None:
     assert failure(loop, "lab.large_event", {"size": 1024 * 1024}).code == "event_too_large"
 
 
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("surrogate", "ValueError: \\ud800"),
+        ("mute", "MuteError: MuteError, which cannot say more"),
+        ("mute base", "the handler raised MuteBaseError(MuteBaseError, which cannot say more)"),
+        ("exit", "the handler raised SystemExit(3)"),
+        ("interrupt", "the handler raised KeyboardInterrupt()"),
+        ("long", "ValueError: xxx"),
+    ],
+)
+def test_whatever_a_handler_raises_ends_its_run_at_once_and_nothing_else(
+    shared: Shared, how: str, message: str
+) -> None:
+    other = shared.fleet.enqueue("lab.sleep", {"seconds": 1})
+    wait_state(other)
+    run = shared.fleet.enqueue("lab.raises", {"how": how})
+    with pytest.raises(RunFailed) as caught:
+        run.result(timeout=5)
+    assert caught.value.code == "skill_error"
+    assert caught.value.message.startswith(message)
+    assert len(caught.value.message) < 20_000
+    assert run.status().attempt == 1
+    assert other.result(timeout=20) == 1
+    assert other.status().attempt == 1
+
+
 def test_an_unexpected_error_reaches_the_caller_without_its_traceback(loop: Shared) -> None:
     error = failure(loop, "lab.boom", {})
     assert (error.code, error.message) == ("skill_error", "ValueError: bad thing")
@@ -188,7 +217,7 @@ def message(**changes: Any) -> dict[str, Any]:
     body = changes.pop("body", [[], {"x": 1}, {}])
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers: dict[str, Any] = {"lang": "py", "task": "lab.add", "id": str(uuid.uuid4())}
-    for name in ("id", "task", "retries", "timelimit", "eta", "skillfleet"):
+    for name in ("id", "task", "retries", "timelimit", "eta", "skillfleet", "stamped_headers"):
         if name in changes:
             headers[name] = changes.pop(name)
     return {
@@ -265,6 +294,22 @@ def _known(run: Any) -> bool:
         return bool(run.status())
     except UnknownRunError:
         return False
+
+
+@pytest.mark.parametrize("pool", ["loop", "prefork"])
+def test_messages_that_fail_on_their_way_to_the_pool_keep_no_slots(
+    server: ValkeyServer, start_worker: StartWorker, pool: str
+) -> None:
+    start_worker("tests.worker.lab", pool=pool, concurrency=2)
+    raws = [message(stamped_headers=bad) for bad in (5, [["unhashable"]], 5, 5)]
+    with server.client() as client, Fleet(server.producer_url) as fleet:
+        for raw in raws:
+            client.lpush("celery", json.dumps(raw))
+        assert fleet.enqueue("lab.add", {"x": 1, "y": 2}).result(timeout=20) == 3
+        for raw in raws:
+            run = fleet.run(raw["headers"]["id"])
+            wait_until(partial(_known, run))
+            assert wait_state(run, RunState.FAILED).code == "invalid_arguments"
 
 
 def test_a_message_whose_record_has_expired_is_dropped(loop: Shared) -> None:

@@ -41,11 +41,13 @@ from skillfleet_worker.runtime.outcomes import (
     Retry,
     Succeeded,
     TimedOut,
+    shortened,
+    text_of,
     timed_out,
 )
 from skillfleet_worker.runtime.process import WorkerProcess
 from skillfleet_worker.runtime.release import release
-from skillfleet_worker.runtime.supervision import supervise
+from skillfleet_worker.runtime.supervision import HandlerExitError, supervise
 from skillfleet_worker.runtime.telling import ending_of, facts_of
 from skillfleet_worker.telemetry.attempts import Telling
 from skillfleet_worker.telemetry.metrics import DUPLICATES, RUNS, record
@@ -161,13 +163,13 @@ class Executor:
             ctx = FleetRunContext(attempt, outbox, auth, spec.secrets, self._capabilities)
             ctx.require_scopes(spec.scopes)
         except SkillfleetError as error:
-            return Failed(error.code, str(error), error)
+            return Failed(error.code, text_of(error), error)
         try:
             ended = await supervise(skill(ctx, **bound), attempt, self.process.settings)
         finally:
             attempt.ended = True
         outcome = self._judge(skill, attempt, ended) if isinstance(ended, asyncio.Task) else ended
-        return await ctx.finish(outcome)
+        return shortened(await ctx.finish(outcome))
 
     def _judge(
         self, skill: Skill[..., Any], attempt: Attempt, ended: "asyncio.Task[Any]"
@@ -180,12 +182,12 @@ class Executor:
             try:
                 return Succeeded(self._dump(skill, ended.result()))
             except SkillfleetError as problem:
-                return Failed(problem.code, str(problem), problem)
+                return Failed(problem.code, text_of(problem), problem)
         cause = cause_of(error)
         if isinstance(cause, LeaseLostError):
             return Lost()
         if isinstance(cause, CancelledByCaller):
-            return Cancelled(attempt.cancel_reason or str(cause))
+            return Cancelled(attempt.cancel_reason or text_of(cause))
         return self._failed(skill, attempt, cause)
 
     def _dump(self, skill: Skill[..., Any], value: Any) -> Any:
@@ -200,9 +202,12 @@ class Executor:
         return dumped
 
     def _failed(self, skill: Skill[..., Any], attempt: Attempt, error: BaseException) -> Outcome:
+        if isinstance(error, HandlerExitError):
+            error = error.__cause__ or error
         if not isinstance(error, Exception):
-            return Failed(ReasonCode.SKILL_ERROR, f"the handler raised {error!r}", error)
-        message = str(error) if isinstance(error, SkillfleetError) else _describe(error)
+            message = f"the handler raised {type(error).__name__}({text_of(error)})"
+            return Failed(ReasonCode.SKILL_ERROR, message, error)
+        message = text_of(error) if isinstance(error, SkillfleetError) else _describe(error)
         policy, retries = skill.spec.retry, attempt.lease.retries
         if policy.applies_to(error, retries):
             delay = retry_delay(policy, error, retries + 1, self.process.random.random)
@@ -295,5 +300,5 @@ def _is_lost(attempt: Attempt) -> bool:
 
 
 def _describe(error: Exception) -> str:
-    text = str(error)
+    text = text_of(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,9 +1,12 @@
 """Every way an attempt can end. The set is closed: `settle` handles each, mypy sees to it."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from skillfleet.contracts import InvocationHeader, ReasonCode
+
+MOST_MESSAGE_CHARS: Final = 16 * 1024
+"""The longest message of an outcome: record, final event and result all hold it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +70,20 @@ def timed_out(header: InvocationHeader | None, deadline_ms: int | None) -> Timed
 
 
 Outcome = Succeeded | Failed | Retry | Cancelled | TimedOut | Released | Lost
+
+
+def text_of(error: BaseException) -> str:
+    """What an error says, as a text that JSON can hold; whatever its own `__str__` does."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a handler's error may do anything
+        return f"{type(error).__name__}, which cannot say more"
+    return text.encode(errors="backslashreplace").decode()
+
+
+def shortened(outcome: Outcome) -> Outcome:
+    """The outcome with a message of bounded length; to be called when secrets are hidden."""
+    if isinstance(outcome, Failed | Retry) and len(outcome.message) > MOST_MESSAGE_CHARS:
+        shown = outcome.message[:MOST_MESSAGE_CHARS]
+        return replace(outcome, message=f"{shown}... ({len(outcome.message)} characters)")
+    return outcome

@@ -26,7 +26,7 @@ async def supervise(
     Returns the finished task when the handler ended by itself, and the outcome of the order
     when it had to stop. A task that resists its cancellation is left behind, with a report.
     """
-    task = attempt.handler = attempt.loop.create_task(handler)
+    task = attempt.handler = attempt.loop.create_task(_contained(handler))
     try:
         stop = await _until(task, attempt)
     except asyncio.CancelledError:
@@ -39,8 +39,21 @@ async def supervise(
         await asyncio.wait({task}, timeout=settings.cancel_grace_seconds)
         if task.done() and not task.cancelled() and task.exception() is None:
             return task
-    await _cancel(task, attempt, settings.abandon_seconds)
+    await _cancel(task, handler, attempt, settings.abandon_seconds)
     return _outcome(attempt.stop or stop, attempt)
+
+
+async def _contained(handler: Coroutine[Any, Any, Any]) -> Any:
+    """Await the handler; what would end the whole process ends its run only."""
+    try:
+        return await handler
+    except (SystemExit, KeyboardInterrupt) as error:
+        # Out of a task, asyncio would raise them from the loop itself, through all other runs.
+        raise HandlerExitError from error
+
+
+class HandlerExitError(BaseException):
+    """The handler wanted to end the process; no Exception, so that no run is retried for it."""
 
 
 async def _until(task: "asyncio.Task[Any]", attempt: Attempt) -> Stop | None:
@@ -80,14 +93,20 @@ async def _first_of(task: "asyncio.Task[Any]", attempt: Attempt) -> None:
             timer.cancel()
 
 
-async def _cancel(task: "asyncio.Task[Any]", attempt: Attempt, patience: float) -> None:
+async def _cancel(
+    task: "asyncio.Task[Any]",
+    handler: Coroutine[Any, Any, Any],
+    attempt: Attempt,
+    patience: float,
+) -> None:
     for _ in range(_CANCEL_TRIES):
         if task.done():
             break
         task.cancel()
         await asyncio.wait({task}, timeout=patience / _CANCEL_TRIES)
     if not task.done():
-        stack = "".join(f"\n  {frame}" for frame in task.get_stack())
+        frame = getattr(handler, "cr_frame", None)
+        stack = f"\n  {frame}" if frame is not None else ""
         logger.error("run %s resists its cancellation and is left behind:%s", attempt.run_id, stack)
     elif not task.cancelled() and (error := task.exception()) is not None:
         logger.debug("run %s ended its stop with %r", attempt.run_id, error)
