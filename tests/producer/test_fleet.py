@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from skillfleet.contracts import RunState
 from skillfleet.errors import (
@@ -17,7 +18,9 @@ from skillfleet.errors import (
     RunTimedOut,
     UnknownArtifactError,
 )
+from skillfleet_ledger import Settings
 from skillfleet_producer import AsyncFleet, Fleet
+from tests.support.waiting import wait_until
 from tests.worker.lab import agent as lab
 from tests.worker.shared import Shared, StartWorker, wait_kind, wait_state
 
@@ -31,6 +34,26 @@ def test_several_threads_share_one_fleet(fleet: Fleet) -> None:
 
     with ThreadPoolExecutor(16) as pool:
         assert list(pool.map(work, range(64))) == list(range(64))
+
+
+@pytest.mark.parametrize("forged", [b"no JSON", b'{"result": "forged"}'])
+async def test_where_runs_are_signed_a_published_result_is_looked_up(
+    shared: Shared, forged: bytes
+) -> None:
+    signed = Settings.load(redis_url=shared.server.producer_url, auth="required")
+    run_id = shared.fleet.enqueue("lab.sleep", {"seconds": 2}).id
+    async with AsyncFleet(settings=signed) as caller, AsyncFleet(settings=signed) as other:
+        run = caller.run(run_id)
+        waiting = asyncio.create_task(run.result(timeout=20))
+        channel = caller.settings.keyspace.result_key(run.id)
+        with shared.server.client() as client:
+            await asyncio.to_thread(
+                wait_until, lambda: client.pubsub_numsub(channel)[0][1] == 1, 10
+            )
+        publisher = Redis.from_url(other.settings.redis_url)
+        assert publisher.publish(channel, forged) == 1
+        publisher.close()
+        assert await waiting == 2
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
