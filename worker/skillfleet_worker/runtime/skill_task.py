@@ -71,7 +71,8 @@ class SkillTask(AsyncTask):
         """Execute one delivery; called by Celery's tracer."""
         request = vars(self.request)
         told = request.get(TOLD)
-        return told() if told is not None else await self.execute(request, args, kwargs)
+        # A message's header of that name is nothing to be believed.
+        return told() if isinstance(told, Told) else await self.execute(request, args, kwargs)
 
     async def execute(
         self, request: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
