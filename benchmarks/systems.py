@@ -17,7 +17,7 @@ from benchmarks.venvs import ROOT, python_of
 from tests.support.valkey import ValkeyServer
 
 _REST_SECONDS = 0.5
-_LEAST_START = 0.2
+_LEAST_START = 0.1
 _MOST_STARTS = 60
 
 
