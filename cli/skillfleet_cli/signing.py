@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import typer
@@ -32,7 +31,7 @@ def print_token(
     new = build_submission(
         settings, read_call(settings, skill, arguments), Options(), time.time() * 1000
     )
-    new = replace(new, id=run_id or new.id)
+    new = new.changed(id=run_id or new.id)
     token = signer.sign(new, caller)
     if as_json:
         print_json({"run": new.id, "token": token})

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,7 +110,7 @@ class Signing:
             return new
         token = self._signer.sign(new, caller, depth)
         headers = orjson.loads(new.headers) | {TOKEN_HEADER: token}
-        return replace(new, headers=orjson.dumps(headers))
+        return new.changed(headers=orjson.dumps(headers))
 
 
 def load_private_key(path: Path) -> tuple[str, "Ed25519PrivateKey"]:

@@ -14,12 +14,10 @@ from skillfleet.genai import CallReport
 from skillfleet.ports.a2a import A2AClient
 from skillfleet.ports.discovery import DiscoveryClient
 from skillfleet.ports.sandbox import SandboxClient
+from skillfleet.ports.secrets import SHORTEST
 from skillfleet.ports.workspace import WorkspaceClient
 from skillfleet.purse import Purse
 from skillfleet.values import AgentEvent, ArtifactRef
-
-_SHORTEST = 4
-"""Shorter secrets, which no worker takes, are not looked for: they turn up by chance."""
 
 
 class LocalRunContext(RunContext[AuthT]):
@@ -151,7 +149,7 @@ class LocalRunContext(RunContext[AuthT]):
     def _reveals(self, args: Mapping[str, Any] | None) -> bool:
         text = orjson.dumps(args or {}, default=repr, option=orjson.OPT_NON_STR_KEYS)
         values = (
-            orjson.dumps(value)[1:-1] for value in self._secrets.values() if len(value) >= _SHORTEST
+            orjson.dumps(value)[1:-1] for value in self._secrets.values() if len(value) >= SHORTEST
         )
         return any(value in text for value in values)
 

@@ -78,6 +78,12 @@ def test_a_producer_cancels_running_queued_and_delayed_runs(
     assert not queued.cancel()
 
 
+def assert_refused(server: ValkeyServer, user: str, command: tuple[str, ...]) -> None:
+    with as_user(server, user) as client, pytest.raises(redis.RedisError) as refused:
+        client.execute_command(*command)
+    assert "permission" in str(refused.value) or "ACL" in str(refused.value), refused.value
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -108,9 +114,7 @@ def test_a_producer_cancels_running_queued_and_delayed_runs(
     ids=lambda command: " ".join(command)[:60],
 )
 def test_a_producer_cannot(locked: ValkeyServer, command: tuple[str, ...]) -> None:
-    with as_user(locked, PRODUCER) as client, pytest.raises(redis.RedisError) as refused:
-        client.execute_command(*command)
-    assert "permission" in str(refused.value) or "ACL" in str(refused.value), refused.value
+    assert_refused(locked, PRODUCER, command)
 
 
 @pytest.mark.parametrize(
@@ -165,9 +169,7 @@ def test_an_exporter_and_an_autoscaler_count(locked: ValkeyServer) -> None:
     ids=lambda command: " ".join(command)[:60],
 )
 def test_an_exporter_cannot(locked: ValkeyServer, command: tuple[str, ...]) -> None:
-    with as_user(locked, EXPORTER) as client, pytest.raises(redis.RedisError) as refused:
-        client.execute_command(*command)
-    assert "permission" in str(refused.value) or "ACL" in str(refused.value), refused.value
+    assert_refused(locked, EXPORTER, command)
 
 
 @pytest.mark.parametrize(
@@ -186,9 +188,7 @@ def test_an_exporter_cannot(locked: ValkeyServer, command: tuple[str, ...]) -> N
     ids=lambda command: " ".join(command)[:60],
 )
 def test_flower_cannot(locked: ValkeyServer, command: tuple[str, ...]) -> None:
-    with as_user(locked, FLOWER) as client, pytest.raises(redis.RedisError) as refused:
-        client.execute_command(*command)
-    assert "permission" in str(refused.value) or "ACL" in str(refused.value), refused.value
+    assert_refused(locked, FLOWER, command)
 
 
 async def test_many_cancels_of_a_producer_learn_what_it_may_once(locked: ValkeyServer) -> None:

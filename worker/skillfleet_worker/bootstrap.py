@@ -1,6 +1,5 @@
 """The one place that names concrete adapters, and the hooks that tie a node to Celery."""
 
-import gc
 import logging
 import os
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from skillfleet.agent import Agent
 from skillfleet.contracts import AgentCard
 from skillfleet.errors import SettingsError
 from skillfleet.ports.a2a import A2AClient
-from skillfleet.ports.secrets import Secrets
+from skillfleet.ports.secrets import SHORTEST, Secrets
 from skillfleet_engine import bridge
 from skillfleet_engine.transport import message_undecodable
 from skillfleet_ledger.runs import RunStore
@@ -39,7 +38,6 @@ from skillfleet_worker.runtime.node import Node
 from skillfleet_worker.runtime.process import WorkerProcess
 from skillfleet_worker.settings import WorkerSettings
 from skillfleet_worker.telemetry.hooks import Telemetry
-from skillfleet_worker.telemetry.redaction import SHORTEST
 
 if TYPE_CHECKING:
     from skillfleet_worker.adapters.auth.jwt import TokenVerifier
@@ -165,7 +163,6 @@ def connect_signals(app: Celery, node: Node) -> None:
     def process_starts(**_: Any) -> None:
         line.watch()
         node.start()
-        relieve_collector()
 
     def ready(sender: Any = None, **_: Any) -> None:
         node.consumer = sender
@@ -197,18 +194,8 @@ def connect_signals(app: Celery, node: Node) -> None:
     signals.worker_shutdown.connect(stopped, weak=False)
     Telemetry(node).connect()
     # Last, when all that the handlers above load is there, and before prefork forks.
-    signals.worker_init.connect(_keep_what_start_made, weak=False)
+    signals.worker_init.connect(relieve_collector, weak=False)
     node.bind(app)
-
-
-def _keep_what_start_made(**_: Any) -> None:
-    """Take what start-up made (it stays) out of garbage collection.
-
-    A full collection looks at every object: here it would take tens of milliseconds, in which
-    no run goes on, and write to every page that prefork's children share with their parent.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def _say_auth(settings: WorkerSettings) -> None:

@@ -166,11 +166,10 @@ class Channel(stock.Channel):
         if self.closed:
             # The process's next channel to this broker sends it.
             return
-        hub = self.connection.cycle.hub
-        if hub is None or not self.intake.is_open:
+        if self.connection.cycle.hub is None or not self.intake.is_open:
             self.settle_now()
         elif threading.get_ident() != self._consuming_thread:
-            hub.call_soon(self.turn)
+            self.turn_soon()
 
     def settle_now(self) -> None:
         """Send what was settled and wait until Redis has done it."""

@@ -2,6 +2,9 @@
 
 from abc import ABC, abstractmethod
 
+SHORTEST = 4
+"""Characters of a secret, at least: a shorter one cannot be hidden, as it turns up by chance."""
+
 
 class Secrets(ABC):
     """One source of secrets; a runtime asks an ordered list of them.

@@ -25,7 +25,7 @@ from skillfleet.genai import CallReport
 from skillfleet.ports.a2a import A2AClient
 from skillfleet.ports.discovery import DiscoveryClient
 from skillfleet.ports.sandbox import SandboxClient
-from skillfleet.ports.secrets import Secrets
+from skillfleet.ports.secrets import SHORTEST, Secrets
 from skillfleet.ports.workspace import WorkspaceClient
 from skillfleet_engine import bridge
 from skillfleet_ledger import Ledger
@@ -38,7 +38,7 @@ from skillfleet_worker.runtime.patience import patiently
 from skillfleet_worker.runtime.quiet import QuietOutbox, quiet_outcome
 from skillfleet_worker.runtime.redactor import KnownSecrets, Redactor
 from skillfleet_worker.telemetry.calls import measure_call
-from skillfleet_worker.telemetry.redaction import SHORTEST, remember
+from skillfleet_worker.telemetry.redaction import remember
 
 
 @dataclass(frozen=True)

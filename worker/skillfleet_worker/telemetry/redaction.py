@@ -6,10 +6,9 @@ import re
 from collections import OrderedDict
 from urllib.parse import quote, quote_plus
 
-HIDDEN = "[secret]"
+from skillfleet.ports.secrets import SHORTEST
 
-SHORTEST = 4
-"""A shorter value cannot be hidden: it would turn up by chance everywhere."""
+HIDDEN = "[secret]"
 
 _SHORTEST_ENCODED = 8
 """A shorter one is not looked for in Base64 and hexadecimal: it would, too, in its letters."""

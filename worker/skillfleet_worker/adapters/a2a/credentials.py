@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from skillfleet.errors import SettingsError, UnknownSecretError
-from skillfleet.ports.secrets import Secrets
-from skillfleet_worker.telemetry.redaction import SHORTEST, remember
+from skillfleet.ports.secrets import SHORTEST, Secrets
+from skillfleet_worker.telemetry.redaction import remember
 
 
 def credentials_from(text: str, secrets: Secrets) -> dict[str, Callable[[], str]]:
