@@ -124,34 +124,33 @@ class AsyncFleet:
             each = [chosen] * len(args_list)
         calls = [await self._checked(skill, args) for args in args_list]
         now_ms = await self._clock.now_ms()
-        handles: list[AsyncRunHandle] = []
-        under_way: set[asyncio.Task[None]] = set()
-        try:
+        errors: list[Exception] = []
+        room = asyncio.Semaphore(_UNDER_WAY)
+
+        async def write(start: int) -> list[AsyncRunHandle]:
+            async with room:
+                if errors:
+                    return []
+                together = slice(start, start + _TOGETHER)
+                pairs = zip(calls[together], each[together], strict=True)
+                try:
+                    new = [self._built(call, option, now_ms) for call, option in pairs]
+                    await self._submit_together(new)
+                except Exception as error:
+                    # Whoever gets it finds nothing still being written: the others end first.
+                    errors.append(error)
+                    return []
+                return [self.run(submission.id) for submission in new]
+
+        writes = []
+        async with asyncio.TaskGroup() as group:
             for start in range(0, len(calls), _TOGETHER):
-                new = [
-                    self._built(call, option, now_ms)
-                    for call, option in zip(
-                        calls[start : start + _TOGETHER],
-                        each[start : start + _TOGETHER],
-                        strict=True,
-                    )
-                ]
-                handles += [self.run(submission.id) for submission in new]
-                under_way.add(asyncio.create_task(self._submit_together(new)))
+                writes.append(group.create_task(write(start)))
                 # What was made leaves now.
                 await asyncio.sleep(0)
-                if len(under_way) == _UNDER_WAY:
-                    done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                    await asyncio.gather(*done)
-                    under_way -= done
-            await asyncio.gather(*under_way)
-        except BaseException:
-            # Whoever gets an error finds nothing of it still being written.
-            for writing in under_way:
-                writing.cancel()
-            await asyncio.gather(*under_way, return_exceptions=True)
-            raise
-        return handles
+        if errors:
+            raise errors[0]
+        return [handle for batch in writes for handle in batch.result()]
 
     def run(self, run_id: str) -> "AsyncRunHandle":
         """A handle on an existing run; whether it exists shows at the first use."""

@@ -1,11 +1,13 @@
 """One idempotency key, one run."""
 
 import asyncio
+import time
 
 import pytest
 
 from skillfleet.errors import IdempotencyConflictError
 from skillfleet_producer import AsyncFleet, Fleet
+from tests.support.valkey import ValkeyServer
 from tests.worker.shared import Shared
 
 
@@ -43,6 +45,21 @@ def test_enqueue_many_raises_the_error_of_a_batch_that_was_written_long_ago(flee
     arguments = [{"x": n} for n in range(3000)]
     with pytest.raises(IdempotencyConflictError):
         fleet.enqueue_many("lab.add", arguments, idempotency_key="early")
+
+
+def test_when_enqueue_many_raises_nothing_is_still_being_written(
+    own_fleet: Fleet, valkey: ValkeyServer
+) -> None:
+    own_fleet.enqueue("lab.add", {"x": -1}, idempotency_key="early/0", queue="waiting")
+    # Large ones, of which some are still on their way when the first batch is refused.
+    arguments = [{"x": n, "large": "x" * 20_000} for n in range(2000)]
+    with pytest.raises(IdempotencyConflictError):
+        own_fleet.enqueue_many("lab.add", arguments, idempotency_key="early", queue="waiting")
+    with valkey.client() as client:
+        then = client.dbsize()
+        # A write that is still under way needs a moment to be seen.
+        time.sleep(0.3)
+        assert client.dbsize() == then
 
 
 async def test_fifty_enqueues_at_once_with_one_key_make_one_run(shared: Shared) -> None:
