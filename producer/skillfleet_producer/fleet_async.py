@@ -136,7 +136,7 @@ class AsyncFleet:
                 try:
                     new = [self._built(call, option, now_ms) for call, option in pairs]
                     await self._submit_together(new)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - raised below
                     # Whoever gets it finds nothing still being written: the others end first.
                     errors.append(error)
                     return []
