@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -107,11 +107,74 @@ def test_lines_below_the_level_are_not_written(
     assert capfd.readouterr().err == ""
 
 
-def test_the_number_of_remembered_secrets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redaction, "_values", type(redaction._values)())
-    for i in range(3000):
-        redaction.remember(f"secret-{i:05}")
-    assert redaction.redact("secret-02999") == redaction.HIDDEN
-    assert len(redaction._values) <= 1000
-    redaction.remember("ab")
-    assert redaction.redact("cab") == "cab", "too short to be hidden"
+KEY = """-----BEGIN KEY-----
+it's "theirs" \\ ours
+-----END KEY-----"""
+
+
+def quoted_in_a_dict() -> None:
+    logging.getLogger("some").warning("settings %r", {"key": KEY})
+
+
+def quoted_as_bytes() -> None:
+    logging.getLogger("some").warning("header %r", KEY.encode() + b"'")
+
+
+def quoted_as_json() -> None:
+    structlog.get_logger("some").warning("settings", stored=json.dumps({"key": KEY}))
+
+
+def in_a_field() -> None:
+    structlog.get_logger("some").warning("settings", stored={"key": [KEY, {KEY}]})
+
+
+def in_a_cause() -> None:
+    """The key also lies in a local variable here, where it is too long for a terminal's line."""
+    local = KEY
+
+    def fails() -> None:
+        raise ValueError(local) from KeyError(local)
+
+    try:
+        fails()
+    except ValueError:
+        logging.getLogger("some").exception("failed")
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize(
+    "tell", [quoted_in_a_dict, quoted_as_bytes, quoted_as_json, in_a_field, in_a_cause]
+)
+def test_a_secret_of_several_lines_is_hidden_however_a_line_quotes_it(
+    own_root: None, capfd: pytest.CaptureFixture[str], form: str, tell: Callable[[], None]
+) -> None:
+    redaction.remember(KEY)
+    logs.configure("INFO", form)
+    tell()
+    said = capfd.readouterr().err
+    assert redaction.HIDDEN in said
+    assert not any(word in said for word in ("BEGIN", "theirs", "END")), said
+
+
+def test_the_number_of_remembered_secrets_is_bounded() -> None:
+    memory = redaction.Memory(most=10)
+    for i in range(30):
+        memory.remember(f"secret-{i:05}")
+    shown = [memory.redact(f"secret-{i:05}") for i in range(30)]
+    assert shown == [f"secret-{i:05}" for i in range(20)] + [redaction.HIDDEN] * 10
+    memory.remember("ab")
+    assert memory.redact("cab") == "cab", "too short to be hidden"
+
+
+def test_as_many_secrets_are_hidden_as_a_worker_may_well_have() -> None:
+    memory = redaction.Memory()
+    for i in range(200):
+        memory.remember(f"secret-{i:05}/+?")
+    assert {memory.redact(f"secret-{i:05}/+?") for i in range(200)} == {redaction.HIDDEN}
+
+
+def test_a_secret_that_begins_with_another_is_hidden_whole() -> None:
+    memory = redaction.Memory()
+    memory.remember("sk-1234")
+    memory.remember("sk-1234-5678")
+    assert memory.redact("sk-1234-5678 sk-1234") == f"{redaction.HIDDEN} {redaction.HIDDEN}"

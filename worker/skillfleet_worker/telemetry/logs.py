@@ -14,7 +14,7 @@ import orjson
 import structlog
 from opentelemetry import trace
 
-from skillfleet_worker.telemetry.redaction import redact
+from skillfleet_worker.telemetry.redaction import redact, redact_value
 
 Fields = dict[str, Any]
 
@@ -88,12 +88,20 @@ class RedactingFormatter(structlog.stdlib.ProcessorFormatter):
 
 
 def _formatter(shared: list[Any], *, as_json: bool) -> RedactingFormatter:
-    ends: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    ends: list[Any] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,
+        _hide_secrets,
+    ]
     if as_json:
-        ends += [structlog.processors.format_exc_info, _in_order, _to_json]
+        ends += [_in_order, _to_json]
     else:
+        # Its own tracebacks would show the local variables, cut off: no secret is known by half.
+        plain = structlog.dev.plain_traceback
         colours = sys.stderr.isatty()
-        ends += [structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=0)]
+        ends += [
+            structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=0, exception_formatter=plain)
+        ]
     return RedactingFormatter(foreign_pre_chain=[*shared, _take_celerys_data], processors=ends)
 
 
@@ -120,10 +128,20 @@ def _take_celerys_data(
     return event
 
 
+def _hide_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Before the texts are quoted once more: some hold secrets that are quoted already."""
+    quiet: dict[str, Any] = redact_value(dict(event))
+    return quiet
+
+
 def _in_order(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     first = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
     return first | dict(event)
 
 
 def _to_json(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
-    return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+    return orjson.dumps(event, default=_told, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _told(value: object) -> str:
+    return redact(repr(value))

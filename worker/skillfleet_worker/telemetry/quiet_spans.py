@@ -6,7 +6,7 @@ from typing import Any
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace.status import Status
 
-from skillfleet_worker.telemetry.redaction import redact
+from skillfleet_worker.telemetry.redaction import redact, redact_value
 
 
 def quiet_span(span: ReadableSpan) -> ReadableSpan:
@@ -40,13 +40,7 @@ def _texts(attributes: Mapping[str, Any] | None) -> list[str]:
 
 
 def _quiet(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {redact(name): _quiet_value(value) for name, value in (attributes or {}).items()}
-
-
-def _quiet_value(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_quiet_value(each) for each in value]
-    return redact(value) if isinstance(value, str) else value
+    return {redact(name): redact_value(value) for name, value in (attributes or {}).items()}
 
 
 def _quiet_event(event: Event) -> Event:

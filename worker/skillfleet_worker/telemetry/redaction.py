@@ -3,7 +3,9 @@
 import base64
 import json
 import re
+import threading
 from collections import OrderedDict
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 from skillfleet.ports.secrets import SHORTEST
@@ -16,7 +18,6 @@ _SHORTEST_ENCODED = 8
 _PERCENT = re.compile("%[0-9A-F]{2}")
 
 _MOST = 1000
-_values: OrderedDict[str, None] = OrderedDict()
 
 
 def forms_of(secret: str) -> set[str]:
@@ -26,7 +27,14 @@ def forms_of(secret: str) -> set[str]:
     in_json = (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
     quoted = {quote(secret, safe=""), quote(secret), quote_plus(secret)}
     quoted |= {_PERCENT.sub(lambda found: found[0].lower(), form) for form in quoted}
-    return {secret, *in_json, repr(secret)[1:-1], *quoted, *_encoded(secret.encode())}
+    return {secret, *in_json, *_in_python(secret), *quoted, *_encoded(secret.encode())}
+
+
+def _in_python(secret: str) -> set[str]:
+    """The secret in a `repr` of text or bytes: which quotes are escaped depends on the rest."""
+    both = "'\""
+    found = {repr(secret)[1:-1], repr(secret + both)[1:-4]}
+    return found | {repr(secret.encode())[2:-1], repr((secret + both).encode())[2:-4]}
 
 
 def _encoded(secret: bytes) -> set[str]:
@@ -43,18 +51,45 @@ def _encoded(secret: bytes) -> set[str]:
     return found
 
 
-def remember(secret: str) -> None:
-    """From now on this value is hidden, unless it is too short."""
-    for value in forms_of(secret):
-        _values[value] = None
-        _values.move_to_end(value)
-    while len(_values) > _MOST:
-        _values.popitem(last=False)
+class Memory:
+    """The secrets that were read lately, at most so many. Any thread."""
+
+    def __init__(self, most: int = _MOST) -> None:
+        self._most = most
+        self._secrets: OrderedDict[str, set[str]] = OrderedDict()
+        self._forms: tuple[str, ...] = ()
+        self._lock = threading.Lock()
+
+    def remember(self, secret: str) -> None:
+        """From now on this value is hidden, unless it is too short."""
+        with self._lock:
+            if secret in self._secrets:
+                self._secrets.move_to_end(secret)
+                return
+            self._secrets[secret] = forms_of(secret)
+            if len(self._secrets) > self._most:
+                self._secrets.popitem(last=False)
+            # The longest first: a secret that begins with another is hidden whole.
+            self._forms = tuple(sorted(set().union(*self._secrets.values()), key=len)[::-1])
+
+    def redact(self, text: str) -> str:
+        """The text without the secrets in it."""
+        for form in self._forms:
+            if form in text:
+                text = text.replace(form, HIDDEN)
+        return text
+
+    def redact_value(self, value: Any) -> Any:
+        """The same for all texts in a value made of dicts, lists and tuples."""
+        match value:
+            case str():
+                return self.redact(value)
+            case dict():
+                return {self.redact_value(k): self.redact_value(each) for k, each in value.items()}
+            case list() | tuple():
+                return [self.redact_value(each) for each in value]
+        return value
 
 
-def redact(text: str) -> str:
-    """The text without the secrets in it."""
-    for value in tuple(_values):
-        if value in text:
-            text = text.replace(value, HIDDEN)
-    return text
+_memory = Memory()
+remember, redact, redact_value = _memory.remember, _memory.redact, _memory.redact_value
