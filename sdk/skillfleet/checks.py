@@ -77,7 +77,7 @@ def check_artifact_name(name: str) -> None:
     """Raise `InvalidArtifactError` unless `name` is safe as a relative path of a file."""
     if not isinstance(name, str) or not 1 <= len(name) <= _LONGEST_NAME:
         raise InvalidArtifactError(
-            f"an artifact's name must be a str of 1 to {_LONGEST_NAME} characters, got {name!r:.80}"
+            f"an artifact's name must be a str of 1 to {_LONGEST_NAME} characters, got {name!r}"
         )
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
         raise InvalidArtifactError(f"artifact name {name!r} holds control characters")
@@ -96,7 +96,7 @@ def check_mime_type(mime_type: str) -> None:
         or not _MIME_TYPE.fullmatch(mime_type)
     ):
         raise InvalidArtifactError(
-            f"media type {mime_type!r:.80} is not of the form 'type/subtype', such as 'text/plain'"
+            f"media type {mime_type!r} is not of the form 'type/subtype', such as 'text/plain'"
         )
 
 

@@ -130,6 +130,8 @@ async def leaks(ctx: RunContext, how: str) -> Any:  # noqa: C901 - a list of way
             raise ValueError(f"bad key {value}")
         case "skill error":
             raise SkillError(f"bad key {value}")
+        case "code":
+            raise SkillError("bad key", code=value)
         case "chained error":
             raise RuntimeError("bad") from ValueError(value)
         case "span":
@@ -157,9 +159,10 @@ async def too_short(ctx: RunContext) -> None:
 
 
 @keeper.skill(secrets=("api-key",))
-async def names_artifact(ctx: RunContext) -> str:
+async def names_artifact(ctx: RunContext, name: str, mime_type: str) -> str:
+    key = ctx.secret("api-key")
     try:
-        await ctx.write_artifact(f"{ctx.secret('api-key')}.txt", b"", "text/plain")
+        await ctx.write_artifact(name.format(key), b"", mime_type.format(key))
     except InvalidArtifactError as error:
         return str(error)
     return "written"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from skillfleet.ports.secrets import SHORTEST
 from skillfleet_worker.runtime.redactor import KnownSecrets, Redactor
-from skillfleet_worker.telemetry.redaction import HIDDEN
+from skillfleet_worker.telemetry.redaction import HIDDEN, forms_of
 
 LETTERS = 'abAB-1\n"\\ é'
 secrets = st.text(LETTERS, min_size=SHORTEST, max_size=12).filter(lambda s: s not in HIDDEN)
@@ -137,6 +137,22 @@ def test_nearly_a_secret_is_hidden_at_the_end() -> None:
     one = redactor("sk-1234567890")
     assert one.stream("sk-123456789") == ""
     assert one.rest() == HIDDEN
+
+
+def test_a_slow_writer_tells_no_more_than_a_few_letters_of_a_secret() -> None:
+    one = redactor("sk-1234567890")
+    said = "".join(one.stream(letter) + one.rest(pausing=True) for letter in "<sk-1234567890>")
+    assert said == f"<sk-{HIDDEN}>"
+
+
+@given(secrets, noise, noise)
+def test_no_secret_comes_through_in_what_python_prints(
+    secret: str, before: str, after: str
+) -> None:
+    told = before + secret + after
+    for printed in (repr(told), repr([told]), repr(told.encode())):
+        cleaned = redactor(secret).text(printed)
+        assert all(lacks(cleaned, form) for form in forms_of(secret))
 
 
 def test_a_rotated_secret_is_hidden_in_both_its_values() -> None:

@@ -111,7 +111,7 @@ def hides(text: str, secret: str = SECRET) -> bool:
     return not any(form in text for form in forms)
 
 
-WAYS = ("progress", "event", "text", "slow text", "error", "skill error", "chained error")
+WAYS = ("progress", "event", "text", "slow text", "error", "skill error", "code", "chained error")
 
 
 @pytest.mark.parametrize("way", [*WAYS, "span", "result"])
@@ -119,7 +119,9 @@ def test_a_secret_that_a_skill_tells_is_hidden(house: House, fleet: Fleet, way: 
     run = fleet.enqueue("keeper.leaks", {"how": way})
     seen = house.seen(run)
     assert hides(seen), seen
-    if way in {"progress", "event", "text", "error", "skill error", "result"}:
+    if way == "slow text":
+        assert f"{{'text': '{HIDDEN}>'}}" in seen, "no letter of it before the pause"
+    if way in {"progress", "event", "text", "error", "skill error", "code", "result"}:
         assert HIDDEN in seen
     wait_until(lambda: run.id in house.worker.text())
     assert hides(house.worker.text())
@@ -216,9 +218,22 @@ def test_a_secret_that_is_rotated_to_one_that_cannot_be_hidden_is_not_given(
     assert refused.value.code == "unknown_secret"
 
 
-def test_a_secret_is_no_name_of_an_artifact(fleet: Fleet) -> None:
-    run = fleet.enqueue("keeper.names_artifact")
-    assert "holds the value of a secret" in run.result(timeout=20)
+@pytest.mark.parametrize(
+    ("name", "mime_type", "problem"),
+    [
+        ("{}.txt", "text/plain", "name holds the value of a secret"),
+        ("a.txt", "text/{}", "media type holds the value of a secret"),
+        ("a.txt", f"{'x' * 60} {{}}", f"{HIDDEN}' is not of the form"),
+    ],
+)
+def test_a_secret_is_no_name_of_an_artifact(
+    house: House, fleet: Fleet, name: str, mime_type: str, problem: str
+) -> None:
+    (house.folder / "api-key").write_text(ROTATED)
+    run = fleet.enqueue("keeper.names_artifact", {"name": name, "mime_type": mime_type})
+    told = run.result(timeout=20)
+    assert problem in told
+    assert hides(told, ROTATED)
     assert run.artifacts() == []
 
 

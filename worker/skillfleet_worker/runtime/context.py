@@ -114,8 +114,9 @@ class FleetRunContext(RunContext[Any]):
     async def _write_artifact(
         self, name: str, chunks: AsyncIterator[bytes], mime_type: str
     ) -> ArtifactRef:
-        if self._redactor.text(name) != name:
-            raise InvalidArtifactError("the artifact's name holds the value of a secret")
+        for part, told in (("name", name), ("media type", mime_type)):
+            if self._redactor.text(told) != told:
+                raise InvalidArtifactError(f"the artifact's {part} holds the value of a secret")
         lease: Lease = self.run.lease
         store = self._capabilities.ledger.artifacts
         try:

@@ -34,6 +34,7 @@ class QuietOutbox:
     def __init__(self, outbox: Outbox, redactor: Redactor) -> None:
         self._outbox = outbox
         self._redactor = redactor
+        self._pause: asyncio.TimerHandle | None = None
         self._flush: asyncio.Task[None] | None = None
 
     async def put(self, kind: str, payload: bytes) -> None:
@@ -45,8 +46,9 @@ class QuietOutbox:
 
     async def finish(self) -> None:
         """The handler is over: what was kept back goes out now."""
+        self._end_pause()
         if self._flush is not None:
-            self._flush.cancel()
+            await asyncio.wait({self._flush})
         # Whether events can be written shows when the attempt is settled.
         with contextlib.suppress(EventsUnwritableError):
             await self._put_rest()
@@ -56,21 +58,32 @@ class QuietOutbox:
         if not isinstance(event.get("text"), str):
             return False
         text = self._redactor.stream(event["text"])
-        if self._redactor.keeps and (self._flush is None or self._flush.done()):
-            self._flush = asyncio.create_task(self._put_rest_soon())
+        self._end_pause()
+        if self._redactor.keeps:
+            loop = asyncio.get_running_loop()
+            self._pause = loop.call_later(PATIENCE_SECONDS, self._begin_flush)
         if text or not event["text"]:
             others = {name: value for name, value in event.items() if name != "text"}
             quiet = {"text": text} | self._redactor.value(others)
             await self._outbox.put(_TEXT_DELTA, orjson.dumps(quiet))
         return True
 
-    async def _put_rest_soon(self) -> None:
-        await asyncio.sleep(PATIENCE_SECONDS)
+    def _end_pause(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+
+    def _begin_flush(self) -> None:
+        self._flush = asyncio.create_task(self._put_paused())
+
+    async def _put_paused(self) -> None:
         with contextlib.suppress(EventsUnwritableError):
-            await self._put_rest()
+            await self._put(self._redactor.rest(pausing=True))
 
     async def _put_rest(self) -> None:
-        if text := self._redactor.rest():
+        await self._put(self._redactor.rest())
+
+    async def _put(self, text: str) -> None:
+        if text:
             await self._outbox.put(_TEXT_DELTA, orjson.dumps({"text": text}))
 
 
@@ -85,11 +98,11 @@ def quiet_outcome(outcome: Outcome, redactor: Redactor) -> Outcome:
             return Succeeded(redactor.value(value))
         case Failed(code, message, error):
             shown = None if error is None else _quiet_error(error, redactor)
-            return Failed(code, redactor.text(message), shown)
+            return Failed(redactor.text(code), redactor.text(message), shown)
         case Retry(delay, message, error):
             return Retry(delay, redactor.text(message), _quiet_error(error, redactor))
         case Cancelled(reason, code):
-            return Cancelled(redactor.text(reason), code)
+            return Cancelled(redactor.text(reason), redactor.text(code))
         case TimedOut() | Released() | Lost():
             return outcome
 

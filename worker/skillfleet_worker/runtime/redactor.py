@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from skillfleet.ports.secrets import SHORTEST
 from skillfleet_worker.telemetry.redaction import HIDDEN, forms_of
 
 _KEPT = 8
@@ -93,12 +94,15 @@ class Redactor:
         self._pending, self._sent = text[kept:], max(self._sent - kept, 0)
         return "".join(shown)
 
-    def rest(self) -> str:
+    def rest(self, *, pausing: bool = False) -> str:
         """What `stream` kept, to be shown now: the text may go on, but not soon.
 
         A secret that is continued after all is still recognised, and what is nearly one is
-        hidden.
+        hidden. Where the text is only `pausing`, what has more than a few letters of a secret
+        is kept on: a slow writer shall not tell half of it.
         """
+        if pausing and len(self._pending) >= SHORTEST:
+            return ""
         kept = self._pending[self._sent :]
         self._sent = len(self._pending)
         if any(
