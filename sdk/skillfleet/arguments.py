@@ -15,7 +15,7 @@ from skillfleet.errors import ArgumentsTooLargeError, InvalidArgumentsError
 _MOST_PROBLEMS = 5
 
 
-def encode_arguments(task: str, arguments: Mapping[str, Any], limit: int) -> bytes:
+def encode_arguments(task: str, arguments: Mapping[str, Any], limit: int | None = None) -> bytes:
     """The arguments as a JSON object of at most `limit` bytes.
 
     Raises InvalidArgumentsError naming the argument that is not JSON, and
@@ -28,7 +28,7 @@ def encode_arguments(task: str, arguments: Mapping[str, Any], limit: int) -> byt
         encoded = orjson.dumps(dict(arguments))
     except TypeError as error:
         raise InvalidArgumentsError(_no_json(task, arguments, error)) from None
-    if len(encoded) > limit:
+    if limit is not None and len(encoded) > limit:
         raise ArgumentsTooLargeError(
             f"arguments of {task} are {len(encoded)} bytes, the limit is {limit}"
             " (SKILLFLEET_MAX_ARGUMENTS_BYTES): store large data as an artifact"

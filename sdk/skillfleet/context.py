@@ -9,6 +9,7 @@ from typing import Any, Generic
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
+from skillfleet.arguments import encode_arguments
 from skillfleet.auth import scopes_of
 from skillfleet.checks import (
     ArtifactData,
@@ -167,12 +168,13 @@ class RunContext(ABC, Generic[AuthT]):
         bounds the child and all below it, within the budgets above.
 
         Calls may run at once (`asyncio.gather`). When this run ends or is cancelled, its
-        children are cancelled. Arguments must hold no secret of this run
+        children are cancelled. Arguments must be JSON and hold no secret of this run
         (`InvalidArgumentsError`). Raises `CapabilityUnavailableError`, what `A2AClient.call`
         raises before anything runs, and `RunFailed`, `RunCancelled` or `RunTimedOut`.
         """
         if timeout is not None and not timeout > 0:
             raise InvalidArgumentsError(f"timeout must be more than 0 seconds, got {timeout!r}")
+        encode_arguments(f"{target}.{skill}", args or {})
         if self._reveals(args):
             raise InvalidArgumentsError(
                 f"the arguments for {skill!r} of {target} hold the value of a secret: arguments are"

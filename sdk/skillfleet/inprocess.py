@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,7 +32,6 @@ from skillfleet.purse import Purse
 from skillfleet.running import earlier, run_to_end
 
 _QUEUE = "local"
-_Key = tuple[str, str]  # a run's id and the key of a call that it made
 _Call = tuple[str, dict[str, Any]]  # a task name and its arguments
 
 
@@ -42,6 +41,24 @@ class _Place:
 
     root: Caller
     above: tuple[_Call, ...] = ()
+
+
+@dataclass
+class _Made:
+    """The calls that one run made."""
+
+    finished: dict[str, tuple[_Call, CallResult]] = field(default_factory=dict)
+    locks: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    attempt: int = 0
+    same: Counter[str] = field(default_factory=Counter)
+
+    def position(self, call: _Call, attempt: int) -> str:
+        """The n-th call of an attempt with these arguments is the same call in the next."""
+        if attempt != self.attempt:
+            self.attempt, self.same = attempt, Counter()
+        told = f"{call[0]} {orjson.dumps(call[1], option=orjson.OPT_SORT_KEYS).decode()}"
+        self.same[told] += 1
+        return f"position:{self.same[told]}:{told}"
 
 
 @dataclass
@@ -56,8 +73,7 @@ class _Shared:
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     runs: WeakKeyDictionary[Caller, int] = field(default_factory=WeakKeyDictionary)
     """How many runs the tree of each first caller holds, itself included."""
-    finished: dict[_Key, tuple[_Call, CallResult]] = field(default_factory=dict)
-    locks: dict[_Key, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    made: WeakKeyDictionary[Caller, _Made] = field(default_factory=WeakKeyDictionary)
 
 
 class InProcessA2AClient(A2AClient):
@@ -133,19 +149,22 @@ class _CallerClient(A2AClient):
             raise CapabilityUnavailableError("calls in process cannot hand over workspace grants")
         agent, found = self._find(target, skill)
         call = (found.spec.task_name, _arguments(found, args))
-        if key is None:
-            return await self._run(agent, found, call, timeout, budget)
-        memory = (self._caller.task_id, key)
-        async with self._shared.locks[memory]:
-            if memory not in self._shared.finished:
+        made = self._shared.made.setdefault(self._caller, _Made())
+        name = f"key:{key}" if key is not None else made.position(call, self._attempt)
+        async with made.locks[name]:
+            if name not in made.finished:
                 result = await self._run(agent, found, call, timeout, budget)
-                self._shared.finished[memory] = (call, result)
-        former, result = self._shared.finished[memory]
+                made.finished[name] = (call, result)
+        former, result = made.finished[name]
         if former != call:
             raise IdempotencyConflictError(
                 f"key {key!r} was used before in this run for another skill or other arguments"
             )
         return result
+
+    @property
+    def _attempt(self) -> int:
+        return self._caller.attempt if isinstance(self._caller, LocalRunContext) else 1
 
     def _find(self, target: str, skill: str) -> tuple[Agent, Skill[..., Any]]:
         if len(self._place.above) >= self._shared.max_depth:

@@ -1,7 +1,11 @@
 """Conformance of contexts: calling and finding others."""
 
 import asyncio
+import json
+import os
+import tempfile
 import uuid
+from pathlib import Path
 from typing import Any
 
 from skillfleet import AgentEvent, APIKeyAuth, RunContext
@@ -60,6 +64,20 @@ async def calls_with_key(ctx: RunContext[APIKeyAuth]) -> dict[str, bool]:
     return {"same": first.result == again.result, "other": first.result == other.result}
 
 
+@agent.skill(max_retries=1, retry_on=(ConnectionError,))
+async def calls_again(ctx: RunContext[APIKeyAuth]) -> dict[str, bool]:
+    """Make the same three calls in each of two attempts, and compare what came back."""
+    calls = [ctx.call("conformance", "unique", key=key) for key in (None, None, "key")]
+    values = [answer.result for answer in await asyncio.gather(*calls)]
+    notes = Path(tempfile.gettempdir()) / f"conformance-{os.getuid()}-{ctx.task_id}"
+    if ctx.attempt == 1:
+        notes.write_text(json.dumps(values))
+        raise ConnectionError("after the calls")
+    before = json.loads(notes.read_text())
+    notes.unlink()
+    return {"three": len(set(values)) == 3, "the same": values == before}
+
+
 @agent.skill
 async def failing_calls(ctx: RunContext[APIKeyAuth]) -> dict[str, str]:
     me = "conformance"
@@ -69,6 +87,9 @@ async def failing_calls(ctx: RunContext[APIKeyAuth]) -> dict[str, str]:
         "missing argument": ctx.call(me, "echo"),
         "wrong argument": ctx.call(me, "echo", args={"text": ["a list"]}),
         "argument is not JSON": ctx.call(me, "echo", args={"text": object()}),
+        "number too large": ctx.call(me, "echo", args={"text": 2**70}),
+        "half a character": ctx.call(me, "echo", args={"text": "\ud800"}),
+        "name is a number": ctx.call(me, "echo", args={1: "x"}),  # type: ignore[dict-item]
         "negative timeout": ctx.call(me, "echo", args={"text": ""}, timeout=-1),
         "own code": ctx.call(me, "fails", args={"code": "custom"}),
         "plain error": ctx.call(me, "fails"),
@@ -124,6 +145,7 @@ CASES: tuple[Case, ...] = (
     Case("calls_at_once", {"count": 20}, result=[str(n) for n in range(20)]),
     Case("passes_identity_on", result=dict(AUTH)),
     Case("calls_with_key", result={"same": True, "other": False}),
+    Case("calls_again", result={"three": True, "the same": True}),
     Case(
         "failing_calls",
         result={
@@ -132,6 +154,9 @@ CASES: tuple[Case, ...] = (
             "missing argument": "invalid_arguments",
             "wrong argument": "invalid_arguments",
             "argument is not JSON": "invalid_arguments",
+            "number too large": "invalid_arguments",
+            "half a character": "invalid_arguments",
+            "name is a number": "invalid_arguments",
             "negative timeout": "invalid_arguments",
             "own code": "custom",
             "plain error": "skill_error",
