@@ -108,6 +108,11 @@ class LoopHost:
             self._wake_is_due = True
             self.loop.call_soon(self._resume)
 
+    def resume(self) -> None:
+        """End the present `pause` at once; in a callback of the loop."""
+        if not self._wake_is_due and self._waiting is not None:
+            self._waiting.switch()
+
     def interrupt(self, function: Callable[[], object]) -> None:
         """Have Celery's code call `function` at its present (or next) wait.
 

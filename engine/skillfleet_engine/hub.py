@@ -48,7 +48,7 @@ class LoopPoller:
 
     def _readable(self) -> None:
         if self._polling:
-            self._host.wake()
+            self._host.resume()
         else:
             # Nobody would read what is ready, and the loop would spin on it.
             self._stop_watching()

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -31,8 +30,9 @@ logger = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 100
 _JSON = "application/json"
-# Beyond 64 bits orjson reads a float.
-_BIG_NUMBER = re.compile(rb"[0-9]{19}")
+# Beyond 64 bits orjson reads a float. A regular expression takes ten times as long to find one.
+_BIG_NUMBER = b"0" * 19
+_DIGITS_AS_ZEROS = bytes(0x30 if byte in b"0123456789" else byte for byte in range(256))
 LEAVE_SECONDS = 5.0
 
 
@@ -302,7 +302,7 @@ def _may_be_typed(raw: bytes) -> bool:
 
 def _plain(raw: bytes) -> Any:
     """JSON without typed values, by orjson, which takes less memory, where it reads the same."""
-    if _BIG_NUMBER.search(raw) is None:
+    if _BIG_NUMBER not in raw.translate(_DIGITS_AS_ZEROS):
         with contextlib.suppress(orjson.JSONDecodeError):
             return orjson.loads(raw)
     return json.loads(raw.decode())

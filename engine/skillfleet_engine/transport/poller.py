@@ -73,7 +73,9 @@ class Poller(stock.MultiChannelPoller):
             return
         line, intake = self._lines[fileno]
         delivered = intake.receive(line)
-        intake.channel.turn()
+        if self.hub is None:
+            # A hub takes the turns at its next tick.
+            intake.channel.turn()
         if not delivered:
             raise Empty
 
