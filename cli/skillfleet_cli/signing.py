@@ -9,7 +9,7 @@ import typer
 from skillfleet_cli.exits import CommandError
 from skillfleet_cli.output import print_json
 from skillfleet_ledger import Settings
-from skillfleet_producer.submission import Options, build_submission, read_call
+from skillfleet_producer.submission import Options, build_submission, read_call, split_task
 from skillfleet_producer.tokens import TokenSigner, load_private_key
 
 
@@ -28,9 +28,8 @@ def print_token(
             "no key: set SKILLFLEET_AUTH_SIGNING_KEY_FILE (skillfleet keys new makes one)"
         )
     signer = TokenSigner(*load_private_key(settings.auth_signing_key_file), settings)
-    new = build_submission(
-        settings, read_call(settings, skill, arguments), Options(), time.time() * 1000
-    )
+    call = read_call(settings, *split_task(skill), arguments)
+    new = build_submission(settings, call, Options(), time.time() * 1000)
     new = new.changed(id=run_id or new.id)
     token = signer.sign(new, caller)
     if as_json:

@@ -8,7 +8,8 @@ connection out of a pool. Blocking commands and SUBSCRIBE do not belong here.
 import asyncio
 import logging
 from collections import deque
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from typing import Any, Protocol, TypeVar
 
 import hiredis
 
@@ -18,6 +19,25 @@ from skillfleet_ledger.wire import RETRY_SECONDS, Endpoint, ReplyError, Wire
 __all__ = ["RETRY_SECONDS", "PipelinedConnection", "ReplyError"]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Connection(Protocol):
+    """What the ledger asks of a connection; `PipelinedConnection` says what each does."""
+
+    @property
+    def address(self) -> str:
+        """Where the server is."""
+
+    def call(self, *command: Any) -> Awaitable[Any]:
+        """Send a command, once."""
+
+    async def execute(self, *command: Any, timeout: float | None = None) -> Any:
+        """Send a command that may be repeated without harm."""
+
+    async def once(self, name: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do the work once for all who ask meanwhile."""
 
 
 class PipelinedConnection:
@@ -36,6 +56,7 @@ class PipelinedConnection:
         self._connecting: asyncio.Task[None] | None = None
         self._flush_due = False
         self._closed = False
+        self._shared: dict[Hashable, asyncio.Future[Any]] = {}
 
     def call(self, *command: Any) -> "asyncio.Future[Any]":
         """Send a command; the future holds its reply (bytes, int, list or None).
@@ -99,6 +120,14 @@ class PipelinedConnection:
             message = f"Redis at {self.address} did not answer within {limit:g} s{reason}"
             raise FleetUnavailableError(message) from cause
 
+    async def once(self, name: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do the work once for all who ask for what has this name while it lasts."""
+        if name not in self._shared:
+            self._shared[name] = asyncio.ensure_future(work())
+            self._shared[name].add_done_callback(lambda _: self._shared.pop(name))
+        result: T = await asyncio.shield(self._shared[name])
+        return result
+
     @property
     def address(self) -> str:
         """Where the server is, without credentials."""
@@ -155,19 +184,10 @@ class PipelinedConnection:
             self._wire = await self._open()
         except Exception as error:  # noqa: BLE001 - whatever it was, nobody may wait forever
             logger.debug("cannot connect to Redis at %s: %s", self.address, error)
-            self._fail_outbox(self._refusal(error))
+            self._fail_outbox(self._endpoint.refusal(error))
         finally:
             self._connecting = None
         self._flush()
-
-    def _refusal(self, error: Exception) -> Exception:
-        """Why nobody is connected: worth another try, unless Redis itself said no."""
-        if isinstance(error, ReplyError) and error.final:
-            return FleetUnavailableError(
-                f"Redis at {self.address} refuses the connection: {error};"
-                " check user, password and database in SKILLFLEET_REDIS_URL"
-            )
-        return ConnectionError(f"cannot connect: {str(error) or 'timed out'}")
 
     async def _open(self) -> "_CommandWire":
         wire = await self._endpoint.open(_CommandWire, self._timeout)

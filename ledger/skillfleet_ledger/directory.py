@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from skillfleet.contracts import AgentCard
-from skillfleet_ledger.connection import PipelinedConnection
+from skillfleet_ledger.connection import Connection
 from skillfleet_ledger.settings import Settings
 
 
 class Directory:
     """Who serves what: an agent is listed while the heartbeat of one of its workers lasts."""
 
-    def __init__(self, connection: PipelinedConnection, settings: Settings) -> None:
+    def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
         prefix = settings.keyspace.shard_prefix(0)
         self._cards = f"{prefix}cards"

@@ -1,6 +1,7 @@
 """The door to the ledger: one object a process (and event loop) that owns the connections."""
 
 from skillfleet_ledger.artifacts import ArtifactStore
+from skillfleet_ledger.blocking import BlockingConnection
 from skillfleet_ledger.channels import Channels
 from skillfleet_ledger.connection import PipelinedConnection
 from skillfleet_ledger.directory import Directory
@@ -18,13 +19,17 @@ class Ledger:
     Artifacts have a connection of their own, so that their bulk never delays a heartbeat.
     """
 
-    def __init__(self, settings: Settings, *, name: str = "skillfleet") -> None:
+    def __init__(
+        self, settings: Settings, *, name: str = "skillfleet", blocking: bool = False
+    ) -> None:
+        """`blocking`: for threads without an event loop (blocking.py); no streams, no artifacts."""
         self.settings = settings
         self.keys = settings.keyspace
         # Redis refuses names of connections with spaces in them.
         name = "".join(letter if "!" <= letter <= "~" else "-" for letter in name)
         timeout = settings.redis_timeout_seconds
-        self.connection = PipelinedConnection(settings.ledger_url, timeout=timeout, name=name)
+        kind = BlockingConnection if blocking else PipelinedConnection
+        self.connection = kind(settings.ledger_url, timeout=timeout, name=name)
         self._bulk = PipelinedConnection(settings.ledger_url, timeout=timeout, name=f"{name}-bulk")
         self._waiting = WaitingReads(
             settings.ledger_url, timeout=timeout + BLOCK_MS / 1000, name=f"{name}-blocking"

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from skillfleet_ledger.connection import PipelinedConnection
+from skillfleet_ledger.connection import Connection
 from skillfleet_ledger.settings import Settings
 
 
@@ -42,7 +42,7 @@ class QueueStats(BaseModel):
 class Queues:
     """Reads counts, never runs: its cost does not grow with them."""
 
-    def __init__(self, connection: PipelinedConnection, settings: Settings) -> None:
+    def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
         self._keys = settings.keyspace
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -62,29 +62,27 @@ class Submission:
 
     def fields(self) -> list[Any]:
         """The record's fields and values, flat, as the scripts take them."""
-        values = {
-            "agent": self.agent,
-            "skill": self.skill,
-            "queue": self.queue,
-            "priority": self.priority,
-            "args": self.args,
-            "headers": self.headers,
-            "digest": self.digest,
-            "retention": self.retention_ms,
-            "max_deliveries": self.max_deliveries,
-            "deadline": self.deadline_ms,
-            "parent": self.parent_id,
-            "root": self.root_id or self.id,
-            "parent_token": self.parent_token,
-            "trace": self.trace_id,
-            "budget_calls": self.budget_calls,
-            "budget_tokens": self.budget_tokens,
-        }
-        return [part for pair in values.items() if pair[1] is not None for part in pair]
+        flat: list[Any] = [
+            *("agent", self.agent, "skill", self.skill),
+            *("queue", self.queue, "priority", self.priority),
+            *("args", self.args, "headers", self.headers, "digest", self.digest),
+            *("retention", self.retention_ms, "max_deliveries", self.max_deliveries),
+            *("root", self.root_id or self.id),
+        ]
+        for name, value in (
+            ("deadline", self.deadline_ms),
+            ("parent", self.parent_id),
+            ("parent_token", self.parent_token),
+            ("trace", self.trace_id),
+            ("budget_calls", self.budget_calls),
+            ("budget_tokens", self.budget_tokens),
+        ):
+            if value is not None:
+                flat += (name, value)
+        return flat
 
 
-@dataclass(frozen=True)
-class Invocation:
+class Invocation(NamedTuple):
     """What a message of an existing run is built from again."""
 
     id: str

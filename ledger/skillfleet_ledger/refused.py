@@ -5,7 +5,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict
 
 from skillfleet.contracts import from_millis
-from skillfleet_ledger.connection import PipelinedConnection
+from skillfleet_ledger.connection import Connection
 from skillfleet_ledger.settings import Settings
 
 _MOST = 10_000
@@ -26,7 +26,7 @@ class RefusedMessage(BaseModel):
 class RefusedMessages:
     """The dead letters of messages that could not be decoded."""
 
-    def __init__(self, connection: PipelinedConnection, settings: Settings) -> None:
+    def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
         self._key = f"{settings.keyspace.shard_prefix(0)}refused"
 

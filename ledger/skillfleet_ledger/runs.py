@@ -15,7 +15,7 @@ from skillfleet.errors import (
     LimitExceededError,
     UnknownRunError,
 )
-from skillfleet_ledger.connection import PipelinedConnection, ReplyError
+from skillfleet_ledger.connection import Connection, ReplyError
 from skillfleet_ledger.keys import BROKER_SEPARATOR, Keyspace
 from skillfleet_ledger.records import (
     INVOCATION_FIELDS,
@@ -101,7 +101,7 @@ class Reaped:
 class RunStore:
     """All operations on runs. Each is safe to repeat; all raise FleetUnavailableError."""
 
-    def __init__(self, connection: PipelinedConnection, settings: Settings) -> None:
+    def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
         self._settings = settings
         self._keys: Keyspace = settings.keyspace

@@ -1,17 +1,11 @@
 """The Lua scripts: loaded from their files once a process, called by hash."""
 
-import asyncio
 import hashlib
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from skillfleet_ledger.connection import PipelinedConnection, ReplyError
-
-_loading: "WeakKeyDictionary[PipelinedConnection, dict[str, asyncio.Future[Any]]]" = (
-    WeakKeyDictionary()
-)
+from skillfleet_ledger.connection import Connection, ReplyError
 
 
 @cache
@@ -23,7 +17,7 @@ def source(name: str) -> tuple[str, str]:
 
 
 async def run_script(
-    connection: PipelinedConnection,
+    connection: Connection,
     name: str,
     keys: tuple[str, ...],
     args: tuple[Any, ...],
@@ -42,15 +36,5 @@ async def run_script(
         except ReplyError as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise
-        await _load(connection, name, timeout)
-
-
-async def _load(connection: PipelinedConnection, name: str, timeout: float | None) -> None:
-    """Send the script to the server; callers that need it at the same time share the sending."""
-    loading = _loading.setdefault(connection, {})
-    if name not in loading:
-        text, _ = source(name)
-        command = connection.execute("SCRIPT", "LOAD", text, timeout=timeout)
-        loading[name] = asyncio.ensure_future(command)
-        loading[name].add_done_callback(lambda _: loading.pop(name))
-    await asyncio.shield(loading[name])
+        load = partial(connection.execute, "SCRIPT", "LOAD", source(name)[0], timeout=timeout)
+        await connection.once(digest, load)

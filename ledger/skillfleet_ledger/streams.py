@@ -8,7 +8,7 @@ import orjson
 
 from skillfleet.contracts import TRIMMED_KIND, RunEvent, from_millis
 from skillfleet.errors import FleetUnavailableError
-from skillfleet_ledger.connection import RETRY_SECONDS, PipelinedConnection, ReplyError
+from skillfleet_ledger.connection import RETRY_SECONDS, Connection, ReplyError
 from skillfleet_ledger.runs import Lease, RunStore
 from skillfleet_ledger.scripts import run_script
 from skillfleet_ledger.settings import Settings
@@ -29,7 +29,7 @@ class EventStreams:
 
     def __init__(
         self,
-        connection: PipelinedConnection,
+        connection: Connection,
         waiting: WaitingReads,
         runs: RunStore,
         settings: Settings,

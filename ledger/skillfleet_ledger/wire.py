@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 import hiredis
 
+from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger.address import Address
 
 RETRY_SECONDS = 0.2
@@ -124,6 +125,35 @@ class Endpoint:
         commands.append(("CLIENT", "SETNAME", name))
         return commands
 
+    def refusal(self, error: Exception) -> Exception:
+        """Why nobody is connected: worth another try, unless Redis itself said no."""
+        if isinstance(error, ReplyError) and error.final:
+            return FleetUnavailableError(
+                f"Redis at {self.address} refuses the connection: {error};"
+                " check user, password and database in SKILLFLEET_REDIS_URL"
+            )
+        return ConnectionError(f"cannot connect: {str(error) or 'timed out'}")
+
+    def connect(self, seconds: float) -> socket.socket:
+        """A fresh socket for code that blocks, within so many seconds; raises OSError."""
+        address, seconds = self.address, min(self._timeout, seconds)
+        if address.path is not None:
+            connected = socket.socket(socket.AF_UNIX)
+            connected.settimeout(seconds)
+            connected.connect(address.path)
+            return connected
+        connected = socket.create_connection((address.host, address.port), seconds)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if (tls := self._tls_context()) is None:
+            return connected
+        return tls.wrap_socket(connected, server_hostname=address.host)
+
+    def _tls_context(self) -> ssl.SSLContext | None:
+        if self._tls is None:
+            self._tls = self.address.tls_context()
+        return self._tls
+
     async def open(self, factory: type[W], *args: Any) -> W:
         """A fresh connection that `factory(*args)` runs on; raises OSError or TimeoutError."""
         loop = asyncio.get_running_loop()
@@ -132,9 +162,8 @@ class Endpoint:
             if address.path is not None:
                 _, wire = await loop.create_unix_connection(lambda: factory(*args), address.path)
                 return wire
-            if self._tls is None:
-                self._tls = address.tls_context()
+            tls = self._tls_context()
             _, wire = await loop.create_connection(
-                lambda: factory(*args), address.host, address.port, ssl=self._tls
+                lambda: factory(*args), address.host, address.port, ssl=tls
             )
             return wire

@@ -1,16 +1,22 @@
 """What the fleet can do, as its workers published it; read through a short cache."""
 
-import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from skillfleet.arguments import check_arguments
-from skillfleet.contracts import AgentCard, SkillCard
+from skillfleet.arguments import arguments_check
+from skillfleet.contracts import AgentCard
 from skillfleet.errors import InvalidArgumentsError, UnknownSkillError
 from skillfleet_ledger import Ledger
 
 _FRESH_SECONDS = 5.0
 _EMPTY_SECONDS = 0.5
+
+Taker = Callable[[Mapping[str, Any]], str | None]
+"""Tells the queue that carries a skill's arguments; None when no worker ever told.
+
+Raises InvalidArgumentsError when no served version of the skill takes them.
+"""
 
 
 class Catalogue:
@@ -19,56 +25,74 @@ class Catalogue:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._cards: list[AgentCard] = []
+        self._takers: dict[tuple[str, str], Taker] = {}
         self._read_at = float("-inf")
-        self._reading: asyncio.Future[None] | None = None
 
-    async def queue_for(self, agent: str, skill: str, arguments: Mapping[str, Any]) -> str | None:
-        """The queue that carries the skill; None when no worker ever told.
+    async def taker(self, agent: str, skill: str) -> Taker:
+        """What checks arguments for the skill, and tells the queue that carries them.
 
-        Raises UnknownSkillError (with the known skills) and InvalidArgumentsError when no
-        served version of the skill takes the arguments. While the catalogue is empty, as
+        Raises UnknownSkillError (with the known skills). While the catalogue is empty, as
         before the first worker starts, everything passes: the worker checks again.
         """
-        cards = await self._cards_with(agent, skill)
-        if not cards:
-            return None
-        problem: InvalidArgumentsError | None = None
-        for agent_card, skill_card in reversed(cards):
-            try:
-                check_arguments(f"{agent}.{skill}", skill_card.input_schema, arguments)
-            except InvalidArgumentsError as error:
-                problem = problem or error
-            else:
-                return agent_card.queue
-        raise problem or InvalidArgumentsError(f"arguments of {agent}.{skill} do not fit")
-
-    async def _cards_with(self, agent: str, skill: str) -> list[tuple[AgentCard, SkillCard]]:
         for refresh in (False, True):
-            cards = await self._read(refresh=refresh and bool(self._cards))
-            found = [
-                (card, match)
-                for card in cards
-                if card.name == agent and (match := card.skill(skill)) is not None
-            ]
-            if found or not cards:
+            await self._read(refresh=refresh and bool(self._cards))
+            found = self._takers.get((agent, skill)) or self._new_taker(agent, skill)
+            if found is not None:
                 return found
-        known = sorted({f"{card.name}.{entry.name}" for card in cards for entry in card.skills})
+        names = {f"{card.name}.{entry.name}" for card in self._cards for entry in card.skills}
+        known = ", ".join(sorted(names))
         raise UnknownSkillError(
-            f"no worker of this fleet serves {agent}.{skill}; known skills: {', '.join(known)}"
+            f"no worker of this fleet serves {agent}.{skill}; known skills: {known}"
         )
 
-    async def _read(self, *, refresh: bool) -> list[AgentCard]:
-        age = asyncio.get_running_loop().time() - self._read_at
+    def _new_taker(self, agent: str, skill: str) -> Taker | None:
+        if not self._cards:
+            return anything
+        takers = [
+            _taker(card.queue, arguments_check(f"{agent}.{skill}", match.input_schema))
+            for card in reversed(self._cards)
+            if card.name == agent and (match := card.skill(skill)) is not None
+        ]
+        if not takers:
+            return None
+        return self._takers.setdefault((agent, skill), _first_of(takers))
+
+    async def _read(self, *, refresh: bool) -> None:
+        age = time.monotonic() - self._read_at
         if refresh or age > (_FRESH_SECONDS if self._cards else _EMPTY_SECONDS):
             # One read for all who ask meanwhile: none waits for the failures of those before it.
-            if self._reading is None:
-                self._reading = asyncio.ensure_future(self._fetch())
-            await asyncio.shield(self._reading)
-        return self._cards
+            await self._ledger.connection.once("catalogue", self._fetch)
 
     async def _fetch(self) -> None:
-        try:
-            self._cards = await self._ledger.directory.catalogue()
-            self._read_at = asyncio.get_running_loop().time()
-        finally:
-            self._reading = None
+        self._cards = await self._ledger.directory.catalogue()
+        self._takers.clear()
+        self._read_at = time.monotonic()
+
+
+def anything(arguments: Mapping[str, Any]) -> None:  # noqa: ARG001 - nobody knows better
+    """Take all arguments; the queue is not known."""
+    return
+
+
+def _taker(queue: str, check: Callable[[Mapping[str, Any]], None]) -> Taker:
+    def take(arguments: Mapping[str, Any]) -> str | None:
+        check(arguments)
+        return queue
+
+    return take
+
+
+def _first_of(takers: list[Taker]) -> Taker:
+    if len(takers) == 1:
+        return takers[0]
+
+    def take(arguments: Mapping[str, Any]) -> str | None:
+        problem: InvalidArgumentsError | None = None
+        for taker in takers:
+            try:
+                return taker(arguments)
+            except InvalidArgumentsError as error:
+                problem = problem or error
+        raise problem or InvalidArgumentsError("nobody takes these arguments")
+
+    return take

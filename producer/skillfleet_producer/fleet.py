@@ -1,12 +1,19 @@
 """The synchronous front: the same verbs, each a call into the asynchronous fleet."""
 
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self, Unpack
 
 from skillfleet.contracts import AgentCard, ArtifactInfo, RunEvent, RunState, RunStatus
-from skillfleet_ledger import Settings
-from skillfleet_producer.fleet_async import AsyncFleet, AsyncRunHandle
+from skillfleet_ledger import Ledger, Settings
+from skillfleet_ledger.blocking import completed
+from skillfleet_producer.fleet_async import (
+    CLIENT_NAME,
+    AsyncFleet,
+    AsyncRunHandle,
+    chosen_settings,
+)
 from skillfleet_producer.portal import Portal
 from skillfleet_producer.submission import EnqueueOptions
 
@@ -19,7 +26,10 @@ class Fleet:
     """
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
-        self.settings = AsyncFleet(url, settings=settings).settings
+        self.settings = chosen_settings(url, settings)
+        # Works in the calling thread: for what is one request to Redis.
+        self._here = AsyncFleet(ledger=Ledger(self.settings, name=CLIENT_NAME, blocking=True))
+        self._opening = threading.Lock()
         self._portal: Portal | None = None
         self._fleet: AsyncFleet | None = None
 
@@ -31,6 +41,7 @@ class Fleet:
 
     def close(self) -> None:
         """Close the connections and the thread; runs go on."""
+        completed(self._here.close())
         if self._portal is not None and self._portal.pid == os.getpid():
             if self._fleet is not None:
                 self._portal.call(self._fleet.close())
@@ -44,8 +55,10 @@ class Fleet:
         **options: Unpack[EnqueueOptions],
     ) -> "RunHandle":
         """Enqueue one run; see `AsyncFleet.enqueue`."""
-        portal, fleet = self._open()
-        return RunHandle(portal, portal.call(fleet.enqueue(skill, args, **options)))
+        if self.settings.broker_is_ledger:
+            return RunHandle(self, completed(self._here.enqueue(skill, args, **options)))
+        portal, fleet = self.open()
+        return RunHandle(self, portal.call(fleet.enqueue(skill, args, **options)))
 
     def enqueue_many(
         self,
@@ -54,39 +67,40 @@ class Fleet:
         **options: Unpack[EnqueueOptions],
     ) -> list["RunHandle"]:
         """Enqueue many runs; see `AsyncFleet.enqueue_many`."""
-        portal, fleet = self._open()
+        portal, fleet = self.open()
         handles = portal.call(fleet.enqueue_many(skill, args_list, **options))
-        return [RunHandle(portal, handle) for handle in handles]
+        return [RunHandle(self, handle) for handle in handles]
 
     def run(self, run_id: str) -> "RunHandle":
         """A handle on an existing run."""
-        portal, fleet = self._open()
-        return RunHandle(portal, fleet.run(run_id))
+        return RunHandle(self, self._here.run(run_id))
 
     def runs(
         self, state: RunState | str | None = None, agent: str | None = None, limit: int = 50
     ) -> list[RunStatus]:
         """Runs, newest first."""
-        portal, fleet = self._open()
+        portal, fleet = self.open()
         return portal.call(fleet.runs(state, agent, limit))
 
     def agents(self) -> list[AgentCard]:
         """The cards of all agents that live workers serve."""
-        portal, fleet = self._open()
+        portal, fleet = self.open()
         return portal.call(fleet.agents())
 
-    def _open(self) -> tuple[Portal, AsyncFleet]:
-        if self._portal is None or self._fleet is None or self._portal.pid != os.getpid():
-            self._portal, self._fleet = Portal(), AsyncFleet(settings=self.settings)
-        return self._portal, self._fleet
+    def open(self) -> tuple[Portal, AsyncFleet]:
+        """The thread and the fleet for all that takes more than one request; starts them."""
+        with self._opening:
+            if self._portal is None or self._fleet is None or self._portal.pid != os.getpid():
+                self._portal, self._fleet = Portal(), AsyncFleet(settings=self.settings)
+            return self._portal, self._fleet
 
 
 class RunHandle:
     """One run; see `AsyncRunHandle` for arguments and errors."""
 
-    def __init__(self, portal: Portal, handle: AsyncRunHandle) -> None:
+    def __init__(self, fleet: Fleet, handle: AsyncRunHandle) -> None:
         self.id = handle.id
-        self._portal = portal
+        self._fleet = fleet
         self._handle = handle
 
     def __repr__(self) -> str:
@@ -94,30 +108,42 @@ class RunHandle:
 
     def status(self) -> RunStatus:
         """A snapshot of the run."""
-        return self._portal.call(self._handle.status())
+        portal, handle = self._open()
+        return portal.call(handle.status())
 
     def cancel(self, reason: str | None = None) -> bool:
         """Cancel the run and all runs it called; False when it had ended before."""
-        return self._portal.call(self._handle.cancel(reason))
+        portal, handle = self._open()
+        return portal.call(handle.cancel(reason))
 
     def events(self, after: str | None = None, timeout: float | None = None) -> Iterator[RunEvent]:
         """Yield the run's events, live, behind the id `after`; ends after the final event."""
+        portal, handle = self._open()
         # One hop to the other thread for each batch, not for each event.
-        for batch in self._portal.iterate(self._handle.event_batches(after, timeout)):
+        for batch in portal.iterate(handle.event_batches(after, timeout)):
             yield from batch
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the end of the run and return its value."""
-        return self._portal.call(self._handle.result(timeout))
+        portal, handle = self._open()
+        return portal.call(handle.result(timeout))
 
     def artifacts(self) -> list[ArtifactInfo]:
         """The artifacts that the run has written so far."""
-        return self._portal.call(self._handle.artifacts())
+        portal, handle = self._open()
+        return portal.call(handle.artifacts())
 
     def read_artifact(self, name: str) -> bytes:
         """All bytes of an artifact."""
-        return self._portal.call(self._handle.read_artifact(name))
+        portal, handle = self._open()
+        return portal.call(handle.read_artifact(name))
 
     def stream_artifact(self, name: str) -> Iterator[bytes]:
         """Yield an artifact's bytes in pieces."""
-        return self._portal.iterate(self._handle.stream_artifact(name))
+        portal, handle = self._open()
+        return portal.iterate(handle.stream_artifact(name))
+
+    def _open(self) -> tuple[Portal, AsyncRunHandle]:
+        portal, fleet = self._fleet.open()
+        self._handle = self._handle.through(fleet)
+        return portal, self._handle

@@ -31,10 +31,13 @@ from skillfleet_producer.submission import (
     claims_of,
     invocation_from,
     read_call,
+    split_task,
 )
 from skillfleet_producer.tokens import Signing
 from skillfleet_producer.tracing import existed, sending
 
+CLIENT_NAME = "skillfleet-producer"
+"""What a producer's connections are called in Redis."""
 _RECHECK_SECONDS = 5.0
 _TOGETHER = 100
 _UNDER_WAY = 10
@@ -44,6 +47,13 @@ _ERRORS: dict[RunState, type[RunError]] = {
     RunState.CANCELLED: RunCancelled,
     RunState.TIMED_OUT: RunTimedOut,
 }
+
+
+def chosen_settings(url: str | None, settings: Settings | None) -> Settings:
+    """The settings given, else the environment's; at `url` when one is given."""
+    given = settings.model_dump() if settings is not None else {}
+    kind = type(settings) if settings is not None else Settings
+    return kind.load(**(given | ({"redis_url": url} if url else {})))
 
 
 class AsyncFleet:
@@ -63,10 +73,7 @@ class AsyncFleet:
         ledger: Ledger | None = None,
     ) -> None:
         if ledger is None:
-            given = settings.model_dump() if settings is not None else {}
-            kind = type(settings) if settings is not None else Settings
-            chosen = kind.load(**(given | ({"redis_url": url} if url else {})))
-            ledger = Ledger(chosen, name="skillfleet-producer")
+            ledger = Ledger(chosen_settings(url, settings), name=CLIENT_NAME)
         self.ledger = ledger
         self.settings = ledger.settings
         self._catalogue = Catalogue(self.ledger)
@@ -122,7 +129,7 @@ class AsyncFleet:
             each = [replace(chosen, idempotency_key=key) for key in keys]
         else:
             each = [chosen] * len(args_list)
-        calls = [await self._checked(skill, args) for args in args_list]
+        calls = await self._checked(skill, args_list)
         now_ms = await self._clock.now_ms()
         errors: list[Exception] = []
         room = asyncio.Semaphore(_UNDER_WAY)
@@ -175,14 +182,14 @@ class AsyncFleet:
         parent: Parent | None = None,
     ) -> Submission:
         """Check an invocation and make the record of its run, unwritten; errors as `enqueue`."""
-        call = await self._checked(skill, args)
+        (call,) = await self._checked(skill, [args])
         return self._built(call, options, await self._clock.now_ms(), parent)
 
-    async def _checked(self, skill: object, args: Mapping[str, Any]) -> Call:
-        """A call that some worker takes, as far as is known; errors as `enqueue`."""
-        call = read_call(self.settings, skill, args)
-        queue = await self._catalogue.queue_for(call.agent, call.skill, args)
-        return call._replace(queue=queue)
+    async def _checked(self, skill: object, args_list: Sequence[Mapping[str, Any]]) -> list[Call]:
+        """Calls that some worker takes, as far as is known; errors as `enqueue`."""
+        agent, name = split_task(skill)
+        take = await self._catalogue.taker(agent, name)
+        return [read_call(self.settings, agent, name, args, take) for args in args_list]
 
     def _built(
         self, call: Call, options: Options, now_ms: float, parent: Parent | None = None
@@ -230,6 +237,10 @@ class AsyncRunHandle:
 
     def __repr__(self) -> str:
         return f"<run {self.id}>"
+
+    def through(self, fleet: AsyncFleet) -> "AsyncRunHandle":
+        """The same run, seen through another fleet object."""
+        return self if fleet is self._fleet else AsyncRunHandle(fleet, self.id, is_new=self._is_new)
 
     async def status(self) -> RunStatus:
         """A snapshot of the run; raises UnknownRunError."""

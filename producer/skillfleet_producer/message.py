@@ -78,9 +78,7 @@ os.register_at_fork(after_in_child=origin.cache_clear)
 def _representation(args: bytes) -> str:
     """The arguments for people, as Celery writes them (celery.utils.saferepr)."""
     arguments = orjson.loads(args)
-    if len(args) <= _SHORT_BYTES and all(
-        _is_plain(part) for pair in arguments.items() for part in pair
-    ):
+    if len(args) <= _SHORT_BYTES and _is_plain(args):
         # What Celery would write, too, at a thirtieth of the cost.
         return repr(arguments)
     from celery.utils.saferepr import saferepr  # noqa: PLC0415 - it brings all of kombu along
@@ -88,10 +86,13 @@ def _representation(args: bytes) -> str:
     return str(saferepr(arguments, _REPR_CHARS))
 
 
-def _is_plain(value: object) -> bool:
-    if isinstance(value, str):
-        return value.isprintable() and "'" not in value and "\\" not in value
-    return value is None or isinstance(value, int | float)
+def _is_plain(args: bytes) -> bool:
+    """Whether a JSON object is a flat one whose texts Python writes as they are."""
+    return (
+        args.isascii()
+        and args.count(b"{") == 1
+        and not any(unusual in args for unusual in (b"[", b"'", b"\\", b"\x7f"))
+    )
 
 
 def _body(args: bytes) -> bytes:

@@ -14,6 +14,7 @@ from skillfleet.contracts import HEADER, Budget, InvocationHeader
 from skillfleet.errors import InvalidArgumentsError
 from skillfleet_ledger import Settings
 from skillfleet_ledger.records import Invocation, Submission
+from skillfleet_producer.catalogue import Taker, anything
 
 _TASK_NAME = re.compile(r"^([A-Za-z0-9_-]{1,64})\.([A-Za-z0-9_-]{1,128})$")
 _PRIORITY_STEPS = (0, 3, 6, 9)
@@ -100,15 +101,17 @@ class Call(NamedTuple):
     skill: str
     args: bytes
     digest: str
-    queue: str | None = None
+    queue: str | None
 
 
-def read_call(settings: Settings, skill: object, arguments: Mapping[str, Any]) -> Call:
-    """A call of `skill` ('<agent>.<skill>' or a skill object); raises InvalidArgumentsError."""
-    agent, name = split_task(skill)
-    args = encode_arguments(f"{agent}.{name}", arguments, settings.max_arguments_bytes)
+def read_call(
+    settings: Settings, agent: str, skill: str, arguments: Mapping[str, Any], take: Taker = anything
+) -> Call:
+    """A call of `skill` that `take` finds a queue for; raises InvalidArgumentsError."""
+    args = encode_arguments(f"{agent}.{skill}", arguments, settings.max_arguments_bytes)
     canonical = orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS)
-    return Call(agent, name, args, hashlib.sha256(canonical).hexdigest()[:32])
+    digest = hashlib.sha256(canonical).hexdigest()[:32]
+    return Call(agent, skill, args, digest, take(arguments))
 
 
 def build_submission(
@@ -118,15 +121,10 @@ def build_submission(
     agent, name, args, digest, queue = call
     keys = settings.keyspace
     auth = claims_of(options.auth)
-    budget = options.budget or Budget()
+    budget = options.budget
     budget_end = _budget_end_ms(options, now_ms, parent)
     deadline = _deadline_ms(options, now_ms, parent, budget_end)
-    header = InvocationHeader(
-        deadline_ms=deadline,
-        auth=auth,
-        budget_end_ms=budget_end,
-        depth=parent.depth + 1 if parent else 0,
-    )
+    header = _header(deadline, auth, budget_end, parent.depth + 1 if parent else 0)
     if parent is not None:
         run_id = keys.child_id(parent.run_id, f"{agent}.{name}\0{parent.call}")
     elif options.idempotency_key is not None:
@@ -139,19 +137,18 @@ def build_submission(
         skill=name,
         queue=options.queue or queue or settings.default_queue,
         args=args,
-        headers=b'{"%s":%s}'
-        % (HEADER.encode(), header.model_dump_json(exclude_none=True).encode()),
+        headers=header,
         digest=digest,
         retention_ms=int(settings.retention_seconds * 1000),
         max_deliveries=settings.max_deliveries,
-        priority=_step(options.priority or 0),
+        priority=_step(options.priority) if options.priority else 0,
         deadline_ms=deadline,
         delay_ms=int((options.delay or 0) * 1000),
         parent_id=parent.run_id if parent else None,
         root_id=parent.root_id if parent else None,
         parent_token=parent.token if parent else None,
-        budget_calls=budget.calls,
-        budget_tokens=budget.tokens,
+        budget_calls=budget.calls if budget else None,
+        budget_tokens=budget.tokens if budget else None,
     )
 
 
@@ -177,12 +174,30 @@ def invocation_from(new: Submission) -> Invocation:
     )
 
 
+def _header(
+    deadline_ms: int | None, auth: dict[str, Any] | None, budget_end_ms: int | None, depth: int
+) -> bytes:
+    """The JSON object of the one header that is ours."""
+    if deadline_ms is None and auth is None and budget_end_ms is None and depth == 0:
+        return _PLAIN_HEADER
+    header = InvocationHeader(
+        deadline_ms=deadline_ms, auth=auth, budget_end_ms=budget_end_ms, depth=depth
+    )
+    return _named(header)
+
+
+def _named(header: InvocationHeader) -> bytes:
+    return b'{"%s":%s}' % (HEADER.encode(), header.model_dump_json(exclude_none=True).encode())
+
+
+_PLAIN_HEADER = _named(InvocationHeader())
+
+
 def _budget_end_ms(options: Options, now_ms: float, parent: Parent | None) -> int | None:
     own = None
     if options.budget is not None and options.budget.seconds is not None:
         own = int(now_ms + ((options.delay or 0) + options.budget.seconds) * 1000)
-    ends = [own, parent.budget_end_ms if parent else None]
-    return min((end for end in ends if end is not None), default=None)
+    return _earliest(own, parent.budget_end_ms if parent else None)
 
 
 def _deadline_ms(
@@ -191,8 +206,13 @@ def _deadline_ms(
     own = None
     if options.timeout is not None:
         own = int(now_ms + ((options.delay or 0) + options.timeout) * 1000)
-    deadlines = [own, parent.deadline_ms if parent else None, budget_end]
-    return min((deadline for deadline in deadlines if deadline is not None), default=None)
+    return _earliest(own, _earliest(parent.deadline_ms if parent else None, budget_end))
+
+
+def _earliest(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return min(one, other)
 
 
 def _step(priority: int) -> int:

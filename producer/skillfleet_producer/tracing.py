@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import orjson
+from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind
 
@@ -52,9 +53,13 @@ def _recorded(new: Submission) -> Iterator[Submission]:
 
 def _propagating(new: Submission) -> Submission:
     context: dict[str, str] = {}
-    propagate.inject(context)
-    headers = orjson.dumps(orjson.loads(new.headers) | context) if context else new.headers
-    return new.changed(headers=headers, trace_id=run_trace_id(context, new.root_id or new.id))
+    if otel_context.get_current():
+        propagate.inject(context)
+    trace_id = run_trace_id(context, new.root_id or new.id)
+    if not context:
+        return new.changed(trace_id=trace_id)
+    headers = orjson.dumps(orjson.loads(new.headers) | context)
+    return new.changed(headers=headers, trace_id=trace_id)
 
 
 def existed() -> None:

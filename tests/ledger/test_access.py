@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from kombu import Connection as KombuConnection
 
+from skillfleet.contracts import RunState
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger, Settings
+from skillfleet_ledger.blocking import completed
 from tests.ledger.helpers import DONE, read_all, running
 from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer
@@ -27,8 +29,15 @@ async def use_every_connection(settings: Settings) -> None:
         assert await ledger.artifacts.list(lease.run_id) == []
         await ledger.runs.settle(lease, "librarian.survey", lease.seq, DONE)
         assert len(await read_all(ledger, lease.run_id)) == 2
+        await asyncio.to_thread(reach_from_a_thread, settings, lease.run_id)
     finally:
         await ledger.close()
+
+
+def reach_from_a_thread(settings: Settings, run_id: str) -> None:
+    ledger = Ledger(settings, blocking=True)
+    assert completed(ledger.runs.state(run_id))[0] is RunState.SUCCEEDED
+    completed(ledger.close())
 
 
 def reach_through_kombu(url: str) -> None:

@@ -1,16 +1,19 @@
 """The pipelining connection: order, outages, bounds. It succeeds or fails in bounded time."""
 
 import asyncio
+import multiprocessing
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import pytest
 import redis
 
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
+from skillfleet_ledger.blocking import BlockingConnection, completed
 from skillfleet_ledger.connection import PipelinedConnection, ReplyError
 from skillfleet_ledger.runs import ReapOptions, Write
 from tests.ledger.helpers import (
@@ -36,6 +39,33 @@ async def connected(url: str, timeout: float = 5.0) -> AsyncIterator[PipelinedCo
         yield connection
     finally:
         await connection.close()
+
+
+class InThreads:
+    """A blocking connection as synchronous code uses it: each call in a thread of its own."""
+
+    def __init__(self, connection: BlockingConnection) -> None:
+        self._connection = connection
+        self._threads = ThreadPoolExecutor(100)
+
+    async def execute(self, *command: Any, timeout: float | None = None) -> Any:
+        """The reply, from a thread."""
+        work = self._connection.execute(*command, timeout=timeout)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, completed, work)
+
+
+@asynccontextmanager
+async def blocking(url: str, timeout: float = 5.0) -> AsyncIterator[InThreads]:
+    connection = BlockingConnection(url, timeout=timeout)
+    try:
+        yield InThreads(connection)
+    finally:
+        completed(connection.close())
+
+
+Connect = Callable[..., AbstractAsyncContextManager[PipelinedConnection | InThreads]]
+EITHER = pytest.mark.parametrize("connect", [connected, blocking])
 
 
 async def test_replies_go_to_those_who_asked(valkey: ValkeyServer) -> None:
@@ -166,10 +196,11 @@ async def test_scripts_whose_replies_are_lost_have_their_effect_once(
             await ledger.close()
 
 
-async def test_commands_survive_a_restart_of_the_server() -> None:
+@EITHER
+async def test_commands_survive_a_restart_of_the_server(connect: Connect) -> None:
     server = ValkeyServer().start()
     try:
-        async with connected(server.url, timeout=20) as connection:
+        async with connect(server.url, timeout=20) as connection:
             await connection.execute("SET", "k", "v")
             server.stop()
             waiting = [asyncio.create_task(connection.execute("GET", "k")) for _ in range(100)]
@@ -180,10 +211,11 @@ async def test_commands_survive_a_restart_of_the_server() -> None:
         server.close()
 
 
-async def test_a_stopped_server_is_noticed_in_time_and_used_again() -> None:
+@EITHER
+async def test_a_stopped_server_is_noticed_in_time_and_used_again(connect: Connect) -> None:
     server = ValkeyServer().start()
     try:
-        async with connected(server.url, timeout=0.3) as connection:
+        async with connect(server.url, timeout=0.3) as connection:
             await connection.execute("PING")
             server.signal(signal.SIGSTOP)
             try:
@@ -198,8 +230,9 @@ async def test_a_stopped_server_is_noticed_in_time_and_used_again() -> None:
         server.close()
 
 
-async def test_a_paused_server_is_waited_for(valkey: ValkeyServer) -> None:
-    async with connected(valkey.url) as connection:
+@EITHER
+async def test_a_paused_server_is_waited_for(connect: Connect, valkey: ValkeyServer) -> None:
+    async with connect(valkey.url) as connection:
         with valkey.client() as client:
             client.client_pause(300)
         with pytest.raises(FleetUnavailableError):
@@ -207,10 +240,11 @@ async def test_a_paused_server_is_waited_for(valkey: ValkeyServer) -> None:
         assert await connection.execute("PING") == b"PONG"
 
 
-async def test_a_refused_connection_is_a_clear_error_without_credentials() -> None:
+@EITHER
+async def test_a_refused_connection_is_a_clear_error_without_credentials(connect: Connect) -> None:
     port = free_port()
     url = f"redis://fleet:hunter2@127.0.0.1:{port}/0"
-    async with connected(url, timeout=0.3) as connection:
+    async with connect(url, timeout=0.3) as connection:
         with pytest.raises(FleetUnavailableError) as caught:
             await connection.execute("PING")
     assert f"Redis at 127.0.0.1:{port} did not answer within 0.3 s: cannot connect" in str(
@@ -219,8 +253,11 @@ async def test_a_refused_connection_is_a_clear_error_without_credentials() -> No
     assert "hunter2" not in str(caught.value)
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_given_up(valkey: ValkeyServer) -> None:
-    async with Proxy(valkey.port) as proxy, connected(proxy.url, timeout=0.2) as connection:
+@EITHER
+async def test_a_server_that_accepts_and_says_nothing_is_given_up(
+    connect: Connect, valkey: ValkeyServer
+) -> None:
+    async with Proxy(valkey.port) as proxy, connect(proxy.url, timeout=0.2) as connection:
         proxy.hold()
         with pytest.raises(FleetUnavailableError):
             await connection.execute("PING")
@@ -228,7 +265,8 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up(valkey: Valkey
         assert await connection.execute("PING", timeout=5) == b"PONG"
 
 
-async def test_what_is_no_redis_is_a_clear_error() -> None:
+@EITHER
+async def test_what_is_no_redis_is_a_clear_error(connect: Connect) -> None:
     async def web(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()
@@ -236,19 +274,20 @@ async def test_what_is_no_redis_is_a_clear_error() -> None:
     server = await asyncio.start_server(web, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     try:
-        async with connected(f"redis://127.0.0.1:{port}/0", timeout=0.3) as connection:
+        async with connect(f"redis://127.0.0.1:{port}/0", timeout=0.3) as connection:
             with pytest.raises(FleetUnavailableError, match="cannot connect"):
                 await connection.execute("PING")
     finally:
         server.close()
 
 
-async def test_a_server_without_room_for_clients_is_a_clear_error() -> None:
+@EITHER
+async def test_a_server_without_room_for_clients_is_a_clear_error(connect: Connect) -> None:
     server = ValkeyServer().start()
     try:
         with server.client() as client:
             client.config_set("maxclients", 1)
-            async with connected(server.url, timeout=0.3) as connection:
+            async with connect(server.url, timeout=0.3) as connection:
                 with pytest.raises(FleetUnavailableError, match="cannot connect"):
                     await connection.execute("PING")
                 client.config_set("maxclients", 100)
@@ -257,10 +296,11 @@ async def test_a_server_without_room_for_clients_is_a_clear_error() -> None:
         server.close()
 
 
-async def test_a_busy_server_is_waited_for(valkey: ValkeyServer) -> None:
+@EITHER
+async def test_a_busy_server_is_waited_for(connect: Connect, valkey: ValkeyServer) -> None:
     with valkey.client() as client, valkey.client() as other, ThreadPoolExecutor(1) as thread:
         client.config_set("busy-reply-threshold", 10)
-        async with connected(valkey.url) as connection:
+        async with connect(valkey.url) as connection:
             await connection.execute("PING")
             endless = thread.submit(other.eval, "while true do end", 0)
             try:
@@ -282,10 +322,11 @@ async def test_a_busy_server_is_waited_for(valkey: ValkeyServer) -> None:
                 endless.result()
 
 
-async def test_a_failover_is_waited_for_on_a_new_connection() -> None:
+@EITHER
+async def test_a_failover_is_waited_for_on_a_new_connection(connect: Connect) -> None:
     server = ValkeyServer().start()
     try:
-        async with Proxy(server.port) as proxy, connected(proxy.url) as connection:
+        async with Proxy(server.port) as proxy, connect(proxy.url) as connection:
             await connection.execute("SET", "k", "1")
             with server.client() as client:
                 client.replicaof("127.0.0.1", str(free_port()))
@@ -381,3 +422,55 @@ async def test_what_was_issued_before_closing_is_sent(valkey: ValkeyServer) -> N
             return bool(client.get("n") == b"100")
 
         await wait_until_async(all_sent, what="all commands to arrive")
+
+
+async def test_threads_that_block_get_their_own_replies(valkey: ValkeyServer) -> None:
+    async with Proxy(valkey.port) as proxy, blocking(proxy.url) as connection:
+        asked = [str(number).encode() for number in range(2000)]
+        assert await asyncio.gather(*(connection.execute("ECHO", one) for one in asked)) == asked
+        assert proxy.accepted <= 100
+
+
+async def test_a_blocked_thread_whose_connection_breaks_asks_again_at_once(
+    valkey: ValkeyServer,
+) -> None:
+    async with Proxy(valkey.port) as proxy, blocking(proxy.url, timeout=0.1) as connection:
+        for _ in range(3):
+            assert await connection.execute("PING", timeout=5) == b"PONG"
+            proxy.cut()
+            # Less than the time between two tries.
+            assert await connection.execute("PING") == b"PONG"
+
+
+@pytest.mark.parametrize("command", [("NONSENSE",), ("SET", "k", {"not": "bytes"})])
+async def test_an_error_leaves_a_blocking_connection_usable(
+    valkey: ValkeyServer, command: tuple[Any, ...]
+) -> None:
+    async with blocking(valkey.url) as connection:
+        with pytest.raises((ReplyError, TypeError)):
+            await connection.execute(*command)
+        assert await connection.execute("ECHO", "a") == b"a"
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_has_sockets_of_its_own(valkey: ValkeyServer) -> None:
+    connection = BlockingConnection(valkey.url)
+    completed(connection.execute("PING"))
+    asked = 200
+    child = multiprocessing.get_context("fork").Process(target=_ask, args=(connection, "c", asked))
+    child.start()
+    _ask(connection, "p", asked)
+    child.join(30)
+    assert child.exitcode == 0
+    completed(connection.close())
+
+
+def _ask(connection: BlockingConnection, mark: str, times: int) -> None:
+    for number in range(times):
+        text = f"{mark}{number}"
+        assert completed(connection.execute("ECHO", text)) == text.encode()
+
+
+def test_work_that_needs_an_event_loop_is_refused_where_there_is_none() -> None:
+    with pytest.raises(RuntimeError, match="event loop"):
+        completed(asyncio.sleep(1))

@@ -1,0 +1,170 @@
+"""Commands to Redis from code that no event loop runs: a request and its reply, in this thread.
+
+A synchronous producer pays two thread switches and an event loop's turn for each call that a loop
+in another thread makes for it: three times the processor time of the call itself.
+"""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from typing import Any, TypeVar
+
+import hiredis
+
+from skillfleet.errors import FleetUnavailableError
+from skillfleet_ledger.wire import RETRY_SECONDS, Endpoint, ReplyError
+
+T = TypeVar("T")
+_PIECE = 65_536
+
+
+def completed(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that awaits nothing but blocking connections; any thread."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    work.close()
+    raise RuntimeError("this work needs an event loop")
+
+
+class BlockingConnection:
+    """Stands in for a PipelinedConnection; its coroutines block, and never suspend.
+
+    Any thread may use it, and a forked child: each call takes an idle socket or opens one.
+    `url` and `timeout` (seconds) as for PipelinedConnection.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 5.0, name: str = "skillfleet") -> None:
+        self._endpoint = Endpoint(url, timeout)
+        self._timeout = timeout
+        self._name = name
+        self._idle: list[_Line] = []
+        self._pid = os.getpid()
+
+    @property
+    def address(self) -> str:
+        """Where the server is, without credentials."""
+        return str(self._endpoint.address)
+
+    async def call(self, *command: Any) -> Any:
+        """Send a command and return its reply; raises ReplyError and OSError."""
+        return self._ask(command, self._timeout)
+
+    async def execute(self, *command: Any, timeout: float | None = None) -> Any:
+        """As PipelinedConnection.execute."""
+        return self._repeat(command, self._timeout if timeout is None else timeout)
+
+    async def once(self, name: Hashable, work: Callable[[], Awaitable[T]]) -> T:
+        """Do the work: a thread that blocks has nobody to share it with."""
+        del name
+        return await work()
+
+    async def close(self) -> None:
+        """Close the idle sockets; later calls open new ones."""
+        self._close_idle()
+
+    def _repeat(self, command: tuple[Any, ...], limit: float) -> Any:
+        give_up_at = time.monotonic() + limit
+        left, tries = limit, 0
+        while True:
+            try:
+                return self._ask(command, left)
+            except FleetUnavailableError:
+                raise
+            except (ReplyError, OSError) as error:
+                if isinstance(error, ReplyError) and not error.passing:
+                    raise
+                cause = error
+            tries += 1
+            # An idle socket that the server has closed tells so at its next use: try again at once.
+            pause = RETRY_SECONDS if tries > 1 else 0.0
+            left = give_up_at - time.monotonic() - pause
+            if left <= 0:
+                message = f"Redis at {self.address} did not answer within {limit:g} s"
+                raise FleetUnavailableError(f"{message}: {cause}") from cause
+            time.sleep(pause)
+
+    def _ask(self, command: tuple[Any, ...], seconds: float) -> Any:
+        line = self._take(seconds)
+        try:
+            reply = line.ask(command, seconds)
+        except BaseException:
+            # A reply may still come, which is nobody's; and what idles broke with it, most likely.
+            line.close()
+            self._close_idle()
+            raise
+        if isinstance(reply, ReplyError):
+            if reply.passing:
+                # A replica answers so: only a new connection finds the new primary.
+                line.close()
+            else:
+                self._idle.append(line)
+            raise reply
+        self._idle.append(line)
+        return reply
+
+    def _take(self, seconds: float) -> "_Line":
+        if self._pid != os.getpid():
+            # The parent's; here only the copies of their descriptors are closed.
+            self._idle, self._pid = [], os.getpid()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._open(seconds)
+
+    def _close_idle(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
+    def _open(self, seconds: float) -> "_Line":
+        try:
+            line = _Line(self._endpoint.connect(seconds))
+            try:
+                self._introduce(line, seconds)
+            except BaseException:
+                line.close()
+                raise
+        except (ReplyError, OSError) as error:
+            raise self._endpoint.refusal(error) from error
+        return line
+
+    def _introduce(self, line: "_Line", seconds: float) -> None:
+        for command in self._endpoint.handshake(self._name):
+            reply = line.ask(command, seconds)
+            if isinstance(reply, ReplyError):
+                raise reply
+
+
+class _Line:
+    """One socket; one thread at a time."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._reader = hiredis.Reader(replyError=ReplyError)
+
+    def ask(self, command: tuple[Any, ...], seconds: float) -> Any:
+        """The reply, which may be a ReplyError; raises OSError, also after `seconds` of silence."""
+        try:
+            packed = hiredis.pack_command(command)
+        except Exception as error:
+            raise TypeError(f"not a Redis command: {error}") from error
+        self._socket.settimeout(seconds)
+        self._socket.sendall(packed)
+        try:
+            while (reply := self._reader.gets()) is False:
+                data = self._socket.recv(_PIECE)
+                if not data:
+                    raise ConnectionError("connection to Redis lost: closed")
+                self._reader.feed(data)
+        except hiredis.ProtocolError as error:
+            raise ConnectionError("what answers there is no Redis") from error
+        return reply
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
