@@ -37,13 +37,22 @@ class Directory:
 
     async def agents(self) -> list[AgentCard]:
         """The cards of all live agents, by name and version."""
-        now = await self.now_ms()
-        serving = await self._connection.execute("ZRANGEBYSCORE", self._serving, now, "+inf")
-        entries = sorted({member.decode().rpartition("|")[0] for member in serving})
+        entries = await self._live()
         if not entries:
             return []
         cards = await self._connection.execute("HMGET", self._cards, *entries)
-        return [AgentCard.model_validate_json(card) for card in cards if card is not None]
+        found = [AgentCard.model_validate_json(card) for card in cards if card is not None]
+        return sorted(found, key=lambda card: card.order)
+
+    async def live(self) -> set[tuple[str, str]]:
+        """Names and versions of all live agents."""
+        parts = [entry.partition("|") for entry in await self._live()]
+        return {(name, version) for name, _, version in parts}
+
+    async def _live(self) -> set[str]:
+        now = await self.now_ms()
+        serving = await self._connection.execute("ZRANGEBYSCORE", self._serving, now, "+inf")
+        return {member.decode().rpartition("|")[0] for member in serving}
 
     async def catalogue(self) -> list[AgentCard]:
         """The cards of all agents served within the last day, also where no worker is left.

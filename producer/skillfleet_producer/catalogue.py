@@ -15,7 +15,8 @@ _EMPTY_SECONDS = 0.5
 Taker = Callable[[Mapping[str, Any]], str | None]
 """Tells the queue that carries a skill's arguments; None when no worker ever told.
 
-Raises InvalidArgumentsError when no served version of the skill takes them.
+Raises InvalidArgumentsError when no served version of the skill takes them. Only live versions
+count, as long as there is one.
 """
 
 
@@ -25,6 +26,7 @@ class Catalogue:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._cards: list[AgentCard] = []
+        self._live: set[tuple[str, str]] = set()
         self._takers: dict[tuple[str, str], Taker] = {}
         self._read_at = float("-inf")
 
@@ -48,10 +50,14 @@ class Catalogue:
     def _new_taker(self, agent: str, skill: str) -> Taker | None:
         if not self._cards:
             return anything
-        takers = [
-            _taker(card.queue, arguments_check(f"{agent}.{skill}", match.input_schema))
+        found = [
+            (card, match)
             for card in reversed(self._cards)
             if card.name == agent and (match := card.skill(skill)) is not None
+        ]
+        takers = [
+            _taker(card.queue, arguments_check(f"{agent}.{skill}", match.input_schema))
+            for card, match in [pair for pair in found if self._lives(pair[0])] or found
         ]
         if not takers:
             return None
@@ -64,9 +70,14 @@ class Catalogue:
             await self._ledger.connection.once("catalogue", self._fetch)
 
     async def _fetch(self) -> None:
-        self._cards = await self._ledger.directory.catalogue()
+        live = await self._ledger.directory.live()
+        cards = await self._ledger.directory.catalogue()
+        self._live, self._cards = live, sorted(cards, key=lambda card: card.order)
         self._takers.clear()
         self._read_at = time.monotonic()
+
+    def _lives(self, card: AgentCard) -> bool:
+        return (card.name, card.version) in self._live
 
 
 def anything(arguments: Mapping[str, Any]) -> None:  # noqa: ARG001 - nobody knows better

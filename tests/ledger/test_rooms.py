@@ -29,6 +29,13 @@ async def test_two_versions_of_an_agent_are_listed_side_by_side(ledger: Ledger) 
     assert await ledger.directory.agents() == [CARD, NEWER]
 
 
+async def test_versions_are_listed_in_the_order_of_their_numbers(ledger: Ledger) -> None:
+    versions = ["0.9.0", "0.10.0-rc1", "0.10.0-rc2", "0.10.0", "0.10.1+7", "1", "1.0.1"]
+    cards = [CARD.model_copy(update={"version": version}) for version in versions]
+    await ledger.directory.publish("w1", [*cards[::-1], OTHER], LONG_MS)
+    assert await ledger.directory.agents() == [*cards, OTHER]
+
+
 async def test_agents_of_a_silent_worker_lapse_but_stay_in_the_catalogue(ledger: Ledger) -> None:
     await ledger.directory.publish("w1", [CARD], 1)
 

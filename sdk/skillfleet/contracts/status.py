@@ -1,5 +1,6 @@
 """What a caller may know of a run: its status, its artifacts, the catalogue of skills."""
 
+import re
 from datetime import datetime
 from typing import Any
 
@@ -94,6 +95,18 @@ class AgentCard(BaseModel):
     queue: str
     skills: tuple[SkillCard, ...] = ()
 
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Sorts cards by name and version: 0.9.0, 0.10.0-rc1, 0.10.0."""
+        release, _, early = self.version.partition("+")[0].partition("-")
+        return self.name, _numbered(release), not early, _numbered(early)
+
     def skill(self, name: str) -> SkillCard | None:
         """The card of the skill called `name`, or None."""
         return next((card for card in self.skills if card.name == name), None)
+
+
+def _numbered(text: str) -> list[tuple[int, str]]:
+    """A key that sorts the numbers in a text by their value."""
+    parts = re.findall(r"\d+|[^\d.]+", text)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
