@@ -1,5 +1,6 @@
 """Log lines of runs: whose they are, in whatever library, and no secrets in them."""
 
+import base64
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -154,6 +155,18 @@ def test_a_secret_of_several_lines_is_hidden_however_a_line_quotes_it(
     said = capfd.readouterr().err
     assert redaction.HIDDEN in said
     assert not any(word in said for word in ("BEGIN", "theirs", "END")), said
+
+
+@pytest.mark.parametrize("first", ["alg", "typ", "kid"])
+def test_a_token_in_a_line_is_hidden_even_where_it_is_cut_off(first: str) -> None:
+    head, claims = (
+        base64.urlsafe_b64encode(json.dumps(part, separators=(",", ":")).encode()).decode()
+        for part in ({first: "EdDSA-EdDSA"}, {"sub": "ada"})
+    )
+    head = head.rstrip("=")
+    for token in (f"{head}.{claims.rstrip('=')}.c2lnbmVk-_", f"{head}.{claims[:6]}", head[:-2]):
+        assert redaction.redact(f"{{'t': '{token}', 1}}") == f"{{'t': '{redaction.HIDDEN}', 1}}"
+    assert redaction.redact("eyJpZCI6MX0") == "eyJpZCI6MX0", "no token"
 
 
 def test_the_number_of_remembered_secrets_is_bounded() -> None:

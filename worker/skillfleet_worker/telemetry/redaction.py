@@ -1,4 +1,4 @@
-"""Keeping the values of secrets that were read in this process out of what it tells."""
+"""Keeping tokens, and secrets that were read in this process, out of what it logs and traces."""
 
 import base64
 import json
@@ -16,6 +16,9 @@ _SHORTEST_ENCODED = 8
 """A shorter one is not looked for in Base64 and hexadecimal: it would, too, in its letters."""
 
 _PERCENT = re.compile("%[0-9A-F]{2}")
+
+_TOKEN = re.compile(r"eyJ(?:hbGciOi|0eXAiOi|raWQiOi)[\w.-]*")
+"""A JSON Web Token, or the beginning of one: {"alg": {"typ": or {"kid": in Base64."""
 
 _MOST = 1000
 
@@ -73,7 +76,9 @@ class Memory:
             self._forms = tuple(sorted(set().union(*self._secrets.values()), key=len)[::-1])
 
     def redact(self, text: str) -> str:
-        """The text without the secrets in it."""
+        """The text without the secrets in it, and without tokens: Celery logs whole messages."""
+        if "eyJ" in text:
+            text = _TOKEN.sub(HIDDEN, text)
         for form in self._forms:
             if form in text:
                 text = text.replace(form, HIDDEN)
