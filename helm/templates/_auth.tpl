@@ -6,17 +6,17 @@
 {{- if $from.secret }}
 - name: {{ $name }}
   secret:
-    secretName: {{ $from.secret }}
+    secretName: {{ $from.secret | quote }}
     {{- with $from.key }}
     items:
       {{- /* By its own name, which is the key's id. */}}
-      - key: {{ . }}
-        path: {{ . }}
+      - key: {{ . | quote }}
+        path: {{ . | quote }}
     {{- end }}
 {{- else if $from.configMap }}
 - name: {{ $name }}
   configMap:
-    name: {{ $from.configMap }}
+    name: {{ $from.configMap | quote }}
 {{- end }}
 {{- end }}
 {{- end }}

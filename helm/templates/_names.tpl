@@ -34,11 +34,11 @@ shortened name carries a hash of the whole one, so that two long releases do not
 
 {{/* What selects a part's pods, never changed by an upgrade: root, component, pool (optional). */}}
 {{- define "skillfleet.selector" -}}
-app.kubernetes.io/name: {{ include "skillfleet.chartName" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "skillfleet.chartName" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- with .pool }}
-skillfleet/pool: {{ . }}
+skillfleet/pool: {{ . | quote }}
 {{- end }}
 {{- end }}
 
@@ -59,7 +59,7 @@ skillfleet/pool: {{ . }}
 {{/* The metadata of an object: root, component, pool (optional), suffix (default: component). */}}
 {{- define "skillfleet.metadata" -}}
 name: {{ include "skillfleet.name" (dict "root" .root "suffix" (.suffix | default .component)) }}
-namespace: {{ .root.Release.Namespace }}
+namespace: {{ .root.Release.Namespace | quote }}
 labels:
   {{- include "skillfleet.labels" . | nindent 2 }}
 {{- end }}
@@ -68,9 +68,19 @@ labels:
 {{- define "skillfleet.pools" -}}
 {{- $pools := list -}}
 {{- range .Values.workers -}}
-{{- $pools = append $pools (mergeOverwrite (deepCopy $.Values.workerDefaults) .) -}}
+{{- $image := include "skillfleet.imageOver" (dict "under" $.Values.workerDefaults.image "over" (.image | default dict)) | fromJson -}}
+{{- $pool := mergeOverwrite (deepCopy $.Values.workerDefaults) . -}}
+{{- $_ := set $pool "image" $image -}}
+{{- $pools = append $pools $pool -}}
 {{- end -}}
 {{- $pools | toJson -}}
+{{- end }}
+
+{{/* An image with what another says instead, as JSON: under, over. A digest is of one repository and tag. */}}
+{{- define "skillfleet.imageOver" -}}
+{{- $image := pick .under "repository" "tag" "digest" -}}
+{{- if or .over.repository .over.tag }}{{ $_ := set $image "digest" "" }}{{ end -}}
+{{- mergeOverwrite $image .over | toJson -}}
 {{- end }}
 
 {{- define "skillfleet.image" -}}

@@ -4,7 +4,7 @@
 {{- define "skillfleet.fromNamespace" -}}
 - namespaceSelector:
     matchLabels:
-      kubernetes.io/metadata.name: {{ . }}
+      kubernetes.io/metadata.name: {{ . | quote }}
 {{- end }}
 
 {{- define "skillfleet.egressDns" -}}
@@ -29,13 +29,30 @@
   protocol: TCP
 {{- end }}
 
-{{/* Egress of everything that runs skillfleet: names, Redis and the broker. */}}
-{{- define "skillfleet.egress" -}}
+{{/* Whether pods speak to a Redis or broker that is not of this release. */}}
+{{- define "skillfleet.external" -}}
+{{- if or (not .Values.valkey.enabled) .Values.broker.url .Values.broker.existingSecret.name }}true{{ end -}}
+{{- end }}
+
+{{/* The ports of external Redis and broker, as a JSON array. */}}
+{{- define "skillfleet.externalPorts" -}}
 {{- $ports := list -}}
 {{- range .Values.networkPolicy.redisPorts }}{{ $ports = append $ports (int .) }}{{ end -}}
 {{- range list .Values.redis.url .Values.broker.url -}}
 {{- if . }}{{ $ports = append $ports (include "skillfleet.urlPort" . | int) }}{{ end -}}
 {{- end -}}
+{{- uniq $ports | toJson -}}
+{{- end }}
+
+{{- define "skillfleet.validateNetwork" -}}
+{{- /* A rule without ports would open all of them. */}}
+{{- if and .Values.networkPolicy.enabled (include "skillfleet.external" .) (not (include "skillfleet.externalPorts" . | fromJsonArray)) -}}
+{{- fail "networkPolicy.redisPorts: the addresses come from Secrets, so say on which ports Redis and the broker listen" -}}
+{{- end -}}
+{{- end }}
+
+{{/* Egress of everything that runs skillfleet: names, Redis and the broker. */}}
+{{- define "skillfleet.egress" -}}
 {{ include "skillfleet.egressDns" . }}
 {{- if .Values.valkey.enabled }}
 - ports:
@@ -46,9 +63,9 @@
         matchLabels:
           {{- include "skillfleet.selector" (dict "root" . "component" "valkey") | nindent 10 }}
 {{- end }}
-{{- if or (not .Values.valkey.enabled) .Values.broker.url .Values.broker.existingSecret.name }}
+{{- if include "skillfleet.external" . }}
 - ports:
-    {{- range uniq $ports }}
+    {{- range include "skillfleet.externalPorts" . | fromJsonArray }}
     {{- include "skillfleet.egressPort" . | nindent 4 }}
     {{- end }}
   {{- with .Values.networkPolicy.redisTo }}

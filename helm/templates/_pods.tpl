@@ -19,7 +19,7 @@ securityContext:
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end }}
@@ -34,9 +34,9 @@ securityContext:
 
 {{/* The image of a part that runs skillfleet: root, image (optional overrides). */}}
 {{- define "skillfleet.runImage" -}}
-{{- $image := mergeOverwrite (pick .root.Values.image "repository" "tag" "digest") (.image | default dict) -}}
+{{- $image := include "skillfleet.imageOver" (dict "under" .root.Values.image "over" (.image | default dict)) | fromJson -}}
 {{- if not $image.tag }}{{ $_ := set $image "tag" .root.Chart.AppVersion }}{{ end -}}
-image: {{ include "skillfleet.image" $image }}
+image: {{ include "skillfleet.image" $image | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 {{- end }}
 
@@ -54,8 +54,8 @@ imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 - name: {{ .env }}
   valueFrom:
     secretKeyRef:
-      name: {{ .name }}
-      key: {{ .key }}
+      name: {{ .name | quote }}
+      key: {{ .key | quote }}
 {{- end }}
 
 {{- define "skillfleet.valkeySecret" -}}
@@ -93,7 +93,7 @@ is no secret stands in the settings.
 {{ include "skillfleet.secretEnv" (dict "env" "SKILLFLEET_REDIS_USERNAME" "name" $user.secret "key" $user.usernameKey) }}
 {{- else if $user.username }}
 - name: SKILLFLEET_REDIS_USERNAME
-  value: {{ $user.username }}
+  value: {{ $user.username | quote }}
 {{- end }}
 {{- if $user.passwordKey }}
 {{ include "skillfleet.secretEnv" (dict "env" "SKILLFLEET_REDIS_PASSWORD" "name" $user.secret "key" $user.passwordKey) }}
@@ -105,7 +105,7 @@ is no secret stands in the settings.
 {{- end }}
 {{- end }}
 
-{{/* The environment of every skillfleet process: root, component, role (who it is to Redis). Only workers export. */}}
+{{/* The environment of every skillfleet process: root, role (who it is to Redis). */}}
 {{- define "skillfleet.env" -}}
 {{- include "skillfleet.connectionEnv" . | trim }}
 - name: SKILLFLEET_POD_NAME
@@ -116,15 +116,27 @@ is no secret stands in the settings.
   valueFrom:
     fieldRef:
       fieldPath: metadata.namespace
-{{- if and .root.Values.telemetry.otlpEndpoint (eq .component "worker") }}
+{{- end }}
+
+{{/*
+What the exports of a worker say of it, unless the operator's own variables do: root, own (env).
+A variable that is given twice is refused by servers that apply.
+*/}}
+{{- define "skillfleet.telemetryEnv" -}}
+{{- $given := keys .root.Values.settings.extra -}}
+{{- range .own }}{{ $given = append $given .name }}{{ end -}}
+{{- $headers := .root.Values.telemetry.headersSecret -}}
+{{- if .root.Values.telemetry.otlpEndpoint }}
+{{- if not (has "OTEL_SERVICE_NAME" $given) }}
 - name: OTEL_SERVICE_NAME
   value: skillfleet-worker
+{{- end }}
+{{- if not (has "OTEL_RESOURCE_ATTRIBUTES" $given) }}
 - name: OTEL_RESOURCE_ATTRIBUTES
   value: k8s.namespace.name=$(SKILLFLEET_POD_NAMESPACE),k8s.pod.name=$(SKILLFLEET_POD_NAME)
-{{- with .root.Values.telemetry.headersSecret }}
-{{- if .name }}
-{{ include "skillfleet.secretEnv" (dict "env" "OTEL_EXPORTER_OTLP_HEADERS" "name" .name "key" .key) }}
 {{- end }}
+{{- if and $headers.name (not (has "OTEL_EXPORTER_OTLP_HEADERS" $given)) }}
+{{ include "skillfleet.secretEnv" (dict "env" "OTEL_EXPORTER_OTLP_HEADERS" "name" $headers.name "key" $headers.key) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -162,15 +174,15 @@ checksum/settings: {{ include "skillfleet.settings" . | sha256sum }}
 {{- define "skillfleet.volumes" -}}
 - name: tmp
   emptyDir:
-    sizeLimit: {{ .tmp }}
+    sizeLimit: {{ .tmp | quote }}
 {{- with .root.Values.redis.tls }}
 {{- if .caSecret }}
 - name: redis-ca
   secret:
-    secretName: {{ .caSecret }}
+    secretName: {{ .caSecret | quote }}
     items:
-      - key: {{ .caKey }}
-        path: {{ .caKey }}
+      - key: {{ .caKey | quote }}
+        path: {{ .caKey | quote }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -6,6 +6,7 @@
 {{- include "skillfleet.validateRedis" . -}}
 {{- include "skillfleet.validateFlower" . -}}
 {{- include "skillfleet.validateAuth" . -}}
+{{- include "skillfleet.validateNetwork" . -}}
 {{- $seen := dict -}}
 {{- range include "skillfleet.pools" . | fromJsonArray -}}
 {{- if hasKey $seen .name }}{{ fail (printf "workers: two pools are named %q; give each its own name" .name) }}{{ end -}}
@@ -61,12 +62,27 @@
 {{- end -}}
 {{- end }}
 
+{{/* Names that stand in a list for a second time: objects with names. */}}
+{{- define "skillfleet.repeated" -}}
+{{- $seen := dict -}}
+{{- range . }}{{ if hasKey $seen .name }}{{ .name }} {{ end }}{{ $_ := set $seen .name true }}{{ end -}}
+{{- end }}
+
 {{/* root, pool */}}
 {{- define "skillfleet.validatePool" -}}
 {{- $where := printf "workers[%s].autoscaling" .pool.name -}}
 {{- $scaling := .pool.autoscaling -}}
 {{- if and .pool.preStop.command (lt (int .pool.preStop.seconds) 1) -}}
 {{- fail (printf "workers[%s].preStop.seconds: say how long preStop.command may take; it is added to the grace period" .pool.name) -}}
+{{- end -}}
+{{- /* Servers that apply refuse a list that names one thing twice. */ -}}
+{{- range $key := list "env" "extraVolumes" -}}
+{{- with include "skillfleet.repeated" (get $.pool $key | default list) | trim -}}
+{{- fail (printf "workers[%s].%s: %s is given twice" $.pool.name $key .) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (regexMatch "^0+%?$" (toString .pool.rollingUpdate.maxSurge)) (regexMatch "^0+%?$" (toString .pool.rollingUpdate.maxUnavailable)) -}}
+{{- fail (printf "workers[%s].rollingUpdate: with maxSurge and maxUnavailable both 0 no update could start; set one of them" .pool.name) -}}
 {{- end -}}
 {{- if and .pool.podDeletionCost (eq .pool.pool "prefork") -}}
 {{- fail (printf "workers[%s].podDeletionCost: prefork workers cannot keep it; set it to false for this pool" .pool.name) -}}

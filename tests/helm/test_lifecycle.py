@@ -122,6 +122,15 @@ def test_pools_scale_to_zero_only_when_asked() -> None:
     assert one(render(), "ScaledObject", "default")["spec"]["minReplicaCount"] == 2
 
 
+def test_keda_polls_where_it_alone_can_wake_a_pool() -> None:
+    # From one pod on the HPA asks, and KEDA warns of a polling interval that says nothing.
+    manifests = render({"workers": TWO_POOLS})
+    fields = {"pollingInterval", "cooldownPeriod"}
+    assert not fields & one(manifests, "ScaledObject", "interactive")["spec"].keys()
+    batch = one(manifests, "ScaledObject", "batch")["spec"]
+    assert (batch["pollingInterval"], batch["cooldownPeriod"]) == (10, 300)
+
+
 def test_demand_aims_at_a_share_of_the_concurrency_over_all_queues() -> None:
     manifests = render({"workers": TWO_POOLS})
     (trigger,) = one(manifests, "ScaledObject", "interactive")["spec"]["triggers"]
@@ -254,6 +263,27 @@ def test_an_upgrade_changes_nothing_that_is_fixed(name: str) -> None:
     for key in before.keys() & trial.keys():
         if name != "trial without add-ons" or key[0] != "StatefulSet":
             assert before[key] == trial[key], key
+
+
+def test_a_pool_s_own_telemetry_variables_stand_alone() -> None:
+    def exported(extra: dict[str, str], *own: str) -> list[tuple[str, Any]]:
+        values = {
+            **pool_values(env=[{"name": name, "value": "mine"} for name in own]),
+            "settings": {"extra": extra},
+            "telemetry": {
+                "otlpEndpoint": "http://collector:4318",
+                "headersSecret": {"name": "otlp"},
+            },
+        }
+        entries = main_container(worker(render(values)))["env"]
+        return [(e["name"], e.get("value")) for e in entries if e["name"].startswith("OTEL_")]
+
+    name, attributes = "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"
+    assert [key for key, _ in exported({})] == [name, attributes, "OTEL_EXPORTER_OTLP_HEADERS"]
+    assert exported({}, name).count((name, "mine")) == 1
+    assert name not in dict(exported({name: "ours"}))
+    own = (name, attributes, "OTEL_EXPORTER_OTLP_HEADERS")
+    assert exported({}, *own) == [(key, "mine") for key in own]
 
 
 def test_an_evicting_redis_is_refused_before_the_worker_starts() -> None:

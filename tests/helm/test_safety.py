@@ -341,3 +341,28 @@ def test_secrets_of_skills_are_files_in_one_folder() -> None:
 def test_an_image_may_be_pinned_by_digest() -> None:
     (container,) = pod_template(worker(render(EVERYTHING), "batch"))["spec"]["containers"]
     assert container["image"] == "registry.internal/skills:0.1.0@sha256:" + "a" * 64
+
+
+def test_a_pool_s_own_image_takes_no_digest_of_another() -> None:
+    one_digest, other_digest = ("sha256:" + letter * 64 for letter in "ab")
+
+    def image(own: dict[str, str], default: dict[str, str] | None = None) -> str:
+        values = {
+            "image": {"repository": "acme/skills", "tag": "1", "digest": one_digest},
+            "workerDefaults": {"image": default or {}},
+            "workers": [{"name": "default", "queues": ["celery"], "image": own}],
+        }
+        (container,) = pod_template(worker(render(values)))["spec"]["containers"]
+        return str(container["image"])
+
+    assert image({}) == f"acme/skills:1@{one_digest}"
+    assert image({"repository": "acme/gpu"}) == "acme/gpu:1"
+    assert image({"tag": "2"}) == "acme/skills:2"
+    assert image({"tag": "2"}, {"digest": other_digest}) == "acme/skills:2"
+    assert image({"digest": other_digest}) == f"acme/skills:1@{other_digest}"
+
+
+def test_no_rule_of_a_policy_opens_every_port(fleet: list[Manifest]) -> None:
+    for policy in kinds(fleet, "NetworkPolicy"):
+        for rule in [*policy["spec"]["ingress"], *policy["spec"]["egress"]]:
+            assert rule["ports"], policy["metadata"]["name"]

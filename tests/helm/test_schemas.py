@@ -1,5 +1,6 @@
 """What the API server would say: core objects, KEDA's objects, Helm's own lint."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from tests.helm.rendering import CHART, Manifest
-from tests.helm.value_sets import VALUE_SETS
+from tests.helm.rendering import CHART, Manifest, render, walk
+from tests.helm.value_sets import LOOKALIKES, VALUE_SETS, odd_values
 
 # Objects whose schemas belong to other projects.
 CUSTOM_GROUPS = ("keda.sh/", "monitoring.coreos.com/")
@@ -70,3 +71,27 @@ def test_keda_objects_fit_kedas_own_schemas(fleet: list[Manifest]) -> None:
 def test_no_object_is_made_twice(fleet: list[Manifest]) -> None:
     names = [(manifest["kind"], manifest["metadata"]["name"]) for manifest in fleet]
     assert len(names) == len(set(names))
+
+
+def texts(manifests: list[Manifest]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value that the API server takes as a text only, with its path."""
+    maps = {"labels", "matchLabels", "annotations", "nodeSelector", "data"}
+    fields = {"name", "namespace", "key", "path", "host", "username", "claimName"}
+    for manifest in manifests:
+        for path, value in walk(manifest):
+            if isinstance(value, (dict, list)) or path[-1:] == ("port",):
+                continue
+            named = path[-1] in fields or path[-1].endswith(("ClassName", "AccountName", "Secret"))
+            if named or maps & set(path[-2:-1]) or "command" in path or path[-1] == "secretName":
+                yield (manifest["kind"], *path), value
+
+
+@pytest.mark.parametrize("odd", LOOKALIKES)
+def test_names_that_look_like_something_else_stay_names(odd: str) -> None:
+    manifests = render(odd_values(odd), name=odd, namespace=odd)
+    for path, value in texts(manifests):
+        assert isinstance(value, str), path
+    for manifest in manifests:
+        assert manifest["metadata"]["namespace"] == odd
+        if not manifest["apiVersion"].startswith(CUSTOM_GROUPS):
+            kubernetes_validate.validate(manifest, KUBERNETES[1], strict=True)

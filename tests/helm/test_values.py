@@ -183,6 +183,28 @@ REFUSED = {
     ),
     "a port for root": (pool(probes={"port": 80}), "probes/port"),
     "half a digest": ({"image": {"digest": "sha256:abc"}}, "/image/digest"),
+    "a variable that is given twice": (
+        pool(env=[{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]),
+        "workers[default].env: A is given twice",
+    ),
+    "two volumes of one name": (
+        pool(extraVolumes=[{"name": "x", "emptyDir": {}}, {"name": "x", "secret": {}}]),
+        "workers[default].extraVolumes: x is given twice",
+    ),
+    "a volume that is the chart's": (
+        pool(extraVolumes=[{"name": "tmp", "emptyDir": {}}]),
+        "extraVolumes/0/name",
+    ),
+    "an update that cannot start": (
+        pool(rollingUpdate={"maxSurge": "0%", "maxUnavailable": 0}),
+        "workers[default].rollingUpdate: with maxSurge and maxUnavailable both 0",
+    ),
+    "a label that is too long": ({"commonLabels": {"team": "a" * 64}}, "/commonLabels/team"),
+    "a label that is a sentence": (pool(podLabels={"team": "us two"}), "podLabels/team"),
+    "a Redis of which nobody tells the port": (
+        {"networkPolicy": {"redisPorts": []}},
+        "networkPolicy.redisPorts: the addresses come from Secrets, so say on which ports",
+    ),
     "a name that no Service may have": ({"fullnameOverride": "1fleet"}, "fullnameOverride"),
 }
 

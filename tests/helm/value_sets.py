@@ -194,3 +194,62 @@ VALUE_SETS: dict[str, Values] = {
     "open network": {"networkPolicy": {"enabled": False}},
     "no start-up check": {"redis": {"startupCheck": False}},
 }
+
+# What a careless template turns into numbers, booleans, nulls and dates.
+LOOKALIKES = ["123", "1e3", "true", "null", "on", "2026-01-01"]
+
+
+def odd_values(odd: str) -> Values:
+    """Values with `odd` wherever operators name something."""
+    return {
+        "nameOverride": odd if odd.isalpha() else "",
+        "fullnameOverride": "fleet",
+        "commonLabels": {"team": odd},
+        "image": {"pullSecrets": [odd]},
+        "redis": {
+            "url": "rediss://redis.data.svc:6380/0",
+            "username": odd,
+            "existingSecret": {"name": odd, "passwordKey": odd},
+            "users": {"exporter": {"usernameKey": odd, "passwordKey": odd}},
+            "tls": {"caSecret": odd, "caKey": odd},
+        },
+        "broker": {"existingSecret": {"name": odd, "urlKey": odd}},
+        "auth": {
+            "producerKeys": {"configMap": odd},
+            "workerKeys": {"secret": odd},
+            "workerSigningKey": {"secret": odd, "key": odd},
+        },
+        "telemetry": {
+            "otlpEndpoint": "http://collector:4318",
+            "headersSecret": {"name": odd, "key": odd},
+        },
+        "workers": [
+            {
+                "name": odd,
+                "queues": [odd],
+                "modules": ["true", "null"],
+                "priorityClassName": odd,
+                "runtimeClassName": odd,
+                "podLabels": {"tier": odd},
+                "podAnnotations": {"note": odd},
+                "secrets": [{"name": odd, "items": [{"key": odd, "path": odd}]}],
+                "env": [{"name": "ODD", "value": odd}],
+                "podDeletionCost": True,
+                "autoscaling": {"mode": "redisList", "redisList": {"address": "redis:6380"}},
+            }
+        ],
+        "workerServiceAccount": {"name": odd, "annotations": {"role": odd}},
+        "keda": {"namespace": odd},
+        "flower": {
+            "auth": {"basic": {"existingSecret": odd, "key": odd}},
+            "ingress": {
+                "enabled": True,
+                "className": odd,
+                "host": odd,
+                "tlsSecret": odd,
+                "controllerNamespace": odd,
+            },
+            "persistence": {"existingClaim": odd, "storageClass": odd},
+        },
+        "monitoring": {"enabled": True, "namespace": odd, "labels": {"release": odd}},
+    }

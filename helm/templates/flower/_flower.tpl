@@ -21,9 +21,9 @@
 {{- end }}
 {{- with .auth.oauth }}
 {{- if .provider }}
-- --auth_provider={{ .provider }}
+- {{ printf "--auth_provider=%s" .provider | quote }}
 - {{ printf "--auth=%s" .emails | quote }}
-- --oauth2_redirect_uri={{ .redirectUri }}
+- {{ printf "--oauth2_redirect_uri=%s" .redirectUri | quote }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -3,15 +3,15 @@
 {{- $security := include "skillfleet.podSecurity" .root | fromYaml -}}
 {{- $_ := set $security "automountServiceAccountToken" .pool.podDeletionCost -}}
 {{- $keys := include "skillfleet.workerKeys" .root | fromJson -}}
-serviceAccountName: {{ .root.Values.workerServiceAccount.name | default (include "skillfleet.name" (dict "root" .root "suffix" "worker")) }}
+serviceAccountName: {{ .root.Values.workerServiceAccount.name | default (include "skillfleet.name" (dict "root" .root "suffix" "worker")) | quote }}
 {{ toYaml $security }}
 {{- /* The kubelet kills after this; the worker itself ends at drainSeconds + 10. */}}
 terminationGracePeriodSeconds: {{ add .pool.drainSeconds .pool.graceMarginSeconds .pool.preStop.seconds }}
 {{- with .pool.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .pool.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- if .pool.shareProcessNamespace }}
 shareProcessNamespace: true
@@ -36,7 +36,7 @@ initContainers:
     command: [skillfleet, doctor]
     {{- include "skillfleet.envFrom" .root | nindent 4 }}
     env:
-      {{- include "skillfleet.env" (dict "root" .root "component" "doctor" "role" "worker") | nindent 6 }}
+      {{- include "skillfleet.env" (dict "root" .root "role" "worker") | nindent 6 }}
     resources:
       {{- toYaml .pool.resources | nindent 6 }}
     {{- include "skillfleet.containerSecurity" .root | nindent 4 }}
@@ -51,7 +51,10 @@ containers:
       {{- include "skillfleet.workerCommand" .pool | nindent 6 }}
     {{- include "skillfleet.envFrom" .root | nindent 4 }}
     env:
-      {{- include "skillfleet.env" (dict "root" .root "component" "worker" "role" "worker") | nindent 6 }}
+      {{- include "skillfleet.env" (dict "root" .root "role" "worker") | nindent 6 }}
+      {{- with include "skillfleet.telemetryEnv" (dict "root" .root "own" .pool.env) | trim }}
+      {{- . | nindent 6 }}
+      {{- end }}
       {{- with include "skillfleet.keyEnv" (dict "root" .root "folders" $keys) | trim }}
       {{- . | nindent 6 }}
       {{- end }}
@@ -126,7 +129,7 @@ volumes:
 - skillfleet
 - worker
 {{- range .modules }}
-- {{ . }}
+- {{ . | quote }}
 {{- end }}
 - --pool
 - {{ .pool }}

@@ -37,7 +37,7 @@
   name: q{{ $index }}
   metricType: AverageValue
   metadata:
-    address: {{ $address }}
+    address: {{ $address | quote }}
     listName: {{ printf "%s%s" $prefix $queue | quote }}
     listLength: {{ include "skillfleet.targetPerPod" $.pool | quote }}
     databaseIndex: {{ $database | quote }}
@@ -45,7 +45,7 @@
     enableTLS: "true"
     {{- end }}
     {{- if and $user.username (not $user.usernameKey) }}
-    username: {{ $user.username }}
+    username: {{ $user.username | quote }}
     {{- end }}
   {{- if include "skillfleet.redisListSecrets" $.root }}
   authenticationRef:
@@ -60,15 +60,15 @@
 {{- range $parameter, $key := dict "username" $user.usernameKey "password" $user.passwordKey }}
 {{- if $key }}
 - parameter: {{ $parameter }}
-  name: {{ $user.secret }}
-  key: {{ $key }}
+  name: {{ $user.secret | quote }}
+  key: {{ $key | quote }}
 {{- end }}
 {{- end }}
 {{- with .Values.redis.tls }}
 {{- if .caSecret }}
 - parameter: ca
-  name: {{ .caSecret }}
-  key: {{ .caKey }}
+  name: {{ .caSecret | quote }}
+  key: {{ .caKey | quote }}
 {{- end }}
 {{- end }}
 {{- end }}
