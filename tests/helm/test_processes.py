@@ -187,6 +187,24 @@ def test_the_flower_container_asks_for_a_password_but_not_for_its_health(
         assert process.wait(timeout=30) == 0
 
 
+def test_flower_without_a_user_of_its_own_sees_runs_as_the_workers(valkey: ValkeyServer) -> None:
+    port = free_port()
+    flower_values = {"port": port, "auth": {"basic": {"existingSecret": "flower-auth"}}}
+    manifests = render(fleet_values(flower=flower_values) | {"redis": {}})
+    with (
+        LocalPod(worker(manifests), manifests, secrets(valkey)) as pod,
+        LocalPod(one(manifests, "Deployment", "flower"), manifests, secrets(valkey)) as flower,
+        Fleet(valkey.producer_url) as fleet,
+    ):
+        pod.start()
+        flower.start()
+        wait_until(partial(answers, port, "/healthcheck"), 60, "Flower")
+        wait_until(lambda: "Events of group {task} enabled" in pod.log(), 60, "Flower's events")
+        run = fleet.enqueue("fleet.echo", {"text": "hello"})
+        tasks = f"http://127.0.0.1:{port}/api/tasks"
+        wait_until(lambda: run.id in get(tasks, "ann:secret")[1], 30, "the run in Flower")
+
+
 def test_a_worker_serves_signed_runs_and_refuses_others(
     valkey: ValkeyServer, tmp_path: Path
 ) -> None:

@@ -31,7 +31,8 @@
 {{- range list "unacked*" "undecodable*" "_kombu.binding*" "*.celery.pidbox*" "celeryev*" -}}
 {{- $worker = append $worker (printf "~%s%s" $celery .) -}}
 {{- end -}}
-{{- range list "/0.celery.pidbox" "/0.*pidbox*" "/0.celeryev*" -}}
+{{- /* The last as it is subscribed to by Flower, which is the workers' user where it has none of its own. */ -}}
+{{- range list "/0.celery.pidbox" "/0.*pidbox*" "/0.celeryev*" "/0.celeryev/*" -}}
 {{- $worker = append $worker (printf "&%s%s" $celery .) -}}
 {{- end -}}
 
