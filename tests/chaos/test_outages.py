@@ -32,7 +32,7 @@ async def test_all_who_enqueue_while_redis_is_silent_learn_of_it_at_once(
     server: ValkeyServer,
 ) -> None:
     async with Proxy(server.port) as proxy:
-        settings = Settings.load(redis_url=proxy.url, redis_timeout_seconds=0.5)
+        settings = Settings.load(redis_url=proxy.url, redis_timeout_seconds=1)
         async with AsyncFleet(settings=settings) as fleet:
             await fleet.enqueue("chaos.process_id", {})
             proxy.hold()

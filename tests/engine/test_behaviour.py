@@ -201,9 +201,10 @@ def test_rate_limits_hold_tasks_back(worker: Worker) -> None:
     name = "tests.engine.project.note"
     worker.control("rate_limit", name, "4/s")
     try:
-        results = [worker.send("note", "limited") for _ in range(3)]
+        results = [worker.send("note", "limited") for _ in range(5)]
         times = sorted(worker.wait_for("note", result.id)["at"] for result in results)
-        assert times[2] - times[0] >= 0.4
+        # A second, of which a busy machine may take some away: the first began late.
+        assert times[4] - times[0] >= 0.4
     finally:
         worker.control("rate_limit", name, None)
 

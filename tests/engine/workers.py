@@ -45,7 +45,7 @@ class Worker:
             SETTINGS: json.dumps(POOLS[pool] | settings),
             "PYTHONWARNINGS": "default",
         }
-        command = [sys.executable, "-m", "celery", "-A", "tests.engine.project", "worker"]
+        command = [sys.executable, "-m", "tests.support.celery_worker", "tests.engine.project"]
         options = ["--without-gossip", "--without-mingle", "-E", "-n", f"{pool}@%h", "-l", "INFO"]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(

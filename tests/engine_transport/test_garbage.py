@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -81,7 +82,8 @@ def test_a_receiver_gets_queue_bytes_and_reason_and_takes_the_message_over(
 ) -> None:
     with valkey.client() as client:
         client.lpush("jobs", b"hello", packed(envelope(body="abc")))
-        start_reader("jobs").drain(1, timeout=0.5)
+        reader = start_reader("jobs")
+        wait_until(lambda: not reader.drain(1, timeout=0.1) and len(announced) > 1, what="both")
         assert client.llen("undecodable") == 0
     assert [each["queue"] for each in announced] == ["jobs", "jobs"]
     assert [each["body"] for each in announced] == [b"hello", packed(envelope(body="abc"))]
@@ -99,8 +101,10 @@ def test_a_receiver_that_fails_leaves_the_message_in_the_list(
     try:
         with valkey.client() as client:
             client.lpush("jobs", b"hello")
-            start_reader("jobs").drain(1, timeout=0.5)
-            assert client.lrange("undecodable", 0, -1) == [b"hello"]
+            reader = start_reader("jobs")
+            kept = partial(client.lrange, "undecodable", 0, -1)
+            wait_until(lambda: not reader.drain(1, timeout=0.1) and kept(), what="it to be kept")
+            assert kept() == [b"hello"]
     finally:
         message_undecodable.disconnect(fail)
 

@@ -15,6 +15,11 @@ CHART = ROOT / "helm"
 WORKLOADS = ("Deployment", "StatefulSet", "Pod")
 
 
+def documents(text: str) -> Iterator[Any]:
+    """The documents of a YAML stream; libyaml's loader takes a tenth of the time."""
+    return iter(yaml.load_all(text, Loader=yaml.CSafeLoader))
+
+
 def render(
     values: Mapping[str, Any] | None = None, name: str = "fleet", namespace: str = "agents"
 ) -> list[Manifest]:
@@ -25,7 +30,7 @@ def render(
         document
         for path, text in sorted(texts.items())
         if path.endswith(".yaml")
-        for document in yaml.safe_load_all(text)
+        for document in documents(text)
         if document
     ]
 

@@ -10,7 +10,7 @@ import yaml
 
 from deploy import chart_readme, image_lock, redis_users, render
 from deploy.json_patch import json_patch
-from tests.helm.rendering import ROOT, run
+from tests.helm.rendering import ROOT, documents, run
 
 K8S = ROOT / "deploy" / "k8s"
 FOLDERS = ("base", "overlays/small", "overlays/production")
@@ -41,7 +41,7 @@ def build(folder: Path) -> list[Manifest]:
     for resource in kustomization["resources"]:
         path = folder / resource
         text = "" if path.is_dir() else path.read_text("utf-8")
-        built += build(path) if path.is_dir() else yaml.safe_load_all(text)
+        built += build(path) if path.is_dir() else documents(text)
     for patch in kustomization.get("patches", []):
         kind_and_name = (patch["target"]["kind"], patch["target"]["name"])
         (target,) = (item for item in built if render.identity(item) == kind_and_name)
@@ -116,7 +116,7 @@ def kubectl() -> str:
 def test_kubectl_kustomize_builds_the_same(folder: str) -> None:
     done = run(kubectl(), "kustomize", str(K8S / folder))
     assert (done.returncode, done.stderr) == (0, "")
-    assert by_name(list(yaml.safe_load_all(done.stdout))) == wanted(Path(folder).name)
+    assert by_name(list(documents(done.stdout))) == wanted(Path(folder).name)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ async def test_a_wrong_password_is_a_clear_error(guarded: ValkeyServer) -> None:
             redis_url=guarded.url,
             redis_username="fleet",
             redis_password="hunter2",
-            redis_timeout_seconds=0.3,
+            redis_timeout_seconds=5,
         )
     )
     try:
@@ -192,7 +192,7 @@ async def test_a_missing_authority_file_is_a_clear_error(tmp_path: Path) -> None
         Settings.load(
             redis_url="rediss://127.0.0.1:1/0",
             redis_ca_file=tmp_path / "missing.pem",
-            redis_timeout_seconds=0.3,
+            redis_timeout_seconds=5,
         )
     )
     try:

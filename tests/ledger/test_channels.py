@@ -200,7 +200,7 @@ async def test_a_listener_that_is_cancelled_while_it_waits_is_forgotten(
 async def test_a_refused_login_is_reported(
     valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    channels = Channels(valkey.url.replace("//", "//nobody:wrong@"), timeout=0.3)
+    channels = Channels(valkey.url.replace("//", "//nobody:wrong@"), timeout=2)
     try:
         with caplog.at_level(logging.WARNING), pytest.raises(FleetUnavailableError):
             await channels.listen("a", Ear())

@@ -5,7 +5,7 @@ import multiprocessing
 import signal
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -298,8 +298,14 @@ async def test_a_server_without_room_for_clients_is_a_clear_error(connect: Conne
 
 @EITHER
 async def test_a_busy_server_is_waited_for(connect: Connect, valkey: ValkeyServer) -> None:
-    with valkey.client() as client, valkey.client() as other, ThreadPoolExecutor(1) as thread:
+    with (
+        valkey.client() as client,
+        valkey.client() as other,
+        ThreadPoolExecutor(1) as thread,
+        ExitStack() as stack,
+    ):
         client.config_set("busy-reply-threshold", 10)
+        stack.callback(client.config_set, "busy-reply-threshold", 5000)
         async with connect(valkey.url) as connection:
             await connection.execute("PING")
             endless = thread.submit(other.eval, "while true do end", 0)
@@ -343,10 +349,10 @@ async def test_a_failover_is_waited_for_on_a_new_connection(connect: Connect) ->
 
 
 async def test_a_slow_reply_after_a_quiet_time_is_no_silence(valkey: ValkeyServer) -> None:
-    async with Proxy(valkey.port) as proxy, connected(proxy.url, timeout=0.6) as connection:
+    async with Proxy(valkey.port) as proxy, connected(proxy.url, timeout=2) as connection:
         await connection.execute("PING")
-        await asyncio.sleep(0.45)
-        proxy.delay = 0.15
+        await asyncio.sleep(1.5)
+        proxy.delay = 0.4
         assert await connection.call("ECHO", "a") == b"a"
         assert proxy.accepted == 1
 

@@ -66,7 +66,7 @@ async def test_runs_leases_and_events_survive_a_restart(server: ValkeyServer) ->
 
 async def test_what_a_stopped_server_does_later_happens_once(server: ValkeyServer) -> None:
     """The calls fail here, lie in the server's buffers, and are repeated meanwhile."""
-    ledger = Ledger(settings_for(server, redis_timeout_seconds=0.3))
+    ledger = Ledger(settings_for(server, redis_timeout_seconds=1))
     runs = ledger.runs
     try:
         lease = await running(ledger)

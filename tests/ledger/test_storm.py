@@ -137,7 +137,9 @@ async def ride_out(server: ValkeyServer, seed: int) -> None:
             events = await read_all(calm, new.id)
             assert [one.final for one in events].count(True) == 1
             assert events[-1].final
-            assert len(storm.holders[new.id]) >= 1
+            # One that was lost each time before its worker heard of its claim has ended dead.
+            if events[-1].state is RunState.SUCCEEDED:
+                assert storm.holders[new.id]
 
 
 @pytest.mark.parametrize("storm", range(2))

@@ -76,7 +76,8 @@ class FleetWorker:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "celery", "-A", "tests.support.fleet_app", "worker"),
+                    *(sys.executable, "-m", "tests.support.celery_worker"),
+                    "tests.support.fleet_app",
                     *("-E", "-l", "INFO", "-n", f"{self.log.stem}@%h", *self._options),
                 ],
                 cwd=ROOT,

@@ -210,7 +210,7 @@ def test_a_run_whose_caller_is_not_traced_begins_a_trace_that_follows_from_its_i
 def test_the_spans_of_a_killed_worker_are_told_by_the_one_that_takes_over(
     pool: str, receiver: Receiver, tracer: trace.Tracer
 ) -> None:
-    with watched(pool, receiver, concurrency=2, lease_seconds=1, reap_seconds=0.1) as seen:
+    with watched(pool, receiver, concurrency=2, lease_seconds=3, reap_seconds=0.1) as seen:
         run, trace_id = traced(seen, tracer, "watched.dies_once", all_of_it=False)
         if pool != "prefork":
             wait_until(lambda: seen.worker.process.poll() is not None, 60, "the worker to die")  # type: ignore[union-attr]
@@ -230,7 +230,7 @@ def test_the_spans_of_a_killed_worker_are_told_by_the_one_that_takes_over(
 def test_an_attempt_that_is_buried_with_its_worker_is_told_by_the_reaper(
     receiver: Receiver, tracer: trace.Tracer
 ) -> None:
-    with watched("prefork", receiver, concurrency=2, lease_seconds=1, reap_seconds=0.1) as seen:
+    with watched("prefork", receiver, concurrency=2, lease_seconds=3, reap_seconds=0.1) as seen:
         run, trace_id = traced(seen, tracer, "watched.dies_for_good")
         with pytest.raises(RunError):
             run.result(timeout=60)

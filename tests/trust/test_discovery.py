@@ -10,7 +10,7 @@ from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import wait_until
 
-QUICK: dict[str, Any] = {"lease_seconds": 1, "reap_seconds": 0.2}
+QUICK: dict[str, Any] = {"lease_seconds": 3, "reap_seconds": 0.2}
 BOTH = {"found": ["0.1.0", "0.2.0"], "got": "0.2.0"}
 OLD = {"found": ["0.1.0"], "got": "0.1.0"}
 NEW = {"found": ["0.2.0"], "got": "0.2.0"}

@@ -29,8 +29,8 @@ async def forger(guarded: ValkeyServer, keys: Keys) -> AsyncIterator[Forger]:
 
 
 def soon() -> int:
-    """An expiry in two seconds or less."""
-    return int(time.time()) + 2
+    """An expiry in three seconds or less, and more than two."""
+    return int(time.time()) + 3
 
 
 async def when_expired(expiry: int) -> None:
@@ -40,7 +40,7 @@ async def when_expired(expiry: int) -> None:
 
 async def test_a_run_that_is_retried_after_its_tokens_expiry_goes_on(forger: Forger) -> None:
     expiry = soon()
-    new = await forger.prepare("gate.comes_back", {"how": "retry", "seconds": 3})
+    new = await forger.prepare("gate.comes_back", {"how": "retry", "seconds": 4})
     run = await forger.submit(new, forger.token(new, exp=expiry))
     assert await run.result(timeout=20) == "ada"
     assert time.time() > expiry
@@ -50,7 +50,7 @@ async def test_a_run_that_is_retried_after_its_tokens_expiry_goes_on(forger: For
 async def test_a_run_that_starts_elsewhere_after_its_tokens_expiry_goes_on(
     server: ValkeyServer, start_worker: Callable[..., FleetWorker], keys: Keys, how: str
 ) -> None:
-    quick = {"lease_seconds": 1, "reap_seconds": 0.2, "drain_seconds": 0}
+    quick = {"lease_seconds": 3, "reap_seconds": 0.2, "drain_seconds": 0}
     worker = start_worker("tests.trust.agents", **keys.worker_settings(), **quick)
     forger = Forger(server.url, keys)
     expiry = soon()

@@ -13,9 +13,9 @@ from skillfleet_producer import Fleet, RunHandle, Settings
 from tests.support import acl
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer, running_server
-from tests.support.waiting import wait_until
+from tests.support.waiting import shortest, wait_until
 
-QUICK: dict[str, Any] = {"lease_seconds": 1, "reap_seconds": 0.2}
+QUICK: dict[str, Any] = {"lease_seconds": 3, "reap_seconds": 0.2}
 CHANCE = random.Random(7)
 
 
@@ -68,16 +68,20 @@ def ended(fleet: Fleet, root: RunHandle) -> list[RunStatus]:
 def test_a_tree_three_deep_on_two_workers_stops_within_a_second_of_its_cancellation(
     fleet: Fleet,
 ) -> None:
-    root = fleet.enqueue("tree.deepens", {"levels": 3, "width": 2})
-    tree = all_run(fleet, root, 15)
-    assert len({run.worker for run in tree}) == 2
-    began = time.monotonic()
-    root.cancel("enough")
-    tree = ended(fleet, root)
-    assert time.monotonic() - began < 1
-    assert {run.state for run in tree} == {RunState.CANCELLED}
-    with pytest.raises(RunCancelled, match="enough"):
-        root.result(timeout=5)
+    def seconds() -> float:
+        root = fleet.enqueue("tree.deepens", {"levels": 3, "width": 2})
+        tree = all_run(fleet, root, 15)
+        assert len({run.worker for run in tree}) == 2
+        began = time.monotonic()
+        root.cancel("enough")
+        tree = ended(fleet, root)
+        took = time.monotonic() - began
+        assert {run.state for run in tree} == {RunState.CANCELLED}
+        with pytest.raises(RunCancelled, match="enough"):
+            root.result(timeout=5)
+        return took
+
+    assert shortest(1, seconds) < 1
 
 
 def test_no_run_escapes_a_cancellation_while_the_tree_grows(fleet: Fleet) -> None:

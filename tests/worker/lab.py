@@ -6,7 +6,6 @@ is on the disk when the skill goes on.
 
 import asyncio
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -203,13 +202,15 @@ async def my_deadline(ctx: RunContext) -> float:
 
 
 @agent.skill
-async def drains(ctx: RunContext, journal: str, seconds: float, heed: bool = False) -> str:
-    """Sleep, telling the journal when the worker begins to shut down; end then if `heed`."""
+async def drains(ctx: RunContext, journal: str, until: str, heed: bool = False) -> str:
+    """Wait for the file `until`, telling the journal when the worker begins to shut down.
+
+    With `heed`, end then.
+    """
     note(journal, ctx, "start")
     await ctx.emit_progress("running")
-    end = time.monotonic() + seconds
     told = False
-    while time.monotonic() < end:
+    while not Path(until).exists():  # noqa: ASYNC240 - a test's skill may
         await asyncio.sleep(0.01)
         if ctx.shutting_down and not told:
             told = True
@@ -217,7 +218,7 @@ async def drains(ctx: RunContext, journal: str, seconds: float, heed: bool = Fal
             if heed:
                 return "heeded"
     note(journal, ctx, "end")
-    return "slept"
+    return "ended"
 
 
 @agent.skill(max_deliveries=2)

@@ -161,7 +161,7 @@ def test_whatever_a_handler_raises_ends_its_run_at_once_and_nothing_else(
     wait_state(other)
     run = shared.fleet.enqueue("lab.raises", {"how": how})
     with pytest.raises(RunFailed) as caught:
-        run.result(timeout=5)
+        run.result(timeout=20)
     assert caught.value.code == "skill_error"
     assert caught.value.message.startswith(message)
     assert len(caught.value.message) < 20_000
@@ -242,7 +242,7 @@ def refused(shared: Shared) -> RefusedMessage:
     async def look() -> RefusedMessage:
         ledger = Ledger(Settings.load(redis_url=shared.server.url))
         try:
-            found = await wait_until_async(ledger.refused.list, 5, "a dead letter")
+            found = await wait_until_async(ledger.refused.list, what="a dead letter")
             await ledger.refused.purge()
             return found[0]
         finally:

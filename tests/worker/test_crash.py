@@ -15,7 +15,7 @@ from tests.worker.shared import StartWorker, wait_kind, wait_state
 from tests.worker.test_drain import outcomes, words
 
 LAB = "tests.worker.lab"
-QUICK = {"lease_seconds": 1, "reap_seconds": 0.2, "drain_seconds": 0.5}
+QUICK = {"lease_seconds": 3, "reap_seconds": 0.2, "drain_seconds": 0.5}
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -120,13 +120,13 @@ def test_a_paused_worker_gets_its_own_run_back_and_goes_on_watching_it(
     """Both attempts live in one process for a moment; the newer one must keep its lease."""
     journal = tmp_path / "journal"
     worker = start_worker(LAB, **QUICK)
-    run = own_fleet.enqueue("lab.sleep", {"journal": str(journal), "seconds": 4})
+    run = own_fleet.enqueue("lab.sleep", {"journal": str(journal), "seconds": 6})
     wait_kind(run, "progress")
     worker.signal_all(signal.SIGSTOP)
     with worker.server.client() as client:
         wait_until(lambda: not client.zrangebyscore("{skillfleet:0}:workers", _now(client), "+inf"))
     worker.signal_all(signal.SIGCONT)
-    assert run.result(timeout=30) == 4
+    assert run.result(timeout=30) == 6
     assert outcomes(run)[-1] == "succeeded"
     assert outcomes(run).count("lost") <= 1
     assert wait_state(run, RunState.SUCCEEDED).attempt <= 2

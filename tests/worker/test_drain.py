@@ -28,27 +28,30 @@ def outcomes(run: RunHandle) -> list[str | None]:
 def test_a_drained_worker_finishes_short_runs_and_releases_long_ones(
     pool: str, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    journal = tmp_path / "journal"
-    settings = {"drain_seconds": 1.5, "abandon_seconds": 1, "lease_seconds": 30}
+    journal, soon, late = (tmp_path / name for name in ("journal", "soon", "late"))
+    settings = {"drain_seconds": 2.5, "abandon_seconds": 1, "lease_seconds": 30}
     first = start_worker(LAB, pool=pool, concurrency=4, **settings)
 
-    def start(seconds: float, *, heed: bool = False) -> RunHandle:
-        arguments = {"journal": str(journal), "seconds": seconds, "heed": heed}
-        run = own_fleet.enqueue("lab.drains", arguments)
-        wait_kind(run, "progress")
-        return run
+    def enqueue(until: Path, *, heed: bool = False) -> RunHandle:
+        arguments = {"journal": str(journal), "until": str(until), "heed": heed}
+        return own_fleet.enqueue("lab.drains", arguments)
 
-    long, other_long, heeding = start(5), start(5), start(60, heed=True)
-    short = start(0.8)
-    waiting = own_fleet.enqueue("lab.drains", {"journal": str(journal), "seconds": 0})
+    long, other_long, short = enqueue(late), enqueue(late), enqueue(soon)
+    heeding = enqueue(late, heed=True)
+    for run in (long, other_long, short, heeding):
+        wait_kind(run, "progress")
+    waiting = enqueue(soon)
     first.send_signal(signal.SIGTERM)
+    wait_until(lambda: "1 told" in words(journal, short), what="the short one to be told")
+    soon.touch()
     second = start_worker(LAB, pool=pool, concurrency=4, **settings)
     assert first.wait_end() == 0
-    assert short.result(timeout=1) == "slept"
-    assert heeding.result(timeout=1) == "heeded"
-    assert waiting.result(timeout=20) == "slept"
+    late.touch()
+    assert short.result(timeout=5) == "ended"
+    assert heeding.result(timeout=5) == "heeded"
+    assert waiting.result(timeout=20) == "ended"
     for run in (long, other_long):
-        assert run.result(timeout=30) == "slept"
+        assert run.result(timeout=30) == "ended"
         assert outcomes(run) == ["released", "succeeded"]
         assert run.status().retries == 0
         assert words(journal, run) == ["1 start", "1 told", "2 start", "2 end"]
@@ -69,9 +72,8 @@ def test_a_fast_shutdown_releases_running_runs_at_once(
     journal = tmp_path / "journal"
     settings = {"drain_seconds": 600, "abandon_seconds": 1, "lease_seconds": 600}
     worker = start_worker(LAB, pool=pool, concurrency=3, **settings)
-    runs = [
-        own_fleet.enqueue("lab.drains", {"journal": str(journal), "seconds": 600}) for _ in range(3)
-    ]
+    arguments = {"journal": str(journal), "until": str(tmp_path / "never")}
+    runs = [own_fleet.enqueue("lab.drains", arguments) for _ in range(3)]
     for run in runs:
         wait_kind(run, "progress")
     if how == "SIGQUIT":

@@ -1,5 +1,7 @@
 """What blocks its loop cannot be stopped from within: the guard ends the process instead."""
 
+from pathlib import Path
+
 import pytest
 
 from skillfleet.contracts import RunState
@@ -35,10 +37,12 @@ def test_a_cancelled_handler_that_blocks_ends_with_its_process_and_the_worker_go
 
 
 def test_the_other_runs_of_a_blocked_process_keep_their_leases_and_go_on_uncounted(
-    start_worker: StartWorker, own_fleet: Fleet
+    start_worker: StartWorker, own_fleet: Fleet, tmp_path: Path
 ) -> None:
     worker = start_worker(MODULES, pool="loop", **QUICK)
-    other = own_fleet.enqueue("lab.sleep", {"seconds": 8})
+    until = tmp_path / "until"
+    arguments = {"journal": str(tmp_path / "journal"), "until": str(until)}
+    other = own_fleet.enqueue("lab.drains", arguments)
     wait_kind(other, "progress")
     blocking = own_fleet.enqueue("blocking.block", FOREVER)
     wait_state(blocking)
@@ -50,7 +54,8 @@ def test_the_other_runs_of_a_blocked_process_keep_their_leases_and_go_on_uncount
     blocking.cancel("enough")
     with pytest.raises(RunCancelled):
         blocking.result(timeout=30)
-    assert other.result(timeout=60) == 8
+    until.touch()
+    assert other.result(timeout=60) == "ended"
     assert [attempt.outcome for attempt in other.status().attempts] == ["released", "succeeded"]
 
 
