@@ -4,7 +4,29 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.fleet import POOLS
 from tests.support.valkey import ValkeyServer, running_server
+
+# Fixtures that start workers for many tests: for all of a folder, or of one module.
+OF_FOLDER = frozenset({"shared", "shared_fleets", "shared_workers", "watched_fleets"})
+OF_MODULE = frozenset(
+    {"forest", "guarded", "harbour", "house", "locked", "measured", "newsroom", "secured"}
+    | {"shared_server", "woods"}
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a worker share an xdist group: it is started once, in one process."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if item.get_closest_marker("xdist_group") or not fixtures & (OF_FOLDER | OF_MODULE):
+            continue
+        place = item.path.parent.name if fixtures & OF_FOLDER else item.path.stem
+        callspec = getattr(item, "callspec", None)
+        values = callspec.params.values() if callspec is not None else ()
+        pool = next((value for value in values if value in POOLS), POOLS[0])
+        item.add_marker(pytest.mark.xdist_group(f"{place}-{pool}"))
 
 
 @pytest.fixture(scope="session")

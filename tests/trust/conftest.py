@@ -29,7 +29,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 @pytest.fixture(scope="module")
 def guarded(keys: Keys) -> Iterator[ValkeyServer]:
     """A server with one worker that takes signed runs only, for all tests of a module."""
-    options = keys.worker_settings() | {"reap_seconds": 0.2}
+    options = keys.worker_settings() | {"reap_seconds": 0.2, "stranded_seconds": 2}
     with running_server() as server, FleetWorker(server, "tests.trust.agents", **options):
         yield server
 

@@ -99,7 +99,7 @@ def test_no_run_escapes_a_cancellation_while_the_tree_grows(fleet: Fleet) -> Non
 
 
 def test_a_tree_ends_with_its_roots_time(fleet: Fleet) -> None:
-    root = fleet.enqueue("tree.deepens", {"levels": 2, "width": 2}, timeout=5)
+    root = fleet.enqueue("tree.deepens", {"levels": 2, "width": 2}, timeout=8)
     all_run(fleet, root, 7)
     with pytest.raises(RunTimedOut):
         root.result(timeout=20)

@@ -22,17 +22,18 @@ QUICK = {"lease_seconds": 3, "reap_seconds": 0.2, "drain_seconds": 0.5}
 def test_the_runs_of_a_killed_worker_execute_again_elsewhere(
     pool: str, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    journal = tmp_path / "journal"
+    journal, until = tmp_path / "journal", tmp_path / "until"
     first = start_worker(LAB, pool=pool, concurrency=3, **QUICK)
-    arguments = {"journal": str(journal), "seconds": 3}
-    runs = [own_fleet.enqueue("lab.sleep", arguments) for _ in range(3)]
+    arguments = {"journal": str(journal), "until": str(until)}
+    runs = [own_fleet.enqueue("lab.drains", arguments) for _ in range(3)]
     for run in runs:
         wait_kind(run, "progress")
     first.signal_all(signal.SIGKILL)
     first.wait_end()
+    until.touch()
     start_worker(LAB, pool=pool, concurrency=3, **QUICK)
     for run in runs:
-        assert run.result(timeout=30) == 3
+        assert run.result(timeout=30) == "ended"
         assert outcomes(run) == ["lost", "succeeded"]
         assert words(journal, run) == ["1 start", "2 start", "2 end"]
         assert run.status().retries == 0
@@ -41,13 +42,14 @@ def test_the_runs_of_a_killed_worker_execute_again_elsewhere(
 def test_the_run_of_a_killed_child_executes_again_in_the_same_worker(
     own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    journal = tmp_path / "journal"
+    journal, until = tmp_path / "journal", tmp_path / "until"
     worker = start_worker(LAB, pool="prefork", concurrency=2, **QUICK)
-    run = own_fleet.enqueue("lab.sleep", {"journal": str(journal), "seconds": 3})
+    run = own_fleet.enqueue("lab.drains", {"journal": str(journal), "until": str(until)})
     wait_kind(run, "progress")
     child = str(run.status().worker).partition(":")[2].partition("-")[0]
     os.kill(int(child), signal.SIGKILL)
-    assert run.result(timeout=30) == 3
+    until.touch()
+    assert run.result(timeout=30) == "ended"
     assert outcomes(run) == ["lost", "succeeded"]
     assert worker.process is not None
     assert worker.process.poll() is None
@@ -56,17 +58,22 @@ def test_the_run_of_a_killed_child_executes_again_in_the_same_worker(
 def test_the_children_of_a_killed_main_process_end_and_their_runs_go_on_elsewhere(
     own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    journal = tmp_path / "journal"
+    journal, until = tmp_path / "journal", tmp_path / "until"
     settings = QUICK | {"stranded_seconds": 1}
     first = start_worker(LAB, pool="prefork", concurrency=2, **settings)
-    run = own_fleet.enqueue("lab.sleep", {"journal": str(journal), "seconds": 3})
+    run = own_fleet.enqueue("lab.drains", {"journal": str(journal), "until": str(until)})
     wait_kind(run, "progress")
     children = first.children()
     first.send_signal(signal.SIGKILL)
     first.wait_end()
     start_worker(LAB, pool="prefork", concurrency=2, **settings)
-    assert run.result(timeout=30) == 3
-    assert words(journal, run) == ["1 start", "2 start", "2 end"]
+    wait_until(lambda: "2 start" in words(journal, run), 30, "the second attempt")
+    until.touch()
+    assert run.result(timeout=30) == "ended"
+    # The orphaned child was told of the shutdown, if it lived for long enough.
+    assert [word for word in words(journal, run) if "told" not in word] == [
+        *("1 start", "2 start", "2 end")
+    ]
     # Linux kills them at once; what they could still release counts as no loss.
     assert outcomes(run) in (["lost", "succeeded"], ["released", "succeeded"])
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))

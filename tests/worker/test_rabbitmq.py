@@ -97,12 +97,14 @@ def test_a_killed_workers_run_goes_on_elsewhere(
     start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet, tmp_path: Path
 ) -> None:
     first = start(start_worker, rabbit)
-    journal = tmp_path / "journal"
-    run = rabbit_fleet.enqueue("lab.sleep", {"seconds": 3, "journal": str(journal)})
+    journal, until = tmp_path / "journal", tmp_path / "until"
+    run = rabbit_fleet.enqueue("lab.drains", {"until": str(until), "journal": str(journal)})
     wait_kind(run, "progress")
     first.send_signal(signal.SIGKILL)
+    first.wait_end()
+    until.touch()
     start(start_worker, rabbit)
-    assert run.result(timeout=40) == 3
+    assert run.result(timeout=40) == "ended"
     outcomes = [attempt.outcome for attempt in run.status().attempts]
     assert outcomes == ["lost", "succeeded"]
     assert journal.read_text().split("\n")[:-1] == [
@@ -113,14 +115,18 @@ def test_a_killed_workers_run_goes_on_elsewhere(
 
 
 def test_a_drained_workers_run_is_released_and_goes_on_elsewhere(
-    start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet
+    start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet, tmp_path: Path
 ) -> None:
     first = start(start_worker, rabbit, drain_seconds=0.5)
-    run = rabbit_fleet.enqueue("lab.sleep", {"seconds": 4})
+    until = tmp_path / "until"
+    arguments = {"until": str(until), "journal": str(tmp_path / "journal")}
+    run = rabbit_fleet.enqueue("lab.drains", arguments)
     wait_kind(run, "progress")
     start(start_worker, rabbit)
     first.send_signal(signal.SIGTERM)
-    assert run.result(timeout=40) == 4
+    assert first.wait_end() == 0
+    until.touch()
+    assert run.result(timeout=40) == "ended"
     assert [attempt.outcome for attempt in run.status().attempts] == ["released", "succeeded"]
 
 
