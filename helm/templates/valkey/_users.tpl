@@ -17,12 +17,14 @@
 
 {{- /* Asks for runs, follows and cancels them; writes no result, lease, event or artifact. */ -}}
 {{- $producer := concat (list "skillfleet-producer") $none $connection -}}
-{{- $producer = concat $producer (list "+eval" "+evalsha" "+script|load" "+exists" "+get" "+hget" "+hmget" "+hgetall" "+hkeys" "+hvals" "+hlen" "+hset" "+hincrby" "+lrange" "+lpush" "+smembers" "+scard" "+sadd" "+zadd" "+zcard" "+zscore" "+zrange" "+zrangebyscore" "+zrevrange" "+xread" "+xrange" "+xlen" "+publish" "+subscribe" "+unsubscribe") -}}
+{{- $producer = concat $producer (list "+eval" "+evalsha" "+script|load" "+exists" "+get" "+hget" "+hmget" "+hgetall" "+hkeys" "+hvals" "+hlen" "+hset" "+hincrby" "+lpush" "+smembers" "+scard" "+sadd" "+zadd" "+zcard" "+zscore" "+zrange" "+zrangebyscore" "+zrevrange" "+xread" "+xrange" "+xlen" "+publish" "+subscribe" "+unsubscribe") -}}
 {{- /* Without a name: scripts are called with the shard's prefix. */ -}}
 {{- range list "" "run:*" "children:*" "state:queued" "agent:*" "ready:*" "queues" "delayed" "delays" "deadlines" -}}
 {{- $producer = append $producer (printf "~%s%s" $ledger .) -}}
 {{- end -}}
 {{- $producer = concat $producer (list (printf "%%R~%s*" $ledger)) $lists (list (printf "%%R~%s" $results) (printf "&%s" $results) (printf "&%sworker:*" $ledger)) -}}
+{{- /* A script that publishes needs the queues' lists for reading, too: no command here reads a list but this one. */ -}}
+{{- $producer = append $producer (printf "(+lrange %%R~%sattempts:*)" $ledger) -}}
 
 {{- /* Executes runs: all of the ledger and of Celery's keys, and nothing of the server. */ -}}
 {{- $worker := list "skillfleet-worker" "on" "resetpass" "resetkeys" "resetchannels" "+@all" "-@admin" "-@dangerous" "+info" "+client|unblock" (printf "~%s*" $ledger) (printf "&%s*" $ledger) -}}
