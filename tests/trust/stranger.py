@@ -33,6 +33,7 @@ from a2a.types import (
     TaskState,
     TaskStatus,
 )
+from a2a.utils.errors import InvalidParamsError
 from google.protobuf.json_format import MessageToDict, ParseDict
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -67,6 +68,9 @@ class Stranger(AgentExecutor):
                 status=TaskStatus(state=TaskState.TASK_STATE_SUBMITTED),
             )
         )
+        if asked["skill"] == "echo":
+            await self._echo(asked["args"]["how"], headers.get("authorization", ""), updater)
+            return
         await self._do(asked["skill"], asked["args"], updater)
 
     async def _do(self, skill: str, args: dict[str, Any], updater: TaskUpdater) -> None:
@@ -87,6 +91,20 @@ class Stranger(AgentExecutor):
                 await asyncio.sleep(120)
             case "think":
                 await self._think(int(args["rounds"]), args["usage"], updater)
+
+    async def _echo(self, how: str, credential: str, updater: TaskUpdater) -> None:
+        """Tell the credential that we were called with."""
+        await updater.update_status(TaskState.TASK_STATE_WORKING, said(f"got {credential}"))
+        match how:
+            case "data":
+                answer = ParseDict({"data": {credential: [credential]}}, Part())
+                await updater.complete(Message(role=Role.ROLE_AGENT, parts=[answer]))
+            case "text":
+                await updater.complete(said(credential))
+            case "failure":
+                await updater.failed(said(f"not enough: {credential}"))
+            case "error":
+                raise InvalidParamsError(message=f"bad: {credential}")
 
     async def _think(self, rounds: int, usage: dict[str, Any], updater: TaskUpdater) -> None:
         """Tell after each round what was used so far, then be done."""

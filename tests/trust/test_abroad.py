@@ -10,6 +10,7 @@ from opentelemetry import trace
 from skillfleet.contracts import RunState
 from skillfleet.errors import RunFailed
 from skillfleet_producer import Fleet
+from skillfleet_worker.telemetry.redaction import HIDDEN
 from tests.support import acl
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer
@@ -167,6 +168,20 @@ def test_an_agent_with_a_certificate_of_ones_own_authority_is_called_with_its_cr
         assert asking(fleet, secured.url, "add", args={"x": 2, "y": 3})["result"] == {"sum": 5}
     (asked,) = secured.noted("asked")
     assert asked["headers"]["authorization"] == "Bearer token-for-the-partner"
+
+
+def test_a_credential_that_the_agent_elsewhere_tells_is_hidden(secured: Elsewhere) -> None:
+    with (
+        harboured(a2a_ca_files=f"127.0.0.1={secured.certificate}") as server,
+        Fleet(server.producer_url) as fleet,
+    ):
+        for how in ("data", "text", "failure", "error"):
+            try:
+                told = repr(asking(fleet, secured.url, "echo", args={"how": how}))
+            except RunFailed as error:
+                told = str(error)
+            assert HIDDEN in told, told
+            assert "token-for-the-partner" not in told
 
 
 def test_a_certificate_that_nobody_vouches_for_ends_the_call(

@@ -36,6 +36,7 @@ from skillfleet_engine.parking import parked
 from skillfleet_worker.adapters.a2a.remote_task import RemoteTask
 from skillfleet_worker.adapters.a2a.transport import GuardedTransport
 from skillfleet_worker.runtime.context import FleetRunContext
+from skillfleet_worker.telemetry.redaction import redact
 
 _BINDINGS = ("JSONRPC", "HTTP+JSON")
 """Over httpx, so that our transport checks every request; gRPC would connect by itself."""
@@ -146,7 +147,8 @@ class HttpA2AClient(A2AClient):
             refused = _refusal(error)
             if refused is not None:
                 raise refused from None
-            raise RunFailed(f"the call of {target} failed: {error}", code="remote_error") from error
+            told = redact(f"the call of {target} failed: {error}")
+            raise RunFailed(told, code="remote_error") from error
 
     def _take(self, task: RemoteTask, response: StreamResponse, budget: Budget) -> None:
         """Take a response and charge what it says was used; raises RunFailed beyond the budget."""

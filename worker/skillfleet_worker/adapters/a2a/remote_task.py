@@ -1,4 +1,8 @@
-"""A task of an agent elsewhere, put together from what its agent streams."""
+"""A task of an agent elsewhere, put together from what its agent streams.
+
+What it tells may be the very credential that it was called with, which no skill has declared:
+`telemetry.redaction` knows it.
+"""
 
 import base64
 from collections.abc import Sequence
@@ -13,6 +17,7 @@ from skillfleet.conventions import INPUT_TOKENS, OUTPUT_TOKENS, token_counts
 from skillfleet.errors import RunCancelled, RunFailed
 from skillfleet.ports.a2a import CallResult
 from skillfleet.values import AgentEvent, ArtifactRef
+from skillfleet_worker.telemetry.redaction import redact, redact_value
 
 _RUNNING = {
     TaskState.TASK_STATE_UNSPECIFIED,
@@ -69,7 +74,7 @@ class RemoteTask:
         message = _text(said) or f"the task of {self._target} ended {TaskState.Name(state)}"
         if state == TaskState.TASK_STATE_CANCELED:
             raise RunCancelled(message, run_id=self.id)
-        code = MessageToDict(self._status.message.metadata).get("code")
+        code = redact_value(MessageToDict(self._status.message.metadata).get("code"))
         if state in _WAITING:
             code, message = "input_required", f"the agent waits for a person: {message}"
         elif state in _RUNNING:
@@ -133,9 +138,9 @@ def _value(parts: Sequence[Part]) -> Any:
     """The first data part's JSON value; else all texts as one; None for nothing."""
     for part in parts:
         if part.WhichOneof("content") == "data":
-            return MessageToDict(part.data)
+            return redact_value(MessageToDict(part.data))
     return _text(parts) if parts else None
 
 
 def _text(parts: Sequence[Part]) -> str:
-    return "".join(part.text for part in parts if part.WhichOneof("content") == "text")
+    return redact("".join(part.text for part in parts if part.WhichOneof("content") == "text"))
