@@ -82,7 +82,7 @@ class InProcessA2AClient(A2AClient):
     Each call gets a `LocalRunContext` of its own: with the caller's identity and no more than
     its scopes, its deadline or an earlier one, its cancellation, and those of `secrets` that
     the called skill declares. Arguments and results are validated and travel as JSON; failed
-    attempts are retried as the skill says, after its backoff. Calls nest at most `max_depth`
+    attempts are retried as the skill says, after its backoff. Runs nest at most `max_depth`
     deep, a tree holds at most `max_runs` runs, and no call may come back to itself with the
     same arguments. Budgets are those of the callers' contexts, narrowed by each call's own.
     `grace` is the time in seconds that a cancelled skill has to end by itself. Workspace grants
@@ -167,8 +167,12 @@ class _CallerClient(A2AClient):
         return self._caller.attempt if isinstance(self._caller, LocalRunContext) else 1
 
     def _find(self, target: str, skill: str) -> tuple[Agent, Skill[..., Any]]:
-        if len(self._place.above) >= self._shared.max_depth:
-            raise LimitExceededError(f"calls nest more than {self._shared.max_depth} deep")
+        # The first caller stands for a run, too.
+        if len(self._place.above) + 1 >= self._shared.max_depth:
+            limit = self._shared.max_depth
+            raise LimitExceededError(
+                f"runs may be nested {limit} deep: {target}.{skill} would be deeper"
+            )
         agent = _known(self._shared.agents, target)
         if skill not in agent.skills:
             raise UnknownSkillError(

@@ -40,9 +40,9 @@ def test_calls_nest_only_so_deep(fleet: Fleet) -> None:
 
 def test_a_tree_of_runs_grows_only_so_large(own_fleet: Fleet, start_worker: StartWorker) -> None:
     start_worker("tests.worker.lab", max_tree_runs=20)
-    assert own_fleet.enqueue("lab.parent", {"n": 20}).result(timeout=30) == sum(range(20))
+    assert own_fleet.enqueue("lab.parent", {"n": 19}).result(timeout=30) == sum(range(19))
     with pytest.raises(RunFailed, match="already holds 20 runs") as caught:
-        own_fleet.enqueue("lab.parent", {"n": 21}).result(timeout=30)
+        own_fleet.enqueue("lab.parent", {"n": 20}).result(timeout=30)
     assert caught.value.code == "limit_exceeded"
 
 

@@ -193,9 +193,9 @@ async def test_a_callee_reads_the_secrets_that_it_declared() -> None:
 
 
 async def test_calls_nest_up_to_the_limit() -> None:
-    assert (await caller(max_depth=4).call("tools", "dive", args={"levels": 3})).result == 3
-    with pytest.raises(RunFailed, match="more than 4 deep") as caught:
-        await caller(max_depth=4).call("tools", "dive", args={"levels": 4})
+    assert (await caller(max_depth=4).call("tools", "dive", args={"levels": 2})).result == 2
+    with pytest.raises(RunFailed, match="nested 4 deep") as caught:
+        await caller(max_depth=4).call("tools", "dive", args={"levels": 3})
     assert caught.value.code == "limit_exceeded"
 
 

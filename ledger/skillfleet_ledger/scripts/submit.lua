@@ -26,7 +26,8 @@ if fields.parent then
   local root = run_key(fields.root)
   -- A count on a root that has expired would bring it back, without a record and for ever.
   if redis.call('EXISTS', root) == 0 then return { -1, 'parent_ended' } end
-  if tonumber(redis.call('HGET', root, 'tree') or 0) >= tonumber(ARGV[4]) then
+  -- The root counts, too.
+  if tonumber(redis.call('HGET', root, 'tree') or 0) + 1 >= tonumber(ARGV[4]) then
     return { -1, 'tree_full' }
   end
   -- The same call again, below itself, would never end. Budgets hold for all that is below them.
