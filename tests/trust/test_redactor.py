@@ -1,6 +1,7 @@
 """The redactor: whatever the text and however it is cut, no secret comes through."""
 
 import base64
+import json
 import re
 from collections.abc import Callable
 from itertools import pairwise
@@ -146,11 +147,13 @@ def test_a_slow_writer_tells_no_more_than_a_few_letters_of_a_secret() -> None:
 
 
 @given(secrets, noise, noise)
-def test_no_secret_comes_through_in_what_python_prints(
+def test_no_secret_comes_through_in_what_python_and_json_quote(
     secret: str, before: str, after: str
 ) -> None:
     told = before + secret + after
-    for printed in (repr(told), repr([told]), repr(told.encode())):
+    in_json = json.dumps({"a": told})
+    printed_ways = (repr(told), repr([told]), repr(told.encode()), in_json)
+    for printed in (*printed_ways, *map(repr, printed_ways), *map(json.dumps, printed_ways)):
         cleaned = redactor(secret).text(printed)
         assert all(lacks(cleaned, form) for form in forms_of(secret))
 

@@ -24,20 +24,28 @@ _MOST = 1000
 
 
 def forms_of(secret: str) -> set[str]:
-    """How a secret may be written: as it is, in JSON, in Python, in a URL, in Base64 or hex."""
+    """How a secret may be written: as it is, in JSON, in Python, in a URL, in Base64 or hex.
+
+    JSON and Python also within each other: what a model asks of a tool is JSON in JSON.
+    """
     if len(secret) < SHORTEST:
         return set()
-    in_json = (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
+    once = {secret, *_in_json(secret), *_in_python(secret)}
+    twice = {again for form in once for again in (*_in_json(form), *_in_python(form))}
     quoted = {quote(secret, safe=""), quote(secret), quote_plus(secret)}
     quoted |= {_PERCENT.sub(lambda found: found[0].lower(), form) for form in quoted}
-    return {secret, *in_json, *_in_python(secret), *quoted, *_encoded(secret.encode())}
+    return {*once, *twice, *quoted, *_encoded(secret.encode())}
 
 
-def _in_python(secret: str) -> set[str]:
-    """The secret in a `repr` of text or bytes: which quotes are escaped depends on the rest."""
+def _in_json(text: str) -> set[str]:
+    return {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
+
+
+def _in_python(text: str) -> set[str]:
+    """The text in a `repr` of text or bytes: which quotes are escaped depends on the rest."""
     both = "'\""
-    found = {repr(secret)[1:-1], repr(secret + both)[1:-4]}
-    return found | {repr(secret.encode())[2:-1], repr((secret + both).encode())[2:-4]}
+    found = {repr(text)[1:-1], repr(text + both)[1:-4]}
+    return found | {repr(text.encode())[2:-1], repr((text + both).encode())[2:-4]}
 
 
 def _encoded(secret: bytes) -> set[str]:
