@@ -56,7 +56,8 @@
 {{ include "skillfleet.egressDns" . }}
 {{- if .Values.valkey.enabled }}
 - ports:
-    - port: redis
+    {{- /* By number: not every network plugin knows names of ports that are elsewhere. */}}
+    - port: 6379
       protocol: TCP
   to:
     - podSelector:

@@ -162,6 +162,19 @@ def test_the_trial_valkey_is_reached_from_its_namespace_only() -> None:
     assert policy["egress"] == []
 
 
+def test_every_part_of_a_trial_reaches_its_valkey() -> None:
+    manifests = render({"valkey": {"enabled": True}})
+    (container,) = pod_template(one(manifests, "StatefulSet", "valkey"))["spec"]["containers"]
+    labels = one(manifests, "NetworkPolicy", "valkey")["spec"]["podSelector"]["matchLabels"]
+    # By number: not every network plugin knows names of ports that are elsewhere.
+    rule = {
+        "ports": [{"port": container["ports"][0]["containerPort"], "protocol": "TCP"}],
+        "to": [{"podSelector": {"matchLabels": labels}}],
+    }
+    for part in ("worker", "exporter", "flower", "test"):
+        assert rule in one(manifests, "NetworkPolicy", part)["spec"]["egress"]
+
+
 def test_only_generated_passwords_are_secrets_of_the_chart(fleet: list[Manifest]) -> None:
     for secret in kinds(fleet, "Secret"):
         assert secret["metadata"]["name"].endswith("-valkey")
