@@ -281,6 +281,17 @@ def test_each_part_reaches_a_server_with_tls_as_its_own_user(tmp_path: Path) -> 
         server.close()
 
 
+def test_flowers_buttons_work_behind_a_proxy_and_for_nobody_else(valkey: ValkeyServer) -> None:
+    for proxy, status in ((True, 200), (False, 401)):
+        port = free_port()
+        manifests = render(fleet_values(flower={"port": port, "auth": {"proxy": proxy}}))
+        flower = one(manifests, "Deployment", "flower")
+        with LocalPod(flower, manifests, secrets(valkey)) as pod:
+            pod.start()
+            wait_until(partial(answers, port, "/healthcheck"), timeout=60, what="Flower")
+            assert get(f"http://127.0.0.1:{port}/api/workers")[0] == status
+
+
 def test_flower_lives_under_its_prefix(valkey: ValkeyServer) -> None:
     port = free_port()
     flower_values = {"port": port, "urlPrefix": "/flower", "readOnly": True}

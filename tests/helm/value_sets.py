@@ -188,6 +188,16 @@ VALUE_SETS: dict[str, Values] = {
             "ingress": {"enabled": True, "host": "flower.internal"},
         }
     },
+    "Flower behind a proxy": {
+        "flower": {
+            "auth": {"proxy": True},
+            "ingress": {
+                "enabled": True,
+                "host": "flower.internal",
+                "annotations": {"nginx.ingress.kubernetes.io/auth-url": "https://login.internal/"},
+            },
+        }
+    },
     "platform chooses users": {
         "podSecurity": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}
     },

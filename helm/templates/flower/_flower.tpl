@@ -29,6 +29,11 @@
 {{- end }}
 
 {{- define "skillfleet.flowerAuthEnv" -}}
+{{- if and .proxy (not .basic.existingSecret) (not .oauth.provider) }}
+{{- /* Who comes through the proxy has logged in: without this, Flower's buttons answer 401. */}}
+- name: FLOWER_UNAUTHENTICATED_API
+  value: "true"
+{{- end }}
 {{- with .basic }}
 {{- if .existingSecret }}
 {{ include "skillfleet.secretEnv" (dict "env" "FLOWER_BASIC_AUTH" "name" .existingSecret "key" .key) }}
