@@ -131,7 +131,7 @@ def _events(entries: list[_Entry], position: int) -> list[RunEvent]:
     events: list[RunEvent] = []
     for entry_id, fields in entries:
         event = _event(entry_id, fields)
-        number = event_number(event.id)
+        number = int(entry_id.partition(b"-")[0])
         if number > position + 1:
             events.append(_trimmed(event, number - 1, number - 1 - position))
         events.append(event)
@@ -141,7 +141,7 @@ def _events(entries: list[_Entry], position: int) -> list[RunEvent]:
 
 def _event(entry_id: bytes, fields: list[bytes]) -> RunEvent:
     # The scripts write the fields k, p, a and t, always in this order (append.lua, common.lua).
-    return RunEvent.model_construct(
+    return RunEvent(
         id=entry_id.decode(),
         kind=fields[1].decode(),
         payload=orjson.loads(fields[3]),

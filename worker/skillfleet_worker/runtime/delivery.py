@@ -14,6 +14,9 @@ from skillfleet_ledger.records import Submission
 from skillfleet_worker.runtime.letters import new_record, trace_of
 from skillfleet_worker.settings import WorkerSettings
 
+# Most runs have it, and share it.
+_PLAIN_HEADER = InvocationHeader()
+_PLAIN_FIELDS = _PLAIN_HEADER.model_dump(exclude_none=True)
 MOST_HEADER_BYTES: Final = 16 * 1024
 """The largest invocation header that is looked at."""
 
@@ -113,6 +116,8 @@ def read_delivery(
 def _header(value: Any) -> InvocationHeader | None:
     if value is None:
         return None
+    if value == _PLAIN_FIELDS:
+        return _PLAIN_HEADER
     try:
         if len(orjson.dumps(value)) > MOST_HEADER_BYTES:
             raise InvalidArgumentsError(

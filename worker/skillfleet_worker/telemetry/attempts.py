@@ -7,7 +7,7 @@ process <queue>        CONSUMER, from the claim to the written outcome
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextvars import Token
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -85,7 +85,8 @@ class Telling:
         self._facts = facts
         self._began_ns = began_ns
         self._executed_ns = 0
-        self._scope = ExitStack()
+        self._attached: Token[Context] | None = None
+        self._collecting: Token[OpenSpans | None] | None = None
         self._tracer = tracing.tracer
         self._process: Span = trace.INVALID_SPAN
         self._invoke: Span = trace.INVALID_SPAN
@@ -108,7 +109,7 @@ class Telling:
     def executed(self, ending: Ending) -> None:
         """The handler is over: end its span and all that are open below it."""
         self._executed_ns = time.time_ns()
-        self._scope.close()
+        self._leave_scope()
         close_all(self._spans, failed=ending.word != SUCCEEDED)
         if self._invoke.is_recording():
             _tell_ending(self._invoke, ending)
@@ -146,7 +147,7 @@ class Telling:
     ) -> None:
         _open.discard(self)
         record(IN_FLIGHT, len(_open))
-        self._scope.close()
+        self._leave_scope()
         if error is not None:
             self.abandon(repr(error))
 
@@ -155,11 +156,18 @@ class Telling:
         self._process, parent = start_process_span(tracer, facts, self._began_ns)
         self._invoke = start_invoke_span(tracer, facts, parent)
         self._attach(trace.set_span_in_context(self._invoke, parent))
-        reset = in_attempt.set(self._spans)
-        self._scope.callback(in_attempt.reset, reset)
+        self._collecting = in_attempt.set(self._spans)
 
     def _attach(self, context: Context) -> None:
-        self._scope.callback(otel_context.detach, otel_context.attach(context))
+        self._attached = otel_context.attach(context)
+
+    def _leave_scope(self) -> None:
+        if self._collecting is not None:
+            in_attempt.reset(self._collecting)
+            self._collecting = None
+        if self._attached is not None:
+            otel_context.detach(self._attached)
+            self._attached = None
 
     def _measure(self, ending: Ending, now_ns: int) -> None:
         skill = self._facts.task

@@ -11,9 +11,9 @@ from contextvars import ContextVar
 from typing import Any
 
 import orjson
-import structlog
 from opentelemetry import trace
 
+from skillfleet_worker.telemetry.lean_structlog import structlog
 from skillfleet_worker.telemetry.redaction import redact, redact_value
 
 Fields = dict[str, Any]

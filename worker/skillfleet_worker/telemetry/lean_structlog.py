@@ -1,0 +1,21 @@
+"""structlog without rich, which it imports where that is installed.
+
+rich and what it brings take 4 MiB of every worker, for coloured tracebacks that logs.py switches
+off. Whoever uses rich itself still gets it.
+"""
+
+import sys
+from typing import Any
+
+_modules: dict[str, Any] = sys.modules
+_hidden = "rich" not in _modules
+if _hidden:
+    # Python's way to say that a module cannot be imported.
+    _modules["rich"] = None
+try:
+    import structlog
+finally:
+    if _hidden:
+        del _modules["rich"]
+
+__all__ = ["structlog"]
