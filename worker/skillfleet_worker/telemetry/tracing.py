@@ -49,6 +49,7 @@ class Tracing:
     def __init__(self) -> None:
         self._pid: int | None = None
         self._provider: TracerProvider | None = None
+        self._tracer: trace.Tracer | None = None
         self._owned = False
 
     @property
@@ -56,7 +57,7 @@ class Tracing:
         """The tracer for attempts; None when nobody wants spans."""
         if self._provider is None or self._pid != os.getpid():
             return None
-        return self._provider.get_tracer("skillfleet")
+        return self._tracer
 
     @property
     def has_run_ids(self) -> bool:
@@ -82,6 +83,8 @@ class Tracing:
         else:
             return
         self._provider.add_span_processor(OpenSpanProcessor())
+        # Asking for one takes as long as half of a span.
+        self._tracer = self._provider.get_tracer("skillfleet")
 
     def stop(self, timeout: float) -> None:
         """Send all finished spans, within `timeout` seconds; afterwards none are taken."""
