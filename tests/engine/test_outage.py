@@ -1,6 +1,7 @@
 """The broker goes away and comes back while tasks run."""
 
 import signal
+import time
 
 from tests.engine.conftest import StartWorker
 from tests.support.valkey import ValkeyServer
@@ -24,6 +25,24 @@ def test_handlers_go_on_while_the_broker_is_away_and_the_worker_returns(
     worker.wait_for("beat", running.id, count=before + 5)
     assert not worker.entries("cancelled", running.id)
     assert not worker.entries("blocked")
+
+
+def test_handlers_go_on_while_the_broker_says_nothing(
+    start_worker: StartWorker, server: ValkeyServer
+) -> None:
+    """Also when it is time to send heartbeats, which wait for an answer."""
+    worker = start_worker(task_acks_late=True)
+    running = worker.send("hold", 600.0)
+    worker.wait_for("beat", running.id)
+    server.signal(signal.SIGSTOP)
+    silent = time.time()
+    try:
+        # After three heartbeats.
+        wait_until(lambda: worker.entries("beat", running.id)[-1]["at"] > silent + 6, 30, "beats")
+    finally:
+        server.signal(signal.SIGCONT)
+    assert worker.call("add", 2, 3) == 5
+    assert not worker.entries("cancelled", running.id)
 
 
 def test_a_task_that_outlives_the_connection_is_executed_once(

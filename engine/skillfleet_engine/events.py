@@ -1,0 +1,62 @@
+"""Celery's events, sent from a thread: a broker that does not answer holds up no event loop."""
+
+import threading
+from queue import SimpleQueue
+from typing import Any
+
+from celery.events.dispatcher import EventDispatcher
+
+_MOST_WAITING = 10_000
+"""Events (batches of a task group count as one) that wait for a broker at the most."""
+_LAST_WORDS_SECONDS = 1.0
+_LAST_WORDS = "worker.offline"
+
+
+class BackgroundDispatcher(EventDispatcher):
+    """Sends in order, in a thread of its own.
+
+    Celery's own sends where it is called, which under `LoopPool` is the loop's thread: every two
+    seconds a heartbeat, which it tries again until the broker answers.
+    """
+
+    mutex: threading.Lock
+    producer: Any
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._letters: SimpleQueue[tuple[Any, ...] | threading.Event | None] = SimpleQueue()
+        self._sender: threading.Thread | None = None
+        super().__init__(*args, **options)
+
+    def _publish(
+        self, event: Any, producer: Any, routing_key: str, *args: Any, **options: Any
+    ) -> None:
+        if producer is None or producer is not self.producer:
+            # Somebody else's producer, who takes it back when this returns.
+            super()._publish(event, producer, routing_key, *args, **options)
+            return
+        if self._letters.qsize() >= _MOST_WAITING:
+            return
+        self._letters.put((event, producer, routing_key, args, options))
+        if self._sender is None:
+            self._sender = threading.Thread(target=self._send_all, name="events", daemon=True)
+            self._sender.start()
+        if routing_key == _LAST_WORDS:
+            # The connection is closed right after it.
+            said = threading.Event()
+            self._letters.put(said)
+            said.wait(_LAST_WORDS_SECONDS)
+
+    def _send_all(self) -> None:
+        while (letter := self._letters.get()) is not None:
+            if isinstance(letter, threading.Event):
+                letter.set()
+                continue
+            event, producer, routing_key, args, options = letter
+            super()._publish(event, producer, routing_key, *args, **options)
+
+    def close(self) -> None:
+        """Send no more; what waits for a broker that does not answer is forgotten with it."""
+        super().close()
+        if self._sender is not None:
+            self._letters.put(None)
+            self._sender = None
