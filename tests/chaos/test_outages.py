@@ -108,15 +108,17 @@ async def test_a_worker_that_is_cut_off_stops_and_writes_nothing_when_it_is_back
     pool: str, server: ValkeyServer, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     journal = str(tmp_path / "journal")
+    # Long enough for heartbeats of Celery's in between, which wait for an answer.
+    quick = QUICK | {"lease_seconds": 3}
     async with Proxy(server.port) as proxy, AsyncFleet(server.url) as fleet:
         cut_off = await asyncio.to_thread(
-            start_worker, CHAOS, pool=pool, concurrency=2, redis_url=proxy.url, **QUICK
+            start_worker, CHAOS, pool=pool, concurrency=2, redis_url=proxy.url, **quick
         )
         run = await fleet.enqueue("chaos.stream", {"journal": journal, "count": 80, "pause": 0.1})
         await wait_until_async(lambda: emitted(run, 4), what="the run's first events")
         proxy.hold()
         await asyncio.to_thread(
-            start_worker, CHAOS, pool=pool, concurrency=2, **(QUICK | {"lease_seconds": 600})
+            start_worker, CHAOS, pool=pool, concurrency=2, **(quick | {"lease_seconds": 600})
         )
         await wait_until_async(lambda: has_attempt(run, 2), what="a second attempt")
         proxy.release()

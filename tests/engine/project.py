@@ -32,8 +32,8 @@ def journal(event: str, **fields: Any) -> None:
     """Append one line; several processes may do so at once."""
     if path := os.environ.get(JOURNAL):
         line = json.dumps({"event": event, "at": time.time(), "pid": os.getpid(), **fields})
-        with Path(path).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with Path(path).open("ab", buffering=0) as file:
+            file.write(f"{line}\n".encode())
 
 
 def make_app(url: str, **settings: Any) -> "Celery[Any]":

@@ -31,7 +31,8 @@ def test_handlers_go_on_while_the_broker_says_nothing(
     start_worker: StartWorker, server: ValkeyServer
 ) -> None:
     """Also when it is time to send heartbeats, which wait for an answer."""
-    worker = start_worker(task_acks_late=True)
+    patience = {"socket_timeout": 1, "socket_connect_timeout": 1}
+    worker = start_worker(task_acks_late=True, broker_transport_options=patience)
     running = worker.send("hold", 600.0)
     worker.wait_for("beat", running.id)
     server.signal(signal.SIGSTOP)

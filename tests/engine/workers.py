@@ -78,7 +78,8 @@ class Worker:
 
     def entries(self, event: str, id: str | None = None) -> list[dict[str, Any]]:
         """What the journal has of an event, optionally of one task."""
-        lines = self._journal.read_text().splitlines()
+        # The last line may still be on its way.
+        lines = self._journal.read_text().rpartition("\n")[0].splitlines()
         found = [entry for entry in map(json.loads, lines) if entry["event"] == event]
         return [entry for entry in found if id is None or entry.get("id") == id]
 
