@@ -6,8 +6,8 @@ PIP := $(PY) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 LOCK := requirements.lock
 
-# Test processes: one a core, at most four, as each starts servers of its own.
-JOBS ?= auto
+# Test processes: three on two cores, as tests also wait; at most four, as each starts servers.
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ n = int($$1 * 1.5); print (n < 2 ? 2 : (n > 4 ? 4 : n)) }')
 # `make test TESTS="tests/ledger -k lease"` runs a part of the suite.
 TESTS ?=
 # `make dev MODULE=my_agents.support` serves the skills of another module.
@@ -32,7 +32,7 @@ demo: $(STAMP) ## Run the librarian on a folder: make demo FOLDER=/some/folder (
 
 # Tests of one xdist group share a process, so a costly fixture is made once.
 test: $(STAMP) ## Run the whole test suite, or a part: make test TESTS="tests/ledger -k lease"
-	@$(PY) -m pytest -n $(JOBS) --maxprocesses 4 --dist loadgroup $(TESTS)
+	@$(PY) -m pytest -n $(JOBS) --dist loadgroup $(TESTS)
 
 # --- work on the code -------------------------------------------------------------------------
 
@@ -62,7 +62,7 @@ chaos: $(STAMP) ## Break everything while runs go on: make chaos SECONDS=600 SEE
 	@$(PY) -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 helm-test: $(STAMP) ## The chart, the manifests and their containers as processes
-	@$(PY) -m pytest tests/helm -n auto --maxprocesses 4 --dist loadgroup
+	@$(PY) -m pytest tests/helm -n $(JOBS) --dist loadgroup
 
 profiles: $(STAMP) ## Build the wheel and hold each install profile to its promises
 	@$(PY) -m pytest -m packaging

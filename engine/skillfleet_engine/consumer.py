@@ -2,7 +2,7 @@
 
 Select it with `worker_consumer = "skillfleet_engine.consumer:LoopConsumer"`. Under `LoopPool` the
 loop keeps turning while the consumer connects, loses its connection, waits for the broker to come
-back, starts and stops its parts, and sends events. Under any other pool it is Celery's own consumer.
+back, starts and stops its parts, and sends events. Under any other pool it is Celery's own.
 """
 
 import logging
@@ -15,13 +15,13 @@ from celery.worker.consumer import Consumer
 from celery.worker.consumer.consumer import Evloop
 from kombu.common import ignore_errors
 
-from skillfleet_engine.events import BackgroundDispatcher
 from skillfleet_engine.pool import LoopPool
 from skillfleet_engine.unacknowledged import Unacknowledged
 
 logger = logging.getLogger(__name__)
 
 CELERYS_STEPS = "celery.worker.consumer."
+DISPATCHER = "skillfleet_engine.events:BackgroundDispatcher"
 
 
 class LoopConsumer(Consumer):
@@ -45,7 +45,7 @@ class LoopConsumer(Consumer):
         if self.loop_pool is not None:
             self.loop_pool.on_parked = self._adjust_prefetch
             self._offload_steps(self.loop_pool)
-            self.app.events.dispatcher_cls = BackgroundDispatcher
+            self.app.events.dispatcher_cls = DISPATCHER
             if self.controller is not None:
                 self.controller.wait_for_soft_shutdown = partial(
                     self._soft_shutdown, self.loop_pool

@@ -1,6 +1,7 @@
 """Celery's events, sent from a thread: a broker that does not answer holds up no event loop."""
 
 import threading
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
@@ -19,8 +20,10 @@ class BackgroundDispatcher(EventDispatcher):
     seconds a heartbeat, which it tries again until the broker answers.
     """
 
-    mutex: threading.Lock
+    channel: Any
+    connection: Any
     producer: Any
+    _closed: bool
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._letters: SimpleQueue[tuple[Any, ...] | threading.Event | None] = SimpleQueue()
@@ -32,7 +35,7 @@ class BackgroundDispatcher(EventDispatcher):
     ) -> None:
         if producer is None or producer is not self.producer:
             # Somebody else's producer, who takes it back when this returns.
-            super()._publish(event, producer, routing_key, *args, **options)
+            self._publish_here(event, producer, routing_key, *args, **options)
             return
         if self._letters.qsize() >= _MOST_WAITING:
             return
@@ -52,7 +55,15 @@ class BackgroundDispatcher(EventDispatcher):
                 letter.set()
                 continue
             event, producer, routing_key, args, options = letter
-            super()._publish(event, producer, routing_key, *args, **options)
+            if not self._closed:
+                self._publish_here(event, producer, routing_key, *args, **options)
+        if self.channel is None and self.connection is not None:
+            # Its own, which a heartbeat that was tried for long has perhaps opened again.
+            with suppress(Exception):
+                self.connection.release()
+
+    def _publish_here(self, *args: Any, **options: Any) -> None:
+        super()._publish(*args, **options)  # type: ignore[misc]  # not in the stubs
 
     def close(self) -> None:
         """Send no more; what waits for a broker that does not answer is forgotten with it."""
