@@ -45,7 +45,9 @@ class LoopConsumer(Consumer):
         if self.loop_pool is not None:
             self.loop_pool.on_parked = self._adjust_prefetch
             self._offload_steps(self.loop_pool)
-            self.app.events.dispatcher_cls = DISPATCHER
+            if self.conninfo.transport.driver_type == "redis":
+                # Not with AMQP, whose connections belong to one thread.
+                self.app.events.dispatcher_cls = DISPATCHER
             if self.controller is not None:
                 self.controller.wait_for_soft_shutdown = partial(
                     self._soft_shutdown, self.loop_pool

@@ -41,7 +41,8 @@ class Fleet:
 
     def close(self) -> None:
         """Close the connections and the thread; runs go on."""
-        completed(self._here.close())
+        # Not its publisher, which for a broker elsewhere needs a loop and was never used.
+        completed(self._here.ledger.close())
         if self._portal is not None and self._portal.pid == os.getpid():
             if self._fleet is not None:
                 self._portal.call(self._fleet.close())
