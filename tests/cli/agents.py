@@ -46,7 +46,7 @@ async def linger(ctx: RunContext) -> None:
     try:
         await asyncio.sleep(60)
     except asyncio.CancelledError:
-        await asyncio.sleep(3)
+        await asyncio.sleep(4)
         raise
 
 

@@ -8,7 +8,12 @@ import pytest
 from tests.cli.commands import AGENTS, Shell
 from tests.support.valkey import ValkeyServer, running_server
 
-QUICK = {"SKILLFLEET_LEASE_SECONDS": "2", "SKILLFLEET_DRAIN_SECONDS": "1"}
+QUICK = {
+    "SKILLFLEET_LEASE_SECONDS": "2",
+    "SKILLFLEET_DRAIN_SECONDS": "1",
+    # What takes its time to end, for a second Ctrl-C to come before.
+    "SKILLFLEET_CANCEL_GRACE_SECONDS": "10",
+}
 
 
 @pytest.fixture(scope="session")
