@@ -122,15 +122,6 @@ def test_pools_scale_to_zero_only_when_asked() -> None:
     assert one(render(), "ScaledObject", "default")["spec"]["minReplicaCount"] == 2
 
 
-def test_keda_polls_where_it_alone_can_wake_a_pool() -> None:
-    # From one pod on the HPA asks, and KEDA warns of a polling interval that says nothing.
-    manifests = render({"workers": TWO_POOLS})
-    fields = {"pollingInterval", "cooldownPeriod"}
-    assert not fields & one(manifests, "ScaledObject", "interactive")["spec"].keys()
-    batch = one(manifests, "ScaledObject", "batch")["spec"]
-    assert (batch["pollingInterval"], batch["cooldownPeriod"]) == (10, 300)
-
-
 def test_demand_aims_at_a_share_of_the_concurrency_over_all_queues() -> None:
     manifests = render({"workers": TWO_POOLS})
     (trigger,) = one(manifests, "ScaledObject", "interactive")["spec"]["triggers"]
