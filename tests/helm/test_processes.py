@@ -91,7 +91,8 @@ def test_the_worker_container_consumes_and_answers_its_probes(valkey: ValkeyServ
             wait_until(partial(answers, port, path), timeout=60, what=path)
         with Fleet(valkey.producer_url) as fleet:
             assert fleet.enqueue("fleet.echo", {"text": "hello"}).result(timeout=30) == "hello"
-        assert "skillfleet_runs_total" in get(f"http://127.0.0.1:{port}/metrics")[1]
+        metrics = f"http://127.0.0.1:{port}/metrics"
+        wait_until(lambda: "skillfleet_runs_total" in get(metrics)[1], what="the run to be counted")
 
 
 @pytest.mark.parametrize("pool", POOLS)
