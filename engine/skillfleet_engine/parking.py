@@ -7,22 +7,23 @@ from skillfleet_engine.job import current_job
 
 
 @asynccontextmanager
-async def parked() -> AsyncIterator[None]:
+async def parked() -> AsyncIterator[bool]:
     """Enter this while the running task only waits for other tasks.
 
     Its slot is given back, so that the worker may fetch and run a further task: parents that wait
     for their children cannot fill all slots and starve them. On exit the slot is taken again at
     once, even if the worker then runs more tasks than its concurrency for a while.
 
-    Does nothing outside of `LoopPool`. May be entered by several coroutines of a task at once:
-    the slot is back when the last of them has left.
+    Gives False and does nothing outside of `LoopPool`, whose slots alone can be given back. May be
+    entered by several coroutines of a task at once: the slot is back when the last of them has
+    left.
     """
     job = current_job.get()
     if job is None:
-        yield
+        yield False
         return
     job.slots.park(job)
     try:
-        yield
+        yield True
     finally:
         job.slots.unpark(job)

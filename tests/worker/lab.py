@@ -189,6 +189,12 @@ async def retried_parent(ctx: RunContext, journal: str) -> str:
 
 
 @agent.skill
+async def calls_retried(ctx: RunContext, journal: str) -> str:
+    answer = await ctx.call("lab", "retried_parent", args={"journal": journal})
+    return str(answer.result)
+
+
+@agent.skill
 async def deadline_of_child(ctx: RunContext, timeout: float | None = None) -> list[float]:
     """The deadlines (seconds since the epoch) of this run and of one that it calls."""
     mine = ctx.deadline.timestamp() if ctx.deadline else 0.0

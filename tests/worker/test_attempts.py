@@ -15,7 +15,9 @@ from skillfleet_worker import WorkerSettings
 from skillfleet_worker.runtime.attempt import Attempt, StopKind
 from skillfleet_worker.runtime.delivery import Delivery
 from skillfleet_worker.runtime.outbox import Outbox, OutboxHooks
+from skillfleet_worker.runtime.outcomes import Cancelled
 from skillfleet_worker.runtime.process import WorkerProcess
+from skillfleet_worker.runtime.supervision import supervise
 from tests.ledger.helpers import read_all, running, submitted, touch
 from tests.support.valkey import ValkeyServer
 
@@ -90,6 +92,32 @@ def test_of_two_orders_to_drain_the_faster_one_counts(valkey: ValkeyServer) -> N
         late = attempt(run_id="r2")
         process.begin(late)
         assert kind(late) is StopKind.RELEASED
+
+    in_process(valkey, body)
+
+
+def test_a_cancelled_attempt_that_is_given_up_in_its_grace_still_has_an_outcome(
+    valkey: ValkeyServer,
+) -> None:
+    async def body(process: WorkerProcess) -> None:
+        cancelled = attempt()
+        begun = asyncio.Event()
+
+        async def handler() -> None:
+            begun.set()
+            await asyncio.sleep(600)
+
+        supervised = asyncio.create_task(supervise(handler(), cancelled, process.settings))
+        await begun.wait()
+        cancelled.cancel("enough")
+        # The grace has begun.
+        await asyncio.sleep(0.05)
+        supervised.cancel()
+        outcome = await asyncio.wait_for(supervised, 5)
+        assert isinstance(outcome, Cancelled)
+        assert outcome.reason == "enough"
+        assert cancelled.handler is not None
+        assert cancelled.handler.cancelled()
 
     in_process(valkey, body)
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery, signals
 
 from skillfleet.agent import Agent
-from skillfleet.contracts import AgentCard
 from skillfleet.errors import SettingsError
 from skillfleet.ports.a2a import A2AClient
 from skillfleet.ports.secrets import SHORTEST, Secrets
@@ -45,9 +44,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def make_executor(settings: WorkerSettings, cards: Sequence[AgentCard]) -> Executor:
+def make_executor(node: Node) -> Executor:
     """An executor with the adapters of the fleet; on the process's home loop."""
-    process = WorkerProcess(settings, cards)
+    settings = node.settings
+    process = WorkerProcess(settings, node.cards)
     if settings.pod_deletion_cost:
         pod = Pod(
             settings.kubernetes_url,
@@ -69,7 +69,8 @@ def make_executor(settings: WorkerSettings, cards: Sequence[AgentCard]) -> Execu
         discovery=LedgerDiscovery(process.ledger),
         patience_seconds=settings.events_patience_seconds,
     )
-    return Executor(process, capabilities, admission_from(settings, process.runs))
+    admission = admission_from(settings, process.runs)
+    return Executor(process, capabilities, admission, node.served)
 
 
 def admission_from(settings: WorkerSettings, runs: RunStore) -> Admission:

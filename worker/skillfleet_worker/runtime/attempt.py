@@ -5,14 +5,17 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from skillfleet_ledger.runs import Lease
 from skillfleet_worker.runtime.delivery import Delivery
 from skillfleet_worker.runtime.outcomes import TimedOut, timed_out
+
+Lend = Callable[[str], Coroutine[Any, Any, None]]
 
 
 class StopKind(StrEnum):
@@ -41,7 +44,13 @@ class Attempt:
     all others.
     """
 
-    def __init__(self, lease: Lease, delivery: Delivery, renewed_at: float) -> None:
+    def __init__(
+        self, lease: Lease, delivery: Delivery, renewed_at: float, lend: Lend | None = None
+    ) -> None:
+        self.lend = lend
+        """Executes a run that is still queued in the slot of this one, where that may be."""
+        self.lent: dict[asyncio.Task[None], str] = {}
+        """The runs that the slot is lent to, by what sees to it."""
         self.lease = lease
         self.delivery = delivery
         self.renewed_at = renewed_at
@@ -63,6 +72,11 @@ class Attempt:
         self.deadline = _deadline(lease)
         """When the run's time is up, by `time.monotonic`."""
         self._listeners: list[Callable[[], None]] = []
+
+    @cached_property
+    def lending(self) -> asyncio.Lock:
+        """Held while the slot is lent: to one run at a time."""
+        return asyncio.Lock()
 
     @property
     def run_id(self) -> str:

@@ -4,9 +4,11 @@ import asyncio
 import itertools
 import logging
 import time
-from typing import Any, assert_never
+from collections.abc import Mapping
+from typing import Any, NamedTuple, assert_never
 
 import orjson
+from pydantic import BaseModel
 
 from skillfleet.auth import auth_from_claims
 from skillfleet.contracts import ReasonCode, RunState
@@ -17,6 +19,7 @@ from skillfleet.errors import (
     ResultTooLargeError,
     SkillfleetError,
     UnauthorizedError,
+    UnknownRunError,
     cause_of,
 )
 from skillfleet.retry import retry_delay
@@ -24,12 +27,14 @@ from skillfleet.spec import SkillSpec
 from skillfleet_engine import bridge
 from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.connection import RETRY_SECONDS
+from skillfleet_ledger.records import Invocation
 from skillfleet_ledger.results import End
 from skillfleet_ledger.runs import Claim, ClaimStatus, Declared, Write
+from skillfleet_producer.message import headers
 from skillfleet_worker.runtime.admission import Admission, ForeignMessageError
-from skillfleet_worker.runtime.attempt import Attempt, StopKind
+from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
 from skillfleet_worker.runtime.context import Capabilities, FleetRunContext
-from skillfleet_worker.runtime.delivery import Delivery
+from skillfleet_worker.runtime.delivery import Delivery, read_delivery
 from skillfleet_worker.runtime.letters import adopt
 from skillfleet_worker.runtime.outbox import Outbox, OutboxHooks
 from skillfleet_worker.runtime.outcomes import (
@@ -50,22 +55,36 @@ from skillfleet_worker.runtime.release import release
 from skillfleet_worker.runtime.supervision import HandlerExitError, supervise
 from skillfleet_worker.runtime.telling import ending_of, facts_of
 from skillfleet_worker.telemetry.attempts import Telling
+from skillfleet_worker.telemetry.logs import begin_run
 from skillfleet_worker.telemetry.metrics import DUPLICATES, RUNS, record
 
 logger = logging.getLogger(__name__)
 
 _SETTLE_SECONDS = 300.0
+_RECALL_SECONDS = 0.1
+
+
+class Served(NamedTuple):
+    """What executes the runs of a skill, and the model of those who call it."""
+
+    skill: Skill[..., Any]
+    auth_model: type[BaseModel]
 
 
 class Executor:
-    """Runs deliveries of one process. `auth_models` holds each agent's auth model."""
+    """Runs deliveries of one process. `served` are the skills that the process can execute."""
 
     def __init__(
-        self, process: WorkerProcess, capabilities: Capabilities, admission: Admission
+        self,
+        process: WorkerProcess,
+        capabilities: Capabilities,
+        admission: Admission,
+        served: Mapping[str, Served],
     ) -> None:
         self.process = process
         self._capabilities = capabilities
         self._admission = admission
+        self._served = served
         self._claims = itertools.count(1)
 
     async def run(
@@ -85,18 +104,53 @@ class Executor:
         if claim.lease is None:
             record(DUPLICATES, 1, claim.status)
             return claim
-        attempt = Attempt(claim.lease, delivery, renewed_at)
+        attempt = Attempt(claim.lease, delivery, renewed_at, self.run_queued)
         self.process.begin(attempt)
         try:
             with Telling(facts_of(attempt), began_ns) as telling:
                 outbox = self._outbox(attempt)
                 outcome = await self._execute(skill, auth_model, attempt, outbox)
+                await self._recall(attempt)
                 telling.executed(ending_of(attempt, outcome))
                 outcome = await bridge.at_home(self._settle(attempt, outbox, outcome))
                 telling.settled(ending_of(attempt, outcome), outbox.flushed_ns)
                 return outcome
         finally:
             self.process.end(attempt)
+
+    async def run_queued(self, run_id: str) -> None:
+        """Execute a run that is still queued, without its message; its outcome is in the ledger.
+
+        Does nothing for a run in another state, or of a skill that this process does not serve.
+        Its message finds the run taken, or ended. Concurrency and errors as `run`.
+        """
+        record = await bridge.at_home(self._queued(run_id))
+        served = self._served.get(record.task) if record is not None else None
+        if record is None or served is None or self.process.draining:
+            return
+        begin_run(run_id, record.task)
+        request = {**headers(record), "delivery_info": {"routing_key": record.queue}}
+        limit = self.process.settings.max_arguments_bytes
+        arguments = orjson.loads(record.args)
+        delivery = read_delivery(record.task, request, (), arguments, (), limit)
+        await self.run(served.skill, served.auth_model, delivery)
+
+    async def _recall(self, attempt: Attempt) -> None:
+        """Release what is still executed in the attempt's slot, as its handler is over."""
+        while attempt.lent:
+            for run_id in attempt.lent.values():
+                if (lent := self.process.attempts.get(run_id)) is not None:
+                    lent.order(Stop(StopKind.RELEASED, "its caller is over"))
+            # Again: one that was being claimed was no attempt yet.
+            await asyncio.wait(set(attempt.lent), timeout=_RECALL_SECONDS)
+
+    async def _queued(self, run_id: str) -> Invocation | None:
+        runs = self.process.runs
+        try:
+            state, _ = await runs.state(run_id)
+        except UnknownRunError:
+            return None
+        return await runs.invocation(run_id) if state is RunState.QUEUED else None
 
     async def _admit(self, delivery: Delivery) -> Delivery | Outcome:
         """The delivery of a caller who may call; else what becomes of it without an attempt."""

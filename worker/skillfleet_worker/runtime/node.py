@@ -10,7 +10,7 @@ from typing import Any
 from skillfleet.agent import Agent
 from skillfleet.contracts import AgentCard
 from skillfleet_engine import bridge
-from skillfleet_worker.runtime.executor import Executor
+from skillfleet_worker.runtime.executor import Executor, Served
 from skillfleet_worker.runtime.guard import Guard, end_child, restart_process
 from skillfleet_worker.runtime.process import WorkerProcess
 from skillfleet_worker.settings import WorkerSettings
@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 _LAST_SPANS_SECONDS = 2.0
 
-ExecutorFactory = Callable[[WorkerSettings, Sequence[AgentCard]], Executor]
-"""Builds the executor of a process, on its home loop."""
+ExecutorFactory = Callable[["Node"], Executor]
+"""Builds the executor of a process of the node, on the process's home loop."""
 
 
 class Node:
@@ -70,6 +70,16 @@ class Node:
             if served or not card.skills:
                 cards.append(card.model_copy(update={"skills": served}))
         return cards
+
+    @property
+    def served(self) -> dict[str, Served]:
+        """What executes the runs of each skill (task name) that is served."""
+        return {
+            skill.spec.task_name: Served(skill, agent.auth_model)
+            for agent in self.agents
+            for skill in agent.skills.values()
+            if skill.spec.task_name not in self.withheld
+        }
 
     @property
     def queues(self) -> list[str]:
@@ -123,7 +133,7 @@ class Node:
         with self._lock:
             if self._executor is None or self._pid != os.getpid():
                 self._pid = os.getpid()
-                self._executor = self._make_executor(self.settings, self.cards)
+                self._executor = self._make_executor(self)
                 self._executor.process.start()
                 self._guard = Guard(self._executor.process, self._restart)
                 self._guard.start()

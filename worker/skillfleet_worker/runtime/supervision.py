@@ -29,16 +29,16 @@ async def supervise(
     task = attempt.handler = attempt.loop.create_task(_contained(handler))
     try:
         stop = await _until(task, attempt)
+        if stop is not None and stop.kind is StopKind.CANCELLED:
+            await asyncio.wait({task}, timeout=settings.cancel_grace_seconds)
+            if task.done() and not task.cancelled() and task.exception() is None:
+                return task
     except asyncio.CancelledError:
         # Celery's pool gave this task up (a cold shutdown): hand the run back at once.
         attempt.order(Stop(StopKind.RELEASED, "the worker was stopped"))
         stop = attempt.stop
     if stop is None:
         return task
-    if stop.kind is StopKind.CANCELLED:
-        await asyncio.wait({task}, timeout=settings.cancel_grace_seconds)
-        if task.done() and not task.cancelled() and task.exception() is None:
-            return task
     await _cancel(task, handler, attempt, settings.abandon_seconds)
     return _outcome(attempt.stop or stop, attempt)
 

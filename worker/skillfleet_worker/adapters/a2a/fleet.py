@@ -23,6 +23,7 @@ from skillfleet_engine import bridge
 from skillfleet_engine.parking import parked
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 from skillfleet_producer.submission import Options, Parent
+from skillfleet_worker.adapters.a2a.lending import lent_to
 from skillfleet_worker.runtime.attempt import StopKind
 from skillfleet_worker.runtime.context import FleetRunContext
 from skillfleet_worker.runtime.patience import patiently
@@ -79,8 +80,12 @@ class _RunsCalls(A2AClient):
         options = Options(timeout=timeout, budget=budget)
         handle = await self._at_home(lambda: self._submit(name, args or {}, options, call))
         try:
-            async with parked():
-                await self._wait(handle)
+            async with parked() as is_parked:
+                if is_parked:
+                    await self._wait(handle)
+                else:
+                    async with lent_to(handle.id, self._attempt):
+                        await self._wait(handle)
                 self._attempt.open_calls -= 1
         except asyncio.CancelledError:
             stop = self._attempt.stop
