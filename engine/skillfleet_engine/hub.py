@@ -15,6 +15,9 @@ LONGEST_POLL = 1.0
 class LoopPoller:
     """Stands in for the hub's poller: `poll` waits in the event loop, not in the kernel."""
 
+    wakes_for_ticks = True
+    """What the hub is asked to call soon ends a poll also when a tick just before it asked."""
+
     def __init__(self, poller: Any, host: LoopHost) -> None:
         self._poller = poller
         self._host = host

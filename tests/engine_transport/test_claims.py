@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from kombu import Connection
+from kombu.asynchronous import Hub
 
 from skillfleet_engine.transport import Transport, broker_settings
 from tests.engine_transport.conftest import StartReader
@@ -299,3 +300,28 @@ def test_user_password_database_and_name_are_used(
         wait_until(lambda: doorbells() == 4, what="four doorbells")
         reader.close()
         client.acl_deluser("app")
+
+
+def test_in_kombus_hub_no_message_waits_for_the_end_of_a_poll(
+    valkey: ValkeyServer, start_reader: StartReader
+) -> None:
+    """What is settled as soon as it came leaves nothing behind that would end the poll."""
+    reader = start_reader("jobs")
+
+    def take(message: Any) -> None:
+        message.ack()
+        reader.got.append(message)
+
+    reader.consumer.on_message = take
+    hub = Hub()
+    reader.connection.register_with_event_loop(hub)
+    turns = hub.create_loop()
+    began = time.monotonic()
+    for count in range(1, 6):
+        publish(valkey.url, "jobs", count)
+        while len(reader.got) < count and time.monotonic() - began < 30:
+            next(turns)
+    # It polls for a second when nothing happens.
+    assert time.monotonic() - began < 2
+    assert [message.decode() for message in reader.got] == [1, 2, 3, 4, 5]
+    hub.close()

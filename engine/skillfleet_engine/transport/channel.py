@@ -118,12 +118,22 @@ class Channel(stock.Channel):
             most = MOST_AT_ONCE if self.connection.cycle.hub is not None else 1
             self.intake.turn(free_places(self, most) if claims else 0)
 
-    def turn_soon(self) -> bool:
-        """Take another turn when what waits in the event hub is done; False without a hub."""
+    def turn_soon(self) -> None:
+        """Have the event hub, where there is one, take another turn; from another thread."""
         hub = self.connection.cycle.hub
         if hub is not None:
             hub.call_soon(self.turn)
-        return hub is not None
+
+    def turn_after_coroutines(self) -> bool:
+        """Take another turn when coroutines have had theirs; False where no event loop hosts them.
+
+        kombu's own hub polls after its ticks whatever these ask it to call: for up to a second.
+        """
+        hub = self.connection.cycle.hub
+        hosted = hub is not None and getattr(hub.poller, "wakes_for_ticks", False)
+        if hosted:
+            hub.call_soon(self.turn)
+        return hosted
 
     def hand_over(self, queues: tuple[str, ...], claimed: list[Any], refused: list[Any]) -> None:
         """Deliver what a claim brought from `queues`; both lists as turn.lua returns them."""

@@ -201,7 +201,7 @@ class Intake:
     def _arm_after_delivery(self, queues: tuple[str, ...]) -> None:
         """Wait at the doorbells; what was just delivered begins first."""
         delivered, self._delivered = self._delivered, False
-        if not (delivered and self.channel.turn_soon()):
+        if not (delivered and self.channel.turn_after_coroutines()):
             self._arm(queues)
 
     def _arm(self, queues: tuple[str, ...]) -> None:
