@@ -52,7 +52,7 @@ class BlockingConnection:
 
     async def call(self, *command: Any) -> Any:
         """Send a command and return its reply; raises ReplyError and OSError."""
-        return self._ask(command, self._timeout)
+        return self._ask(command, time.monotonic() + self._timeout)
 
     async def execute(self, *command: Any, timeout: float | None = None) -> Any:
         """As PipelinedConnection.execute."""
@@ -69,10 +69,10 @@ class BlockingConnection:
 
     def _repeat(self, command: tuple[Any, ...], limit: float) -> Any:
         give_up_at = time.monotonic() + limit
-        left, tries = limit, 0
+        tries = 0
         while True:
             try:
-                return self._ask(command, left)
+                return self._ask(command, give_up_at)
             except FleetUnavailableError:
                 raise
             except (ReplyError, OSError) as error:
@@ -82,16 +82,16 @@ class BlockingConnection:
             tries += 1
             # An idle socket that the server has closed tells so at its next use: try again at once.
             pause = RETRY_SECONDS if tries > 1 else 0.0
-            left = give_up_at - time.monotonic() - pause
-            if left <= 0:
+            if time.monotonic() + pause >= give_up_at:
                 message = f"Redis at {self.address} did not answer within {limit:g} s"
                 raise FleetUnavailableError(f"{message}: {cause}") from cause
             time.sleep(pause)
 
-    def _ask(self, command: tuple[Any, ...], seconds: float) -> Any:
-        line = self._take(seconds)
+    def _ask(self, command: tuple[Any, ...], until: float) -> Any:
+        """`until` is when the reply must be there, connecting included, by `time.monotonic`."""
+        line = self._take(until)
         try:
-            reply = line.ask(command, seconds)
+            reply = line.ask(command, until)
         except BaseException:
             # A reply may still come, which is nobody's; and what idles broke with it, most likely.
             line.close()
@@ -107,25 +107,26 @@ class BlockingConnection:
         self._idle.append(line)
         return reply
 
-    def _take(self, seconds: float) -> "_Line":
+    def _take(self, until: float) -> "_Line":
         if self._pid != os.getpid():
-            # The parent's; here only the copies of their descriptors are closed.
-            self._idle, self._pid = [], os.getpid()
+            # The parent's: here only the copies of their descriptors are closed.
+            self._close_idle()
+            self._pid = os.getpid()
         try:
             return self._idle.pop()
         except IndexError:
-            return self._open(seconds)
+            return self._open(until)
 
     def _close_idle(self) -> None:
         with contextlib.suppress(IndexError):
             while True:
                 self._idle.pop().close()
 
-    def _open(self, seconds: float) -> "_Line":
+    def _open(self, until: float) -> "_Line":
         try:
-            line = _Line(self._endpoint.connect(seconds))
+            line = _Line(self._endpoint.connect(_left(until)))
             try:
-                self._introduce(line, seconds)
+                self._introduce(line, until)
             except BaseException:
                 line.close()
                 raise
@@ -133,9 +134,9 @@ class BlockingConnection:
             raise self._endpoint.refusal(error) from error
         return line
 
-    def _introduce(self, line: "_Line", seconds: float) -> None:
+    def _introduce(self, line: "_Line", until: float) -> None:
         for command in self._endpoint.handshake(self._name):
-            reply = line.ask(command, seconds)
+            reply = line.ask(command, until)
             if isinstance(reply, ReplyError):
                 raise reply
 
@@ -147,16 +148,18 @@ class _Line:
         self._socket = connected
         self._reader = hiredis.Reader(replyError=ReplyError)
 
-    def ask(self, command: tuple[Any, ...], seconds: float) -> Any:
-        """The reply, which may be a ReplyError; raises OSError, also after `seconds` of silence."""
+    def ask(self, command: tuple[Any, ...], until: float) -> Any:
+        """The reply, which may be a ReplyError; raises OSError, also when it is late."""
         try:
             packed = hiredis.pack_command(command)
         except Exception as error:
             raise TypeError(f"not a Redis command: {error}") from error
-        self._socket.settimeout(seconds)
+        self._socket.settimeout(_left(until))
         self._socket.sendall(packed)
         try:
             while (reply := self._reader.gets()) is False:
+                # Of the whole reply: a server may go on for ever, a piece at a time.
+                self._socket.settimeout(_left(until))
                 data = self._socket.recv(_PIECE)
                 if not data:
                     raise ConnectionError("connection to Redis lost: closed")
@@ -168,3 +171,10 @@ class _Line:
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
+
+
+def _left(until: float) -> float:
+    seconds = until - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError("timed out")
+    return seconds

@@ -56,8 +56,9 @@ class Wire(asyncio.Protocol):
         raise NotImplementedError
 
     def write(self, packed: bytes) -> None:
-        """Send commands in Redis's format."""
-        if self.transport is not None:
+        """Send commands in Redis's format; on a broken connection they are lost with it."""
+        # uvloop's transports raise RuntimeError from when they broke until that is told.
+        if self.transport is not None and not self.transport.is_closing():
             self.transport.write(packed)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -139,8 +140,12 @@ class Endpoint:
         address, seconds = self.address, min(self._timeout, seconds)
         if address.path is not None:
             connected = socket.socket(socket.AF_UNIX)
-            connected.settimeout(seconds)
-            connected.connect(address.path)
+            try:
+                connected.settimeout(seconds)
+                connected.connect(address.path)
+            except BaseException:
+                connected.close()
+                raise
             return connected
         connected = socket.create_connection((address.host, address.port), seconds)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

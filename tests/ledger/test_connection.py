@@ -1,15 +1,18 @@
 """The pipelining connection: order, outages, bounds. It succeeds or fails in bounded time."""
 
 import asyncio
+import contextlib
 import multiprocessing
 import signal
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+import uvloop
 
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
@@ -282,6 +285,40 @@ async def test_what_is_no_redis_is_a_clear_error(connect: Connect) -> None:
 
 
 @EITHER
+async def test_a_reply_that_comes_a_byte_at_a_time_is_not_waited_for_longer(
+    connect: Connect,
+) -> None:
+    handlers = []
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.append(asyncio.current_task())
+        writer.write(b"$1000\r\n")
+        with contextlib.suppress(OSError):
+            for _round in range(40):
+                await asyncio.sleep(0.1)
+                writer.write(b"x")
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        async with asyncio.timeout(3), connect(f"redis://127.0.0.1:{port}/0") as connection:
+            with pytest.raises(FleetUnavailableError, match=r"within 0\.5 s"):
+                await connection.execute("PING", timeout=0.5)
+        await asyncio.gather(*filter(None, handlers))
+    finally:
+        server.close()
+
+
+def test_a_unix_socket_that_nobody_serves_is_a_clear_error(tmp_path: Path) -> None:
+    connection = BlockingConnection(f"unix://{tmp_path}/nobody", timeout=0.3)
+    with pytest.raises(FleetUnavailableError, match="cannot connect"):
+        # A socket that is left open is a warning, which is an error.
+        completed(connection.execute("PING"))
+
+
+@EITHER
 async def test_a_server_without_room_for_clients_is_a_clear_error(connect: Connect) -> None:
     server = ValkeyServer().start()
     try:
@@ -428,6 +465,21 @@ async def test_what_was_issued_before_closing_is_sent(valkey: ValkeyServer) -> N
             return bool(client.get("n") == b"100")
 
         await wait_until_async(all_sent, what="all commands to arrive")
+
+
+def test_what_is_sent_while_a_connection_breaks_is_sent_again(valkey: ValkeyServer) -> None:
+    """A loop of uvloop tells of it a turn later, and refuses what is written meanwhile."""
+
+    async def break_and_ask() -> None:
+        async with connected(valkey.url) as connection:
+            for number in range(20):
+                assert await connection.execute("ECHO", str(number)) == str(number).encode()
+                assert connection._wire is not None
+                assert connection._wire.transport is not None
+                connection._wire.transport.abort()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(break_and_ask())
 
 
 async def test_threads_that_block_get_their_own_replies(valkey: ValkeyServer) -> None:
