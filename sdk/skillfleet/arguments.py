@@ -64,7 +64,10 @@ def _check(task: str, schema: bytes) -> Callable[[Mapping[str, Any]], None]:
     # 3 MiB that only a process which has a schema to check needs.
     import jsonschema_rs  # noqa: PLC0415
 
-    validator = jsonschema_rs.Draft202012Validator(orjson.loads(schema))
+    try:
+        validator = jsonschema_rs.Draft202012Validator(orjson.loads(schema))
+    except ValueError as error:
+        return _refusing(f"the schema that {task} publishes cannot be used: {error}")
 
     def check(arguments: Mapping[str, Any]) -> None:
         given = dict(arguments)
@@ -78,3 +81,10 @@ def _check(task: str, schema: bytes) -> Callable[[Mapping[str, Any]], None]:
         raise InvalidArgumentsError(f"arguments of {task} do not fit: {problems}")
 
     return check
+
+
+def _refusing(why: str) -> Callable[[Mapping[str, Any]], None]:
+    def refuse(arguments: Mapping[str, Any]) -> None:  # noqa: ARG001 - nobody can judge them
+        raise InvalidArgumentsError(why)
+
+    return refuse

@@ -73,3 +73,15 @@ async def test_a_skill_that_only_silent_workers_have_is_still_taken(
     assert await queue_of(valkey, {}, "roll.more") == "editors"
     with pytest.raises(UnknownSkillError):
         await queue_of(valkey, {}, "roll.less")
+
+
+async def test_a_schema_that_is_none_concerns_only_its_own_version(
+    valkey: ValkeyServer, ledger: Ledger
+) -> None:
+    broken = SkillCard(name="hi", input_schema={"type": "strang"})
+    newest = AgentCard(name="roll", version="2.0.0", queue="editors", skills=(broken,))
+    await ledger.directory.publish("w2", [newest], ALIVE)
+    with pytest.raises(InvalidArgumentsError, match=r"schema that roll\.hi publishes.*strang"):
+        await queue_of(valkey, {"x": 1})
+    await ledger.directory.publish("w1", [card("1.0.0", "lonely", "x")], ALIVE)
+    assert await queue_of(valkey, {"x": 1}) == "lonely"
