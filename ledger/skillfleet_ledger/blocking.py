@@ -156,14 +156,17 @@ class _Line:
             raise TypeError(f"not a Redis command: {error}") from error
         self._socket.settimeout(_left(until))
         self._socket.sendall(packed)
+        # What is short was sent at once, and its reply comes in one piece: almost always.
+        some_time_passed = len(packed) > _PIECE
         try:
             while (reply := self._reader.gets()) is False:
-                # Of the whole reply: a server may go on for ever, a piece at a time.
-                self._socket.settimeout(_left(until))
+                if some_time_passed:
+                    self._socket.settimeout(_left(until))
                 data = self._socket.recv(_PIECE)
                 if not data:
                     raise ConnectionError("connection to Redis lost: closed")
                 self._reader.feed(data)
+                some_time_passed = True
         except hiredis.ProtocolError as error:
             raise ConnectionError("what answers there is no Redis") from error
         return reply

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
@@ -515,12 +516,21 @@ def test_a_forked_child_has_sockets_of_its_own(valkey: ValkeyServer) -> None:
     connection = BlockingConnection(valkey.url)
     completed(connection.execute("PING"))
     asked = 200
-    child = multiprocessing.get_context("fork").Process(target=_ask, args=(connection, "c", asked))
+    child = multiprocessing.get_context("fork").Process(
+        target=_ask_in_child, args=(connection, "c", asked)
+    )
     child.start()
     _ask(connection, "p", asked)
     child.join(30)
     assert child.exitcode == 0
     completed(connection.close())
+
+
+def _ask_in_child(connection: BlockingConnection, mark: str, times: int) -> None:
+    left_open: list[Any] = []
+    sys.unraisablehook = left_open.append
+    _ask(connection, mark, times)
+    assert not left_open
 
 
 def _ask(connection: BlockingConnection, mark: str, times: int) -> None:
