@@ -97,15 +97,17 @@ def _alone(run: Run, executions: Sequence[Execution]) -> Iterator[str]:
     """Executions overlap only where the older one stood still and then ended at once.
 
     A process that cannot run (frozen, or its thread is held) cannot learn that its lease ran
-    out; as soon as it runs again it has to.
+    out; as soon as it runs again it has to, however often it stands still before it can.
     """
     for number, older in enumerate(executions):
         for younger in executions[number + 1 :]:
             if older.last < younger.first:
                 continue
             before = max(time for time in older.times if time < younger.first)
-            awake = min(time for time in older.times if time >= younger.first)
-            stood_still = awake - before > _STILL_NS and older.last - awake < _AWAKE_NS
+            since = [time for time in older.times if time >= younger.first]
+            gaps = [later - earlier for earlier, later in pairwise(since)]
+            ran = sum(gap for gap in gaps if gap <= _STILL_NS)
+            stood_still = since[0] - before > _STILL_NS and ran < _AWAKE_NS
             if not stood_still or run.outcome(older.attempt) != "lost":
                 yield (
                     f"attempts {older.attempt} ({run.outcome(older.attempt)}) and"
