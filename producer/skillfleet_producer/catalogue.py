@@ -48,6 +48,8 @@ class Catalogue:
         )
 
     def _new_taker(self, agent: str, skill: str) -> Taker | None:
+        # Another thread may read the cards anew meanwhile: what stems from these goes with them.
+        known = self._takers
         if not self._cards:
             return anything
         found = [
@@ -61,7 +63,7 @@ class Catalogue:
         ]
         if not takers:
             return None
-        return self._takers.setdefault((agent, skill), _first_of(takers))
+        return known.setdefault((agent, skill), _first_of(takers))
 
     async def _read(self, *, refresh: bool) -> None:
         age = time.monotonic() - self._read_at
@@ -73,7 +75,7 @@ class Catalogue:
         live = await self._ledger.directory.live()
         cards = await self._ledger.directory.catalogue()
         self._live, self._cards = live, sorted(cards, key=lambda card: card.order)
-        self._takers.clear()
+        self._takers = {}
         self._read_at = time.monotonic()
 
     def _lives(self, card: AgentCard) -> bool:

@@ -18,7 +18,7 @@ from skillfleet_producer.catalogue import Taker, anything
 
 _TASK_NAME = re.compile(r"^([A-Za-z0-9_-]{1,64})\.([A-Za-z0-9_-]{1,128})$")
 _PRIORITY_STEPS = (0, 3, 6, 9)
-_LEAST_URGENT = 9
+_PRIORITIES = range(10)
 _MOST_KEY_CHARS = 255
 _MOST_SECONDS = 10 * 365 * 86_400
 
@@ -50,19 +50,23 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("timeout", "delay"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= _MOST_SECONDS:
+            if value is None:
+                continue
+            if not isinstance(value, int | float):
+                raise InvalidArgumentsError(f"{name} must be a number of seconds, not {value!r}")
+            if not 0 <= value <= _MOST_SECONDS:
                 raise InvalidArgumentsError(f"{name} must be between 0 and ten years, not {value}")
         if self.timeout == 0:
             raise InvalidArgumentsError("timeout must be more than 0 seconds")
-        if self.priority is not None and not 0 <= self.priority <= _LEAST_URGENT:
+        if self.priority is not None and self.priority not in _PRIORITIES:
             raise InvalidArgumentsError(
-                f"priority must be 0 (most urgent) to 9, not {self.priority}"
+                f"priority must be 0 (most urgent) to 9, not {self.priority!r}"
             )
-        if (
-            self.idempotency_key is not None
-            and not 1 <= len(self.idempotency_key) <= _MOST_KEY_CHARS
-        ):
-            raise InvalidArgumentsError("idempotency_key must have 1 to 255 characters")
+        key = self.idempotency_key
+        if key is not None and not (isinstance(key, str) and 1 <= len(key) <= _MOST_KEY_CHARS):
+            raise InvalidArgumentsError("idempotency_key must be a text of 1 to 255 characters")
+        if not isinstance(self.budget, Budget | None):
+            raise InvalidArgumentsError(f"budget must be a Budget, not {self.budget!r}")
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,12 @@ def claims_of(auth: BaseModel | Mapping[str, Any] | None) -> dict[str, Any] | No
     """The caller's claims as plain JSON values."""
     if isinstance(auth, BaseModel):
         auth = auth.model_dump(mode="json")
-    return dict(auth) if auth is not None else None
+    if auth is None:
+        return None
+    if not isinstance(auth, Mapping):
+        kind = type(auth).__name__
+        raise InvalidArgumentsError(f"auth must be claims by name, or a model of them, not {kind}")
+    return dict(auth)
 
 
 def invocation_from(new: Submission) -> Invocation:

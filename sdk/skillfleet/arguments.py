@@ -65,7 +65,9 @@ def _check(task: str, schema: bytes) -> Callable[[Mapping[str, Any]], None]:
     import jsonschema_rs  # noqa: PLC0415
 
     try:
-        validator = jsonschema_rs.Draft202012Validator(orjson.loads(schema))
+        validator = jsonschema_rs.Draft202012Validator(
+            orjson.loads(schema), retriever=_retrieve_nothing
+        )
     except ValueError as error:
         return _refusing(f"the schema that {task} publishes cannot be used: {error}")
 
@@ -81,6 +83,11 @@ def _check(task: str, schema: bytes) -> Callable[[Mapping[str, Any]], None]:
         raise InvalidArgumentsError(f"arguments of {task} do not fit: {problems}")
 
     return check
+
+
+def _retrieve_nothing(uri: str) -> Any:
+    """A schema stands for itself: whoever publishes one has nobody fetch anything."""
+    raise LookupError(f"it refers to {uri}, and nothing is fetched")
 
 
 def _refusing(why: str) -> Callable[[Mapping[str, Any]], None]:

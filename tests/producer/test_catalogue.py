@@ -75,13 +75,17 @@ async def test_a_skill_that_only_silent_workers_have_is_still_taken(
         await queue_of(valkey, {}, "roll.less")
 
 
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [({"type": "strang"}, "strang"), ({"$ref": "http://127.0.0.1:1/x"}, "nothing is fetched")],
+)
 async def test_a_schema_that_is_none_concerns_only_its_own_version(
-    valkey: ValkeyServer, ledger: Ledger
+    valkey: ValkeyServer, ledger: Ledger, schema: dict[str, str], why: str
 ) -> None:
-    broken = SkillCard(name="hi", input_schema={"type": "strang"})
+    broken = SkillCard(name="hi", input_schema=schema)
     newest = AgentCard(name="roll", version="2.0.0", queue="editors", skills=(broken,))
     await ledger.directory.publish("w2", [newest], ALIVE)
-    with pytest.raises(InvalidArgumentsError, match=r"schema that roll\.hi publishes.*strang"):
+    with pytest.raises(InvalidArgumentsError, match=rf"(?s)schema that roll\.hi publishes.*{why}"):
         await queue_of(valkey, {"x": 1})
     await ledger.directory.publish("w1", [card("1.0.0", "lonely", "x")], ALIVE)
     assert await queue_of(valkey, {"x": 1}) == "lonely"

@@ -80,7 +80,12 @@ def test_arguments_over_the_limit_are_refused_with_advice(loop: Shared) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"priority": 10}, {"timeout": 0}, {"delay": -1}, {"idempotency_key": ""}],
+    [
+        *({"priority": 10}, {"priority": 2.5}, {"priority": "high"}),
+        *({"timeout": 0}, {"timeout": "5s"}, {"delay": -1}, {"delay": [1]}),
+        *({"idempotency_key": ""}, {"idempotency_key": 5}),
+        *({"auth": 5}, {"auth": [1]}, {"budget": 5}, {"budget": {"calls": 1}}),
+    ],
     ids=str,
 )
 def test_bad_options_are_refused_by_name(fleet: Fleet, options: dict[str, Any]) -> None:
