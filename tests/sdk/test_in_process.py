@@ -360,6 +360,11 @@ async def test_agents_are_found_by_every_given_criterion(
     assert [agent.name for agent in found] == expected
 
 
+async def test_tags_that_are_one_text_are_refused() -> None:
+    with pytest.raises(InvalidArgumentsError, match=r"\['hammer'\], not 'hammer'"):
+        await LocalDiscovery([tools]).find_agents(tags="hammer")
+
+
 async def test_an_agent_is_got_with_its_card() -> None:
     discovery = LocalDiscovery([tools, club])
     assert (await discovery.get_agent("club")).card == club.card("quiet")

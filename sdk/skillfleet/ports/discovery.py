@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from skillfleet.contracts import AgentCard
+from skillfleet.errors import InvalidArgumentsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,12 @@ def card_matches(
     capability: str | None = None,
     skill: str | None = None,
 ) -> bool:
-    """Whether an agent fits every given criterion of `DiscoveryClient.find_agents`."""
+    """Whether an agent fits every given criterion of `DiscoveryClient.find_agents`.
+
+    Raises InvalidArgumentsError for tags that are one text, whose letters would be looked for.
+    """
+    if isinstance(tags, str):
+        raise InvalidArgumentsError(f"tags must be a list of texts: [{tags!r}], not {tags!r}")
     if tags and not _folded(tags) & _folded(_all_tags(card)):
         return False
     if capability is not None and capability.casefold() not in _all_words(card).casefold():
