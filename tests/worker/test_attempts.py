@@ -3,19 +3,25 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
 
+from skillfleet import Agent, RunContext
+from skillfleet.auth import NoAuth
+from skillfleet.contracts import InvocationHeader
 from skillfleet.errors import EventsUnwritableError
 from skillfleet_engine import bridge
 from skillfleet_ledger.runs import Lease
 from skillfleet_worker import WorkerSettings
+from skillfleet_worker.runtime.admission import OpenAdmission
 from skillfleet_worker.runtime.attempt import Attempt, StopKind
 from skillfleet_worker.runtime.delivery import Delivery
+from skillfleet_worker.runtime.executor import Executor
 from skillfleet_worker.runtime.outbox import Outbox, OutboxHooks
-from skillfleet_worker.runtime.outcomes import Cancelled
+from skillfleet_worker.runtime.outcomes import Cancelled, Lost, Succeeded
 from skillfleet_worker.runtime.process import WorkerProcess
 from skillfleet_worker.runtime.supervision import supervise
 from tests.ledger.helpers import read_all, running, submitted, touch
@@ -118,6 +124,33 @@ def test_a_cancelled_attempt_that_is_given_up_in_its_grace_still_has_an_outcome(
         assert outcome.reason == "enough"
         assert cancelled.handler is not None
         assert cancelled.handler.cancelled()
+
+    in_process(valkey, body)
+
+
+@pytest.mark.parametrize(("passed", "executed"), [(0.5, True), (1.0, False)])
+def test_a_claim_whose_answer_outlasts_its_lease_starts_nothing(
+    valkey: ValkeyServer, passed: float, executed: bool
+) -> None:
+    """A process that was frozen between its claim and the answer may not be the last to claim."""
+    started: list[str] = []
+
+    async def handler(ctx: RunContext) -> None:
+        started.append(ctx.task_id)
+
+    skill = Agent("lab").skill(name="late")(handler)
+
+    async def body(process: WorkerProcess) -> None:
+        new = await submitted(process.ledger, skill="late")
+        clock = iter([0.0, passed * process.settings.lease_seconds])
+        process.loop_time = lambda: next(clock)  # type: ignore[method-assign]
+        capabilities: Any = SimpleNamespace(limits=None, known_secrets=None)
+        executor = Executor(process, capabilities, OpenAdmission(), {})
+        header = InvocationHeader()
+        delivery = Delivery(new.id, "lab", "late", "celery", {}, header, None, new.id, {})
+        outcome = await executor.run(skill, NoAuth, delivery)
+        assert isinstance(outcome, Succeeded if executed else Lost)
+        assert started == ([new.id] if executed else [])
 
     in_process(valkey, body)
 

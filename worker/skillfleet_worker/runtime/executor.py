@@ -104,6 +104,9 @@ class Executor:
         if claim.lease is None:
             record(DUPLICATES, 1, claim.status)
             return claim
+        if self.process.loop_time() - renewed_at >= self.process.settings.lease_seconds:
+            # This process stood still, or Redis did: by now another may execute the run.
+            return Lost()
         attempt = Attempt(claim.lease, delivery, renewed_at, self.run_queued)
         self.process.begin(attempt)
         try:
