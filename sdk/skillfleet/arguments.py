@@ -46,16 +46,11 @@ def _no_json(task: str, arguments: Mapping[str, Any], error: TypeError) -> str:
     return f"arguments of {task} are not JSON: {error}"
 
 
-def check_arguments(task: str, schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Raise InvalidArgumentsError, naming the fields, when the arguments do not fit the schema.
+def arguments_check(task: str, schema: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], None]:
+    """What raises InvalidArgumentsError, naming the fields, for arguments that do not fit.
 
     `schema` is the skill's input schema (JSON Schema 2020-12), `task` names it in the message.
     """
-    _check(task, orjson.dumps(schema))(arguments)
-
-
-def arguments_check(task: str, schema: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], None]:
-    """`check_arguments` for one task and schema, prepared for many calls."""
     return _check(task, orjson.dumps(schema))
 
 
