@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import orjson
@@ -40,6 +41,8 @@ class Submission:
     """How many runs may be called by this one and those below it."""
     budget_tokens: int | None = None
     """How many tokens this run and those below it may report."""
+    celery: bytes | None = None
+    """What a plain Celery client's message says beside this: a JSON object (letters.py)."""
 
     def __post_init__(self) -> None:
         if self.parent_id is not None and self.root_id is None:
@@ -76,6 +79,7 @@ class Submission:
             ("trace", self.trace_id),
             ("budget_calls", self.budget_calls),
             ("budget_tokens", self.budget_tokens),
+            ("celery", self.celery),
         ):
             if value is not None:
                 flat += (name, value)
@@ -97,6 +101,8 @@ class Invocation(NamedTuple):
     cancel_reason: str | None = None
     cancel_code: str | None = None
     """Why the run shall end, once somebody asked for it."""
+    celery: bytes | None = None
+    """See `Submission.celery`."""
 
 
 INVOCATION_FIELDS = (
@@ -111,6 +117,7 @@ INVOCATION_FIELDS = (
     "deadline",
     "cancel",
     "cancel_code",
+    "celery",
 )
 
 
@@ -125,48 +132,53 @@ def invocation_of(run_id: str, values: list[bytes | None]) -> Invocation | None:
         return None
     return Invocation(
         id=run_id,
-        task=f"{record['agent'].decode()}.{record['skill'].decode()}",
-        queue=record["queue"].decode(),
-        priority=int(record["priority"]),
+        task=f"{_text(record, 'agent')}.{_text(record, 'skill')}",
+        queue=_text(record, "queue") or "",
+        priority=_number(record, "priority") or 0,
         args=record["args"],
         headers=record["headers"],
         parent_id=_text(record, "parent"),
         root_id=_text(record, "root") or run_id,
-        deadline_ms=int(record["deadline"]) if "deadline" in record else None,
+        deadline_ms=_number(record, "deadline"),
         cancel_reason=_text(record, "cancel"),
         cancel_code=_text(record, "cancel_code"),
+        celery=record.get("celery"),
     )
 
 
 def status_of(
     run_id: str, record: Mapping[str, bytes], attempts: list[bytes], children: int
-) -> RunStatus:
-    """The snapshot of a record (field name -> value)."""
+) -> RunStatus | None:
+    """The snapshot of a record (field name -> value); None for one without a readable state.
 
-    def when(name: str) -> Any:
-        return from_millis(int(record[name])) if name in record else None
-
+    A producer's Redis user may write any value into a record: what is unreadable is left out, so
+    that one record never breaks a listing.
+    """
+    try:
+        state = RunState(_text(record, "state") or "")
+    except ValueError:
+        return None
     return RunStatus(
         id=run_id,
-        agent=record["agent"].decode(),
-        skill=record["skill"].decode(),
-        state=RunState(record["state"].decode()),
-        queue=record["queue"].decode(),
+        agent=_text(record, "agent") or "",
+        skill=_text(record, "skill") or "",
+        state=state,
+        queue=_text(record, "queue") or "",
         code=_text(record, "code"),
         message=_text(record, "message"),
-        attempt=int(record["attempt"]),
-        retries=int(record.get("retries", 0)),
+        attempt=_number(record, "attempt") or 0,
+        retries=_number(record, "retries") or 0,
         worker=_text(record, "worker"),
-        created_at=when("created"),
-        started_at=when("started"),
-        finished_at=when("finished"),
-        deadline=when("deadline"),
-        due_at=when("due"),
+        created_at=_time(record, "created") or from_millis(0),
+        started_at=_time(record, "started"),
+        finished_at=_time(record, "finished"),
+        deadline=_time(record, "deadline"),
+        due_at=_time(record, "due"),
         cancel_requested=_text(record, "cancel"),
         parent_id=_text(record, "parent"),
         root_id=_text(record, "root"),
         children=children,
-        events=int(record["seq"]),
+        events=_number(record, "seq") or 0,
         trace_id=_text(record, "trace"),
         attempts=attempts_of(record, [orjson.loads(entry) for entry in attempts]),
     )
@@ -175,14 +187,15 @@ def status_of(
 def attempts_of(
     record: Mapping[str, bytes], listed: Sequence[Mapping[str, Any]]
 ) -> tuple[Attempt, ...]:
-    """All attempts of a run: those listed, and the present or last one, which the record tells."""
+    """All attempts of a run: those listed, and the present or last one, which the record holds."""
     known = [attempt_of(entry) for entry in listed]
-    number, state = int(record["attempt"]), RunState(record["state"].decode())
+    number, state = _number(record, "attempt") or 0, RunState(_text(record, "state") or "")
+    started, finished = _number(record, "started"), _number(record, "finished")
     # Read a moment later than the record, the list may know more. A producer could write a
     # number into a record, but no list.
-    if number > (known[-1].number if known else 0) and {"worker", "started"} <= record.keys():
-        ended = {"ended": int(record["finished"]), "outcome": state} if state.terminal else {}
-        last = {"worker": _text(record, "worker"), "started": int(record["started"]), **ended}
+    if number > (known[-1].number if known else 0) and "worker" in record and started is not None:
+        ended = {"ended": finished, "outcome": state} if state.terminal and finished else {}
+        last = {"worker": _text(record, "worker"), "started": started, **ended}
         known.append(attempt_of({"number": number, **last}))
     return tuple(known)
 
@@ -192,11 +205,33 @@ def attempt_of(entry: Mapping[str, Any]) -> Attempt:
     return Attempt(
         number=entry["number"],
         worker=entry["worker"],
-        started_at=from_millis(entry["started"]),
-        ended_at=from_millis(entry["ended"]) if "ended" in entry else None,
+        started_at=_moment(entry["started"]) or from_millis(0),
+        ended_at=_moment(entry["ended"]) if "ended" in entry else None,
         outcome=entry.get("outcome"),
     )
 
 
 def _text(record: Mapping[str, bytes], name: str) -> str | None:
-    return record[name].decode() if name in record else None
+    return record[name].decode(errors="replace") if name in record else None
+
+
+def _number(record: Mapping[str, bytes], name: str) -> int | None:
+    """A field's whole number; None where it is missing or not a number of 64 bits."""
+    try:
+        number = int(record[name]) if name in record else None
+    except ValueError:
+        return None
+    return number if number is None or -(2**63) <= number < 2**63 else None
+
+
+def _time(record: Mapping[str, bytes], name: str) -> datetime | None:
+    millis = _number(record, name)
+    return None if millis is None else _moment(millis)
+
+
+def _moment(millis: float) -> datetime | None:
+    """A time in milliseconds since the epoch; None beyond the years that `datetime` has."""
+    try:
+        return from_millis(millis)
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -8,7 +8,7 @@ import base64
 import os
 import socket
 from functools import cache
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -19,17 +19,39 @@ _REPR_CHARS = 1024
 _SHORT_BYTES = 512
 
 
+class PlainPart(NamedTuple):
+    """What the message of a plain Celery client says beside what a record has fields for."""
+
+    headers: dict[str, Any]
+    """Headers that differ from those of a fleet's own message; stamps and own ones included."""
+    embed: dict[str, Any]
+    """The canvas: `callbacks`, `errbacks`, `chain` and `chord`, as far as they are set."""
+    properties: dict[str, Any]
+    """The message's own properties: `reply_to`."""
+
+
+NOTHING_PLAIN = PlainPart({}, {}, {})
+
+
+def plain_part(invocation: Invocation) -> PlainPart:
+    """What a plain client's message said; empty for a run that a fleet enqueued."""
+    if invocation.celery is None:
+        return NOTHING_PLAIN
+    return PlainPart(**orjson.loads(invocation.celery))
+
+
 def envelope(invocation: Invocation) -> bytes:
     """The JSON that stands in the broker's list on Redis."""
+    plain = plain_part(invocation)
     return orjson.dumps(
         {
-            "body": base64.b64encode(_body(invocation.args)).decode(),
+            "body": base64.b64encode(_body(invocation.args, plain.embed)).decode(),
             "content-encoding": "utf-8",
             "content-type": "application/json",
             "headers": headers(invocation),
             "properties": {
                 "correlation_id": invocation.id,
-                "reply_to": "",
+                "reply_to": plain.properties.get("reply_to", ""),
                 "delivery_mode": 2,
                 "delivery_info": {"exchange": "", "routing_key": invocation.queue},
                 "priority": invocation.priority,
@@ -62,8 +84,15 @@ def headers(invocation: Invocation) -> dict[str, Any]:
         "replaced_task_nesting": 0,
         "stamped_headers": None,
         "stamps": {},
+        **plain_part(invocation).headers,
         **orjson.loads(invocation.headers),
     }
+
+
+def body(invocation: Invocation) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    """The message's body for a client that serialises it by itself."""
+    embed = EMPTY_EMBED | plain_part(invocation).embed
+    return [], orjson.loads(invocation.args), embed
 
 
 @cache
@@ -95,8 +124,10 @@ def _is_plain(args: bytes) -> bool:
     )
 
 
-def _body(args: bytes) -> bytes:
-    return b"[[], " + args + b", " + _EMBED + b"]"
+def _body(args: bytes, embed: dict[str, Any]) -> bytes:
+    embedded = orjson.dumps(EMPTY_EMBED | embed) if embed else _EMBED
+    return b"[[], " + args + b", " + embedded + b"]"
 
 
-_EMBED = orjson.dumps({"callbacks": None, "errbacks": None, "chain": None, "chord": None})
+EMPTY_EMBED: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+_EMBED = orjson.dumps(EMPTY_EMBED)

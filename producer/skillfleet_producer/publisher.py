@@ -7,11 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.records import Invocation
-from skillfleet_producer.message import envelope
+from skillfleet_producer.message import body, envelope, headers, plain_part
 
 logger = logging.getLogger(__name__)
 
@@ -103,16 +101,14 @@ class CeleryPublisher(Publisher):
 
     def _send(self, invocation: Invocation) -> None:
         try:
-            self._app.send_task(
-                invocation.task,
-                kwargs=orjson.loads(invocation.args),
-                task_id=invocation.id,
-                queue=invocation.queue,
-                priority=invocation.priority,
-                root_id=invocation.root_id,
-                parent_id=invocation.parent_id,
-                headers=orjson.loads(invocation.headers),
-            )
+            with self._app.producer_pool.acquire(block=True) as producer:
+                self._app.amqp.send_task_message(
+                    producer,
+                    invocation.task,
+                    _message(invocation),
+                    queue=invocation.queue,
+                    priority=invocation.priority,
+                )
         except self._broken as error:
             raise ConnectionError(f"the broker is out of reach: {error}") from error
 
@@ -123,6 +119,15 @@ class CeleryPublisher(Publisher):
                 return tuple(queue for queue in queues if not _ready(connection, queue))
         except self._broken as error:
             raise ConnectionError(f"the broker is out of reach: {error}") from error
+
+
+def _message(invocation: Invocation) -> Any:
+    """The message as Celery's own sender takes it."""
+    from celery.app.amqp import task_message  # noqa: PLC0415 - Redis users need not pay for it
+
+    properties = {"correlation_id": invocation.id, "reply_to": ""}
+    properties |= plain_part(invocation).properties
+    return task_message(headers(invocation), properties, body(invocation), None)
 
 
 def _ready(connection: Any, queue: str) -> int:

@@ -145,7 +145,7 @@ def build_submission(
         digest=digest,
         retention_ms=int(settings.retention_seconds * 1000),
         max_deliveries=settings.max_deliveries,
-        priority=_step(options.priority) if options.priority else 0,
+        priority=priority_step(options.priority) if options.priority else 0,
         deadline_ms=deadline,
         delay_ms=int((options.delay or 0) * 1000),
         parent_id=parent.run_id if parent else None,
@@ -224,6 +224,6 @@ def _earliest(one: int | None, other: int | None) -> int | None:
     return min(one, other)
 
 
-def _step(priority: int) -> int:
+def priority_step(priority: int) -> int:
     """The priority step kombu's Redis transport files it under."""
     return max(step for step in _PRIORITY_STEPS if step <= priority)

@@ -77,10 +77,13 @@ def test_a_newer_attempt_of_a_run_keeps_the_watch_when_the_older_one_ends(
 
 def test_a_cancellation_that_comes_before_its_attempt_is_kept_for_it(valkey: ValkeyServer) -> None:
     async def body(process: WorkerProcess) -> None:
-        process._obey(b"cancel r1 enough of it")
-        late, other = attempt(), attempt(run_id="r2")
+        lease = await running(process.ledger)
+        await process.runs.cancel(lease.run_id, "enough of it")
+        process._obey(f"cancel {lease.run_id} enough of it".encode())
+        late, other = attempt(run_id=lease.run_id), attempt(run_id="r2")
         process.begin(late)
         process.begin(other)
+        await asyncio.wait_for(late.wait_stopped(), 20)
         assert (late.cancel_reason, other.cancel_reason) == ("enough of it", None)
 
     in_process(valkey, body)

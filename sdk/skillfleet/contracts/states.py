@@ -57,6 +57,7 @@ class ReasonCode(StrEnum):
     PARENT_ENDED = "parent_ended"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     SKILL_ERROR = "skill_error"
+    INTERNAL_ERROR = "internal_error"
     INVALID_ARGUMENTS = "invalid_arguments"
     INVALID_RESULT = "invalid_result"
     RESULT_TOO_LARGE = "result_too_large"

@@ -16,6 +16,7 @@ from skillfleet_worker.runtime.delivery import Delivery
 from skillfleet_worker.runtime.outcomes import TimedOut, timed_out
 
 Lend = Callable[[str], Coroutine[Any, Any, None]]
+_LONGEST_SECONDS = 10 * 365 * 86_400
 
 
 class StopKind(StrEnum):
@@ -69,8 +70,10 @@ class Attempt:
         self.handler: asyncio.Task[Any] | None = None
         self.ended = False
         """True when the handler is over, or was left behind."""
-        self.deadline = _deadline(lease)
-        """When the run's time is up, by `time.monotonic`."""
+        self.deadline_ms = _deadline_ms(lease, delivery.time_limit)
+        """When the attempt's time is up, milliseconds since the epoch by Redis time."""
+        self.deadline = _deadline(lease, self.deadline_ms)
+        """The same by `time.monotonic`."""
         self._listeners: list[Callable[[], None]] = []
 
     @cached_property
@@ -98,11 +101,23 @@ class Attempt:
             self.stop = stop
             self.ordered_at = time.monotonic()
             if not self.loop.is_closed():
-                self.loop.call_soon_threadsafe(self._tell)
+                self.loop.call_soon_threadsafe(self._notify)
+
+    @property
+    def overdue(self) -> bool:
+        """True once the attempt's time is up."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
     def timed_out(self) -> TimedOut:
         """The outcome when the deadline has passed."""
+        if self.deadline_ms != self.lease.deadline_ms:
+            return TimedOut(f"the task's time limit of {self.delivery.time_limit:g} s passed")
         return timed_out(self.delivery.header, self.lease.deadline_ms)
+
+    def end(self) -> None:
+        """The handler is over: calls that it left open wait no more."""
+        self.ended = True
+        self._notify()
 
     def lose(self) -> None:
         """The lease is gone: stop, and write nothing more."""
@@ -121,20 +136,26 @@ class Attempt:
         finally:
             self._listeners.remove(heard)
 
-    async def wait_stopped(self) -> Stop:
-        """Return the order to stop once there is one; on the attempt's own loop."""
-        ordered = asyncio.Event()
-        with self.listening(ordered.set):
-            while self.stop is None:
-                await ordered.wait()
-        return self.stop
+    async def wait_stopped(self) -> None:
+        """Return once the attempt must stop or its handler is over; on the attempt's own loop."""
+        changed = asyncio.Event()
+        with self.listening(changed.set):
+            while self.stop is None and not self.ended:
+                await changed.wait()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for heard in tuple(self._listeners):
             heard()
 
 
-def _deadline(lease: Lease) -> float | None:
-    if lease.deadline_ms is None:
+def _deadline_ms(lease: Lease, time_limit: float | None) -> int | None:
+    if time_limit is None:
+        return lease.deadline_ms
+    end = lease.redis_ms + int(min(time_limit, _LONGEST_SECONDS) * 1000)
+    return end if lease.deadline_ms is None else min(end, lease.deadline_ms)
+
+
+def _deadline(lease: Lease, deadline_ms: int | None) -> float | None:
+    if deadline_ms is None:
         return None
-    return time.monotonic() + max(lease.deadline_ms - lease.redis_ms, 0) / 1000
+    return time.monotonic() + max(deadline_ms - lease.redis_ms, 0) / 1000

@@ -100,7 +100,7 @@ class FleetRunContext(RunContext[Any]):
     @property
     def deadline(self) -> datetime | None:
         """When the run is stopped (UTC); None without a deadline."""
-        deadline = self.run.lease.deadline_ms
+        deadline = self.run.deadline_ms
         return None if deadline is None else from_millis(deadline)
 
     @property

@@ -11,7 +11,13 @@ from skillfleet.arguments import encode_arguments
 from skillfleet.contracts import HEADER, TOKEN_BYTES, TOKEN_HEADER, InvocationHeader
 from skillfleet.errors import InvalidArgumentsError
 from skillfleet_ledger.records import Submission
-from skillfleet_worker.runtime.letters import new_record, trace_of
+from skillfleet_worker.runtime.letters import (
+    PlainMessage,
+    new_record,
+    plain_message,
+    time_limit_of,
+    trace_of,
+)
 from skillfleet_worker.settings import WorkerSettings
 
 # Most runs have it, and share it.
@@ -41,6 +47,10 @@ class Delivery:
     problem: InvalidArgumentsError | None = None
     token: str | None = field(default=None, repr=False)
     auth: Mapping[str, Any] | None = None
+    plain: PlainMessage | None = field(default=None, repr=False)
+    """What the record keeps of a plain Celery client's message; None for a fleet's own."""
+    time_limit: float | None = None
+    """The seconds that this attempt may take, by Celery's time limits."""
 
     @property
     def task(self) -> str:
@@ -62,13 +72,14 @@ class Delivery:
         The record of a fleet's own message exists until the run expired: it must not start
         again then.
         """
-        if self.header is not None:
+        if self.header is not None or self.plain is None:
             return None
         # What cannot be executed is not kept either: it may be endless, or no JSON.
         arguments = b"{}" if self.problem else orjson.dumps(self.arguments)
-        skill = (self.agent, self.skill)
-        kept = self.trace if self.token is None else {**self.trace, TOKEN_HEADER: self.token}
-        return new_record(settings, self.run_id, skill, self.queue, kept, arguments)
+        plain = self.plain
+        if self.token is not None:
+            plain = plain._replace(trace={**plain.trace, TOKEN_HEADER: self.token})
+        return new_record(settings, self.run_id, (self.agent, self.skill), plain, arguments)
 
 
 def read_delivery(
@@ -87,6 +98,7 @@ def read_delivery(
     """
     agent, _, skill = task.partition(".")
     run_id, root_id = request["id"], request.get("root_id")
+    queue = (request.get("delivery_info") or {}).get("routing_key") or ""
     header: InvocationHeader | None = None
     arguments, problem = dict(kwargs), None
     try:
@@ -100,7 +112,7 @@ def read_delivery(
         run_id=run_id,
         agent=agent,
         skill=skill,
-        queue=(request.get("delivery_info") or {}).get("routing_key") or "",
+        queue=queue,
         arguments=arguments,
         header=header,
         parent_id=request.get("parent_id"),
@@ -110,6 +122,8 @@ def read_delivery(
         problem=problem,
         token=readable_token(request.get(TOKEN_HEADER)),
         auth=header.auth if header else None,
+        plain=plain_message(request, queue) if header is None else None,
+        time_limit=time_limit_of(request),
     )
 
 

@@ -1,10 +1,11 @@
 """The way of one message: claim, execute, settle."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, assert_never
 
 import orjson
@@ -46,13 +47,15 @@ from skillfleet_worker.runtime.outcomes import (
     Retry,
     Succeeded,
     TimedOut,
+    goes_on,
+    internal_error,
     shortened,
     text_of,
     timed_out,
 )
 from skillfleet_worker.runtime.process import WorkerProcess
 from skillfleet_worker.runtime.release import release
-from skillfleet_worker.runtime.supervision import HandlerExitError, supervise
+from skillfleet_worker.runtime.supervision import HandlerEnd, HandlerExitError, supervise
 from skillfleet_worker.runtime.telling import ending_of, facts_of
 from skillfleet_worker.telemetry.attempts import Telling
 from skillfleet_worker.telemetry.logs import begin_run
@@ -62,6 +65,9 @@ logger = logging.getLogger(__name__)
 
 _SETTLE_SECONDS = 300.0
 _RECALL_SECONDS = 0.1
+_JOIN_SECONDS = 30.0
+_CALLER_ENDED = Stop(StopKind.CANCELLED, "the calling run has ended", ReasonCode.PARENT_ENDED)
+_CALLER_GOES_ON = Stop(StopKind.RELEASED, "its caller is over")
 
 
 class Served(NamedTuple):
@@ -111,15 +117,29 @@ class Executor:
         self.process.begin(attempt)
         try:
             with Telling(facts_of(attempt), began_ns) as telling:
-                outbox = self._outbox(attempt)
-                outcome = await self._execute(skill, auth_model, attempt, outbox)
-                await self._recall(attempt)
-                telling.executed(ending_of(attempt, outcome))
-                outcome = await bridge.at_home(self._settle(attempt, outbox, outcome))
-                telling.settled(ending_of(attempt, outcome), outbox.flushed_ns)
-                return outcome
+                return await self._carry_out(skill, auth_model, attempt, telling)
         finally:
             self.process.end(attempt)
+
+    async def _carry_out(
+        self, skill: Skill[..., Any], auth_model: Any, attempt: Attempt, telling: Telling
+    ) -> Outcome:
+        """Execute an attempt and write its end, whatever happens on the way."""
+        outbox = self._outbox(attempt)
+        try:
+            outcome = await self._execute(skill, auth_model, attempt, outbox)
+        except Exception as error:
+            logger.exception("run %s: its handler could not be executed", attempt.run_id)
+            outcome = internal_error("the handler could not be executed", error)
+        attempt.end()
+        self._stop_lent(attempt, outcome)
+        with _harmless(attempt):
+            telling.executed(ending_of(attempt, outcome))
+        outcome = await bridge.at_home(self._settle(attempt, outbox, outcome))
+        await self._join_lent(attempt, outcome)
+        with _harmless(attempt):
+            telling.settled(ending_of(attempt, outcome), outbox.flushed_ns)
+        return outcome
 
     async def run_queued(self, run_id: str) -> None:
         """Execute a run that is still queued, without its message; its outcome is in the ledger.
@@ -138,14 +158,33 @@ class Executor:
         delivery = read_delivery(record.task, request, (), arguments, (), limit)
         await self.run(served.skill, served.auth_model, delivery)
 
-    async def _recall(self, attempt: Attempt) -> None:
-        """Release what is still executed in the attempt's slot, as its handler is over."""
-        while attempt.lent:
-            for run_id in attempt.lent.values():
-                if (lent := self.process.attempts.get(run_id)) is not None:
-                    lent.order(Stop(StopKind.RELEASED, "its caller is over"))
+    def _stop_lent(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Stop what is executed in the attempt's slot: its caller is over, and waits for nothing.
+
+        A caller with a further attempt calls it again: then it goes back to the queue.
+        """
+        stop = _CALLER_GOES_ON if goes_on(outcome) else _CALLER_ENDED
+        for lent in self._lent(attempt):
+            lent.order(stop)
+
+    async def _join_lent(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Wait until what the attempt's slot executes has ended, or leave it to the reaper."""
+        settings = self.process.settings
+        patience = settings.cancel_grace_seconds + settings.abandon_seconds + _JOIN_SECONDS
+        give_up_at = time.monotonic() + patience
+        while attempt.lent and time.monotonic() < give_up_at:
             # Again: one that was being claimed was no attempt yet.
+            self._stop_lent(attempt, outcome)
             await asyncio.wait(set(attempt.lent), timeout=_RECALL_SECONDS)
+        for left in self._lent(attempt):
+            logger.error("run %s does not stop and is left to the reaper", left.run_id)
+            left.lose()
+            self.process.end(left)
+
+    def _lent(self, attempt: Attempt) -> list[Attempt]:
+        """The attempts that are executed in this one's slot."""
+        found = (self.process.attempts.get(run_id) for run_id in attempt.lent.values())
+        return [lent for lent in found if lent is not None and lent.loop is attempt.loop]
 
     async def _queued(self, run_id: str) -> Invocation | None:
         runs = self.process.runs
@@ -221,31 +260,46 @@ class Executor:
             ctx.require_scopes(spec.scopes)
         except SkillfleetError as error:
             return Failed(error.code, text_of(error), error)
+        ended = await supervise(skill(ctx, **bound), attempt, self.process.settings)
+        outcome = self._judge(skill, attempt, ended) if isinstance(ended, HandlerEnd) else ended
         try:
-            ended = await supervise(skill(ctx, **bound), attempt, self.process.settings)
-        finally:
-            attempt.ended = True
-        outcome = self._judge(skill, attempt, ended) if isinstance(ended, asyncio.Task) else ended
-        return shortened(await ctx.finish(outcome))
+            return shortened(await ctx.finish(outcome))
+        except Exception as error:
+            logger.exception("run %s: its outcome could not be prepared", attempt.run_id)
+            # Not the error's own text: it may hold a secret.
+            return Failed(
+                ReasonCode.INTERNAL_ERROR,
+                f"the outcome could not be prepared: {type(error).__name__}",
+            )
 
-    def _judge(
-        self, skill: Skill[..., Any], attempt: Attempt, ended: "asyncio.Task[Any]"
-    ) -> Outcome:
-        if ended.cancelled():
+    def _judge(self, skill: Skill[..., Any], attempt: Attempt, ended: HandlerEnd) -> Outcome:
+        """What the handler's end means for the run."""
+        try:
+            if ended.error is None:
+                return self._returned(skill, ended.value)
+            return self._raised(skill, attempt, cause_of(ended.error))
+        except Exception as error:
+            logger.exception("run %s: the end of its handler could not be judged", attempt.run_id)
+            return internal_error("the end of the handler could not be judged", error)
+
+    def _returned(self, skill: Skill[..., Any], value: Any) -> Outcome:
+        try:
+            return Succeeded(self._dump(skill, value))
+        except SkillfleetError as problem:
+            return Failed(problem.code, text_of(problem), problem)
+
+    def _raised(self, skill: Skill[..., Any], attempt: Attempt, error: BaseException) -> Outcome:
+        if isinstance(error, LeaseLostError):
+            return Lost()
+        if attempt.overdue:
+            # Whichever of a parent and its child notices first.
+            return attempt.timed_out()
+        if isinstance(error, asyncio.CancelledError):
             message = "the handler raised CancelledError, though nobody cancelled the run"
             return Failed(ReasonCode.SKILL_ERROR, message)
-        error = ended.exception()
-        if error is None:
-            try:
-                return Succeeded(self._dump(skill, ended.result()))
-            except SkillfleetError as problem:
-                return Failed(problem.code, text_of(problem), problem)
-        cause = cause_of(error)
-        if isinstance(cause, LeaseLostError):
-            return Lost()
-        if isinstance(cause, CancelledByCaller):
-            return Cancelled(attempt.cancel_reason or text_of(cause))
-        return self._failed(skill, attempt, cause)
+        if isinstance(error, CancelledByCaller):
+            return Cancelled(attempt.cancel_reason or text_of(error))
+        return self._failed(skill, attempt, error)
 
     def _dump(self, skill: Skill[..., Any], value: Any) -> Any:
         dumped = skill.dump(value)
@@ -297,14 +351,13 @@ class Executor:
             except FleetUnavailableError:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            except SkillfleetError as error:
-                if isinstance(outcome, Succeeded):
-                    outcome = Failed(error.code, str(error), error)
+            except Exception as error:  # noqa: BLE001 - the run ends all the same
+                outcome = _writable(attempt, outcome, error)
                 outbox.close()
                 continue
             if written is not Write.GAP:
                 return written
-            # Redis came back with less than it had: the run ends behind what is left.
+            # Redis came back with less than it had: the run ends after what is left.
             _, seq = await self.process.runs.state(attempt.run_id)
             outbox.resume_behind(seq)
         logger.critical("run %s could not be settled: Redis is out of reach", attempt.run_id)
@@ -344,12 +397,34 @@ class Executor:
 
     async def _tidy(self, attempt: Attempt, outcome: Outcome) -> None:
         """After the end of a run: end the runs that it called, too."""
-        goes_on = isinstance(outcome, Retry | Released)
         try:
-            if not goes_on and (attempt.open_calls or attempt.lease.attempt > 1):
+            if not goes_on(outcome) and (attempt.open_calls or attempt.lease.attempt > 1):
                 await self.process.runs.cancel_children(attempt.run_id, "the calling run has ended")
         except FleetUnavailableError as error:
             logger.warning("run %s: left to the reaper: %s", attempt.run_id, error)
+
+
+def _writable(attempt: Attempt, outcome: Outcome, error: Exception) -> Outcome:
+    """Another outcome in place of one that cannot be written; raises when that fails, too."""
+    if isinstance(outcome, Failed) and outcome.code == ReasonCode.INTERNAL_ERROR:
+        raise error
+    if isinstance(error, SkillfleetError):
+        # Its events could not be written: a success would lack them, any other end stands.
+        lacking = isinstance(outcome, Succeeded)
+        return Failed(error.code, text_of(error), error) if lacking else outcome
+    logger.error("run %s: its end could not be written", attempt.run_id, exc_info=error)
+    message = getattr(outcome, "message", "")
+    told = f" ({message})" if isinstance(message, str) and message else ""
+    return internal_error(f"the end of the run could not be written{told}", error)
+
+
+@contextlib.contextmanager
+def _harmless(attempt: Attempt) -> Iterator[None]:
+    """Inside, what fails is logged: telemetry never decides how an attempt ends."""
+    try:
+        yield
+    except Exception:
+        logger.exception("run %s: its telemetry failed", attempt.run_id)
 
 
 def _is_lost(attempt: Attempt) -> bool:

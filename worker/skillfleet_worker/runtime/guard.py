@@ -22,6 +22,7 @@ from skillfleet_ledger.results import End
 from skillfleet_ledger.runs import Write
 from skillfleet_producer.publisher import Publisher, publisher_for
 from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
+from skillfleet_worker.runtime.heartbeat import HELD, LOST_TOUCH
 from skillfleet_worker.runtime.process import WorkerProcess
 from skillfleet_worker.runtime.release import release
 
@@ -66,7 +67,10 @@ class Guard:
     def _look(self) -> None:
         blocked = time.monotonic() - self._process.last_turn
         if blocked > self._settings.heartbeat_seconds:
-            asyncio.run(self._beat())
+            try:
+                asyncio.run(self._beat())
+            finally:
+                self._give_up_overdue()
         if blocked > self._settings.blocked_seconds:
             self._report(blocked)
         stuck = [attempt for attempt in self._attempts() if self._is_stuck(attempt, blocked)]
@@ -78,7 +82,10 @@ class Guard:
 
     async def _beat(self) -> None:
         """Renew the leases in the blocked loop's place, and hear of cancellations."""
-        tokens = {attempt.run_id: attempt.lease.token for attempt in self._attempts()}
+        attempts = self._attempts()
+        tokens = {attempt.run_id: attempt.lease.token for attempt in attempts}
+        # Redis counts a lease from the request on: the reply may come much later.
+        began = self._process.loop_time()
         ledger = Ledger(self._settings, name="skillfleet-guard")
         try:
             answers = await ledger.runs.renew(
@@ -86,15 +93,21 @@ class Guard:
             )
         finally:
             await ledger.close()
-        now = self._process.loop_time()
-        for attempt in self._attempts():
+        for attempt in attempts:
             answer = answers.get(attempt.run_id)
             if answer == "lost":
                 attempt.lose()
             elif answer is not None:
-                attempt.renewed_at = now
+                attempt.renewed_at = max(began, attempt.renewed_at)
                 if answer:
                     attempt.cancel(answer.removeprefix("!"))
+
+    def _give_up_overdue(self) -> None:
+        """Stop what no longer holds its lease, as soon as its loop turns again."""
+        held = self._settings.lease_seconds * HELD
+        for attempt in self._attempts():
+            if self._process.loop_time() - attempt.renewed_at >= held:
+                attempt.order(LOST_TOUCH)
 
     def _is_stuck(self, attempt: Attempt, blocked: float) -> bool:
         """Whether the handler should have been stopped by now, and its own code is the reason."""

@@ -13,8 +13,9 @@ from skillfleet_worker.telemetry.metrics import REDIS_ERRORS, record
 
 logger = logging.getLogger(__name__)
 
-_HELD = 0.95
+HELD = 0.95
 """The part of a lease after which its run is given up here: stopping a handler takes a moment."""
+LOST_TOUCH = Stop(StopKind.RELEASED, "the worker lost touch with Redis")
 _SHORTEST_SECONDS = 0.05
 
 
@@ -28,7 +29,7 @@ class Heartbeat:
         self._worker = worker
         self._attempts = attempts
         self._settings = settings
-        self._held_seconds = settings.lease_seconds * _HELD
+        self._held_seconds = settings.lease_seconds * HELD
         self._early = asyncio.Event()
 
     def soon(self) -> None:
@@ -83,4 +84,4 @@ class Heartbeat:
         now = asyncio.get_running_loop().time()
         for attempt in attempts.values():
             if now - attempt.renewed_at >= self._held_seconds:
-                attempt.order(Stop(StopKind.RELEASED, "the worker lost touch with Redis"))
+                attempt.order(LOST_TOUCH)

@@ -1,19 +1,90 @@
-"""Messages that are no attempts (yet): what can be told of them, and of the runs behind them."""
+"""Messages of plain Celery clients: the record of their run, and what it keeps of the message.
+
+Each later attempt is started by a message that is built from the record. So the record keeps all
+that the client's message says: a retried, released or lost run still has its chain, chord, links,
+limits, stamps and headers.
+"""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import orjson
 
-from skillfleet.contracts import HEADER
+from skillfleet.contracts import HEADER, TOKEN_HEADER
 from skillfleet.errors import InvalidArgumentsError, UnknownRunError
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.records import Submission
-from skillfleet_producer.submission import split_task
+from skillfleet_producer.submission import priority_step, split_task
 from skillfleet_producer.tracing import callers_trace_id
 
-TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
+TRACE_HEADERS: Final = ("traceparent", "tracestate", "baggage")
+TIME_LIMIT: Final = "skillfleet_time_limit"
+"""Where a worker's request carries the time limit of its attempt, in seconds (request.py)."""
+PROCESSED: Final = "skillfleet_processed"
+"""Where a request carries the outcome of its execution (skill_task.py)."""
 _LONGEST_ID = 255
+_CANVAS = ("callbacks", "errbacks", "chain", "chord")
+_PROPERTIES = ("reply_to",)
+# The fields of the record say these, or the message has them only on its way.
+_NOT_KEPT = frozenset(
+    {
+        *("id", "task", "args", "kwargs", "argsrepr", "kwargsrepr", "eta", "lang"),
+        *("headers", "properties", "delivery_info", "correlation_id", "hostname", "compression"),
+        *("called_directly", "is_eager", "loglevel", "logfile", "utc", "time_limit"),
+        *("soft_time_limit", "taskset", "_protected", "_children", HEADER, TOKEN_HEADER),
+        *(TIME_LIMIT, PROCESSED, *_CANVAS, *_PROPERTIES, *TRACE_HEADERS),
+    }
+)
+# What a fleet's own message says, too (message.py).
+_DEFAULTS: Final[tuple[Any, ...]] = (None, 0, False, [None, None], (None, None), {}, [], "")
+
+
+class PlainMessage(NamedTuple):
+    """What the record of a plain client's run takes from its message, beside the arguments."""
+
+    queue: str
+    trace: Mapping[str, str]
+    priority: int = 0
+    celery: bytes | None = None
+
+
+def plain_message(request: Mapping[str, Any], queue: str) -> PlainMessage:
+    """Read a plain client's message.
+
+    `request` holds its headers, its canvas (`callbacks`, `errbacks`, `chain`, `chord`) and what
+    Celery's worker adds to them.
+    """
+    priority = (request.get("delivery_info") or {}).get("priority")
+    step = priority_step(min(max(priority, 0), 9)) if isinstance(priority, int) else 0
+    return PlainMessage(queue, trace_of(request), step, _kept(request))
+
+
+def _kept(request: Mapping[str, Any]) -> bytes | None:
+    """What `message.PlainPart` reads again; None where the message says nothing of its own."""
+    kept = {
+        "headers": {
+            name: value
+            for name, value in request.items()
+            if name not in _NOT_KEPT and value not in (*_DEFAULTS, request.get("id"))
+        },
+        "embed": {name: request[name] for name in _CANVAS if request.get(name)},
+        "properties": {name: request[name] for name in _PROPERTIES if request.get(name)},
+    }
+    return orjson.dumps(kept, default=str) if any(kept.values()) else None
+
+
+def time_limit_of(request: Mapping[str, Any]) -> float | None:
+    """The seconds that one attempt may take by Celery's limits; None without a limit.
+
+    The soft limit counts as well: a run ends at the earlier one.
+    """
+    given = request.get(TIME_LIMIT) or request.get("timelimit") or ()
+    limits = given if isinstance(given, list | tuple) else (given,)
+    return min((limit for limit in limits if _is_limit(limit)), default=None)
+
+
+def _is_limit(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def adoption_of(message: Any, settings: Settings, *, of_anyone: bool = False) -> Submission | None:
@@ -33,15 +104,32 @@ def adoption_of(message: Any, settings: Settings, *, of_anyone: bool = False) ->
     except InvalidArgumentsError:
         return None
     queue = (message.delivery_info or {}).get("routing_key") or settings.default_queue
-    return new_record(settings, run_id, (agent, skill), queue, trace_of(headers))
+    request = {**headers, **_canvas_of(message), **_properties_of(message)}
+    return new_record(settings, run_id, (agent, skill), plain_message(request, queue))
+
+
+def _canvas_of(message: Any) -> Mapping[str, Any]:
+    """The canvas in the body of a message; empty where the body is unreadable."""
+    try:
+        embedded = message.payload[2]
+    except Exception:  # noqa: BLE001 - the message may hold anything
+        return {}
+    return embedded if isinstance(embedded, dict) else {}
+
+
+def _properties_of(message: Any) -> Mapping[str, Any]:
+    properties = message.properties or {}
+    return {
+        "reply_to": properties.get("reply_to"),
+        "delivery_info": {"priority": properties.get("priority")},
+    }
 
 
 def new_record(
     settings: Settings,
     run_id: str,
     skill: tuple[str, str],
-    queue: str,
-    trace: Mapping[str, str],
+    message: PlainMessage,
     arguments: bytes = b"{}",
 ) -> Submission:
     """The record of a run that a plain Celery client sent; `skill` is agent and skill."""
@@ -49,13 +137,15 @@ def new_record(
         id=run_id,
         agent=skill[0],
         skill=skill[1],
-        queue=queue,
+        queue=message.queue,
         args=arguments,
-        headers=orjson.dumps(dict(trace)),
+        headers=orjson.dumps(dict(message.trace)),
         digest="",
         retention_ms=int(settings.retention_seconds * 1000),
         max_deliveries=settings.max_deliveries,
-        trace_id=callers_trace_id(trace),
+        priority=message.priority,
+        trace_id=callers_trace_id(message.trace),
+        celery=message.celery,
     )
 
 

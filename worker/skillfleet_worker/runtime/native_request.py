@@ -3,6 +3,7 @@
 import logging
 import time
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 from celery.app import trace
@@ -12,8 +13,9 @@ from celery.worker import state, strategy
 
 from skillfleet_engine.job import Call
 from skillfleet_engine.transport.channel import Channel
+from skillfleet_worker.runtime.letters import PROCESSED
 from skillfleet_worker.runtime.request import SkillRequest
-from skillfleet_worker.runtime.skill_task import TOLD, Told
+from skillfleet_worker.runtime.skill_task import Processed
 from skillfleet_worker.telemetry import logs
 
 logger = logging.getLogger(__name__)
@@ -96,22 +98,28 @@ class NativeRequest(SkillRequest):
         self.on_accepted(pid, began)
         logs.begin_run(self.id, self.name)
         try:
-            value = await self.task.execute(self.request_dict, self.args, self.kwargs)
+            request = {**self.request_dict, **self._canvas} if self._canvas else self.request_dict
+            value = await self.task.execute(request, self.args, self.kwargs)
         except Exception as error:  # noqa: BLE001 - Celery's tracer judges it
-            told = Told(error=error)
+            processed = Processed(error=error)
         else:
             if not self._continues:
                 self._succeeded(value, time.monotonic() - began)
                 return True
-            told = Told(value)
-        self.request_dict[TOLD] = told
+            processed = Processed(value)
+        self.request_dict[PROCESSED] = processed
         return False
+
+    @property
+    def _canvas(self) -> Mapping[str, Any]:
+        """What the message says beside the arguments: callbacks, errbacks, chain, chord."""
+        embedded: Mapping[str, Any] | None = self.message.payload[2]
+        return embedded or {}
 
     @property
     def _continues(self) -> bool:
         """True when Celery has more to do after a success: a chain, a chord, callbacks."""
-        embedded = self.message.payload[2]
-        parts = embedded and any(embedded.get(part) for part in _CANVAS)
+        parts = any(self._canvas.get(part) for part in _CANVAS)
         return bool(parts or self.request_dict.get("group"))
 
     def _succeeded(self, value: Any, runtime: float) -> None:

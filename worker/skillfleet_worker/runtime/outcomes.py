@@ -72,6 +72,11 @@ def timed_out(header: InvocationHeader | None, deadline_ms: int | None) -> Timed
 Outcome = Succeeded | Failed | Retry | Cancelled | TimedOut | Released | Lost
 
 
+def goes_on(outcome: Outcome) -> bool:
+    """Whether the run has further attempts: this one does not end it."""
+    return isinstance(outcome, Retry | Released | Lost)
+
+
 def text_of(error: BaseException) -> str:
     """What an error says, as a text that JSON can hold; whatever its own `__str__` does."""
     try:
@@ -79,6 +84,12 @@ def text_of(error: BaseException) -> str:
     except Exception:  # noqa: BLE001 - a handler's error may do anything
         return f"{type(error).__name__}, which cannot say more"
     return text.encode(errors="backslashreplace").decode()
+
+
+def internal_error(what: str, error: Exception) -> Failed:
+    """The end of a run whose own end could not be worked out, or written."""
+    message = f"{what}: {type(error).__name__}: {text_of(error)}"
+    return Failed(ReasonCode.INTERNAL_ERROR, message, error)
 
 
 def shortened(outcome: Outcome) -> Outcome:

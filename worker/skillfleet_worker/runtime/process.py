@@ -60,7 +60,8 @@ class WorkerProcess:
         self._release: asyncio.TimerHandle | None = None
         self._release_at = float("inf")
         self._releasing = False
-        self._early_cancels: dict[str, str] = {}
+        self._early_cancels: set[str] = set()
+        self._lookups: set[asyncio.Task[None]] = set()
         self.home = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
         self.last_turn = time.monotonic()
@@ -125,8 +126,9 @@ class WorkerProcess:
         attempt.shutting_down = self.draining
         if self._releasing:
             attempt.order(_SHUTS_DOWN)
-        if (reason := self._early_cancels.pop(attempt.run_id, None)) is not None:
-            attempt.cancel(reason)
+        if attempt.run_id in self._early_cancels:
+            self._early_cancels.discard(attempt.run_id)
+            self.home.call_soon_threadsafe(self._look_up_cancel, attempt.run_id)
 
     def end(self, attempt: Attempt) -> None:
         """The attempt is over; any thread."""
@@ -157,16 +159,36 @@ class WorkerProcess:
         if message is None:
             self._heartbeat.soon()
             return
-        order, run_id, reason = message.decode().split(" ", 2)
-        if order != "cancel":
+        order, _, rest = message.decode(errors="replace").partition(" ")
+        run_id = rest.partition(" ")[0]
+        if order != "cancel" or not run_id:
             return
         # Kept first, looked up then: `begin`, in another thread, does it the other way round.
-        self._early_cancels[run_id] = reason
-        if (attempt := self.attempts.get(run_id)) is not None:
-            del self._early_cancels[run_id]
-            attempt.cancel(reason)
+        self._early_cancels.add(run_id)
+        if run_id in self.attempts:
+            self._early_cancels.discard(run_id)
+            self._look_up_cancel(run_id)
         else:
-            self.home.call_later(_EARLY_SECONDS, self._early_cancels.pop, run_id, None)
+            self.home.call_later(_EARLY_SECONDS, self._early_cancels.discard, run_id)
+
+    def _look_up_cancel(self, run_id: str) -> None:
+        """Cancel the attempt if its record says so; on the home loop.
+
+        Anyone who may publish on the channel can make up an order, but not write the record.
+        """
+        task = asyncio.create_task(self._cancel_as_recorded(run_id))
+        self._lookups.add(task)
+        task.add_done_callback(self._lookups.discard)
+
+    async def _cancel_as_recorded(self, run_id: str) -> None:
+        attempt = self.attempts.get(run_id)
+        try:
+            record = await self.runs.invocation(run_id)
+        except FleetUnavailableError:
+            # The next renewal of the lease brings the cancellation as well.
+            return
+        if attempt is not None and record is not None and record.cancel_reason is not None:
+            attempt.cancel(record.cancel_reason, record.cancel_code)
 
     async def _tick(self) -> None:
         while True:

@@ -14,11 +14,14 @@ from skillfleet_ledger import Ledger
 from skillfleet_ledger.results import End
 from skillfleet_producer.tracing import run_trace_id
 from skillfleet_worker.runtime.consumer import apart
-from skillfleet_worker.runtime.letters import adopt, adoption_of
+from skillfleet_worker.runtime.letters import TIME_LIMIT, adopt, adoption_of, time_limit_of
 from skillfleet_worker.runtime.process import name_of
 from skillfleet_worker.runtime.skill_task import CANCELLED
 
 logger = logging.getLogger(__name__)
+
+_MARGIN_SECONDS = 60.0
+"""How much later Celery's own time limit comes than the run's."""
 
 
 class SkillRequest(Request):
@@ -41,6 +44,26 @@ class SkillRequest(Request):
         stamps = self.request_dict.get("stamped_headers") or []
         if not isinstance(stamps, list) or not all(isinstance(stamp, str) for stamp in stamps):
             raise InvalidTaskError("the names of the stamps must be a list of strings")
+        self._limit_attempt()
+
+    def _limit_attempt(self) -> None:
+        """Have the run end at its time limit by itself, with an outcome in the ledger.
+
+        Celery's own limit comes later, for the case that this fails: it breaks an execution off
+        that the ledger would take for a lost one, and start again.
+        """
+        pool = getattr(self.task.node.consumer, "pool", None)
+        options = getattr(pool, "options", {})
+        hard, soft = self.request_dict.get("timelimit") or (None, None)
+        self.request_dict[TIME_LIMIT] = limit = time_limit_of(
+            {
+                "timelimit": (
+                    hard or self.task.time_limit or options.get("timeout"),
+                    soft or self.task.soft_time_limit or options.get("soft_timeout"),
+                )
+            }
+        )
+        self.time_limits = (None, None) if limit is None else (limit + _MARGIN_SECONDS,) * 2
 
     def execute_using_pool(self, pool: Any, **options: Any) -> Any:
         """Give the message to the pool; one that fails here keeps no slot of the worker."""
@@ -67,11 +90,23 @@ class SkillRequest(Request):
         error = getattr(error, "exc", error)
         if isinstance(error, Ignore) and error.args == (CANCELLED,):
             self.send_event("task-revoked", terminated=True, signum="SIGTERM", expired=False)
-        if isinstance(error, WorkerLostError) and self.worker_pid:
+        if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt):
+            return self._child_lost(error)
+        return super().on_failure(exc_info, *args, **options)
+
+    def _child_lost(self, error: BaseException) -> None:
+        """Acknowledge the message of a child that died: the ledger starts the run again.
+
+        Celery would take it for a failure, and call what is linked to one, or chained.
+        """
+        logger.error("run %s lost its process: %s", self.id, error)
+        state.task_ready(self)
+        if self.worker_pid:
             # In a thread: Redis may be away, and then the lease runs out by itself.
             name = name_of(int(self.worker_pid))
             threading.Thread(target=self._forsake, args=(name,), daemon=True).start()
-        return super().on_failure(exc_info, *args, **options)
+        self.acknowledge()
+        self.send_event("task-retried", exception=repr(error), traceback="")
 
     def _forsake(self, holder: str) -> None:
         try:
@@ -92,7 +127,10 @@ class SkillRequest(Request):
         end = End(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, why)
 
         async def close(ledger: Ledger) -> None:
-            if adoption is not None and await adopt(ledger, adoption):
+            if adoption is None:
+                return
+            # A run that waits for its next attempt ends as well; one that is executed does not.
+            if await adopt(ledger, adoption) or await _is_plain(ledger, adoption.id):
                 await ledger.runs.close(adoption.id, adoption.task, end)
 
         try:
@@ -100,3 +138,9 @@ class SkillRequest(Request):
         except Exception:
             logger.exception("the end of run %s could not be recorded", self.id)
         super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]
+
+
+async def _is_plain(ledger: Ledger, run_id: str) -> bool:
+    """Whether a plain Celery client sent the run: then its message may end it."""
+    invocation = await ledger.runs.invocation(run_id)
+    return invocation is not None and invocation.celery is not None

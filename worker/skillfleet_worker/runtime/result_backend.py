@@ -24,8 +24,12 @@ class LedgerBackend(RedisBackend):
         request: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Store the result of a task that is no skill; of a skill's, nothing."""
+        """Store the result of a plain task, or of a run that never starts; of other runs, nothing.
+
+        What is chained after a failed task never starts: Celery passes its signature as `request`.
+        """
         name = getattr(request, "task", None) or getattr(request, "name", None)
-        if isinstance(self.app.tasks.get(name), SkillTask):
+        never_starts = hasattr(request, "subtask_type")
+        if isinstance(self.app.tasks.get(name), SkillTask) and not never_starts:
             return result
         return super().store_result(task_id, result, state, traceback, request, **kwargs)

@@ -17,6 +17,7 @@ from skillfleet.errors import FleetUnavailableError, RunFailed, RunTimedOut
 from skillfleet_engine.task import AsyncTask
 from skillfleet_ledger.runs import Claim, ClaimStatus
 from skillfleet_worker.runtime.delivery import read_delivery
+from skillfleet_worker.runtime.letters import PROCESSED
 from skillfleet_worker.runtime.node import Node
 from skillfleet_worker.runtime.outcomes import (
     Cancelled,
@@ -34,13 +35,11 @@ logger = logging.getLogger(__name__)
 
 CANCELLED = "cancelled"
 """Why a task is ignored whose run was cancelled: `SkillRequest` tells the monitors."""
-TOLD = "skillfleet_told"
-"""Where a request carries what its execution came to, when Celery's tracer has only to tell it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """How an execution ended, for Celery's tracer to tell: a value, or what is raised."""
+class Processed:
+    """How an execution ended, for Celery's tracer to report: a value, or what is raised."""
 
     value: Any = None
     error: BaseException | None = None
@@ -61,6 +60,8 @@ class SkillTask(AsyncTask):
     Request = "skillfleet_worker.runtime.request:SkillRequest"
     acks_late = True
     ignore_result = True
+    # What is chained after a failed run gets its failure from Celery; the run itself does not.
+    store_errors_even_if_ignored = True
     max_retries = None
 
     skill: Skill[..., Any]
@@ -70,9 +71,11 @@ class SkillTask(AsyncTask):
     async def run(self, *args: Any, **kwargs: Any) -> Any:
         """Execute one delivery; called by Celery's tracer."""
         request = vars(self.request)
-        told = request.get(TOLD)
-        # A message's header of that name is nothing to be believed.
-        return told() if isinstance(told, Told) else await self.execute(request, args, kwargs)
+        processed = request.get(PROCESSED)
+        # A message's header of that name is not trusted.
+        if isinstance(processed, Processed):
+            return processed()
+        return await self.execute(request, args, kwargs)
 
     async def execute(
         self, request: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]

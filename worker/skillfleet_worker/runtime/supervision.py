@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 from skillfleet.contracts import ReasonCode
 from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
@@ -16,31 +16,49 @@ logger = logging.getLogger(__name__)
 _CANCEL_TRIES = 3
 
 
+class HandlerEnd(NamedTuple):
+    """How a handler ended by itself: with a value, or with an error."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+
 async def supervise(
     handler: Coroutine[Any, Any, Any],
     attempt: Attempt,
     settings: WorkerSettings,
-) -> "asyncio.Task[Any] | Outcome":
+) -> HandlerEnd | Outcome:
     """Run the handler until it ends, must stop, or the attempt's deadline passes.
 
-    Returns the finished task when the handler ended by itself, and the outcome of the order
-    when it had to stop. A task that resists its cancellation is left behind, with a report.
+    Returns how the handler ended when it did so by itself, and the outcome of the order when it
+    had to stop. A handler that resists its cancellation is left behind, with a report.
     """
     task = attempt.handler = attempt.loop.create_task(_contained(handler))
     try:
         stop = await _until(task, attempt)
         if stop is not None and stop.kind is StopKind.CANCELLED:
             await asyncio.wait({task}, timeout=settings.cancel_grace_seconds)
-            if task.done() and not task.cancelled() and task.exception() is None:
-                return task
+            if _has_returned(task):
+                return _end_of(task)
     except asyncio.CancelledError:
         # Celery's pool gave this task up (a cold shutdown): hand the run back at once.
         attempt.order(Stop(StopKind.RELEASED, "the worker was stopped"))
         stop = attempt.stop
     if stop is None:
-        return task
+        return _end_of(task)
     await _cancel(task, handler, attempt, settings.abandon_seconds)
     return _outcome(attempt.stop or stop, attempt)
+
+
+def _has_returned(task: "asyncio.Task[Any]") -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
+def _end_of(task: "asyncio.Task[Any]") -> HandlerEnd:
+    if task.cancelled():
+        return HandlerEnd(error=asyncio.CancelledError())
+    error = task.exception()
+    return HandlerEnd(error=error) if error is not None else HandlerEnd(task.result())
 
 
 async def _contained(handler: Coroutine[Any, Any, Any]) -> Any:
@@ -60,12 +78,7 @@ async def _until(task: "asyncio.Task[Any]", attempt: Attempt) -> Stop | None:
     """The order that ends the handler's time; None when it ended by itself."""
     await _first_of(task, attempt)
     if attempt.stop is not None:
-        ended_by_itself = (
-            task.done()
-            and not task.cancelled()
-            and task.exception() is None
-            and attempt.stop.kind is not StopKind.LOST
-        )
+        ended_by_itself = _has_returned(task) and attempt.stop.kind is not StopKind.LOST
         return None if ended_by_itself else attempt.stop
     return None if task.done() else Stop(StopKind.DEADLINE)
 

@@ -29,6 +29,7 @@ from skillfleet_worker.runtime.context import FleetRunContext
 from skillfleet_worker.runtime.patience import patiently
 
 T = TypeVar("T")
+_ENDS_CALLS = (StopKind.DEADLINE, StopKind.BUDGET)
 
 
 class FleetA2AClient(A2AClient):
@@ -88,8 +89,9 @@ class _RunsCalls(A2AClient):
                         await self._wait(handle)
                 self._attempt.open_calls -= 1
         except asyncio.CancelledError:
+            # Once the handler is over, the executor ends what was called.
             stop = self._attempt.stop
-            if stop is None or stop.kind in (StopKind.DEADLINE, StopKind.BUDGET):
+            if not self._attempt.ended and (stop is None or stop.kind in _ENDS_CALLS):
                 await bridge.at_home(handle.cancel("the caller waits no more"))
             raise
         try:
@@ -138,7 +140,7 @@ class _RunsCalls(A2AClient):
             depth=attempt.delivery.depth,
             call=call,
             token=attempt.lease.token,
-            deadline_ms=attempt.lease.deadline_ms,
+            deadline_ms=attempt.deadline_ms,
             budget_end_ms=header.budget_end_ms if header else None,
         )
         claims = claims_for_call(attempt.delivery.auth, self._auth)
@@ -160,11 +162,16 @@ class _RunsCalls(A2AClient):
             raise CancelledByCaller(f"the run was cancelled: {record.cancel_reason}")
 
     async def _wait(self, handle: AsyncRunHandle) -> None:
-        """Return at the child's end; a cancelled caller hears of it at once."""
+        """Return at the child's end; a cancelled caller hears of it at once.
+
+        Raises CancelledError in a task that waits on after the handler's end.
+        """
         ended = asyncio.ensure_future(self._at_home(handle.ended))
         stopped = asyncio.ensure_future(self._attempt.wait_stopped())
         try:
             await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if self._attempt.ended:
+                raise asyncio.CancelledError
             if not ended.done():
                 reason = self._attempt.cancel_reason
                 if reason is not None:

@@ -45,14 +45,14 @@ async def lent_to(run_id: str, attempt: Attempt) -> AsyncIterator[None]:
 
 async def _lend(run_id: str, attempt: Attempt, lend: Lend, over: asyncio.Event) -> None:
     moment = _SHORTEST_MOMENT
-    while not over.is_set():
+    while not over.is_set() and not attempt.ended:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(moment):
                 await over.wait()
                 return
         moment = min(moment * 2, _LONGEST_MOMENT)
         async with attempt.lending:
-            if attempt.stop is not None or over.is_set():
+            if attempt.stop is not None or attempt.ended or over.is_set():
                 return
             try:
                 await lend(run_id)
