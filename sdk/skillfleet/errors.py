@@ -3,7 +3,9 @@
 Callers get `code` and the message; tracebacks stay in the worker's log and span.
 """
 
+import contextlib
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 from skillfleet.contracts import ReasonCode
@@ -14,18 +16,12 @@ class SkillfleetError(Exception):
 
     `code` is stable and may be branched on. `retryable` says whether the same call may
     succeed later; `retry_after` how many seconds to wait before trying (None: no opinion).
+    `skillfleet.failures` reads all three as a runtime does.
     """
 
     code: str = "error"
     retryable: bool = False
-    retry_after: float | None = None
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """The first error of a group, however deep: a TaskGroup wraps even the only one."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    retry_after: float | str | timedelta | None = None
 
 
 class DeclarationError(SkillfleetError, TypeError):
@@ -199,23 +195,28 @@ class SkillError(SkillfleetError):
     """For skill authors: fail the attempt with a code, a message and a retry policy.
 
     The message reaches the caller. `retryable=True` lets the run be tried again while the
-    skill's `max_retries` last, not before `retry_after` seconds when it is given.
+    skill's `max_retries` last, not before `retry_after`: seconds, a timedelta, or the text of
+    an HTTP `Retry-After` header; what says no time leaves it to the backoff. A `code` becomes
+    text. Subclasses may declare all three instead, as attributes or properties.
     """
 
     code: str = ReasonCode.SKILL_ERROR
 
     def __init__(
         self,
-        message: str,
+        message: object,
         *,
-        code: str | None = None,
-        retryable: bool = False,
-        retry_after: float | None = None,
+        code: str | int | None = None,
+        retryable: bool | None = None,
+        retry_after: float | str | timedelta | None = None,
     ) -> None:
         super().__init__(message)
-        self.code = code or type(self).code
-        self.retryable = retryable
-        self.retry_after = retry_after
+        given = {"code": code, "retryable": retryable, "retry_after": retry_after}
+        for name, value in given.items():
+            if value is not None:
+                # A subclass may have a property of that name: that says it then.
+                with contextlib.suppress(AttributeError):
+                    setattr(self, name, value)
 
 
 class RunError(SkillfleetError):
@@ -244,9 +245,23 @@ class RunCancelled(RunError):  # noqa: N818 - a public name of the design
 
 
 class RunTimedOut(RunError):  # noqa: N818 - a public name of the design
-    """The run ended `timed_out`: its deadline passed."""
+    """The run ended `timed_out`: its deadline passed.
+
+    `deadline` is that of the run, where the one who raises this knows it.
+    """
 
     default_code = ReasonCode.DEADLINE_EXCEEDED
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        run_id: str = "",
+        deadline: datetime | None = None,
+    ) -> None:
+        super().__init__(message, code=code, run_id=run_id)
+        self.deadline = deadline
 
 
 class ResultTimeoutError(SkillfleetError, TimeoutError):

@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from skillfleet.contracts import MOST_SECONDS
 from skillfleet.errors import (
     CancelledByCaller,
     InvalidArgumentsError,
     LimitExceededError,
     MissingScopes,
-    SkillfleetError,
     UnauthorizedError,
 )
+from skillfleet.failures import is_retryable, leaves, retry_after_of
 
 _NEVER_RETRIED = (
     CancelledByCaller,
@@ -27,7 +28,8 @@ class RetryPolicy:
 
     `on` lists exception types that are retried beside the errors that say so themselves
     (`SkillfleetError.retryable`); a cancellation, a limit
-    of the tree of runs and a caller's mistakes are never retried.
+    of the tree of runs and a caller's mistakes are never retried. A group is retried when each
+    of its members is, or when its own type is listed and none of them forbids it.
     Attempts that end because a worker was lost or drained are no retries and are not counted.
     """
 
@@ -39,11 +41,12 @@ class RetryPolicy:
 
     def applies_to(self, error: BaseException, retries: int) -> bool:
         """Whether a run that was retried `retries` times before is retried after `error`."""
-        if retries >= self.max_retries or isinstance(error, _NEVER_RETRIED):
+        members = leaves(error)
+        if retries >= self.max_retries or any(isinstance(one, _NEVER_RETRIED) for one in members):
             return False
-        if isinstance(error, SkillfleetError) and error.retryable:
+        if isinstance(error, self.on):
             return True
-        return isinstance(error, self.on)
+        return all(is_retryable(one) or isinstance(one, self.on) for one in members)
 
 
 def backoff(policy: RetryPolicy, retry: int, uniform: Callable[[], float]) -> float:
@@ -67,7 +70,8 @@ def retry_delay(
 ) -> float:
     """Seconds to wait before retry number `retry` (from 1) after `error`.
 
-    An error's own `retry_after` is the least it waits, whatever the policy's cap.
+    An error's own `retry_after` is the least it waits, whatever the policy's cap; of a group it
+    is the longest of its members'. Never more than ten years.
     """
-    wanted = error.retry_after if isinstance(error, SkillfleetError) else None
-    return max(backoff(policy, retry, uniform), wanted or 0.0)
+    wanted = retry_after_of(error) or 0.0
+    return min(max(backoff(policy, retry, uniform), wanted), float(MOST_SECONDS))

@@ -17,11 +17,11 @@ from skillfleet.errors import (
     RunFailed,
     RunTimedOut,
     SkillError,
-    SkillfleetError,
-    cause_of,
 )
+from skillfleet.failures import failure_of, is_cancellation, is_overdue
 from skillfleet.local import LocalRunContext
 from skillfleet.retry import retry_delay
+from skillfleet.texts import shortened_text
 
 
 async def run_skill(
@@ -65,6 +65,8 @@ async def run_skill(
         raise _overdue(ctx)
     if task.cancelled():
         raise SkillError("the skill raised asyncio.CancelledError, though nobody cancelled it")
+    if (error := task.exception()) is not None:
+        await _check_ended(error, ctx)
     return skill.dump(task.result())
 
 
@@ -82,13 +84,10 @@ async def run_to_end(
     while True:
         try:
             return await run_skill(skill, ctx, arguments, grace=grace)
-        except Exception as raised:
-            error = cause_of(raised)
-            if not isinstance(error, Exception):
-                raise
+        except (Exception, BaseExceptionGroup) as error:
             retries = ctx.attempt - 1
             if _is_overdue(error, ctx) or not skill.spec.retry.applies_to(error, retries):
-                raise _run_error(error, ctx) from raised
+                raise _run_error(error, ctx) from error
             delay = retry_delay(skill.spec.retry, error, ctx.attempt, random.random)
         await _pause(ctx, delay)
         ctx.attempt += 1
@@ -131,26 +130,37 @@ def _check_deadline(ctx: LocalRunContext[Any]) -> None:
         raise _overdue(ctx)
 
 
+async def _check_ended(error: BaseException, ctx: LocalRunContext[Any]) -> None:
+    """Raise what the run ended for, where that is not the error that its handler raised."""
+    if not is_cancellation(error):
+        try:
+            await ctx.check_cancelled()
+        except CancelledByCaller as cancelled:
+            raise cancelled from error
+        if is_overdue(error, ctx.deadline, _remaining(ctx)):
+            raise _overdue(ctx) from error
+
+
 def _overdue(ctx: LocalRunContext[Any]) -> RunTimedOut:
     if ctx.deadline is not None and ctx.deadline == ctx.purse.ends:
-        message = "the tree's budget of time is used up"
-        return RunTimedOut(message, code=ReasonCode.BUDGET_EXHAUSTED, run_id=ctx.task_id)
-    return RunTimedOut("the run's deadline passed", run_id=ctx.task_id)
+        message, code = "the tree's budget of time is used up", ReasonCode.BUDGET_EXHAUSTED
+    else:
+        message, code = "the run's deadline passed", ReasonCode.DEADLINE_EXCEEDED
+    return RunTimedOut(message, code=code, run_id=ctx.task_id, deadline=ctx.deadline)
 
 
-def _is_overdue(error: Exception, ctx: LocalRunContext[Any]) -> bool:
+def _is_overdue(error: BaseException, ctx: LocalRunContext[Any]) -> bool:
     return isinstance(error, RunTimedOut) and error.run_id == ctx.task_id
 
 
-def _run_error(error: Exception, ctx: LocalRunContext[Any]) -> RunError:
+def _run_error(error: BaseException, ctx: LocalRunContext[Any]) -> RunError:
     """What the caller of a run is told that ended with `error`."""
     if isinstance(error, RunTimedOut) and _is_overdue(error, ctx):
         return error
-    if isinstance(error, CancelledByCaller):
-        return RunCancelled(str(error), run_id=ctx.task_id)
-    if isinstance(error, SkillfleetError):
-        return RunFailed(str(error), code=error.code, run_id=ctx.task_id)
-    return RunFailed(f"{type(error).__name__}: {error}", run_id=ctx.task_id)
+    if is_cancellation(error):
+        return RunCancelled(failure_of(error).message, run_id=ctx.task_id)
+    code, message = failure_of(error)
+    return RunFailed(shortened_text(message), code=code, run_id=ctx.task_id)
 
 
 async def _pause(ctx: LocalRunContext[Any], seconds: float) -> None:

@@ -12,7 +12,7 @@ from skillfleet.contracts.events import (
     from_millis,
 )
 from skillfleet.contracts.invocation import HEADER, InvocationHeader
-from skillfleet.contracts.limits import Limits
+from skillfleet.contracts.limits import MOST_SECONDS, Limits
 from skillfleet.contracts.states import TERMINAL_STATES, ReasonCode, RunState
 from skillfleet.contracts.status import AgentCard, ArtifactInfo, Attempt, RunStatus, SkillCard
 from skillfleet.contracts.token import (
@@ -26,6 +26,7 @@ from skillfleet.contracts.token import (
 
 __all__ = [
     "HEADER",
+    "MOST_SECONDS",
     "RESERVED_KINDS",
     "STATE_KIND",
     "TERMINAL_STATES",

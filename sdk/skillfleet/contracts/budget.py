@@ -1,6 +1,12 @@
 """What a run and all the runs below it may use up together."""
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from skillfleet.contracts.limits import MOST_SECONDS
+
+_Count = Annotated[int, Field(gt=0, lt=2**53)]
 
 
 class Budget(BaseModel):
@@ -12,8 +18,8 @@ class Budget(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    calls: PositiveInt | None = None
+    calls: _Count | None = None
     """How many runs may be called, at any depth."""
-    seconds: PositiveFloat | None = None
+    seconds: Annotated[float, Field(gt=0, le=MOST_SECONDS)] | None = None
     """Wall time from when the run may start."""
-    tokens: PositiveInt | None = None
+    tokens: _Count | None = None

@@ -11,6 +11,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from skillfleet.contracts import from_millis
+from skillfleet.failures import is_overdue
 from skillfleet_ledger.runs import Lease
 from skillfleet_worker.runtime.delivery import Delivery
 from skillfleet_worker.runtime.outcomes import TimedOut, timed_out
@@ -103,10 +105,11 @@ class Attempt:
             if not self.loop.is_closed():
                 self.loop.call_soon_threadsafe(self._notify)
 
-    @property
-    def overdue(self) -> bool:
-        """True once the attempt's time is up."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
+    def is_overdue(self, error: BaseException) -> bool:
+        """Whether the handler, which ended with `error`, ended for the attempt's deadline."""
+        if self.deadline is None or self.deadline_ms is None:
+            return False
+        return is_overdue(error, from_millis(self.deadline_ms), self.deadline - time.monotonic())
 
     def timed_out(self) -> TimedOut:
         """The outcome when the deadline has passed."""

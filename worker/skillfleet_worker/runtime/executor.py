@@ -15,14 +15,13 @@ from skillfleet.auth import auth_from_claims
 from skillfleet.contracts import ReasonCode, RunState
 from skillfleet.decorator import Skill
 from skillfleet.errors import (
-    CancelledByCaller,
     FleetUnavailableError,
     ResultTooLargeError,
     SkillfleetError,
     UnauthorizedError,
     UnknownRunError,
-    cause_of,
 )
+from skillfleet.failures import error_code, error_text, failure_of, is_cancellation, leaves
 from skillfleet.retry import retry_delay
 from skillfleet.spec import SkillSpec
 from skillfleet_engine import bridge
@@ -50,7 +49,6 @@ from skillfleet_worker.runtime.outcomes import (
     goes_on,
     internal_error,
     shortened,
-    text_of,
     timed_out,
 )
 from skillfleet_worker.runtime.process import WorkerProcess
@@ -259,7 +257,7 @@ class Executor:
             ctx = FleetRunContext(attempt, outbox, auth, spec.secrets, self._capabilities)
             ctx.require_scopes(spec.scopes)
         except SkillfleetError as error:
-            return Failed(error.code, text_of(error), error)
+            return Failed(error_code(error), error_text(error), error)
         ended = await supervise(skill(ctx, **bound), attempt, self.process.settings)
         outcome = self._judge(skill, attempt, ended) if isinstance(ended, HandlerEnd) else ended
         try:
@@ -277,7 +275,7 @@ class Executor:
         try:
             if ended.error is None:
                 return self._returned(skill, ended.value)
-            return self._raised(skill, attempt, cause_of(ended.error))
+            return self._raised(skill, attempt, ended.error)
         except Exception as error:
             logger.exception("run %s: the end of its handler could not be judged", attempt.run_id)
             return internal_error("the end of the handler could not be judged", error)
@@ -286,19 +284,18 @@ class Executor:
         try:
             return Succeeded(self._dump(skill, value))
         except SkillfleetError as problem:
-            return Failed(problem.code, text_of(problem), problem)
+            return Failed(error_code(problem), error_text(problem), problem)
 
     def _raised(self, skill: Skill[..., Any], attempt: Attempt, error: BaseException) -> Outcome:
-        if isinstance(error, LeaseLostError):
+        if any(isinstance(leaf, LeaseLostError) for leaf in leaves(error)):
             return Lost()
-        if attempt.overdue:
-            # Whichever of a parent and its child notices first.
+        if attempt.is_overdue(error):
             return attempt.timed_out()
         if isinstance(error, asyncio.CancelledError):
             message = "the handler raised CancelledError, though nobody cancelled the run"
             return Failed(ReasonCode.SKILL_ERROR, message)
-        if isinstance(error, CancelledByCaller):
-            return Cancelled(attempt.cancel_reason or text_of(error))
+        if is_cancellation(error):
+            return Cancelled(attempt.cancel_reason or failure_of(error).message)
         return self._failed(skill, attempt, error)
 
     def _dump(self, skill: Skill[..., Any], value: Any) -> Any:
@@ -315,15 +312,11 @@ class Executor:
     def _failed(self, skill: Skill[..., Any], attempt: Attempt, error: BaseException) -> Outcome:
         if isinstance(error, HandlerExitError):
             error = error.__cause__ or error
-        if not isinstance(error, Exception):
-            message = f"the handler raised {type(error).__name__}({text_of(error)})"
-            return Failed(ReasonCode.SKILL_ERROR, message, error)
-        message = text_of(error) if isinstance(error, SkillfleetError) else _describe(error)
+        code, message = failure_of(error)
         policy, retries = skill.spec.retry, attempt.lease.retries
-        if policy.applies_to(error, retries):
+        if isinstance(error, Exception) and policy.applies_to(error, retries):
             delay = retry_delay(policy, error, retries + 1, self.process.random.random)
             return Retry(delay, message, error)
-        code = error.code if isinstance(error, SkillfleetError) else ReasonCode.SKILL_ERROR
         return Failed(code, message, error)
 
     async def _settle(self, attempt: Attempt, outbox: Outbox, outcome: Outcome) -> Outcome:
@@ -411,7 +404,7 @@ def _writable(attempt: Attempt, outcome: Outcome, error: Exception) -> Outcome:
     if isinstance(error, SkillfleetError):
         # Its events could not be written: a success would lack them, any other end stands.
         lacking = isinstance(outcome, Succeeded)
-        return Failed(error.code, text_of(error), error) if lacking else outcome
+        return Failed(error_code(error), error_text(error), error) if lacking else outcome
     logger.error("run %s: its end could not be written", attempt.run_id, exc_info=error)
     message = getattr(outcome, "message", "")
     told = f" ({message})" if isinstance(message, str) and message else ""
@@ -429,8 +422,3 @@ def _harmless(attempt: Attempt) -> Iterator[None]:
 
 def _is_lost(attempt: Attempt) -> bool:
     return attempt.stop is not None and attempt.stop.kind is StopKind.LOST
-
-
-def _describe(error: Exception) -> str:
-    text = text_of(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

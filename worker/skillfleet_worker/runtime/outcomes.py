@@ -1,12 +1,11 @@
 """Every way an attempt can end. The set is closed: `settle` handles each, mypy sees to it."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 from skillfleet.contracts import InvocationHeader, ReasonCode
-
-MOST_MESSAGE_CHARS: Final = 16 * 1024
-"""The longest message of an outcome: record, final event and result all hold it."""
+from skillfleet.failures import error_text
+from skillfleet.texts import shortened_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +76,14 @@ def goes_on(outcome: Outcome) -> bool:
     return isinstance(outcome, Retry | Released | Lost)
 
 
-def text_of(error: BaseException) -> str:
-    """What an error says, as a text that JSON can hold; whatever its own `__str__` does."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - a handler's error may do anything
-        return f"{type(error).__name__}, which cannot say more"
-    return text.encode(errors="backslashreplace").decode()
-
-
 def internal_error(what: str, error: Exception) -> Failed:
     """The end of a run whose own end could not be worked out, or written."""
-    message = f"{what}: {type(error).__name__}: {text_of(error)}"
+    message = f"{what}: {type(error).__name__}: {error_text(error)}"
     return Failed(ReasonCode.INTERNAL_ERROR, message, error)
 
 
 def shortened(outcome: Outcome) -> Outcome:
     """The outcome with a message of bounded length; to be called when secrets are hidden."""
-    if isinstance(outcome, Failed | Retry) and len(outcome.message) > MOST_MESSAGE_CHARS:
-        shown = outcome.message[:MOST_MESSAGE_CHARS]
-        return replace(outcome, message=f"{shown}... ({len(outcome.message)} characters)")
+    if isinstance(outcome, Failed | Retry):
+        return replace(outcome, message=shortened_text(outcome.message))
     return outcome

@@ -16,6 +16,7 @@ from skillfleet.errors import (
     CapabilityUnavailableError,
     LimitExceededError,
     RunCancelled,
+    RunTimedOut,
 )
 from skillfleet.ports.a2a import A2AClient, Caller, CallResult
 from skillfleet.values import AgentEvent, ArtifactRef
@@ -96,6 +97,10 @@ class _RunsCalls(A2AClient):
             raise
         try:
             return await self._at_home(lambda: _call_result(self._fleet, handle))
+        except RunTimedOut as error:
+            # Of the same deadline the child may hear a moment before its caller.
+            error.deadline = (await self._at_home(handle.status)).deadline
+            raise
         except RunCancelled:
             # A tree is cancelled leaves first: our own order may still be on its way.
             await self._at_home(self._check_cancelled)

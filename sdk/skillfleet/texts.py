@@ -1,0 +1,37 @@
+"""Text that every process can write, read and store, out of whatever a skill's code hands over."""
+
+from enum import Enum
+from typing import Any, Final
+
+MOST_CODE_CHARS: Final = 200
+MOST_MESSAGE_CHARS: Final = 16 * 1024
+"""The longest message of an outcome: record, final event and result all hold it."""
+
+
+def plain_text(value: Any) -> str:
+    """`value` as text without lone surrogates; raises what its own methods raise.
+
+    None is the empty text, bytes are read as UTF-8, and an Enum stands for its value.
+    """
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None:
+        return ""
+    if isinstance(value, bytes | bytearray):
+        return bytes(value).decode(errors="backslashreplace")
+    text = str.__str__(value) if isinstance(value, str) else str(value)
+    return str.encode(text, errors="backslashreplace").decode()
+
+
+def code_text(value: Any) -> str:
+    """`value` as a code; empty for what cannot be one: no text, or too much of it."""
+    try:
+        text = plain_text(value).strip()
+    except Exception:  # noqa: BLE001 - a handler's own object may do anything
+        return ""
+    return text if len(text) <= MOST_CODE_CHARS else ""
+
+
+def shortened_text(text: str, most: int = MOST_MESSAGE_CHARS) -> str:
+    """At most `most` characters of a text, and how many there were."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
