@@ -8,13 +8,13 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from skillfleet.contracts import MOST_SECONDS
 from skillfleet.errors import SettingsError
 from skillfleet_ledger.keys import DEFAULT_NAMESPACE, Keyspace
 
 _SCHEMES = ("redis", "rediss", "unix")
 _BROKER_SCHEMES = ("amqp", "amqps", "pyamqp", *_SCHEMES, "redis+socket", "sentinel", "sqs")
 MEBIBYTE = 1024 * 1024
-_TEN_YEARS = 10 * 365 * 86_400
 
 
 class Settings(BaseSettings):
@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     redis_timeout_seconds: float = Field(5.0, gt=0, le=3600)
     """How long a call may wait for Redis before it fails."""
     default_queue: str = Field("celery", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
-    retention_seconds: float = Field(86_400.0, ge=1, le=_TEN_YEARS)
+    retention_seconds: float = Field(86_400.0, ge=1, le=MOST_SECONDS)
     """How long everything of a run is kept after its end."""
     max_events: int = Field(10_000, ge=100)
     """The most events that a run's stream keeps; older ones are trimmed."""
@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     """The issuer named in the fleet's tokens."""
     auth_signing_key_file: Path | None = None
     """The private Ed25519 key that this process signs with: a producer's, or a worker's own."""
-    auth_token_seconds: float = Field(86_400.0, ge=1, le=_TEN_YEARS)
+    auth_token_seconds: float = Field(86_400.0, ge=1, le=MOST_SECONDS)
     """How long after its submission (and delay) a run may first start."""
 
     @field_validator("broker_url")

@@ -10,7 +10,7 @@ import orjson
 from pydantic import BaseModel
 
 from skillfleet.arguments import encode_arguments
-from skillfleet.contracts import HEADER, Budget, InvocationHeader
+from skillfleet.contracts import HEADER, MOST_SECONDS, Budget, InvocationHeader
 from skillfleet.errors import InvalidArgumentsError
 from skillfleet_ledger import Settings
 from skillfleet_ledger.records import Invocation, Submission
@@ -20,7 +20,6 @@ _TASK_NAME = re.compile(r"^([A-Za-z0-9_-]{1,64})\.([A-Za-z0-9_-]{1,128})$")
 _PRIORITY_STEPS = (0, 3, 6, 9)
 _PRIORITIES = range(10)
 _MOST_KEY_CHARS = 255
-_MOST_SECONDS = 10 * 365 * 86_400
 
 
 class EnqueueOptions(TypedDict, total=False):
@@ -52,9 +51,9 @@ class Options:
             value = getattr(self, name)
             if value is None:
                 continue
-            if not isinstance(value, int | float):
+            if not isinstance(value, int | float) or isinstance(value, bool):
                 raise InvalidArgumentsError(f"{name} must be a number of seconds, not {value!r}")
-            if not 0 <= value <= _MOST_SECONDS:
+            if not 0 <= value <= MOST_SECONDS:
                 raise InvalidArgumentsError(f"{name} must be between 0 and ten years, not {value}")
         if self.timeout == 0:
             raise InvalidArgumentsError("timeout must be more than 0 seconds")

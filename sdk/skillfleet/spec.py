@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from skillfleet.contracts import SkillCard
+from skillfleet.contracts import MOST_SECONDS, SkillCard
 from skillfleet.errors import DeclarationError
 from skillfleet.retry import RetryPolicy
 
 _AGENT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _SKILL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_MOST: Final = 1_000_000
 BUILT_IN_AGENT: Final = "fleet"
 """The name of the agent whose skills every worker brings along."""
 
@@ -96,16 +97,20 @@ def names(label: str, option: str, values: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_timeout(label: str, timeout: float | None) -> float | None:
-    """The timeout in seconds; raises `DeclarationError` unless it is above 0 and finite."""
+    """The timeout in seconds; raises `DeclarationError` unless it is above 0 and finite.
+
+    More than ten years count as ten: `sys.maxsize` means that there is no limit. Records hold
+    whole milliseconds, of which 0 would mean the same.
+    """
     if timeout is None:
         return None
     is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-    if not is_number or not math.isfinite(timeout) or timeout <= 0:
+    if not is_number or not 0 < timeout < math.inf:
         raise DeclarationError(
             f"{label}: timeout={timeout!r} must be seconds above 0: write timeout=60, "
             "or None for no limit"
         )
-    return float(timeout)
+    return float(max(min(timeout, MOST_SECONDS), 0.001))
 
 
 def retry_policy(label: str, max_retries: int, retry_on: Sequence[type[Exception]]) -> RetryPolicy:
@@ -127,7 +132,7 @@ def check_count(label: str, option: str, value: int | None, *, least: int) -> No
     """Raise `DeclarationError` unless `value` is None or a whole number of at least `least`."""
     if value is None and least > 0:
         return
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST:
         raise DeclarationError(
-            f"{label}: {option}={value!r} must be a whole number of at least {least}"
+            f"{label}: {option}={value!r} must be a whole number from {least} to {_MOST}"
         )

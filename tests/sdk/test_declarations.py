@@ -1,5 +1,6 @@
 """Wrong declarations fail at import, with a message that says what to write."""
 
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from skillfleet import Agent, JWTAuth, LocalRunContext, NoAuth, RunContext
+from skillfleet.contracts import MOST_SECONDS
 from skillfleet.errors import DeclarationError
 
 
@@ -130,6 +132,8 @@ async def fine(ctx: RunContext) -> None: ...
         ({"max_retries": 1.5}, "max_retries=1.5"),
         ({"max_retries": None}, "max_retries=None"),
         ({"max_deliveries": 0}, "max_deliveries=0"),
+        ({"max_retries": 2**64}, "from 0 to 1000000"),
+        ({"max_deliveries": 2**64}, "from 1 to 1000000"),
         ({"retry_on": (ValueError,)}, "say max_retries"),
         ({"max_retries": 1, "retry_on": ("ValueError",)}, "no exception type"),
         ({"max_retries": 1, "retry_on": (KeyboardInterrupt,)}, "no exception type"),
@@ -145,6 +149,14 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
     with pytest.raises(DeclarationError, match=message):
         agent.skill(**options)(fine)
     assert agent.skills == {}
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    [(sys.maxsize, MOST_SECONDS), (1e300, MOST_SECONDS), (10**400, MOST_SECONDS), (1e-9, 0.001)],
+)
+def test_a_timeout_without_end_is_ten_years(timeout: float, seconds: float) -> None:
+    assert Agent("tools").skill(timeout=timeout)(fine).spec.timeout == seconds
 
 
 def test_a_name_without_keyword_is_refused() -> None:
