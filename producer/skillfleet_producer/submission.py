@@ -8,10 +8,14 @@ from typing import Any, NamedTuple, TypedDict
 
 import orjson
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
-from skillfleet.arguments import encode_arguments
-from skillfleet.contracts import HEADER, MOST_SECONDS, Budget, InvocationHeader
+from skillfleet.arguments import check_seconds, json_arguments
+from skillfleet.contracts import HEADER, Budget, InvocationHeader
 from skillfleet.errors import InvalidArgumentsError
+from skillfleet.failures import error_text
+from skillfleet.jsonable import NotJsonError, to_json
+from skillfleet.texts import plain_text
 from skillfleet_ledger import Settings
 from skillfleet_ledger.records import Invocation, Submission
 from skillfleet_producer.catalogue import Taker, anything
@@ -19,7 +23,7 @@ from skillfleet_producer.catalogue import Taker, anything
 _TASK_NAME = re.compile(r"^([A-Za-z0-9_-]{1,64})\.([A-Za-z0-9_-]{1,128})$")
 _PRIORITY_STEPS = (0, 3, 6, 9)
 _PRIORITIES = range(10)
-_MOST_KEY_CHARS = 255
+_MOST_TEXT_CHARS = 255
 
 
 class EnqueueOptions(TypedDict, total=False):
@@ -47,25 +51,27 @@ class Options:
     budget: Budget | None = None
 
     def __post_init__(self) -> None:
-        for name in ("timeout", "delay"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                raise InvalidArgumentsError(f"{name} must be a number of seconds, not {value!r}")
-            if not 0 <= value <= MOST_SECONDS:
-                raise InvalidArgumentsError(f"{name} must be between 0 and ten years, not {value}")
-        if self.timeout == 0:
-            raise InvalidArgumentsError("timeout must be more than 0 seconds")
+        if self.timeout is not None:
+            check_seconds("timeout", self.timeout)
+        if self.delay is not None:
+            check_seconds("delay", self.delay, or_zero=True)
         if self.priority is not None and self.priority not in _PRIORITIES:
             raise InvalidArgumentsError(
                 f"priority must be 0 (most urgent) to 9, not {self.priority!r}"
             )
-        key = self.idempotency_key
-        if key is not None and not (isinstance(key, str) and 1 <= len(key) <= _MOST_KEY_CHARS):
-            raise InvalidArgumentsError("idempotency_key must be a text of 1 to 255 characters")
+        _check_text("idempotency_key", self.idempotency_key)
+        _check_text("queue", self.queue)
         if not isinstance(self.budget, Budget | None):
             raise InvalidArgumentsError(f"budget must be a Budget, not {self.budget!r}")
+
+
+def _check_text(name: str, text: Any) -> None:
+    if text is None:
+        return
+    if not isinstance(text, str) or not 1 <= len(text) <= _MOST_TEXT_CHARS:
+        raise InvalidArgumentsError(f"{name} must be a text of 1 to {_MOST_TEXT_CHARS} characters")
+    if not text.isascii() and plain_text(text) != text:
+        raise InvalidArgumentsError(f"{name} holds a lone surrogate: {plain_text(text)}")
 
 
 @dataclass(frozen=True)
@@ -111,10 +117,10 @@ def read_call(
     settings: Settings, agent: str, skill: str, arguments: Mapping[str, Any], take: Taker = anything
 ) -> Call:
     """A call of `skill` that `take` finds a queue for; raises InvalidArgumentsError."""
-    args = encode_arguments(f"{agent}.{skill}", arguments, settings.max_arguments_bytes)
-    canonical = orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS)
+    json = json_arguments(f"{agent}.{skill}", arguments, settings.max_arguments_bytes)
+    canonical = orjson.dumps(json.plain, option=orjson.OPT_SORT_KEYS)
     digest = hashlib.sha256(canonical).hexdigest()[:32]
-    return Call(agent, skill, args, digest, take(arguments))
+    return Call(agent, skill, json.encoded, digest, take(json.plain))
 
 
 def build_submission(
@@ -156,15 +162,21 @@ def build_submission(
 
 
 def claims_of(auth: BaseModel | Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The caller's claims as plain JSON values."""
-    if isinstance(auth, BaseModel):
-        auth = auth.model_dump(mode="json")
+    """The caller's claims as plain JSON values; raises InvalidArgumentsError."""
     if auth is None:
         return None
-    if not isinstance(auth, Mapping):
+    if not isinstance(auth, BaseModel | Mapping):
         kind = type(auth).__name__
         raise InvalidArgumentsError(f"auth must be claims by name, or a model of them, not {kind}")
-    return dict(auth)
+    try:
+        # By the names of the fields, as a model of claims is read; sets of scopes as lists.
+        named = auth.model_dump(mode="json") if isinstance(auth, BaseModel) else dict(auth)
+        claims: dict[str, Any] = to_json(to_jsonable_python(named, inf_nan_mode="constants")).plain
+    except NotJsonError as error:
+        raise InvalidArgumentsError(f"auth: claim {error.where!r} is not JSON: {error}") from None
+    except Exception as error:  # noqa: BLE001 - the claims' own code runs here
+        raise InvalidArgumentsError(f"auth: the claims are not JSON: {error_text(error)}") from None
+    return claims
 
 
 def invocation_from(new: Submission) -> Invocation:

@@ -14,7 +14,7 @@ from skillfleet.context import AuthT, RunContext
 from skillfleet.contracts import AgentCard
 from skillfleet.decorator import Skill, SkillDecorator, SkillOptions, make_skill
 from skillfleet.errors import DeclarationError
-from skillfleet.spec import check_agent_name, check_queue_name, names
+from skillfleet.spec import check_agent_name, check_queue_name, check_text, names
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,8 +53,8 @@ class Agent:
         if not isinstance(version, str) or not version:
             raise DeclarationError(f"agent {name!r}: version must be text such as '1.2.0'")
         self.name = name
-        self.description = description
-        self.version = version
+        self.description = check_text(f"agent {name}", "description", description)
+        self.version = check_text(f"agent {name}", "version", version)
         self.tags = names(f"agent {name}", "tags", tags)
         self.auth_model = auth_model
         self.queue = queue

@@ -1,79 +1,106 @@
-"""Arguments against a skill's published schema: one check, one message, at both ends.
+"""Arguments as the JSON that travels, against a skill's published schema, at both ends.
 
 The producer refuses with it at `enqueue`, the worker before the first attempt, so a caller
 reads the same words wherever the mistake is found.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
+from skillfleet.contracts import MOST_SECONDS
 from skillfleet.errors import ArgumentsTooLargeError, InvalidArgumentsError
+from skillfleet.jsonable import Json, NotJsonError, to_json
+from skillfleet.texts import shortened_text
 
 _MOST_PROBLEMS = 5
+_MOST_PROBLEM_CHARS = 1000
+_TYPED = {"__type__", "__value__"}
 
 
-def encode_arguments(task: str, arguments: Mapping[str, Any], limit: int | None = None) -> bytes:
+def json_arguments(task: str, arguments: Mapping[str, Any], limit: int | None = None) -> Json:
     """The arguments as a JSON object of at most `limit` bytes.
 
-    Raises InvalidArgumentsError naming the argument that is not JSON, and
+    Raises InvalidArgumentsError naming the argument that JSON cannot carry, and
     ArgumentsTooLargeError.
     """
     if not isinstance(arguments, Mapping):
         kind = type(arguments).__name__
         raise InvalidArgumentsError(f"arguments of {task} must be an object by name, not {kind}")
     try:
-        encoded = orjson.dumps(dict(arguments))
-    except TypeError as error:
-        raise InvalidArgumentsError(_no_json(task, arguments, error)) from None
-    if limit is not None and len(encoded) > limit:
+        json = to_json(arguments)
+    except NotJsonError as error:
+        what = f"argument {error.where!r} of {task} is" if error.where else f"arguments of {task}:"
+        raise InvalidArgumentsError(f"{what} not JSON: {error}") from None
+    if limit is not None and len(json.encoded) > limit:
         raise ArgumentsTooLargeError(
-            f"arguments of {task} are {len(encoded)} bytes, the limit is {limit}"
+            f"arguments of {task} are {len(json.encoded)} bytes, the limit is {limit}"
             " (SKILLFLEET_MAX_ARGUMENTS_BYTES): store large data as an artifact"
             " or elsewhere and pass its name"
         )
-    return encoded
+    if b'"__type__"' in json.encoded and any(value.keys() == _TYPED for value in _objects(json)):
+        raise InvalidArgumentsError(
+            f"arguments of {task} hold an object with the keys __type__ and __value__ only, which"
+            " Celery takes for a typed value: name one of them otherwise"
+        )
+    return json
 
 
-def _no_json(task: str, arguments: Mapping[str, Any], error: TypeError) -> str:
-    for name, value in arguments.items():
-        try:
-            orjson.dumps({name: value})
-        except TypeError as reason:
-            return f"argument {name!r} of {task} is not JSON: {reason}"
-    return f"arguments of {task} are not JSON: {error}"
+def _objects(json: Json) -> Iterator[dict[str, Any]]:
+    waiting = [json.plain]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+
+
+def check_seconds(name: str, value: Any, *, or_zero: bool = False) -> None:
+    """Raise InvalidArgumentsError unless `value` is a time above 0 of at most ten years."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InvalidArgumentsError(f"{name} must be a number of seconds, not {value!r}")
+    if not (value > 0 or (or_zero and value == 0)):
+        least = "at least" if or_zero else "more than"
+        raise InvalidArgumentsError(f"{name} must be {least} 0 seconds, not {value}")
+    if value > MOST_SECONDS:
+        raise InvalidArgumentsError(f"{name} must be at most ten years, not {value} seconds")
 
 
 def arguments_check(task: str, schema: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], None]:
     """What raises InvalidArgumentsError, naming the fields, for arguments that do not fit.
 
-    `schema` is the skill's input schema (JSON Schema 2020-12), `task` names it in the message.
+    Arguments are plain JSON values, as of `json_arguments`. `schema` is the skill's input
+    schema (JSON Schema 2020-12), `task` names it in the message; nothing fits one that cannot
+    be used.
     """
-    return _check(task, orjson.dumps(schema))
-
-
-@lru_cache(maxsize=1024)
-def _check(task: str, schema: bytes) -> Callable[[Mapping[str, Any]], None]:
-    # 3 MiB that only a process which has a schema to check needs.
-    import jsonschema_rs  # noqa: PLC0415
-
     try:
-        validator = jsonschema_rs.Draft202012Validator(
-            orjson.loads(schema), retriever=_retrieve_nothing
-        )
+        return schema_check(task, to_json(schema).encoded)
     except ValueError as error:
         return _refusing(f"the schema that {task} publishes cannot be used: {error}")
 
+
+@lru_cache(maxsize=1024)
+def schema_check(task: str, schema: bytes) -> Callable[[Mapping[str, Any]], None]:
+    """The same for a schema as JSON; raises ValueError for one that cannot be used."""
+    # 3 MiB that only a process which has a schema to check needs.
+    import jsonschema_rs  # noqa: PLC0415
+
+    validator = jsonschema_rs.Draft202012Validator(
+        orjson.loads(schema), retriever=_retrieve_nothing
+    )
+
     def check(arguments: Mapping[str, Any]) -> None:
-        given = dict(arguments)
-        if validator.is_valid(given):
+        if validator.is_valid(arguments):
             return
         found = []
-        for error in validator.iter_errors(given):
+        for error in validator.iter_errors(arguments):
             where = ".".join(str(part) for part in error.instance_path)
-            found.append(f"{where}: {error.message}" if where else error.message)
+            message = shortened_text(error.message, _MOST_PROBLEM_CHARS)
+            found.append(f"{where}: {message}" if where else message)
         problems = "; ".join(found[:_MOST_PROBLEMS])
         raise InvalidArgumentsError(f"arguments of {task} do not fit: {problems}")
 

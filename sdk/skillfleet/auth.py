@@ -49,6 +49,11 @@ def auth_from_claims(model: type[ModelT], claims: Mapping[str, Any] | None) -> M
         raise UnauthorizedError(
             f"the caller's claims do not fit {model.__name__}: {', '.join(wrong)}"
         ) from None
+    except Exception as error:
+        # A validator of the model's own raised it; what it says may show the claims.
+        raise UnauthorizedError(
+            f"the caller's claims cannot be read by {model.__name__}: {type(error).__name__}"
+        ) from error
 
 
 def scopes_of(auth: BaseModel) -> frozenset[str]:

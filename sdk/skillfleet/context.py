@@ -9,7 +9,7 @@ from typing import Any, Generic
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from skillfleet.arguments import encode_arguments
+from skillfleet.arguments import check_seconds, json_arguments
 from skillfleet.auth import scopes_of
 from skillfleet.checks import (
     ArtifactData,
@@ -25,6 +25,7 @@ from skillfleet.ports.a2a import A2AClient, CallResult
 from skillfleet.ports.discovery import DiscoveryClient
 from skillfleet.ports.sandbox import SandboxClient
 from skillfleet.ports.workspace import WorkspaceClient
+from skillfleet.texts import code_text
 from skillfleet.values import AgentEvent, ArtifactRef
 
 __all__ = ["AgentEvent", "ArtifactRef", "AuthT", "RunContext"]
@@ -172,17 +173,17 @@ class RunContext(ABC, Generic[AuthT]):
         (`InvalidArgumentsError`). Raises `CapabilityUnavailableError`, what `A2AClient.call`
         raises before anything runs, and `RunFailed`, `RunCancelled` or `RunTimedOut`.
         """
-        if timeout is not None and not timeout > 0:
-            raise InvalidArgumentsError(f"timeout must be more than 0 seconds, got {timeout!r}")
-        encode_arguments(f"{target}.{skill}", args or {})
-        if self._reveals(args):
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        given = json_arguments(f"{target}.{skill}", {} if args is None else args).plain
+        if self._reveals(given):
             raise InvalidArgumentsError(
                 f"the arguments for {skill!r} of {target} hold the value of a secret: arguments are"
                 " kept and shown; let the called skill declare the secret itself"
             )
         client = self._a2a_client().for_caller(self)
         return await client.call(
-            target, skill, args=args, grant=grant, timeout=timeout, key=key, budget=budget
+            target, skill, args=given, grant=grant, timeout=timeout, key=key, budget=budget
         )
 
     @abstractmethod
@@ -239,9 +240,10 @@ class RunContext(ABC, Generic[AuthT]):
         }
         await self.emit_event(AgentEvent("artifact", payload))
 
-    async def emit_error(self, message: str, *, code: str | None = None) -> None:
+    async def emit_error(self, message: str, *, code: str | int | None = None) -> None:
         """Tell readers of a problem; the run goes on. To fail the run, raise `SkillError`."""
-        await self.emit_event(AgentEvent("error", {"message": message, "code": code}))
+        told = code_text(code) or None
+        await self.emit_event(AgentEvent("error", {"message": message, "code": told}))
 
     def require_scopes(self, required: Sequence[str]) -> None:
         """Raise `MissingScopes` unless the caller has all the scopes in `required`.

@@ -7,7 +7,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from skillfleet.arguments import arguments_check
+from skillfleet.arguments import json_arguments
 from skillfleet.context import AuthT, RunContext
 from skillfleet.schema import ArgumentsSchema, ResultSchema
 from skillfleet.signature import read_signature
@@ -15,6 +15,7 @@ from skillfleet.spec import (
     SkillSpec,
     check_count,
     check_skill_name,
+    check_text,
     check_timeout,
     names,
     retry_policy,
@@ -68,8 +69,11 @@ class Skill(Generic[P, R_co]):
         return self.handler(*args, **kwargs)
 
     def check(self, arguments: Mapping[str, Any]) -> None:
-        """Raise `InvalidArgumentsError`, naming the fields that do not fit the published schema."""
-        self._check(arguments)
+        """Raise `InvalidArgumentsError`, naming the fields that do not fit the published schema.
+
+        What is checked is the JSON that the arguments become.
+        """
+        self._arguments.check(json_arguments(self.spec.task_name, arguments).plain)
 
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Validate JSON arguments and convert them to the handler's types.
@@ -85,10 +89,6 @@ class Skill(Generic[P, R_co]):
         Raises `InvalidResultError`, which says what does not fit the return type.
         """
         return self._result.dump(value)
-
-    @functools.cached_property
-    def _check(self) -> Callable[[Mapping[str, Any]], None]:
-        return arguments_check(self.spec.task_name, self.spec.input_schema)
 
     def __repr__(self) -> str:
         """The skill's full name."""
@@ -123,7 +123,9 @@ def make_skill(
     spec = SkillSpec(
         agent=agent,
         name=name,
-        description=options.description or _first_line(handler.__doc__),
+        description=check_text(
+            label, "description", options.description or _first_line(handler.__doc__)
+        ),
         tags=names(label, "tags", options.tags),
         scopes=names(label, "scopes", options.scopes),
         timeout=check_timeout(label, options.timeout),

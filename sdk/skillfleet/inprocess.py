@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import orjson
 
 from skillfleet.agent import Agent
-from skillfleet.arguments import encode_arguments
+from skillfleet.arguments import json_arguments
 from skillfleet.auth import NoAuth, narrowed_auth
 from skillfleet.contracts import Budget, Limits
 from skillfleet.decorator import Skill
@@ -25,6 +25,7 @@ from skillfleet.errors import (
     UnknownAgentError,
     UnknownSkillError,
 )
+from skillfleet.failures import error_code, error_text
 from skillfleet.local import LocalRunContext
 from skillfleet.ports.a2a import A2AClient, Caller, CallResult
 from skillfleet.ports.discovery import DiscoveredAgent, DiscoveryClient, card_matches
@@ -222,7 +223,7 @@ class _CallerClient(A2AClient):
         try:
             auth = narrowed_auth(agent.auth_model, self._caller.auth)
         except UnauthorizedError as error:
-            raise RunFailed(str(error), code=error.code, run_id=run_id) from error
+            raise RunFailed(error_text(error), code=error_code(error), run_id=run_id) from error
         place = replace(self._place, above=(*self._place.above, call))
         return LocalRunContext(
             auth=auth,
@@ -285,7 +286,8 @@ def _discovered(agent: Agent) -> DiscoveredAgent:
 def _arguments(skill: Skill[..., Any], args: Mapping[str, Any] | None) -> dict[str, Any]:
     """The arguments as they would arrive, checked."""
     name, limits = skill.spec.task_name, Limits()
-    encoded = encode_arguments(name, args or {}, limits.arguments_bytes)
-    arguments: dict[str, Any] = orjson.loads(encoded)
+    arguments: dict[str, Any] = json_arguments(
+        name, {} if args is None else args, limits.arguments_bytes
+    ).plain
     skill.check(arguments)
     return arguments

@@ -2,16 +2,21 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NotRequired
 
 import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 from typing_extensions import TypedDict
 
+from skillfleet.arguments import json_arguments, schema_check
 from skillfleet.errors import DeclarationError, InvalidArgumentsError, InvalidResultError
+from skillfleet.failures import error_text
+from skillfleet.jsonable import NotJsonError, to_json
 from skillfleet.signature import HandlerSignature
+from skillfleet.texts import shortened_text
 
 _LONGEST_PROBLEM = 500
 
@@ -22,12 +27,20 @@ class ArgumentsSchema:
     def __init__(self, label: str, signature: HandlerSignature) -> None:
         self._label = label
         for name, hint in signature.arguments.items():
-            _describable(hint, f"skill {label}: argument {name!r}")
+            _Described(partial(TypeAdapter, hint), f"skill {label}: argument {name!r}")
         self._names = tuple(signature.arguments)
-        self._adapter = _arguments_adapter(signature)
-        self.json_schema = self._adapter.json_schema()
+        described = _Described(partial(_arguments_adapter, signature), f"skill {label}")
+        self._adapter = described.adapter
+        self.json_schema = described.schema
         for name, default in signature.defaults.items():
             _publish_default(self.json_schema["properties"][name], default)
+        try:
+            self.check = schema_check(label, orjson.dumps(self.json_schema))
+        except ValueError as error:
+            raise DeclarationError(
+                f"skill {label}: its arguments cannot be checked by their schema: {error}"
+            ) from error
+        """Raises `InvalidArgumentsError` for plain JSON values that do not fit the schema."""
 
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as the handler wants them, validated as JSON is.
@@ -35,18 +48,19 @@ class ArgumentsSchema:
         Arguments that were not given are left out, so that the handler's defaults apply.
         Raises `InvalidArgumentsError`, which names the fields but never shows their values.
         """
-        try:
-            document = orjson.dumps(dict(arguments))
-        except (orjson.JSONEncodeError, TypeError, ValueError) as error:
-            raise InvalidArgumentsError(
-                f"the arguments of {self._label} must be a JSON object: {error}"
-            ) from None
+        document = json_arguments(self._label, arguments).encoded
         try:
             bound: dict[str, Any] = self._adapter.validate_json(document)
         except ValidationError as error:
             raise InvalidArgumentsError(
                 f"invalid arguments for {self._label}: {self._explain(error)}"
             ) from None
+        except Exception as error:
+            # A validator of the skill's own raised it.
+            problem = f"{type(error).__name__}: {error_text(error)}"
+            raise InvalidArgumentsError(
+                f"the arguments of {self._label} cannot be read: {problem}"
+            ) from error
         return bound
 
     def _explain(self, error: ValidationError) -> str:
@@ -61,26 +75,25 @@ class ResultSchema:
 
     def __init__(self, label: str, returns: Any) -> None:
         self._label = label
-        self._adapter = _describable(returns, f"skill {label}: the return type")
-        self.json_schema = _json_schema(
-            lambda: self._adapter.json_schema(mode="serialization"),
-            f"skill {label}: the return type",
-            returns,
-        )
+        what = f"skill {label}: the return type"
+        described = _Described(partial(TypeAdapter, returns), what, "serialization")
+        self._adapter = described.adapter
+        self.json_schema = described.schema
 
     def dump(self, value: Any) -> Any:
         """`value` as plain JSON values (NaN and infinity become None, as JSON has none).
 
+        Fields have the names of the published schema, which are their aliases.
         Raises `InvalidResultError`, which says what is wrong.
         """
         try:
             checked = self._adapter.validate_python(value)
-            plain = self._adapter.dump_python(checked, mode="json", warnings="error")
+            plain = self._adapter.dump_python(checked, mode="json", by_alias=True, warnings="error")
             return orjson.loads(orjson.dumps(plain))
         except ValidationError as error:
             problem = _problems(error)
         except Exception as error:  # noqa: BLE001 - the result's own code runs here, too
-            problem = " ".join(str(error).split())[:_LONGEST_PROBLEM]
+            problem = shortened_text(" ".join(error_text(error).split()), _LONGEST_PROBLEM)
         raise InvalidResultError(
             f"{self._label} returned {type(value).__name__}, "
             f"which does not fit its return type: {problem}"
@@ -97,27 +110,46 @@ def _arguments_adapter(signature: HandlerSignature) -> TypeAdapter[Any]:
     return TypeAdapter(arguments)
 
 
+class _Described:
+    """A type that pydantic validates, and the schema that is published of it, as JSON data."""
+
+    def __init__(
+        self, build: Callable[[], TypeAdapter[Any]], what: str, mode: JsonSchemaMode = "validation"
+    ) -> None:
+        try:
+            self.adapter = build()
+            schema = self.adapter.json_schema(mode=mode, schema_generator=_SchemaOfJson)
+        except Exception as error:
+            reason = error_text(error).partition("\n")[0]
+            raise DeclarationError(
+                f"{what} cannot be described as JSON ({reason}): use plain types, a dataclass or"
+                " a pydantic model instead"
+            ) from error
+        try:
+            self.schema: dict[str, Any] = to_json(schema).plain
+        except NotJsonError as error:
+            raise DeclarationError(
+                f"{what} cannot be described as JSON: {error.where} of its schema: {error.why}:"
+                " write bounds within 64 bits, and plain text, numbers, lists and dicts elsewhere"
+            ) from error
+
+
+class _SchemaOfJson(GenerateJsonSchema):
+    """Publishes only those defaults that have a JSON form; all of them are used."""
+
+    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
+
+    def encode_default(self, dft: Any) -> Any:
+        try:
+            return to_json(super().encode_default(dft)).plain
+        except NotJsonError as error:
+            raise PydanticSerializationError(str(error)) from error
+
+
 def _publish_default(schema: dict[str, Any], default: Any) -> None:
-    # A default without a JSON form is still used by the handler, only not published.
-    with contextlib.suppress(PydanticSerializationError):
-        schema["default"] = to_jsonable_python(default)
-
-
-def _describable(hint: Any, what: str) -> TypeAdapter[Any]:
-    adapter: TypeAdapter[Any] = _json_schema(lambda: TypeAdapter(hint), what, hint)
-    _json_schema(adapter.json_schema, what, hint)
-    return adapter
-
-
-def _json_schema(build: Callable[[], Any], what: str, hint: Any) -> Any:
-    try:
-        return build()
-    except (PydanticSchemaGenerationError, PydanticUserError) as error:
-        reason = str(error).splitlines()[0]
-        raise DeclarationError(
-            f"{what} cannot be described as JSON ({reason}): use plain types, a dataclass or a "
-            f"pydantic model instead of {hint!r}"
-        ) from error
+    # As above: a default without a JSON form is not published.
+    with contextlib.suppress(PydanticSerializationError, ValueError):
+        schema["default"] = to_json(to_jsonable_python(default, inf_nan_mode="constants")).plain
 
 
 def _problems(error: ValidationError) -> str:

@@ -3,12 +3,13 @@
 import inspect
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from skillfleet.contracts import MOST_SECONDS, SkillCard
 from skillfleet.errors import DeclarationError
+from skillfleet.jsonable import NotJsonError, to_json
 from skillfleet.retry import RetryPolicy
 
 _AGENT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -89,11 +90,24 @@ def check_skill_name(agent: str, name: str) -> None:
 
 def names(label: str, option: str, values: Sequence[str]) -> tuple[str, ...]:
     """`values` as a tuple, in order and without repetitions; raises `DeclarationError`."""
-    if isinstance(values, str) or not all(isinstance(value, str) and value for value in values):
+    several = isinstance(values, Iterable) and not isinstance(values, str)
+    if not several or not all(isinstance(value, str) and value for value in values):
         raise DeclarationError(
             f"{label}: {option} must be a tuple of non-empty strings: write {option}=('...',)"
         )
-    return tuple(dict.fromkeys(values))
+    return tuple(dict.fromkeys(check_text(label, option, value) for value in values))
+
+
+def check_text(label: str, option: str, value: str) -> str:
+    """`value` as plain text; raises `DeclarationError` for what is none, or holds half of one."""
+    if not isinstance(value, str):
+        raise DeclarationError(f"{label}: {option} must be text, got {type(value).__name__}")
+    try:
+        return str(to_json(value).plain)
+    except NotJsonError as error:
+        raise DeclarationError(
+            f"{label}: {option} cannot be published: {error.why}: write text"
+        ) from error
 
 
 def check_timeout(label: str, timeout: float | None) -> float | None:

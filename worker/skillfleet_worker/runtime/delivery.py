@@ -7,7 +7,7 @@ from typing import Any, Final
 import orjson
 from pydantic import ValidationError
 
-from skillfleet.arguments import encode_arguments
+from skillfleet.arguments import json_arguments
 from skillfleet.contracts import HEADER, TOKEN_BYTES, TOKEN_HEADER, InvocationHeader
 from skillfleet.errors import InvalidArgumentsError
 from skillfleet_ledger.records import Submission
@@ -105,7 +105,7 @@ def read_delivery(
         header = _header(request.get(HEADER))
         arguments = _by_name(task, args, kwargs, names)
         if header is None:
-            encode_arguments(task, arguments, limit)
+            arguments = json_arguments(task, arguments, limit).plain
     except InvalidArgumentsError as error:
         problem = error
     return Delivery(
