@@ -1,6 +1,7 @@
 """Runs and their leases: every change of a run's state goes through here, one script each."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -39,6 +40,7 @@ class ClaimStatus(StrEnum):
     EARLY = "early"
     CANCELLED = "cancelled"
     OVERDUE = "overdue"
+    EXHAUSTED = "exhausted"
     UNKNOWN = "unknown"
 
 
@@ -76,6 +78,8 @@ class Claim(NamedTuple):
     token: int
     lease: Lease | None = None
     detail: str = ""
+    code: str = ""
+    """The reason code of one that is CANCELLED; `detail` is the reason."""
 
 
 class Write(StrEnum):
@@ -96,6 +100,8 @@ class Reaped:
     counts: dict[str, int]
     more: bool = False
     """True when another round is due at once: this one reached a limit."""
+    owed: tuple[str, ...] = ()
+    """Ended and cancelled runs whose children still have to be cancelled (`RunStore.pay`)."""
 
 
 class RunStore:
@@ -173,7 +179,8 @@ class RunStore:
         )
         status = ClaimStatus(reply[0].decode())
         if status is not ClaimStatus.CLAIMED:
-            return Claim(status, int(reply[1]), detail=bytes(reply[6]).decode())
+            code = reply[7].decode() if status is ClaimStatus.CANCELLED else ""
+            return Claim(status, int(reply[1]), detail=bytes(reply[6]).decode(), code=code)
         deadline = int(reply[5]) if reply[5] else None
         lease = Lease(run_id, reply[1], reply[2], reply[3], reply[4], deadline, reply[6], reply[7])
         return Claim(status, lease.token, lease)
@@ -249,6 +256,7 @@ class RunStore:
     ) -> Write:
         """Give the run back: `outcome` is 'retry' (counted) or 'released' (not counted).
 
+        Released more than a hundred times, it counts as lost each time.
         Without a delay it needs its message: `message` is the broker's list on this Redis and
         what is pushed onto it; None when the caller publishes.
         """
@@ -289,16 +297,33 @@ class RunStore:
 
         Returns False when the run had ended before. Raises UnknownRunError.
         """
-        what = await self._cancel_tree(
-            run_id, End(RunState.CANCELLED, code, reason), f"its parent was cancelled: {reason}"
-        )
+        end, below = End(RunState.CANCELLED, code, reason), f"its parent was cancelled: {reason}"
+        what = await self._cancel_tree(run_id, end, below, os.urandom(8).hex())
         if what == "unknown":
             raise UnknownRunError(f"there is no run {run_id!r}: wrong id, or it expired")
         return what != "ended"
 
     async def cancel_children(self, run_id: str, reason: str) -> None:
-        """Cancel all runs that the run called, and those that they called, leaves first."""
-        await self._cancel_trees(await self.children(run_id), reason)
+        """Cancel all runs that the run called, and those that they called, leaves first.
+
+        What it owed as it ended, or as it was cancelled, is then struck off.
+        """
+        if children := await self.children(run_id):
+            await self._cancel_trees(children, reason)
+            await self._run("strike", [self._keys.prefix(run_id)], run_id)
+
+    async def pay(self, run_id: str) -> None:
+        """Cancel what an ended or cancelled run called, as a round of the reaper found it owing.
+
+        Safe to do at once with others. Raises UnknownRunError when the run expires meanwhile.
+        """
+        key = f"{self._keys.prefix(run_id)}run:{run_id}"
+        fields = await self._connection.execute("HMGET", key, "state", "cancel", "cancel_code")
+        state, reason, code = (value.decode() if value else "" for value in fields)
+        if reason and not RunState(state).terminal:
+            await self.cancel(run_id, reason, code)
+        else:
+            await self.cancel_children(run_id, f"the calling run ended {state}".strip())
 
     async def children(self, run_id: str) -> list[str]:
         """Ids of the runs that the run called, sorted."""
@@ -322,7 +347,7 @@ class RunStore:
         )
         if reply is None:
             return None
-        publish, close, counts, more = reply
+        publish, close, counts, more, owed = reply
         return Reaped(
             tuple(run_id.decode() for run_id in publish),
             tuple(
@@ -331,6 +356,7 @@ class RunStore:
             ),
             {counts[i].decode(): int(counts[i + 1]) for i in range(0, len(counts), 2)},
             more=bool(more),
+            owed=tuple(run_id.decode() for run_id in owed),
         )
 
     async def published(self, shard: int, run_ids: Sequence[str]) -> None:
@@ -444,13 +470,14 @@ class RunStore:
             statuses.append(status_of(run_id, fields, attempts, children) if fields else None)
         return statuses
 
-    async def _cancel_tree(self, run_id: str, end: End, below: str) -> str:
+    async def _cancel_tree(self, run_id: str, end: End, below: str, request: str = "") -> str:
         """Cancel a run and all below it (for the reason `below`); what became of the run itself.
 
         On the way down each caller is marked, so that it calls nobody any more; on the way up,
-        behind all that it called, it is told.
+        after all that it called, it is told. The mark is a debt, which the reaper pays should
+        this process not come so far.
         """
-        what, children = await self._cancel_one(run_id, end, only_mark="1")
+        what, children = await self._cancel_one(run_id, end, only_mark="1", request=request)
         await self._cancel_trees(children, below)
         if what == "marked":
             await self._cancel_one(run_id, end)
@@ -461,7 +488,7 @@ class RunStore:
         await asyncio.gather(*(self._cancel_tree(run_id, end, reason) for run_id in run_ids))
 
     async def _cancel_one(
-        self, run_id: str, end: End, only_mark: str = ""
+        self, run_id: str, end: End, only_mark: str = "", request: str = ""
     ) -> tuple[str, list[str]]:
         prefix, reason, code = self._keys.prefix(run_id), end.message, end.code
         if self._may_end_runs:
@@ -470,7 +497,7 @@ class RunStore:
                     "cancel",
                     [prefix, self._keys.result_key(run_id)],
                     *(run_id, reason, code, final_payload(end.state, code, reason)),
-                    *(encode_end(run_id, "", end.state, code, reason), only_mark),
+                    *(encode_end(run_id, "", end.state, code, reason), only_mark, request),
                 )
             except ReplyError as error:
                 if not str(error).startswith("NOPERM"):
@@ -478,7 +505,8 @@ class RunStore:
                 # A user who may not write results, as a producer by deploy/redis/users.acl.
                 self._may_end_runs = False
         if not self._may_end_runs:
-            reply = await self._run("ask_cancel", [prefix], run_id, reason, code, only_mark)
+            args = (run_id, reason, code, only_mark, request)
+            reply = await self._run("ask_cancel", [prefix], *args)
         what, children = reply
         return what.decode(), [child.decode() for child in children]
 

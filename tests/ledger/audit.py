@@ -37,6 +37,7 @@ def audit(client: Any, keys: Keyspace) -> list[str]:
             lost = members - set(shard.records)
             problems += [f"{index} names {run_id}, which has no record" for run_id in lost]
         problems += _counted(client, shard)
+        problems += _owed(client, shard)
     return problems
 
 
@@ -49,6 +50,29 @@ def _counted(client: Any, shard: _Shard) -> list[str]:
     delayed = shard.indexes.get("delayed", set()) & set(shard.records)
     expected = Counter(shard.records[run_id]["queue"] for run_id in delayed)
     return [] if counted == expected else [f"delays counted as {counted}, but are {expected}"]
+
+
+def _owed(client: Any, shard: _Shard) -> list[str]:
+    """Whatever an ended or cancelled run still owes is noted, and open calls are counted."""
+    owed = {run_id.decode() for run_id in client.zrange(f"{shard.prefix}owed", 0, -1)}
+    problems = []
+    for run_id, record in shard.records.items():
+        called = {c.decode() for c in client.smembers(f"{shard.prefix}children:{run_id}")}
+        still = {child for child in called & set(shard.records) if not _is_over(shard, child)}
+        counted = int(record.get("open", 0))
+        if counted != len(still):
+            problems.append(f"{run_id}: {counted} open calls counted, there are {len(still)}")
+        waits = record["state"] == RunState.QUEUED
+        spent = waits and int(record.get("lost", 0)) >= int(record["max_deliveries"])
+        owes = (_is_over(shard, run_id) and still) or (waits and "cancel" in record) or spent
+        if owes and run_id not in owed:
+            problems.append(f"{run_id}: {record['state']}, what it owes is not noted")
+    return problems
+
+
+def _is_over(shard: _Shard, run_id: str) -> bool:
+    record = shard.records[run_id]
+    return "cancel" in record or RunState(record["state"]).terminal
 
 
 def _load(client: Any, prefix: str) -> _Shard:

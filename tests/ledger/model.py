@@ -7,6 +7,7 @@ from skillfleet_ledger.records import Submission
 from skillfleet_ledger.runs import ClaimStatus, Lease, Write
 
 MAX_DELIVERIES = 2
+MOST_RELEASES = 100
 
 
 @dataclass
@@ -20,6 +21,7 @@ class ModelRun:
     seq: int = 0
     delayed: bool = False
     due: bool = False
+    released: int = 0
     cancelled: bool = False
     overdue: bool = False
     lapsed: bool = False
@@ -29,7 +31,23 @@ class ModelRun:
     given_back: int = 0
     settled: int = 0
     leases: list[Lease] = field(default_factory=list)
+    parent: "ModelRun | None" = None
     children: list["ModelRun"] = field(default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        """True when it has ended, or is to end: nobody below it may start any more."""
+        return self.cancelled or self.state.terminal
+
+    @property
+    def spent(self) -> bool:
+        """True when it was given back too often: it waits for its end only."""
+        return self.state is RunState.QUEUED and self.lost >= MAX_DELIVERIES
+
+    @property
+    def calls(self) -> bool:
+        """True when it owes the end of somebody it called."""
+        return self.over and not all(child.over for child in self.children)
 
     def holds(self, lease: Lease) -> bool:
         return self.state is RunState.RUNNING and lease.token == self.token
@@ -46,12 +64,8 @@ class ModelRun:
             return ClaimStatus.CLAIMED if same else ClaimStatus.DUPLICATE
         if self.state.terminal:
             return ClaimStatus.ENDED
-        if self.cancelled:
-            return ClaimStatus.CANCELLED
-        if self.overdue:
-            return ClaimStatus.OVERDUE
-        if self.delayed and not self.due:
-            return ClaimStatus.EARLY
+        if refused := self._refused():
+            return refused
         self.state = RunState.RUNNING
         self.token += 1
         self.attempt += 1
@@ -59,6 +73,16 @@ class ModelRun:
         self.claim_id = claim_id
         self.delayed = self.due = self.lapsed = False
         return ClaimStatus.CLAIMED
+
+    def _refused(self) -> ClaimStatus | None:
+        self.cancelled |= self.parent is not None and self.parent.over
+        if self.cancelled:
+            return ClaimStatus.CANCELLED
+        if self.spent:
+            return ClaimStatus.EXHAUSTED
+        if self.overdue:
+            return ClaimStatus.OVERDUE
+        return ClaimStatus.EARLY if self.delayed and not self.due else None
 
     def append(self, lease: Lease, first: int, count: int) -> int | None:
         if not self.holds(lease):
@@ -78,7 +102,7 @@ class ModelRun:
         self.end(state)
         return Write.SETTLED
 
-    def requeue(self, lease: Lease, seq: int, *, delay: bool) -> Write:
+    def requeue(self, lease: Lease, seq: int, outcome: str, *, delay: bool) -> Write:
         if self.given_back == lease.token:
             return Write.REQUEUED
         if not self.holds(lease):
@@ -88,8 +112,10 @@ class ModelRun:
         self.given_back = lease.token
         self._queue()
         self.token += 1
-        self.delayed = delay
-        self.due = delay and self.cancelled
+        self.delayed, self.due = delay, False
+        if outcome == "released":
+            self.released += 1
+            self.lost += self.released > MOST_RELEASES
         return Write.REQUEUED
 
     def _queue(self) -> None:
@@ -114,6 +140,27 @@ class ModelRun:
             child.cancel()
         return cancelled
 
+    def mark(self) -> str:
+        """The first step of a cancellation, after which its caller may be gone."""
+        if self.state.terminal:
+            return "ended"
+        if self.children:
+            self.cancelled = True
+            return "marked"
+        if self.state is RunState.QUEUED:
+            self.end(RunState.CANCELLED)
+            return "cancelled"
+        self.cancelled = True
+        return "asked"
+
+    def pay(self) -> None:
+        """What the reaper does for a run that owes something."""
+        if self.cancelled and not self.state.terminal:
+            self.cancel()
+        else:
+            for child in self.children:
+                child.cancel()
+
     def close(self, token: int | None) -> str:
         if self.state.terminal:
             return "ended"
@@ -122,16 +169,22 @@ class ModelRun:
         self.end(RunState.DEAD)
         return "closed"
 
-    def reap(self) -> str:
-        """What the reaper makes of it: '' nothing, 'publish', or why it must be closed."""
+    def reap(self, *, owed: bool) -> set[str]:
+        """What the reaper makes of it: 'publish', 'owed', or why it must be closed.
+
+        `owed`: its debt is due.
+        """
+        found = set()
         if self.state is RunState.RUNNING and self.lapsed:
-            return self._reap_lapsed()
+            found.add(self._reap_lapsed())
+        if owed and self.calls:
+            found.add("owed")
+        elif owed and self.state is RunState.QUEUED and (self.cancelled or self.spent):
+            found.add("cancelled" if self.cancelled else "released")
         if self.state is RunState.QUEUED and self.delayed and self.due:
-            if self.cancelled:
-                return "cancelled"
             self.delayed = self.due = False
-            return "publish"
-        return ""
+            found.add("publish")
+        return found
 
     def _reap_lapsed(self) -> str:
         # A candidate's lease is looked at again some seconds later.

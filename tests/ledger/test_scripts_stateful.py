@@ -1,15 +1,17 @@
 """Any interleaving of the scripts, from several workers, does what the model says.
 
-After every step the records equal the model, and the auditor finds records, indexes, streams
-and results consistent: one live lease at most, tokens that only grow, dense event numbers,
-one terminal state that is never left, one final event, last.
+Callers die after the first step of a cancellation, releases go beyond their bound, the server
+forgets its scripts. After every step the records equal the model, and the auditor finds records,
+indexes, streams, debts and results consistent: one live lease at most, tokens that only grow,
+dense event numbers, one terminal state that is never left, one final event, last.
 """
 
 import asyncio
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
+import orjson
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -23,6 +25,7 @@ from hypothesis.stateful import (
 from skillfleet.contracts import RunState
 from skillfleet.errors import LimitExceededError
 from skillfleet_ledger import Ledger
+from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.results import End
 from skillfleet_ledger.runs import ClaimStatus, Lease
 from tests.ledger.audit import audit
@@ -36,7 +39,7 @@ from tests.ledger.helpers import (
     submission,
     touch,
 )
-from tests.ledger.model import MAX_DELIVERIES, ModelRun
+from tests.ledger.model import MAX_DELIVERIES, MOST_RELEASES, ModelRun
 from tests.support.valkey import ValkeyServer
 
 T = TypeVar("T")
@@ -125,7 +128,7 @@ class ScriptsMachine(RuleBasedStateMachine):
         else:
             assert parent.holds(lease)
             assert not parent.cancelled
-            child = ModelRun(new)
+            child = ModelRun(new, parent=parent)
             parent.children.append(child)
             self.runs.append(child)
 
@@ -169,12 +172,52 @@ class ScriptsMachine(RuleBasedStateMachine):
     def requeue(self, number: int, outcome: str, *, delay: bool) -> None:
         run, lease = self.pick_lease(number)
         seq = run.seq
-        expected = run.requeue(lease, seq, delay=delay)
+        expected = run.requeue(lease, seq, outcome, delay=delay)
         delay_ms = LONG_MS if delay else 0
         answer = self.run(
             self.ledger.runs.requeue(lease, seq, outcome=outcome, reason="r", delay_ms=delay_ms)
         )
         assert answer is expected
+
+    @precondition(lambda self: self.runs)
+    @rule(number=PICK)
+    def let_it_have_been_released_often(self, number: int) -> None:
+        run = self.pick(number)
+        run_id = run.new.id
+        run.released = MOST_RELEASES
+        self.run(touch(self.ledger, "HSET", run_id, f"run:{run_id}", "released", MOST_RELEASES))
+
+    @precondition(lambda self: self.some_lease())
+    @rule(number=PICK)
+    def pay_a_call(self, number: int) -> None:
+        run, lease = self.pick_lease(number)
+        try:
+            self.run(self.ledger.runs.pay_call(lease))
+        except LimitExceededError:
+            assert run.cancelled or not run.holds(lease)
+        else:
+            assert run.holds(lease)
+            assert not run.cancelled
+
+    @precondition(lambda self: self.some_lease())
+    @rule(number=PICK)
+    def write_a_chunk_and_commit_it(self, number: int) -> None:
+        run, lease = self.pick_lease(number)
+        entry = orjson.dumps({"blob": f"u{number}", "chunks": 1})
+        for call in (
+            ("write_chunk", lease, f"u{number}", 0, b"x", LONG_MS),
+            ("commit_artifact", lease, "a", entry, 9),
+        ):
+            try:
+                assert self.run(self.ledger.artifacts.fenced(*call)) == 1
+            except LeaseLostError:
+                assert not run.holds(lease)
+            else:
+                assert run.holds(lease)
+
+    @rule()
+    def let_the_server_forget_the_scripts(self) -> None:
+        self.client.script_flush()
 
     @precondition(lambda self: self.some_lease())
     @rule(number=PICK)
@@ -213,6 +256,20 @@ class ScriptsMachine(RuleBasedStateMachine):
         self.reap_once(closing=False)
 
     @precondition(lambda self: self.runs)
+    @rule(number=PICK)
+    def begin_to_cancel_and_die(self, number: int) -> None:
+        run = self.pick(number)
+        end = End(RunState.CANCELLED, "code", "enough")
+        what, _ = self.run(self.ledger.runs._cancel_one(run.new.id, end, only_mark="1"))
+        assert what == run.mark()
+
+    @rule()
+    def let_all_debts_be_due(self) -> None:
+        key = f"{self.ledger.keys.shard_prefix(0)}owed"
+        for run_id in self.client.zrange(key, 0, -1):
+            self.client.zadd(key, {run_id: 1})
+
+    @precondition(lambda self: self.runs)
     @rule(number=PICK, how=st.sampled_from(["cancel", "cancel", "close", "close_any", "deadline"]))
     def end_without_an_attempt(self, number: int, how: str) -> None:
         run = self.pick(number)
@@ -244,27 +301,59 @@ class ScriptsMachine(RuleBasedStateMachine):
         self.reap_once(closing=closing)
 
     def reap_once(self, *, closing: bool) -> None:
+        debts = self.client.zrange(
+            f"{self.ledger.keys.shard_prefix(0)}owed", 0, -1, withscores=True
+        )
+        began = self.now_ms()
         found = self.run(reap(self.ledger))
         # What nobody publishes comes again two seconds later, which a slow machine may need.
         self.run(self.ledger.runs.published(0, found.publish))
         queued = {run.new.id for run in self.runs if run.state is RunState.QUEUED}
-        expected = {run.new.id: run.reap() for run in self.runs}
-        published = {run_id for run_id, what in expected.items() if what == "publish"}
+        # A debt may have become due in between.
+        seen = {*found.owed, *(run_id for run_id, _, _ in found.close)}
+        due = {
+            run_id.decode()
+            for run_id, at in debts
+            if at <= began or (at <= self.now_ms() and run_id.decode() in seen)
+        }
+        expected = {run.new.id: run.reap(owed=run.new.id in due) for run in self.runs}
+        published = {run_id for run_id, what in expected.items() if "publish" in what}
         assert set(found.publish) == published
         assert len(found.publish) == len(published)
-        for run_id, token, why in found.close:
-            run = next(run for run in self.runs if run.new.id == run_id)
+        assert set(found.owed) == {run_id for run_id, what in expected.items() if "owed" in what}
+        self.close_all(found.close, expected, queued, closing=closing)
+        if closing:
+            for run_id in found.owed:
+                self.by_id(run_id).pay()
+                self.run(self.ledger.runs.pay(run_id))
+
+    def close_all(
+        self,
+        found: Sequence[tuple[str, int, str]],
+        expected: Mapping[str, set[str]],
+        queued: Collection[str],
+        *,
+        closing: bool,
+    ) -> None:
+        for run_id, token, why in found:
+            run = self.by_id(run_id)
             # A cancelled run whose deadline passed, too, is named for both.
             overdue = why == "overdue" and run.overdue and run_id in queued
-            assert why == expected[run_id] or overdue
-            assert token == run.token
+            assert why in expected[run_id] or overdue
+            assert token == run.token or run.state.terminal
             if closing:
                 self.close(run, token, RunState.DEAD)
-        wanted = {run_id for run_id, what in expected.items() if what not in ("", "publish")}
+        wanted = {run_id for run_id, what in expected.items() if what - {"publish", "owed"}}
         # Those that were named and not closed come again some seconds later.
-        named = {run_id for run_id, _, _ in found.close}
+        named = {run_id for run_id, _, _ in found}
         assert wanted <= named | self.named
         self.named |= named
+
+    def by_id(self, run_id: str) -> ModelRun:
+        return next(run for run in self.runs if run.new.id == run_id)
+
+    def now_ms(self) -> int:
+        return self.run(self.ledger.directory.now_ms())
 
     @invariant()
     def records_equal_the_model(self) -> None:

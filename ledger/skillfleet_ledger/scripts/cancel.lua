@@ -8,16 +8,22 @@
 -- ARGV[5]  the result in Celery's format
 -- ARGV[6]  '1': a run with children is only marked, so that it calls nobody and is not claimed
 --          any more; the caller comes again once it has cancelled the children
+-- ARGV[7]  the request, 16 characters: one that comes again gets the answer it missed; or ''
 --
 -- Returns {what, {child ids}}: what is 'unknown', 'ended', 'cancelled' (it was queued),
--- 'asked' (it is running) or 'marked'.
+-- 'asked' (it is running, or was when the request came first) or 'marked'.
 local id = ARGV[1]
 local run = run_key(id)
 local r = read_for_finish(id)
 local worker, asked = r[15], r[16]
 if not r[1] then return { 'unknown', {} } end
 local children = redis.call('SMEMBERS', P .. 'children:' .. id)
-if ARGV[6] == '1' and mark_cancelled(id, r[1], asked, ARGV[2], ARGV[3], children) then
+if not is_live(r[1]) then return { is_known(r[18], ARGV[7]) and 'asked' or 'ended', children } end
+note_request(id, r[18], ARGV[7])
+if ARGV[6] == '1' and #children > 0 then
+  if not asked then mark_cancelled(id, r[17], ARGV[2], ARGV[3]) end
+  -- Should the caller not come again, the reaper does.
+  owe(id, now_ms() + PAY_MS)
   return { 'marked', children }
 end
 if r[1] == 'queued' then
@@ -25,7 +31,7 @@ if r[1] == 'queued' then
   finish(id, r, 'cancelled', ARGV[3], ARGV[2], ARGV[4], KEYS[2], ARGV[5])
   return { 'cancelled', children }
 end
-if r[1] ~= 'running' then return { 'ended', children } end
-if not asked then redis.call('HSET', run, 'cancel', ARGV[2], 'cancel_code', ARGV[3]) end
+if not asked then mark_cancelled(id, r[17], ARGV[2], ARGV[3]) end
+if #children > 0 then strike_debt(id) end
 redis.call('PUBLISH', P .. 'worker:' .. worker, 'cancel ' .. id .. ' ' .. (asked or ARGV[2]))
 return { 'asked', children }

@@ -15,14 +15,22 @@
 -- Returns {status, token, attempt, seq, now, deadline or '', extra, retries}: status is
 -- 'claimed' (extra: milliseconds it waited since it was published), 'duplicate' (another
 -- attempt holds the run), 'ended' (extra: its state), 'early' (its delay is not over),
--- 'cancelled' (extra: the reason) and 'overdue' (both still queued: close it), 'unknown'.
+-- 'cancelled' (extra: the reason; its code in place of retries) and 'overdue' (both still queued:
+-- close it), 'exhausted' (lost and released too often: the reaper closes it), 'unknown'.
 local id, worker, claim = ARGV[1], ARGV[2], ARGV[3]
 local run = run_key(id)
 local now = now_ms()
 
 local function read()
   return redis.call('HMGET', run, 'state', 'token', 'attempt', 'seq', 'claim', 'cancel', 'deadline', 'due', 'queue',
-    'priority', 'published', 'created', 'retries')
+    'priority', 'published', 'created', 'retries', 'cancel_code', 'parent', 'lost', 'max_deliveries')
+end
+
+-- Why a called run must not start: its calling run needs it no more.
+local function why_abandoned(parent)
+  local p = redis.call('HMGET', run_key(parent), 'state', 'cancel')
+  if not is_live(p[1]) then return 'its calling run has ended' end
+  return p[2] and 'its parent was cancelled: ' .. p[2]
 end
 
 local r = read()
@@ -46,7 +54,16 @@ if state ~= 'queued' then return { 'ended', token, attempt, seq, now, deadline, 
 if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 1 then
   return { 'ended', token, attempt, seq, now, deadline, 'over' }
 end
-if r[6] then return { 'cancelled', token, attempt, seq, now, deadline, r[6] } end
+local abandoned = r[15] and not r[6] and why_abandoned(r[15])
+if abandoned then
+  r[6], r[14] = abandoned, 'parent_ended'
+  mark_cancelled(id, r[15], r[6], r[14])
+  owe(id, now + PAY_MS)
+end
+if r[6] then return { 'cancelled', token, attempt, seq, now, deadline, r[6], r[14] or '' } end
+if tonumber(r[16] or 0) >= tonumber(r[17] or math.huge) then
+  return { 'exhausted', token, attempt, seq, now, deadline, '' }
+end
 if r[7] and tonumber(r[7]) <= now then return { 'overdue', token, attempt, seq, now, deadline, '' } end
 if r[8] and tonumber(r[8]) > now and redis.call('ZSCORE', P .. 'delayed', id) then
   return { 'early', token, attempt, seq, now, deadline, '' }

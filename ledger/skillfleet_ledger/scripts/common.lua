@@ -87,17 +87,57 @@ local function expire_artifacts(id, ttl)
   redis.call('PEXPIRE', key, ttl)
 end
 
--- Note on a live run with children that it shall end; false for any other.
-local function mark_cancelled(id, state, cancelled, reason, code, children)
-  if #children == 0 or (state ~= 'queued' and state ~= 'running') then return false end
-  if not cancelled then redis.call('HSET', run_key(id), 'cancel', reason, 'cancel_code', code) end
-  return true
+local function is_live(state)
+  return state == 'queued' or state == 'running'
+end
+
+-- The one way into the index of debts: ended and cancelled runs that still owe the end of the runs
+-- they called, or their own. The reaper pays from that moment on, unless somebody was faster.
+local function owe(id, at)
+  redis.call('ZADD', P .. 'owed', at, id)
+end
+
+-- Who notes a debt mostly pays it, too: until then the reaper leaves it alone.
+local PAY_MS = 2000
+-- What an ended run called is known so long at least while it owes something.
+local OWED_MS = 3600000
+
+-- The debt is paid. A list of children expires with its record, and is gone where that is.
+local function strike_debt(id)
+  if redis.call('ZREM', P .. 'owed', id) == 0 then return 0 end
+  local left = redis.call('PTTL', run_key(id))
+  if left ~= -1 then redis.call('PEXPIRE', P .. 'children:' .. id, left) end
+  return 1
+end
+
+-- A record counts as open the runs it called that are neither ended nor cancelled. The list may
+-- outlive the record, which must not come back.
+local function leave_caller(id, parent)
+  if not parent or redis.call('SISMEMBER', P .. 'children:' .. parent, id) == 0 then return end
+  if redis.call('HEXISTS', run_key(parent), 'open') == 1 then redis.call('HINCRBY', run_key(parent), 'open', -1) end
+end
+
+-- Note on a live run that it shall end; the first reason stays.
+local function mark_cancelled(id, parent, reason, code)
+  redis.call('HSET', run_key(id), 'cancel', reason, 'cancel_code', code)
+  leave_caller(id, parent)
+end
+
+-- A request that was answered, but whose answer was lost, comes again: a record knows the last
+-- eight by their 16 characters.
+local function is_known(known, request)
+  return known and request ~= '' and string.find(known, request, 1, true) ~= nil
+end
+
+local function note_request(id, known, request)
+  if request == '' or is_known(known, request) then return end
+  redis.call('HSET', run_key(id), 'requests', string.sub((known or '') .. request, -128))
 end
 
 -- What finish needs of a record, after its state and token.
 local function read_for_finish(id)
   return redis.call('HMGET', run_key(id), 'state', 'token', 'attempt', 'seq', 'queue', 'priority', 'due', 'deadline',
-    'retention', 'agent', 'created', 'children', 'artifacts', 'settled', 'worker', 'cancel')
+    'retention', 'agent', 'created', 'open', 'artifacts', 'settled', 'worker', 'cancel', 'parent', 'requests')
 end
 
 -- The one way into a terminal state: record, final event, result, indexes and expiry together.
@@ -122,7 +162,14 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
   redis.call('PEXPIRE', run, ttl)
   redis.call('PEXPIRE', P .. 'events:' .. id, ttl)
   if listed > 0 then redis.call('PEXPIRE', P .. 'attempts:' .. id, ttl) end
-  if r[12] then redis.call('PEXPIRE', P .. 'children:' .. id, ttl) end
+  if not r[16] then leave_caller(id, r[17]) end
+  if tonumber(r[12] or 0) > 0 then
+    owe(id, now + PAY_MS)
+    redis.call('PEXPIRE', P .. 'children:' .. id, math.max(ttl, OWED_MS))
+  else
+    if r[12] then redis.call('PEXPIRE', P .. 'children:' .. id, ttl) end
+    if r[16] then redis.call('ZREM', P .. 'owed', id) end
+  end
   if r[13] then expire_artifacts(id, ttl) end
   redis.call('ZADD', P .. 'expiring', now + ttl, id .. '|' .. state .. '|' .. r[10])
   if is_first then redis.call('PUBLISH', meta_key, meta) end

@@ -10,12 +10,14 @@
 -- ARGV[7]  payload of the event that announces a restart
 -- ARGV[8..] names of queues that are known to be empty (for a broker elsewhere)
 --
--- Returns nil when another holds the office; else {publish, close, counts, more}:
+-- Returns nil when another holds the office; else {publish, close, counts, more, owed}:
 --   publish  run ids whose message the caller publishes again, and then strikes off `unpublished`
---   close    id, token, why triples: runs the caller closes; why is 'dead', 'overdue' or
---            'cancelled'
+--   close    id, token, why triples: runs the caller closes; why is 'dead', 'released' (too
+--            often), 'overdue' or 'cancelled'
 --   counts   name, number pairs of what was done: restarted, due, stranded, pruned
 --   more     1 when a part reached its limit, so that another round is due at once
+--   owed     run ids whose children the caller cancels, and then strikes off (strike.lua); a
+--            tenth of the limit, as each may have many
 --
 -- A candidate for closing stays where it was found, a few seconds later: should its closing
 -- fail, it comes again, and until then it does not stand in the way of others.
@@ -31,7 +33,7 @@ redis.call('SET', P .. 'reaped', now)
 if now - last > 2 * tonumber(ARGV[2]) then redis.call('SET', P .. 'amnesty', 1, 'PX', 2000) end
 local amnesty = redis.call('EXISTS', P .. 'amnesty') == 1
 
-local publish, close, more = {}, {}, 0
+local publish, close, owed, more = {}, {}, {}, 0
 local again = now + 5000
 local restarted, due, stranded, pruned = 0, 0, 0, 0
 
@@ -101,13 +103,32 @@ for _, id in ipairs(amnesty and {} or past('leases', limit)) do
   end
 end
 
+-- What ended and cancelled runs still owe: the end of those they called, else their own.
+local function collect_debt(id)
+  local r = redis.call('HMGET', run_key(id), 'state', 'token', 'cancel', 'open', 'lost', 'max_deliveries')
+  local is_spent = r[1] == 'queued' and tonumber(r[5] or 0) >= tonumber(r[6] or math.huge)
+  if is_live(r[1]) and not r[3] and not is_spent then
+    -- An idempotency key has brought the id back.
+    redis.call('PERSIST', P .. 'children:' .. id)
+    return redis.call('ZREM', P .. 'owed', id)
+  end
+  local calls = tonumber(r[4] or 0) > 0 and (r[3] or not is_live(r[1]))
+  if calls or (not r[1] and redis.call('EXISTS', P .. 'children:' .. id) == 1) then
+    owed[#owed + 1] = id
+  elseif r[1] == 'queued' then
+    to_close(id, r[2], r[3] and 'cancelled' or 'released')
+  else
+    return strike_debt(id)
+  end
+  owe(id, again)
+end
+
+for _, id in ipairs(past('owed', math.max(1, math.floor(limit / 10)))) do collect_debt(id) end
+
 -- Delays that are over.
 for _, id in ipairs(past('delayed', limit)) do
-  local r = redis.call('HMGET', run_key(id), 'state', 'queue', 'priority', 'token', 'cancel')
-  if r[1] == 'queued' and r[5] then
-    redis.call('ZADD', P .. 'delayed', again, id)
-    to_close(id, r[4], 'cancelled')
-  elseif r[1] ~= 'queued' then
+  local r = redis.call('HMGET', run_key(id), 'state', 'queue', 'priority')
+  if r[1] ~= 'queued' then
     end_delay(id, r[2])
   else
     end_delay(id, r[2])
@@ -194,4 +215,4 @@ for _, entry in ipairs(expired) do
 end
 redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', now)
 
-return { publish, close, { 'restarted', restarted, 'due', due, 'stranded', stranded, 'pruned', pruned }, more }
+return { publish, close, { 'restarted', restarted, 'due', due, 'stranded', stranded, 'pruned', pruned }, more, owed }

@@ -5,15 +5,21 @@
 -- ARGV[2]  token of the lease
 -- ARGV[3]  number of the last event the attempt wrote
 -- ARGV[4]  delay before the next attempt, milliseconds (0: now)
--- ARGV[5]  outcome for the attempts list: 'retry' (counted) or 'released' (not counted)
+-- ARGV[5]  outcome for the attempts list: 'retry' (counted) or 'released' (not counted, up to a bound)
 -- ARGV[6]  payload of the event that announces it
 -- ARGV[7]  the message, ready for the broker's list; '' when the caller publishes
 --
 -- Returns 'requeued', 'lost' or 'gap'.
+
+-- Releases are not counted, but for those beyond so many: each is a lost attempt then. A fleet that
+-- drains its workers ten times a day gets there after ten days, with a run that never came through
+-- between two drains; a run that is released over and over without a reason does in minutes.
+local MOST_RELEASES = 100
+
 local id, delay = ARGV[1], tonumber(ARGV[4])
 local run = run_key(id)
 local r = redis.call('HMGET', run, 'token', 'state', 'seq', 'queue', 'priority', 'attempt', 'created', 'requeued',
-  'cancel', 'worker', 'started')
+  'cancel', 'worker', 'started', 'deadline', 'max_deliveries')
 if r[8] == ARGV[2] then return 'requeued' end
 if r[1] ~= ARGV[2] or r[2] ~= 'running' then return 'lost' end
 if tonumber(r[3]) ~= tonumber(ARGV[3]) then return 'gap' end
@@ -21,15 +27,22 @@ if tonumber(r[3]) ~= tonumber(ARGV[3]) then return 'gap' end
 local now, seq = now_ms(), tonumber(r[3]) + 1
 leave_running(id, r[4])
 redis.call('HSET', run, 'state', 'queued', 'seq', seq, 'token', tonumber(r[1]) + 1, 'requeued', ARGV[2])
-if ARGV[5] == 'retry' then redis.call('HINCRBY', run, 'retries', 1) end
+local is_over = r[9]
+if ARGV[5] == 'retry' then
+  redis.call('HINCRBY', run, 'retries', 1)
+elseif redis.call('HINCRBY', run, 'released', 1) > MOST_RELEASES then
+  is_over = is_over or redis.call('HINCRBY', run, 'lost', 1) >= tonumber(r[13])
+end
 redis.call('ZADD', P .. 'state:queued', r[7], id)
 list_attempt(id, r[6], r[10], r[11], ARGV[5], now)
 add_event(id, r[6], seq, 'state', ARGV[6], now)
+-- It waits neither for its delay nor for a worker: the reaper closes it in its next round.
+if is_over then owe(id, now) end
+-- While it ran, its deadline was looked at now and then only.
+if r[12] then redis.call('ZADD', P .. 'deadlines', r[12], id) end
 if delay > 0 then
-  -- A cancelled run does not wait: the reaper closes it in its next round.
-  local due = r[9] and now or now + delay
-  redis.call('HSET', run, 'due', due, 'published', due)
-  start_delay(id, r[4], due)
+  redis.call('HSET', run, 'due', now + delay, 'published', now + delay)
+  start_delay(id, r[4], now + delay)
 else
   mark_ready(id, r[4], r[5], now)
   if ARGV[7] ~= '' then redis.call('LPUSH', KEYS[2], ARGV[7]) end

@@ -44,7 +44,7 @@ if fields.parent then
   for _, ancestor in ipairs(budgeted) do redis.call('HINCRBY', run_key(ancestor), 'spent_calls', 1) end
   redis.call('HINCRBY', root, 'tree', 1)
   redis.call('SADD', P .. 'children:' .. fields.parent, id)
-  redis.call('HINCRBY', run_key(fields.parent), 'children', 1)
+  redis.call('HINCRBY', run_key(fields.parent), 'open', 1)
 end
 
 local now = now_ms()

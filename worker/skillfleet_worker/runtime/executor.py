@@ -220,7 +220,8 @@ class Executor:
             Declared(int((spec.timeout or 0) * 1000), spec.max_deliveries or 0),
         )
         if claim.status is ClaimStatus.CANCELLED:
-            end = End(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, claim.detail)
+            code = claim.code or ReasonCode.CANCELLED_BY_CALLER
+            end = End(RunState.CANCELLED, code, claim.detail)
             await runs.close(delivery.run_id, delivery.task, end, claim.token)
         elif claim.status is ClaimStatus.OVERDUE:
             header = delivery.header

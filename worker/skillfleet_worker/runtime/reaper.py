@@ -31,6 +31,11 @@ logger = logging.getLogger(__name__)
 
 _ENDS = {
     "dead": End(RunState.DEAD, ReasonCode.WORKER_LOST, "every attempt was lost with its worker"),
+    "released": End(
+        RunState.DEAD,
+        ReasonCode.WORKER_LOST,
+        "it was given back to its queue more than a hundred times and never ended",
+    ),
     "overdue": End(RunState.TIMED_OUT, ReasonCode.DEADLINE_EXCEEDED, "the run's deadline passed"),
     "cancelled": End(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, "cancelled by the caller"),
 }
@@ -108,6 +113,11 @@ class Reaper:
                 await self._close(run_id, token, why)
             except Exception:
                 logger.exception("run %s could not be ended yet", run_id)
+        for run_id in reaped.owed:
+            try:
+                await self._ledger.runs.pay(run_id)
+            except Exception:
+                logger.exception("what run %s called could not be cancelled yet", run_id)
         self.on_round(reaped)
         for work, count in reaped.counts.items():
             if count:
@@ -134,8 +144,8 @@ class Reaper:
         except UnknownRunError:
             return
         end = _ENDS[why]
-        if why == "cancelled" and status.cancel_requested:
-            end = End(end.state, end.code, status.cancel_requested)
+        if why == "cancelled":
+            end = await self._cancelled(run_id)
         if why == "overdue":
             end = await self._overdue(run_id)
         closed = await self._ledger.runs.close(run_id, status.name, end, token)
@@ -148,6 +158,14 @@ class Reaper:
             await tell_of_buried_attempt(self._ledger.runs, status)
             logger.warning("run %s of %s ended %s: %s", run_id, status.name, end.state, end.message)
             await self._ledger.runs.cancel_children(run_id, f"the calling run ended {end.state}")
+
+    async def _cancelled(self, run_id: str) -> End:
+        """The end as the one who asked for it has put it."""
+        asked = await self._ledger.runs.invocation(run_id)
+        end = _ENDS["cancelled"]
+        if asked is None or asked.cancel_reason is None:
+            return end
+        return End(end.state, asked.cancel_code or end.code, asked.cancel_reason)
 
     async def _overdue(self, run_id: str) -> End:
         record = await self._ledger.runs.invocation(run_id)
