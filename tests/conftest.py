@@ -10,7 +10,17 @@ from tests.support.valkey import ValkeyServer, running_server
 # Fixtures that start workers for many tests: for all of a folder, or of one module.
 OF_FOLDER = frozenset({"shared", "shared_fleets", "shared_workers", "watched_fleets"})
 OF_MODULE = frozenset(
-    {"forest", "guarded", "harbour", "house", "locked", "measured", "newsroom", "secured"}
+    {
+        "forest",
+        "guarded",
+        "harbour",
+        "house",
+        "lab_server",
+        "locked",
+        "measured",
+        "newsroom",
+        "secured",
+    }
     | {"shared_server", "woods"}
 )
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ async def called(ledger: Ledger, parent: Lease, root: str) -> Lease:
     return await claimed(ledger, child.id, "w2")
 
 
-async def pay_day(ledger: Ledger, **options: int) -> Reaped:
+async def pay_day(ledger: Ledger, **options: Any) -> Reaped:
     """A round of the reaper to which all debts are due."""
     for run_id in await owing(ledger):
         await touch(ledger, "ZADD", run_id, "owed", "XX", 1, run_id)

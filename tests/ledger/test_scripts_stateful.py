@@ -266,7 +266,8 @@ class ScriptsMachine(RuleBasedStateMachine):
     @rule()
     def let_all_debts_be_due(self) -> None:
         key = f"{self.ledger.keys.shard_prefix(0)}owed"
-        for run_id in self.client.zrange(key, 0, -1):
+        owing: Any = self.client.zrange(key, 0, -1)
+        for run_id in owing:
             self.client.zadd(key, {run_id: 1})
 
     @precondition(lambda self: self.runs)
@@ -301,9 +302,8 @@ class ScriptsMachine(RuleBasedStateMachine):
         self.reap_once(closing=closing)
 
     def reap_once(self, *, closing: bool) -> None:
-        debts = self.client.zrange(
-            f"{self.ledger.keys.shard_prefix(0)}owed", 0, -1, withscores=True
-        )
+        key = f"{self.ledger.keys.shard_prefix(0)}owed"
+        debts: Any = self.client.zrange(key, 0, -1, withscores=True)
         began = self.now_ms()
         found = self.run(reap(self.ledger))
         # What nobody publishes comes again two seconds later, which a slow machine may need.

@@ -1,15 +1,20 @@
 """The end of a tree of runs on two workers: cancelled, timed out, or lost with its root."""
 
+import asyncio
 import random
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
 
 import pytest
 
-from skillfleet.contracts import RunState, RunStatus
+from skillfleet.contracts import ReasonCode, RunState, RunStatus
 from skillfleet.errors import RunCancelled, RunFailed, RunTimedOut
+from skillfleet_ledger import Ledger
+from skillfleet_ledger.results import End
+from skillfleet_ledger.runs import Lease, Write
 from skillfleet_producer import Fleet, RunHandle, Settings
+from tests.ledger.helpers import DONE, child_of, claimed, running, submitted
 from tests.support import acl
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer, running_server
@@ -17,6 +22,7 @@ from tests.support.waiting import shortest, wait_until
 
 QUICK: dict[str, Any] = {"lease_seconds": 3, "reap_seconds": 0.2}
 CHANCE = random.Random(7)
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +132,89 @@ def test_what_a_lost_root_has_called_ends_with_it(woods: ValkeyServer) -> None:
         assert [(run.state, run.code) for run in below] == [
             (RunState.CANCELLED, "parent_ended")
         ] * 3
+
+
+class Caller:
+    """A worker of the test's own, which may die between any two requests."""
+
+    def __init__(self, server: ValkeyServer) -> None:
+        self.ledger = Ledger(Settings.load(redis_url=server.url))
+        self.runner = asyncio.Runner()
+
+    def __call__(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(coroutine)
+
+    def calling(self) -> tuple[Lease, str]:
+        """Hold a run that has called `lab.polls`, which runs on a real worker."""
+        runs = self.ledger.runs
+        root = self(running(self.ledger))
+        child = child_of(root, root.run_id, agent="lab", skill="polls", args=b"{}", delay_ms=1)
+        assert self(runs.submit(child))
+        wait_until(lambda: self(runs.state(child.id))[0] is RunState.RUNNING)
+        return root, child.id
+
+    def end_of(self, run_id: str) -> RunStatus:
+        status = self.ledger.runs.status
+        wait_until(lambda: self(status(run_id)).state.terminal, 30, "the end of the run")
+        return self(status(run_id))
+
+
+@pytest.fixture(scope="module")
+def lab_server() -> Iterator[ValkeyServer]:
+    with running_server() as server, FleetWorker(server, "tests.worker.lab", **QUICK):
+        yield server
+
+
+@pytest.fixture
+def caller(lab_server: ValkeyServer) -> Iterator[Caller]:
+    caller = Caller(lab_server)
+    try:
+        yield caller
+    finally:
+        caller(caller.ledger.close())
+        caller.runner.close()
+
+
+def test_a_worker_that_dies_after_a_runs_end_leaves_no_called_run_behind(caller: Caller) -> None:
+    root, child = caller.calling()
+    written = caller.ledger.runs.settle(root, "librarian.survey", root.seq, DONE)
+    assert caller(written) is Write.SETTLED
+    status = caller.end_of(child)
+    assert (status.state, status.code) == (RunState.CANCELLED, "parent_ended")
+    assert status.message == "the calling run ended succeeded"
+
+
+def test_a_canceller_that_dies_after_its_first_request_has_the_whole_tree_ended(
+    caller: Caller,
+) -> None:
+    """Its run has gone back to the queue meanwhile."""
+    root, child = caller.calling()
+    end = End(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, "enough")
+    runs = caller.ledger.runs
+    assert caller(runs._cancel_one(root.run_id, end, only_mark="1"))[0] == "marked"
+    caller(runs.requeue(root, root.seq, outcome="retry", reason="x", delay_ms=3_600_000))
+    assert caller.end_of(root.run_id).message == "enough"
+    assert caller.end_of(child).state is RunState.CANCELLED
+
+
+def test_a_cancelled_run_that_is_given_back_ends_without_a_worker_that_takes_it(
+    caller: Caller,
+) -> None:
+    lease = caller(running(caller.ledger, queue="nobody-consumes"))
+    caller(caller.ledger.runs.cancel(lease.run_id, "enough", ReasonCode.BUDGET_EXHAUSTED))
+    caller(caller.ledger.runs.requeue(lease, lease.seq, outcome="released", reason="drain"))
+    status = caller.end_of(lease.run_id)
+    assert (status.state, status.code) == (RunState.CANCELLED, "budget_exhausted")
+
+
+def test_a_run_that_is_released_without_end_is_given_up(caller: Caller) -> None:
+    new = caller(submitted(caller.ledger, queue="nobody-consumes", max_deliveries=1))
+    for _ in range(101):
+        lease = caller(claimed(caller.ledger, new.id))
+        caller(caller.ledger.runs.requeue(lease, lease.seq, outcome="released", reason="x"))
+    status = caller.end_of(new.id)
+    assert (status.state, status.code) == (RunState.DEAD, "worker_lost")
+    assert "more than a hundred times" in str(status.message)
 
 
 def test_a_root_that_starts_again_takes_its_running_children_back(woods: ValkeyServer) -> None:
