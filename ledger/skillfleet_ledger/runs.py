@@ -318,12 +318,14 @@ class RunStore:
         Safe to do at once with others. Raises UnknownRunError when the run expires meanwhile.
         """
         key = f"{self._keys.prefix(run_id)}run:{run_id}"
-        fields = await self._connection.execute("HMGET", key, "state", "cancel", "cancel_code")
-        state, reason, code = (value.decode() if value else "" for value in fields)
-        if reason and not RunState(state).terminal:
-            await self.cancel(run_id, reason, code)
+        found = await self._connection.execute("HGET", key, "state")
+        state = RunState(found.decode()) if found else None
+        asked = await self.cancel_asked(run_id)
+        if asked and state and not state.terminal:
+            await self.cancel(run_id, *asked)
         else:
-            await self.cancel_children(run_id, f"the calling run ended {state}".strip())
+            how = f" {state}" if state else ""
+            await self.cancel_children(run_id, f"the calling run ended{how}")
 
     async def children(self, run_id: str) -> list[str]:
         """Ids of the runs that the run called, sorted."""
@@ -379,6 +381,15 @@ class RunStore:
         key = f"{self._keys.prefix(run_id)}run:{run_id}"
         values = await self._connection.execute("HMGET", key, *INVOCATION_FIELDS)
         return invocation_of(run_id, values)
+
+    async def cancel_asked(self, run_id: str) -> tuple[str, str] | None:
+        """Reason and code with which somebody asked for the end of the run; None when nobody did.
+
+        Also once the run has ended; None when there is no record.
+        """
+        key = f"{self._keys.prefix(run_id)}run:{run_id}"
+        reason, code = await self._connection.execute("HMGET", key, "cancel", "cancel_code")
+        return None if reason is None else (reason.decode(), (code or b"").decode())
 
     async def counted_budget(self, run_id: str) -> tuple[int | None, int | None]:
         """The calls and tokens that the run was given when it was enqueued; None: no bound."""

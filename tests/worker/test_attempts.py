@@ -80,6 +80,7 @@ def test_a_cancellation_that_comes_before_its_attempt_is_kept_for_it(valkey: Val
         lease = await running(process.ledger)
         await process.runs.cancel(lease.run_id, "enough of it")
         process._obey(f"cancel {lease.run_id} enough of it".encode())
+        await asyncio.gather(*process._looks)
         late, other = attempt(run_id=lease.run_id), attempt(run_id="r2")
         process.begin(late)
         process.begin(other)

@@ -39,6 +39,17 @@ def test_cancel_stops_a_handler_that_polls(shared: Shared) -> None:
     assert_cancelled(run)
 
 
+def test_an_order_of_which_the_record_knows_nothing_ends_no_run(shared: Shared) -> None:
+    run = shared.fleet.enqueue("lab.sleep", {"seconds": 1})
+    wait_kind(run, "progress")
+    with shared.server.client() as client:
+        channel = f"{{skillfleet:0}}:worker:{run.status().worker}"
+        for order in (f"cancel {run.id} forged", f"cancel {run.id}", "cancel", "", b"\xff x y"):
+            assert client.publish(channel, order) == 1
+    assert run.result(timeout=20) == 1
+    assert run.status().cancel_requested is None
+
+
 def test_a_second_cancel_changes_nothing(fleet: Fleet) -> None:
     run = fleet.enqueue("lab.sleep", {"seconds": 600})
     wait_kind(run, "progress")

@@ -151,7 +151,7 @@ def test_an_order_to_cancel_counts_only_with_its_record(valkey: ValkeyServer) ->
         process.begin(held := attempt(lease.token, lease.run_id))
         for forged in (b"cancel", b"", b"cancel  x", b"\xff", f"cancel {lease.run_id}".encode()):
             process._obey(forged)
-        await asyncio.gather(*process._lookups)
+        await asyncio.gather(*process._looks)
         assert held.stop is None
         await process.runs.cancel(lease.run_id, "enough")
         process._obey(f"cancel {lease.run_id} something else".encode())

@@ -60,8 +60,8 @@ class WorkerProcess:
         self._release: asyncio.TimerHandle | None = None
         self._release_at = float("inf")
         self._releasing = False
-        self._early_cancels: set[str] = set()
-        self._lookups: set[asyncio.Task[None]] = set()
+        self._early_cancels: dict[str, tuple[str, str]] = {}
+        self._looks: set[asyncio.Task[None]] = set()
         self.home = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
         self.last_turn = time.monotonic()
@@ -108,9 +108,10 @@ class WorkerProcess:
     async def stop(self) -> None:
         """End the services and close the connections; the directory forgets the process."""
         self.draining = True
-        for service in self._services:
+        services = (*self._services, *self._looks)
+        for service in services:
             service.cancel()
-        await asyncio.gather(*self._services, return_exceptions=True)
+        await asyncio.gather(*services, return_exceptions=True)
         with suppress(FleetUnavailableError, OSError):
             async with asyncio.timeout(2):
                 await self.ledger.directory.withdraw(self.name, self._cards)
@@ -126,9 +127,8 @@ class WorkerProcess:
         attempt.shutting_down = self.draining
         if self._releasing:
             attempt.order(_SHUTS_DOWN)
-        if attempt.run_id in self._early_cancels:
-            self._early_cancels.discard(attempt.run_id)
-            self.home.call_soon_threadsafe(self._look_up_cancel, attempt.run_id)
+        if (asked := self._early_cancels.pop(attempt.run_id, None)) is not None:
+            attempt.cancel(*asked)
 
     def end(self, attempt: Attempt) -> None:
         """The attempt is over; any thread."""
@@ -160,35 +160,27 @@ class WorkerProcess:
             self._heartbeat.soon()
             return
         order, _, rest = message.decode(errors="replace").partition(" ")
-        run_id = rest.partition(" ")[0]
-        if order != "cancel" or not run_id:
+        if order == "cancel":
+            look = asyncio.create_task(self._cancel_if_asked(rest.partition(" ")[0]))
+            self._looks.add(look)
+            look.add_done_callback(self._looks.discard)
+
+    async def _cancel_if_asked(self, run_id: str) -> None:
+        """Whoever may publish can order anything: the record tells who shall end, and why."""
+        try:
+            asked = await self.runs.cancel_asked(run_id)
+        except (FleetUnavailableError, OSError):
+            self._heartbeat.soon()
+            return
+        if asked is None:
             return
         # Kept first, looked up then: `begin`, in another thread, does it the other way round.
-        self._early_cancels.add(run_id)
-        if run_id in self.attempts:
-            self._early_cancels.discard(run_id)
-            self._look_up_cancel(run_id)
+        self._early_cancels[run_id] = asked
+        if (attempt := self.attempts.get(run_id)) is not None:
+            self._early_cancels.pop(run_id, None)
+            attempt.cancel(*asked)
         else:
-            self.home.call_later(_EARLY_SECONDS, self._early_cancels.discard, run_id)
-
-    def _look_up_cancel(self, run_id: str) -> None:
-        """Cancel the attempt if its record says so; on the home loop.
-
-        Anyone who may publish on the channel can make up an order, but not write the record.
-        """
-        task = asyncio.create_task(self._cancel_as_recorded(run_id))
-        self._lookups.add(task)
-        task.add_done_callback(self._lookups.discard)
-
-    async def _cancel_as_recorded(self, run_id: str) -> None:
-        attempt = self.attempts.get(run_id)
-        try:
-            record = await self.runs.invocation(run_id)
-        except FleetUnavailableError:
-            # The next renewal of the lease brings the cancellation as well.
-            return
-        if attempt is not None and record is not None and record.cancel_reason is not None:
-            attempt.cancel(record.cancel_reason, record.cancel_code)
+            self.home.call_later(_EARLY_SECONDS, self._early_cancels.pop, run_id, None)
 
     async def _tick(self) -> None:
         while True:
