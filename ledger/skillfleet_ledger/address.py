@@ -4,13 +4,17 @@ redis-py reads such URLs itself; importing it takes 9 MiB and 0.07 s, which ever
 and exporter would pay for this and nothing else.
 """
 
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 SCHEMES = ("redis", "rediss", "unix")
+_QUOTED = "what is special in a user or password is written quoted: # as %23, / as %2F, ? as %3F"
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_NOT_PRINTED = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +33,25 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Read redis://, rediss:// or unix://; raises ValueError.
+        """Read redis://, rediss:// or unix://; raises ValueError, which shows nothing of the URL.
 
         `redis://[[user]:password@]host[:port][/database][?option=value...]`. The database may
         be the option `db`, credentials may be the options `username` and `password`. Options
         of redis-py's own connections have no meaning here and are passed over.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in SCHEMES:
-            raise ValueError(f"a Redis URL starts with one of {', '.join(SCHEMES)}, then ://")
-        options = dict(parse_qsl(parts.query))
+        parts = split_url(url, SCHEMES)
+        options = _options(parts)
         given: dict[str, Any] = {
-            "username": unquote(parts.username or "") or options.get("username", ""),
-            "password": unquote(parts.password or "") or options.get("password", ""),
+            "username": _plain(parts.username) or options.get("username", ""),
+            "password": _plain(parts.password) or options.get("password", ""),
         }
         if parts.scheme == "unix":
-            given |= {"path": unquote(parts.path), "database": _number(options.get("db", ""))}
+            if parts.hostname or not parts.path:
+                raise ValueError("a unix:// URL has three slashes before the socket's path")
+            given |= {"path": _plain(parts.path), "database": _number(options.get("db", ""))}
             return cls(**given)
         if parts.hostname:
-            given["host"] = unquote(parts.hostname)
+            given["host"] = _plain(parts.hostname)
         if parts.port:
             given["port"] = parts.port
         given["database"] = _number(options.get("db", unquote(parts.path).strip("/")))
@@ -73,6 +77,53 @@ class Address:
         if "ssl_certfile" in options:
             context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
         return context
+
+
+def split_url(url: str, schemes: tuple[str, ...]) -> SplitResult:
+    """The parts of a server's URL; raises ValueError, which says what to do and shows no part.
+
+    urllib takes some of what is refused here, and then another server or password is meant.
+    """
+    if "://" not in url or url.partition("://")[0].lower() not in schemes:
+        raise ValueError(f"it must start with one of {', '.join(f'{s}://' for s in schemes)}")
+    if _NOT_PRINTED.search(url):
+        raise ValueError("it holds a space, a line's end or another character that is not printed")
+    if _BAD_ESCAPE.search(url):
+        raise ValueError("a % in it is followed by no two hexadecimal digits: write %25 for a %")
+    if "#" in url:
+        raise ValueError(f"it holds a #; {_QUOTED}")
+    try:
+        parts = urlsplit(url)
+        _ = parts.hostname
+    except ValueError:
+        # urllib's own words may hold the password.
+        raise ValueError(
+            "its host cannot be read: an IPv6 address stands in brackets, as in redis://[::1]:6379,"
+            " and in a password [ is written %5B and ] %5D"
+        ) from None
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if "@" in parts.path and parts.netloc and "@" not in parts.netloc:
+        raise ValueError(f"an @ comes after the host; {_QUOTED}")
+    if port == 0:
+        raise ValueError(f"its port is no number from 1 to 65535; {_QUOTED}")
+    return parts
+
+
+def _options(parts: SplitResult) -> dict[str, str]:
+    try:
+        return dict(parse_qsl(parts.query, strict_parsing=bool(parts.query), errors="strict"))
+    except ValueError:
+        raise ValueError(f"after its ? come options, name=value; {_QUOTED}") from None
+
+
+def _plain(text: str | None) -> str:
+    try:
+        return unquote(text or "", errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError("an escape with % in it is not UTF-8") from None
 
 
 def _number(text: str) -> int:

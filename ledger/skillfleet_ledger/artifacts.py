@@ -25,6 +25,7 @@ from skillfleet_ledger.connection import PipelinedConnection, ReplyError
 from skillfleet_ledger.runs import Lease
 from skillfleet_ledger.scripts import run_script
 from skillfleet_ledger.settings import MEBIBYTE, Settings
+from skillfleet_ledger.wire import utf8
 
 CHUNK_BYTES = MEBIBYTE // 2
 _IN_FLIGHT = 4
@@ -112,7 +113,8 @@ class ArtifactStore:
                 task.cancel()
 
     async def _entry(self, run_id: str, name: str) -> dict[str, Any]:
-        entry = await self._connection.execute("HGET", self._index(run_id), name)
+        index = self._index(run_id)
+        entry = await self._connection.execute("HGET", index, name) if utf8(name) else None
         if entry is None:
             known = ", ".join(info.name for info in await self.list(run_id)) or "none"
             raise UnknownArtifactError(f"run {run_id!r} has no artifact {name!r}; it has: {known}")

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 import hiredis
 
-from skillfleet.errors import FleetUnavailableError
-from skillfleet_ledger.wire import RETRY_SECONDS, Endpoint, ReplyError
+from skillfleet.errors import FleetClosedError
+from skillfleet_ledger.replies import ReplyError
+from skillfleet_ledger.wire import Endpoint, packed, pause_after
 
 T = TypeVar("T")
 _PIECE = 65_536
@@ -44,6 +45,7 @@ class BlockingConnection:
         self._name = name
         self._idle: list[_Line] = []
         self._pid = os.getpid()
+        self._closed = False
 
     @property
     def address(self) -> str:
@@ -64,7 +66,8 @@ class BlockingConnection:
         return await work()
 
     async def close(self) -> None:
-        """Close the idle sockets; later calls open new ones."""
+        """Close the connection; what is being asked may still end, later calls fail."""
+        self._closed = True
         self._close_idle()
 
     def _repeat(self, command: tuple[Any, ...], limit: float) -> Any:
@@ -73,18 +76,14 @@ class BlockingConnection:
         while True:
             try:
                 return self._ask(command, give_up_at)
-            except FleetUnavailableError:
-                raise
             except (ReplyError, OSError) as error:
-                if isinstance(error, ReplyError) and not error.passing:
-                    raise
+                self._endpoint.judge(error)
                 cause = error
             tries += 1
             # An idle socket that the server has closed tells so at its next use: try again at once.
-            pause = RETRY_SECONDS if tries > 1 else 0.0
+            pause = pause_after(cause) if tries > 1 or isinstance(cause, ReplyError) else 0.0
             if time.monotonic() + pause >= give_up_at:
-                message = f"Redis at {self.address} did not answer within {limit:g} s"
-                raise FleetUnavailableError(f"{message}: {cause}") from cause
+                raise self._endpoint.unavailable(limit, cause) from cause
             time.sleep(pause)
 
     def _ask(self, command: tuple[Any, ...], until: float) -> Any:
@@ -97,17 +96,22 @@ class BlockingConnection:
             line.close()
             self._close_idle()
             raise
+        if isinstance(reply, ReplyError) and reply.stale:
+            line.close()
+        else:
+            self._keep(line)
         if isinstance(reply, ReplyError):
-            if reply.passing:
-                # A replica answers so: only a new connection finds the new primary.
-                line.close()
-            else:
-                self._idle.append(line)
             raise reply
-        self._idle.append(line)
         return reply
 
+    def _keep(self, line: "_Line") -> None:
+        self._idle.append(line)
+        if self._closed:
+            self._close_idle()
+
     def _take(self, until: float) -> "_Line":
+        if self._closed:
+            raise FleetClosedError("this connection of the fleet was closed: make a new fleet")
         if self._pid != os.getpid():
             # The parent's: here only the copies of their descriptors are closed.
             self._close_idle()
@@ -131,7 +135,7 @@ class BlockingConnection:
                 line.close()
                 raise
         except (ReplyError, OSError) as error:
-            raise self._endpoint.refusal(error) from error
+            raise self._endpoint.unconnected(error) from error
         return line
 
     def _introduce(self, line: "_Line", until: float) -> None:
@@ -150,14 +154,11 @@ class _Line:
 
     def ask(self, command: tuple[Any, ...], until: float) -> Any:
         """The reply, which may be a ReplyError; raises OSError, also when it is late."""
-        try:
-            packed = hiredis.pack_command(command)
-        except Exception as error:
-            raise TypeError(f"not a Redis command: {error}") from error
+        request = packed(command)
         self._socket.settimeout(_left(until))
-        self._socket.sendall(packed)
+        self._socket.sendall(request)
         # What is short was sent at once, and its reply comes in one piece: almost always.
-        some_time_passed = len(packed) > _PIECE
+        some_time_passed = len(request) > _PIECE
         try:
             while (reply := self._reader.gets()) is False:
                 if some_time_passed:

@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, Protocol, TypeVar
 
-import hiredis
+from skillfleet.errors import FleetClosedError
+from skillfleet_ledger.loops import LoopOwner
+from skillfleet_ledger.replies import RefusedError, ReplyError
+from skillfleet_ledger.wire import RETRY_SECONDS, Endpoint, Wire, packed, pause_after
 
-from skillfleet.errors import FleetUnavailableError
-from skillfleet_ledger.wire import RETRY_SECONDS, Endpoint, ReplyError, Wire
-
-__all__ = ["RETRY_SECONDS", "PipelinedConnection", "ReplyError"]
+__all__ = ["RETRY_SECONDS", "PipelinedConnection", "RefusedError", "ReplyError"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +44,24 @@ class PipelinedConnection:
     """A self-connecting, self-pipelining Redis connection for one event loop.
 
     `url` is a redis://, rediss:// or unix:// URL. `timeout` bounds in seconds how long a
-    command may wait for its reply, connecting included. Not safe to share between loops.
+    command may wait for its reply, connecting included. A `patient` connection waits as long
+    for a right or a password that it lacks. Another loop than the `owner`'s is refused.
     """
 
-    def __init__(self, url: str, *, timeout: float = 5.0, name: str = "skillfleet") -> None:
-        self._endpoint = Endpoint(url, timeout)
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 5.0,
+        name: str = "skillfleet",
+        patient: bool = False,
+        owner: LoopOwner | None = None,
+    ) -> None:
+        self._endpoint = Endpoint(url, timeout, patient=patient)
         self._timeout = timeout
         self._name = name
+        self._owner = owner or LoopOwner()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._outbox: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
         self._wire: _CommandWire | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -62,12 +73,12 @@ class PipelinedConnection:
         """Send a command; the future holds its reply (bytes, int, list or None).
 
         It fails with ReplyError, or with ConnectionError when the connection breaks before the
-        reply: whether the command was carried out is then unknown.
+        reply: whether the command was carried out is then unknown. Raises WrongLoopError.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._enter()
         future: asyncio.Future[Any] = loop.create_future()
         if self._closed:
-            future.set_exception(FleetUnavailableError("this connection to Redis was closed"))
+            future.set_exception(_was_closed())
             return future
         self._outbox.append((command, future))
         if self._flush_due:
@@ -83,10 +94,11 @@ class PipelinedConnection:
     async def execute(self, *command: Any, timeout: float | None = None) -> Any:
         """Send a command that may be repeated without harm and return its reply.
 
-        Repeats it on a broken connection, and while Redis loads its data or fails over, until
-        `timeout` seconds (default: the connection's) are over; raises FleetUnavailableError
-        then, ReplyError at once. Without `timeout` a server that answers others first may take
-        longer.
+        Repeats it on a broken connection, and while Redis is full, loads its data or fails over,
+        until `timeout` seconds (default: the connection's) are over; raises FleetUnavailableError
+        then, and at once where user, password or database are refused. ReplyError is an error of
+        the command or script itself. Without `timeout` a server that answers others first may
+        take longer.
         """
         limit = patience = self._timeout if timeout is None else timeout
         cause: Exception | None = None
@@ -109,19 +121,18 @@ class PipelinedConnection:
             async with asyncio.timeout(patience):
                 while True:
                     if cause is not None:
-                        await asyncio.sleep(RETRY_SECONDS)
+                        await asyncio.sleep(pause_after(cause))
                     try:
                         return await self.call(*command)
                     except (ReplyError, OSError) as error:
                         self._judge(error)
                         cause = error
         except TimeoutError:
-            reason = f": {cause}" if cause else ""
-            message = f"Redis at {self.address} did not answer within {limit:g} s{reason}"
-            raise FleetUnavailableError(message) from cause
+            raise self._endpoint.unavailable(limit, cause) from cause
 
     async def once(self, name: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do the work once for all who ask for what has this name while it lasts."""
+        self._enter()
         if name not in self._shared:
             self._shared[name] = asyncio.ensure_future(work())
             self._shared[name].add_done_callback(lambda _: self._shared.pop(name))
@@ -134,10 +145,11 @@ class PipelinedConnection:
         return str(self._endpoint.address)
 
     async def close(self) -> None:
-        """Send what was issued, then close; replies still missing fail."""
+        """Send what was issued, then close; replies still missing fail. Raises WrongLoopError."""
+        if not self._leave():
+            return
         if self._wire is not None and self._outbox:
             self._flush()
-        self._closed = True
         connecting, wire, self._wire = self._connecting, self._wire, None
         if connecting is not None:
             connecting.cancel()
@@ -148,25 +160,36 @@ class PipelinedConnection:
 
     def abort(self) -> None:
         """Close at once; what was issued may be lost, and replies still missing fail."""
-        self._closed = True
+        if not self._leave():
+            return
         if self._connecting is not None:
             self._connecting.cancel()
         if self._wire is not None:
             self._wire.abort()
         self._fail_outbox(ConnectionError("the connection was closed"))
 
+    def _enter(self) -> asyncio.AbstractEventLoop:
+        """The running loop, which is the owner's; what an older one has left is forgotten."""
+        loop = self._owner.enter()
+        if loop is not self._loop:
+            self._loop, self._wire, self._connecting = loop, None, None
+            self._outbox, self._shared, self._flush_due = [], {}, False
+        return loop
+
+    def _leave(self) -> bool:
+        """Take no command any more; True when there is a loop on which something may be open."""
+        if self._loop is not None:
+            self._enter()
+        self._closed = True
+        return self._loop is not None
+
     def _judge(self, error: Exception) -> None:
         """Return when the command may be repeated; raise what the caller must know otherwise."""
-        if isinstance(error, FleetUnavailableError):
-            raise error
         if self._closed and isinstance(error, OSError):
-            raise FleetUnavailableError("this connection to Redis was closed") from error
-        if isinstance(error, ReplyError):
-            if not error.passing:
-                raise error
-            if str(error).startswith("READONLY") and self._wire is not None:
-                # A replica answers: only a new connection finds the new primary.
-                self._wire.abort()
+            raise _was_closed() from error
+        self._endpoint.judge(error)
+        if isinstance(error, ReplyError) and error.stale and self._wire is not None:
+            self._wire.abort()
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -184,7 +207,7 @@ class PipelinedConnection:
             self._wire = await self._open()
         except Exception as error:  # noqa: BLE001 - whatever it was, nobody may wait forever
             logger.debug("cannot connect to Redis at %s: %s", self.address, error)
-            self._fail_outbox(self._endpoint.refusal(error))
+            self._fail_outbox(self._endpoint.unconnected(error))
         finally:
             self._connecting = None
         self._flush()
@@ -209,6 +232,10 @@ class PipelinedConnection:
                 future.set_exception(error)
 
 
+def _was_closed() -> FleetClosedError:
+    return FleetClosedError("this connection of the fleet was closed: make a new fleet")
+
+
 class _CommandWire(Wire):
     """Commands out, replies in, matched in order."""
 
@@ -226,20 +253,21 @@ class _CommandWire(Wire):
 
     def send(self, commands: list[tuple[tuple[Any, ...], "asyncio.Future[Any]"]]) -> None:
         """Write the commands at once and await their replies; skips those given up by now."""
-        packed = []
+        pieces = []
         idle = not self._awaited
         for command, future in commands:
             if future.done():
                 continue
             try:
-                packed.append(hiredis.pack_command(command))
-            except Exception as error:  # noqa: BLE001 - one bad command must not stop the others
-                future.set_exception(TypeError(f"not a Redis command: {error}"))
+                pieces.append(packed(command))
+            except (TypeError, ValueError) as error:
+                # One bad command must not stop the others.
+                future.set_exception(error)
                 continue
             self._awaited.append(future)
-        if not packed:
+        if not pieces:
             return
-        self.write(packed[0] if len(packed) == 1 else b"".join(packed))
+        self.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         loop = asyncio.get_running_loop()
         if idle:
             self._heard_at = loop.time()

@@ -16,7 +16,7 @@ from skillfleet.errors import (
     LimitExceededError,
     UnknownRunError,
 )
-from skillfleet_ledger.connection import Connection, ReplyError
+from skillfleet_ledger.connection import Connection, RefusedError
 from skillfleet_ledger.keys import BROKER_SEPARATOR, Keyspace
 from skillfleet_ledger.records import (
     INVOCATION_FIELDS,
@@ -510,8 +510,8 @@ class RunStore:
                     *(run_id, reason, code, final_payload(end.state, code, reason)),
                     *(encode_end(run_id, "", end.state, code, reason), only_mark, request),
                 )
-            except ReplyError as error:
-                if not str(error).startswith("NOPERM"):
+            except RefusedError as error:
+                if not str(error.__cause__).startswith("NOPERM"):
                     raise
                 # A user who may not write results, as a producer by deploy/redis/users.acl.
                 self._may_end_runs = False

@@ -10,10 +10,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from skillfleet.contracts import MOST_SECONDS
 from skillfleet.errors import SettingsError
+from skillfleet_ledger.address import SCHEMES, Address, split_url
 from skillfleet_ledger.keys import DEFAULT_NAMESPACE, Keyspace
 
-_SCHEMES = ("redis", "rediss", "unix")
-_BROKER_SCHEMES = ("amqp", "amqps", "pyamqp", *_SCHEMES, "redis+socket", "sentinel", "sqs")
+_BROKER_SCHEMES = ("amqp", "amqps", "pyamqp", *SCHEMES, "redis+socket", "sentinel", "sqs")
 MEBIBYTE = 1024 * 1024
 
 
@@ -63,17 +63,16 @@ class Settings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _is_broker_url(cls, value: str | None) -> str | None:
-        scheme = urlsplit(value or "").scheme
-        if value is not None and scheme not in _BROKER_SCHEMES:
-            raise ValueError(f"its scheme must be one of {', '.join(_BROKER_SCHEMES)}")
+        # kombu takes several, of which it uses one that answers.
+        for url in (value or "").split(";") if value is not None else ():
+            if split_url(url, _BROKER_SCHEMES).scheme in SCHEMES:
+                Address.parse(url)
         return value
 
     @field_validator("redis_url")
     @classmethod
     def _is_redis_url(cls, value: str) -> str:
-        if urlsplit(value).scheme not in _SCHEMES:
-            names = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
-            raise ValueError(f"must start with one of {names}")
+        Address.parse(value)
         return value
 
     @classmethod
@@ -142,6 +141,9 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors():
         field = ".".join(str(part) for part in problem["loc"])
         given: Mapping[str, Any] | Any = problem.get("input")
-        shown = "" if "password" in field or "url" in field else f", not {given!r}"
-        lines.append(f"SKILLFLEET_{field.upper()}: {problem['msg']}{shown}")
+        # A check of several fields together names its variables itself.
+        name = f"SKILLFLEET_{field.upper()}: " if field else ""
+        hidden = not field or "password" in field or "url" in field
+        text = problem["msg"].removeprefix("Value error, ")
+        lines.append(name + text + ("" if hidden else f", not {given!r}"))
     return "; ".join(lines)

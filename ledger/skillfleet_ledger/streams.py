@@ -1,6 +1,7 @@
 """The event stream of a run: batches in under the lease, live and resumable reading out."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -8,15 +9,21 @@ import orjson
 
 from skillfleet.contracts import TRIMMED_KIND, RunEvent, from_millis
 from skillfleet.errors import FleetUnavailableError
-from skillfleet_ledger.connection import RETRY_SECONDS, Connection, ReplyError
+from skillfleet_ledger.connection import Connection, ReplyError
 from skillfleet_ledger.runs import Lease, RunStore
 from skillfleet_ledger.scripts import run_script
 from skillfleet_ledger.settings import Settings
 from skillfleet_ledger.waiting import WaitingReads
+from skillfleet_ledger.wire import pause_after
 
 _BATCH = 256
 BLOCK_MS = 2000
 """How long a reader waits for events before it looks at the record again."""
+
+_EVENT_ID = re.compile(r"([0-9]{1,20})(?:-0)?")
+_LAST_NUMBER = 2**64 - 1
+"""Redis numbers the entries of a stream with 64 bits."""
+_SHOWN = 60
 
 _Entry = tuple[bytes, list[bytes]]
 
@@ -76,7 +83,7 @@ class EventStreams:
         ValueError for an id that is none, FleetUnavailableError when Redis stays away for
         longer than the timeout.
         """
-        position = event_number(after) if after else 0
+        position = event_number(after) if after not in (None, "") else 0
         state, _ = await self._runs.state(run_id)
         while True:
             entries = await self._next(run_id, position, wait=not state.terminal)
@@ -107,23 +114,22 @@ class EventStreams:
         while True:
             try:
                 return await self._waiting.execute(*command)
-            except FleetUnavailableError:
-                raise
             except (ReplyError, OSError) as error:
-                if isinstance(error, ReplyError) and not error.passing:
-                    raise
+                self._waiting.judge(error)
                 end = end or loop.time() + self._settings.redis_timeout_seconds
                 if loop.time() > end:
-                    raise FleetUnavailableError(f"lost the event stream: {error}") from error
-                await asyncio.sleep(RETRY_SECONDS)
+                    reason = error.reason if isinstance(error, ReplyError) else error
+                    raise FleetUnavailableError(f"lost the event stream: {reason}") from error
+                await asyncio.sleep(pause_after(error))
 
 
 def event_number(event_id: str) -> int:
-    """The number in an event id; raises ValueError for a string that is no event id."""
-    number, dash, rest = event_id.partition("-")
-    if not number.isascii() or not number.isdigit() or (dash and rest != "0"):
-        raise ValueError(f"{event_id!r} is not an event id: pass the id of an event you read")
-    return int(number)
+    """The number in an event id; raises ValueError for what is no event id."""
+    found = _EVENT_ID.fullmatch(event_id) if isinstance(event_id, str) else None
+    if found is None or (number := int(found[1])) > _LAST_NUMBER:
+        shown = repr(event_id)[:_SHOWN]
+        raise ValueError(f"{shown} is not an event id: pass the id of an event you read")
+    return number
 
 
 def _events(entries: list[_Entry], position: int) -> list[RunEvent]:

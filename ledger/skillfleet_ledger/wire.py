@@ -14,28 +14,13 @@ import hiredis
 
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger.address import Address
+from skillfleet_ledger.replies import RefusedError, ReplyError
 
 RETRY_SECONDS = 0.2
+REFUSED_SECONDS = 1.0
+"""The time between two tries where Redis refuses user, password or database."""
 _CONNECT_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
-
-
-class ReplyError(Exception):
-    """Redis answered a command with an error; the message is Redis's own."""
-
-    @property
-    def passing(self) -> bool:
-        """True when the same command may succeed later: Redis loads, fails over or is busy."""
-        return str(self).partition(" ")[0] in _PASSING
-
-    @property
-    def final(self) -> bool:
-        """True when no connection with these credentials and this database will be let in."""
-        return str(self).partition(" ")[0] in _FINAL or "DB index" in str(self)
-
-
-_FINAL = {"WRONGPASS", "NOAUTH", "NOPERM", "DENIED"}
-_PASSING = {"LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "BUSY", "NOREPLICAS"}
 
 
 class Wire(asyncio.Protocol):
@@ -103,15 +88,45 @@ class Wire(asyncio.Protocol):
         self.transport.abort()
 
 
+def utf8(text: str) -> bool:
+    """False for text that Redis cannot be sent, as it holds half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def packed(command: tuple[Any, ...]) -> bytes:
+    """A command in Redis's format; raises ValueError and TypeError for what is none."""
+    try:
+        return bytes(hiredis.pack_command(command))
+    except UnicodeError as error:
+        raise ValueError(f"not a Redis command: {error}") from error
+    except Exception as error:
+        raise TypeError(f"not a Redis command: {error}") from error
+
+
+def pause_after(error: Exception) -> float:
+    """How many seconds to wait before the next try."""
+    reply = error if isinstance(error, ReplyError) else error.__cause__
+    refused = isinstance(reply, ReplyError) and reply.refusing
+    return REFUSED_SECONDS if refused else RETRY_SECONDS
+
+
 W = TypeVar("W", bound=Wire)
 
 
 class Endpoint:
-    """Where connections are opened to: a redis://, rediss:// or unix:// URL."""
+    """Where connections are opened to: a redis://, rediss:// or unix:// URL.
 
-    def __init__(self, url: str, timeout: float) -> None:
+    A `patient` one waits for a right or a password as for a server that is away.
+    """
+
+    def __init__(self, url: str, timeout: float, *, patient: bool = False) -> None:
         self.address = Address.parse(url)
         self._timeout = min(_CONNECT_SECONDS, timeout)
+        self._patient = patient
         self._tls: ssl.SSLContext | None = None
 
     def handshake(self, name: str) -> list[tuple[Any, ...]]:
@@ -126,14 +141,42 @@ class Endpoint:
         commands.append(("CLIENT", "SETNAME", name))
         return commands
 
-    def refusal(self, error: Exception) -> Exception:
-        """Why nobody is connected: worth another try, unless Redis itself said no."""
-        if isinstance(error, ReplyError) and error.final:
-            return FleetUnavailableError(
-                f"Redis at {self.address} refuses the connection: {error};"
-                " check user, password and database in SKILLFLEET_REDIS_URL"
-            )
-        return ConnectionError(f"cannot connect: {str(error) or 'timed out'}")
+    def judge(self, error: Exception) -> None:
+        """Return when another try may succeed; raise what a caller must know at once otherwise."""
+        if isinstance(error, FleetUnavailableError):
+            raise error
+        if not isinstance(error, ReplyError) or error.passing:
+            return
+        if not error.refusing:
+            raise error
+        if not self._patient:
+            raise self._refused(error)
+
+    def unconnected(self, error: Exception) -> Exception:
+        """Why nobody is connected, as an error for those who wait."""
+        if isinstance(error, ReplyError) and error.refusing and not self._patient:
+            return self._refused(error)
+        reason = error.reason if isinstance(error, ReplyError) else str(error) or "timed out"
+        told = ConnectionError(f"cannot connect: {reason}")
+        told.__cause__ = error
+        return told
+
+    def _refused(self, reply: ReplyError) -> RefusedError:
+        told = RefusedError(
+            f"Redis at {self.address} refuses the fleet: {reply.reason};"
+            " check server, user, password and database in SKILLFLEET_REDIS_URL"
+        )
+        told.__cause__ = reply
+        return told
+
+    def unavailable(self, seconds: float, error: Exception | None) -> FleetUnavailableError:
+        """What is raised after so many seconds of trying; `error` is the last one."""
+        if isinstance(error, ReplyError):
+            what, reason = f"refused for {seconds:g} s", f": {error.reason}"
+        else:
+            what = f"did not answer within {seconds:g} s"
+            reason = f": {error}" if error else ""
+        return FleetUnavailableError(f"Redis at {self.address} {what}{reason}")
 
     def connect(self, seconds: float) -> socket.socket:
         """A fresh socket for code that blocks, within so many seconds; raises OSError."""

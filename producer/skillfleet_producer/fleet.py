@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self, Unpack
 
 from skillfleet.contracts import AgentCard, ArtifactInfo, RunEvent, RunState, RunStatus
+from skillfleet.errors import FleetClosedError
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.blocking import completed
 from skillfleet_producer.fleet_async import (
@@ -22,14 +23,16 @@ class Fleet:
     """A fleet, seen by a synchronous backend service. A context manager; thread-safe.
 
     See `AsyncFleet` for arguments and errors. May be created before a fork: each process
-    then gets connections of its own.
+    then gets connections of its own. After `close` everything raises FleetClosedError.
     """
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
         self.settings = chosen_settings(url, settings)
         # Works in the calling thread: for what is one request to Redis.
         self._here = AsyncFleet(ledger=Ledger(self.settings, name=CLIENT_NAME, blocking=True))
-        self._opening = threading.Lock()
+        # By process: a lock that is held as a process forks stays locked in the child.
+        self._locks: dict[int, threading.Lock] = {}
+        self._closed = False
         self._portal: Portal | None = None
         self._fleet: AsyncFleet | None = None
 
@@ -40,14 +43,22 @@ class Fleet:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and the thread; runs go on."""
-        # Not its publisher, which for a broker elsewhere needs a loop and was never used.
+        """Close the connections and the thread; runs go on. Any thread.
+
+        Other threads that wait get FleetClosedError at once, whatever their timeout.
+        """
+        with self._lock():
+            self._closed = True
+            portal, fleet = self._portal, self._fleet
+            self._portal = self._fleet = None
+        # Not its publisher, which for a remote broker needs a loop and was never used.
         completed(self._here.ledger.close())
-        if self._portal is not None and self._portal.pid == os.getpid():
-            if self._fleet is not None:
-                self._portal.call(self._fleet.close())
-            self._portal.close()
-        self._portal = self._fleet = None
+        if portal is None or fleet is None or portal.pid != os.getpid():
+            return
+        try:
+            portal.call(fleet.close())
+        finally:
+            portal.close()
 
     def enqueue(
         self,
@@ -90,10 +101,15 @@ class Fleet:
 
     def open(self) -> tuple[Portal, AsyncFleet]:
         """The thread and the fleet for all that takes more than one request; starts them."""
-        with self._opening:
+        with self._lock():
+            if self._closed:
+                raise FleetClosedError("this fleet was closed: make a new one")
             if self._portal is None or self._fleet is None or self._portal.pid != os.getpid():
                 self._portal, self._fleet = Portal(), AsyncFleet(settings=self.settings)
             return self._portal, self._fleet
+
+    def _lock(self) -> threading.Lock:
+        return self._locks.setdefault(os.getpid(), threading.Lock())
 
 
 class RunHandle:

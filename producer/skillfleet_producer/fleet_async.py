@@ -8,16 +8,19 @@ from typing import Any, Self, Unpack
 
 from skillfleet.contracts import AgentCard, ArtifactInfo, RunEvent, RunState, RunStatus
 from skillfleet.errors import (
-    FleetUnavailableError,
     ResultTimeoutError,
     RunCancelled,
     RunError,
     RunFailed,
     RunTimedOut,
+    SettingsError,
+    UnknownRunError,
 )
 from skillfleet_ledger import Ledger, Settings
+from skillfleet_ledger.address import Address
 from skillfleet_ledger.records import Submission
-from skillfleet_ledger.results import End, decode_end
+from skillfleet_ledger.results import End
+from skillfleet_ledger.wire import utf8
 from skillfleet_producer.catalogue import Catalogue
 from skillfleet_producer.clock import RedisClock
 from skillfleet_producer.message import envelope
@@ -39,6 +42,7 @@ from skillfleet_producer.tracing import existed, sending
 CLIENT_NAME = "skillfleet-producer"
 """What a producer's connections are called in Redis."""
 _RECHECK_SECONDS = 5.0
+_LONGEST_ID = 4096
 _TOGETHER = 100
 _UNDER_WAY = 10
 _ERRORS: dict[RunState, type[RunError]] = {
@@ -50,19 +54,27 @@ _ERRORS: dict[RunState, type[RunError]] = {
 
 
 def chosen_settings(url: str | None, settings: Settings | None) -> Settings:
-    """The settings given, else the environment's; at `url` when one is given."""
+    """The settings given, else the environment's, at `url` if given; raises SettingsError."""
     given = settings.model_dump() if settings is not None else {}
     kind = type(settings) if settings is not None else Settings
-    return kind.load(**(given | ({"redis_url": url} if url else {})))
+    if url is None:
+        return kind.load(**given)
+    try:
+        Address.parse(url)
+    except ValueError as error:
+        raise SettingsError(f"url: {error}") from None
+    return kind.load(**(given | {"redis_url": url}))
 
 
 class AsyncFleet:
     """A fleet, seen by a backend service. An async context manager; safe for many tasks.
 
     `url` is the Redis URL of the fleet (default: `SKILLFLEET_REDIS_URL`); a runtime that has a
-    `ledger` already passes that instead. Belongs to the event loop that first uses it. All
-    methods raise FleetUnavailableError when Redis stays out of reach for longer than
-    `SKILLFLEET_REDIS_TIMEOUT_SECONDS`.
+    `ledger` already passes that instead. Belongs to the event loop that first uses it: another
+    one gets WrongLoopError, unless the first is closed by then, as between two `asyncio.run`. All
+    methods raise FleetUnavailableError when Redis stays out of reach, or full, for longer than
+    `SKILLFLEET_REDIS_TIMEOUT_SECONDS`, at once when it refuses user, password or database, and
+    FleetClosedError after `close`.
     """
 
     def __init__(
@@ -88,9 +100,9 @@ class AsyncFleet:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections; runs go on."""
-        await self._publisher.close()
+        """Close the connections; runs go on. Tasks that wait get FleetClosedError."""
         await self.ledger.close()
+        await self._publisher.close()
 
     async def enqueue(
         self,
@@ -233,7 +245,13 @@ class AsyncRunHandle:
         self._is_new = is_new
         """It was made a moment ago: whoever waits for its end listens first, and looks then."""
         self._fleet = fleet
-        self._ledger = fleet.ledger
+
+    @property
+    def _ledger(self) -> Ledger:
+        """The ledger, for an id that a run can have; raises UnknownRunError."""
+        if not utf8(self.id) or len(self.id) > _LONGEST_ID:
+            raise UnknownRunError(f"there is no run {self.id!r:.100}: that is no id of a run")
+        return self._fleet.ledger
 
     def __repr__(self) -> str:
         return f"<run {self.id}>"
@@ -252,7 +270,8 @@ class AsyncRunHandle:
         Durable: it reaches a queued run, and a running one on whatever worker. Raises
         UnknownRunError.
         """
-        return await self._ledger.runs.cancel(self.id, reason or "cancelled by the caller")
+        told = (reason or "cancelled by the caller").encode(errors="replace").decode()
+        return await self._ledger.runs.cancel(self.id, told)
 
     async def events(
         self, after: str | None = None, timeout: float | None = None
@@ -322,23 +341,20 @@ class AsyncRunHandle:
         if not self._is_new and (end := await self._ledger.runs.end(self.id)) is not None:
             return end
         self._is_new = False
-        told: asyncio.Queue[bytes | None] = asyncio.Queue()
-        listener = told.put_nowait
-        channel = self._ledger.keys.result_key(self.id)
-        channels = self._ledger.channels
+        woken = asyncio.Event()
+
+        def listener(_: bytes | None) -> None:
+            woken.set()
+
+        channel, channels = self._ledger.keys.result_key(self.id), self._ledger.channels
         try:
-            try:
-                await channels.listen(channel, listener)
-            except OSError as error:
-                raise FleetUnavailableError(f"cannot follow run {self.id}: {error}") from error
+            await channels.listen(channel, listener)
+            # What is published is a hint: others than workers may publish, too.
             while (end := await self._ledger.runs.end(self.id)) is None:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_RECHECK_SECONDS):
-                        meta = await told.get()
-                        # What is published is what was stored, by the same script; but Redis
-                        # lets all who listen for results publish some, too.
-                        if meta is not None and self._fleet.settings.auth == "off":
-                            return decode_end(meta)
+                        await woken.wait()
+                woken.clear()
             return end
         finally:
             await channels.forget(channel, listener)

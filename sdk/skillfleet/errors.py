@@ -37,10 +37,23 @@ class SettingsError(SkillfleetError, ValueError):
 
 
 class FleetUnavailableError(SkillfleetError, ConnectionError):
-    """Redis (or the broker) could not be reached within the timeout."""
+    """Redis (or the broker) is out of reach or refuses; the message says why."""
 
     code = "fleet_unavailable"
     retryable = True
+
+
+class FleetClosedError(FleetUnavailableError):
+    """The fleet was closed, maybe by another thread: make a new one."""
+
+    code = "fleet_closed"
+    retryable = False
+
+
+class WrongLoopError(SkillfleetError, RuntimeError):
+    """An asynchronous fleet is used on another event loop than its own."""
+
+    code = "wrong_loop"
 
 
 class UnknownSkillError(SkillfleetError, LookupError):

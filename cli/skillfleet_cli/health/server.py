@@ -6,7 +6,7 @@ from typing import Any
 
 from skillfleet_cli.health import Finding, Level
 from skillfleet_ledger import Ledger, Settings
-from skillfleet_ledger.connection import ReplyError
+from skillfleet_ledger.connection import RefusedError, ReplyError
 
 _LEAST_VERSION = (6, 2)
 _MOST_SKEW_SECONDS = 1.0
@@ -21,7 +21,7 @@ async def examine_server(ledger: Ledger) -> list[Finding]:
     skew = await _skew_seconds(ledger)
     try:
         info = await _info(ledger)
-    except ReplyError as error:
+    except RefusedError as error:
         advice = "allow INFO for this user, or check version, eviction and persistence by hand"
         return [Finding("redis", Level.WARNING, f"INFO was refused: {error}", advice)]
     return [
@@ -93,7 +93,7 @@ async def _persistence(ledger: Ledger, info: dict[str, str]) -> Finding:
         return Finding("persistence", Level.OK, "append-only file")
     try:
         saves = (await ledger.connection.execute("CONFIG", "GET", "save"))[1].decode()
-    except (ReplyError, IndexError):
+    except (RefusedError, ReplyError, IndexError):
         return Finding(
             "persistence", Level.WARNING, "no append-only file", "switch it on: appendonly yes"
         )
