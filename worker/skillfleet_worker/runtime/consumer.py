@@ -205,7 +205,7 @@ def apart(settings: WorkerSettings, work: LedgerWork) -> Any:
     result: list[Any] = []
 
     async def use() -> Any:
-        ledger = Ledger(settings)
+        ledger = Ledger(settings, patient=True)
         try:
             return await work(ledger)
         finally:

@@ -86,7 +86,7 @@ class Guard:
         tokens = {attempt.run_id: attempt.lease.token for attempt in attempts}
         # Redis counts a lease from the request on: the reply may come much later.
         began = self._process.loop_time()
-        ledger = Ledger(self._settings, name="skillfleet-guard")
+        ledger = Ledger(self._settings, name="skillfleet-guard", patient=True)
         try:
             answers = await ledger.runs.renew(
                 self._process.name, self._settings.lease_ms, tokens, self._settings.lease_seconds
@@ -156,7 +156,7 @@ class Guard:
 
     async def _hand_over(self, stuck: list[Attempt]) -> None:
         """End the stuck runs as ordered, release all others."""
-        ledger = Ledger(self._settings, name="skillfleet-guard")
+        ledger = Ledger(self._settings, name="skillfleet-guard", patient=True)
         publisher = publisher_for(ledger)
         try:
             for attempt in self._attempts():

@@ -5,7 +5,8 @@ import contextlib
 import logging
 from collections.abc import Mapping
 
-from skillfleet.errors import FleetUnavailableError
+from skillfleet_ledger.connection import RETRY_SECONDS
+from skillfleet_ledger.outage import Outage
 from skillfleet_ledger.runs import RunStore
 from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
 from skillfleet_worker.settings import WorkerSettings
@@ -31,6 +32,7 @@ class Heartbeat:
         self._settings = settings
         self._held_seconds = settings.lease_seconds * HELD
         self._early = asyncio.Event()
+        self._outage = Outage(logger, "leases cannot be renewed")
 
     def soon(self) -> None:
         """Beat at once: orders may have been missed."""
@@ -40,13 +42,16 @@ class Heartbeat:
         """Beat until cancelled."""
         while True:
             self._early.clear()
-            await self.beat()
+            if not await self.beat():
+                # What fails at once must not be tried without a pause.
+                await asyncio.sleep(self._pause())
+                continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.heartbeat_seconds):
                     await self._early.wait()
 
-    async def beat(self) -> None:
-        """Renew all leases once; attempts that lost theirs are told so."""
+    async def beat(self) -> bool:
+        """Renew all leases once; attempts that lost theirs are told so. False when it failed."""
         attempts = dict(self._attempts)
         tokens = {run_id: attempt.lease.token for run_id, attempt in attempts.items()}
         began = asyncio.get_running_loop().time()
@@ -54,12 +59,12 @@ class Heartbeat:
             answers = await self._runs.renew(
                 self._worker, self._settings.lease_ms, tokens, self._patience(attempts)
             )
-        except FleetUnavailableError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the leases run out meanwhile
             record(REDIS_ERRORS, 1, "renew")
-            logger.warning("leases could not be renewed: %s", error)
+            self._outage.begin(error)
             self._give_up_overdue(attempts)
-            self._early.set()
-            return
+            return False
+        self._outage.end()
         for run_id, answer in answers.items():
             attempt = attempts[run_id]
             if answer == "lost":
@@ -68,16 +73,25 @@ class Heartbeat:
             attempt.renewed_at = began
             if answer:
                 attempt.cancel(answer.removeprefix("!"))
+        return True
 
     def _patience(self, attempts: Mapping[str, Attempt]) -> float:
         """How long a renewal may take: never beyond the moment at which a run must be given up."""
+        left = self._seconds_left(attempts)
+        return max(min(self._settings.heartbeat_seconds, left), _SHORTEST_SECONDS)
+
+    def _pause(self) -> float:
+        return max(min(RETRY_SECONDS, self._seconds_left(self._attempts)), _SHORTEST_SECONDS)
+
+    def _seconds_left(self, attempts: Mapping[str, Attempt]) -> float:
+        """How long until the first of the runs must be given up."""
         now = asyncio.get_running_loop().time()
         left = (
             attempt.renewed_at + self._held_seconds - now
-            for attempt in attempts.values()
+            for attempt in tuple(attempts.values())
             if attempt.stop is None
         )
-        return max(min((self._settings.heartbeat_seconds, *left)), _SHORTEST_SECONDS)
+        return min(left, default=float("inf"))
 
     def _give_up_overdue(self, attempts: Mapping[str, Attempt]) -> None:
         """Somebody else may start these runs now: they must not go on here."""

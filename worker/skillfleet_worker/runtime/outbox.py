@@ -1,7 +1,7 @@
 """The events of one attempt on their way to the stream: in order, in batches, under the lease."""
 
 import asyncio
-import contextlib
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ from skillfleet_worker.telemetry.metrics import (
     is_measured,
     record,
 )
+
+logger = logging.getLogger(__name__)
 
 WINDOW_EVENTS = 1024
 WINDOW_BYTES = 256 * 1024
@@ -177,19 +179,26 @@ class Outbox:
 
     async def _write(self, batch: list[PackedEvent]) -> tuple[int, str] | None:
         """Write a batch, as long as it takes; None when the lease is gone or patience is over."""
-        with contextlib.suppress(TimeoutError):
+        reason: Exception | None = None
+        try:
             async with asyncio.timeout(self._patience):
                 while True:
                     try:
                         answer = await self._streams.append(self._lease, self._written + 1, batch)
-                    except FleetUnavailableError:
+                    except FleetUnavailableError as error:
                         # A connection that was closed fails at once: the loop must turn.
+                        reason = error
                         await asyncio.sleep(RETRY_SECONDS)
                         continue
                     if answer is None:
                         self._hooks.lost()
                     return answer
-        self._error = EventsUnwritableError(
-            f"events could not be written for {self._patience:g} s: Redis is out of reach"
-        )
+        except TimeoutError:
+            why = reason or "Redis is out of reach"
+            message = f"events could not be written for {self._patience:g} s: {why}"
+        except Exception as error:
+            logger.exception("run %s: its events cannot be written", self._lease.run_id)
+            reason, message = error, f"events cannot be written: {error}"
+        self._error = EventsUnwritableError(message)
+        self._error.__cause__ = reason
         return None

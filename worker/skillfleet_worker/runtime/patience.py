@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from skillfleet.errors import FleetUnavailableError
+from skillfleet.errors import FleetClosedError, FleetUnavailableError
 
 T = TypeVar("T")
 _PAUSE_SECONDS = 0.2
@@ -20,6 +20,8 @@ async def patiently(seconds: float, work: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await work()
+        except FleetClosedError:
+            raise
         except FleetUnavailableError:
             end = end or loop.time() + seconds
             if loop.time() >= end:

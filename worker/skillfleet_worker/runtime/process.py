@@ -19,6 +19,7 @@ from typing import Any
 from skillfleet.contracts import AgentCard
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
+from skillfleet_ledger.outage import Outage
 from skillfleet_ledger.runs import RunStore
 from skillfleet_producer.publisher import Publisher, publisher_for
 from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
@@ -46,7 +47,7 @@ class WorkerProcess:
     def __init__(self, settings: WorkerSettings, cards: Sequence[AgentCard]) -> None:
         self.settings = settings
         self.name = f"{name_of(os.getpid())}{uuid.uuid4().hex[:8]}"
-        self.ledger = Ledger(settings, name="skillfleet-worker")
+        self.ledger = Ledger(settings, name="skillfleet-worker", patient=True)
         self.publisher: Publisher = publisher_for(self.ledger)
         self.attempts: dict[str, Attempt] = {}
         self.draining = False
@@ -145,13 +146,15 @@ class WorkerProcess:
             await self._listen_on(f"{prefix}worker:{self.name}")
 
     async def _listen_on(self, channel: str) -> None:
+        outage = Outage(logger, "no orders are heard yet")
         while True:
             try:
                 await self.ledger.channels.listen(channel, self._obey)
             except OSError as error:
-                logger.warning("cannot listen to orders yet: %s", error)
+                outage.begin(error)
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
+                outage.end()
                 return
 
     def _obey(self, message: bytes | None) -> None:
@@ -189,9 +192,12 @@ class WorkerProcess:
 
     async def _publish_cards(self) -> None:
         lifetime = int(self.settings.heartbeat_seconds * _CARD_BEATS * 1000)
+        outage = Outage(logger, "the agents cannot be listed in the directory")
         while True:
             try:
                 await self.ledger.directory.publish(self.name, self._cards, lifetime)
-            except (FleetUnavailableError, OSError) as error:
-                logger.warning("the agents could not be listed in the directory: %s", error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it may pass
+                outage.begin(error)
+            else:
+                outage.end()
             await asyncio.sleep(self.settings.heartbeat_seconds)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from skillfleet.contracts import HEADER, InvocationHeader, ReasonCode, RunState
 from skillfleet.errors import FleetUnavailableError, UnknownRunError
 from skillfleet_ledger import Ledger
+from skillfleet_ledger.outage import Outage
 from skillfleet_ledger.results import End
 from skillfleet_ledger.runs import Reaped, ReapOptions
 from skillfleet_producer.publisher import Publisher
@@ -56,6 +57,7 @@ class Reaper:
         self._settings = settings
         self._ask_broker_at: dict[int, float] = {}
         self._pruned_at = float("-inf")
+        self._outage = Outage(logger, "the reaper cannot work")
         self.on_round: Callable[[Reaped], None] = lambda _: None
 
     async def run(self) -> None:
@@ -66,9 +68,11 @@ class Reaper:
                     await self.round(shard)
             except (FleetUnavailableError, OSError) as error:
                 record(REDIS_ERRORS, 1, "reap")
-                logger.warning("the reaper could not work: %s", error)
+                self._outage.begin(error)
             except Exception:
                 logger.exception("the reaper stumbled and goes on")
+            else:
+                self._outage.end()
             # A little unevenness keeps many workers from asking in step.
             await asyncio.sleep(self._settings.reap_seconds * _UNEVEN.uniform(0.8, 1.0))
 
