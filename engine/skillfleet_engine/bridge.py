@@ -94,7 +94,14 @@ def _thread_loop() -> ThreadLoop:
 
 def _forget_parents_loops() -> None:
     global _host, _home, _home_lock, _of_thread
-    _inherited.append((_host, _home, getattr(_of_thread, "loop", None)))
+    turned: ThreadLoop | None = getattr(_of_thread, "loop", None)
+    loop = turned.loop if turned is not None else None
+    if _host is not None and _host.here:
+        loop = _host.loop
+    if loop is not None and not loop.is_closed():
+        # It turns in this child only if a task's code forked it and let it get out.
+        loop.call_soon(os._exit, 1)
+    _inherited.append((_host, _home, turned))
     _host, _home = None, None
     _home_lock, _of_thread = threading.Lock(), threading.local()
 

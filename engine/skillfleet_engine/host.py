@@ -11,13 +11,14 @@ import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from greenlet import getcurrent, greenlet
 
 from skillfleet_engine.greenlets import Driven, await_here
 from skillfleet_engine.interrupt import awaiting
-from skillfleet_engine.loops import close_loop, new_event_loop
+from skillfleet_engine.loops import close_loop, new_event_loop, turn_forever
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -138,7 +139,7 @@ class LoopHost:
             raise RuntimeError("only Celery's own code on the event loop's thread can wait for it")
         self._waiting = getcurrent()
         if self._loop_greenlet is None or self._loop_greenlet.dead:
-            self._loop_greenlet = greenlet(self.loop.run_forever)
+            self._loop_greenlet = greenlet(partial(turn_forever, self.loop))
         else:
             asyncio._set_running_loop(self.loop)  # noqa: SLF001 - documented for hosts of loops
         try:

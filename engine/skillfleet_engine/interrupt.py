@@ -1,8 +1,11 @@
 """Throw an exception of one's choice into a coroutine that is waiting."""
 
 import asyncio
+import os
 from collections.abc import Coroutine, Generator
 from typing import Any, Generic, TypeVar
+
+from skillfleet_engine.forks import leave_if_forked
 
 T = TypeVar("T")
 
@@ -26,14 +29,20 @@ class Interruptible(Generic[T]):
         task.cancel()
 
     def __await__(self) -> Generator[Any, Any, T]:
+        pid = os.getpid()
         value: Any = None
         error: BaseException | None = None
         while True:
             try:
                 waited_for = self._coro.send(value) if error is None else self._coro.throw(error)
             except StopIteration as stop:
+                leave_if_forked(pid)
                 result: T = stop.value
                 return result
+            except BaseException as exc:
+                leave_if_forked(pid, exc)
+                raise
+            leave_if_forked(pid)
             value = error = None
             try:
                 value = yield waited_for

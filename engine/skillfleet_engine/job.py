@@ -16,6 +16,7 @@ from greenlet import getcurrent
 
 from skillfleet_engine.greenlets import Driven, await_here, in_greenlet
 from skillfleet_engine.interrupt import Interruptible, awaiting
+from skillfleet_engine.threads import Owner, current_owner
 
 T = TypeVar("T")
 
@@ -73,10 +74,14 @@ class Job:
     ending: Ending | None = None
     greenlet: Driven | None = None
     parked: int = 0
+    owner: Owner = field(init=False)
     _task: "asyncio.Task[None] | None" = None
     _cancel_is_due: bool = False
     _in_handler: bool = False
     _timers: list[asyncio.TimerHandle] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.owner = Owner(self.id)
 
     @property
     def id(self) -> str | None:
@@ -106,6 +111,7 @@ class Job:
         """Execute the task to its end; the asyncio task that awaits this is the job's."""
         self._task = asyncio.current_task()
         current_job.set(self)
+        current_owner.set(self.owner)
         try:
             await self._execute()
         finally:
@@ -156,7 +162,7 @@ class Job:
         except JobEnded:
             if self.ending is Ending.TERMINATED:
                 self.report(Terminated("terminated"))
-        except (WorkerShutdown, WorkerTerminate, KeyboardInterrupt):
+        except (WorkerShutdown, WorkerTerminate):
             raise
         except BaseException as exc:  # noqa: BLE001 - Celery maps SystemExit and the like
             self.report(exc)

@@ -1,8 +1,18 @@
-"""Which event loop is used: uvloop where it is installed, asyncio's own elsewhere."""
+"""Which event loop is used (uvloop where it is installed, asyncio's own otherwise), and its turns.
+
+asyncio lets SystemExit and KeyboardInterrupt out of a child task or a callback through the loop
+itself, and with them all else that runs there. Here such an exit stays with the code that raised
+it: who awaits the child task gets it, and the loop turns on.
+"""
 
 import asyncio
+import logging
 from importlib import import_module
 from importlib.util import find_spec
+
+from celery.exceptions import WorkerShutdown, WorkerTerminate
+
+logger = logging.getLogger(__name__)
 
 _IMPLEMENTATION = import_module("uvloop" if find_spec("uvloop") else "asyncio")
 
@@ -13,14 +23,42 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
+def turn_forever(loop: asyncio.AbstractEventLoop) -> None:
+    """Turn the loop until it is stopped.
+
+    Raises:
+        WorkerShutdown, WorkerTerminate: by these Celery's own code ends the worker.
+    """
+    while True:
+        try:
+            loop.run_forever()
+        except (WorkerShutdown, WorkerTerminate):
+            raise
+        except (SystemExit, KeyboardInterrupt) as error:
+            report_exit(error)
+        else:
+            return
+
+
+def report_exit(error: BaseException) -> None:
+    """Log that a task or callback wanted to end the process."""
+    logger.warning(
+        "A child task or a callback raised %r to end the process: only what awaits it ends",
+        error,
+    )
+
+
 def close_loop(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
     """Cancel what still runs on a stopped loop, give it `seconds` to end, and close the loop."""
     if loop.is_closed() or loop.is_running():
         return
-    tasks = asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        loop.run_until_complete(asyncio.wait(tasks, timeout=seconds))
-    loop.run_until_complete(loop.shutdown_asyncgens())
+    try:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=seconds))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    except (SystemExit, KeyboardInterrupt) as error:
+        report_exit(error)
     loop.close()

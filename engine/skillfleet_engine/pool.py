@@ -33,6 +33,7 @@ from skillfleet_engine.hub import LONGEST_POLL, host_hub
 from skillfleet_engine.job import Call, Ending, Job, NativeJob
 from skillfleet_engine.settings import EngineSettings
 from skillfleet_engine.signal_relay import SignalRelay
+from skillfleet_engine.threads import TaskThreads
 from skillfleet_engine.watchdog import BlockedLog, BlockedReport, Watchdog, loop_blocked
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class LoopPool(BasePool):
         self._hub: Any = None
         self._host: LoopHost | None = None
         self._relay: SignalRelay | None = None
+        self._threads: TaskThreads | None = None
         self._log_blocked = BlockedLog(self.settings.blocked_every)
         self.watchdog: Watchdog | None = None
 
@@ -91,6 +93,8 @@ class LoopPool(BasePool):
     def on_start(self) -> None:
         """Start the loop; `worker_process_init` is sent once it can be used."""
         self._host = LoopHost()
+        self._threads = TaskThreads(lambda: self.num_processes)
+        self._host.loop.set_default_executor(self._threads)
         atexit.register(self._host.close)
         bridge.set_host(self._host)
         self._relay = SignalRelay(self._host)
@@ -168,6 +172,7 @@ class LoopPool(BasePool):
             "parked": self._parked,
             "waiting-for-slot": len(self._pending),
             "timeouts": [self.options.get("soft_timeout") or 0, self.options.get("timeout") or 0],
+            "threads-left": self._threads.left if self._threads else 0,
             "loop-lag": [watchdog.lag_last, watchdog.lag_max] if watchdog else [],
         }
 
@@ -266,6 +271,8 @@ class LoopPool(BasePool):
             logger.critical("Task %s: the pool could not settle it", job.id, exc_info=True)
         finally:
             del self._running[job.pid]
+            if self._threads is not None:
+                self._threads.over(job.owner)
             if job.parked:
                 job.parked = 0
                 self._change_parked(-1)

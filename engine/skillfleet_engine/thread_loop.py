@@ -12,11 +12,15 @@ from typing import Any, TypeVar
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from billiard.pool import soft_timeout_sighandler
+from celery import current_task
 
 from skillfleet_engine.interrupt import Interruptible, awaiting
-from skillfleet_engine.loops import close_loop, new_event_loop
+from skillfleet_engine.loops import close_loop, new_event_loop, report_exit, turn_forever
+from skillfleet_engine.threads import Owner, TaskThreads, current_owner
 
 T = TypeVar("T")
+
+_INTERRUPTING = (signal.SIGINT, signal.SIGTERM)
 
 
 class LoopThread:
@@ -29,7 +33,7 @@ class LoopThread:
         atexit.register(self._stop)
 
     def _turn(self) -> None:
-        self.loop.run_forever()
+        turn_forever(self.loop)
         close_loop(self.loop, 1.0)
 
     def _stop(self) -> None:
@@ -45,8 +49,10 @@ class ThreadLoop:
     """
 
     def __init__(self) -> None:
-        self._loop = new_event_loop()
-        weakref.finalize(self, close_loop, self._loop, 1.0)
+        self.loop = new_event_loop()
+        self._threads = TaskThreads(lambda: 1)
+        self.loop.set_default_executor(self._threads)
+        weakref.finalize(self, close_loop, self.loop, 1.0)
 
     def run(self, coro: Coroutine[Any, Any, T]) -> T:
         """Await the coroutine to its end.
@@ -54,16 +60,75 @@ class ThreadLoop:
         What interrupts the waiting thread (the soft time limit of a prefork child, Ctrl+C) is
         raised inside the coroutine, so that it can clean up, and never leaves it half done.
         """
-        body = Interruptible(coro)
-        task = self._loop.create_task(awaiting(body))
-        with _soft_limit_into(body, task, self._loop):
-            try:
-                return self._loop.run_until_complete(task)
-            except BaseException as exc:
-                if task.done():
-                    raise
-                body.interrupt(task, exc)
-                return self._loop.run_until_complete(task)
+        owner = Owner(_current_task_id())
+        before = current_owner.set(owner)
+        try:
+            return self._run(Interruptible(coro))
+        finally:
+            current_owner.reset(before)
+            self._threads.over(owner)
+
+    def _run(self, body: Interruptible[T]) -> T:
+        task = self.loop.create_task(awaiting(body))
+        with _noting_signals() as raised, _soft_limit_into(body, task, self.loop):
+            while True:
+                try:
+                    return self.loop.run_until_complete(task)
+                except BaseException as exc:
+                    if not task.done():
+                        self._interrupted(exc, body, task, by_signal=exc in raised)
+                    elif exc in raised or task.cancelled() or task.exception() is exc:
+                        raise
+                    else:
+                        return task.result()
+
+    def _interrupted(
+        self,
+        error: BaseException,
+        body: Interruptible[Any],
+        task: "asyncio.Task[Any]",
+        *,
+        by_signal: bool,
+    ) -> None:
+        """Have the coroutine learn of what came out of the loop before it was done."""
+        if by_signal or not isinstance(error, SystemExit | KeyboardInterrupt):
+            body.interrupt(task, error)
+        else:
+            # Out of a child task or a callback: who awaits it hears of it there.
+            report_exit(error)
+
+
+def _current_task_id() -> str | None:
+    return current_task.request.id if current_task else None
+
+
+@contextmanager
+def _noting_signals() -> Iterator[list[BaseException]]:
+    """Note what the handlers of Ctrl+C and of SIGTERM raise: an interruption of this thread."""
+    raised: list[BaseException] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield raised
+        return
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in _INTERRUPTING}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        handler = handlers[number]
+        try:
+            if callable(handler):
+                handler(number, frame)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    ours = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in ours:
+        signal.signal(number, note)
+    try:
+        yield raised
+    finally:
+        for number, handler in ours.items():
+            if signal.getsignal(number) is note:
+                signal.signal(number, handler)
 
 
 @contextmanager

@@ -5,7 +5,10 @@ The journal is a file, so that it works while the broker is away.
 
 import asyncio
 import json
+import multiprocessing
 import os
+import sys
+import threading
 import time
 from collections import Counter
 from contextvars import ContextVar
@@ -290,6 +293,87 @@ async def running_loop() -> asyncio.AbstractEventLoop:
 @app.task
 def wait_in_plain_function() -> str:
     return bridge.run(asyncio.sleep(0.01, "waited"))
+
+
+@app.task
+async def exit_in_child(how: str) -> str:
+    """Have something other than this task's own coroutine raise SystemExit."""
+
+    async def leave(error: BaseException) -> None:
+        await asyncio.sleep(0.01)
+        raise error
+
+    loop = asyncio.get_running_loop()
+    try:
+        if how == "gather":
+            await asyncio.gather(leave(SystemExit(2)), asyncio.sleep(5))
+        elif how == "group":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(leave(SystemExit(2)))
+        elif how == "wait_for":
+            await asyncio.wait_for(leave(SystemExit(2)), 5)
+        elif how == "interrupt":
+            await asyncio.gather(leave(KeyboardInterrupt()))
+        elif how == "thread":
+            await asyncio.to_thread(sys.exit, 2)
+        elif how == "callback":
+            loop.call_soon(sys.exit, 2)
+            await asyncio.sleep(0.05)
+        elif how == "nobody waits":
+            left = loop.create_task(leave(SystemExit(2)))
+            await asyncio.wait([left])
+    except (SystemExit, KeyboardInterrupt) as error:
+        return type(error).__name__
+    return "none"
+
+
+@app.task(bind=True)
+async def sleep_in_threads(self: Task[Any, Any], seconds: float, until: str | None = None) -> int:
+    """Block one thread: for `seconds`, or until a file exists."""
+
+    def block() -> int:
+        if until is None:
+            time.sleep(seconds)
+        else:
+            journal("in thread", id=self.request.id)
+            while not Path(until).exists():
+                time.sleep(0.02)
+        return threading.get_ident()
+
+    return await asyncio.to_thread(block)
+
+
+@app.task
+async def use_a_forked_child(where: str, how: str) -> list[int]:
+    """Fork in the task's own code; the child does not end there. Its id and exit status."""
+
+    def fork() -> list[int]:
+        pid = os.fork()
+        if pid == 0:
+            if how == "exit":
+                sys.exit(3)
+            if how == "raise":
+                raise ValueError("in the child")
+            return [0, 0]
+        return [pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])]
+
+    async def forks() -> list[int]:
+        return fork()
+
+    if where == "thread":
+        return await asyncio.to_thread(fork)
+    if where == "child task":
+        return await asyncio.create_task(forks())
+    return fork()
+
+
+@app.task
+async def start_a_process() -> int:
+    """The exit code of a process of multiprocessing's."""
+    process = multiprocessing.get_context("spawn").Process(target=os._exit, args=(7,))
+    process.start()
+    await asyncio.to_thread(process.join)
+    return process.exitcode or 0
 
 
 @app.task

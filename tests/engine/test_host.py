@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from celery.exceptions import WorkerShutdown
 
 from skillfleet_engine.host import LoopHost
 
@@ -105,9 +106,13 @@ def test_an_interrupted_wait_cancels_its_coroutine(host: LoopHost) -> None:
     assert cancelled
 
 
-def test_an_exit_out_of_the_loop_reaches_the_waiting_code(host: LoopHost) -> None:
+def test_only_celerys_order_to_end_gets_out_of_the_loop(host: LoopHost) -> None:
+    def shut_down() -> None:
+        raise WorkerShutdown(0)
+
     host.loop.call_later(0.001, exit_with, 3)
-    with pytest.raises(SystemExit):
+    host.loop.call_later(0.01, shut_down)
+    with pytest.raises(WorkerShutdown):
         host.pause(600)
     assert host.run(asyncio.sleep(0.001, "turns again")) == "turns again"
 

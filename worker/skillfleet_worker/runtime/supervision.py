@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
 from skillfleet.contracts import ReasonCode
+from skillfleet_engine.forks import Staying
 from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
 from skillfleet_worker.runtime.outcomes import Cancelled, Failed, Lost, Outcome, Released
 from skillfleet_worker.settings import WorkerSettings
@@ -64,7 +65,7 @@ def _end_of(task: "asyncio.Task[Any]") -> HandlerEnd:
 async def _contained(handler: Coroutine[Any, Any, Any]) -> Any:
     """Await the handler; what would end the whole process ends its run only."""
     try:
-        return await handler
+        return await Staying(handler)
     except (SystemExit, KeyboardInterrupt) as error:
         # Out of a task, asyncio would raise them from the loop itself, through all other runs.
         raise HandlerExitError from error
