@@ -1,14 +1,17 @@
 """The doctor's rounds, and the report of them."""
 
-import typer
-from rich.text import Text
+from collections.abc import Coroutine
+from typing import Any
 
-from skillfleet.errors import FleetUnavailableError
+import typer
+
 from skillfleet_cli.exits import ExitCode
 from skillfleet_cli.health import Finding, Level
 from skillfleet_cli.health.fleet import examine_fleet
 from skillfleet_cli.health.server import examine_broker, examine_server
-from skillfleet_cli.output import console, print_json
+from skillfleet_cli.health.writing import advice_on, code_of
+from skillfleet_cli.output import console, print_json, styled
+from skillfleet_ledger.connection import ReplyError
 from skillfleet_producer import AsyncFleet
 
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
@@ -28,12 +31,25 @@ async def report_health(fleet: AsyncFleet, *, strict: bool, as_json: bool) -> No
 
 async def _examine(fleet: AsyncFleet) -> list[Finding]:
     ledger = fleet.ledger
-    broker = await examine_broker(fleet.settings)
+    server = await _tried("redis", examine_server(ledger))
+    findings = [*server, *await examine_broker(fleet.settings)]
+    if len(server) > 1:
+        findings += await _tried("fleet", examine_fleet(ledger))
+    return findings
+
+
+async def _tried(check: str, work: Coroutine[Any, Any, list[Finding]]) -> list[Finding]:
+    """What the work finds; where it cannot go on, that is the one finding."""
     try:
-        return [*await examine_server(ledger), *broker, *await examine_fleet(ledger)]
-    except FleetUnavailableError as error:
+        return await work
+    except (ReplyError, OSError) as error:
         advice = "is it running, and is SKILLFLEET_REDIS_URL right?"
-        return [Finding("redis", Level.PROBLEM, str(error), advice), *broker]
+        if isinstance(error, ReplyError) or code_of(error):
+            advice = advice_on(error)
+        return [Finding(check, Level.PROBLEM, str(error), advice)]
+    except Exception as error:  # noqa: BLE001 - what a check trips over is worth a look
+        text = f"could not be read: {type(error).__name__}: {error}"
+        return [Finding(check, Level.PROBLEM, text, "what lies there is not what the fleet writes")]
 
 
 def _show(findings: list[Finding]) -> None:
@@ -41,6 +57,6 @@ def _show(findings: list[Finding]) -> None:
     wide = max(len(finding.check) for finding in findings)
     for finding in findings:
         level = (f"{finding.level:<8}", _STYLES[finding.level])
-        terminal.print(Text.assemble(level, f" {finding.check:<{wide}}  {finding.text}"))
+        terminal.print(styled(level, f" {finding.check:<{wide}}  {finding.text}"))
         if finding.level is not Level.OK and finding.advice:
-            terminal.print(f"{'':<{wide + 11}}-> {finding.advice}")
+            terminal.print(styled(f"{'':<{wide + 11}}-> {finding.advice}"))

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from skillfleet_cli.health import Finding, Level
+from skillfleet_cli.health.writing import examine_writing
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.connection import RefusedError, ReplyError
 
@@ -18,18 +19,20 @@ async def examine_server(ledger: Ledger) -> list[Finding]:
     before = time.monotonic()
     await ledger.directory.now_ms()
     latency = time.monotonic() - before
-    skew = await _skew_seconds(ledger)
+    clock = _clock(await _skew_seconds(ledger))
     try:
         info = await _info(ledger)
     except RefusedError as error:
         advice = "allow INFO for this user, or check version, eviction and persistence by hand"
-        return [Finding("redis", Level.WARNING, f"INFO was refused: {error}", advice)]
+        refused = Finding("redis", Level.WARNING, f"INFO was refused: {error}", advice)
+        return [refused, await examine_writing(ledger), clock]
     return [
         _version(info, ledger.connection.address, latency),
         _eviction(info),
         _memory(info),
         await _persistence(ledger, info),
-        _clock(skew),
+        await examine_writing(ledger),
+        clock,
     ]
 
 
@@ -73,7 +76,7 @@ def _eviction(info: dict[str, str]) -> Finding:
 
 
 def _memory(info: dict[str, str]) -> Finding:
-    used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    used, most = _whole(info.get("used_memory")), _whole(info.get("maxmemory"))
     text = info.get("used_memory_human", "?")
     if not most:
         return Finding("memory", Level.OK, f"{text} used, no limit set")
@@ -82,6 +85,10 @@ def _memory(info: dict[str, str]) -> Finding:
         return Finding("memory", Level.OK, text)
     advice = "raise maxmemory, or lower SKILLFLEET_RETENTION_SECONDS: a full Redis takes no runs"
     return Finding("memory", Level.WARNING, text, advice)
+
+
+def _whole(text: str | None) -> int:
+    return int(text) if text is not None and text.isdecimal() else 0
 
 
 async def _persistence(ledger: Ledger, info: dict[str, str]) -> Finding:
