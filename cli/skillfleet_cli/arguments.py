@@ -1,20 +1,24 @@
 """The arguments of a skill, as they are given on the command line."""
 
+import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from skillfleet_cli.exits import CommandError
+
+_LEAST, _MOST = -(2**63), 2**64 - 1
+"""The whole numbers that travel as they are."""
+_DEEPEST = 200
 
 
 def parse_arguments(source: str | None, pairs: Sequence[str]) -> dict[str, Any]:
     """The skill's arguments: the JSON object of `source`, overlaid with `name=value` pairs.
 
     `source` is JSON, `-` for JSON on stdin, or `@file`. A value is JSON where it can be read
-    as such, text otherwise. Raises CommandError.
+    as such, text otherwise. Raises CommandError, also for what JSON cannot carry unchanged.
     """
     return _object(source) | dict(_pair(pair) for pair in pairs)
 
@@ -24,8 +28,8 @@ def _object(source: str | None) -> dict[str, Any]:
         return {}
     text, where = _read(source)
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        value = _loads(text)
+    except ValueError as error:
         raise CommandError(
             f'{where} is not JSON: {error}; write it like \'{{"folder": "."}}\' or --arg folder=.'
         ) from None
@@ -34,19 +38,27 @@ def _object(source: str | None) -> dict[str, Any]:
             f"{where} must be a JSON object with the skill's arguments by name,"
             f" not {type(value).__name__}"
         )
+    _check(value, "")
     return value
 
 
-def _read(source: str) -> tuple[bytes, str]:
+def _read(source: str) -> tuple[str, str]:
     """The JSON text and what to call it in a message."""
     if source == "-":
-        return sys.stdin.buffer.read(), "what came on stdin"
-    if source.startswith("@"):
-        try:
-            return Path(source[1:]).read_bytes(), f"the content of {source[1:]}"
-        except OSError as error:
-            raise CommandError(f"cannot read {source[1:]!r}: {error.strerror}") from None
-    return source.encode(errors="surrogateescape"), f"{source[:80]!r}"
+        return _utf8(sys.stdin.buffer.read(), "what came on stdin")
+    if not source.startswith("@"):
+        return source, f"{source[:80]!r}"
+    try:
+        return _utf8(Path(source[1:]).read_bytes(), f"the content of {source[1:]}")
+    except OSError as error:
+        raise CommandError(f"cannot read {source[1:]!r}: {error.strerror}") from None
+
+
+def _utf8(data: bytes, where: str) -> tuple[str, str]:
+    try:
+        return data.decode("utf-8-sig"), where
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{where} is not UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def _pair(pair: str) -> tuple[str, Any]:
@@ -54,6 +66,68 @@ def _pair(pair: str) -> tuple[str, Any]:
     if not equals or not name:
         raise CommandError(f"--arg {pair!r} must be name=value")
     try:
-        return name, orjson.loads(text)
-    except orjson.JSONDecodeError:
+        value = _loads(text)
+    except ValueError:
         return name, text
+    _check(value, name)
+    return name, value
+
+
+def _loads(text: str) -> Any:
+    """Read JSON, with the numbers as they were written; raises ValueError."""
+    try:
+        return json.loads(text, parse_int=_whole)
+    except RecursionError:
+        raise CommandError(f"the JSON is nested deeper than {_DEEPEST} levels") from None
+
+
+def _whole(digits: str) -> int | float:
+    """A whole number; one that Python itself would not read counts as infinite."""
+    try:
+        return int(digits)
+    except ValueError:
+        return math.inf
+
+
+def _check(value: Any, where: str) -> None:
+    """Raise CommandError for what would arrive as something else, naming where it stands."""
+    level = [(where, value)]
+    for _ in range(_DEEPEST):
+        for place, each in level:
+            _check_one(each, place)
+        level = [below for place, each in level for below in _below(each, place)]
+        if not level:
+            return
+    raise CommandError(f"{level[0][0][:80]}…: nested deeper than {_DEEPEST} levels")
+
+
+def _below(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _check_one(name, f"a name in {where or 'the arguments'}")
+            yield f"{where}.{name}" if where else name, each
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            yield f"{where}[{number}]", each
+
+
+def _check_one(value: Any, where: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise CommandError(
+            f"{where}: JSON has no NaN and no infinity, and a number beyond 1e308 would become"
+            " one; send it as text, in quotes"
+        )
+    if isinstance(value, int) and not _LEAST <= value <= _MOST:
+        raise CommandError(
+            f"{where}: {_short(value)} has more than 64 bits; send it as text, in quotes"
+        )
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise CommandError(f"{where}: half of a surrogate pair is no text") from None
+
+
+def _short(value: int) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:20]}… ({len(text)} digits)"  # noqa: PLR2004
