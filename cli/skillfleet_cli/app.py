@@ -5,9 +5,12 @@ imports more than typer: each verb loads what it works with when it runs.
 """
 
 import inspect
+import io
+import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -26,7 +29,7 @@ from skillfleet_cli.commands import (
     trace,
     worker,
 )
-from skillfleet_cli.exits import ExitCode, explain
+from skillfleet_cli.exits import CommandError, ExitCode, explain
 
 _RUNS, _WORKERS, _CARE = "Runs", "Workers", "Looking after a fleet"
 
@@ -34,11 +37,32 @@ _RUNS, _WORKERS, _CARE = "Runs", "Workers", "Looking after a fleet"
 class _Verbs(TyperGroup):
     """The verbs; Ctrl-C ends each of them with the exit code that shells expect."""
 
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        """Parse the options for all verbs."""
+        with _printable_usage():
+            return super().make_context(*args, **more)
+
     def invoke(self, ctx: Any) -> Any:
+        """Run a verb."""
         try:
-            return super().invoke(ctx)
+            with _printable_usage():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+@contextmanager
+def _printable_usage() -> Iterator[None]:
+    """Make what typer says of wrong usage printable: it repeats what was given."""
+    try:
+        yield
+    except Exception as error:
+        # Of typer's own click or of the package, by its version.
+        if hasattr(error, "format_message"):
+            from skillfleet.printable import printable  # noqa: PLC0415 - only an error needs it
+
+            error.message = printable(getattr(error, "message", None) or "")  # type: ignore[attr-defined]
+        raise
 
 
 app = typer.Typer(
@@ -123,17 +147,38 @@ for _verb in (dead.list_, dead.show, dead.retry, dead.purge):
 
 def run() -> None:
     """Run the command line and exit with its code; raises what came of Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        # What the terminal's encoding cannot write is shown by its number.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        app(_decoded(sys.argv[1:]))
     except Exception as error:
         if isinstance(error.__cause__, KeyboardInterrupt):
             raise
-        debug = "--debug" in sys.argv[1:]
-        if debug:
-            traceback.print_exception(error)
-        message, code = explain(error)
-        hint = ""
-        if code is ExitCode.BUG and not debug:
-            hint = "\n(unexpected: `skillfleet --debug ...` shows the traceback)"
-        sys.stderr.write(f"skillfleet: {message}{hint}\n")
-        sys.exit(code)
+        sys.exit(_report(error, debug="--debug" in sys.argv[1:]))
+
+
+def _decoded(arguments: list[str]) -> list[str]:
+    """The arguments read as UTF-8, whatever the locale says; raises CommandError."""
+    decoded = []
+    for argument in arguments:
+        try:
+            decoded.append(os.fsencode(argument).decode())
+        except UnicodeError:
+            raise CommandError(f"the argument {argument!r} is not UTF-8") from None
+    return decoded
+
+
+def _report(error: Exception, *, debug: bool) -> ExitCode:
+    """Say what went wrong, in one line on stderr; returns the exit code."""
+    from skillfleet.printable import printable, printable_line  # noqa: PLC0415 - as above
+
+    if debug:
+        sys.stderr.write(printable("".join(traceback.format_exception(error))))
+    message, code = explain(error)
+    hint = ""
+    if code is ExitCode.BUG and not debug:
+        hint = "\n(unexpected: `skillfleet --debug ...` shows the traceback)"
+    sys.stderr.write(f"skillfleet: {printable_line(message)}{hint}\n")
+    return code

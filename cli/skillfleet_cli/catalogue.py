@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from rich.text import Text
-
 from skillfleet.contracts import SkillCard
-from skillfleet_cli.output import Listing, console, print_json
+from skillfleet_cli.output import Listing, console, print_json, styled
 from skillfleet_producer import AsyncFleet
 
 
@@ -23,7 +21,7 @@ async def list_agents(fleet: AsyncFleet, *, as_json: bool) -> None:
     for card in cards:
         for skill in card.skills:
             listed.add(
-                Text(f"{card.name}.{skill.name}", "bold"),
+                styled((f"{card.name}.{skill.name}", "bold")),
                 card.version,
                 card.queue,
                 _arguments(skill),
@@ -35,6 +33,7 @@ async def list_agents(fleet: AsyncFleet, *, as_json: bool) -> None:
 def _arguments(skill: SkillCard) -> str:
     """The arguments by name; those with a default in brackets."""
     schema: dict[str, Any] = skill.input_schema
-    required = set(schema.get("required", ()))
-    names = schema.get("properties", {})
-    return " ".join(name if name in required else f"[{name}]" for name in names)
+    required, names = schema.get("required"), schema.get("properties")
+    needed = required if isinstance(required, list) else ()
+    shown = names if isinstance(names, dict) else ()
+    return " ".join(name if name in needed else f"[{name}]" for name in shown)

@@ -6,13 +6,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from rich.text import Text
 
 from skillfleet.contracts import HEADER, Budget, InvocationHeader, RunState, RunStatus
 from skillfleet.errors import UnauthorizedError
+from skillfleet.printable import printable_line
 from skillfleet_cli.exits import CommandError
 from skillfleet_cli.inspection import reason_of, show_record
-from skillfleet_cli.output import Listing, age, clock, console, duration, pretty_json, print_json
+from skillfleet_cli.output import (
+    Listing,
+    age,
+    clock,
+    console,
+    duration,
+    pretty_json,
+    print_json,
+    styled,
+)
 from skillfleet_ledger.records import Invocation
 from skillfleet_ledger.refused import RefusedMessage
 from skillfleet_producer import AsyncFleet
@@ -48,7 +57,8 @@ async def show_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
         if as_json:
             print_json(message)
         else:
-            console().print(f"refused {clock(message.at)}: {message.reason}\n\n{message.body}")
+            console().print(styled(f"refused {clock(message.at)}: {message.reason}"))
+            console().print(f"\n{message.body}")
         return
     status = await fleet.run(id).status()
     invocation = _invocation(await fleet.ledger.runs.invocation(id), status)
@@ -78,7 +88,7 @@ async def retry_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
     header = _header(invocation)
     run = await fleet.enqueue(
         status.name,
-        orjson.loads(invocation.args),
+        _arguments(invocation),
         auth=await _caller(fleet, invocation),
         timeout=_timeout(header, status),
         budget=await _budget(fleet, header, status),
@@ -139,10 +149,13 @@ def _invocation(invocation: Invocation | None, status: RunStatus) -> dict[str, A
     """What the producer asked for; of the caller's claims only that there are some."""
     if invocation is None:
         return {}
-    header = _header(invocation)
+    try:
+        header, arguments = _header(invocation), _arguments(invocation)
+    except CommandError as error:
+        return {"skill": invocation.task, "unreadable": str(error)}
     return {
         "skill": invocation.task,
-        "arguments": orjson.loads(invocation.args),
+        "arguments": arguments,
         "queue": invocation.queue,
         "priority": invocation.priority,
         "timeout": _timeout(header, status),
@@ -152,7 +165,23 @@ def _invocation(invocation: Invocation | None, status: RunStatus) -> dict[str, A
 
 
 def _header(invocation: Invocation) -> InvocationHeader:
-    return InvocationHeader.model_validate(orjson.loads(invocation.headers).get(HEADER, {}))
+    """What the producer's message said of the run; raises CommandError.
+
+    Whoever may enqueue runs may write anything there.
+    """
+    try:
+        headers = orjson.loads(invocation.headers)
+        return InvocationHeader.model_validate(headers.get(HEADER, {}))
+    except (AttributeError, ValueError) as error:
+        raise CommandError(f"run {invocation.id} has a header that is invalid: {error}") from None
+
+
+def _arguments(invocation: Invocation) -> Any:
+    """The arguments; raises CommandError."""
+    try:
+        return orjson.loads(invocation.args)
+    except ValueError as error:
+        raise CommandError(f"run {invocation.id} has arguments that are no JSON: {error}") from None
 
 
 def _timeout(header: InvocationHeader, status: RunStatus) -> float | None:
@@ -178,7 +207,7 @@ def _runs_table(runs: list[RunStatus]) -> Listing:
     now = datetime.now(UTC)
     for run in runs:
         died = f"{age(now - run.finished_at)} ago" if run.finished_at is not None else ""
-        listed.add(Text(run.id, "bold"), run.name, died, _outcomes(run), reason_of(run))
+        listed.add(styled((run.id, "bold")), run.name, died, _outcomes(run), reason_of(run))
     return listed
 
 
@@ -191,7 +220,7 @@ def _outcomes(run: RunStatus) -> str:
 def _refused_table(refused: list[RefusedMessage]) -> Listing:
     listed = Listing("REFUSED MESSAGE", "AT", "BODY", "REASON")
     for message in refused:
-        body = message.body.replace("\n", " ")
+        body = printable_line(message.body)
         short = body if len(body) <= _SHORT_BODY else body[: _SHORT_BODY - 1] + "…"
-        listed.add(Text(message.id, "bold"), clock(message.at), short, message.reason)
+        listed.add(styled((message.id, "bold")), clock(message.at), short, message.reason)
     return listed

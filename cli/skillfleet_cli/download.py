@@ -1,5 +1,6 @@
 """Artifacts on their way to a file: in pieces, checked, and never under an unsafe name."""
 
+import codecs
 import contextlib
 import hashlib
 import os
@@ -12,7 +13,7 @@ from typing import BinaryIO
 from skillfleet.contracts import ArtifactInfo
 from skillfleet.errors import UnknownArtifactError
 from skillfleet_cli.exits import CommandError, ExitCode
-from skillfleet_cli.output import Listing, clock, console, print_json, size
+from skillfleet_cli.output import Listing, clock, console, print_json, size, styled, write_text
 from skillfleet_producer import AsyncRunHandle
 
 _SHORT_DIGEST = 12
@@ -46,7 +47,9 @@ async def fetch_artifact(
     """Write an artifact to `output` ('-': stdout) and compare its checksum."""
     info = await _find(run, name)
     if output == "-":
-        await _copy(run.stream_artifact(name), sys.stdout.buffer, info)
+        terminal = sys.stdout.isatty()
+        file = _Terminal() if terminal else sys.stdout.buffer
+        await _copy(run.stream_artifact(name), file, info)
         return
     target = _target(name, output)
     with _replacing(target) as file:
@@ -54,7 +57,7 @@ async def fetch_artifact(
     if as_json:
         print_json(info.model_dump(mode="json") | {"path": str(target)})
     else:
-        console(stderr=True).print(f"{target} ({size(info.size_bytes)}, {info.mime_type})")
+        console(stderr=True).print(styled(f"{target} ({size(info.size_bytes)}, {info.mime_type})"))
 
 
 async def _find(run: AsyncRunHandle, name: str) -> ArtifactInfo:
@@ -101,7 +104,24 @@ def _replacing(target: Path) -> Iterator[BinaryIO]:
         raise CommandError(f"cannot write {target}: {error.strerror}", ExitCode.FAILED) from error
 
 
-async def _copy(chunks: AsyncIterator[bytes], file: BinaryIO, info: ArtifactInfo) -> None:
+class _Terminal:
+    """Shows bytes as text on the terminal that stdout is; what is no text by its numbers."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def write(self, data: bytes) -> None:
+        """Write what is complete of it."""
+        write_text(self._decoder.decode(data))
+
+    def flush(self) -> None:
+        """Write the rest: the beginning of a letter that never ended."""
+        write_text(self._decoder.decode(b"", final=True))
+
+
+async def _copy(
+    chunks: AsyncIterator[bytes], file: BinaryIO | _Terminal, info: ArtifactInfo
+) -> None:
     digest = hashlib.sha256()
     async for chunk in chunks:
         digest.update(chunk)

@@ -1,11 +1,9 @@
-"""An event in one line, for people."""
+"""An event in one line, for people; what a skill put into its payload may be anything."""
 
 from typing import Any
 
-import orjson
-
 from skillfleet.contracts import STATE_KIND, TRIMMED_KIND, RunEvent
-from skillfleet_cli.output import duration, size
+from skillfleet_cli.output import duration, number, size, words
 
 
 def describe(event: RunEvent) -> str:
@@ -15,36 +13,43 @@ def describe(event: RunEvent) -> str:
         case kind if kind == STATE_KIND:
             return _state(event)
         case kind if kind == TRIMMED_KIND:
-            return f"{payload['missed']} events are gone: the stream keeps only the newest"
+            missed = words(payload.get("missed"))
+            return f"{missed} events are gone: the stream keeps only the newest"
         case "progress":
             return progress_text(payload)
         case "artifact":
             name, media, count = (payload.get(key) for key in ("name", "mime_type", "size_bytes"))
-            details = [str(media)] if media else []
-            details += [size(count)] if isinstance(count, int | float) else []
-            return f"artifact {name}" + (f" ({', '.join(details)})" if details else "")
+            details = [words(media)] if media else []
+            details += [size(bytes_)] if (bytes_ := number(count)) is not None else []
+            return f"artifact {words(name)}" + (f" ({', '.join(details)})" if details else "")
         case "error":
-            code = f" [{payload['code']}]" if payload.get("code") else ""
-            return f"error: {payload.get('message')}{code}"
+            code = f" [{words(payload['code'])}]" if payload.get("code") else ""
+            return f"error: {words(payload.get('message'))}{code}"
         case _:
-            return f"{event.kind} {orjson.dumps(payload).decode()}"
+            return f"{event.kind} {words(payload)}"
 
 
 def progress_text(payload: dict[str, Any]) -> str:
     """Progress in words: `3/12 reading b.py`."""
     current, total = payload.get("current"), payload.get("total")
-    parts = [] if current is None else [f"{current:g}" + (f"/{total:g}" if total else "")]
-    return " ".join([*parts, str(payload.get("message", ""))]).strip()
+    parts = [] if current is None else [count_text(current, total)]
+    return " ".join([*parts, words(payload.get("message"))]).strip()
+
+
+def count_text(current: Any, total: Any) -> str:
+    """How far something is: `3/12`, or `3` where nobody knows the total."""
+    shown = (f"{each:g}" if isinstance(each, float) else words(each) for each in (current, total))
+    return "/".join(part for part in shown if part)
 
 
 def _state(event: RunEvent) -> str:
     payload = event.payload
-    state, message = payload["state"], payload.get("message") or ""
+    state, message = words(payload.get("state")), words(payload.get("message"))
     if event.final:
-        return f"{state} [{payload.get('code')}]" + (f": {message}" if message else "")
+        return f"{state} [{words(payload.get('code'))}]" + (f": {message}" if message else "")
     if "worker" in payload:
-        return f"{state}, attempt {event.attempt} on {payload['worker']}"
-    outcome = f" ({payload['outcome']})" if payload.get("outcome") else ""
-    wait = payload.get("delay_seconds")
+        return f"{state}, attempt {event.attempt} on {words(payload['worker'])}"
+    outcome = f" ({words(payload['outcome'])})" if payload.get("outcome") else ""
+    wait = number(payload.get("delay_seconds"))
     when = f", due in {duration(wait)}" if wait else ""
     return f"{state}{outcome}" + (f": {message}" if message else "") + when

@@ -55,5 +55,7 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
             return str(error), ExitCode.USAGE if isinstance(error, given) else ExitCode.FAILED
         case ReplyError():
             return f"Redis refused: {error}", ExitCode.UNREACHABLE
+        case UnicodeEncodeError():
+            return f"{error.object!r} cannot be written as {error.encoding}", ExitCode.USAGE
         case _:
             return f"{type(error).__name__}: {error}", ExitCode.BUG

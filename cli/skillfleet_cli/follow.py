@@ -9,7 +9,7 @@ import typer
 
 from skillfleet.contracts import RunState
 from skillfleet_cli.exits import ExitCode
-from skillfleet_cli.output import print_json
+from skillfleet_cli.output import console, print_json
 from skillfleet_cli.view import View, view_for
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 
@@ -37,7 +37,7 @@ async def enqueue_run(
         if as_json:
             print_json({"id": run.id})
         else:
-            typer.echo(run.id)
+            console().print(run.id)
         return
     view = view_for(as_json=as_json)
     try:

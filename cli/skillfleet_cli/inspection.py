@@ -17,6 +17,7 @@ from skillfleet_cli.output import (
     duration,
     pretty_json,
     print_json,
+    styled,
 )
 from skillfleet_ledger.streams import event_number
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
@@ -47,7 +48,7 @@ def show_record(status: RunStatus) -> None:
     """Print a run's record as a list of facts, and its attempts when there were several."""
     facts = Listing("", "", header=False)
     for name, value in _facts(status).items():
-        facts.add(Text(name, "bold"), value)
+        facts.add(styled((name, "bold")), value)
     facts.print()
     if len(status.attempts) > 1:
         console().print()
@@ -117,7 +118,7 @@ async def list_runs(
 
 def state_text(state: RunState) -> Text:
     """A state in its colour."""
-    return Text(state.value, STATE_STYLES[state])
+    return styled((state.value, STATE_STYLES[state]))
 
 
 def took(status: RunStatus) -> float | None:
@@ -177,4 +178,4 @@ def _attempts(status: RunStatus) -> Listing:
 def _event_line(event: RunEvent) -> Text:
     at = event.at.astimezone().strftime("%H:%M:%S.%f")[:-3]
     style = STATE_STYLES[event.state] if event.state is not None else ""
-    return Text.assemble((f"{event.id:>7}  {at}  ", "dim"), (describe(event), style))
+    return styled((f"{event.id:>7}  {at}  ", "dim"), (describe(event), style))

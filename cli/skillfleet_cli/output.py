@@ -1,6 +1,13 @@
-"""What the command prints: answers on stdout, everything else on stderr."""
+"""What the command prints: answers on stdout, everything else on stderr.
 
+Much of it is text of others: of skills, callers, workers and messages. All of it is made
+printable here, on its way into a console, a listing or a line of JSON.
+"""
+
+import json
+import math
 import sys
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from skillfleet.contracts import RunState
+from skillfleet.printable import printable, printable_json, printable_line
 
 _UNCUT = 500
 """Columns of a console that is no terminal: a pipe has no edge to fit in."""
@@ -27,23 +35,62 @@ STATE_STYLES = {
 }
 
 
-def console(*, stderr: bool = False) -> Console:
+class SafeConsole(Console):
+    """A console that takes no markup, and prints text of others without harm."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; texts keep their lines."""
+        super().print(*(_safe(each) for each in objects), **options)
+
+
+def console(*, stderr: bool = False, soft_wrap: bool = True) -> SafeConsole:
     """A console on stdout or stderr that never cuts what goes into a pipe."""
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _UNCUT
-    return Console(stderr=stderr, width=width, highlight=False, markup=False, soft_wrap=True)
+    return SafeConsole(
+        stderr=stderr,
+        width=None if stream.isatty() else _UNCUT,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=soft_wrap,
+    )
+
+
+def styled(*parts: str | tuple[str, str]) -> Text:
+    """One line out of texts, some with a style; rich itself would drop some controls unseen."""
+    pairs = ((part, "") if isinstance(part, str) else part for part in parts)
+    return Text.assemble(*((printable_line(text), style) for text, style in pairs))
+
+
+def write_text(text: str) -> None:
+    """Write a skill's own text on stdout at once: as it is into a pipe, safe on a terminal."""
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
 
 
 def print_json(value: Any) -> None:
     """One line of JSON on stdout, at once; pydantic models count as their fields."""
-    line = orjson.dumps(value, default=_jsonable, option=orjson.OPT_APPEND_NEWLINE)
-    sys.stdout.write(line.decode())
+    sys.stdout.write(printable_json(_to_json(value)) + "\n")
     sys.stdout.flush()
 
 
 def pretty_json(value: Any) -> str:
     """JSON for a person."""
-    return orjson.dumps(value, default=_jsonable, option=orjson.OPT_INDENT_2).decode()
+    return printable_json(_to_json(value, orjson.OPT_INDENT_2))
+
+
+def words(value: Any) -> str:
+    """A value out of a payload, for a person: text as it is, nothing for None, else JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else printable_json(_to_json(value))
+
+
+def number(value: Any) -> float | None:
+    """The value where it is a finite number, else None; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if isinstance(value, int) or math.isfinite(value) else None
 
 
 class Listing:
@@ -63,9 +110,9 @@ class Listing:
 
     def add(self, *cells: str | Text) -> None:
         """Add a row."""
-        last = cells[-1] if isinstance(cells[-1], Text) else Text(cells[-1])
-        last.no_wrap, last.overflow = True, "ellipsis"
-        self._table.add_row(*cells[:-1], last)
+        row = [_safe(cell) if isinstance(cell, Text) else styled(cell) for cell in cells]
+        row[-1].no_wrap, row[-1].overflow = True, "ellipsis"
+        self._table.add_row(*row)
 
     def print(self) -> None:
         """Print it on stdout."""
@@ -86,6 +133,8 @@ def duration(span: timedelta | float | None) -> str:
     if span is None:
         return ""
     seconds = span.total_seconds() if isinstance(span, timedelta) else span
+    if not math.isfinite(seconds):
+        return f"{seconds} s"
     if seconds < 1:
         return f"{max(seconds, 0) * 1000:.0f} ms"
     if seconds < 60:  # noqa: PLR2004 - a minute
@@ -108,7 +157,29 @@ def age(span: timedelta) -> str:
 
 def clock(at: datetime | None) -> str:
     """A local time for a person; '' for None."""
-    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S") if at is not None else ""
+    if at is None:
+        return ""
+    # The first and the last day of the calendar have no local time in some zones.
+    with suppress(OverflowError, ValueError, OSError):
+        at = at.astimezone()
+    return at.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _safe(value: Any) -> Any:
+    """A text without what must not reach a terminal; a table or a bar as it is."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Text) and (shown := printable(value.plain)) != value.plain:
+        return Text(shown, value.style)
+    return value
+
+
+def _to_json(value: Any, option: int = 0) -> str:
+    try:
+        return orjson.dumps(value, default=_jsonable, option=option).decode()
+    except TypeError:
+        # A whole number of more than 64 bits, or half of a surrogate pair.
+        return json.dumps(value, default=_jsonable, indent=2 if option else None)
 
 
 def _jsonable(value: Any) -> Any:

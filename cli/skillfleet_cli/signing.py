@@ -4,10 +4,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import typer
-
 from skillfleet_cli.exits import CommandError
-from skillfleet_cli.output import print_json
+from skillfleet_cli.output import console, print_json, styled
 from skillfleet_ledger import Settings
 from skillfleet_producer.submission import Options, build_submission, read_call, split_task
 from skillfleet_producer.tokens import TokenSigner, load_private_key
@@ -35,5 +33,5 @@ def print_token(
     if as_json:
         print_json({"run": new.id, "token": token})
         return
-    typer.echo(f"run:   {new.id}")
-    typer.echo(f"token: {token}")
+    console().print(styled(f"run:   {new.id}"))
+    console().print(styled(f"token: {token}"))

@@ -12,8 +12,9 @@ from rich.text import Text
 
 from skillfleet.contracts import RunEvent, RunStatus
 from skillfleet.errors import UnknownRunError
+from skillfleet.printable import printable_line
 from skillfleet_cli.events import describe
-from skillfleet_cli.output import STATE_STYLES, Listing, console, duration, print_json
+from skillfleet_cli.output import STATE_STYLES, Listing, console, duration, print_json, styled
 from skillfleet_ledger.streams import event_number
 from skillfleet_producer import AsyncFleet
 
@@ -120,7 +121,7 @@ class _Waterfall:
         status = node.status
         style = STATE_STYLES[status.state]
         self._rows.add(
-            Text.assemble((lead, "dim"), (status.name, "bold")),
+            styled((lead, "dim"), (status.name, "bold")),
             Text(status.state, style),
             self._at(status.created_at),
             duration(_took(status)),
@@ -143,16 +144,16 @@ class _Waterfall:
                 self._add_line(each, indent + branch)
 
     def _add_line(self, line: "_Line", lead: str) -> None:
-        name = Text.assemble((lead, "dim"), line.text[:_LONGEST])
+        name = styled((lead, "dim"), printable_line(line.text)[:_LONGEST])
         took = duration(line.took) if line.took is not None else ""
-        self._rows.add(name, Text(line.state), self._at(line.at), took, self._mark(line.at))
+        self._rows.add(name, line.state, self._at(line.at), took, self._mark(line.at))
 
     def _add_hidden(self, runs: list[RunStatus], lead: str) -> None:
         """One row for the calls that are not shown."""
         counts = Counter(f"{run.name} {run.state}" for run in runs)
         text = ", ".join(f"{count} x {what}" for what, count in counts.most_common(4))
         shortest, longest = _took(runs[-1]), _took(runs[0])
-        name = Text.assemble((lead, "dim"), f"… {text}"[:_LONGEST])
+        name = styled((lead, "dim"), printable_line(f"… {text}")[:_LONGEST])
         took = f"{duration(shortest)} to {duration(longest)}"
         self._rows.add(name, "", "", took, "")
 

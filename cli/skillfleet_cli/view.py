@@ -11,9 +11,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from skillfleet.contracts import RunEvent, RunState, RunStatus
-from skillfleet_cli.events import describe, progress_text
+from skillfleet.printable import printable_line
+from skillfleet_cli.events import count_text, describe, progress_text
 from skillfleet_cli.inspection import reason_of, took
-from skillfleet_cli.output import STATE_STYLES, console, duration, pretty_json, print_json
+from skillfleet_cli.output import (
+    STATE_STYLES,
+    console,
+    duration,
+    number,
+    pretty_json,
+    print_json,
+    styled,
+    words,
+    write_text,
+)
 
 
 class View(Protocol):
@@ -57,7 +68,7 @@ class JsonView:
 
     def note(self, text: str) -> None:
         """Notes are for people: on stderr."""
-        console(stderr=True).print(text)
+        console(stderr=True).print(styled(text))
 
     def finish(self, status: RunStatus, value: Any) -> None:
         """Print the status with the result."""
@@ -71,7 +82,7 @@ class PlainView:
     """Text as it comes, and one line for everything else."""
 
     def __init__(self) -> None:
-        self._console: Console = console(stderr=True)
+        self._console = console(stderr=True)
         self._in_line = False
 
     def start(self, run_id: str) -> None:
@@ -81,7 +92,7 @@ class PlainView:
     def show(self, event: RunEvent) -> None:
         """Print a piece of text, or a line; the end is told by `finish`."""
         if event.kind == "text_delta":
-            self._write(str(event.payload.get("text", "")))
+            self._write(words(event.payload.get("text")))
         elif not event.final:
             self._line(describe(event), "red" if event.kind == "error" else "dim")
 
@@ -103,8 +114,7 @@ class PlainView:
         self._end_line()
 
     def _write(self, text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        write_text(text)
         if text:
             self._in_line = not text.endswith("\n")
 
@@ -114,7 +124,7 @@ class PlainView:
 
     def _line(self, text: str, style: str) -> None:
         self._end_line()
-        self._console.print(text, style=style)
+        self._console.print(styled((text, style)))
 
 
 def _ending(status: RunStatus) -> str:
@@ -134,11 +144,11 @@ class LiveView(PlainView):
         super().__init__()
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
-            TextColumn("{task.fields[count]}"),
+            TextColumn("{task.fields[count]}", markup=False),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
+            console=console(stderr=True, soft_wrap=False),
             transient=True,
         )
         self._task = self._bar.add_task("queued", total=None, count="")
@@ -176,15 +186,14 @@ class LiveView(PlainView):
         super().close()
 
     def _progress(self, payload: dict[str, Any]) -> None:
-        current, total = payload.get("current"), payload.get("total")
-        counted = isinstance(current, int | float) and isinstance(total, int | float) and total
-        self._bar.update(
-            self._task,
-            description=str(payload.get("message", "")) if counted else progress_text(payload),
-            completed=current if counted else 0,
-            total=total if counted else None,
-            count=f"{current:g}/{total:g}" if counted else "",
-        )
+        current, total = number(payload.get("current")), number(payload.get("total"))
+        if current is None or total is None or total <= 0:
+            text, current, total, count = progress_text(payload), 0, None, ""
+        else:
+            text, count = words(payload.get("message")), count_text(current, total)
+        # One line: the bar is wiped away by its height.
+        text, count = printable_line(text), printable_line(count)
+        self._bar.update(self._task, description=text, completed=current, total=total, count=count)
 
     def _lower(self) -> None:
         """Clear the bar off the terminal, so that text can be written where it stood."""

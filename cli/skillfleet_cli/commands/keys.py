@@ -29,14 +29,15 @@ def new(
       $ skillfleet keys new backend-2026-11 --out /etc/skillfleet/keys
     """
     from skillfleet_cli.exits import CommandError
+    from skillfleet_cli.output import console, styled
     from skillfleet_producer.tokens import write_new_key
 
     try:
         private, public = write_new_key(out, name)
     except OSError as error:
         raise CommandError(f"{error.filename}: {error.strerror}") from error
-    typer.echo(f"private: {private} (keep it secret: whoever has it can sign)")
-    typer.echo(f"public:  {public}")
+    console().print(styled(f"private: {private} (keep it secret: whoever has it can sign)"))
+    console().print(styled(f"public:  {public}"))
 
 
 def token(

@@ -1,8 +1,6 @@
 """The lines of several processes in one terminal."""
 
-from rich.text import Text
-
-from skillfleet_cli.output import console
+from skillfleet_cli.output import console, styled
 
 _STYLES = {"dev": "bold green", "worker": "cyan", "flower": "yellow", "valkey": "magenta"}
 
@@ -16,7 +14,7 @@ class Log:
     def line(self, name: str, text: str, style: str = "") -> None:
         """Print one line of the process `name`."""
         prefix = (f"{name:>6} │ ", _STYLES.get(name, ""))
-        self._console.print(Text.assemble(prefix, (text.rstrip(), style)))
+        self._console.print(styled(prefix, (text.rstrip(), style)))
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line of `dev` itself."""
