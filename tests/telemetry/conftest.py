@@ -1,11 +1,13 @@
 """Fleets whose telemetry arrives in this process, and a caller that is traced, too."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import structlog
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
@@ -112,6 +114,18 @@ def receiver(tracer: trace.Tracer) -> Iterator[Receiver]:
         _own.receiver = own
         yield own
         _own.receiver = None
+
+
+@pytest.fixture
+def own_root() -> Iterator[None]:
+    """Logging as it was, after a test that sets it up itself."""
+    root = logging.getLogger()
+    handlers, level, raising = list(root.handlers), root.level, logging.raiseExceptions
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.raiseExceptions = raising
+    structlog.reset_defaults()
 
 
 def _seen(span: ReadableSpan) -> Seen:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 import time
 
 import structlog
@@ -116,6 +117,30 @@ async def logs(ctx: RunContext) -> str:
     structlog.get_logger("mine").info("skill says", secret=secret, number=1)
     await asyncio.to_thread(logging.getLogger("in.thread").info, "thread says hello")
     raise SkillError(f"refused with {secret}")
+
+
+class _Unlucky:
+    """Fails when it is thrown away."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __del__(self) -> None:
+        raise ValueError(f"thrown away with {self._text}")
+
+
+@agent.skill(secrets=("token",))
+async def fails_unseen(ctx: RunContext) -> None:
+    """Errors that no handler can catch: of a plain thread, and of a `__del__`."""
+    secret = ctx.secret("token")
+
+    def fails() -> None:
+        raise ValueError(f"in a thread with {secret}")
+
+    thread = threading.Thread(target=fails, name="plain-thread")
+    thread.start()
+    await asyncio.to_thread(thread.join)
+    _Unlucky(secret)
 
 
 @shared_task(name="plain.double")

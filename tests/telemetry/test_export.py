@@ -4,8 +4,12 @@ import signal
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.trace import Link
 
 from skillfleet.errors import SettingsError
+from skillfleet_worker.telemetry.quiet_spans import quiet_span
+from skillfleet_worker.telemetry.redaction import remember
 from skillfleet_worker.telemetry.settings import TelemetrySettings
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
@@ -57,6 +61,23 @@ def test_a_collector_that_hangs_holds_up_neither_runs_nor_the_shutdown(
         seen.worker.send_signal(signal.SIGTERM)
         assert seen.worker.wait_end(60) == 0
         assert "the last spans could not be exported" in seen.worker.text()
+
+
+def test_a_secret_is_hidden_in_every_part_of_a_span() -> None:
+    remember("s3cret-of-a-link")
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("some")
+    context = tracer.start_span("other").get_span_context()
+    told = {"key": "has s3cret-of-a-link", "s3cret-of-a-link": ["s3cret-of-a-link", "x"]}
+    for links in ([Link(context, told)], []):
+        span = tracer.start_span("some", links=[Link(context, {"n": 1}), *links])
+        if not links:
+            span.add_event("s3cret-of-a-link", told)
+        assert isinstance(span, ReadableSpan)
+        quiet = quiet_span(span)
+        assert "s3cret" not in quiet.to_json()
+        assert "[secret]" in quiet.to_json()
+        assert [link.context for link in quiet.links] == [context] * (1 + len(links))
+        assert quiet.links[0].attributes == {"n": 1}
 
 
 def test_without_an_endpoint_no_tracer_is_set_up_and_nothing_leaves(

@@ -3,7 +3,9 @@
 import base64
 import json
 import logging
-from collections.abc import Callable, Iterator
+import sys
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import structlog
 
 from skillfleet.contracts import RunState
 from skillfleet_worker.telemetry import logs, redaction
+from skillfleet_worker.telemetry.uncaught import log_uncaught
 from tests.support.waiting import wait_until
 from tests.telemetry.conftest import SECRET, Watched
 
@@ -51,14 +54,38 @@ def test_each_line_of_a_run_says_so_and_hides_its_secrets(seen: Watched) -> None
     assert redaction.HIDDEN in text
 
 
-@pytest.fixture
-def own_root() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+def test_errors_that_python_prints_itself_are_lines_without_secrets(seen: Watched) -> None:
+    assert seen.fleet.enqueue("watched.fails_unseen").result(timeout=60) is None
+
+    def lines() -> list[str]:
+        return [line for line in seen.worker.text().splitlines() if ".uncaught" in line]
+
+    wait_until(lambda: len(lines()) >= 2, what="both lines")
+    thread, thrown_away = (json.loads(line) for line in lines()[:2])
+    assert "plain-thread" in thread["event"]
+    assert "ValueError: in a thread with [secret]" in thread["exception"]
+    assert "_Unlucky.__del__" in thrown_away["event"]
+    assert "ValueError: thrown away with [secret]" in thrown_away["exception"]
+    text = seen.worker.text()
+    assert SECRET not in text
+    assert not [line for line in text.splitlines() if "Traceback" in line and line[0] != "{"]
+
+
+def test_hooks_for_errors_that_python_prints_are_put_back() -> None:
+    before = threading.excepthook, sys.unraisablehook
+    try:
+        threading.excepthook, sys.unraisablehook = threading.__excepthook__, sys.__unraisablehook__
+        undo = log_uncaught()
+        assert threading.excepthook is not threading.__excepthook__
+        assert sys.unraisablehook is not sys.__unraisablehook__
+        own = threading.excepthook
+        log_uncaught()()
+        assert threading.excepthook is own, "a hook that is there stays"
+        undo()
+        assert threading.excepthook is threading.__excepthook__
+        assert sys.unraisablehook is sys.__unraisablehook__
+    finally:
+        threading.excepthook, sys.unraisablehook = before
 
 
 def test_a_terminal_gets_readable_lines_and_a_pipe_json(

@@ -2,7 +2,7 @@
 
 | when | what |
 |---|---|
-| the program starts | JSON lines get no company |
+| the program starts | JSON lines get no company; what Python would print becomes a line |
 | logging is set up | structlog, for Celery's lines too |
 | the main process starts | probe server and metrics |
 | an executing process starts, after its fork | tracing; a child sends its measurements on |
@@ -27,6 +27,7 @@ from skillfleet_worker.telemetry.metrics import IN_FLIGHT, LOOP_LAG, Gauges, sen
 from skillfleet_worker.telemetry.relay import Relay
 from skillfleet_worker.telemetry.settings import TelemetrySettings
 from skillfleet_worker.telemetry.tracing import resource, tracing
+from skillfleet_worker.telemetry.uncaught import log_uncaught
 
 if TYPE_CHECKING:
     from skillfleet_worker.telemetry.meters import Meters
@@ -75,6 +76,7 @@ class Telemetry:
 
     def _program_starts(self, instance: Any, options: Mapping[str, Any], **_: Any) -> None:
         """Keep a stream of JSON lines free of what Celery and Python print past logging."""
+        log_uncaught()
         settings, logfile = self._worker.settings, options.get("logfile")
         if not logs.writes_json(settings.log_format, logfile):
             return

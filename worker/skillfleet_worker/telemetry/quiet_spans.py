@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.trace import Link
 from opentelemetry.trace.status import Status
 
 from skillfleet_worker.telemetry.redaction import redact, redact_value
@@ -13,6 +14,7 @@ def quiet_span(span: ReadableSpan) -> ReadableSpan:
     """The span itself, or a copy of it where its texts hold a secret."""
     texts = [span.name, span.status.description or "", *_texts(span.attributes)]
     texts += [text for event in span.events for text in (event.name, *_texts(event.attributes))]
+    texts += [text for link in span.links for text in _texts(link.attributes)]
     if all(redact(text) == text for text in texts):
         return span
     return ReadableSpan(
@@ -22,7 +24,7 @@ def quiet_span(span: ReadableSpan) -> ReadableSpan:
         resource=span.resource,
         attributes=_quiet(span.attributes),
         events=[_quiet_event(event) for event in span.events],
-        links=span.links,
+        links=[Link(link.context, _quiet(link.attributes)) for link in span.links],
         kind=span.kind,
         status=_quiet_status(span.status),
         start_time=span.start_time,
