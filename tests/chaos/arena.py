@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import random
+import re
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -11,17 +13,31 @@ from typing import Any, Self
 
 from redis.exceptions import RedisError
 
-from tests.chaos.schedule import Fault, Kind
+from tests.chaos.evidence import Message, Scene
+from tests.chaos.schedule import AFTER_END, Fault, Kind
+from tests.chaos.troubles import Troubles
 from tests.support.fleet import FleetWorker
-from tests.support.proxy import Proxy
+from tests.support.proxy import Proxy, Trap
 from tests.support.rabbitmq import RabbitServer
 from tests.support.valkey import ValkeyServer
 
 LEASE_SECONDS = 2.0
 REDIS_TIMEOUT_SECONDS = 2.0
-POOLS = ("loop", "loop", "prefork")
+POOLS = ("loop", "loop", "prefork", "threads")
+_ON_CONNECTIONS = (Kind.CUT, Kind.CUT_REPLIES, Kind.CUT_REQUESTS, Kind.PARTITION, Kind.LATE)
+_ON_REDIS = (Kind.REDIS_RESTART, Kind.REDIS_FREEZE, Kind.REDIS_PAUSE, Kind.FORGET_SCRIPTS)
 _LOOK_SECONDS = 0.2
 _END_SECONDS = 40.0
+_TRAP_SECONDS = 10.0
+_REPLY_SECONDS = 0.02
+"""What the reply that sprung a trap has to reach the worker before its connections are cut."""
+_ENDS_A_CALLER = re.compile(
+    rb"\r\n(?:succeeded|failed)\r\n.*chaos\.leave"
+    rb"|\r\n(?:cancelled|timed_out)\r\n.*chaos\.(?:leave|parent)",
+    re.DOTALL,
+)
+"""The request that ends a run which left calls under way: the state, and the result's task."""
+_ENDED = re.compile(rb"settled\r\n")
 _SETTINGS: dict[str, Any] = {
     "lease_seconds": LEASE_SECONDS,
     "redis_timeout_seconds": REDIS_TIMEOUT_SECONDS,
@@ -74,6 +90,9 @@ class Arena:
         self.machines: list[Machine] = []
         self.proxies: list[Proxy] = []
         self.problems: list[str] = []
+        self.troubles = Troubles()
+        self.sprung = 0
+        """How many faults waited for the end of a caller, and saw one."""
         self.began = time.monotonic()
         self._redis = asyncio.Lock()
         self._stack = AsyncExitStack()
@@ -101,7 +120,7 @@ class Arena:
                 self.server,
                 "tests.chaos.skills",
                 pool=pool,
-                concurrency=4 if pool == "prefork" else 30,
+                concurrency=30 if pool == "loop" else 4,
                 redis_url=proxy.url,
                 **self.broker,
                 **_SETTINGS,
@@ -160,19 +179,31 @@ class Arena:
             for number, machine in enumerate(self.machines)
         )
 
+    def scene(self, messages: tuple[Message, ...]) -> Scene:
+        """What the checker has to know of the round."""
+        groups = {group: number for number, one in enumerate(self.machines) for group in one.groups}
+        now = time.monotonic_ns()
+        return Scene(self.troubles, groups, time.time_ns() - now, now, messages)
+
     # -- faults
 
     async def _happen(self, fault: Fault) -> None:
-        if fault.kind in (Kind.CUT, Kind.CUT_REPLIES, Kind.CUT_REQUESTS, Kind.PARTITION):
-            await self._cut(self.proxies[fault.worker], fault)
-        elif fault.kind in (Kind.REDIS_RESTART, Kind.REDIS_FREEZE, Kind.REDIS_PAUSE):
+        if fault.kind in _ON_CONNECTIONS:
+            with self.troubles.during(fault.worker):
+                await self._cut(self.proxies[fault.worker], fault)
+        elif fault.kind in _ON_REDIS:
             async with self._redis:
-                await self._break_redis(fault)
+                with self.troubles.during():
+                    await self._break_redis(fault)
+        elif fault.kind in AFTER_END:
+            await self._break_after_an_end(fault)
         else:
-            machine = self.machines[fault.worker % len(self.machines)]
+            number = fault.worker % len(self.machines)
+            machine = self.machines[number]
             async with machine.busy:
                 if machine.exit_code is None:
-                    await self._break_worker(machine, fault)
+                    with self.troubles.during(number):
+                        await self._break_worker(machine, fault)
 
     async def _cut(self, proxy: Proxy, fault: Fault) -> None:
         match fault.kind:
@@ -182,10 +213,45 @@ class Arena:
                 proxy.cut_replies_after(fault.size)
             case Kind.CUT_REQUESTS:
                 proxy.cut_requests_after(fault.size)
-            case _:
-                proxy.hold()
+            case Kind.LATE:
+                proxy.late = fault.size % 1000 / 1000 * LEASE_SECONDS
                 await asyncio.sleep(fault.seconds)
-                proxy.release()
+                if fault.size % 2:
+                    await _silence(proxy, 2 * LEASE_SECONDS)
+                proxy.late = 0.0
+            case _:
+                await _silence(proxy, fault.seconds)
+
+    async def _break_after_an_end(self, fault: Fault) -> None:
+        """Strike the first worker that ends a caller: it hears that it did, and then nothing."""
+        traps = [Trap(_ENDS_A_CALLER, _ENDED) for _ in self.machines]
+        for proxy, trap in zip(self.proxies, traps, strict=False):
+            proxy.set_trap(trap)
+        waiting = [asyncio.create_task(trap.sprung.wait()) for trap in traps]
+        await asyncio.wait(waiting, timeout=_TRAP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for proxy, trap, task in zip(self.proxies, traps, waiting, strict=False):
+            proxy.remove_trap(trap)
+            task.cancel()
+        struck = [number for number, trap in enumerate(traps) if trap.sprung.is_set()]
+        self.sprung += len(struck)
+        await asyncio.gather(*(self._strike(number, fault) for number in struck))
+
+    async def _strike(self, number: int, fault: Fault) -> None:
+        """No byte passes between that worker and Redis when this begins."""
+        machine = self.machines[number]
+        with self.troubles.during(number):
+            try:
+                if fault.kind is Kind.KILL_AFTER_END:
+                    machine.asked_to_end = True
+                    machine.worker.signal_all(signal.SIGKILL)
+                    return
+                await asyncio.sleep(_REPLY_SECONDS)
+                if fault.kind is Kind.CUT_AFTER_END:
+                    machine.proxy.cut()
+                # Longer than it waits for an answer.
+                await asyncio.sleep(fault.seconds + REDIS_TIMEOUT_SECONDS)
+            finally:
+                machine.proxy.release()
 
     async def _break_redis(self, fault: Fault) -> None:
         match fault.kind:
@@ -199,9 +265,25 @@ class Arena:
                 self.server.signal(signal.SIGSTOP)
                 await asyncio.sleep(fault.seconds)
                 self.server.signal(signal.SIGCONT)
+            case Kind.FORGET_SCRIPTS:
+                forgetting = asyncio.to_thread(self._forget_scripts, fault)
+                await asyncio.gather(forgetting, self._cut_now_and_then(fault))
             case _:
                 await asyncio.to_thread(self._pause, fault.seconds)
                 await asyncio.sleep(fault.seconds)
+
+    def _forget_scripts(self, fault: Fault) -> None:
+        dice, end = random.Random(fault.size), time.monotonic() + fault.seconds
+        with suppress(RedisError), self.server.client() as client:
+            while time.monotonic() < end:
+                client.script_flush("SYNC")
+                time.sleep(dice.uniform(0, 0.02))
+
+    async def _cut_now_and_then(self, fault: Fault) -> None:
+        """What a worker does when it connects again meets a Redis without scripts."""
+        for _ in range(int(fault.seconds)):
+            self.proxies[fault.worker].cut()
+            await asyncio.sleep(1)
 
     def _pause(self, seconds: float) -> None:
         with suppress(RedisError), self.server.client() as client:
@@ -290,6 +372,12 @@ class Arena:
             with suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
         machine.worker.close()
+
+
+async def _silence(proxy: Proxy, seconds: float) -> None:
+    proxy.hold()
+    await asyncio.sleep(seconds)
+    proxy.release()
 
 
 async def _gone(group: int) -> bool:

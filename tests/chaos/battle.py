@@ -8,19 +8,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import redis
 from redis.exceptions import RedisError
 
 from skillfleet.contracts import RunState
 from skillfleet_ledger.keys import Keyspace
 from tests.chaos.arena import LEASE_SECONDS, POOLS, Arena
 from tests.chaos.checker import check
-from tests.chaos.evidence import Journal, read_runs
+from tests.chaos.evidence import Journal, Run, read_messages, read_runs
 from tests.chaos.load import Load, draw_orders
 from tests.chaos.schedule import Fault, draw
 from tests.ledger.audit import audit
 
 RATE = 4.0
 GAP_SECONDS = 1.5
+_CALM_SECONDS = 1.0
+"""How long no run may be under way: what Celery calls after a run is on its way to be one."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,12 @@ async def fight(battle: Battle) -> Verdict:
         journal = Path(folder) / "journal"
         journal.touch()
         async with Arena(rabbit=battle.rabbit) as arena:
-            load = Load(arena.proxies[-1].url, random.Random(battle.seed), **arena.broker)
+            load = Load(
+                arena.proxies[-1].url,
+                arena.server.port,
+                random.Random(battle.seed),
+                **arena.broker,
+            )
             orders = draw_orders(
                 random.Random(battle.seed), str(journal), battle.seconds, battle.rate
             )
@@ -72,32 +80,50 @@ async def fight(battle: Battle) -> Verdict:
                 group.create_task(load.run(orders, battle.seconds))
             healed = time.monotonic()
             await load.finish(battle.patience)
-            await asyncio.to_thread(_wait_idle, arena, healed + battle.patience)
+            await asyncio.to_thread(_wait_idle, arena, load, healed + battle.patience)
             took = time.monotonic() - healed
             await arena.end()
             return await asyncio.to_thread(_judge, arena, load, Journal(journal), took)
 
 
-def _wait_idle(arena: Arena, end: float) -> None:
-    prefix = Keyspace().shard_prefix(0)
+def _wait_idle(arena: Arena, load: Load, end: float) -> None:
+    """Until no run is queued or running; what a plain client sent may not be a run yet."""
+    idle_since = None
     while time.monotonic() < end:
         with suppress(RedisError), arena.server.client() as client:
-            unfinished = (RunState.QUEUED, RunState.RUNNING)
-            if not any(client.zcard(f"{prefix}state:{state}") for state in unfinished):
+            if not _idle(client, load, rabbit=arena.rabbit is not None):
+                idle_since = None
+            elif (idle_since := idle_since or time.monotonic()) + _CALM_SECONDS < time.monotonic():
                 return
         time.sleep(0.1)
+
+
+def _idle(client: redis.Redis, load: Load, *, rabbit: bool) -> bool:
+    prefix = Keyspace().shard_prefix(0)
+    unfinished = (RunState.QUEUED, RunState.RUNNING)
+    if any(client.zcard(f"{prefix}state:{state}") for state in unfinished):
+        return False
+    if rabbit:
+        return all(client.exists(f"{prefix}run:{run_id}") for run_id in load.made)
+    return not client.llen("celery")
 
 
 def _judge(arena: Arena, load: Load, journal: Journal, took: float) -> Verdict:
     keys = Keyspace()
     with arena.server.client() as client:
         runs = read_runs(client, keys)
+        scene = arena.scene(read_messages(client) if arena.rabbit is None else ())
         problems = [*arena.problems, *load.problems, *audit(client, keys)]
-    problems += check(runs, journal, load.made)
+    problems += check(runs, journal, load.made, scene)
+    summary = f"{_counts(arena, load, runs)}; all at rest {took:.1f} s after the last fault"
+    return Verdict(problems, summary, arena.logs(), journal.text)
+
+
+def _counts(arena: Arena, load: Load, runs: dict[str, Run]) -> str:
     outcomes = [attempt.get("outcome") for run in runs.values() for attempt in run.attempts]
     counts = ", ".join(f"{outcomes.count(name)} {name}" for name in sorted(set(map(str, outcomes))))
-    summary = (
-        f"{len(load.made)} orders, {len(runs)} runs, {len(outcomes)} attempts ({counts});"
-        f" all at rest {took:.1f} s after the last fault"
+    unclaimed = sum(run_id not in runs for run_id in load.made)
+    return (
+        f"{len(load.made)} orders ({unclaimed} left to the broker), {len(runs)} runs,"
+        f" {len(outcomes)} attempts ({counts}), {arena.sprung} traps"
     )
-    return Verdict(problems, summary, arena.logs(), journal.text)

@@ -4,30 +4,46 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from skillfleet.contracts import RunState
-from tests.chaos.evidence import Execution, Journal, Run
+from tests.chaos.evidence import Execution, Journal, Run, Scene
+from tests.chaos.families import cancelled, children, handlers
+from tests.chaos.followers import at_the_broker, followed, limited
 from tests.chaos.load import Made
 
 
-def check(runs: Mapping[str, Run], journal: Journal, made: Mapping[str, Made]) -> list[str]:
+def check(
+    runs: Mapping[str, Run], journal: Journal, made: Mapping[str, Made], scene: Scene
+) -> list[str]:
     """All that is wrong, a line each; empty when every promise was kept."""
     problems: list[str] = []
     for run_id, one in made.items():
-        if run_id not in runs:
+        if run_id in runs:
+            problems += _named(runs[run_id], _ordered(runs[run_id], one, runs, journal, scene))
+        elif not at_the_broker(run_id, one, scene):
             problems.append(f"{run_id} was accepted and is not in the ledger")
-        else:
-            problems += _named(runs[run_id], _ended_as_ordered(runs[run_id], one))
     for run in runs.values():
         executions = journal.executions.get(run.id, [])
         problems += _named(run, _state(run))
         problems += _named(run, _streamed(run))
         problems += _named(run, _executed(run, executions))
         problems += _named(run, _alone(run, executions))
+        problems += _named(run, handlers(run, executions, scene))
+        problems += _named(run, children(run, runs, journal.executions, scene))
     unknown = journal.executions.keys() - runs.keys()
     return problems + [f"{run_id} was executed and is not in the ledger" for run_id in unknown]
 
 
 def _named(run: Run, problems: Iterator[str]) -> list[str]:
     return [f"{run.id} ({run.skill}, {run.state}): {problem}" for problem in problems]
+
+
+def _ordered(
+    run: Run, made: Made, runs: Mapping[str, Run], journal: Journal, scene: Scene
+) -> Iterator[str]:
+    yield from _ended_as_ordered(run, made)
+    if made.cancelled_at is not None:
+        yield from cancelled(run, made.cancelled_at, scene)
+    yield from limited(run, made, journal.executions.get(run.id, []), scene)
+    yield from followed(run, made, runs, journal.executions, scene)
 
 
 def _ended_as_ordered(run: Run, made: Made) -> Iterator[str]:

@@ -1,7 +1,10 @@
 """What a round left behind: the ledger as plain Redis data, and the journal of the skills."""
 
+import base64
+import time
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import orjson
 
 from skillfleet.contracts import RunState
 from skillfleet_ledger.keys import Keyspace
+from tests.chaos.troubles import Troubles
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class Run:
     def skill(self) -> str:
         return self.record["skill"]
 
+    @property
+    def parent(self) -> str | None:
+        """The run that called it."""
+        return self.record.get("parent")
+
     def outcome(self, attempt: int) -> str:
         """How an attempt ended; '' while it is open."""
         entry = next((one for one in self.attempts if one["number"] == attempt), {})
@@ -63,6 +72,8 @@ class Execution:
     pid: int
     words: tuple[str, ...]
     times: tuple[int, ...]
+    group: int = 0
+    """The worker's process group."""
 
     @property
     def first(self) -> int:
@@ -75,6 +86,42 @@ class Execution:
     @property
     def ended(self) -> bool:
         return "end" in self.words
+
+    @property
+    def over(self) -> int:
+        """When the handler ended, of one that `ended`."""
+        return self.times[self.words.index("end")]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a round knows beside its runs: how journal and ledger read the clock, and the faults."""
+
+    troubles: Troubles = field(default_factory=Troubles)
+    groups: Mapping[int, int] = field(default_factory=dict)
+    """The worker of each process group."""
+    skew: int = 0
+    """Nanoseconds from the journal's clock to the ledger's."""
+    now: int = field(default_factory=time.monotonic_ns)
+    """When the round was over, by the journal's clock."""
+    messages: tuple["Message", ...] = ()
+    """What a broker on Redis still has."""
+
+    def at(self, moment: Any) -> int:
+        """A time of the ledger by the journal's clock; the end of the round for None."""
+        return self.now if moment is None else int(moment) * 1_000_000 - self.skew
+
+    def worker(self, one: Execution) -> int | None:
+        """Which worker executed that."""
+        return self.groups.get(one.group)
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of the broker's: its task's id and, in a plain client's, keyword arguments."""
+
+    id: str
+    arguments: dict[str, Any]
 
 
 class Journal:
@@ -90,14 +137,15 @@ class Journal:
     @cached_property
     def executions(self) -> dict[str, list[Execution]]:
         """By run: its executions in the order of their beginnings."""
-        lines: dict[tuple[str, int, int], list[tuple[str, int]]] = defaultdict(list)
+        lines: dict[tuple[str, int, int, int], list[tuple[str, int]]] = defaultdict(list)
         for line in self.text.splitlines():
-            run_id, attempt, word, moment, pid = line.split()
-            lines[run_id, int(attempt), int(pid)].append((word, int(moment)))
+            run_id, attempt, word, *numbers = line.split()
+            moment, pid, of = map(int, numbers)
+            lines[run_id, int(attempt), pid, of].append((word, moment))
         found: dict[str, list[Execution]] = defaultdict(list)
-        for (run_id, number, process), told in lines.items():
+        for (run_id, number, process, group), told in lines.items():
             words, times = zip(*sorted(told, key=lambda entry: entry[1]), strict=True)
-            found[run_id].append(Execution(number, process, words, times))
+            found[run_id].append(Execution(number, process, words, times, group))
         return {run: sorted(all_, key=lambda one: one.first) for run, all_ in found.items()}
 
 
@@ -138,3 +186,27 @@ def _last_attempt(record: dict[str, str], listed: list[dict[str, Any]]) -> list[
             **(ended if "finished" in record else {}),
         }
     ]
+
+
+def read_messages(client: Any) -> tuple[Message, ...]:
+    """All that is queued on, or claimed from, a broker that is this Redis."""
+    return tuple(message for raw in _raw_messages(client) if (message := _message(raw)))
+
+
+def _raw_messages(client: Any) -> Iterator[Any]:
+    for key in client.scan_iter(count=1000, _type="list"):
+        for raw in client.lrange(key, 0, -1):
+            yield raw
+    for key in client.scan_iter(match="*unacked", count=1000, _type="hash"):
+        for raw in client.hvals(key):
+            yield orjson.dumps(orjson.loads(raw)[0])
+
+
+def _message(raw: bytes) -> Message | None:
+    try:
+        found = orjson.loads(raw)
+        body = orjson.loads(base64.b64decode(found["body"]))
+        return Message(found["headers"]["id"], body[1])
+    except (ValueError, KeyError, TypeError, IndexError):
+        # A list of something else, or a message of the fleet's own.
+        return None

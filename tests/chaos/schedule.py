@@ -20,6 +20,11 @@ class Kind(StrEnum):
     CUT_REPLIES = "cut connections in the middle of a reply"
     CUT_REQUESTS = "cut connections in the middle of a request"
     PARTITION = "let no byte pass between a worker and Redis"
+    LATE = "let replies come late, by up to a lease, and then perhaps none"
+    CUT_AFTER_END = "cut a worker off right after it ended a run that had called others"
+    SILENCE_AFTER_END = "let no byte pass right after a worker ended a run that had called others"
+    KILL_AFTER_END = "kill a worker right after it ended a run that had called others (SIGKILL)"
+    FORGET_SCRIPTS = "flush Redis' scripts, again and again, and cut a worker's connections"
     REDIS_RESTART = "kill a server and start it again (SIGKILL)"
     REDIS_FREEZE = "freeze Redis (SIGSTOP, SIGCONT)"
     REDIS_PAUSE = "pause Redis (CLIENT PAUSE)"
@@ -37,11 +42,18 @@ _WEIGHTS = {
     Kind.CUT_REPLIES: 4,
     Kind.CUT_REQUESTS: 3,
     Kind.PARTITION: 3,
+    Kind.LATE: 3,
+    Kind.CUT_AFTER_END: 2,
+    Kind.SILENCE_AFTER_END: 2,
+    Kind.KILL_AFTER_END: 2,
+    Kind.FORGET_SCRIPTS: 3,
     Kind.REDIS_RESTART: 2,
     Kind.REDIS_FREEZE: 1,
     Kind.REDIS_PAUSE: 1,
 }
-_ON_REDIS = (Kind.REDIS_RESTART, Kind.REDIS_FREEZE, Kind.REDIS_PAUSE)
+AFTER_END = (Kind.CUT_AFTER_END, Kind.SILENCE_AFTER_END, Kind.KILL_AFTER_END)
+"""Whichever worker is the first to do so after the fault's time."""
+_ANYWHERE = (Kind.REDIS_RESTART, Kind.REDIS_FREEZE, Kind.REDIS_PAUSE, *AFTER_END)
 
 
 @dataclass(frozen=True)
@@ -53,10 +65,10 @@ class Fault:
     worker: int
     seconds: float
     size: int
-    """Bytes that still pass before a connection is cut in the middle."""
+    """Bytes that still pass before a connection is cut in the middle; decides what else is open."""
 
     def __str__(self) -> str:
-        where = "" if self.kind in _ON_REDIS else f", worker {self.worker}"
+        where = "" if self.kind in _ANYWHERE else f", worker {self.worker}"
         return f"{self.at:7.2f} s  {self.kind}{where}, {self.seconds:.1f} s, {self.size} bytes"
 
 

@@ -1,7 +1,8 @@
 """The agent of the chaos rounds: each skill tells a journal outside the fleet what it does.
 
-A journal is a file; a line is `<run> <attempt> <word> <monotonic ns> <process id>`. `start` and
-`end` are on the disk when the skill goes on; `tick` shows now and then that it still runs.
+A journal is a file; a line is `<run> <attempt> <word> <monotonic ns> <process id> <its group>`.
+`start` and `end` are on the disk when the skill goes on; `tick` shows now and then that it still
+runs.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from skillfleet import Agent, RunContext, SkillError
 
@@ -18,7 +20,9 @@ TICK_SECONDS = 0.1
 
 def note(journal: str, ctx: RunContext, word: str) -> None:
     """Append one line."""
-    line = f"{ctx.task_id} {ctx.attempt} {word} {time.monotonic_ns()} {os.getpid()}\n"
+    line = (
+        f"{ctx.task_id} {ctx.attempt} {word} {time.monotonic_ns()} {os.getpid()} {os.getpgrp()}\n"
+    )
     file = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(file, line.encode())
@@ -85,6 +89,48 @@ async def parent(ctx: RunContext, journal: str, children: int, seconds: float) -
             *(ctx.call("chaos", "sleep", args=args) for _ in range(children - 1))
         )
     return float(sum(answer.result for answer in (first, *others)))
+
+
+@agent.skill
+async def leave(
+    ctx: RunContext, journal: str, how: str, seconds: float, child_seconds: float
+) -> str:
+    """End after some seconds, while a call is under way that takes longer."""
+
+    async def call(skill: str, seconds: float) -> Any:
+        return await ctx.call("chaos", skill, args={"journal": journal, "seconds": seconds})
+
+    async with noted(ctx, journal):
+        calling = asyncio.create_task(call("sleep", child_seconds))
+        _left.add(calling)
+        calling.add_done_callback(_left.discard)
+        if how == "raise out of gather":
+            await asyncio.gather(calling, call("fail", seconds))
+        elif how == "first completed":
+            pausing = asyncio.create_task(asyncio.sleep(seconds))
+            await asyncio.wait({calling, pausing}, return_when=asyncio.FIRST_COMPLETED)
+        elif how == "return":
+            await asyncio.sleep(seconds)
+    return how
+
+
+_left: set[asyncio.Task[Any]] = set()
+"""What `leave` has left behind: nothing but this keeps it from being collected."""
+
+
+@agent.skill
+async def fail(ctx: RunContext, journal: str, seconds: float) -> None:
+    async with noted(ctx, journal):
+        await asyncio.sleep(seconds)
+        raise SkillError("as ordered")
+
+
+@agent.skill
+async def linked(ctx: RunContext, value: Any, journal: str, order: str) -> Any:
+    """Called by Celery with what the run of an order returned; notes which order."""
+    async with noted(ctx, journal):
+        note(journal, ctx, f"for:{order}")
+    return value
 
 
 @agent.skill(max_retries=5)

@@ -5,6 +5,7 @@ One event loop owns a proxy. For tests that are not asynchronous, run it in a th
 
 import asyncio
 import contextlib
+import re
 import ssl
 from dataclasses import dataclass, field
 from typing import Self
@@ -32,6 +33,45 @@ class _Cut:
         return passed, True
 
 
+@dataclass(eq=False)
+class Trap:
+    """Waits for a request, and for a reply that comes after it on the same connection.
+
+    Both patterns are searched in the pieces of data that pass, so a match must be short. When
+    the reply has passed, `sprung` is set and the proxy holds: whoever got the reply gets nothing
+    more, and what it asks next does not arrive.
+    """
+
+    request: re.Pattern[bytes]
+    reply: re.Pattern[bytes]
+    sprung: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class _Pieces:
+    """What a connection sends, read ahead, each piece with the moment at which it came."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=256)
+        self._reading = asyncio.create_task(self._read(reader))
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        data = b"."
+        while data:
+            with contextlib.suppress(OSError):
+                data = b""
+                data = await reader.read(_PIECE)
+            await self._pieces.put((asyncio.get_running_loop().time(), data))
+
+    async def next(self) -> tuple[float, bytes]:
+        """The next piece; an empty one at the end."""
+        return await self._pieces.get()
+
+    async def close(self) -> None:
+        """Read no more."""
+        self._reading.cancel()
+        await asyncio.wait({self._reading})
+
+
 @dataclass
 class Proxy:
     """Passes bytes between its own port and the server at `target`, until told otherwise."""
@@ -40,6 +80,8 @@ class Proxy:
     port: int = field(default_factory=free_port)
     delay: float = 0.0
     """Seconds that every piece of data waits, in both directions."""
+    late: float = 0.0
+    """Seconds by which each reply comes later; they do not hold one another up."""
     tls: ssl.SSLContext | None = None
     """Speak TLS to clients; the server behind is spoken to in plain text."""
     accepted: int = 0
@@ -51,6 +93,7 @@ class Proxy:
         self._open.set()
         self._requests = _Cut()
         self._replies = _Cut()
+        self._traps: list[Trap] = []
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -101,6 +144,15 @@ class Proxy:
         """Let the bytes that were held pass, and those that follow."""
         self._open.set()
 
+    def set_trap(self, trap: Trap) -> None:
+        """Hold as soon as the trap's reply has passed; once."""
+        self._traps.append(trap)
+
+    def remove_trap(self, trap: Trap) -> None:
+        """Do without a trap; also one that is sprung or was never set."""
+        with contextlib.suppress(ValueError):
+            self._traps.remove(trap)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -118,9 +170,11 @@ class Proxy:
     async def _bridge(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.target)
         self._writers.add(server_writer)
+        # Traps whose request has passed here.
+        set_off: list[Trap] = []
         pumps = [
-            asyncio.create_task(self._pump(reader, server_writer, self._requests)),
-            asyncio.create_task(self._pump(server_reader, writer, self._replies)),
+            asyncio.create_task(self._pump_requests(reader, server_writer, set_off)),
+            asyncio.create_task(self._pump_replies(server_reader, writer, set_off)),
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -131,19 +185,55 @@ class Proxy:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
 
-    async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, cut: _Cut
+    async def _pump_requests(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, set_off: list[Trap]
     ) -> None:
-        while data := await source.read(_PIECE):
+        going_on = True
+        while going_on and (data := await source.read(_PIECE)):
             await self._open.wait()
-            if self.delay:
-                await asyncio.sleep(self.delay)
-            passed, broken = cut.take(data)
-            sink.write(passed)
-            await sink.drain()
-            if broken:
-                # What passed must reach the other side before the connection breaks.
-                sink.close()
-                await sink.wait_closed()
-                self.cut()
-                return
+            set_off += [trap for trap in self._traps if trap.request.search(data)]
+            going_on = await self._pass(data, sink, self._requests)
+
+    async def _pump_replies(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, set_off: list[Trap]
+    ) -> None:
+        pieces, going_on = _Pieces(source), True
+        try:
+            while going_on:
+                came, data = await pieces.next()
+                if not data:
+                    return
+                await self._open.wait()
+                if self.late:
+                    now = asyncio.get_running_loop().time()
+                    await asyncio.sleep(max(came + self.late - now, 0))
+                passed = self._spring(data, sink, set_off)
+                await self._open.wait()
+                going_on = await self._pass(data[passed:], sink, self._replies)
+        finally:
+            await pieces.close()
+
+    def _spring(self, data: bytes, sink: asyncio.StreamWriter, set_off: list[Trap]) -> int:
+        """Let pass what springs a trap, and hold before anything else happens; how much passed."""
+        for trap in set_off:
+            if trap in self._traps and (found := trap.reply.search(data)):
+                self.remove_trap(trap)
+                sink.write(data[: found.end()])
+                self.hold()
+                trap.sprung.set()
+                return found.end()
+        return 0
+
+    async def _pass(self, data: bytes, sink: asyncio.StreamWriter, cut: _Cut) -> bool:
+        """Hand data on; False when the connections break with it."""
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        passed, broken = cut.take(data)
+        sink.write(passed)
+        await sink.drain()
+        if broken:
+            # What passed must reach the other side before the connection breaks.
+            sink.close()
+            await sink.wait_closed()
+            self.cut()
+        return not broken
