@@ -214,13 +214,24 @@ class Arena:
             case Kind.CUT_REQUESTS:
                 proxy.cut_requests_after(fault.size)
             case Kind.LATE:
-                proxy.late = fault.size % 1000 / 1000 * LEASE_SECONDS
-                await asyncio.sleep(fault.seconds)
-                if fault.size % 2:
-                    await _silence(proxy, 2 * LEASE_SECONDS)
-                proxy.late = 0.0
+                await self._delay(proxy, fault)
             case _:
                 await _silence(proxy, fault.seconds)
+
+    async def _delay(self, proxy: Proxy, fault: Fault) -> None:
+        """Replies come late; after the first one to a connection that is new, perhaps none."""
+        first = Trap(re.compile(rb"SETNAME"), re.compile(rb"\A\*"))
+        if fault.size % 3:
+            proxy.set_trap(first)
+        proxy.late = fault.size % 1000 / 1000 * LEASE_SECONDS
+        with suppress(TimeoutError):
+            async with asyncio.timeout(fault.seconds + LEASE_SECONDS):
+                await first.sprung.wait()
+        proxy.remove_trap(first)
+        if first.sprung.is_set():
+            await asyncio.sleep(2 * LEASE_SECONDS)
+            proxy.release()
+        proxy.late = 0.0
 
     async def _break_after_an_end(self, fault: Fault) -> None:
         """Strike the first worker that ends a caller: it hears that it did, and then nothing."""

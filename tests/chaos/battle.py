@@ -125,5 +125,6 @@ def _counts(arena: Arena, load: Load, runs: dict[str, Run]) -> str:
     unclaimed = sum(run_id not in runs for run_id in load.made)
     return (
         f"{len(load.made)} orders ({unclaimed} left to the broker), {len(runs)} runs,"
-        f" {len(outcomes)} attempts ({counts}), {arena.sprung} traps"
+        f" {len(outcomes)} attempts ({counts}), {arena.sprung} faults"
+        f" right after an end, {load.died} cancellers died"
     )

@@ -66,8 +66,8 @@ def draw_orders(dice: random.Random, journal: str, seconds: float, rate: float) 
     orders = [dice.choice(makers)(dice, journal) for _ in range(int(seconds * rate))]
     # Rare: while they hold the thread, all other runs of their process wait.
     blocked = {"journal": journal, "seconds": 1.5}
-    for place in range(len(orders) // 60 + 1):
-        orders[place * 60 % len(orders)] = Order("chaos.block", blocked, value=1.5)
+    for place in range(len(orders) // 40 + 1):
+        orders[place * 40 % len(orders)] = Order("chaos.block", blocked, value=1.5)
     return orders
 
 
@@ -165,6 +165,8 @@ class Load:
         self._port = port
         self.made: dict[str, Made] = {}
         self.problems: list[str] = []
+        self.died = 0
+        """How many cancellers were gone before they could ask for more."""
         self._dice = dice
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -225,19 +227,20 @@ class Load:
     async def _cancel(self, run: AsyncRunHandle, made: Made) -> None:
         await asyncio.sleep(made.order.cancel_after or 0)
         if made.order.dies:
-            await self._cancel_and_die(run.id)
+            await self._cancel_and_die(run)
         else:
             await _ask_until_heard(run)
         made.cancelled_at = time.monotonic_ns()
 
-    async def _cancel_and_die(self, run_id: str) -> None:
+    async def _cancel_and_die(self, run: AsyncRunHandle) -> None:
         """Cancel as a process does that is gone as soon as its first request was answered."""
-        first = Trap(re.compile(re.escape(run_id).encode()), re.compile(rb"\A[*:$]"))
+        # Not by the hash of a script that Redis did not have, nor by an error.
+        first = Trap(re.compile(re.escape(run.id).encode()), re.compile(rb"\A[*:]"))
         async with Proxy(self._port) as proxy:
             settings = self._settings.model_copy(update={"redis_url": proxy.url})
             async with AsyncFleet(settings=settings) as fleet:
                 proxy.set_trap(first)
-                asking = asyncio.create_task(_ask_until_heard(fleet.run(run_id)))
+                asking = asyncio.create_task(_ask_until_heard(fleet.run(run.id)))
                 answered = asyncio.create_task(first.sprung.wait())
                 await asyncio.wait({asking, answered}, return_when=asyncio.FIRST_COMPLETED)
                 for task in (asking, answered):
@@ -245,6 +248,7 @@ class Load:
                 await asyncio.gather(asking, answered, return_exceptions=True)
                 # Nothing that it still had to say arrives.
                 proxy.cut()
+        self.died += first.sprung.is_set()
 
     async def _follow(self, run: AsyncRunHandle, seen: list[RunEvent]) -> None:
         while not (seen and seen[-1].final):

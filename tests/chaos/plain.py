@@ -26,12 +26,9 @@ class PlainClient:
     """One Celery app; `broker_url` is the ledger's Redis where none is given."""
 
     def __init__(self, url: str, broker_url: str | None = None) -> None:
-        self._app = Celery(broker=broker_url or url, backend=url, set_as_current=False)
-        self._app.conf.update(
-            broker_transport_options={} if broker_url else _SOCKETS,
-            redis_socket_timeout=2,
-            redis_socket_connect_timeout=2,
-        )
+        # Without a backend: one that cannot wait for results any more can send nothing either.
+        self._app = Celery(broker=broker_url or url, set_as_current=False)
+        self._app.conf.broker_transport_options = {} if broker_url else _SOCKETS
 
     async def send(self, task_id: str, skill: str, args: Mapping[str, Any], plain: Plain) -> None:
         """Send one task; again and again, under the same id, until the broker took it."""

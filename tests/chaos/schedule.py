@@ -42,7 +42,7 @@ _WEIGHTS = {
     Kind.CUT_REPLIES: 4,
     Kind.CUT_REQUESTS: 3,
     Kind.PARTITION: 3,
-    Kind.LATE: 3,
+    Kind.LATE: 4,
     Kind.CUT_AFTER_END: 2,
     Kind.SILENCE_AFTER_END: 2,
     Kind.KILL_AFTER_END: 2,
