@@ -19,6 +19,7 @@
 | P deadlines | zset | unfinished runs with a deadline, by deadline (ms) | when they end |
 | P leases | zset | running runs by the end of their lease (ms) | when they end |
 | P owed | zset | ended and cancelled runs that owe an end (below), by the next try | when paid |
+| P canvases | zset | ended runs whose links and chains did not go on, by the next try | soon |
 | P watermark | hash | `QUEUE:PRIORITY` -> publication time of the last claim (ms) | when empty |
 | P expiring | zset | `ID|STATE|AGENT` of finished runs by time of expiry (ms) | at expiry |
 | P workers | zset | live worker processes by the end of their heartbeat (ms) | pruned |

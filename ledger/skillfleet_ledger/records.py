@@ -43,6 +43,9 @@ class Submission:
     """How many tokens this run and those below it may report."""
     celery: bytes | None = None
     """What a plain Celery client's message says beside this: a JSON object (letters.py)."""
+    canvas: str | None = None
+    """`any` for a run that a plain client has linked or chained others to, `errors` for one with
+    links for its failure only."""
 
     def __post_init__(self) -> None:
         if self.parent_id is not None and self.root_id is None:
@@ -80,6 +83,7 @@ class Submission:
             ("budget_calls", self.budget_calls),
             ("budget_tokens", self.budget_tokens),
             ("celery", self.celery),
+            ("canvas", self.canvas),
         ):
             if value is not None:
                 flat += (name, value)

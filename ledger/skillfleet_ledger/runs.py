@@ -327,6 +327,22 @@ class RunStore:
             how = f" {state}" if state else ""
             await self.cancel_children(run_id, f"the calling run ended{how}")
 
+    async def owes_canvas(self, run_id: str) -> bool:
+        """Whether the run ended and its worker did not see to what is linked to it or chained.
+
+        False as long as the reaper leaves that to the worker that ended the run.
+        """
+        prefix = self._keys.prefix(run_id)
+        listed, tries = await asyncio.gather(
+            self._connection.execute("ZSCORE", f"{prefix}canvases", run_id),
+            self._connection.execute("HGET", f"{prefix}run:{run_id}", "canvas_tries"),
+        )
+        return listed is not None and tries is not None
+
+    async def strike_canvas(self, run_id: str) -> None:
+        """Note that what is linked to an ended run, or chained after it, has gone on."""
+        await self._connection.execute("ZREM", f"{self._keys.prefix(run_id)}canvases", run_id)
+
     async def children(self, run_id: str) -> list[str]:
         """Ids of the runs that the run called, sorted."""
         key = f"{self._keys.prefix(run_id)}children:{run_id}"

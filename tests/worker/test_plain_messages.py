@@ -1,5 +1,6 @@
 """What a plain Celery client's message says is kept through retries, drains and lost workers."""
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -13,10 +14,13 @@ from celery.canvas import Signature, chain
 from skillfleet.contracts import RunState
 from skillfleet_ledger.keys import random_uuid
 from skillfleet_ledger.records import INVOCATION_FIELDS, Submission, invocation_of
-from skillfleet_producer import Fleet
+from skillfleet_producer import AsyncFleet, Fleet
 from skillfleet_producer.message import body, envelope, headers
 from skillfleet_worker import WorkerSettings
 from skillfleet_worker.runtime.delivery import read_delivery
+from skillfleet_worker.runtime.letters import new_record, plain_message
+from tests.ledger.helpers import DONE, claimed, touch
+from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from tests.worker.plain import plain_celery
 from tests.worker.shared import Shared, StartWorker, wait_kind, wait_state
@@ -172,6 +176,33 @@ def test_a_chain_goes_on_after_a_lost_worker(
     assert [entry.outcome for entry in run.status().attempts] == ["lost", "succeeded"]
 
 
+def test_a_canvas_goes_on_after_a_run_that_no_worker_ended(
+    server: ValkeyServer, start_worker: StartWorker, own_fleet: Fleet, tmp_path: Path
+) -> None:
+    """Its worker died right after the end, or the run was cancelled in its queue."""
+    journal = tmp_path / "journal"
+
+    async def ends() -> list[str]:
+        async with AsyncFleet(server.url) as fleet:
+            ended = [plain_run("callbacks", journal), plain_run("errbacks", journal)]
+            for new in ended:
+                assert await fleet.ledger.runs.submit(new)
+            lease = await claimed(fleet.ledger, ended[0].id)
+            await fleet.ledger.runs.settle(lease, "lab.same", 1, DONE)
+            await fleet.ledger.runs.cancel(ended[1].id, "enough")
+            for new in ended:
+                await touch(fleet.ledger, "ZADD", new.id, "canvases", "XX", 1, new.id)
+            return [new.id for new in ended]
+
+    linked, failed = asyncio.run(ends())
+    start_worker("tests.worker.lab,tests.worker.ends", reap_seconds=0.2)
+    expected = {str(DONE.value), failed}
+    wait_until(lambda: words(journal) >= expected, 20, "both links")
+    with server.client() as client:
+        wait_until(lambda: not client.zcard("{skillfleet:0}:canvases"), 20, "the debts to be paid")
+    assert own_fleet.run(linked).status().attempt == 1
+
+
 @pytest.mark.parametrize("limits", [{"time_limit": 1}, {"soft_time_limit": 1, "time_limit": 60}])
 def test_a_time_limit_ends_the_run_once(
     shared: Shared, tmp_path: Path, limits: dict[str, Any]
@@ -195,6 +226,27 @@ def test_a_limit_set_by_remote_control_ends_the_run_once(
     assert app.control.time_limit("lab.sleep", soft=1, hard=90, reply=True, timeout=10)
     run = own_fleet.enqueue("lab.sleep", {"seconds": 600.0})
     assert wait_state(run, RunState.TIMED_OUT).attempt == 1
+
+
+def plain_run(link: str, journal: Path) -> Submission:
+    """A run that a plain client has sent, with a link that notes what it gets."""
+    note: dict[str, Any] = {
+        "task": "ends.journals",
+        "args": [],
+        "kwargs": {"journal": str(journal)},
+    }
+    note |= {"options": {"task_id": random_uuid()}, "subtask_type": None, "immutable": False}
+    run_id = random_uuid()
+    request = {"id": run_id, link: [note]}
+    return new_record(
+        WorkerSettings.load(), run_id, ("lab", "same"), plain_message(request, "celery")
+    )
+
+
+def words(journal: Path) -> set[str]:
+    """What is noted in a journal, beside run and attempt."""
+    lines = journal.read_text().splitlines() if journal.exists() else []
+    return {line.split(" ", 2)[2] for line in lines}
 
 
 def plain_app(url: str) -> Celery:

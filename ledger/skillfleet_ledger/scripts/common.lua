@@ -134,10 +134,19 @@ local function note_request(id, known, request)
   redis.call('HSET', run_key(id), 'requests', string.sub((known or '') .. request, -128))
 end
 
+-- What a plain Celery client links to a run, or chains after it, goes on after the run's end. The
+-- worker that executes the run sees to that within a moment; the reaper does where none did.
+local CANVAS_MS = 10000
+
+local function owe_canvas(id, canvas, state, now)
+  local goes_on = canvas == 'any' or (canvas == 'errors' and state ~= 'succeeded')
+  if goes_on then redis.call('ZADD', P .. 'canvases', now + CANVAS_MS, id) end
+end
+
 -- What finish needs of a record, after its state and token.
 local function read_for_finish(id)
   return redis.call('HMGET', run_key(id), 'state', 'token', 'attempt', 'seq', 'queue', 'priority', 'due', 'deadline',
-    'retention', 'agent', 'created', 'open', 'artifacts', 'settled', 'worker', 'cancel', 'parent', 'requests')
+    'retention', 'agent', 'created', 'open', 'artifacts', 'settled', 'worker', 'cancel', 'parent', 'requests', 'canvas')
 end
 
 -- The one way into a terminal state: record, final event, result, indexes and expiry together.
@@ -172,5 +181,6 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
   end
   if r[13] then expire_artifacts(id, ttl) end
   redis.call('ZADD', P .. 'expiring', now + ttl, id .. '|' .. state .. '|' .. r[10])
+  owe_canvas(id, r[19], state, now)
   if is_first then redis.call('PUBLISH', meta_key, meta) end
 end

@@ -125,6 +125,20 @@ end
 
 for _, id in ipairs(past('owed', math.max(1, math.floor(limit / 10)))) do collect_debt(id) end
 
+-- Ended runs whose canvas has not gone on: their message comes again, and whoever gets it sees to it.
+local MOST_CANVAS_TRIES = 10
+
+local function continue_canvas(id)
+  local run = run_key(id)
+  if redis.call('HEXISTS', run, 'state') == 0 or redis.call('HINCRBY', run, 'canvas_tries', 1) > MOST_CANVAS_TRIES then
+    return redis.call('ZREM', P .. 'canvases', id)
+  end
+  redis.call('ZADD', P .. 'canvases', now + 3 * CANVAS_MS, id)
+  publish[#publish + 1] = id
+end
+
+for _, id in ipairs(past('canvases', limit)) do continue_canvas(id) end
+
 -- Delays that are over.
 for _, id in ipairs(past('delayed', limit)) do
   local r = redis.call('HMGET', run_key(id), 'state', 'queue', 'priority')

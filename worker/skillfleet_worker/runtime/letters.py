@@ -23,7 +23,7 @@ TIME_LIMIT: Final = "skillfleet_time_limit"
 PROCESSED: Final = "skillfleet_processed"
 """Where a request carries the outcome of its execution (skill_task.py)."""
 _LONGEST_ID = 255
-_CANVAS = ("callbacks", "errbacks", "chain", "chord")
+CANVAS = ("callbacks", "errbacks", "chain", "chord")
 _PROPERTIES = ("reply_to",)
 # The fields of the record say these, or the message has them only on its way.
 _NOT_KEPT = frozenset(
@@ -32,7 +32,7 @@ _NOT_KEPT = frozenset(
         *("headers", "properties", "delivery_info", "correlation_id", "hostname", "compression"),
         *("called_directly", "is_eager", "loglevel", "logfile", "utc", "time_limit"),
         *("soft_time_limit", "taskset", "_protected", "_children", HEADER, TOKEN_HEADER),
-        *(TIME_LIMIT, PROCESSED, *_CANVAS, *_PROPERTIES, *TRACE_HEADERS),
+        *(TIME_LIMIT, PROCESSED, *CANVAS, *_PROPERTIES, *TRACE_HEADERS),
     }
 )
 # What a fleet's own message says, too (message.py).
@@ -46,6 +46,8 @@ class PlainMessage(NamedTuple):
     trace: Mapping[str, str]
     priority: int = 0
     celery: bytes | None = None
+    canvas: str | None = None
+    """See `Submission.canvas`."""
 
 
 def plain_message(request: Mapping[str, Any], queue: str) -> PlainMessage:
@@ -56,7 +58,13 @@ def plain_message(request: Mapping[str, Any], queue: str) -> PlainMessage:
     """
     priority = (request.get("delivery_info") or {}).get("priority")
     step = priority_step(min(max(priority, 0), 9)) if isinstance(priority, int) else 0
-    return PlainMessage(queue, trace_of(request), step, _kept(request))
+    return PlainMessage(queue, trace_of(request), step, _kept(request), _canvas_kind(request))
+
+
+def _canvas_kind(request: Mapping[str, Any]) -> str | None:
+    if any(request.get(part) for part in ("callbacks", "chain", "chord")):
+        return "any"
+    return "errors" if request.get("errbacks") else None
 
 
 def _kept(request: Mapping[str, Any]) -> bytes | None:
@@ -67,7 +75,7 @@ def _kept(request: Mapping[str, Any]) -> bytes | None:
             for name, value in request.items()
             if name not in _NOT_KEPT and value not in (*_DEFAULTS, request.get("id"))
         },
-        "embed": {name: request[name] for name in _CANVAS if request.get(name)},
+        "embed": {name: request[name] for name in CANVAS if request.get(name)},
         "properties": {name: request[name] for name in _PROPERTIES if request.get(name)},
     }
     return orjson.dumps(kept, default=str) if any(kept.values()) else None
@@ -146,6 +154,7 @@ def new_record(
         priority=message.priority,
         trace_id=callers_trace_id(message.trace),
         celery=message.celery,
+        canvas=message.canvas,
     )
 
 

@@ -11,13 +11,15 @@ from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
 from pydantic import BaseModel
 
-from skillfleet.contracts import RunState
+from skillfleet.contracts import HEADER, RunState
 from skillfleet.decorator import Skill
 from skillfleet.errors import FleetUnavailableError, RunFailed, RunTimedOut
+from skillfleet_engine import bridge
 from skillfleet_engine.task import AsyncTask
 from skillfleet_ledger.runs import Claim, ClaimStatus
-from skillfleet_worker.runtime.delivery import read_delivery
-from skillfleet_worker.runtime.letters import PROCESSED
+from skillfleet_worker.runtime.delivery import Delivery, read_delivery
+from skillfleet_worker.runtime.executor import Executor
+from skillfleet_worker.runtime.letters import CANVAS, PROCESSED
 from skillfleet_worker.runtime.node import Node
 from skillfleet_worker.runtime.outcomes import (
     Cancelled,
@@ -98,8 +100,34 @@ class SkillTask(AsyncTask):
         if isinstance(ended, Succeeded):
             return ended.value
         if isinstance(ended, Claim):
+            if await self._owes_canvas(executor, delivery, ended):
+                return await self._end_again(executor, delivery.run_id)
             return self._declined(delivery.run_id, ended)
         return self._to_celery(delivery.run_id, ended)
+
+    def after_return(self, status: Any, retval: Any, task_id: Any, *args: Any, **more: Any) -> None:
+        """Celery has called what is linked to the run: nobody has to do it again."""
+        del status, retval, args, more
+        request = vars(self.request)
+        process = self.node.process
+        if process is not None and HEADER not in request and any(map(request.get, CANVAS)):
+            try:
+                bridge.run(bridge.at_home(process.runs.strike_canvas(task_id)))
+            except FleetUnavailableError as error:
+                logger.warning("the canvas of run %s goes on once more: %s", task_id, error)
+
+    async def _owes_canvas(self, executor: Executor, delivery: Delivery, claim: Claim) -> bool:
+        """Whether the run ended without its worker, and its canvas has to go on from here."""
+        if claim.status is not ClaimStatus.ENDED or not (delivery.plain and delivery.plain.canvas):
+            return False
+        return await bridge.at_home(executor.process.runs.owes_canvas(delivery.run_id))
+
+    async def _end_again(self, executor: Executor, run_id: str) -> Any:
+        """Return or raise the end of a run once more, so that Celery's tracer goes on from it."""
+        end = await bridge.at_home(executor.process.runs.end(run_id))
+        if end is None or end.state is RunState.SUCCEEDED:
+            return None if end is None else end.value
+        raise RunFailed(end.message, code=end.code, run_id=run_id)
 
     @cached_property
     def _names(self) -> list[str]:
