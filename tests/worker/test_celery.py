@@ -110,7 +110,8 @@ while "SUCCESS" not in states and "FAILURE" not in states:
     states.add(app.AsyncResult({run.id!r}).state)
 tell(sorted(states))
 """
-    assert plain_celery(first.server.url, code) == [["PENDING", "SUCCESS"]]
+    (states,) = plain_celery(first.server.url, code)
+    assert set(states) <= {"PENDING", "SUCCESS"}
 
 
 def test_a_plain_clients_task_that_is_revoked_before_a_worker_has_it_never_starts(

@@ -132,6 +132,8 @@ class SkillRequest(Request):
             # A run that waits for its next attempt ends as well; one that is executed does not.
             if await adopt(ledger, adoption) or await _is_plain(ledger, adoption.id):
                 await ledger.runs.close(adoption.id, adoption.task, end)
+                # Celery itself tells a chord of it, below.
+                await ledger.runs.strike_canvas(adoption.id)
 
         try:
             apart(settings, close)
