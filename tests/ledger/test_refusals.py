@@ -227,7 +227,7 @@ async def test_a_read_that_waits_goes_on_when_the_server_changes_its_role(
 
 
 @contextmanager
-def somebody(server: ValkeyServer, *rules: str) -> Iterator[redis.Redis]:
+def somebody(server: ValkeyServer, *rules: str) -> Iterator[Any]:
     """Inside, the server has a user with those rules; an administrator's client."""
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", USER, "reset", "on", ">right", *rules)

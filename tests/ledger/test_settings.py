@@ -7,6 +7,8 @@ import pytest
 from skillfleet.errors import SettingsError
 from skillfleet_ledger import Settings
 from skillfleet_ledger.settings import celery_url
+from skillfleet_producer import Fleet
+from skillfleet_worker.settings import WorkerSettings
 
 
 @pytest.fixture(autouse=True)
@@ -146,3 +148,76 @@ def test_a_namespace_of_its_own_prefixes_the_brokers_keys() -> None:
     assert keys.broker_list("celery", 0) == "blue:celery"
     assert keys.broker_list("celery", 6) == "blue:celery\x06\x166"
     assert keys.result_key("r1") == "blue:celery-task-meta-r1"
+
+
+SECRET = "hunter2"
+BAD_URLS = [
+    (f"redis://:{SECRET}#x@h:1/0", "%23"),
+    ("redis://:12#34@h:6379/0", "%23"),
+    (f"redis://:{SECRET}?x@h:1/0", "%3F"),
+    ("redis://:12?34@h:6379/0", "%3F"),
+    (f"redis://:{SECRET}/x@h:1/0", "%2F"),
+    ("redis://:12/34@h:6379/0", "%2F"),
+    (f"redis://:{SECRET}%ss@h/0", "%25"),
+    (f"redis://:{SECRET}%@h/0", "%25"),
+    (f"redis://:{SECRET}%ff@h/0", "UTF-8"),
+    (f"redis://:{SECRET}\udcff@h/0", "not printed"),
+    (f"redis://:{SECRET}\u2100@h/0", "host"),
+    (f"redis://:{SECRET}[x@h:1/0", "%5B"),
+    ("redis://h:99999/0", "port"),
+    ("redis://h:0/0", "port"),
+    ("redis://h:-1/0", "port"),
+    ("redis://h:port/0", "port"),
+    ("redis://h: 6379/0", "space"),
+    ("redis://h:6379/0\n", "line's end"),
+    ("redis://h\x00:6379/0", "not printed"),
+    ("redis://[::1:6379/0", "brackets"),
+    ("redis://::1]:6379/0", "brackets"),
+    ("redis://::1:6379/0", "port"),
+    ("unix://run/redis.sock", "three slashes"),
+    ("unix://", "three slashes"),
+    ("127.0.0.1:6379", "must start with one of redis://"),
+    ("redis:/h", "must start with"),
+    ("h", "must start with"),
+    (" ", "must start with"),
+    ("", "must start with"),
+]
+
+
+@pytest.mark.parametrize(("url", "advice"), BAD_URLS)
+def test_a_url_that_means_something_else_is_refused_with_advice(url: str, advice: str) -> None:
+    for field in ("redis_url", "broker_url"):
+        with pytest.raises(SettingsError) as caught:
+            Settings.load(**{field: url})
+        assert str(caught.value).startswith(f"SKILLFLEET_{field.upper()}: ")
+        assert SECRET not in str(caught.value)
+        assert advice in str(caught.value) or field == "broker_url"
+    with pytest.raises(SettingsError, match=r"^url: ") as told:
+        Fleet(url)
+    assert advice in str(told.value)
+    assert SECRET not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://user:p%23w@127.0.0.1:5672/host;amqp://[::1]:5672//",
+        "sentinel://one:26379;sentinel://two:26379",
+        "sqs://",
+        "redis+socket:///run/redis.sock?virtual_host=1",
+        "rediss://:p%40w@h:6379/1?ssl_cert_reqs=none",
+    ],
+)
+def test_a_brokers_url_may_have_every_form_of_celerys(url: str) -> None:
+    assert Settings.load(broker_url=url).broker_url == url
+
+
+@pytest.mark.parametrize("url", ["amqp://a#b@h//", "amqp://h:99999//", "amqp://a;amqp://b c"])
+def test_each_url_of_a_broker_is_checked(url: str) -> None:
+    with pytest.raises(SettingsError, match="SKILLFLEET_BROKER_URL"):
+        Settings.load(broker_url=url)
+
+
+def test_a_check_of_several_settings_names_them_itself() -> None:
+    with pytest.raises(SettingsError, match=r"^SKILLFLEET_METRICS needs"):
+        WorkerSettings.load(metrics=True)

@@ -36,13 +36,12 @@ def test_several_threads_share_one_fleet(fleet: Fleet) -> None:
         assert list(pool.map(work, range(64))) == list(range(64))
 
 
+@pytest.mark.parametrize("auth", ["off", "required"])
 @pytest.mark.parametrize("forged", [b"no JSON", b'{"result": "forged"}'])
-async def test_where_runs_are_signed_a_published_result_is_looked_up(
-    shared: Shared, forged: bytes
-) -> None:
-    signed = Settings.load(redis_url=shared.server.producer_url, auth="required")
+async def test_a_published_result_is_looked_up(shared: Shared, forged: bytes, auth: str) -> None:
+    settings = Settings.load(redis_url=shared.server.producer_url, auth=auth)
     run_id = shared.fleet.enqueue("lab.sleep", {"seconds": 2}).id
-    async with AsyncFleet(settings=signed) as caller, AsyncFleet(settings=signed) as other:
+    async with AsyncFleet(settings=settings) as caller, AsyncFleet(settings=settings) as other:
         run = caller.run(run_id)
         waiting = asyncio.create_task(run.result(timeout=20))
         channel = caller.settings.keyspace.result_key(run.id)

@@ -1,0 +1,66 @@
+"""The heartbeat while Redis refuses: with a pause, and two lines in the log."""
+
+import asyncio
+import logging
+
+import pytest
+
+from skillfleet_ledger import Ledger
+from skillfleet_worker.runtime.heartbeat import Heartbeat
+from skillfleet_worker.settings import WorkerSettings
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until_async
+
+
+@pytest.mark.parametrize("patient", [True, False])
+async def test_it_goes_on_when_it_is_let_in_and_is_logged_twice(
+    server: ValkeyServer, caplog: pytest.LogCaptureFixture, patient: bool
+) -> None:
+    """Also where the refusal comes at once."""
+    url = f"redis://beats:old@127.0.0.1:{server.port}/0"
+    settings = WorkerSettings.load(redis_url=url, lease_seconds=1)
+    ledger = Ledger(settings, patient=patient)
+    heartbeat = Heartbeat(ledger.runs, "w1", {}, settings)
+    with server.client() as client:
+
+        def tries() -> int:
+            info = client.info("commandstats")
+            return int(info.get("cmdstat_auth", {}).get("failed_calls", 0))
+
+        def renewals() -> int:
+            return int(client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
+
+        def rotate(password: str) -> None:
+            rules = ("reset", "on", f">{password}", "~*", "&*", "+@all")
+            client.execute_command("ACL", "SETUSER", "beats", *rules)
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+        async def at_least(count: int) -> bool:
+            return await asyncio.to_thread(tries) >= count
+
+        async def renewed(before: int) -> bool:
+            return await asyncio.to_thread(renewals) > before
+
+        rotate("old")
+        with caplog.at_level(logging.WARNING):
+            beating = asyncio.create_task(heartbeat.run())
+            await wait_until_async(lambda: renewed(0), what="the first beat")
+            rotate("new")
+            began = asyncio.get_running_loop().time()
+            await wait_until_async(lambda: at_least(3), what="some tries")
+            seconds = asyncio.get_running_loop().time() - began
+            assert await asyncio.to_thread(tries) < 10 + 10 * seconds
+            before = await asyncio.to_thread(renewals)
+            rotate("old")
+            await wait_until_async(lambda: renewed(before), what="another beat")
+            await wait_until_async(lambda: _lines(caplog, 2), what="it to be told")
+        beating.cancel()
+        await asyncio.wait([beating])
+        await ledger.close()
+        client.execute_command("ACL", "DELUSER", "beats")
+    assert await _lines(caplog, 2)
+
+
+async def _lines(caplog: pytest.LogCaptureFixture, count: int) -> bool:
+    told = [record for record in caplog.records if "leases cannot be renewed" in record.message]
+    return len(told) == count
