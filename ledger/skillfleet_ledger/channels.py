@@ -141,7 +141,8 @@ class Channels:
             while await wire.pulse(self._timeout):
                 self._outage.end()
                 self._trouble = None
-            self._failed(self._endpoint.unconnected(wire.why))
+            why = wire.why
+            self._failed(why if isinstance(why, OSError) else self._endpoint.unconnected(why))
         finally:
             self._wire = None
             wire.abort()

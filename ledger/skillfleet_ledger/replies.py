@@ -47,6 +47,7 @@ _REFUSING_TEXTS = {
     "ERR AUTH <password> called": "it knows no password for the default user",
     "ERR unknown command": "it lacks a command that the fleet needs; is it a Sentinel, or old?",
 }
+_FOR_ALL = {"OOM", "MISCONF"}
 _STALE = {"READONLY", "MASTERDOWN", "UNBLOCKED"}
 # Redis 6 wraps the error of a command in that of its script; a transaction names its first error.
 _WRAPPED = re.compile(
@@ -72,6 +73,11 @@ class ReplyError(Exception):
     def refusing(self) -> bool:
         """True when it stays so until somebody changes user, password, database or server."""
         return self._judged().refusing
+
+    @property
+    def for_all(self) -> bool:
+        """True when nobody can write meanwhile: not even those who would take something over."""
+        return self._text().partition(" ")[0] in _FOR_ALL
 
     @property
     def stale(self) -> bool:

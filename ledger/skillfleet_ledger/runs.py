@@ -224,6 +224,17 @@ class RunStore:
         answers = await asyncio.gather(*(renew_shard(*shard) for shard in shards.items()))
         return {run_id: answer for part in answers for run_id, answer in part.items()}
 
+    async def held(self, tokens: dict[str, int], timeout: float) -> set[str]:
+        """Those of the runs (run id -> token) that are still that attempt's. It only reads."""
+
+        async def is_held(run_id: str, token: int) -> bool:
+            key = f"{self._keys.prefix(run_id)}run:{run_id}"
+            found = await self._connection.execute("HMGET", key, "state", "token", timeout=timeout)
+            return bool(found == [RunState.RUNNING.encode(), str(token).encode()])
+
+        answers = await asyncio.gather(*(is_held(*pair) for pair in tokens.items()))
+        return {run_id for run_id, held in zip(tokens, answers, strict=True) if held}
+
     async def forsake(self, run_id: str, holder: str) -> bool:
         """End the lease of a worker process that is known to be dead, so that nobody waits for it.
 

@@ -6,8 +6,11 @@ import logging
 import pytest
 
 from skillfleet_ledger import Ledger
+from skillfleet_worker.runtime.attempt import Attempt, StopKind
+from skillfleet_worker.runtime.delivery import Delivery
 from skillfleet_worker.runtime.heartbeat import Heartbeat
 from skillfleet_worker.settings import WorkerSettings
+from tests.ledger.helpers import claimed, submitted
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until_async
 
@@ -59,6 +62,48 @@ async def test_it_goes_on_when_it_is_let_in_and_is_logged_twice(
         await ledger.close()
         client.execute_command("ACL", "DELUSER", "beats")
     assert await _lines(caplog, 2)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_while_nobody_may_write_a_run_is_held_as_long_as_its_record_knows_it(
+    server: ValkeyServer, lost: bool
+) -> None:
+    settings = WorkerSettings.load(redis_url=server.url, lease_seconds=1)
+    ledger = Ledger(settings, patient=True)
+    lease = await claimed(ledger, (await submitted(ledger)).id, lease_ms=1000)
+    delivery = Delivery(lease.run_id, "lab", "add", "celery", {}, None, None, lease.run_id, {})
+    now = asyncio.get_running_loop().time()
+    attempt = Attempt(lease, delivery, now)
+    attempts = {lease.run_id: attempt}
+    heartbeat = Heartbeat(ledger.runs, "w1", attempts, settings)
+    with server.client() as client:
+        client.config_set("maxmemory", 1)
+        beating = asyncio.create_task(heartbeat.run())
+        try:
+            await asyncio.sleep(2.5)
+            assert attempt.stop is None
+            assert attempt.renewed_at == now
+            client.config_set("maxmemory", 0)
+            if lost:
+                await ledger.connection.execute(
+                    "HINCRBY", f"{ledger.keys.prefix(lease.run_id)}run:{lease.run_id}", "token", 1
+                )
+                await wait_until_async(lambda: _is_lost(attempt), what="the loss to be noticed")
+            else:
+                await wait_until_async(lambda: _is_renewed(attempt, now), what="a renewal")
+                assert attempt.stop is None
+        finally:
+            beating.cancel()
+            await asyncio.wait([beating])
+            await ledger.close()
+
+
+async def _is_lost(attempt: Attempt) -> bool:
+    return attempt.stop is not None and attempt.stop.kind is StopKind.LOST
+
+
+async def _is_renewed(attempt: Attempt, since: float) -> bool:
+    return attempt.renewed_at > since
 
 
 async def _lines(caplog: pytest.LogCaptureFixture, count: int) -> bool:

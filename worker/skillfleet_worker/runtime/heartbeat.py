@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
+from weakref import WeakKeyDictionary
 
-from skillfleet_ledger.connection import RETRY_SECONDS
+from skillfleet.errors import FleetUnavailableError
+from skillfleet_ledger.connection import RETRY_SECONDS, ReplyError
 from skillfleet_ledger.outage import Outage
 from skillfleet_ledger.runs import RunStore
 from skillfleet_worker.runtime.attempt import Attempt, Stop, StopKind
@@ -18,6 +20,9 @@ HELD = 0.95
 """The part of a lease after which its run is given up here: stopping a handler takes a moment."""
 LOST_TOUCH = Stop(StopKind.RELEASED, "the worker lost touch with Redis")
 _SHORTEST_SECONDS = 0.05
+_LOOK_SECONDS = 0.3
+_SEEN_SECONDS = 1.0
+"""How long a run is held by a look at its record: less than the reaper leaves it alone."""
 
 
 class Heartbeat:
@@ -31,6 +36,7 @@ class Heartbeat:
         self._attempts = attempts
         self._settings = settings
         self._held_seconds = settings.lease_seconds * HELD
+        self._seen: WeakKeyDictionary[Attempt, float] = WeakKeyDictionary()
         self._early = asyncio.Event()
         self._outage = Outage(logger, "leases cannot be renewed")
 
@@ -62,6 +68,8 @@ class Heartbeat:
         except Exception as error:  # noqa: BLE001 - whatever it is, the leases run out meanwhile
             record(REDIS_ERRORS, 1, "renew")
             self._outage.begin(error)
+            if _refuses_everybody(error):
+                await self._look(attempts, tokens)
             self._give_up_overdue(attempts)
             return False
         self._outage.end()
@@ -75,6 +83,23 @@ class Heartbeat:
                 attempt.cancel(answer.removeprefix("!"))
         return True
 
+    async def _look(self, attempts: Mapping[str, Attempt], tokens: dict[str, int]) -> None:
+        """Where nobody may write, see whose record still knows its attempt: it may go on a little.
+
+        Others can restart a run only when Redis takes writes again, and its reaper first leaves
+        the runs of such a time alone for two seconds.
+        """
+        now = asyncio.get_running_loop().time()
+        try:
+            held = await self._runs.held(tokens, _LOOK_SECONDS)
+        except (FleetUnavailableError, ReplyError):
+            return
+        for run_id, attempt in attempts.items():
+            if run_id in held:
+                self._seen[attempt] = now
+            else:
+                attempt.lose()
+
     def _patience(self, attempts: Mapping[str, Attempt]) -> float:
         """How long a renewal may take: never beyond the moment at which a run must be given up."""
         left = self._seconds_left(attempts)
@@ -87,15 +112,23 @@ class Heartbeat:
         """How long until the first of the runs must be given up."""
         now = asyncio.get_running_loop().time()
         left = (
-            attempt.renewed_at + self._held_seconds - now
+            self._held_until(attempt) - now
             for attempt in tuple(attempts.values())
             if attempt.stop is None
         )
         return min(left, default=float("inf"))
 
+    def _held_until(self, attempt: Attempt) -> float:
+        renewed = attempt.renewed_at + self._held_seconds
+        return max(renewed, self._seen.get(attempt, 0.0) + _SEEN_SECONDS)
+
     def _give_up_overdue(self, attempts: Mapping[str, Attempt]) -> None:
-        """Somebody else may start these runs now: they must not go on here."""
+        """Another worker may start these runs now: they must not go on here."""
         now = asyncio.get_running_loop().time()
         for attempt in attempts.values():
-            if now - attempt.renewed_at >= self._held_seconds:
+            if now >= self._held_until(attempt):
                 attempt.order(LOST_TOUCH)
+
+
+def _refuses_everybody(error: Exception) -> bool:
+    return isinstance(error.__cause__, ReplyError) and error.__cause__.for_all
