@@ -195,6 +195,9 @@ class _ChannelWire(Wire):
 
     def on_reply(self, reply: Any) -> None:
         self._heard = True
+        if isinstance(reply, ReplyError) and reply.for_all:
+            # A server that cannot save says so instead of PONG: messages come nevertheless.
+            return
         if isinstance(reply, ReplyError):
             self.why = reply
             self.abort()

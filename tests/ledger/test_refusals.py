@@ -201,6 +201,20 @@ async def test_what_passes_is_waited_for_and_then_told_in_words(
         await waiting
 
 
+async def test_channels_stay_open_while_the_server_cannot_save(refusing: ValkeyServer) -> None:
+    heard: list[bytes | None] = []
+    async with ledger_of(refusing, redis_timeout_seconds=0.3) as ledger:
+        await ledger.channels.listen("a", heard.append)
+        with unable_to_save(refusing), refusing.client() as client:
+            await asyncio.sleep(1)
+            assert client.publish("a", "1") == 1
+            assert client.publish("a", "2") == 1
+        async with asyncio.timeout(20):
+            while len(heard) < 2:  # noqa: ASYNC110 - simple on purpose
+                await asyncio.sleep(0.01)
+        assert heard == [b"1", b"2"]
+
+
 async def test_a_read_that_waits_goes_on_when_the_server_changes_its_role(
     refusing: ValkeyServer,
 ) -> None:
