@@ -6,6 +6,7 @@ back, starts and stops its parts, and sends events. Under any other pool it is C
 """
 
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,7 +16,9 @@ from celery.worker.consumer import Consumer
 from celery.worker.consumer.consumer import Evloop
 from kombu.common import ignore_errors
 
+from skillfleet_engine.outage import Outage
 from skillfleet_engine.pool import LoopPool
+from skillfleet_engine.transport.line import RefusedError
 from skillfleet_engine.unacknowledged import Unacknowledged
 
 logger = logging.getLogger(__name__)
@@ -33,6 +36,8 @@ class LoopConsumer(Consumer):
     task_consumer: Any
     connection: Any
     conninfo: Any
+    timer: Any
+    channel_errors: tuple[type[BaseException], ...]
     prefetch_multiplier: int
     initial_prefetch_count: int
     max_prefetch_count: int
@@ -41,6 +46,7 @@ class LoopConsumer(Consumer):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._unacknowledged = Unacknowledged()
+        self._outage = Outage()
         self.loop_pool = self.pool if isinstance(self.pool, LoopPool) else None
         if self.loop_pool is not None:
             self.loop_pool.on_parked = self._adjust_prefetch
@@ -57,11 +63,27 @@ class LoopConsumer(Consumer):
         """Clean up after a lost connection, which may wait for its dead sockets."""
         clean_up = super().on_connection_error_after_connected
         self._unacknowledged.collect(self.connection)
+        refused = isinstance(exc, (*self.channel_errors, RefusedError))
+        self._outage.failed(exc, partial(self._offload, time.sleep), refused=refused)
         self._offload(clean_up, exc)
         if self.conninfo.transport.driver_type == "redis":
             # What still runs is counted by the new connection itself.
             self.initial_prefetch_count = self.max_prefetch_count
             self._maximum_prefetch_restored = True
+        else:
+            # The broker delivers again what the lost channel held: there is nothing to settle.
+            for request in tuple(state.active_requests):
+                request.acknowledged = True
+
+    def on_ready(self) -> None:
+        """Celery calls this when it consumes."""
+        super().on_ready()
+        self._outage.ready(self.timer.call_after)
+
+    def shutdown(self) -> None:
+        """Celery calls this at the end."""
+        super().shutdown()
+        self._outage.close()
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Celery calls this when it is connected and before it consumes."""

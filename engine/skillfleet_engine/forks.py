@@ -24,7 +24,7 @@ def _let_tasks_start_processes(**_: Any) -> None:
     if process.daemon:
         process.daemon = False
         # billiard's own kind of key cannot be handed to a child by Python's multiprocessing.
-        process._config["authkey"] = bytes(process.authkey)  # noqa: SLF001
+        process._config["authkey"] = bytes(process.authkey)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 class Staying(Generic[T]):

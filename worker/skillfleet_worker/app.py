@@ -93,6 +93,7 @@ def _configuration(settings: WorkerSettings, pool: str, concurrency: int | None)
         "broker_connection_timeout": timeout,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,
         "redis_socket_timeout": timeout,
         "redis_socket_connect_timeout": timeout,
         "redis_socket_keepalive": True,

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, signals
@@ -12,6 +13,7 @@ from skillfleet.errors import SettingsError
 from skillfleet.ports.a2a import A2AClient
 from skillfleet.ports.secrets import SHORTEST, Secrets
 from skillfleet_engine import bridge
+from skillfleet_engine.ending import end_children
 from skillfleet_engine.transport import message_undecodable
 from skillfleet_ledger.runs import RunStore
 from skillfleet_producer import AsyncFleet
@@ -157,6 +159,7 @@ def connect_signals(app: Celery, node: Node) -> None:
     """Start, drain and stop the node with Celery's worker, in every pool."""
     line = DrainLine(node)
     node.release_runs = line.release
+    node.end_process = line.end
 
     def starts(**_: Any) -> None:
         line.open()
@@ -178,14 +181,15 @@ def connect_signals(app: Celery, node: Node) -> None:
 
     def process_stops(**_: Any) -> None:
         bridge.run(node.stop())
+        if node.in_child:
+            end_children()
 
-    def stopped(**_: Any) -> None:
+    def stopped(sender: Any = None, **_: Any) -> None:
         if not node.in_child:
             bridge.run(node.stop())
+            line.stopped(getattr(sender, "exitcode", None))
 
-    def unreadable(queue: str, body: bytes, reason: str, **_: Any) -> None:
-        keep_refused(node.settings, body, f"in queue {queue}: {reason}")
-
+    unreadable = partial(_keep_unreadable, node)
     message_undecodable.connect(unreadable, weak=False)
     signals.worker_init.connect(starts, weak=False)
     signals.worker_process_init.connect(process_starts, weak=False)
@@ -197,6 +201,10 @@ def connect_signals(app: Celery, node: Node) -> None:
     # Last, when all that the handlers above load is there, and before prefork forks.
     signals.worker_init.connect(relieve_collector, weak=False)
     node.bind(app)
+
+
+def _keep_unreadable(node: Node, queue: str, body: bytes, reason: str, **_: Any) -> None:
+    keep_refused(node.settings, body, f"in queue {queue}: {reason}")
 
 
 def _say_auth(settings: WorkerSettings) -> None:

@@ -32,11 +32,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from celery.exceptions import ImproperlyConfigured
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from skillfleet_engine.transport.line import BROKEN, Line
-from skillfleet_engine.transport.scripts import source
+from skillfleet_engine.transport.line import BROKEN, Line, RefusedError
+from skillfleet_engine.transport.scripts import digest, source
 
 RUNG = "rung"
 
@@ -71,7 +72,6 @@ class Intake:
         self._main: Line | None = None
         self._bells: dict[str, Line] = {}
         self._sent: deque[Sent] = deque()
-        self._digest = ""
         self._claiming = False
         self._delivered = False
         # Something may be in the lists, or in their neighbours.
@@ -179,14 +179,13 @@ class Intake:
         self._sent.append(sent)
         self._claiming = self._claiming or take > 0
         if self._main is not None:
-            self._main.send("EVALSHA", self._digest, *arguments)
+            self._main.send("EVALSHA", digest("turn"), *arguments)
         if put_back:
             self._rung = False
 
     def _open_main(self) -> Line:
         # Before anything is acknowledged on it: what is settled by then must not come back.
         self.channel.qos.restore_abandoned()
-        self._digest = self.channel.plain_client.script_load(source("turn"))
         return self._open()
 
     def _open(self) -> Line:
@@ -241,19 +240,18 @@ class Intake:
         return sent
 
     def _repeat(self) -> None:
-        """The server forgot its scripts: what it refused is sent again, in its order."""
+        """The server does not know the script: what it refused is sent again, in its order."""
         if self._main is not None:
-            self.channel.plain_client.script_load(source("turn"))
             sent = self._sent.popleft()
             self._sent.append(sent)
-            self._main.send("EVALSHA", self._digest, *sent.arguments)
+            self._main.send("EVAL", source("turn"), *sent.arguments)
 
     def _fail(self, reply: ResponseError) -> None:
         """Redis refused a command: loading, failing over, read-only, or too old."""
         self.abandon()
         if "unknown command" in str(reply):
-            raise reply
-        raise RedisConnectionError(f"Redis refused: {reply}") from reply
+            raise ImproperlyConfigured(f"the broker needs Redis 6.2 or Valkey: {reply}") from reply
+        raise RefusedError(f"Redis refused: {reply}") from reply
 
     def _check_health(self) -> None:
         """Give up connections that owe a reply for too long (half-open ones never tell)."""

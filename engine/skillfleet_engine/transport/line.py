@@ -11,8 +11,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-# kombu counts KeyError among the connection errors, which hides errors of other kinds.
-BROKEN = (RedisConnectionError, RedisTimeoutError, OSError)
+# kombu counts KeyError among the connection errors, which hides errors of other kinds. A Redis
+# that refuses (it is full, loads, fails over, cannot write, has other users) is away as well.
+BROKEN = (RedisConnectionError, RedisTimeoutError, ResponseError, OSError)
+
+
+class RefusedError(RedisConnectionError):
+    """Redis refused a command on a connection; for now, it is hoped."""
+
 
 _PIECE = 65_536
 _PUSH: type = getattr(hiredis, "PushNotification", type(None))

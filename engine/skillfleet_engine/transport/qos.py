@@ -95,7 +95,6 @@ class QoS(stock.QoS):
             channel.keys.index,
         )
         client = channel.plain_client
-        script = client.register_script(source("restore"))
         with client.pipeline(transaction=False) as pipe:
             for tag, record in zip(tags, client.hmget(unacked, tags), strict=True):
                 if record is None:
@@ -109,7 +108,8 @@ class QoS(stock.QoS):
                     logger.exception("The message %s cannot be put back: %r", tag, record[:200])
                     continue
                 side = "LPUSH" if leftmost else "RPUSH"
-                script([unacked, index, *keys], [tag, side, payload], client=pipe)
+                keys = [unacked, index, *keys]
+                pipe.eval(source("restore"), len(keys), *keys, tag, side, payload)
             pipe.execute()
 
     def _way_back(self, record: bytes) -> tuple[list[str], str]:

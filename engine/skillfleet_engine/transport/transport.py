@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from kombu.connection import resolve_aliases  # type: ignore[attr-defined]
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as stock
+from redis.exceptions import ResponseError
 
 from skillfleet_engine.transport.channel import Channel
 from skillfleet_engine.transport.poller import Poller
@@ -21,6 +22,7 @@ class Transport(stock.Transport):
     """
 
     Channel = Channel
+    connection_errors = (*stock.Transport.connection_errors, ResponseError)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

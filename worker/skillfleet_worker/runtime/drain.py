@@ -3,19 +3,26 @@
 Every child sees the end of a pipe, but only one of them would read what was written to it, so
 there are several: one for the drain, one for its fast version, and one the other way, which
 ends when every child has released its runs. Works without Redis.
+
+An order to drain is one to end, too: each process ends some seconds after its drain, whatever its
+threads do.
 """
 
 import contextlib
 import os
 import select
+import threading
 import time
 from collections.abc import Callable
 
 from skillfleet_engine import bridge
+from skillfleet_engine.ending import Ending
 from skillfleet_worker.runtime.node import Node
 
 _RELEASE_SECONDS = 5.0
 _LOOK_SECONDS = 0.05
+_END_SECONDS = 2.5
+_PARENT_SECONDS = 1.0
 
 
 class DrainLine:
@@ -27,10 +34,15 @@ class DrainLine:
         self._fast = _Pipe()
         self._done = _Pipe()
         self._draining = False
+        self._ending = Ending()
 
     def open(self) -> None:
         """In the main process, before children exist."""
         self._node.main_pid = os.getpid()
+        self._ending = Ending()
+        if threading.current_thread() is threading.main_thread():
+            # Else somebody's own program runs the worker.
+            self._ending.at_exit()
         self._slow.open()
         self._fast.open()
         self._done.open()
@@ -38,7 +50,8 @@ class DrainLine:
     def watch(self) -> None:
         """In a child: drain when the main process says so."""
         if self._node.in_child:
-            self._slow.when_closed(lambda: self._node.drain(None))
+            self._ending = Ending()
+            self._slow.when_closed(self._slow_in_child)
             self._fast.when_closed(self._fast_in_child)
 
     def drain(self, *, fast: bool) -> None:
@@ -49,6 +62,7 @@ class DrainLine:
         fast = fast or self._draining
         self._draining = True
         self._node.drain(0.0 if fast else None)
+        self._end_after(0.0 if fast else self._node.settings.drain_seconds, _PARENT_SECONDS)
         if fast:
             self._fast.close()
         self._slow.close()
@@ -65,8 +79,26 @@ class DrainLine:
         while self._node.busy and time.monotonic() < end:
             time.sleep(_LOOK_SECONDS)
 
+    def stopped(self, exit_code: int | None) -> None:
+        """The worker stopped: with this status it ends."""
+        self._ending.code = exit_code or 0
+
+    def end(self) -> None:
+        """End this process now: its runs were released, and its threads cannot be stopped."""
+        self._ending.now()
+
+    def _end_after(self, seconds: float, more: float = 0.0) -> None:
+        settings = self._node.settings
+        grace = settings.cancel_grace_seconds + settings.abandon_seconds
+        self._ending.within(seconds + grace + _END_SECONDS + more)
+
+    def _slow_in_child(self) -> None:
+        self._node.drain(None)
+        self._end_after(self._node.settings.drain_seconds)
+
     def _fast_in_child(self) -> None:
         self._node.drain(0.0)
+        self._end_after(0.0)
         bridge.home_loop().call_later(_LOOK_SECONDS, self._tell_done)
 
     def _tell_done(self) -> None:

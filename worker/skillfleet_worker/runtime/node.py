@@ -37,6 +37,8 @@ class Node:
         """Skills that are not served (task names), and what is wrong with their secrets."""
         self.release_runs: Callable[[], None] = lambda: None
         """Releases all runs of the worker and waits for it; in the process that consumes."""
+        self.end_process: Callable[[], None] = lambda: None
+        """Ends this very process at once, with the exit status of a worker that drained."""
         self.consumer: Any = None
         """Celery's consumer in the process that consumes; None elsewhere."""
         self._app: Any = None
@@ -141,6 +143,9 @@ class Node:
     def _restart(self) -> None:
         abandon_all("its worker process was recycled")
         tracing.stop(_LAST_SPANS_SECONDS)
+        if self.process is not None and self.process.draining:
+            # It was to end anyway: no order reaches one that starts afresh.
+            self.end_process()
         if self.in_child:
             end_child()
         restart_process()
