@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any
 
 from billiard.exceptions import Terminated
@@ -267,8 +268,9 @@ class LoopPool(BasePool):
     async def _run(self, job: Job) -> None:
         try:
             await job.run()
-        except Exception:
+        except Exception as error:
             logger.critical("Task %s: the pool could not settle it", job.id, exc_info=True)
+            self.spawn(partial(job.report, error))
         finally:
             del self._running[job.pid]
             if self._threads is not None:

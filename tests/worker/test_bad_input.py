@@ -269,7 +269,7 @@ UNREADABLE: dict[str, tuple[dict[str, Any], str]] = {
     "kwargs are a list": (message(body=[[], [1], {}]), "by name must be an object"),
     "args are a number": (message(body=[7, {}, {}]), ""),
     "embed is a number": (message(body=[[], {"x": 1}, 7]), ""),
-    "eta": (message(eta="next week"), "ETA"),
+    "eta": (message(eta="next week"), "headers.eta"),
     "timelimit": (message(timelimit="long"), ""),
 }
 

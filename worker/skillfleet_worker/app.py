@@ -11,6 +11,7 @@ from kombu import Exchange, Queue
 
 from skillfleet.agent import Agent
 from skillfleet.errors import SettingsError
+from skillfleet_engine.compression import bound_decompression
 from skillfleet_engine.transport import broker_settings
 from skillfleet_ledger.settings import celery_url
 from skillfleet_worker.agents import find_agents
@@ -23,6 +24,7 @@ from skillfleet_worker.bootstrap import (
 )
 from skillfleet_worker.builtin import fleet
 from skillfleet_worker.runtime import remote_control  # noqa: F401 - registers the command
+from skillfleet_worker.runtime.envelope import most_message_bytes
 from skillfleet_worker.runtime.node import Node
 from skillfleet_worker.runtime.skill_task import SkillTask
 from skillfleet_worker.settings import WorkerSettings
@@ -45,6 +47,7 @@ def create_app(
     """
     chosen = settings or WorkerSettings.load()
     check_settings(chosen)
+    bound_decompression(most_message_bytes(chosen))
     if pool == "prefork" and chosen.pod_deletion_cost:
         raise SettingsError(
             "SKILLFLEET_POD_DELETION_COST: not with prefork, whose children know of their own runs"
@@ -89,7 +92,7 @@ def _configuration(settings: WorkerSettings, pool: str, concurrency: int | None)
         **_broker(settings),
         "result_backend": f"{backend}+{celery_url(settings.ledger_url)}",
         "result_backend_transport_options": {"global_keyprefix": prefix} if prefix else {},
-        "broker_transport_options": _transport_options(timeout, prefix) if redis_broker else {},
+        "broker_transport_options": _transport_options(settings) if redis_broker else {},
         "broker_connection_timeout": timeout,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -126,9 +129,11 @@ def _broker(settings: WorkerSettings) -> dict[str, Any]:
     return broker_settings(settings.celery_broker_url)
 
 
-def _transport_options(timeout: float, prefix: str) -> dict[str, Any]:
+def _transport_options(settings: WorkerSettings) -> dict[str, Any]:
+    timeout = settings.redis_timeout_seconds
     return {
-        "global_keyprefix": prefix,
+        "global_keyprefix": settings.keyspace.broker_prefix,
+        "max_message_bytes": most_message_bytes(settings),
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
         "socket_keepalive": True,

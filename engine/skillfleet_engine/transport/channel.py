@@ -60,7 +60,8 @@ class Channel(stock.Channel):
     """The same lists, hashes and bindings as kombu's; intake.py says what is different.
 
     Transport options beside kombu's: `doorbell_seconds` (how long an idle worker waits before
-    it looks by itself), `undecodable_key`, `undecodable_limit`.
+    it looks by itself), `undecodable_key`, `undecodable_limit`, `max_message_bytes` (larger ones
+    count as undecodable, and never leave the server; 0: no limit).
     """
 
     QoS = QoS
@@ -68,11 +69,13 @@ class Channel(stock.Channel):
     doorbell_seconds = 5.0
     undecodable_key = "undecodable"
     undecodable_limit = 1000
+    max_message_bytes = 0
     from_transport_options = (
         *stock.Channel.from_transport_options,
         "doorbell_seconds",
         "undecodable_key",
         "undecodable_limit",
+        "max_message_bytes",
     )
 
     # What kombu's channel has, and its stubs do not tell.

@@ -55,5 +55,6 @@ class Keys:
         keys = (self.unacked, self.index, self.undecodable, *lists)
         channel = self._channel
         fair = int(channel.queue_order_strategy == "round_robin")
-        limits = (room, repr(at), int(put_back), fair, len(queues), channel.undecodable_limit)
-        return (len(keys), *keys, *limits, *tags)
+        order = (room, repr(at), int(put_back), fair, len(queues))
+        limits = (channel.undecodable_limit, channel.max_message_bytes)
+        return (len(keys), *keys, *order, *limits, *tags)

@@ -11,17 +11,19 @@
 -- ARGV[4]   1: the queues of a level share fairly; 0: strictly in their order
 -- ARGV[5]   how many queues there are
 -- ARGV[6]   how long the list of unreadable messages may get
--- ARGV[7..] tags of acknowledged messages
+-- ARGV[7]   how many bytes a message may have at the most; 0: any number
+-- ARGV[8..] tags of acknowledged messages
 --
 -- Returns {claimed, refused}: flat lists of {position of the pair (from 1), message, tag} and
--- {position, message, reason}. Refused messages are in KEYS[3].
+-- {position, message, reason}. Refused messages are in KEYS[3]; such that are too large are cut.
 local unacked, index, undecodable = KEYS[1], KEYS[2], KEYS[3]
 local left, now, width = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[5])
+local most = tonumber(ARGV[7])
 local pairs_of_keys = (#KEYS - 3) / 2
 
-if #ARGV > 6 then
-  redis.call('ZREM', index, unpack(ARGV, 7))
-  redis.call('HDEL', unacked, unpack(ARGV, 7))
+if #ARGV > 7 then
+  redis.call('ZREM', index, unpack(ARGV, 8))
+  redis.call('HDEL', unacked, unpack(ARGV, 8))
 end
 
 if ARGV[3] == '1' then
@@ -77,20 +79,35 @@ local function note(position, raw, tag, exchange, routing_key)
   claimed[#claimed + 1] = tag
 end
 
+local function refuse(position, raw, reason)
+  redis.call('LPUSH', undecodable, raw)
+  redis.call('LTRIM', undecodable, 0, ARGV[6] - 1)
+  refused[#refused + 1] = position
+  refused[#refused + 1] = raw
+  refused[#refused + 1] = reason
+end
+
+-- What is kept of a message that is too large: all but its body, if that is what is large, so that
+-- one can still see whose it was.
+local function cut(raw)
+  local _, first = raw:find('"body": ?"')
+  local last = first and raw:find('"', first + 1, true)
+  if last and #raw - (last - first) <= most then
+    return raw:sub(1, math.min(first + 1024, last - 1)) .. raw:sub(last)
+  end
+  return raw:sub(1, 1024)
+end
+
 local function take(position, raw)
+  if most > 0 and #raw > most then
+    return refuse(position, cut(raw), 'it has ' .. #raw .. ' bytes, the limit is ' .. most)
+  end
   local quick, exchange, routing_key = read(raw)
   if quick then return note(position, raw, quick, exchange, routing_key) end
   local decoded, message = pcall(cjson.decode, raw)
   local reason = decoded and reason_against(message)
   if not decoded then reason = 'not JSON' end
-  if reason then
-    redis.call('LPUSH', undecodable, raw)
-    redis.call('LTRIM', undecodable, 0, ARGV[6] - 1)
-    refused[#refused + 1] = position
-    refused[#refused + 1] = raw
-    refused[#refused + 1] = reason
-    return
-  end
+  if reason then return refuse(position, raw, reason) end
   local tag, info = message.properties.delivery_tag, message.properties.delivery_info
   note(position, raw, tag, cjson.encode(info.exchange), cjson.encode(info.routing_key))
 end

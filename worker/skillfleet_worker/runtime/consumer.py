@@ -12,7 +12,14 @@ from celery import signals
 from skillfleet.contracts import AgentCard, ReasonCode, RunState
 from skillfleet_engine.consumer import LoopConsumer
 from skillfleet_ledger import Ledger
+from skillfleet_ledger.records import Submission
 from skillfleet_ledger.results import End
+from skillfleet_worker.runtime.envelope import (
+    legible_part,
+    most_message_bytes,
+    problem_of,
+    undecoded,
+)
 from skillfleet_worker.runtime.letters import adopt, adoption_of, body_of
 from skillfleet_worker.runtime.node import node_of
 from skillfleet_worker.settings import WorkerSettings
@@ -49,10 +56,16 @@ class FleetConsumer(LoopConsumer):
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """Celery's handler of messages; what it stumbles over is kept."""
         handle = super().create_task_handler(*args, **kwargs)
+        most_bytes = most_message_bytes(node_of(self.app).settings)
 
         def on_message(message: Any) -> None:
             try:
-                handle(message)
+                if "task" not in message.headers:
+                    self.on_unknown_message(None, message)
+                elif (problem := problem_of(message, most_bytes)) is not None:
+                    self._keep(message, f"the message is invalid: {problem}")
+                else:
+                    handle(message)
             except Exception as error:
                 # Transports count errors among the lost connections that are the message's.
                 if isinstance(error, self.connection_errors) and not isinstance(error, _ITS_OWN):
@@ -65,7 +78,7 @@ class FleetConsumer(LoopConsumer):
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """Keep a message that is no task."""
         del body
-        self._keep(message, "not a task message: it has no header 'task'")
+        self._keep(message, "not a message of Celery's protocol 2: no header 'task'")
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Keep a message whose body cannot be read."""
@@ -145,16 +158,13 @@ class FleetConsumer(LoopConsumer):
 
     def _keep(self, message: Any, reason: str) -> None:
         """A dead letter; the run of a plain Celery client ends with the same reason."""
-
-        async def keep(ledger: Ledger) -> None:
-            await ledger.refused.add(reason, body_of(message))
-            record(DEAD_LETTERS, 1, "message")
-            end = End(RunState.FAILED, ReasonCode.INVALID_ARGUMENTS, reason)
-            adoption = adoption_of(message, ledger.settings)
-            if adoption is not None and await adopt(ledger, adoption):
-                await ledger.runs.close(adoption.id, adoption.task, end)
-
-        self._then_acknowledge(message, keep, f"message refused: {reason}")
+        adoption = _adoption_of(message, node_of(self.app).settings)
+        body = body_of(message)
+        self._then_acknowledge(
+            message,
+            lambda ledger: _refuse(ledger, body, reason, adoption),
+            f"message refused: {reason}",
+        )
 
     def _end(self, message: Any, end: End) -> None:
         """End the run behind a message; a message without a run is kept instead."""
@@ -192,9 +202,26 @@ class FleetConsumer(LoopConsumer):
 
 
 def keep_refused(settings: WorkerSettings, body: bytes, reason: str) -> None:
-    """Keep a message that nobody can read; raises when Redis is out of reach."""
-    apart(settings, lambda ledger: ledger.refused.add(reason, body))
+    """Keep a message that nobody can read; raises when Redis is out of reach.
+
+    The run of a plain Celery client ends, where the message still says which it is.
+    """
+    message = undecoded(body)
+    adoption = _adoption_of(message, settings) if message is not None else None
+    apart(settings, lambda ledger: _refuse(ledger, body, reason, adoption))
+
+
+def _adoption_of(message: Any, settings: WorkerSettings) -> Submission | None:
+    legible = legible_part(message)
+    return adoption_of(legible, settings) if legible is not None else None
+
+
+async def _refuse(ledger: Ledger, body: bytes, reason: str, adoption: Submission | None) -> None:
+    await ledger.refused.add(reason, body)
     record(DEAD_LETTERS, 1, "message")
+    if adoption is not None and await adopt(ledger, adoption):
+        end = End(RunState.FAILED, ReasonCode.INVALID_ARGUMENTS, reason)
+        await ledger.runs.close(adoption.id, adoption.task, end)
 
 
 def apart(settings: WorkerSettings, work: LedgerWork) -> Any:

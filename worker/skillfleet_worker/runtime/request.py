@@ -14,6 +14,7 @@ from skillfleet_ledger import Ledger
 from skillfleet_ledger.results import End
 from skillfleet_producer.tracing import run_trace_id
 from skillfleet_worker.runtime.consumer import apart
+from skillfleet_worker.runtime.envelope import problem_of_embedded
 from skillfleet_worker.runtime.letters import TIME_LIMIT, adopt, adoption_of, time_limit_of
 from skillfleet_worker.runtime.process import name_of
 from skillfleet_worker.runtime.skill_task import CANCELLED
@@ -41,9 +42,8 @@ class SkillRequest(Request):
             raise InvalidTaskError("the arguments by name must be an object")
         if not isinstance(embedded, dict | None):
             raise InvalidTaskError("what stands beside the arguments must be an object")
-        stamps = self.request_dict.get("stamped_headers") or []
-        if not isinstance(stamps, list) or not all(isinstance(stamp, str) for stamp in stamps):
-            raise InvalidTaskError("the names of the stamps must be a list of strings")
+        if (problem := problem_of_embedded(embedded)) is not None:
+            raise InvalidTaskError(f"what stands beside the arguments: {problem}")
         self._limit_attempt()
 
     def _limit_attempt(self) -> None:
