@@ -31,13 +31,13 @@ _END_SECONDS = 40.0
 _TRAP_SECONDS = 10.0
 _REPLY_SECONDS = 0.02
 """What the reply that sprung a trap has to reach the worker before its connections are cut."""
-_ENDS_A_CALLER = re.compile(
+ENDS_A_CALLER = re.compile(
     rb"\r\n(?:succeeded|failed)\r\n.*chaos\.leave"
     rb"|\r\n(?:cancelled|timed_out)\r\n.*chaos\.(?:leave|parent)",
     re.DOTALL,
 )
 """The request that ends a run which left calls under way: the state, and the result's task."""
-_ENDED = re.compile(rb"settled\r\n")
+ENDED = re.compile(rb"settled\r\n")
 _SETTINGS: dict[str, Any] = {
     "lease_seconds": LEASE_SECONDS,
     "redis_timeout_seconds": REDIS_TIMEOUT_SECONDS,
@@ -235,7 +235,7 @@ class Arena:
 
     async def _break_after_an_end(self, fault: Fault) -> None:
         """Strike the first worker that ends a caller: it hears that it did, and then nothing."""
-        traps = [Trap(_ENDS_A_CALLER, _ENDED) for _ in self.machines]
+        traps = [Trap(ENDS_A_CALLER, ENDED) for _ in self.machines]
         for proxy, trap in zip(self.proxies, traps, strict=False):
             proxy.set_trap(trap)
         waiting = [asyncio.create_task(trap.sprung.wait()) for trap in traps]

@@ -46,9 +46,9 @@ def children(
         return
     yield from _began_afterwards(child, caller)
     yield from _went_on(child, scene.at(caller.record["finished"]), executions, scene)
-    # What these call last lasts far longer than they do.
-    left = caller.skill == "leave" and child.skill == "sleep" and child.state.terminal
-    if left and child.state is not RunState.CANCELLED:
+    # What such a caller leaves behind lasts far longer than it has time for.
+    outlived = int(child.record.get("finished", 0)) > int(caller.record["finished"])
+    if caller.skill == "leave" and outlived and child.state is not RunState.CANCELLED:
         yield "its caller ended before, so it should be cancelled"
 
 

@@ -10,7 +10,8 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-_SOCKETS = {"socket_timeout": 2, "socket_connect_timeout": 2}
+_REDIS = {"socket_timeout": 2, "socket_connect_timeout": 2}
+_RABBIT = {"confirm_publish": True}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class PlainClient:
     def __init__(self, url: str, broker_url: str | None = None) -> None:
         # Without a backend: one that cannot wait for results any more can send nothing either.
         self._app = Celery(broker=broker_url or url, set_as_current=False)
-        self._app.conf.broker_transport_options = {} if broker_url else _SOCKETS
+        self._app.conf.broker_transport_options = _RABBIT if broker_url else _REDIS
 
     async def send(self, task_id: str, skill: str, args: Mapping[str, Any], plain: Plain) -> None:
         """Send one task; again and again, under the same id, until the broker took it."""
