@@ -10,7 +10,8 @@ from skillfleet.contracts import RunState
 from tests.chaos.evidence import Execution, Run, Scene
 
 SETTLE_NS = 10_000_000_000
-"""From a handler's end to its attempt's: what it emitted leaves, what it executed is stopped."""
+"""From a handler's end to its attempt's: what it emitted leaves, what it executed is stopped. And
+from the end of a call to its return."""
 END_NS = 20_000_000_000
 """From the end of a caller, or a cancellation, to the end of what has to end by it: a lease, the
 reaper's office passed on, a grace, and a busy machine."""
@@ -39,6 +40,8 @@ def children(
     caller = runs.get(child.parent or "")
     if caller is None:
         return
+    if caller.skill == "leave" and child.state is RunState.FAILED:
+        yield from _unheard(child, executions.get(caller.id, ()), scene)
     over = [one.over for one in executions.get(caller.id, ()) if one.ended]
     if over and caller.state in _BY_ITSELF:
         yield from _started_again(child, max(over), scene)
@@ -57,6 +60,16 @@ def cancelled(run: Run, since: int, scene: Scene) -> Iterator[str]:
     ended = scene.at(run.record.get("finished"))
     if scene.troubles.quiet(since, ended) > END_NS:
         yield f"went on for {_s(ended - since)} after it was cancelled"
+
+
+def _unheard(child: Run, callers: Sequence[Execution], scene: Scene) -> Iterator[str]:
+    """A caller that does not handle the failure of a call ends by it."""
+    failed = scene.at(child.record["finished"])
+    for one in callers:
+        if one.first < failed < one.last:
+            quiet = scene.troubles.quiet(failed, one.last, scene.worker(one))
+            if quiet > SETTLE_NS:
+                yield f"its caller's handler went on for {_s(one.last - failed)} after it had failed"
 
 
 def _started_again(child: Run, since: int, scene: Scene) -> Iterator[str]:

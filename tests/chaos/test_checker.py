@@ -172,6 +172,16 @@ def test_a_call_that_is_started_over_and_over_is_found() -> None:
     assert verdict([caller, restless], journal, troubles=excused) == []
 
 
+@pytest.mark.parametrize(("last", "wrong"), [(1500, False), (30_000, True)])
+def test_a_caller_that_does_not_learn_of_a_failure_is_found(last: int, wrong: bool) -> None:
+    caller = run("p", "leave", "failed", (0, last + 100, "failed"))
+    failed = run("c", "fail", "failed", (200, 1000, "failed"), parent="p")
+    journal = Told(p=[told(1, 0, last)], c=[told(1, 210, 990)])
+    assert verdict([caller, failed], journal) == wrong * [
+        "c (fail, failed): its caller's handler went on for 29.0 s after it had failed"
+    ]
+
+
 # -- cancellations
 
 
