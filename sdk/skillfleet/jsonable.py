@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from enum import Enum
+from pathlib import PurePath
 from types import NoneType
 from typing import Any, Final, NamedTuple
 
@@ -147,6 +148,10 @@ def _bytes(value: bytes | bytearray | memoryview, path: _Path, above: _Above) ->
         ) from None
 
 
+def _path(value: PurePath, path: _Path, above: _Above) -> str:
+    return _text(str(value), path, above)
+
+
 def _object(value: Mapping[Any, Any], path: _Path, above: _Above) -> dict[str, Any]:
     within = _within(value, path, above)
     items = [(_key(key, path), item) for key, item in value.items()]
@@ -169,17 +174,16 @@ def _list(value: Iterable[Any], path: _Path, above: _Above) -> list[Any]:
 
 
 def _other(value: Any, path: _Path, above: _Above) -> Any:
+    kind = type(value).__name__
+    if hasattr(value, "get_secret_value"):
+        raise NotJsonError(path, f"{kind} keeps a secret", "what travels is stored and shown")
     if hasattr(type(value), "__pydantic_serializer__"):
-        plain = to_jsonable_python(value, by_alias=True, inf_nan_mode="constants")
-        return _plain(plain, path, _within(value, path, above))
+        return _model(value, path, _within(value, path, above))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         named = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return _object(named, path, _within(value, path, above))
-    kind = type(value).__name__
     if isinstance(value, AbstractSet | Iterator | Sequence):
         raise NotJsonError(path, f"JSON has no {kind}", "write a list of it")
-    if hasattr(value, "get_secret_value"):
-        raise NotJsonError(path, f"{kind} keeps a secret", "what travels is stored and shown")
     try:
         plain = to_jsonable_python(value, inf_nan_mode="constants")
     except PydanticSerializationError:
@@ -189,6 +193,27 @@ def _other(value: Any, path: _Path, above: _Above) -> Any:
             path, f"JSON has no {kind}", "write its fields as a dict, or its text as str(...)"
         )
     return _plain(plain, path, above)
+
+
+def _model(value: Any, path: _Path, above: _Above) -> Any:
+    serializer = type(value).__pydantic_serializer__
+    plain = serializer.to_python(value, mode="json", by_alias=True)
+    _check_kept(serializer.to_python(value, by_alias=True), plain, path)
+    return _plain(plain, path, above)
+
+
+def _check_kept(before: Any, after: Any, path: _Path) -> None:
+    """Refuse what pydantic has left out of its JSON without a word: NaN, infinity and secrets."""
+    if isinstance(before, float | Decimal) and after is None:
+        raise NotJsonError(path, *_NO_NUMBER)
+    if hasattr(before, "get_secret_value"):
+        _other(before, path, ())
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in before.keys() & after.keys():
+            _check_kept(before[key], after[key], (*path, key))
+    elif isinstance(before, list | tuple) and isinstance(after, list):
+        for at, (one, other) in enumerate(zip(before, after, strict=False)):
+            _check_kept(one, other, (*path, at))
 
 
 _CONVERSIONS: tuple[tuple[Any, Callable[[Any, _Path, _Above], Any]], ...] = (
@@ -201,4 +226,5 @@ _CONVERSIONS: tuple[tuple[Any, Callable[[Any, _Path, _Above], Any]], ...] = (
     (Mapping, _object),
     ((list, tuple, deque), _list),
     ((bytes, bytearray, memoryview), _bytes),
+    (PurePath, _path),
 )
