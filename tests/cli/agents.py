@@ -1,8 +1,9 @@
 """The agents that the tests of the command line serve; loaded by its file, as a user may do."""
 
 import asyncio
+from typing import Any
 
-from skillfleet import Agent, RunContext, SkillError
+from skillfleet import Agent, AgentEvent, RunContext, SkillError
 
 lab = Agent("lab", description="Skills of every temper")
 annex = Agent("annex", description="On a queue of its own", queue="annex-queue")
@@ -48,6 +49,19 @@ async def linger(ctx: RunContext) -> None:
     except asyncio.CancelledError:
         await asyncio.sleep(4)
         raise
+
+
+@lab.skill
+async def plays(
+    ctx: RunContext, events: list[tuple[str, dict[str, Any]]], artifact: str | None = None
+) -> Any:
+    """Emit events as they are given, write an artifact, and return the last text."""
+    for kind, payload in events:
+        await ctx.emit_event(AgentEvent(kind, payload))
+    if artifact is None:
+        return events[-1][1].get("text")
+    await ctx.write_artifact("art\u202efact.txt", artifact.encode(), "text/plain")
+    return artifact
 
 
 @lab.skill

@@ -1,5 +1,7 @@
 """Whatever is wrong ends in one clear line and an exit code, never in a traceback."""
 
+import json
+import os
 import re
 
 import pytest
@@ -51,6 +53,63 @@ def test_arguments_that_cannot_be_read_say_what_to_write(
 ) -> None:
     with pytest.raises(CommandError, match=re.escape(message)):
         parse_arguments(source, pairs)
+
+
+def test_arguments_of_the_command_that_are_not_utf8_are_refused(bare: Shell) -> None:
+    result = bare.run("enqueue", "lab.add", "--arg", os.fsdecode(b"x=\xff\xfe"))
+    assert result.code == 2
+    assert "is not UTF-8" in result.err
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "pairs", "message"),
+    [
+        ('{"a": {"b": [1, 18446744073709551616]}}', [], "a.b[1]: 18446744073709551616 has more"),
+        ('{"a": -9223372036854775809}', [], "a: -9223372036854775809 has more than 64 bits"),
+        (None, ["n=123456789012345678901234567890"], "n: 123456789012345678901234567890 has more"),
+        (None, [f"n={'9' * 5000}"], "n: "),
+        ('{"a": [1e999]}', [], "a[0]: JSON has no NaN and no infinity"),
+        ('{"a": NaN}', [], "a: JSON has no NaN"),
+        ('{"a": -Infinity}', [], "a: JSON has no NaN"),
+        (None, ["n=NaN"], "n: JSON has no NaN"),
+        (None, ['n={"x": 1e999}'], "n.x: JSON has no NaN"),
+        ('{"a": "\\ud800"}', [], "a: half of a surrogate pair"),
+        ('{"\\ud800": 1}', [], "a name in the arguments: half of a surrogate pair"),
+        (None, [f"n={'[' * 300}{']' * 300}"], "nested deeper than 200 levels"),
+        ("[" * 100_000, [], "nested deeper than 200 levels"),
+    ],
+)
+def test_what_json_cannot_carry_unchanged_is_refused_by_name(
+    source: str | None, pairs: list[str], message: str
+) -> None:
+    with pytest.raises(CommandError, match=re.escape(message)) as refused:
+        parse_arguments(source, pairs)
+    assert refused.value.code == ExitCode.USAGE
+
+
+def test_numbers_of_64_bits_and_all_letters_arrive_as_they_are(shell: Shell) -> None:
+    given = {
+        "n": 2**64 - 1,
+        "m": -(2**63),
+        "exact": 9007199254740993,
+        "text": "caf\u00e9 \U0001f600",
+    }
+    assert parse_arguments(json.dumps(given), []) == given
+    assert parse_arguments(None, [f"n={2**64 - 1}"]) == {"n": 2**64 - 1}
+    arguments = json.dumps({"events": [["my.kind", given]]})
+    (shell.folder / "utf8.json").write_bytes(b"\xef\xbb\xbf" + arguments.encode())
+    for source in (arguments, "@utf8.json"):
+        lines = shell.run("enqueue", "lab.plays", source, "--follow", "--json").json_lines
+        (event,) = (line for line in lines if line.get("kind") == "my.kind")
+        assert event["payload"] == given
+
+
+def test_what_is_not_utf8_is_refused(shell: Shell) -> None:
+    (shell.folder / "latin.json").write_bytes(b'{"x": "caf\xe9"}')
+    result = shell.run("enqueue", "lab.add", "@latin.json")
+    assert result.code == 2
+    assert "the content of latin.json is not UTF-8" in result.err
 
 
 def test_a_value_that_is_no_json_is_text() -> None:

@@ -1,16 +1,23 @@
 """The doctor tells what is wrong, how bad it is and what to do."""
 
 import asyncio
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from skillfleet_ledger import Ledger, Settings
 from tests.cli.commands import Shell
+from tests.support import acl
 from tests.support.ports import free_port
-from tests.support.valkey import ValkeyServer
+from tests.support.valkey import ValkeyServer, running_server
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -25,7 +32,8 @@ def findings(shell: Shell, *options: str, code: int = 0) -> dict[str, dict[str, 
 
 def test_a_working_fleet_is_healthy(shell: Shell) -> None:
     found = findings(shell)
-    sound = {"redis", "eviction", "memory", "persistence", "clock", "workers", "agents", "reaper"}
+    sound = {"redis", "eviction", "memory", "persistence", "writing", "clock", "workers", "agents"}
+    sound.add("reaper")
     assert {name: found[name]["level"] for name in sound} == dict.fromkeys(sound, "ok")
     assert found["agents"]["text"] == "annex, fleet, lab"
     assert found["queue annex-queue"]["text"] == "0 waiting, 0 running"
@@ -92,6 +100,156 @@ def test_a_redis_out_of_reach_is_a_problem(bare: Shell) -> None:
     away = Shell(f"redis://127.0.0.1:{free_port()}/0", bare.folder, settings)
     found = findings(away, code=1)
     assert found["redis"]["level"] == "problem"
+
+
+@contextmanager
+def replica() -> Iterator[str]:
+    """A read-only replica."""
+    with running_server() as primary:
+        with running_server("--replicaof", f"127.0.0.1 {primary.port}") as server:
+            yield server.url
+
+
+@contextmanager
+def cluster(last_slot: int = 16_383) -> Iterator[str]:
+    """The only node of a Redis Cluster; it is down unless it has all slots."""
+    bus = ("--cluster-port", str(free_port()))
+    with running_server("--cluster-enabled", "yes", *bus) as server:
+        with server.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, last_slot)
+            state = b"ok" if last_slot == 16_383 else b"fail"
+            wait_until(lambda: b"cluster_state:" + state in _cluster_info(client), what="slots")
+        yield server.url
+
+
+def _cluster_info(client: Any) -> bytes:
+    info: bytes = client.execute_command("CLUSTER", "INFO", NEVER_DECODE=True)
+    return info
+
+
+@contextmanager
+def sentinel() -> Iterator[str]:
+    """A Sentinel, which knows of servers and keeps no data."""
+    port = free_port()
+    with running_server() as primary:
+        file = primary.folder / "sentinel.conf"
+        watched = f"sentinel monitor m 127.0.0.1 {primary.port} 1"
+        file.write_text(f"port {port}\nbind 127.0.0.1\n{watched}\n")
+        with subprocess.Popen(
+            [primary.binary(), str(file), "--sentinel"], stdout=subprocess.DEVNULL
+        ) as process:
+            try:
+                with redis.Redis(port=port) as client:
+                    wait_until(lambda: client.ping(), what="the Sentinel")
+                yield f"redis://127.0.0.1:{port}/0"
+            finally:
+                process.kill()
+
+
+@contextmanager
+def configured(name: str, value: str) -> Iterator[str]:
+    """A server with a setting that keeps it from writing."""
+    with running_server() as server, server.client() as client:
+        client.config_set(name, value)
+        yield server.url
+
+
+@contextmanager
+def database_99() -> Iterator[str]:
+    """A database that the server does not have."""
+    with running_server() as server:
+        yield server.url.removesuffix("/0") + "/99"
+
+
+@pytest.mark.parametrize(
+    ("place", "check", "text", "advice"),
+    [
+        (replica, "writing", "READONLY", "name the primary"),
+        (cluster, "writing", "CROSSSLOT", "a Redis Cluster"),
+        (partial(cluster, 5000), "writing", "", "a Redis Cluster"),
+        (sentinel, "redis", "unknown command", "no Sentinel"),
+        (partial(configured, "maxmemory", "1"), "writing", "OOM", "raise maxmemory"),
+        (
+            partial(configured, "min-replicas-to-write", "2"),
+            *("writing", "NOREPLICAS", "too few replicas"),
+        ),
+        (database_99, "redis", "DB index", "SKILLFLEET_REDIS_URL"),
+    ],
+)
+def test_a_server_that_takes_no_writes_is_a_problem_with_advice(
+    tmp_path: Path,
+    place: Callable[[], AbstractContextManager[str]],
+    check: str,
+    text: str,
+    advice: str,
+) -> None:
+    with place() as url:
+        settings = {"SKILLFLEET_REDIS_TIMEOUT_SECONDS": "2"}
+        found = findings(Shell(url, tmp_path, settings), code=1)
+    assert found[check]["level"] == "problem"
+    assert text in found[check]["text"]
+    assert advice in found[check]["advice"]
+
+
+RIGHTS = {
+    "without scripts": ("~*", "&*", "+@all", "-@scripting"),
+    "without the broker's lists": ("~{skillfleet:*}:*", "~celery-task-meta-*", "&*", "+@all"),
+    "without results": ("~{skillfleet:*}:*", "~celery", "~celery??[0-9]", "&*", "+@all"),
+    "without channels": ("~*", "resetchannels", "+@all"),
+    "of another fleet": ("~{north:*}:*", "~north:*", "&*", "+@all"),
+}
+
+
+@pytest.fixture
+def ruled() -> Iterator[ValkeyServer]:
+    """A server whose refusals are what the test is about."""
+    server = ValkeyServer()
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+def test_a_user_without_rights_is_a_problem_and_one_that_only_reads_a_warning(
+    ruled: ValkeyServer, tmp_path: Path
+) -> None:
+    def found(user: str, password: str, code: int) -> dict[str, dict[str, Any]]:
+        url = f"redis://{user}:{password}@127.0.0.1:{ruled.port}/0"
+        return findings(Shell(url, tmp_path), code=code)
+
+    with ruled.client() as client:
+        for number, rules in enumerate(RIGHTS.values()):
+            client.execute_command("ACL", "SETUSER", f"u{number}", "on", ">pw", *rules)
+        reading = ("~*", "&*", "-@all", "+@read", "+@connection", "+info", "+time")
+        client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", *reading)
+    for number, what in enumerate(RIGHTS):
+        problems = found(f"u{number}", "pw", 1).values()
+        told = [finding for finding in problems if finding["level"] == "problem"]
+        assert told, what
+        assert "users.acl" in told[0]["advice"], what
+    reader = found("reader", "pw", 0)["writing"]
+    assert (reader["level"], "may only read" in reader["text"]) == ("warning", True)
+    producer = found(acl.PRODUCER, acl.password_of(acl.PRODUCER), 1)["writing"]
+    assert (producer["level"], "may enqueue runs" in producer["text"]) == ("warning", True)
+    with ruled.client() as client:
+        assert client.keys() == [], "nothing is left behind"
+
+
+def test_what_the_doctor_writes_is_gone_and_counts_nowhere(bare: Shell) -> None:
+    with closing(redis.Redis.from_url(bare.url)) as client:
+        assert findings(bare)["writing"]["level"] == "ok"
+        assert client.keys() == []
+
+
+def test_what_is_not_the_fleets_is_told_and_no_bug(bare: Shell) -> None:
+    with closing(redis.Redis.from_url(bare.url)) as client:
+        client.set("{skillfleet:0}:queues", "text")
+        assert "WRONGTYPE" in findings(bare, code=1)["fleet"]["text"]
+        client.delete("{skillfleet:0}:queues")
+        client.hset("{skillfleet:0}:cards", "a|1", "no JSON")
+        client.zadd("{skillfleet:0}:serving", {"a|1|w": 10**14})
+        assert "could not be read" in findings(bare, code=1)["fleet"]["text"]
+        client.flushall()
 
 
 def test_a_broker_of_its_own_is_checked_too(bare: Shell) -> None:

@@ -1,17 +1,14 @@
 """Enqueueing, with and without following the run."""
 
 import json
-import os
-import pty
 import signal
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import SKILLFLEET, Shell
-from tests.support.waiting import wait_until
+from tests.cli.commands import Shell
+from tests.cli.terminal import on_terminal
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -116,30 +113,11 @@ def test_following_says_when_nobody_serves_the_skill(bare: Shell, tmp_path: Path
 
 
 def test_on_a_terminal_progress_is_a_bar_below_the_text(shell: Shell) -> None:
-    ours, theirs = pty.openpty()
-    environment = shell.environment() | {"TERM": "xterm", "COLUMNS": "100"}
-    command = [*SKILLFLEET, "enqueue", "lab.tell", '{"words": ["one", "two"]}', "--follow"]
-    process = subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    shown = _read_all(ours)
-    os.close(ours)
-    assert process.wait(60) == 0
+    words = '{"words": ["one", "two"]}'
+    code, shown = on_terminal(shell, "enqueue", "lab.tell", words, "--follow")
+    assert code == 0
     assert "2/2" in shown
     assert "━" in shown
     assert "\x1b[2K" in shown, "the bar is wiped away"
     assert "one two" in shown
     assert "1/2 weighing one" not in shown, "no plain progress lines"
-
-
-def _read_all(terminal: int) -> str:
-    parts: list[bytes] = []
-
-    def ended() -> bool:
-        try:
-            parts.append(os.read(terminal, 65536))
-        except OSError:
-            return True
-        return parts[-1] == b""
-
-    wait_until(ended, 60, "the end of the terminal's output")
-    return b"".join(parts).decode(errors="replace")
