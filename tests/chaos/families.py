@@ -69,7 +69,7 @@ def _unheard(child: Run, callers: Sequence[Execution], scene: Scene) -> Iterator
         if one.first < failed < one.last:
             quiet = scene.troubles.quiet(failed, one.last, scene.worker(one))
             if quiet > SETTLE_NS:
-                yield f"its caller's handler went on for {_s(one.last - failed)} after it had failed"
+                yield f"its caller went on for {_s(one.last - failed)} after it had failed"
 
 
 def _started_again(child: Run, since: int, scene: Scene) -> Iterator[str]:

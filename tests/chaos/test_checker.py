@@ -178,7 +178,7 @@ def test_a_caller_that_does_not_learn_of_a_failure_is_found(last: int, wrong: bo
     failed = run("c", "fail", "failed", (200, 1000, "failed"), parent="p")
     journal = Told(p=[told(1, 0, last)], c=[told(1, 210, 990)])
     assert verdict([caller, failed], journal) == wrong * [
-        "c (fail, failed): its caller's handler went on for 29.0 s after it had failed"
+        "c (fail, failed): its caller went on for 29.0 s after it had failed"
     ]
 
 
