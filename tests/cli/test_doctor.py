@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -105,9 +105,10 @@ def test_a_redis_out_of_reach_is_a_problem(bare: Shell) -> None:
 @contextmanager
 def replica() -> Iterator[str]:
     """A read-only replica."""
-    with running_server() as primary:
-        with running_server("--replicaof", f"127.0.0.1 {primary.port}") as server:
-            yield server.url
+    with ExitStack() as stack:
+        primary = stack.enter_context(running_server())
+        replicates = ("--replicaof", f"127.0.0.1 {primary.port}")
+        yield stack.enter_context(running_server(*replicates)).url
 
 
 @contextmanager
@@ -139,11 +140,18 @@ def sentinel() -> Iterator[str]:
             [primary.binary(), str(file), "--sentinel"], stdout=subprocess.DEVNULL
         ) as process:
             try:
-                with redis.Redis(port=port) as client:
-                    wait_until(lambda: client.ping(), what="the Sentinel")
+                wait_until(lambda: _answers(port), what="the Sentinel")
                 yield f"redis://127.0.0.1:{port}/0"
             finally:
                 process.kill()
+
+
+def _answers(port: int) -> bool:
+    try:
+        with redis.Redis(port=port) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False
 
 
 @contextmanager
