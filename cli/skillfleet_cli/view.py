@@ -142,13 +142,15 @@ class LiveView(PlainView):
 
     def __init__(self) -> None:
         super().__init__()
+        # soft_wrap would let a bar run over the terminal's edge.
+        terminal = console(stderr=True, soft_wrap=False)
         self._bar = Progress(
-            SpinnerColumn(),
+            SpinnerColumn("line" if terminal.options.ascii_only else "dots"),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             TextColumn("{task.fields[count]}", markup=False),
             TimeElapsedColumn(),
-            console=console(stderr=True, soft_wrap=False),
+            console=terminal,
             transient=True,
         )
         self._task = self._bar.add_task("queued", total=None, count="")
