@@ -16,18 +16,23 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 
 logger = logging.getLogger(__name__)
 
 _AT_EXIT_SECONDS = 2.0
-_LAST_WORDS_SECONDS = 1.0
+_LAST_WORDS_SECONDS = 1.5
 
 
 class Ending:
-    """The certain end of the process that creates this object, once it has been asked for."""
+    """The certain end of the process that creates this object, once it has been asked for.
 
-    def __init__(self) -> None:
+    `hand_over` is called first, in a thread, and may take a second.
+    """
+
+    def __init__(self, hand_over: Callable[[], object] = lambda: None) -> None:
+        self._hand_over = hand_over
         self.code = 0
         """The exit status of a process that had to be ended."""
         self._pid = os.getpid()
@@ -52,10 +57,17 @@ class Ending:
     def now(self) -> None:
         """End the process at once; what it still holds is named in the log."""
         with suppress(RuntimeError):
-            words = threading.Thread(target=_last_words, name="last-words", daemon=True)
+            words = threading.Thread(target=self._last, name="last-words", daemon=True)
             words.start()
             words.join(_LAST_WORDS_SECONDS)
         os._exit(self.code)
+
+    def _last(self) -> None:
+        try:
+            self._hand_over()
+        except Exception:
+            logger.exception("the process ends without having handed over its work")
+        _last_words()
 
     def _exits(self) -> None:
         # A child of multiprocessing inherits the hook.

@@ -58,6 +58,8 @@ class LoopPool(BasePool):
             raise ImproperlyConfigured(NO_HUB)
         self.settings = EngineSettings.of(self.app)
         self.on_parked: Callable[[int], object] | None = None
+        self.on_signal: Callable[[int], object] = lambda _: None
+        """Told the number of a signal to stop at once; within the signal handler."""
         self._pids = itertools.count(1)
         self._pending: deque[Job] = deque()
         self._running: dict[int, Job] = {}
@@ -98,7 +100,7 @@ class LoopPool(BasePool):
         self._host.loop.set_default_executor(self._threads)
         atexit.register(self._host.close)
         bridge.set_host(self._host)
-        self._relay = SignalRelay(self._host)
+        self._relay = SignalRelay(self._host, self._on_signal)
         self._relay.take_over()
         self.watchdog = Watchdog(
             self._host.loop,
@@ -235,6 +237,9 @@ class LoopPool(BasePool):
             job.parked -= 1
             if job.parked == 0:
                 self._change_parked(-1)
+
+    def _on_signal(self, number: int) -> None:
+        self.on_signal(number)
 
     def _on_blocked(self, report: BlockedReport) -> None:
         self._log_blocked(report)

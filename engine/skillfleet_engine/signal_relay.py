@@ -20,10 +20,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class SignalRelay:
-    """Takes over the handlers that are installed for `SIGNALS`."""
+    """Takes over the handlers that are installed for `SIGNALS`.
 
-    def __init__(self, host: LoopHost) -> None:
+    `on_signal` hears of each at once, in the signal handler, also while the loop is blocked.
+    """
+
+    def __init__(self, host: LoopHost, on_signal: Callable[[int], object]) -> None:
         self._host = host
+        self._on_signal = on_signal
         self._handlers: dict[int, Handler] = {}
         self._noted: set[int] = set()
 
@@ -45,6 +49,7 @@ class SignalRelay:
         self._handlers.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        self._on_signal(number)
         if number in self._noted:
             # The first one was not served yet: the loop is blocked, waiting is of no use.
             self._handlers[number](number, frame)

@@ -17,14 +17,22 @@ _START_SECONDS = 90.0
 
 
 class RabbitServer:
-    """A node on loopback ports; `url` is its AMQP address."""
+    """A node on loopback ports; `url` is its AMQP address.
 
-    def __init__(self) -> None:
+    `consumer_timeout` is how many seconds a consumer may take to acknowledge.
+    """
+
+    def __init__(self, consumer_timeout: float | None = None) -> None:
         self.binary = require_binary("rabbitmq-server", "rabbitmq-server")
         self.port = free_port()
         self.names_port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="skillfleet-rabbit-"))
         self.process: subprocess.Popen[bytes] | None = None
+        if consumer_timeout is not None:
+            limits = f"{{consumer_timeout,{int(consumer_timeout * 1000)}}}"
+            (self.folder / "advanced.config").write_text(
+                f"[{{rabbit,[{limits},{{channel_tick_interval,500}}]}}].\n"
+            )
 
     @property
     def url(self) -> str:
@@ -43,6 +51,7 @@ class RabbitServer:
             "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
             "RABBITMQ_LOG_BASE": str(self.folder / "log"),
             "RABBITMQ_CONFIG_FILE": str(config),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "advanced.config"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
             "RABBITMQ_PID_FILE": str(self.folder / "pid"),
             "RABBITMQ_DIST_PORT": str(free_port()),

@@ -89,6 +89,31 @@ tell(result.id)
     assert (status.state, status.message) == (RunState.CANCELLED, "revoked through Celery")
 
 
+def test_revoking_by_a_stamp_cancels_the_runs_that_have_it_and_no_others(shared: Shared) -> None:
+    code = """
+import uuid
+stamp, other = str(uuid.uuid4()), str(uuid.uuid4())
+def send(value, seconds):
+    stamps = {"stamped_headers": ["tenant"], "tenant": value}
+    return app.send_task("lab.sleep", kwargs={"seconds": seconds}, **stamps)
+marked, unmarked = send(stamp, 600), send(other, 1)
+while True:
+    active = app.control.inspect().active() or {}
+    if {marked.id, unmarked.id} <= {task["id"] for tasks in active.values() for task in tasks}:
+        break
+app.control.revoke_by_stamped_headers({"tenant": [stamp]}, terminate=True, reply=True, timeout=1)
+tell([outcome(marked)[0], marked.state, outcome(unmarked)])
+tell(marked.id)
+later = send(stamp, 600)
+tell([outcome(later)[0], later.state])
+"""
+    first, run_id, later = plain_celery(shared.server.url, code)
+    assert first == ["TaskRevokedError", "REVOKED", ["value", 1, "SUCCESS"]]
+    status = shared.fleet.run(run_id).status()
+    assert (status.state, status.message) == (RunState.CANCELLED, "revoked through Celery")
+    assert later == ["TaskRevokedError", "REVOKED"]
+
+
 def test_revoke_ends_a_fleets_queued_run(loop: Shared) -> None:
     run = loop.fleet.enqueue("lab.add", {"x": 1}, queue="nobody-consumes")
     plain_celery(loop.server.url, f"app.control.revoke({run.id!r})")

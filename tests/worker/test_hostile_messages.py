@@ -28,8 +28,9 @@ FIELDS = (
     *("stamped_headers", "stamps", "replaced_task_nesting", "meth", "compression", "skillfleet"),
     *("traceparent", "skillfleet_token"),
 )
+LIMITS: list[Any] = [["a", "b"], [1], [1, 2, 3], [{}, None], [[1], 2]]
 SPECIAL: list[tuple[str, Any]] = [
-    *[("timelimit", value) for value in (["a", "b"], [1], [1, 2, 3], [{}, None], [[1], 2])],
+    *[("timelimit", value) for value in LIMITS],
     *[("eta", value) for value in ("next week", "9999-12-31T23:59:59+00:00", "0001-01-01")],
     *[("expires", value) for value in ("soon", "0001-01-01T00:00:00", 5, "2020-13-45")],
     ("stamped_headers", ["a", 5]),

@@ -178,3 +178,32 @@ def test_a_queued_run_stays_queued_while_its_broker_is_away_and_then_executes(
             assert run.result() == 3
     finally:
         broker.close()
+
+
+@pytest.mark.parametrize("pool", ["loop", "prefork"])
+def test_a_run_outlasts_the_time_that_the_broker_gives_for_acknowledgements(
+    pool: str, start_worker: StartWorker, server: ValkeyServer, tmp_path: Path
+) -> None:
+    broker = RabbitServer(consumer_timeout=1).start()
+    journal, until = tmp_path / "journal", tmp_path / "until"
+    arguments = {"until": str(until), "journal": str(journal)}
+    try:
+        settings = Settings.load(redis_url=server.url, broker_url=broker.url)
+        with Fleet(settings=settings) as fleet:
+            worker = start(start_worker, broker, pool=pool, concurrency=3)
+            long = fleet.enqueue("lab.drains", arguments)
+            wait_kind(long, "progress")
+            wait_until(lambda: "PRECONDITION_FAILED" in worker.text(), 60, "the broker's refusal")
+            others = [fleet.enqueue("lab.add", {"x": x}) for x in range(10)]
+            assert [run.result(timeout=60) for run in others] == [x + 1 for x in range(10)]
+            until.touch()
+            assert long.result(timeout=60) == "ended"
+            assert fleet.enqueue("lab.add", {"x": 1}).result(timeout=60) == 2
+            lines = journal.read_text().splitlines()
+            assert lines == [f"{long.id} 1 start", f"{long.id} 1 end"]
+            assert "Unrecoverable" not in worker.text()
+            assert "Couldn't ack" not in worker.text()
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait_end() == 0
+    finally:
+        broker.close()

@@ -14,6 +14,7 @@ from skillfleet.ports.a2a import A2AClient
 from skillfleet.ports.secrets import SHORTEST, Secrets
 from skillfleet_engine import bridge
 from skillfleet_engine.ending import end_children
+from skillfleet_engine.pool import LoopPool
 from skillfleet_engine.transport import message_undecodable
 from skillfleet_ledger.runs import RunStore
 from skillfleet_producer import AsyncFleet
@@ -170,6 +171,7 @@ def connect_signals(app: Celery, node: Node) -> None:
 
     def ready(sender: Any = None, **_: Any) -> None:
         node.consumer = sender
+        _have_told_of_signals(sender, line)
         _say_auth(node.settings)
         _say_withheld(node)
         if not _has_children(sender):
@@ -201,6 +203,11 @@ def connect_signals(app: Celery, node: Node) -> None:
     # Last, when all that the handlers above load is there, and before prefork forks.
     signals.worker_init.connect(relieve_collector, weak=False)
     node.bind(app)
+
+
+def _have_told_of_signals(consumer: Any, line: DrainLine) -> None:
+    if isinstance(getattr(consumer, "pool", None), LoopPool):
+        consumer.pool.on_signal = line.noted
 
 
 def _keep_unreadable(node: Node, queue: str, body: bytes, reason: str, **_: Any) -> None:

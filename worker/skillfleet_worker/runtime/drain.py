@@ -11,6 +11,7 @@ threads do.
 import contextlib
 import os
 import select
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -21,8 +22,8 @@ from skillfleet_worker.runtime.node import Node
 
 _RELEASE_SECONDS = 5.0
 _LOOK_SECONDS = 0.05
-_END_SECONDS = 2.5
-_PARENT_SECONDS = 1.0
+_END_SECONDS = 2.0
+_PARENT_SECONDS = 0.5
 
 
 class DrainLine:
@@ -34,12 +35,12 @@ class DrainLine:
         self._fast = _Pipe()
         self._done = _Pipe()
         self._draining = False
-        self._ending = Ending()
+        self._ending = Ending(self._node.hand_over)
 
     def open(self) -> None:
         """In the main process, before children exist."""
         self._node.main_pid = os.getpid()
-        self._ending = Ending()
+        self._ending = Ending(self._node.hand_over)
         if threading.current_thread() is threading.main_thread():
             # Else somebody's own program runs the worker.
             self._ending.at_exit()
@@ -50,7 +51,7 @@ class DrainLine:
     def watch(self) -> None:
         """In a child: drain when the main process says so."""
         if self._node.in_child:
-            self._ending = Ending()
+            self._ending = Ending(self._node.hand_over)
             self._slow.when_closed(self._slow_in_child)
             self._fast.when_closed(self._fast_in_child)
 
@@ -78,6 +79,13 @@ class DrainLine:
         self._done.wait_closed(end)
         while self._node.busy and time.monotonic() < end:
             time.sleep(_LOOK_SECONDS)
+
+    def noted(self, number: int) -> None:
+        """A signal came that orders to stop, and is obeyed when the event loop turns.
+
+        In the signal handler; should the loop be blocked, the process ends all the same.
+        """
+        self._end_after(0.0 if number == signal.SIGQUIT else self._node.settings.drain_seconds)
 
     def stopped(self, exit_code: int | None) -> None:
         """The worker stopped: with this status it ends."""

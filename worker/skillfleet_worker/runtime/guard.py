@@ -55,6 +55,10 @@ class Guard:
         """Watch no more; from any thread."""
         self._stopped.set()
 
+    def release_all(self) -> None:
+        """Release all runs of this process, which ends; in a thread without a loop."""
+        asyncio.run(self._hand_over([]))
+
     def _run(self) -> None:
         while not self._stopped.wait(_LOOK_SECONDS):
             try:

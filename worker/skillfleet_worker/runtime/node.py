@@ -123,6 +123,11 @@ class Node:
         if executor is not None and self._pid == os.getpid():
             bridge.home_loop().call_soon_threadsafe(executor.process.drain, seconds)
 
+    def hand_over(self) -> None:
+        """Release what this process still executes, in the calling thread: it ends now."""
+        if self._guard is not None and self.busy:
+            self._guard.release_all()
+
     async def stop(self) -> None:
         """Stop this process's services."""
         executor, self._executor = self._executor, None

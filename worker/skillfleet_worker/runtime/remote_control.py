@@ -1,4 +1,7 @@
-"""`revoke`, from code, `celery control` or Flower: for a skill's run it is a durable cancel."""
+"""`revoke`, from code, `celery control` or Flower: for a skill's run it is a durable cancel.
+
+Also by the stamps that a plain Celery client puts on its messages.
+"""
 
 from functools import partial
 from typing import Any
@@ -13,6 +16,7 @@ from skillfleet_ledger import Ledger
 from skillfleet_worker.runtime.skill_task import SkillTask
 
 _celerys_revoke = control.Panel.data["revoke"]
+_celerys_revoke_by_stamps = control.Panel.data["revoke_by_stamped_headers"]
 
 
 @control_command(
@@ -43,6 +47,44 @@ def revoke(state: Any, task_id: Any, **how: Any) -> Any:
 def terminate(state: Any, signal: Any, task_id: Any, **_: Any) -> Any:
     """Terminate tasks by id; the runs of skills are cancelled."""
     return revoke(state, task_id, terminate=True, signal=signal)
+
+
+@control_command(
+    name="revoke_by_stamped_headers",
+    variadic="headers",
+    signature="[key1=value1 [key2=value2 [... [keyN=valueN]]]]",
+)
+def revoke_by_stamped_headers(
+    state: Any,
+    headers: Any,
+    terminate: Any = False,  # noqa: FBT002 - Celery's signature
+    signal: Any = None,
+    **_: Any,
+) -> Any:
+    """Revoke tasks by their stamps; the runs of skills that this worker holds are cancelled.
+
+    Those whose messages come later are cancelled when they arrive.
+    """
+    if isinstance(headers, list):
+        headers = dict(str(each).partition("=")[::2] for each in headers)
+    told = _celerys_revoke_by_stamps(state, headers)
+    held = [one for one in list(worker_state.requests.values()) if _has_stamp(one, headers)]
+    runs = [one.id for one in held if isinstance(one.task, SkillTask)]
+    others = [one.id for one in held if not isinstance(one.task, SkillTask)]
+    if runs:
+        revoke(state, runs)
+    if others and terminate:
+        return _celerys_revoke(state, others, terminate=True, signal=signal)
+    return {"ok": f"runs {', '.join(runs)} cancelled"} if runs else told
+
+
+def _has_stamp(request: Any, wanted: dict[str, Any]) -> bool:
+    stamps = request.stamps or {}
+    return any(
+        stamp in (maybe_list(values) or ())
+        for name, values in wanted.items()
+        for stamp in maybe_list(stamps.get(name)) or ()
+    )
 
 
 def _may_be_run(task_id: str) -> bool:
