@@ -65,6 +65,11 @@ class ReplyError(Exception):
     """Redis answered a command with an error; the message is Redis's own."""
 
     @property
+    def code(self) -> str:
+        """The first word of what Redis said, which names the kind of error."""
+        return self._text().partition(" ")[0]
+
+    @property
     def passing(self) -> bool:
         """True when the same command may succeed later: Redis is full, loads, fails over..."""
         return self._judged().passing
@@ -77,12 +82,12 @@ class ReplyError(Exception):
     @property
     def for_all(self) -> bool:
         """True when nobody can write meanwhile: not even those who would take something over."""
-        return self._text().partition(" ")[0] in _FOR_ALL
+        return self.code in _FOR_ALL
 
     @property
     def stale(self) -> bool:
         """True when another server may be the primary: only a new connection finds it."""
-        return self._text().partition(" ")[0] in _STALE
+        return self.code in _STALE
 
     @property
     def reason(self) -> str:
@@ -94,8 +99,7 @@ class ReplyError(Exception):
         return _WRAPPED.sub("", str(self), count=1)
 
     def _judged(self) -> _Judged:
-        text = self._text()
-        code = text.partition(" ")[0]
+        text, code = self._text(), self.code
         if words := _REFUSING.get(code) or _found(text, _REFUSING_TEXTS):
             return _Judged(words, refusing=True)
         if words := _PASSING.get(code) or _found(text, _PASSING_TEXTS):

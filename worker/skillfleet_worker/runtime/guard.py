@@ -18,6 +18,7 @@ from collections.abc import Callable
 from skillfleet.contracts import ReasonCode, RunState
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
+from skillfleet_ledger.outage import Outage
 from skillfleet_ledger.results import End
 from skillfleet_ledger.runs import Write
 from skillfleet_producer.publisher import Publisher, publisher_for
@@ -45,6 +46,7 @@ class Guard:
         )
         self._stopped = threading.Event()
         self._reported_at = 0.0
+        self._outage = Outage(logger, "the guard cannot reach Redis")
         self._thread = threading.Thread(target=self._run, name="skillfleet-guard", daemon=True)
 
     def start(self) -> None:
@@ -63,8 +65,9 @@ class Guard:
         while not self._stopped.wait(_LOOK_SECONDS):
             try:
                 self._look()
+                self._outage.end()
             except FleetUnavailableError as error:
-                logger.warning("the guard cannot reach Redis: %s", error)
+                self._outage.begin(error)
             except Exception:
                 logger.exception("the guard stumbled and goes on")
 
