@@ -415,7 +415,7 @@ async def test_a_debt_of_thousands_is_paid(valkey: ValkeyServer) -> None:
     ledger = Ledger(settings_for(valkey, max_tree_runs=5000))
     try:
         parent = await running(ledger)
-        children = [child_of(parent, parent.run_id, digest=f"d{n}x") for n in range(3000)]
+        children = [child_of(parent, parent.run_id, digest=f"d{n}x") for n in range(1500)]
         await asyncio.gather(*(ledger.runs.submit(child) for child in children))
         await ledger.runs.settle(parent, TASK, parent.seq, DONE)
         with contextlib.suppress(FleetUnavailableError):

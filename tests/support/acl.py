@@ -1,47 +1,32 @@
-"""The users of deploy/redis/users.acl, as an operator sets them up: every test server has them.
+"""The users of the chart, as an operator sets them up: every test server has them.
 
-The server's default user stays an administrator, for the test's own look at things.
+For the default namespace and queue they are those of deploy/redis/users.acl. The server's default
+user stays an administrator, for the test's own look at things.
 """
 
-from collections.abc import Iterable
-from pathlib import Path
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
+from deploy.redis_users import users
 from skillfleet_ledger.keys import DEFAULT_NAMESPACE
 
-USERS = Path(__file__).parents[2] / "deploy" / "redis" / "users.acl"
 PRODUCER, WORKER = "skillfleet-producer", "skillfleet-worker"
 EXPORTER, FLOWER = "skillfleet-exporter", "skillfleet-flower"
 QUEUES = (
-    *("annex-queue", "editors", "elsewhere", "lonely", "nobody-consumes", "nobody-listens"),
-    *("parked", "research", "there", "waiting"),
+    *("celery", "annex-queue", "editors", "elsewhere", "lonely", "nobody-consumes"),
+    *("nobody-listens", "parked", "research", "there", "waiting"),
 )
-"""The queues that tests use beside Celery's own."""
-_LISTS = ("~celery", "~celery??[0-9]", "~celery*rung")
-_CELERYS_KEYS = (
-    *("celery", "unacked", "undecodable", "_kombu", "celeryev"),
-    *("*.celery.pidbox", "*.reply.celery.pidbox"),
-)
-_CELERYS_CHANNELS = ("celery-", "/0.")
+"""The queues that tests use, Celery's own first."""
 
 
-def rules(namespace: str = DEFAULT_NAMESPACE, queues: Iterable[str] = QUEUES) -> list[list[str]]:
-    """Name and rules of each user, password last, as docs/security.md says to adapt them."""
-    lines = [line.split() for line in USERS.read_text().splitlines() if line.startswith("user ")]
+@cache
+def rules(namespace: str = DEFAULT_NAMESPACE) -> list[list[str]]:
+    """Name and rules of each user, password last."""
+    lines = [line.split() for line in users(namespace, list(QUEUES)).splitlines()]
     return [
-        [
-            user_of(name, namespace),
-            *(_in_namespace(part, namespace) for part in parts),
-            *(
-                _in_namespace(part.replace("~celery", f"~{queue}"), namespace)
-                for queue in queues
-                for part in parts
-                if part in _LISTS
-            ),
-            f">{password_of(name)}",
-        ]
-        for _, name, *parts in lines
+        [user_of(name, namespace), *parts, f">{password_of(name)}"]
+        for _, name, *parts in (line for line in lines if line)
     ]
 
 
@@ -80,19 +65,6 @@ def denied(client: Any) -> list[str]:
     entries = client.execute_command("ACL", "LOG", 100)
     rows = [{_text(key): _text(value) for key, value in entry.items()} for entry in entries]
     return [f"{row['username']}: {row['reason']} {row['object']}" for row in rows]
-
-
-def _in_namespace(rule: str, namespace: str) -> str:
-    if namespace == DEFAULT_NAMESPACE:
-        return rule
-    rule = rule.replace(f"{{{DEFAULT_NAMESPACE}:", f"{{{namespace}:")
-    own = (*_CELERYS_KEYS, *QUEUES)
-    kind, mark, name = rule.rpartition("~")
-    if mark and name.startswith(own):
-        return f"{kind}~{namespace}:{name}"
-    if rule.startswith("&") and rule[1:].startswith(_CELERYS_CHANNELS):
-        return f"&{namespace}:{rule[1:]}"
-    return rule
 
 
 def _text(value: object) -> str:

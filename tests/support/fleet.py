@@ -78,7 +78,7 @@ class FleetWorker:
                 [
                     *(sys.executable, "-m", "tests.support.celery_worker"),
                     "tests.support.fleet_app",
-                    *("-E", "-l", "INFO", "-n", f"{self.log.stem}@%h", *self._options),
+                    *("-E", "-l", "INFO", "-n", self.name, *self._options),
                 ],
                 cwd=ROOT,
                 env=self._environment,
@@ -102,8 +102,8 @@ class FleetWorker:
 
     @property
     def name(self) -> str:
-        """Celery's name of the worker."""
-        return f"{self.log.stem}@{os.uname().nodename}"
+        """Celery's name of the worker; Redis users know workers by its first part."""
+        return f"celery@{self.log.stem}"
 
     @property
     def pid(self) -> int:

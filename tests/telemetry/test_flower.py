@@ -101,7 +101,7 @@ async def test_the_tasks_page_lists_runs_and_the_button_of_a_run_cancels_it(
 ) -> None:
     with (
         chromium() as devtools,
-        FleetWorker(server, MODULES, concurrency=50, options=("-n", "fleet@%h")),
+        FleetWorker(server, MODULES, concurrency=50, options=("-n", "celery@%h")),
         Fleet(server.producer_url) as fleet,
     ):
         async with tab(devtools) as page:
@@ -110,7 +110,7 @@ async def test_the_tasks_page_lists_runs_and_the_button_of_a_run_cancels_it(
             survey.result(timeout=60)
             waiting = fleet.enqueue("watched.waits")
             wait_until(lambda: waiting.status().events > 1, what="the run to wait")
-            await open_until(page, f"{flower}/workers", "fleet@", "Online")
+            await open_until(page, f"{flower}/workers", "celery@", "Online")
             await shoot(page, "workers")
             await open_until(
                 page, f"{flower}/tasks", "librarian.survey", "librarian.read_file", "watched.waits"
@@ -138,12 +138,12 @@ async def test_the_tasks_page_lists_runs_and_the_button_of_a_run_cancels_it(
 async def test_the_worker_page_shows_the_pool_and_its_concurrency(
     server: ValkeyServer, flower: str
 ) -> None:
-    named = ("-n", "fleet@%h")
+    named = ("-n", "celery@%h")
     with chromium() as devtools, FleetWorker(server, MODULES, concurrency=50, options=named):
         async with tab(devtools) as page:
             await page.log_in(USER, PASSWORD)
             host = socket.gethostname()
-            await open_until(page, f"{flower}/worker/fleet@{host}", "LoopPool", "50")
+            await open_until(page, f"{flower}/worker/celery@{host}", "LoopPool", "50")
             await shoot(page, "worker")
 
 

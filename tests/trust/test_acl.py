@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from celery import Celery
 
 from skillfleet.contracts import RunState
 from skillfleet.errors import RunCancelled
@@ -18,6 +19,8 @@ from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import wait_until
 
 SHARD = "{skillfleet:0}:"
+UUID = "61b6bdd4-f8ce-390a-8faa-dc23849b5562"
+LIBRARY = "#!lua name=evil\nredis.register_function('evil', function() return 1 end)"
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,11 @@ def assert_refused(server: ValkeyServer, user: str, command: tuple[str, ...]) ->
         ("EVAL", "return redis.call('SET', 'celery-task-meta-x', 'forged')", "0"),
         ("EVAL", f"return redis.call('ZADD', '{SHARD}leases', 1, 'x')", "0"),
         ("EVAL", f"return redis.call('XADD', '{SHARD}events:x', '*', 'k', 'v')", "0"),
+        ("SCRIPT", "FLUSH"),
+        ("SCRIPT", "KILL"),
+        ("FUNCTION", "LOAD", LIBRARY),
+        ("ZREM", f"{SHARD}owed", "x"),
+        ("SCAN", "0"),
     ],
     ids=lambda command: " ".join(command)[:60],
 )
@@ -131,13 +139,33 @@ def test_a_producer_cannot(locked: ValkeyServer, command: tuple[str, ...]) -> No
         ("SET", "somebody-elses", "x"),
         ("GET", "{other:0}:run:x"),
         ("REPLICAOF", "127.0.0.1", "1"),
+        ("SCRIPT", "FLUSH"),
+        ("SCRIPT", "FLUSH", "ASYNC"),
+        ("SCRIPT", "KILL"),
+        ("FUNCTION", "LOAD", LIBRARY),
+        ("FUNCTION", "FLUSH"),
+        ("FUNCTION", "DELETE", "evil"),
+        ("FUNCTION", "KILL"),
+        ("FUNCTION", "LIST"),
+        ("FCALL", "evil", "0"),
+        ("FCALL_RO", "evil", "0"),
+        ("SCAN", "0"),
+        ("RANDOMKEY",),
+        ("LRANGE", "north:w@h.celery.pidbox", "0", "-1"),
+        ("LRANGE", f"north:{UUID}.reply.celery.pidbox", "0", "-1"),
+        ("LPUSH", f"north:{UUID}.reply.celery.pidbox", "x"),
+        ("SADD", "north:_kombu.binding.celery.pidbox", "x"),
+        ("LRANGE", "north:celery", "0", "-1"),
+        ("LPUSH", "w@h.celery.pidbox", "x"),
+        ("DEL", "unackednorth:celery"),
+        ("EVAL", "return redis.call('LRANGE', 'north:celery', 0, -1)", "0"),
+        ("PUBLISH", "north:/0.celery.pidbox", "shutdown"),
+        ("PUBLISH", "{north:0}:worker:x", "cancel x y"),
     ],
-    ids=" ".join,
+    ids=lambda command: " ".join(command)[:60],
 )
 def test_a_worker_cannot(locked: ValkeyServer, command: tuple[str, ...]) -> None:
-    with as_user(locked, WORKER) as client, pytest.raises(redis.RedisError) as refused:
-        client.execute_command(*command)
-    assert "permission" in str(refused.value)
+    assert_refused(locked, WORKER, command)
 
 
 # What KEDA's redis scaler asks for a list's length.
@@ -168,6 +196,8 @@ def test_an_exporter_and_an_autoscaler_count(locked: ValkeyServer) -> None:
         ("PUBLISH", "/0.celery.pidbox", "shutdown"),
         ("CONFIG", "GET", "*"),
         ("KEYS", "*"),
+        ("SCRIPT", "FLUSH"),
+        ("FUNCTION", "LOAD", LIBRARY),
     ],
     ids=lambda command: " ".join(command)[:60],
 )
@@ -184,6 +214,23 @@ def test_an_exporter_cannot(locked: ValkeyServer, command: tuple[str, ...]) -> N
         ("ZADD", f"{SHARD}leases", "1", "x"),
         ("PUBLISH", f"{SHARD}worker:x", "cancel x"),
         ("EVAL", f"return redis.call('DEL', '{SHARD}run:x')", "0"),
+        ("PUBLISH", "celery-task-meta-x", "forged"),
+        ("EVAL", "return redis.call('PUBLISH', 'celery-task-meta-x', 'forged')", "0"),
+        ("DEL", "unacked"),
+        ("DEL", "unacked_index"),
+        ("EVAL", "return redis.call('DEL', KEYS[1])", "1", "unacked"),
+        ("SET", "unacked", "x"),
+        ("SET", "celery", "x"),
+        ("DEL", "celery"),
+        ("LRANGE", "celery", "0", "-1"),
+        ("BRPOP", "celery", "1"),
+        ("SET", "_kombu.binding.celery.pidbox", "x"),
+        ("LPUSH", "north:x.reply.celery.pidbox", "x"),
+        ("BRPOP", f"north:{UUID}.reply.celery.pidbox", "1"),
+        ("SMEMBERS", "north:_kombu.binding.celery.pidbox"),
+        ("LPUSH", "north:celery", "x"),
+        ("SCRIPT", "FLUSH"),
+        ("FUNCTION", "LOAD", LIBRARY),
         ("CONFIG", "GET", "*"),
         ("FLUSHALL",),
         ("KEYS", "*"),
@@ -214,3 +261,65 @@ def test_the_users_fit_a_namespace_of_ones_own_when_its_name_is_put_in() -> None
         with worker, Fleet(settings=Settings.load(redis_url=url, namespace="north")) as fleet:
             assert fleet.enqueue("lab.parent", {"n": 2}).result(timeout=20) == 1
             assert server.denied() == []
+
+
+def busy_fleet(server: ValkeyServer, namespace: str) -> None:
+    """Have a fleet do something that leaves each kind of key."""
+    settings = Settings.load(redis_url=server.url_of(PRODUCER, namespace), namespace=namespace)
+    worker = FleetWorker(server, "tests.worker.lab", namespace=namespace)
+    with worker, Fleet(settings=settings) as fleet:
+        fleet.enqueue("lab.parent", {"n": 2}).result(timeout=20)
+        fleet.enqueue("lab.large_artifact", {"size": 10}).result(timeout=20)
+        fleet.enqueue("lab.add", {"x": 1}, delay=600)
+        fleet.enqueue("lab.add", {"x": 1}, queue="parked", priority=3)
+        # A plain client of Celery whose answer nobody fetches.
+        prefix = settings.keyspace.broker_prefix
+        with Celery(broker=server.url) as app:
+            app.conf.broker_transport_options = {"global_keyprefix": prefix}
+            assert app.control.inspect(timeout=5, limit=1).ping()
+    with server.client() as client:
+        key = f"{prefix}{UUID}.reply.celery.pidbox"
+        client.lpush(key, "an answer")
+        client.hset(f"{prefix}unacked", "tag", "message")
+        client.zadd(f"{prefix}unacked_index", {"tag": 1})
+        client.set(f"{prefix}unacked_mutex", "held")
+        client.lpush(f"{prefix}undecodable", "message")
+        client.lpush(f"{prefix}celery\x06\x16rung", "message")
+
+
+def test_the_users_of_one_fleet_reach_no_key_and_no_channel_of_another() -> None:
+    """Whatever kind of key a fleet has: those that two fleets on one server really left."""
+    with running_server() as server:
+        for namespace in ("skillfleet", "north"):
+            busy_fleet(server, namespace)
+        with server.client() as client:
+            found = {key.decode() for key in client.keys("*")}
+            north = {key for key in found if key.startswith(("north:", "{north:"))}
+            assert len(north) > 20
+            assert len(found - north) > 20
+            for keys, suffix in ((north, ""), (found - north, "-north")):
+                for user in (PRODUCER, WORKER, EXPORTER, FLOWER):
+                    name = f"{user}{suffix}"
+                    reached = [key for key in keys if reaches(client, name, key)]
+                    assert reached == [], name
+            for channel in ("/0.celery.pidbox", "/0.celeryev/x", "celery-task-meta-x"):
+                for user, name in ((WORKER, f"north:{channel}"), (f"{WORKER}-north", channel)):
+                    answer = client.execute_command("ACL", "DRYRUN", user, "PUBLISH", name, "x")
+                    assert answer != b"OK", (user, name)
+
+
+def reaches(client: redis.Redis, user: str, key: str) -> bool:
+    """Whether a user may do anything with a key, of what some user may."""
+    return any(
+        client.execute_command("ACL", "DRYRUN", user, *command) == b"OK"
+        for command in (
+            *(("GET", key), ("SET", key, "x"), ("DEL", key), ("EXISTS", key), ("TYPE", key)),
+            *(("LLEN", key), ("LPUSH", key, "x"), ("RPUSH", key, "x"), ("BRPOP", key, "1")),
+            *(("LRANGE", key, "0", "-1"), ("HGETALL", key), ("HSET", key, "a", "b")),
+            *(("HGET", key, "a"), ("HDEL", key, "a"), ("HVALS", key), ("HKEYS", key)),
+            *(("SMEMBERS", key), ("SADD", key, "x"), ("SREM", key, "x"), ("SCARD", key)),
+            *(("ZADD", key, "1", "x"), ("ZRANGE", key, "0", "-1"), ("ZREM", key, "x")),
+            *(("ZRANGEBYSCORE", key, "0", "1"), ("ZREVRANGE", key, "0", "1"), ("ZCARD", key)),
+            *(("XRANGE", key, "-", "+"), ("XADD", key, "*", "a", "b"), ("EVAL", "x", "1", key)),
+        )
+    )

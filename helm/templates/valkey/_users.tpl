@@ -7,13 +7,23 @@
 {{- $connection := list "+@connection" "-@admin" "-@dangerous" "+client|setname" "+client|id" "+time" -}}
 {{- $results := printf "%scelery-task-meta-*" $celery -}}
 
-{{- /* A queue's list, and its lists for the priorities 3, 6 and 9. */ -}}
+{{- /* What kombu puts between a queue and a priority: two bytes, and never a colon, as another namespace has it. */ -}}
+{{- $sep := "[^:][^:]" -}}
+{{- /* A queue's list, and its lists for the priorities 3, 6 and 9; the engine's neighbours of these. */ -}}
 {{- $lists := list -}}
 {{- $rungs := list -}}
 {{- range .queues -}}
-{{- $lists = concat $lists (list (printf "~%s%s" $celery .) (printf "~%s%s??[0-9]" $celery .)) -}}
-{{- $rungs = append $rungs (printf "~%s%s*rung" $celery .) -}}
+{{- $list := printf "~%s%s" $celery . -}}
+{{- $lists = concat $lists (list $list (printf "%s%s[0-9]" $list $sep)) -}}
+{{- $rungs = concat $rungs (list (printf "%s%srung" $list $sep) (printf "%s%s[0-9]%srung" $list $sep $sep)) -}}
 {{- end -}}
+{{- /* Where answers to remote control arrive: a UUID's length, so that no other namespace fits before it. */ -}}
+{{- $reply := printf "~%s????????-????-????-????-????????????.reply.celery.pidbox" $celery -}}
+{{- $replies := list $reply (printf "%s%s[0-9]" $reply $sep) -}}
+{{- $bindings := printf "~%s_kombu.binding*" $celery -}}
+{{- $monitors := printf "~%sceleryev.*" $celery -}}
+{{- $unacked := list (printf "~%sunacked" $celery) (printf "~%sunacked_index" $celery) -}}
+{{- $mutex := printf "~%sunacked_mutex" $celery -}}
 
 {{- /* Asks for runs, follows and cancels them; writes no result, lease, event or artifact. */ -}}
 {{- $producer := concat (list "skillfleet-producer") $none $connection -}}
@@ -26,15 +36,15 @@
 {{- /* A script that publishes needs the queues' lists for reading, too: no command here reads a list but this one. */ -}}
 {{- $producer = append $producer (printf "(+lrange %%R~%sattempts:*)" $ledger) -}}
 
-{{- /* Executes runs: all of the ledger and of Celery's keys, and nothing of the server. */ -}}
-{{- $worker := list "skillfleet-worker" "on" "resetpass" "resetkeys" "resetchannels" "+@all" "-@admin" "-@dangerous" "+info" "+client|unblock" (printf "~%s*" $ledger) (printf "&%s*" $ledger) -}}
+{{- /* Executes runs: all of the ledger and of Celery's keys, and nothing of the server. Of scripts it may call what it loads; it sees no names of keys. */ -}}
+{{- $worker := list "skillfleet-worker" "on" "resetpass" "resetkeys" "resetchannels" "+@all" "-@admin" "-@dangerous" "-@scripting" "-scan" "-randomkey" "+eval" "+evalsha" "+script|load" "+script|exists" "+info" "+client|unblock" (printf "~%s*" $ledger) (printf "&%s*" $ledger) -}}
 {{- $worker = concat $worker $lists $rungs (list (printf "~%s" $results) (printf "&%s" $results)) -}}
-{{- $worker = append $worker (printf "~%scelery-taskset-meta-*" $celery) -}}
-{{- range list "unacked*" "undecodable*" "_kombu.binding*" "*.celery.pidbox*" "celeryev*" -}}
-{{- $worker = append $worker (printf "~%s%s" $celery .) -}}
-{{- end -}}
+{{- $worker = concat $worker (list (printf "~%scelery-taskset-meta-*" $celery) (printf "~%sundecodable" $celery)) -}}
+{{- $worker = concat $worker $unacked $replies (list $mutex $bindings $monitors) -}}
+{{- /* A worker's own remote control: Celery names workers celery@HOST. */ -}}
+{{- $worker = append $worker (printf "~%scelery@*.celery.pidbox*" $celery) -}}
 {{- /* The last as it is subscribed to by Flower, which is the workers' user where it has none of its own. */ -}}
-{{- range list "/0.celery.pidbox" "/0.*pidbox*" "/0.celeryev*" "/0.celeryev/*" -}}
+{{- range list "/0.celery.pidbox" "/0.celeryev*" "/0.celeryev/*" -}}
 {{- $worker = append $worker (printf "&%s%s" $celery .) -}}
 {{- end -}}
 
@@ -47,17 +57,21 @@
 {{- /* Not for reading alone, or Redis refuses KEDA's script before it runs; no command here writes. */ -}}
 {{- $exporter = concat $exporter $lists -}}
 
-{{- /* Celery's events and remote control. kombu's sweep puts overdue messages back into the lists. */ -}}
+{{- /* Celery's events and remote control. kombu's sweep puts overdue messages back into the lists. Each kind of key has its own commands. */ -}}
 {{- $flower := concat (list "skillfleet-flower") $none $connection -}}
-{{- $flower = concat $flower (list "+multi" "+exec" "+discard" "+watch" "+unwatch" "+eval" "+evalsha" "+script|load" "+script|exists" "+exists" "+get" "+set" "+del" "+pttl" "+pexpire" "+hget" "+hdel" "+llen" "+brpop" "+lpush" "+rpush" "+sadd" "+srem" "+smembers" "+zadd" "+zrem" "+zrange" "+zrangebyscore" "+publish" "+subscribe" "+unsubscribe" "+psubscribe" "+punsubscribe") -}}
-{{- range list "unacked*" "_kombu.binding*" "*.reply.celery.pidbox*" "celeryev*" -}}
-{{- $flower = append $flower (printf "~%s%s" $celery .) -}}
-{{- end -}}
-{{- $flower = concat $flower $lists (list (printf "%%R~%s" $results) (printf "&%s" $results)) -}}
+{{- $flower = concat $flower (list "+multi" "+exec" "+discard" "+script|load" "+script|exists" "+publish" "+subscribe" "+unsubscribe" "+psubscribe" "+punsubscribe") -}}
 {{- /* A pattern that is subscribed to must stand here as it is. */ -}}
 {{- range list "/0.celery.pidbox" "/0.celeryev/*" -}}
 {{- $flower = append $flower (printf "&%s%s" $celery .) -}}
 {{- end -}}
+{{- $rights := list (concat (list "+eval" "+evalsha") $unacked (list $mutex $bindings) $lists) -}}
+{{- $rights = append $rights (concat (list "+hget" "+hdel" "+zadd" "+zrem" "+zrange" "+zrangebyscore" "+zrevrangebyscore") $unacked) -}}
+{{- $rights = append $rights (list "+set" "+get" "+del" "+exists" "+pexpire" "+pttl" $mutex) -}}
+{{- $rights = append $rights (list "+sadd" "+srem" "+smembers" "+exists" "+del" "+zadd" "+zrem" "+zrangebyscore" $bindings) -}}
+{{- $rights = append $rights (concat (list "+llen" "+brpop" "+lpush" "+rpush" "+exists" "+del" $monitors) $replies) -}}
+{{- $rights = append $rights (concat (list "+llen" "+lpush" "+rpush") $lists) -}}
+{{- $rights = append $rights (list "+get" "+subscribe" "+unsubscribe" (printf "%%R~%s" $results) (printf "&%s" $results)) -}}
+{{- range $rights }}{{ $flower = append $flower (printf "(%s)" (join " " .)) }}{{ end -}}
 
 {{- range list $producer $worker $exporter $flower }}
 user {{ join " " . }}
