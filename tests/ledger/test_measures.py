@@ -83,12 +83,19 @@ async def test_only_the_first_attempt_starts_the_skills_own_timeout(ledger: Ledg
         first = await claim(ledger, new.id, declared)
     assert clock.has(first.deadline_ms, 500_000)
     assert clock.has(await score(ledger, "deadlines", new.id), 500_000)
-    # Time goes by, as far as the record can tell.
-    await touch(ledger, "HSET", new.id, f"run:{new.id}", "deadline", clock.began + 400_000)
-    await ledger.runs.requeue(first, first.seq, outcome="retry", reason="x")
-    second = await claim(ledger, new.id, declared)
-    assert second.deadline_ms == clock.began + 400_000
-    assert int(await score(ledger, "deadlines", new.id)) == clock.began + 400_000
+    for number, deadline in enumerate((clock.began + 400_000, clock.began + LONG_MS)):
+        await touch(ledger, "HSET", new.id, f"run:{new.id}", "deadline", deadline)
+        lease = (await claim(ledger, new.id, declared)) if number else first
+        await ledger.runs.requeue(lease, lease.seq, outcome="retry", reason="x")
+        assert int(await score(ledger, "deadlines", new.id)) == deadline
+    assert (await claim(ledger, new.id, declared)).deadline_ms == deadline
+
+
+async def test_the_shortest_timeout_counts(ledger: Ledger) -> None:
+    new = await submitted(ledger)
+    async with Clock(ledger) as clock:
+        lease = await claim(ledger, new.id, Declared(timeout_ms=1))
+    assert clock.has(lease.deadline_ms, 1)
 
 
 async def test_the_nearer_deadline_counts(ledger: Ledger) -> None:

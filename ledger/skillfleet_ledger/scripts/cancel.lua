@@ -32,6 +32,6 @@ if r[1] == 'queued' then
   return { 'cancelled', children }
 end
 if not asked then mark_cancelled(id, r[17], ARGV[2], ARGV[3]) end
-if #children > 0 then strike_debt(id) end
+strike_debt(id)
 redis.call('PUBLISH', P .. 'worker:' .. worker, 'cancel ' .. id .. ' ' .. (asked or ARGV[2]))
 return { 'asked', children }

@@ -65,9 +65,7 @@ if tonumber(r[16] or 0) >= tonumber(r[17] or math.huge) then
   return { 'exhausted', token, attempt, seq, now, deadline, '' }
 end
 if r[7] and tonumber(r[7]) <= now then return { 'overdue', token, attempt, seq, now, deadline, '' } end
-if r[8] and tonumber(r[8]) > now and redis.call('ZSCORE', P .. 'delayed', id) then
-  return { 'early', token, attempt, seq, now, deadline, '' }
-end
+if r[8] and tonumber(r[8]) > now then return { 'early', token, attempt, seq, now, deadline, '' } end
 
 local timeout = tonumber(ARGV[6])
 if timeout > 0 and attempt == 0 and (deadline == '' or now + timeout < tonumber(deadline)) then

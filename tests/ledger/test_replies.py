@@ -1,0 +1,286 @@
+"""What the scripts answer, to the last number, and what they do for users with fewer rights."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from skillfleet.contracts import RunState
+from skillfleet.errors import UnknownRunError
+from skillfleet_ledger import Ledger
+from skillfleet_ledger.results import End
+from skillfleet_ledger.runs import ClaimStatus
+from skillfleet_ledger.scripts import run_script
+from tests.ledger.helpers import (
+    DONE,
+    LONG_MS,
+    child_of,
+    claimed,
+    event,
+    lapse,
+    reap,
+    running,
+    settings_for,
+    submission,
+    submitted,
+    touch,
+)
+from tests.support.valkey import ValkeyServer
+
+TASK = "librarian.survey"
+ENOUGH = End(RunState.CANCELLED, "cancelled_by_caller", "enough")
+
+
+async def call(
+    ledger: Ledger, script: str, run_id: str, *args: Any, keys: tuple[str, ...] = ()
+) -> Any:
+    """A script's own answer."""
+    names = (ledger.keys.prefix(run_id), *keys)
+    return await run_script(ledger.connection, script, names, (run_id, *args))
+
+
+async def claim_raw(ledger: Ledger, run_id: str, claim: str = "c", timeout: int = 0) -> list[Any]:
+    answer: list[Any] = await call(
+        ledger, "claim", run_id, "w1", claim, LONG_MS, b'{"state":"running"}', timeout, 0
+    )
+    return answer
+
+
+async def test_a_claim_answers_to_the_last_number(ledger: Ledger) -> None:
+    nobody = await claim_raw(ledger, "nobody")
+    assert [nobody[i] for i in (0, 1, 2, 3, 5, 6)] == [b"unknown", 0, 0, 0, b"", b""]
+    new = await submitted(ledger, deadline_ms=4 * 10**12)
+    first = await claim_raw(ledger, new.id, "c1")
+    assert [first[i] for i in (0, 1, 2, 3, 5, 7)] == [b"claimed", 1, 1, 1, b"4000000000000", 0]
+    again = await claim_raw(ledger, new.id, "c1")
+    assert [again[i] for i in (0, 1, 2, 3, 5, 6, 7)] == [*first[:4], first[5], 0, 0]
+    other = await claim_raw(ledger, new.id, "c2")
+    assert [other[i] for i in (0, 1, 2, 3, 6)] == [b"duplicate", 1, 1, 1, b""]
+    lease = await claimed_again(ledger, new.id)
+    third = await claim_raw(ledger, new.id, "c3")
+    assert [third[i] for i in (0, 1, 2, 3, 7)] == [b"claimed", lease.token + 2, 3, 5, 2]
+
+
+async def claimed_again(ledger: Ledger, run_id: str) -> Any:
+    """The lease of the second attempt, which has been given back for a retry, as was the first."""
+    first = await ledger.runs.claim(run_id, "w1", "c1", LONG_MS, None)
+    assert first.lease is not None
+    await ledger.runs.requeue(first.lease, first.lease.seq, outcome="retry", reason="x")
+    lease = await claimed(ledger, run_id)
+    await ledger.runs.requeue(lease, lease.seq, outcome="retry", reason="x")
+    return lease
+
+
+async def test_an_adopted_run_that_does_not_start_waits_like_any_other(ledger: Ledger) -> None:
+    new = submission(deadline_ms=1)
+    claim = await ledger.runs.claim(new.id, "w1", "c1", LONG_MS, new)
+    assert (claim.status, claim.token) == (ClaimStatus.OVERDUE, 0)
+    assert await touch(ledger, "ZSCORE", new.id, "ready:celery:0", new.id)
+    assert await touch(ledger, "SMEMBERS", new.id, "queues") == [b"celery:0"]
+    assert (await reap(ledger)).close == ((new.id, 0, "overdue"),)
+
+
+@pytest.fixture
+async def signed(valkey: ValkeyServer) -> AsyncIterator[Ledger]:
+    """A ledger of a fleet that believes results and not records."""
+    ledger = Ledger(settings_for(valkey, auth="required"))
+    yield ledger
+    await ledger.close()
+
+
+async def test_a_run_that_has_a_result_is_over_where_records_are_not_believed(
+    signed: Ledger,
+) -> None:
+    new = await submitted(signed)
+    lease = await claimed(signed, new.id)
+    await signed.runs.settle(lease, TASK, lease.seq, DONE)
+    await touch(signed, "HSET", new.id, f"run:{new.id}", "state", "queued")
+    claim = await signed.runs.claim(new.id, "w1", uuid.uuid4().hex, LONG_MS, None)
+    assert (claim.status, claim.detail) == (ClaimStatus.ENDED, "over")
+
+
+async def test_the_reason_of_a_cancellation_is_not_replaced_by_its_callers_end(
+    ledger: Ledger,
+) -> None:
+    parent = await running(ledger)
+    child = child_of(parent, parent.run_id)
+    await ledger.runs.submit(child)
+    lease = await claimed(ledger, child.id)
+    await ledger.runs.cancel(child.id, "enough", "budget_exhausted")
+    await ledger.runs.requeue(lease, lease.seq, outcome="released", reason="x")
+    await ledger.runs.settle(parent, TASK, parent.seq, DONE)
+    claim = await ledger.runs.claim(child.id, "w1", "c", LONG_MS, None)
+    assert (claim.detail, claim.code) == ("enough", "budget_exhausted")
+    assert await ledger.runs.cancel_asked(child.id) == ("enough", "budget_exhausted")
+
+
+@pytest.fixture(params=["cancel", "ask_cancel"])
+async def either(ledger: Ledger, request: pytest.FixtureRequest) -> Ledger:
+    """A ledger whose user may end runs, and one whose user may only ask for it."""
+    ledger.runs._may_end_runs = request.param == "cancel"
+    return ledger
+
+
+async def called(ledger: Ledger, parent: Any, **values: Any) -> Any:
+    child = child_of(parent, parent.run_id, **values)
+    await ledger.runs.submit(child)
+    return await claimed(ledger, child.id)
+
+
+async def open_calls(ledger: Ledger, run_id: str) -> Any:
+    return await touch(ledger, "HGET", run_id, f"run:{run_id}", "open")
+
+
+async def owed_at(ledger: Ledger, run_id: str) -> int | None:
+    score = await touch(ledger, "ZSCORE", run_id, "owed", run_id)
+    return None if score is None else int(float(score))
+
+
+async def test_nobody_is_cancelled_by_an_unknown_id(either: Ledger) -> None:
+    with pytest.raises(UnknownRunError):
+        await either.runs.cancel("nobody", "enough")
+    assert await either.connection.execute("KEYS", "*nobody*") == []
+
+
+async def test_a_mark_keeps_the_first_reason_and_counts_once(either: Ledger) -> None:
+    root = await running(either)
+    parent = await called(either, root)
+    await called(either, parent, root_id=root.run_id)
+    for reason in ("first", "second"):
+        end = End(RunState.CANCELLED, reason, reason)
+        before = await either.directory.now_ms()
+        what, children = await either.runs._cancel_one(parent.run_id, end, only_mark="1")
+        assert (what, len(children)) == ("marked", 1)
+        after = await either.directory.now_ms()
+        assert before + 2000 <= (await owed_at(either, parent.run_id) or 0) <= after + 2000
+    assert await either.runs.cancel_asked(parent.run_id) == ("first", "first")
+    assert await open_calls(either, root.run_id) == b"0"
+
+
+async def test_an_order_keeps_the_first_reason_and_counts_once(either: Ledger) -> None:
+    root = await running(either)
+    child = await called(either, root)
+    other = await called(either, root, digest="another")
+    heard: asyncio.Queue[bytes | None] = asyncio.Queue()
+    channel = f"{either.keys.prefix(root.run_id)}worker:w1"
+    await either.channels.listen(channel, heard.put_nowait)
+    for reason in ("first", "second"):
+        end = End(RunState.CANCELLED, reason, reason)
+        # One that has called nobody is told at once, and owes nothing.
+        assert (await either.runs._cancel_one(child.run_id, end, only_mark="1"))[0] == "asked"
+        async with asyncio.timeout(10):
+            assert await heard.get() == f"cancel {child.run_id} first".encode()
+    assert await owed_at(either, child.run_id) is None
+    assert await open_calls(either, root.run_id) == b"1"
+    assert await either.runs.cancel_asked(child.run_id) == ("first", "first")
+    assert await either.runs.cancel_asked(other.run_id) is None
+
+
+async def test_one_that_called_others_is_told_by_the_second_step(either: Ledger) -> None:
+    root = await running(either)
+    child = child_of(root, root.run_id)
+    await either.runs.submit(child)
+    heard: asyncio.Queue[bytes | None] = asyncio.Queue()
+    channel = f"{either.keys.prefix(root.run_id)}worker:w1"
+    await either.channels.listen(channel, heard.put_nowait)
+    assert (await either.runs._cancel_one(root.run_id, ENOUGH, only_mark="1"))[0] == "marked"
+    assert await either.runs.close(child.id, TASK, ENOUGH) == "closed"
+    assert (await either.runs._cancel_one(root.run_id, ENOUGH))[0] == "asked"
+    async with asyncio.timeout(10):
+        assert await heard.get() == f"cancel {root.run_id} enough".encode()
+    assert heard.empty()
+
+
+async def test_one_that_called_others_is_told_also_without_a_mark(either: Ledger) -> None:
+    root = await running(either)
+    child = await called(either, root)
+    await either.runs.settle(child, TASK, child.seq, DONE)
+    assert (await either.runs._cancel_one(root.run_id, ENOUGH))[0] == "asked"
+    assert await either.runs.cancel_asked(root.run_id) == ("enough", "cancelled_by_caller")
+    assert await either.runs.cancel_asked(child.run_id) is None
+
+
+async def test_one_that_waits_and_called_others_is_marked_first(either: Ledger) -> None:
+    root = await running(either)
+    await called(either, root)
+    await either.runs.requeue(root, root.seq, outcome="retry", reason="x", delay_ms=LONG_MS)
+    assert (await either.runs._cancel_one(root.run_id, ENOUGH, only_mark="1"))[0] == "marked"
+    assert (await either.runs.state(root.run_id))[0] is RunState.QUEUED
+
+
+async def test_a_run_that_ended_is_not_asked(either: Ledger) -> None:
+    lease = await running(either)
+    await either.runs.settle(lease, TASK, lease.seq, DONE)
+    assert not await either.runs.cancel(lease.run_id, "enough")
+    assert await either.runs.cancel_asked(lease.run_id) is None
+    assert await owed_at(either, lease.run_id) is None
+
+
+async def test_a_queued_run_keeps_what_was_asked_of_it(either: Ledger) -> None:
+    new = await submitted(either)
+    assert await either.runs.cancel(new.id, "enough", "budget_exhausted")
+    assert await either.runs.cancel_asked(new.id) == ("enough", "budget_exhausted")
+
+
+async def test_a_queued_run_is_the_reapers_at_once_where_its_canceller_may_not_end_it(
+    ledger: Ledger,
+) -> None:
+    ledger.runs._may_end_runs = False
+    new = await submitted(ledger)
+    before = await ledger.directory.now_ms()
+    await ledger.runs.cancel(new.id, "enough")
+    assert before <= (await owed_at(ledger, new.id) or 0) <= await ledger.directory.now_ms()
+
+
+async def test_a_child_of_an_ended_run_is_the_reapers_two_seconds_later(ledger: Ledger) -> None:
+    parent = await running(ledger)
+    child = child_of(parent, parent.run_id)
+    await ledger.runs.submit(child)
+    await ledger.runs.settle(parent, TASK, parent.seq, DONE)
+    before = await ledger.directory.now_ms()
+    await ledger.runs.claim(child.id, "w1", "c", LONG_MS, None)
+    after = await ledger.directory.now_ms()
+    assert before + 2000 <= (await owed_at(ledger, child.id) or 0) <= after + 2000
+    # It counts no more among what its parent owes.
+    assert await open_calls(ledger, parent.run_id) == b"0"
+    assert await ledger.runs.cancel_asked(child.id) == (
+        "its calling run has ended",
+        "parent_ended",
+    )
+
+
+async def test_an_append_answers_to_the_last_number(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    args = (lease.token, 1, lease.seq + 2, 100, *event())
+    assert await call(ledger, "append", lease.run_id, *args) == [-1, lease.seq]
+    args = (lease.token, 1, lease.seq + 1, 100, *event())
+    for _ in range(2):
+        assert await call(ledger, "append", lease.run_id, *args) == [1, lease.seq + 1, b""]
+    await lapse(ledger, lease.run_id)
+    await reap(ledger)
+    assert await call(ledger, "append", lease.run_id, *args) == [0]
+
+
+async def test_small_answers(ledger: Ledger) -> None:
+    """Those that are numbers: yes or no, and nothing else."""
+    lease = await running(ledger, budget_tokens=5)
+    run_id, token = lease.run_id, lease.token
+    chunk = ("u1", 0, b"x", 60_000)
+    entry = ("a", b'{"blob":"u1","chunks":1}')
+    assert await call(ledger, "write_chunk", run_id, token, *chunk) == 1
+    assert await call(ledger, "write_chunk", run_id, token + 1, *chunk) == 0
+    assert await call(ledger, "commit_artifact", run_id, token, *entry, 1) == 1
+    assert await call(ledger, "commit_artifact", run_id, token + 1, *entry, 1) == 0
+    other = ("b", b'{"blob":"u2","chunks":1}')
+    assert await call(ledger, "commit_artifact", run_id, token, *other, 1) == -1
+    assert await call(ledger, "spend", run_id, 4) == 0
+    assert await call(ledger, "spend", run_id, 1) == 1
+    assert await call(ledger, "forsake", run_id, "w2") == 0
+    assert await call(ledger, "strike", run_id) == 0
+    assert await call(ledger, "strike", "nobody") == 0
+    await touch(ledger, "ZADD", "nobody", "owed", 1, "nobody")
+    assert await call(ledger, "strike", "nobody") == 1
+    assert await call(ledger, "forsake", run_id, "w1") == 1
+    assert (await reap(ledger)).publish == (run_id,)
