@@ -102,8 +102,14 @@ async def leaves(ctx: RunContext, how: str, journal: str) -> str:
         await begun()
         raise ValueError("the other one failed")
 
+    async def calls_boom() -> None:
+        await begun()
+        await ctx.call("lab", "boom")
+
     if how == "gather":
         await asyncio.gather(call(), fails())
+    if how == "failed call":
+        await asyncio.gather(call(), calls_boom())
     _kept.append(call())
     if how == "at once":
         # The call is submitted, and nobody has claimed it yet.

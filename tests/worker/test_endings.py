@@ -14,9 +14,10 @@ from tests.ledger.helpers import running
 from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from tests.worker.shared import Shared, StartWorker, wait_state
+from tests.worker.shared import Shared, StartWorker, wait_kind, wait_state
 from tests.worker.test_attempts import attempt, in_process
 
+FAILING = ("gather", "failed call")
 QUICK = {"cancel_grace_seconds": 0.2, "abandon_seconds": 0.6, "reap_seconds": 0.2}
 
 
@@ -70,15 +71,14 @@ def test_a_module_may_replace_asyncio_s_classes(
 # --- calls that are pending at the handler's end -------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["gather", "forget", "at once"])
+@pytest.mark.parametrize("how", ["gather", "failed call", "forget", "at once"])
 def test_a_handler_that_ends_stops_what_it_still_calls(
     shared: Shared, tmp_path: Path, how: str
 ) -> None:
     journal = tmp_path / "journal"
     run = shared.fleet.enqueue("ends.leaves", {"how": how, "journal": str(journal)})
-    expected = RunState.FAILED if how == "gather" else RunState.SUCCEEDED
-    wait_state(run, expected)
-    child = child_of(shared, run)
+    wait_state(run, RunState.FAILED if how in FAILING else RunState.SUCCEEDED)
+    child = child_of(shared, run, "sleep")
     assert wait_state(child, RunState.CANCELLED).code == "parent_ended"
     assert len([line for line in lines(journal) if "start" in line]) <= 1
 
@@ -93,17 +93,31 @@ def test_a_caller_that_ends_frees_its_slot(
         journal = tmp_path / how
         arguments = {"how": how, "journal": str(journal)}
         run = own_fleet.enqueue("ends.leaves", arguments)
-        wait_state(run, RunState.FAILED if how == "gather" else RunState.SUCCEEDED)
+        wait_state(run, RunState.FAILED if how in FAILING else RunState.SUCCEEDED)
         assert own_fleet.enqueue("lab.add", {"x": 1}).result(timeout=20) == 2
         (child,) = [each for each in own_fleet.runs(limit=9) if each.parent_id == run.id]
         ended = wait_state(own_fleet.run(child.id), RunState.CANCELLED)
         assert ended.attempt == 1
 
 
-def child_of(shared: Shared, parent: RunHandle) -> RunHandle:
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_caller_learns_of_a_failed_call_while_it_executes_another(
+    start_worker: StartWorker, own_fleet: Fleet, tmp_path: Path, pool: str
+) -> None:
+    start_worker("tests.worker.lab,tests.worker.ends", pool=pool, concurrency=2, **QUICK)
+    journal, free = tmp_path / "journal", tmp_path / "free"
+    blocker = {"journal": str(tmp_path / "blocker"), "until": str(free)}
+    wait_kind(own_fleet.enqueue("lab.drains", blocker), "progress")
+    run = own_fleet.enqueue("ends.leaves", {"how": "failed call", "journal": str(journal)})
+    wait_until(lambda: lines(journal), 20, "the caller to execute what it called")
+    free.touch()
+    assert "bad thing" in (wait_state(run, RunState.FAILED).message or "")
+
+
+def child_of(shared: Shared, parent: RunHandle, skill: str) -> RunHandle:
     def found() -> RunHandle | None:
         for status in shared.fleet.runs(agent="lab", limit=200):
-            if status.parent_id == parent.id:
+            if status.parent_id == parent.id and status.skill == skill:
                 return shared.fleet.run(status.id)
         return None
 

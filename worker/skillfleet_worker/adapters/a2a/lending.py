@@ -28,36 +28,65 @@ async def lent_to(run_id: str, attempt: Attempt) -> AsyncIterator[None]:
     if attempt.lend is None:
         yield
         return
-    over = asyncio.Event()
-    lending = asyncio.ensure_future(_lend(run_id, attempt, attempt.lend, over))
-    attempt.lent[lending] = run_id
-    lending.add_done_callback(attempt.lent.pop)
+    lending = _Lending(run_id, attempt, attempt.lend)
+    task = asyncio.ensure_future(lending.run())
+    attempt.lent[task] = run_id
+    task.add_done_callback(attempt.lent.pop)
     try:
         yield
     except asyncio.CancelledError:
-        over.set()
+        lending.over.set()
         raise
     finally:
-        if not over.is_set():
-            over.set()
-            await asyncio.wait({lending})
+        if not lending.over.is_set():
+            lending.over.set()
+            # While another call has the slot, this one has nothing to wait for.
+            if lending.executes:
+                await asyncio.wait({task})
+            else:
+                task.cancel()
 
 
-async def _lend(run_id: str, attempt: Attempt, lend: Lend, over: asyncio.Event) -> None:
-    moment = _SHORTEST_MOMENT
-    while not over.is_set() and not attempt.ended:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(moment):
-                await over.wait()
-                return
-        moment = min(moment * 2, _LONGEST_MOMENT)
-        async with attempt.lending:
-            if attempt.stop is not None or attempt.ended or over.is_set():
-                return
-            try:
-                await lend(run_id)
-            except FleetUnavailableError as error:
-                logger.debug("run %s is not executed by its caller: %s", run_id, error)
-            except Exception:
-                logger.exception("run %s cannot be executed by its caller", run_id)
-                return
+class _Lending:
+    """Executes one called run in its caller's slot, should nobody else take it."""
+
+    def __init__(self, run_id: str, attempt: Attempt, lend: Lend) -> None:
+        self.over = asyncio.Event()
+        """Set once the caller waits no more."""
+        self.executes = False
+        """True from when the slot is lent."""
+        self._run_id = run_id
+        self._attempt = attempt
+        self._lend = lend
+
+    async def run(self) -> None:
+        """Return once the run was executed here, or the caller waits no more."""
+        moment = _SHORTEST_MOMENT
+        while not self._is_over:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(moment):
+                    await self.over.wait()
+                    return
+            moment = min(moment * 2, _LONGEST_MOMENT)
+            async with self._attempt.lending:
+                if self._is_over or not await self._lent():
+                    return
+
+    @property
+    def _is_over(self) -> bool:
+        attempt = self._attempt
+        return self.over.is_set() or attempt.ended or attempt.stop is not None
+
+    async def _lent(self) -> bool:
+        """Lend the slot; False when that fails for good."""
+        self.executes = True
+        try:
+            await self._lend(self._run_id)
+        except FleetUnavailableError as error:
+            logger.debug("run %s is not executed by its caller: %s", self._run_id, error)
+        except Exception:
+            logger.exception("run %s cannot be executed by its caller", self._run_id)
+            return False
+        finally:
+            self.executes = False
+        return True
