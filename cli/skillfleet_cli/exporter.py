@@ -37,8 +37,9 @@ def serve_demand(host: str, port: int) -> None:
     demand = Demand(Settings.load())
     try:
         server = HttpServer(host, port, demand.routes())
-    except OSError as error:
-        raise CommandError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    except (OSError, TypeError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CommandError(f"cannot listen on {host}:{port}: {reason}") from error
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())

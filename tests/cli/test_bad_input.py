@@ -79,6 +79,7 @@ def test_arguments_of_the_command_that_are_not_utf8_are_refused(bare: Shell) -> 
         (None, [f"n={'[' * 300}{']' * 300}"], "nested deeper than 200 levels"),
         ("[" * 100_000, [], "nested deeper than 200 levels"),
     ],
+    ids=range(13),
 )
 def test_what_json_cannot_carry_unchanged_is_refused_by_name(
     source: str | None, pairs: list[str], message: str
