@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NotRequired
 
 import orjson
@@ -11,7 +11,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 from typing_extensions import TypedDict
 
-from skillfleet.arguments import json_arguments, schema_check
+from skillfleet.arguments import arguments_check, json_arguments, schema_check
 from skillfleet.errors import DeclarationError, InvalidArgumentsError, InvalidResultError
 from skillfleet.failures import error_text
 from skillfleet.jsonable import NotJsonError, to_json
@@ -34,13 +34,23 @@ class ArgumentsSchema:
         self.json_schema = described.schema
         for name, default in signature.defaults.items():
             _publish_default(self.json_schema["properties"][name], default)
-        try:
-            self.check = schema_check(label, orjson.dumps(self.json_schema))
-        except ValueError as error:
-            raise DeclarationError(
-                f"skill {label}: its arguments cannot be checked by their schema: {error}"
-            ) from error
-        """Raises `InvalidArgumentsError` for plain JSON values that do not fit the schema."""
+        # An idle worker does without the library that checks arguments: of what pydantic makes,
+        # patterns alone may be beyond it.
+        if b'"pattern' in (schema := orjson.dumps(self.json_schema)):
+            try:
+                schema_check(label, schema)
+            except ValueError as error:
+                raise DeclarationError(
+                    f"skill {label}: its arguments cannot be checked by their schema: {error}"
+                ) from error
+
+    def check(self, arguments: Mapping[str, Any]) -> None:
+        """Raise `InvalidArgumentsError` for plain JSON values that do not fit the schema."""
+        self._check(arguments)
+
+    @cached_property
+    def _check(self) -> Callable[[Mapping[str, Any]], None]:
+        return arguments_check(self._label, self.json_schema)
 
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as the handler wants them, validated as JSON is.

@@ -52,7 +52,6 @@ class Described(BaseModel):
         (Annotated[int, Field(examples=[object()])], "write|use plain types"),
         (Annotated[int, Field(examples=[math.nan])], "examples.0"),
     ],
-    ids=str,
 )
 def test_a_schema_that_json_cannot_carry_is_refused(hint: Any, where: str) -> None:
     for given in ({"hint": hint}, {"returns": hint}):
@@ -79,7 +78,7 @@ def test_a_pattern_that_cannot_be_checked_is_refused() -> None:
         {"secrets": ("\ud800",)},
         {"tags": 5},
     ],
-    ids=repr,
+    ids=["surrogate", "number", "tag", "scope", "secret", "no tags"],
 )
 def test_words_that_cannot_be_published_are_refused(options: dict[str, Any]) -> None:
     [name] = options
