@@ -31,7 +31,7 @@ class Fleet:
         # Works in the calling thread: for what is one request to Redis.
         self._here = AsyncFleet(ledger=Ledger(self.settings, name=CLIENT_NAME, blocking=True))
         # By process: a lock that is held as a process forks stays locked in the child.
-        self._locks: dict[int, threading.Lock] = {}
+        self._locks: dict[int, threading.RLock] = {}
         self._closed = False
         self._portal: Portal | None = None
         self._fleet: AsyncFleet | None = None
@@ -108,8 +108,8 @@ class Fleet:
                 self._portal, self._fleet = Portal(), AsyncFleet(settings=self.settings)
             return self._portal, self._fleet
 
-    def _lock(self) -> threading.Lock:
-        return self._locks.setdefault(os.getpid(), threading.Lock())
+    def _lock(self) -> threading.RLock:
+        return self._locks.setdefault(os.getpid(), threading.RLock())
 
 
 class RunHandle:

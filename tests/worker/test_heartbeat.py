@@ -68,7 +68,7 @@ async def test_it_goes_on_when_it_is_let_in_and_is_logged_twice(
 async def test_while_nobody_may_write_a_run_is_held_as_long_as_its_record_knows_it(
     server: ValkeyServer, lost: bool
 ) -> None:
-    settings = WorkerSettings.load(redis_url=server.url, lease_seconds=1)
+    settings = WorkerSettings.load(redis_url=server.url, lease_seconds=1, reap_seconds=0.1)
     ledger = Ledger(settings, patient=True)
     lease = await claimed(ledger, (await submitted(ledger)).id, lease_ms=1000)
     delivery = Delivery(lease.run_id, "lab", "add", "celery", {}, None, None, lease.run_id, {})

@@ -21,6 +21,7 @@ HELD = 0.95
 LOST_TOUCH = Stop(StopKind.RELEASED, "the worker lost touch with Redis")
 _SHORTEST_SECONDS = 0.05
 _LOOK_SECONDS = 0.3
+_ROUNDS = 10
 _SEEN_SECONDS = 1.0
 """How long a run is held by a look at its record: less than the reaper leaves it alone."""
 
@@ -36,6 +37,9 @@ class Heartbeat:
         self._attempts = attempts
         self._settings = settings
         self._held_seconds = settings.lease_seconds * HELD
+        # The reaper leaves lapsed leases alone after a gap of six rounds; two thirds of a lease,
+        # at least, have passed without a write when one lapses.
+        self._reaper_waits = settings.lease_seconds >= _ROUNDS * settings.reap_seconds
         self._seen: WeakKeyDictionary[Attempt, float] = WeakKeyDictionary()
         self._early = asyncio.Event()
         self._outage = Outage(logger, "leases cannot be renewed")
@@ -68,7 +72,7 @@ class Heartbeat:
         except Exception as error:  # noqa: BLE001 - whatever it is, the leases run out meanwhile
             record(REDIS_ERRORS, 1, "renew")
             self._outage.begin(error)
-            if _refuses_everybody(error):
+            if self._reaper_waits and _refuses_everybody(error):
                 await self._look(attempts, tokens)
             self._give_up_overdue(attempts)
             return False
