@@ -12,15 +12,15 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ n = int($$1 * 1.5); print (n 
 TESTS ?=
 # `make dev MODULE=my_agents.support` serves the skills of another module.
 MODULE ?= examples.librarian
-# How long `make chaos` lasts, and its seed (default: a new one).
+# How long `make chaos` lasts; its seed, and that of `make mutations` (default: a new one).
 SECONDS ?= 600
 SEED ?=
-# Arguments passed on by `make bench`, `make chaos` and `make lock`.
+# Arguments passed on by `make bench`, `make chaos`, `make mutations` and `make lock`.
 ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo dev check lint format types floors test chaos helm-test profiles bench bench-peers build lock generate verify clean
+.PHONY: help install demo dev check lint format types floors test chaos mutations helm-test profiles bench bench-peers build lock generate verify clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ floors: $(STAMP) ## Imports run down the floors only (import-linter)
 # Prints its schedule of faults and its seed: SEED=... plays the same schedule again.
 chaos: $(STAMP) ## Break everything while runs go on: make chaos SECONDS=600 SEED=7
 	@$(PY) -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+# All take an hour; ARGS=--missing plays those of changed lines, ARGS=--draw=12 some of a seed.
+mutations: $(STAMP) ## Break one thing of the ledger's scripts at a time: does a test notice?
+	@$(PY) -m tests.mutations $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 helm-test: $(STAMP) ## The chart, the manifests and their containers as processes
 	@$(PY) -m pytest tests/helm -n $(JOBS) --dist loadgroup

@@ -341,3 +341,28 @@ async def test_a_message_is_pushed_once_and_onto_its_own_list(ledger: Ledger) ->
     key = ledger.keys.broker_list("celery", 3)
     assert await ledger.connection.execute("LRANGE", key, 0, -1) == [b"message"]
     await ledger.connection.execute("DEL", key)
+
+
+async def test_delays_are_counted_down_to_none(ledger: Ledger) -> None:
+    runs = [await submitted(ledger, delay_ms=LONG_MS) for _ in range(3)]
+    counts = []
+    for new in runs:
+        counts.append(await touch(ledger, "HGET", "x", "delays", "celery"))
+        await ledger.runs.close(new.id, TASK, DONE)
+    assert counts == [b"3", b"2", b"1"]
+    assert await touch(ledger, "EXISTS", "x", "delays") == 0
+
+
+async def test_a_delay_of_nobody_is_forgotten(ledger: Ledger) -> None:
+    await touch(ledger, "ZADD", "nobody", "delayed", 1, "nobody")
+    assert (await reap(ledger)).publish == ()
+    assert await touch(ledger, "EXISTS", "x", "delayed") == 0
+
+
+async def test_a_live_run_keeps_the_list_of_those_it_called(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    child = child_of(lease, lease.run_id)
+    await ledger.runs.submit(child)
+    await ledger.runs.cancel(lease.run_id, "enough")
+    assert await ledger.runs.children(lease.run_id) == [child.id]
+    assert await touch(ledger, "PTTL", lease.run_id, f"children:{lease.run_id}") == -1

@@ -1,0 +1,1 @@
+"""Mutations of the ledger's scripts: whatever is broken in them, a test notices."""

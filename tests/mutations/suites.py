@@ -1,0 +1,51 @@
+"""Which tests are to notice a mutant of which script, the quickest first.
+
+Left out are tests that draw at random or take long (test_scripts_stateful, test_storm,
+test_residue): a verdict must be the same each time.
+"""
+
+_LEASE = ("test_fences", "test_measures", "test_replies")
+_ENDS = ("test_debts", "test_ending", "test_cancel")
+_ALL = (
+    *(*_LEASE, *_ENDS, "test_claim", "test_reap", "test_submit", "test_tree_limits"),
+    *("test_queues", "test_artifacts", "test_release"),
+)
+
+SUITES: dict[str, tuple[str, ...]] = {
+    "append": (*_LEASE, "test_cancel", "test_ending", "test_streams"),
+    "ask_cancel": ("test_replies", "test_debts", "test_measures"),
+    "cancel": ("test_replies", *_ENDS, "test_measures"),
+    "claim": (*_LEASE, "test_claim", "test_debts", "test_cancel", "test_reap"),
+    "close": (*_LEASE, *_ENDS, "test_reap"),
+    "commit_artifact": (*_LEASE, "test_artifacts"),
+    "common": _ALL,
+    "forsake": (*_LEASE, "test_claim"),
+    "pay_call": (*_LEASE, "test_tree_limits"),
+    "reap": (
+        "test_debts",
+        "test_measures",
+        "test_reap",
+        "test_ending",
+        "test_claim",
+        "test_queues",
+    ),
+    "renew": (*_LEASE, "test_claim", "test_reap"),
+    "requeue": (*_LEASE, *_ENDS, "test_release", "test_claim", "test_reap"),
+    "settle": (*_LEASE, *_ENDS),
+    "spend": (*_LEASE, "test_tree_limits"),
+    "strike": ("test_debts", "test_replies"),
+    "submit": (*_LEASE, "test_submit", "test_tree_limits", "test_debts", "test_queues"),
+    "write_chunk": (*_LEASE, "test_artifacts"),
+}
+
+SLOW = (
+    "tests/ledger/test_artifacts.py::test_memory_stays_bounded_however_large_the_artifact",
+    "tests/ledger/test_cancel.py::test_a_run_with_ten_thousand_children_can_be_cancelled",
+    "tests/ledger/test_debts.py::test_a_debt_of_thousands_is_paid",
+)
+"""Tests of these files that are left out, too."""
+
+
+def files(script: str) -> list[str]:
+    """The test files of a script, as paths from the repository's root."""
+    return [f"tests/ledger/{name}.py" for name in SUITES[script]]
