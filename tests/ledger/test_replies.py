@@ -284,3 +284,32 @@ async def test_small_answers(ledger: Ledger) -> None:
     assert await call(ledger, "strike", "nobody") == 1
     assert await call(ledger, "forsake", run_id, "w1") == 1
     assert (await reap(ledger)).publish == (run_id,)
+
+
+async def requests(ledger: Ledger, run_id: str) -> Any:
+    return await touch(ledger, "HGET", run_id, f"run:{run_id}", "requests")
+
+
+async def test_a_request_is_noted_once_and_only_where_it_has_a_name(either: Ledger) -> None:
+    lease = await running(either)
+    await either.runs._cancel_one(lease.run_id, ENOUGH)
+    assert await requests(either, lease.run_id) is None
+    for _ in range(2):
+        for name in ("a" * 16, "b" * 16):
+            await either.runs._cancel_one(lease.run_id, ENOUGH, "1", name)
+    assert await requests(either, lease.run_id) == b"a" * 16 + b"b" * 16
+
+
+async def test_one_that_its_callers_list_does_not_name_does_not_count_there(
+    valkey: ValkeyServer,
+) -> None:
+    """An idempotency key brought the caller back, which has called another since."""
+    ledger = Ledger(settings_for(valkey))
+    try:
+        parent = await running(ledger)
+        stranger = await called(ledger, parent)
+        await touch(ledger, "SREM", parent.run_id, f"children:{parent.run_id}", stranger.run_id)
+        await ledger.runs.settle(stranger, TASK, stranger.seq, DONE)
+        assert await open_calls(ledger, parent.run_id) == b"1"
+    finally:
+        await ledger.close()
