@@ -233,7 +233,8 @@ async def test_a_retry_counts_as_published_when_it_is_due(ledger: Ledger) -> Non
     # Its time comes: it is published, and delayed no more.
     await touch(ledger, "ZADD", lease.run_id, "delayed", 1, lease.run_id)
     async with Clock(ledger) as clock:
-        assert (await reap(ledger)).publish == (lease.run_id,)
+        found = await reap(ledger)
+    assert (found.publish, found.counts["due"]) == ((lease.run_id,), 1)
     assert await field(ledger, lease.run_id, "due") is None
     assert await touch(ledger, "EXISTS", lease.run_id, "delays") == 0
     assert clock.has(await field(ledger, lease.run_id, "published"))
@@ -302,6 +303,14 @@ async def test_what_was_not_published_comes_again_after_two_seconds(ledger: Ledg
         await reap(ledger)
     assert clock.has(await score(ledger, "unpublished", lease.run_id), 2000)
     assert clock.has(await field(ledger, lease.run_id, "published"))
+    # Again, as if it had never been published.
+    await touch(ledger, "HSET", lease.run_id, f"run:{lease.run_id}", "published", 1)
+    for index in ("unpublished", "ready:celery:0"):
+        await touch(ledger, "ZADD", lease.run_id, index, "XX", 1, lease.run_id)
+    async with Clock(ledger) as clock:
+        assert (await reap(ledger, grace_ms=LONG_MS**2)).publish == (lease.run_id,)
+    assert clock.has(await field(ledger, lease.run_id, "published"))
+    assert clock.has(await score(ledger, "ready:celery:0", lease.run_id))
 
 
 async def test_what_was_not_closed_comes_again_after_five_seconds(ledger: Ledger) -> None:
@@ -354,8 +363,11 @@ async def test_delays_are_counted_down_to_none(ledger: Ledger) -> None:
 
 
 async def test_a_delay_of_nobody_is_forgotten(ledger: Ledger) -> None:
-    await touch(ledger, "ZADD", "nobody", "delayed", 1, "nobody")
-    assert (await reap(ledger)).publish == ()
+    lease = await running(ledger)
+    for run_id in (lease.run_id, "nobody"):
+        await touch(ledger, "ZADD", run_id, "delayed", 1, run_id)
+    found = await reap(ledger)
+    assert (found.publish, found.counts["due"]) == ((), 0)
     assert await touch(ledger, "EXISTS", "x", "delayed") == 0
 
 
@@ -366,3 +378,43 @@ async def test_a_live_run_keeps_the_list_of_those_it_called(ledger: Ledger) -> N
     await ledger.runs.cancel(lease.run_id, "enough")
     assert await ledger.runs.children(lease.run_id) == [child.id]
     assert await touch(ledger, "PTTL", lease.run_id, f"children:{lease.run_id}") == -1
+
+
+async def test_an_ended_run_has_no_deadline_and_no_debt_any_more(ledger: Ledger) -> None:
+    lease = await running(ledger, deadline_ms=4 * 10**12)
+    await ledger.runs.cancel(lease.run_id, "enough")
+    await ledger.runs.requeue(lease, lease.seq, outcome="released", reason="x")
+    assert await score(ledger, "owed", lease.run_id)
+    await ledger.runs.close(lease.run_id, TASK, DONE)
+    for index in ("deadlines", "owed"):
+        assert await score(ledger, index, lease.run_id) is None
+
+
+async def test_a_lease_of_nobody_is_forgotten(ledger: Ledger) -> None:
+    queued = await submitted(ledger)
+    for run_id in (queued.id, "nobody"):
+        await touch(ledger, "ZADD", run_id, "leases", 1, run_id)
+    found = await reap(ledger)
+    assert (found.publish, found.close) == ((), ())
+    assert await touch(ledger, "EXISTS", "x", "leases") == 0
+    assert await field(ledger, queued.id, "token") == b"0"
+
+
+async def test_a_deadline_of_nobody_is_forgotten(ledger: Ledger) -> None:
+    await touch(ledger, "ZADD", "nobody", "deadlines", 1, "nobody")
+    assert (await reap(ledger)).close == ()
+    assert await touch(ledger, "EXISTS", "x", "deadlines") == 0
+
+
+async def test_a_lost_run_that_still_has_time_starts_again(ledger: Ledger) -> None:
+    lease = await running(ledger, deadline_ms=4 * 10**12)
+    await lapse(ledger, lease.run_id)
+    assert (await reap(ledger)).publish == (lease.run_id,)
+
+
+async def test_a_dead_process_is_waited_for_no_longer(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    async with Clock(ledger) as clock:
+        await ledger.runs.forsake(lease.run_id, "w1")
+    assert clock.has(await score(ledger, "leases", lease.run_id))
+    assert (await reap(ledger)).publish == (lease.run_id,)

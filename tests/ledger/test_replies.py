@@ -313,3 +313,39 @@ async def test_one_that_its_callers_list_does_not_name_does_not_count_there(
         assert await open_calls(ledger, parent.run_id) == b"1"
     finally:
         await ledger.close()
+
+
+async def test_a_round_answers_to_the_last_number(ledger: Ledger) -> None:
+    for limit, more in ((3, 0), (2, 1)):
+        leases = [await running(ledger) for _ in range(2)]
+        for lease in leases:
+            await lapse(ledger, lease.run_id)
+        options = ("reaper", 5000, limit, 10_000, "-", "-", b'{"state":"queued"}')
+        prefix = (ledger.keys.prefix("x"),)
+        reply = await run_script(ledger.connection, "reap", prefix, options)
+        publish, close, counts, more_found, owed = reply
+        assert {name.decode() for name in publish} == {lease.run_id for lease in leases}
+        assert counts == [b"restarted", 2, b"due", 0, b"stranded", 0, b"pruned", 0]
+        assert (close, more_found, owed) == ([], more, [])
+
+
+async def test_the_last_call_of_a_budget_can_be_paid(ledger: Ledger) -> None:
+    lease = await running(ledger, budget_calls=1, budget_tokens=1)
+    await ledger.runs.pay_call(lease)
+    assert await touch(ledger, "HGET", lease.run_id, f"run:{lease.run_id}", "spent_calls") == b"1"
+    other = await running(ledger, budget_calls=1, budget_tokens=1)
+    assert await ledger.runs.submit(child_of(other, other.run_id))
+
+
+async def test_what_has_no_budget_is_not_charged(ledger: Ledger) -> None:
+    root = await running(ledger, budget_calls=3)
+    child = child_of(root, root.run_id)
+    await ledger.runs.submit(child)
+    lease = await claimed(ledger, child.id)
+    await ledger.runs.pay_call(lease)
+    await ledger.runs.submit(child_of(lease, root.run_id))
+    spent = [
+        await touch(ledger, "HGET", run_id, f"run:{run_id}", "spent_calls")
+        for run_id in (root.run_id, child.id)
+    ]
+    assert spent == [b"3", None]

@@ -7,5 +7,5 @@
 local id, holder = ARGV[1], ARGV[2]
 local r = redis.call('HMGET', run_key(id), 'state', 'worker')
 if r[1] ~= 'running' or string.sub(r[2], 1, #holder) ~= holder then return 0 end
-redis.call('ZADD', P .. 'leases', 'XX', 'LT', now_ms() - 1, id)
+redis.call('ZADD', P .. 'leases', 'LT', now_ms(), id)
 return 1

@@ -75,7 +75,7 @@ for _, id in ipairs(amnesty and {} or past('leases', limit)) do
   if r[1] ~= 'running' then
     redis.call('ZREM', P .. 'leases', id)
   else
-    local lost = tonumber(r[3] or 0)
+    local lost = tonumber(r[3])
     if r[12] ~= r[2] then
       lost = redis.call('HINCRBY', run, 'lost', 1)
       r[2] = tostring(redis.call('HINCRBY', run, 'token', 1))
@@ -106,7 +106,7 @@ end
 -- What ended and cancelled runs still owe: the end of those they called, else their own.
 local function collect_debt(id)
   local r = redis.call('HMGET', run_key(id), 'state', 'token', 'cancel', 'open', 'lost', 'max_deliveries')
-  local is_spent = r[1] == 'queued' and tonumber(r[5] or 0) >= tonumber(r[6] or math.huge)
+  local is_spent = tonumber(r[5] or 0) >= tonumber(r[6] or math.huge)
   if is_live(r[1]) and not r[3] and not is_spent then
     -- An idempotency key has brought the id back.
     redis.call('PERSIST', P .. 'children:' .. id)
