@@ -212,6 +212,22 @@ async def test_a_run_that_later_ones_overtook_is_published_again(ledger: Ledger)
     assert (await reap(ledger)).publish == (lost.id,)
 
 
+async def test_a_run_is_overtaken_by_one_that_was_published_well_after_it(
+    ledger: Ledger,
+) -> None:
+    lost, later = submission(), submission()
+    await ledger.runs.submit(lost, b"message")
+    await ledger.runs.submit(later, b"message")
+    published = await ledger.directory.now_ms() - 5 * GRACE_MS
+    await touch(ledger, "HSET", later.id, f"run:{later.id}", "published", published)
+    await claimed(ledger, later.id)
+    key = "ready:celery:0"
+    await touch(ledger, "ZADD", lost.id, key, published - GRACE_MS + 1, lost.id)
+    assert (await reap(ledger)).publish == ()
+    await touch(ledger, "ZADD", lost.id, key, published - GRACE_MS - 1, lost.id)
+    assert (await reap(ledger)).publish == (lost.id,)
+
+
 async def test_patience_doubles_with_every_repeated_publication(ledger: Ledger) -> None:
     new = await submitted(ledger)
     for patience in (1, 2, 4, 8):
@@ -223,6 +239,23 @@ async def test_patience_doubles_with_every_repeated_publication(ledger: Ledger) 
     await claimed(ledger, new.id)
     stranded = await touch(ledger, "HGET", new.id, f"run:{new.id}", "stranded")
     assert stranded == b"0"
+
+
+async def test_patience_ends_with_the_eighth_doubling(ledger: Ledger) -> None:
+    new = await submitted(ledger)
+    await touch(ledger, "HSET", new.id, f"run:{new.id}", "stranded", 20)
+    await age(ledger, new.id, 256 * GRACE_MS - 9000)
+    assert (await reap(ledger)).publish == ()
+    await age(ledger, new.id, 9000)
+    assert (await reap(ledger)).publish == (new.id,)
+
+
+async def test_a_waiting_run_of_nobody_is_forgotten(ledger: Ledger) -> None:
+    lease, new = await running(ledger), await submitted(ledger)
+    for run_id in (lease.run_id, "nobody"):
+        await touch(ledger, "ZADD", run_id, "ready:celery:0", 1, run_id)
+    assert (await reap(ledger)).publish == ()
+    assert await touch(ledger, "ZRANGE", "x", "ready:celery:0", 0, -1) == [new.id.encode()]
 
 
 async def test_runs_with_long_patience_do_not_hide_those_behind_them(ledger: Ledger) -> None:
