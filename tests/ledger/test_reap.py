@@ -212,6 +212,18 @@ async def test_a_run_that_later_ones_overtook_is_published_again(ledger: Ledger)
     assert (await reap(ledger)).publish == (lost.id,)
 
 
+async def test_of_many_stranded_runs_a_round_publishes_so_many_of_each_queue(
+    ledger: Ledger,
+) -> None:
+    runs = [await submitted(ledger, queue=queue) for queue in ("q1", "q2") for _ in range(3)]
+    for new in runs:
+        await age(ledger, new.id, GRACE_MS, new.queue)
+    first, second = await reap(ledger, limit=2), await reap(ledger, limit=2)
+    assert (len(first.publish), first.counts["stranded"], first.more) == (4, 4, True)
+    assert (len(second.publish), second.counts["stranded"], second.more) == (2, 2, False)
+    assert {*first.publish, *second.publish} == {new.id for new in runs}
+
+
 async def test_a_run_is_overtaken_by_one_that_was_published_well_after_it(
     ledger: Ledger,
 ) -> None:
