@@ -83,6 +83,7 @@ async def test_only_the_first_attempt_starts_the_skills_own_timeout(ledger: Ledg
         first = await claim(ledger, new.id, declared)
     assert clock.has(first.deadline_ms, 500_000)
     assert clock.has(await score(ledger, "deadlines", new.id), 500_000)
+    assert int(await field(ledger, new.id, "deadline")) == first.deadline_ms
     for number, deadline in enumerate((clock.began + 400_000, clock.began + LONG_MS)):
         await touch(ledger, "HSET", new.id, f"run:{new.id}", "deadline", deadline)
         lease = (await claim(ledger, new.id, declared)) if number else first

@@ -342,6 +342,15 @@ async def test_an_expired_run_leaves_the_indexes(ledger: Ledger) -> None:
     assert await ledger.runs.newest() == []
 
 
+async def test_of_many_expired_runs_a_round_forgets_ten_times_its_limit(ledger: Ledger) -> None:
+    for number in range(11):
+        entry = f"gone-{number}|succeeded|librarian"
+        await touch(ledger, "ZADD", "x", "expiring", 1, entry)
+    rounds = [await reap(ledger, limit=1) for _ in range(2)]
+    assert [found.counts["pruned"] for found in rounds] == [10, 1]
+    assert [found.more for found in rounds] == [True, False]
+
+
 async def test_a_run_that_its_key_brought_back_keeps_its_place(ledger: Ledger) -> None:
     first = await running(ledger, retention_ms=1)
     await ledger.runs.settle(first, TASK, first.seq, DONE)
