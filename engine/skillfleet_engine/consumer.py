@@ -59,12 +59,16 @@ class LoopConsumer(Consumer):
                     self._soft_shutdown, self.loop_pool
                 )
 
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Tell of a broker that refuses what the consumer needs before it consumes."""
+        super().on_connection_error_before_connected(exc)
+        self._pause(exc)
+
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Clean up after a lost connection, which may wait for its dead sockets."""
         clean_up = super().on_connection_error_after_connected
         self._unacknowledged.collect(self.connection)
-        refused = isinstance(exc, (*self.channel_errors, RefusedError))
-        self._outage.failed(exc, partial(self._offload, time.sleep), refused=refused)
+        self._pause(exc)
         self._offload(clean_up, exc)
         if self.conninfo.transport.driver_type == "redis":
             # What still runs is counted by the new connection itself.
@@ -74,6 +78,10 @@ class LoopConsumer(Consumer):
             # The broker delivers again what the lost channel held: there is nothing to settle.
             for request in tuple(state.active_requests):
                 request.acknowledged = True
+
+    def _pause(self, error: Exception) -> None:
+        refused = isinstance(error, (*self.channel_errors, RefusedError))
+        self._outage.failed(error, partial(self._offload, time.sleep), refused=refused)
 
     def on_ready(self) -> None:
         """Celery calls this when it consumes."""
