@@ -149,10 +149,10 @@ def test_every_hostile_message_ends_and_holds_nothing(
     for each in sent:
         headers = each["headers"]
         run_id = headers.get("id") if isinstance(headers, dict) else None
-        if isinstance(run_id, str) and run_id:
+        if isinstance(run_id, str) and run_id and "\ud800" not in run_id:
             try:
                 assert own_fleet.run(run_id).status().state not in ("queued", "running")
-            except (UnknownRunError, UnicodeError):
+            except UnknownRunError:
                 continue
             ended += 1
     assert refused > 200
