@@ -1,7 +1,7 @@
 """The Lua scripts: loaded from their files once a process, called by hash."""
 
 import hashlib
-from functools import cache, partial
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -23,18 +23,16 @@ async def run_script(
     args: tuple[Any, ...],
     timeout: float | None = None,
 ) -> Any:
-    """Call a script that may be repeated without harm; loads it where the server lacks it.
+    """Call a script that may be repeated without harm, in full where the server lacks it.
 
     Raises FleetUnavailableError after `timeout` seconds, ReplyError for an error in the script.
     """
-    _, digest = source(name)
-    while True:
-        try:
-            return await connection.execute(
-                "EVALSHA", digest, len(keys), *keys, *args, timeout=timeout
-            )
-        except ReplyError as error:
-            if not str(error).startswith("NOSCRIPT"):
-                raise
-        load = partial(connection.execute, "SCRIPT", "LOAD", source(name)[0], timeout=timeout)
-        await connection.once(digest, load)
+    text, digest = source(name)
+    call = (len(keys), *keys, *args)
+    try:
+        return await connection.execute("EVALSHA", digest, *call, timeout=timeout)
+    except ReplyError as error:
+        if not str(error).startswith("NOSCRIPT"):
+            raise
+    # Not loaded first: it may be forgotten again between two requests.
+    return await connection.execute("EVAL", text, *call, timeout=timeout)

@@ -5,7 +5,7 @@ test_residue): a verdict must be the same each time.
 """
 
 _LEASE = ("test_fences", "test_measures", "test_replies")
-_ENDS = ("test_debts", "test_ending", "test_cancel")
+_ENDS = ("test_debts", "test_canvases", "test_ending", "test_cancel")
 _ALL = (
     *(*_LEASE, *_ENDS, "test_claim", "test_reap", "test_submit", "test_tree_limits"),
     *("test_queues", "test_artifacts", "test_release"),
@@ -23,6 +23,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "pay_call": (*_LEASE, "test_tree_limits"),
     "reap": (
         "test_debts",
+        "test_canvases",
         "test_measures",
         "test_reap",
         "test_ending",

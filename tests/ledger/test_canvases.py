@@ -1,0 +1,117 @@
+"""What plain Celery clients link to a run goes on after its end, whoever dies then."""
+
+import time
+
+import pytest
+
+from skillfleet.contracts import RunState
+from skillfleet_ledger import Ledger
+from skillfleet_ledger.results import End
+from tests.ledger.helpers import DONE, claimed, lapse, reap, running, submitted, touch
+
+TASK = "librarian.survey"
+FAILED = End(RunState.FAILED, "skill_error", "bad thing")
+CANCELLED = End(RunState.CANCELLED, "cancelled_by_caller", "enough")
+
+
+async def listed(ledger: Ledger) -> dict[str, float]:
+    """The runs whose canvas has not gone on, and when the reaper looks at them (s)."""
+    found = await touch(ledger, "ZRANGE", "x", "canvases", 0, -1, "WITHSCORES")
+    pairs = zip(found[::2], found[1::2], strict=True)
+    return {run_id.decode(): float(score) / 1000 for run_id, score in pairs}
+
+
+async def due(ledger: Ledger, run_id: str) -> None:
+    """Have the next round look at the run."""
+    await touch(ledger, "ZADD", run_id, "canvases", "XX", 1, run_id)
+
+
+async def ended(ledger: Ledger, canvas: str | None = "any") -> str:
+    lease = await running(ledger, canvas=canvas)
+    await ledger.runs.settle(lease, TASK, lease.seq, DONE)
+    return lease.run_id
+
+
+@pytest.mark.parametrize(
+    ("canvas", "end", "owes"),
+    [
+        ("any", DONE, True),
+        ("any", FAILED, True),
+        ("errors", DONE, False),
+        ("errors", FAILED, True),
+        (None, FAILED, False),
+    ],
+)
+async def test_an_end_notes_what_has_to_go_on(
+    ledger: Ledger, canvas: str | None, end: End, owes: bool
+) -> None:
+    lease = await running(ledger, canvas=canvas)
+    began = time.time()
+    await ledger.runs.settle(lease, TASK, lease.seq, end)
+    known = await listed(ledger)
+    assert set(known) == ({lease.run_id} if owes else set())
+    for at in known.values():
+        # The worker that ended the run has ten seconds for it.
+        assert began + 9.9 < at <= time.time() + 10
+
+
+async def test_every_way_to_end_notes_it(ledger: Ledger) -> None:
+    closed, cancelled = [await submitted(ledger, canvas="any") for _ in range(2)]
+    await ledger.runs.close(closed.id, TASK, FAILED)
+    await ledger.runs.cancel(cancelled.id, "enough")
+    assert set(await listed(ledger)) == {closed.id, cancelled.id}
+
+
+async def test_a_run_that_goes_on_notes_nothing(ledger: Ledger) -> None:
+    lease = await running(ledger, canvas="any")
+    await ledger.runs.requeue(lease, lease.seq, outcome="retry", reason="again")
+    again = await claimed(ledger, lease.run_id)
+    await lapse(ledger, again.run_id)
+    await reap(ledger)
+    assert await listed(ledger) == {}
+
+
+async def test_the_reaper_has_it_go_on_only_when_its_worker_did_not(ledger: Ledger) -> None:
+    run_id = await ended(ledger)
+    assert (await reap(ledger)).publish == ()
+    assert not await ledger.runs.owes_canvas(run_id)
+    await due(ledger, run_id)
+    assert (await reap(ledger)).publish == (run_id,)
+    assert await ledger.runs.owes_canvas(run_id)
+    # Not in the next round: a worker has half a minute for it.
+    assert (await reap(ledger)).publish == ()
+    (at,) = (await listed(ledger)).values()
+    assert time.time() + 25 < at <= time.time() + 30
+    await ledger.runs.strike_canvas(run_id)
+    assert not await ledger.runs.owes_canvas(run_id)
+    assert await listed(ledger) == {}
+
+
+async def test_the_reaper_gives_it_up_after_ten_tries(ledger: Ledger) -> None:
+    run_id = await ended(ledger)
+    for _ in range(10):
+        await due(ledger, run_id)
+        assert (await reap(ledger)).publish == (run_id,)
+    await due(ledger, run_id)
+    assert (await reap(ledger)).publish == ()
+    assert await listed(ledger) == {}
+
+
+async def test_a_run_that_expired_leaves_nothing(ledger: Ledger) -> None:
+    run_id = await ended(ledger)
+    await touch(ledger, "DEL", run_id, f"run:{run_id}")
+    await due(ledger, run_id)
+    assert (await reap(ledger)).publish == ()
+    assert await listed(ledger) == {}
+    assert not await touch(ledger, "EXISTS", run_id, f"run:{run_id}")
+    # No auditor likes what the deletion above has left.
+    await ledger.connection.execute("FLUSHDB")
+
+
+async def test_a_round_looks_at_so_many_at_once(ledger: Ledger) -> None:
+    runs = [await ended(ledger) for _ in range(3)]
+    for run_id in runs:
+        await due(ledger, run_id)
+    found = await reap(ledger, limit=2)
+    assert len(found.publish) == 2
+    assert found.more
