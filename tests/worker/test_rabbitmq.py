@@ -207,3 +207,18 @@ def test_a_run_outlasts_the_time_that_the_broker_gives_for_acknowledgements(
             assert worker.wait_end() == 0
     finally:
         broker.close()
+
+
+def test_a_plain_client_s_chain_and_limits_are_kept_through_a_retry(
+    start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet, server: ValkeyServer
+) -> None:
+    start_worker("tests.worker.lab,tests.worker.ends", broker_url=rabbit.url, **QUICK)
+    app = celery.Celery("plain", broker=rabbit.url, backend=server.url, set_as_current=False)
+    once = app.signature("ends.second_try", kwargs={"value": 4}).set(priority=3)
+    chained = celery.chain(once, app.signature("lab.add", kwargs={"y": 1}))()
+    assert chained.get(timeout=30) == 5
+    assert rabbit_fleet.run(chained.parent.id).status().attempt == 2
+    limited = app.send_task("lab.sleep", kwargs={"seconds": 600.0}, time_limit=1)
+    with pytest.raises(Exception, match="time limit of 1 s"):
+        limited.get(timeout=30)
+    assert wait_state(rabbit_fleet.run(limited.id), RunState.TIMED_OUT).attempt == 1
