@@ -187,6 +187,21 @@ async def test_an_attempt_that_ended_its_run_changes_nothing_more(
     assert everything(valkey) == before
 
 
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [*[case for case in CASES if case[0] is not close], (close, "ended")],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+async def test_an_attempt_whose_run_was_ended_under_its_token_changes_nothing(
+    ledger: Ledger, valkey: ValkeyServer, call: Call, answer: Any
+) -> None:
+    lease = await first_attempt(ledger)
+    assert await ledger.runs.close(lease.run_id, TASK, DONE, lease.token) == "closed"
+    before = everything(valkey)
+    assert await call(ledger, lease) == answer
+    assert everything(valkey) == before
+
+
 async def test_an_attempt_that_gave_its_run_back_is_told_so_again_and_changes_nothing(
     ledger: Ledger, valkey: ValkeyServer
 ) -> None:

@@ -419,3 +419,12 @@ async def test_a_dead_process_is_waited_for_no_longer(ledger: Ledger) -> None:
         await ledger.runs.forsake(lease.run_id, "w1")
     assert clock.has(await score(ledger, "leases", lease.run_id))
     assert (await reap(ledger)).publish == (lease.run_id,)
+
+
+async def test_the_shortest_delay_is_one(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    async with Clock(ledger) as clock:
+        await ledger.runs.requeue(lease, lease.seq, outcome="retry", reason="x", delay_ms=1)
+        new = await submitted(ledger, delay_ms=1)
+    for run_id in (lease.run_id, new.id):
+        assert clock.has(await score(ledger, "delayed", run_id), 1)
