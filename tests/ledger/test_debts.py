@@ -201,6 +201,15 @@ async def test_a_live_run_strikes_nothing_off(ledger: Ledger) -> None:
     assert await cancel_reason(ledger, child.run_id) == "its caller failed"
 
 
+async def test_one_that_is_being_cancelled_calls_nobody_more_and_has_paid(
+    ledger: Ledger,
+) -> None:
+    parent, _ = await calling(ledger)
+    await ledger.runs._cancel_one(parent.run_id, CANCELLED, only_mark="1")
+    await ledger.runs.cancel_children(parent.run_id, "enough")
+    assert await owing(ledger) == []
+
+
 async def test_a_called_run_is_not_started_after_the_end_of_its_caller(ledger: Ledger) -> None:
     parent = await running(ledger)
     child = child_of(parent, parent.run_id)

@@ -16,6 +16,7 @@ async def test_the_same_call_below_itself_is_a_cycle_at_any_depth(ledger: Ledger
     with pytest.raises(LimitExceededError, match="cycle"):
         await ledger.runs.submit(again)
     assert await ledger.runs.submit(child_of(lease, root.run_id, digest="d1", skill="other"))
+    assert await ledger.runs.submit(child_of(lease, root.run_id, digest="d1", agent="other"))
 
 
 async def test_the_same_call_beside_itself_is_none(ledger: Ledger) -> None:
