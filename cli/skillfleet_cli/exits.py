@@ -49,8 +49,10 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
     )
     match error:
         case errors.FleetUnavailableError():
-            hint = "is it running, and is SKILLFLEET_REDIS_URL right?"
-            return f"{error}; {hint}", ExitCode.UNREACHABLE
+            # Where a server has answered, its answer says what is wrong.
+            answered = isinstance(error.__cause__, ReplyError)
+            hint = "" if answered else "; is it running, and is SKILLFLEET_REDIS_URL right?"
+            return f"{error}{hint}", ExitCode.UNREACHABLE
         case errors.SkillfleetError():
             return str(error), ExitCode.USAGE if isinstance(error, given) else ExitCode.FAILED
         case ReplyError():

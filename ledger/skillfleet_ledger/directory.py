@@ -1,10 +1,15 @@
 """The directory of agents: cards that live workers keep alive, in shard 0."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
+
+from pydantic import ValidationError
 
 from skillfleet.contracts import AgentCard
 from skillfleet_ledger.connection import Connection
 from skillfleet_ledger.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 class Directory:
@@ -41,8 +46,7 @@ class Directory:
         if not entries:
             return []
         cards = await self._connection.execute("HMGET", self._cards, *entries)
-        found = [AgentCard.model_validate_json(card) for card in cards if card is not None]
-        return sorted(found, key=lambda card: card.order)
+        return sorted(_readable(cards), key=lambda card: card.order)
 
     async def live(self) -> set[tuple[str, str]]:
         """Names and versions of all live agents."""
@@ -60,7 +64,7 @@ class Directory:
         A fleet scaled to zero still knows its skills.
         """
         cards = await self._connection.execute("HVALS", self._cards)
-        return [AgentCard.model_validate_json(card) for card in cards]
+        return _readable(cards)
 
     async def prune(self) -> None:
         """Forget agents that no worker has served for a day."""
@@ -83,6 +87,17 @@ class Directory:
         """Redis time, milliseconds since the epoch."""
         seconds, micros = await self._connection.execute("TIME")
         return int(seconds) * 1000 + int(micros) // 1000
+
+
+def _readable(cards: Iterable[bytes | None]) -> list[AgentCard]:
+    """The cards that can be read: one of another version of ours must not hide the others."""
+    found = []
+    for card in cards:
+        try:
+            found += [AgentCard.model_validate_json(card)] if card is not None else []
+        except ValidationError as error:
+            logger.warning("a card in the directory is unreadable: %s", error)
+    return found
 
 
 def _entry(card: AgentCard) -> str:

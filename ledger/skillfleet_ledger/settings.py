@@ -15,6 +15,8 @@ from skillfleet_ledger.keys import DEFAULT_NAMESPACE, Keyspace
 
 _BROKER_SCHEMES = ("amqp", "amqps", "pyamqp", *SCHEMES, "redis+socket", "sentinel", "sqs")
 MEBIBYTE = 1024 * 1024
+CELERYS_NAMES = ("celery", "unacked")
+"""How Celery's own keys begin; no namespace does."""
 
 
 class Settings(BaseSettings):
@@ -59,6 +61,16 @@ class Settings(BaseSettings):
     """The private Ed25519 key that this process signs with: a producer's, or a worker's own."""
     auth_token_seconds: float = Field(86_400.0, ge=1, le=MOST_SECONDS)
     """How long after its submission (and delay) a run may first start."""
+
+    @field_validator("namespace")
+    @classmethod
+    def _is_apart(cls, value: str) -> str:
+        # The default namespace's keys of Celery have no prefix: a pattern for them would fit these.
+        if value.startswith(CELERYS_NAMES):
+            raise ValueError(
+                f"it must not begin with {', '.join(CELERYS_NAMES)}: Celery's names do"
+            )
+        return value
 
     @field_validator("broker_url")
     @classmethod

@@ -40,7 +40,7 @@ async def test_a_live_lease_is_left_alone(ledger: Ledger) -> None:
     await running(ledger)
     found = await reap(ledger)
     assert (found.publish, found.close, found.more) == ((), (), False)
-    assert found.counts == {"restarted": 0, "due": 0, "stranded": 0, "pruned": 0}
+    assert set(found.counts.values()) == {0}
 
 
 async def test_a_lapsed_lease_returns_the_run_to_its_queue(ledger: Ledger) -> None:

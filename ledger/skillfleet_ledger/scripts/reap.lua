@@ -14,7 +14,8 @@
 --   publish  run ids whose message the caller publishes again, and then strikes off `unpublished`
 --   close    id, token, why triples: runs the caller closes; why is 'dead', 'released' (too
 --            often), 'overdue' or 'cancelled'
---   counts   name, number pairs of what was done: restarted, due, stranded, pruned
+--   counts   name, number pairs of what was done: restarted, due, stranded, pruned, aside (runs
+--            whose records are unreadable: looked at again in ten minutes)
 --   more     1 when a part reached its limit, so that another round is due at once
 --   owed     run ids whose children the caller cancels, and then strikes off (strike.lua); a
 --            tenth of the limit, as each may have many
@@ -35,7 +36,7 @@ local amnesty = redis.call('EXISTS', P .. 'amnesty') == 1
 
 local publish, close, owed, more = {}, {}, {}, 0
 local again = now + 5000
-local restarted, due, stranded, pruned = 0, 0, 0, 0
+local restarted, due, stranded, pruned, aside = 0, 0, 0, 0, 0
 
 local function to_close(id, token, why)
   close[#close + 1] = id
@@ -56,8 +57,31 @@ local function past(index, most)
   return found
 end
 
+-- Whoever may write records can write nonsense into one: it must not keep the round from all
+-- others. A server that refuses is no such run.
+local SET_ASIDE_MS = 600000
+
+local function is_refusal(text)
+  for _, word in ipairs({ 'OOM', 'MISCONF', 'READONLY', 'NOREPLICAS', 'NOPERM' }) do
+    if string.find(text, word, 1, true) then return true end
+  end
+end
+
+local function try(index, id, act, ...)
+  local done, problem = pcall(act, id, ...)
+  if done then return end
+  local text = type(problem) == 'table' and problem.err or tostring(problem)
+  if is_refusal(text) then error(problem, 0) end
+  redis.call('ZADD', index, now + SET_ASIDE_MS, id)
+  aside = aside + 1
+end
+
+local function each(index, most, act)
+  for _, id in ipairs(past(index, most)) do try(P .. index, id, act) end
+end
+
 -- Runs that a former round returned and nobody published.
-for _, id in ipairs(past('unpublished', limit)) do
+local function republish(id)
   local r = redis.call('HMGET', run_key(id), 'state', 'queue', 'priority')
   if r[1] == 'queued' and not redis.call('ZSCORE', P .. 'delayed', id) then
     mark_ready(id, r[2], r[3], now)
@@ -67,8 +91,10 @@ for _, id in ipairs(past('unpublished', limit)) do
   end
 end
 
+each('unpublished', limit, republish)
+
 -- Runs whose lease ran out. The token moves on at once: the old attempt can write no more.
-for _, id in ipairs(amnesty and {} or past('leases', limit)) do
+local function restart(id)
   local run = run_key(id)
   local r = redis.call('HMGET', run, 'state', 'token', 'lost', 'max_deliveries', 'cancel', 'deadline', 'queue',
     'priority', 'seq', 'attempt', 'created', 'orphaned', 'worker', 'started')
@@ -103,6 +129,8 @@ for _, id in ipairs(amnesty and {} or past('leases', limit)) do
   end
 end
 
+if not amnesty then each('leases', limit, restart) end
+
 -- What ended and cancelled runs still owe: the end of those they called, else their own.
 local function collect_debt(id)
   local r = redis.call('HMGET', run_key(id), 'state', 'token', 'cancel', 'open', 'lost', 'max_deliveries')
@@ -123,7 +151,7 @@ local function collect_debt(id)
   owe(id, again)
 end
 
-for _, id in ipairs(past('owed', math.max(1, math.floor(limit / 10)))) do collect_debt(id) end
+each('owed', math.max(1, math.floor(limit / 10)), collect_debt)
 
 -- Ended runs whose canvas has not gone on: their message comes again, and whoever gets it sees to it.
 local MOST_CANVAS_TRIES = 10
@@ -137,10 +165,10 @@ local function continue_canvas(id)
   publish[#publish + 1] = id
 end
 
-for _, id in ipairs(past('canvases', limit)) do continue_canvas(id) end
+each('canvases', limit, continue_canvas)
 
 -- Delays that are over.
-for _, id in ipairs(past('delayed', limit)) do
+local function end_wait(id)
   local r = redis.call('HMGET', run_key(id), 'state', 'queue', 'priority')
   if r[1] ~= 'queued' then
     end_delay(id, r[2])
@@ -153,8 +181,10 @@ for _, id in ipairs(past('delayed', limit)) do
   end
 end
 
+each('delayed', limit, end_wait)
+
 -- Deadlines that passed in the queue; a running attempt ends itself at its deadline.
-for _, id in ipairs(past('deadlines', limit)) do
+local function end_overdue(id)
   local r = redis.call('HMGET', run_key(id), 'state', 'token')
   if r[1] == 'queued' then
     redis.call('ZADD', P .. 'deadlines', again, id)
@@ -165,6 +195,8 @@ for _, id in ipairs(past('deadlines', limit)) do
     redis.call('ZREM', P .. 'deadlines', id)
   end
 end
+
+each('deadlines', limit, end_overdue)
 
 -- Queued runs whose message may be gone: their queue is empty, or later ones overtook them.
 local empty = {}
@@ -209,7 +241,7 @@ local function recall_stranded(name)
       more = 1
       break
     end
-    recall(waiting[i], tonumber(waiting[i + 1]), queue, priority)
+    try(ready, waiting[i], recall, tonumber(waiting[i + 1]), queue, priority)
   end
 end
 
@@ -229,4 +261,5 @@ for _, entry in ipairs(expired) do
 end
 redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', now)
 
-return { publish, close, { 'restarted', restarted, 'due', due, 'stranded', stranded, 'pruned', pruned }, more, owed }
+local counts = { 'restarted', restarted, 'due', due, 'stranded', stranded, 'pruned', pruned, 'aside', aside }
+return { publish, close, counts, more, owed }

@@ -16,14 +16,22 @@ import time
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
 
 from celery import signals
 
+from skillfleet_engine.threads import threads_left
 from skillfleet_worker.telemetry import health, logs
 from skillfleet_worker.telemetry.export import hush_exporters
 from skillfleet_worker.telemetry.health import Health
 from skillfleet_worker.telemetry.http import Answer, HttpServer, Query
-from skillfleet_worker.telemetry.metrics import IN_FLIGHT, LOOP_LAG, Gauges, send_to
+from skillfleet_worker.telemetry.metrics import (
+    IN_FLIGHT,
+    LOOP_LAG,
+    THREADS_LEFT,
+    Gauges,
+    send_to,
+)
 from skillfleet_worker.telemetry.relay import Relay
 from skillfleet_worker.telemetry.settings import TelemetrySettings
 from skillfleet_worker.telemetry.tracing import resource, tracing
@@ -60,6 +68,7 @@ class Telemetry:
         self._relay: Relay | None = None
         self._meters: Meters | None = None
         self._server: HttpServer | None = None
+        self._threads_left: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
     def connect(self) -> None:
         """Register for Celery's signals; call it after the worker's own hooks."""
@@ -73,6 +82,7 @@ class Telemetry:
         signals.worker_shutting_down.connect(self._shuts_down, weak=False)
         signals.worker_process_shutdown.connect(self._process_ends, weak=False)
         signals.worker_shutdown.connect(self._main_ends, weak=False)
+        threads_left.connect(self._count_threads, weak=False)
 
     def _program_starts(self, instance: Any, options: Mapping[str, Any], **_: Any) -> None:
         """Keep a stream of JSON lines free of what Celery and Python print past logging."""
@@ -139,7 +149,11 @@ class Telemetry:
             return
         from skillfleet_worker.telemetry.meters import Meters
 
-        gauges: Gauges = {IN_FLIGHT: self._in_flight, LOOP_LAG: self._loop_lag}
+        gauges: Gauges = {
+            IN_FLIGHT: self._in_flight,
+            LOOP_LAG: self._loop_lag,
+            THREADS_LEFT: lambda: sum(self._threads_left.values()),
+        }
         self._meters = Meters(
             resource(self._settings, self._worker.settings.namespace),
             gauges,
@@ -169,6 +183,10 @@ class Telemetry:
     def _expose(self, _: Query) -> Answer:
         text = self._meters.exposition() if self._meters is not None else b""
         return Answer.metrics(text)
+
+    def _count_threads(self, sender: Any, count: int, **_: Any) -> None:
+        """In any thread; those of prefork's children are counted by these alone."""
+        self._threads_left[sender] = count
 
     def _in_flight(self) -> float:
         process = self._worker.process

@@ -82,6 +82,9 @@ SETTLE = _timing("skillfleet.run.settle", _FAST_BUCKETS, "Writing an attempt's o
 LOOP_LAG = Metric(
     "skillfleet.loop.lag", "gauge", SECONDS, "Longest lateness of the event loop since last asked"
 )
+THREADS_LEFT = Metric(
+    "skillfleet.threads.left", "gauge", "{thread}", "Threads that outlive the runs that used them"
+)
 REAPER_WORK = _counter("skillfleet.reaper.runs", "{run}", "Runs the reaper acted on", "work")
 REDIS_ERRORS = _counter(
     "skillfleet.redis.errors", "{error}", "Operations that gave Redis up", "operation"

@@ -1,0 +1,138 @@
+"""Nonsense in one record, as a producer's Redis user may write it, harms that run alone."""
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from skillfleet_ledger import Ledger
+from skillfleet_ledger.runs import Lease
+from tests.ledger.helpers import DONE, lapse, reap, running, settings_for, submitted, touch
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until_async
+
+TEN_MINUTES = 600
+
+
+@pytest.fixture
+async def ledger(valkey: ValkeyServer) -> AsyncIterator[Ledger]:
+    """A ledger whose server no auditor looks at: records are forged here."""
+    ledger = Ledger(settings_for(valkey), name="test")
+    yield ledger
+    await ledger.close()
+
+
+async def forged(ledger: Ledger, run_id: str, name: str, value: str | None) -> None:
+    command, args = ("HDEL", (name,)) if value is None else ("HSET", (name, value))
+    await touch(ledger, command, run_id, f"run:{run_id}", *args)
+
+
+async def aside_until(ledger: Ledger, index: str, run_id: str) -> float:
+    score = await touch(ledger, "ZSCORE", run_id, index, run_id)
+    return float(score) / 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lost", "many"),
+        ("token", "x"),
+        ("max_deliveries", None),
+        ("max_deliveries", "x"),
+        ("queue", None),
+        ("seq", "x"),
+        ("deadline", "soon"),
+        ("created", "x"),
+    ],
+)
+async def test_a_lapsed_lease_is_taken_beside_one_whose_record_is_nonsense(
+    ledger: Ledger, name: str, value: str | None
+) -> None:
+    broken, sound = await running(ledger), await running(ledger)
+    await forged(ledger, broken.run_id, name, value)
+    for lease in (broken, sound):
+        await lapse(ledger, lease.run_id)
+    found = await reap(ledger)
+    assert found.publish == (sound.run_id,)
+    assert found.counts["aside"] == 1
+    assert await aside_until(ledger, "leases", broken.run_id) > time.time() + TEN_MINUTES - 60
+    # Nor does a listing break.
+    assert sound.run_id in {run.id for run in await ledger.runs.newest()}
+
+
+async def test_a_delay_ends_beside_one_whose_record_is_nonsense(ledger: Ledger) -> None:
+    broken, sound = [await submitted(ledger, delay_ms=1) for _ in range(2)]
+    await forged(ledger, broken.id, "priority", None)
+    # Redis' clock decides that both are due.
+    await wait_until_async(lambda: _due(ledger, broken.id), 20)
+    found = await reap(ledger)
+    assert (found.publish, found.counts["aside"]) == ((sound.id,), 1)
+
+
+async def _due(ledger: Ledger, run_id: str) -> bool:
+    return await ledger.directory.now_ms() / 1000 > await aside_until(ledger, "delayed", run_id)
+
+
+async def test_a_debt_is_found_beside_one_whose_record_is_nonsense(ledger: Ledger) -> None:
+    broken, sound = await running(ledger), await running(ledger)
+    await forged(ledger, broken.run_id, "lost", "x")
+    for lease in (broken, sound):
+        await touch(ledger, "ZADD", lease.run_id, "owed", 1, lease.run_id)
+    assert (await reap(ledger)).counts["aside"] == 1
+    assert await touch(ledger, "ZSCORE", "x", "owed", sound.run_id) is None
+
+
+async def test_a_canvas_goes_on_beside_one_whose_record_is_nonsense(ledger: Ledger) -> None:
+    async def ended() -> Lease:
+        lease = await running(ledger, canvas="any")
+        await ledger.runs.settle(lease, "librarian.survey", lease.seq, DONE)
+        await touch(ledger, "ZADD", lease.run_id, "canvases", 1, lease.run_id)
+        return lease
+
+    broken, sound = await ended(), await ended()
+    await forged(ledger, broken.run_id, "canvas_tries", "x")
+    found = await reap(ledger)
+    assert (found.publish, found.counts["aside"]) == ((sound.run_id,), 1)
+
+
+async def test_a_stranded_run_is_found_beside_one_whose_record_is_nonsense(ledger: Ledger) -> None:
+    broken, sound = await submitted(ledger), await submitted(ledger)
+    await forged(ledger, broken.id, "stranded", "x")
+    for new in (broken, sound):
+        await touch(ledger, "ZADD", new.id, "ready:celery:0", 1, new.id)
+    found = await reap(ledger)
+    assert (found.publish, found.counts["aside"]) == ((sound.id,), 1)
+
+
+async def test_a_run_nobody_published_is_found_beside_nonsense(ledger: Ledger) -> None:
+    broken, sound = await submitted(ledger), await submitted(ledger)
+    await forged(ledger, broken.id, "queue", None)
+    for new in (broken, sound):
+        await touch(ledger, "ZADD", new.id, "unpublished", 1, new.id)
+    found = await reap(ledger)
+    assert (found.publish, found.counts["aside"]) == ((sound.id,), 1)
+
+
+async def test_a_server_that_refuses_sets_no_run_aside(
+    valkey: ValkeyServer, ledger: Ledger
+) -> None:
+    lease = await running(ledger)
+    await lapse(ledger, lease.run_id)
+    with valkey.client() as client:
+        client.config_set("maxmemory", "1")
+        try:
+            impatient = Ledger(settings_for(valkey, redis_timeout_seconds=0.3), name="test")
+            with pytest.raises(ConnectionError, match="memory"):
+                await reap(impatient)
+            await impatient.close()
+        finally:
+            client.config_set("maxmemory", "0")
+    assert (await reap(ledger)).publish == (lease.run_id,)
+
+
+async def test_an_unreadable_card_hides_no_other(ledger: Ledger) -> None:
+    await touch(ledger, "HSET", "x", "cards", "odd|1", "{", "odd|2", '{"name": 1}')
+    far = await ledger.directory.now_ms() + 60_000
+    await touch(ledger, "ZADD", "x", "serving", far, "odd|1|w", far, "odd|2|w")
+    assert await ledger.directory.agents() == []
+    assert await ledger.directory.catalogue() == []
