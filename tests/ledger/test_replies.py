@@ -325,7 +325,7 @@ async def test_a_round_answers_to_the_last_number(ledger: Ledger) -> None:
         reply = await run_script(ledger.connection, "reap", prefix, options)
         publish, close, counts, more_found, owed = reply
         assert {name.decode() for name in publish} == {lease.run_id for lease in leases}
-        assert counts == [b"restarted", 2, b"due", 0, b"stranded", 0, b"pruned", 0]
+        assert counts == [b"restarted", 2, b"due", 0, b"stranded", 0, b"pruned", 0, b"aside", 0]
         assert (close, more_found, owed) == ([], more, [])
 
 
