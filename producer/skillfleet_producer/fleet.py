@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self, Unpack
 
 from skillfleet.contracts import AgentCard, ArtifactInfo, RunEvent, RunState, RunStatus
-from skillfleet.errors import FleetClosedError
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.blocking import completed
 from skillfleet_producer.fleet_async import (
@@ -23,16 +22,14 @@ class Fleet:
     """A fleet, seen by a synchronous backend service. A context manager; thread-safe.
 
     See `AsyncFleet` for arguments and errors. May be created before a fork: each process
-    then gets connections of its own. After `close` everything raises FleetClosedError.
+    then gets connections of its own. A call after `close` opens connections again.
     """
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
         self.settings = chosen_settings(url, settings)
-        # Works in the calling thread: for what is one request to Redis.
-        self._here = AsyncFleet(ledger=Ledger(self.settings, name=CLIENT_NAME, blocking=True))
+        self._here = self._blocking()
         # By process: a lock that is held as a process forks stays locked in the child.
         self._locks: dict[int, threading.RLock] = {}
-        self._closed = False
         self._portal: Portal | None = None
         self._fleet: AsyncFleet | None = None
 
@@ -48,11 +45,10 @@ class Fleet:
         Other threads that wait get FleetClosedError at once, whatever their timeout.
         """
         with self._lock():
-            self._closed = True
-            portal, fleet = self._portal, self._fleet
-            self._portal = self._fleet = None
+            here, portal, fleet = self._here, self._portal, self._fleet
+            self._here, self._portal, self._fleet = self._blocking(), None, None
         # Not its publisher, which for a remote broker needs a loop and was never used.
-        completed(self._here.ledger.close())
+        completed(here.ledger.close())
         if portal is None or fleet is None or portal.pid != os.getpid():
             return
         try:
@@ -102,11 +98,13 @@ class Fleet:
     def open(self) -> tuple[Portal, AsyncFleet]:
         """The thread and the fleet for all that takes more than one request; starts them."""
         with self._lock():
-            if self._closed:
-                raise FleetClosedError("this fleet was closed: make a new one")
             if self._portal is None or self._fleet is None or self._portal.pid != os.getpid():
                 self._portal, self._fleet = Portal(), AsyncFleet(settings=self.settings)
             return self._portal, self._fleet
+
+    def _blocking(self) -> AsyncFleet:
+        """What works in the calling thread, for what is one request to Redis; not connected yet."""
+        return AsyncFleet(ledger=Ledger(self.settings, name=CLIENT_NAME, blocking=True))
 
     def _lock(self) -> threading.RLock:
         return self._locks.setdefault(os.getpid(), threading.RLock())

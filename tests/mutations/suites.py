@@ -24,6 +24,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "reap": (
         "test_debts",
         "test_canvases",
+        "test_nonsense",
         "test_measures",
         "test_replies",
         "test_reap",

@@ -70,7 +70,7 @@ end
 local function try(index, id, act, ...)
   local done, problem = pcall(act, id, ...)
   if done then return end
-  local text = type(problem) == 'table' and problem.err or tostring(problem)
+  local text = problem.err or tostring(problem)
   if is_refusal(text) then error(problem, 0) end
   redis.call('ZADD', index, now + SET_ASIDE_MS, id)
   aside = aside + 1
