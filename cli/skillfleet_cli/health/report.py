@@ -44,7 +44,7 @@ async def _tried(check: str, work: Coroutine[Any, Any, list[Finding]]) -> list[F
         return await work
     except (ReplyError, OSError) as error:
         advice = "is it running, and is SKILLFLEET_REDIS_URL right?"
-        if isinstance(error, ReplyError) or code_of(error):
+        if isinstance(error, ReplyError) or code_of(error) or "unknown command" in str(error):
             advice = advice_on(error)
         return [Finding(check, Level.PROBLEM, str(error), advice)]
     except Exception as error:  # noqa: BLE001 - what a check trips over is worth a look

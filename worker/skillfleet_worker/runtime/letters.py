@@ -73,12 +73,27 @@ def _kept(request: Mapping[str, Any]) -> bytes | None:
         "headers": {
             name: value
             for name, value in request.items()
-            if name not in _NOT_KEPT and value not in (*_DEFAULTS, request.get("id"))
+            if name not in _NOT_KEPT
+            and value not in (*_DEFAULTS, request.get("id"))
+            and _travels(name, value)
         },
-        "embed": {name: request[name] for name in CANVAS if request.get(name)},
+        "embed": {
+            name: request[name]
+            for name in CANVAS
+            if request.get(name) and _travels(name, request[name])
+        },
         "properties": {name: request[name] for name in _PROPERTIES if request.get(name)},
     }
     return orjson.dumps(kept, default=str) if any(kept.values()) else None
+
+
+def _travels(name: str, value: Any) -> bool:
+    """Whether a later message can carry what this one says: not, say, a lone surrogate."""
+    try:
+        orjson.dumps({name: value}, default=str)
+    except TypeError:
+        return False
+    return True
 
 
 def time_limit_of(request: Mapping[str, Any]) -> float | None:
@@ -126,7 +141,7 @@ def _canvas_of(message: Any) -> Mapping[str, Any]:
 
 
 def _properties_of(message: Any) -> Mapping[str, Any]:
-    properties = message.properties or {}
+    properties = getattr(message, "properties", None) or {}
     return {
         "reply_to": properties.get("reply_to"),
         "delivery_info": {"priority": properties.get("priority")},

@@ -128,6 +128,8 @@ class Reaper:
                 record(REAPER_WORK, count, work)
         if restarted := reaped.counts.get("restarted"):
             record(LEASES_LOST, restarted)
+        if aside := reaped.counts.get("aside"):
+            logger.warning("%d runs have unreadable records: left alone for ten minutes", aside)
         if done := {name: count for name, count in reaped.counts.items() if count}:
             logger.info("reaped: %s", ", ".join(f"{name} {n}" for name, n in done.items()))
 
