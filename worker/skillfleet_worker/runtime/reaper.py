@@ -122,6 +122,9 @@ class Reaper:
                 await self._ledger.runs.pay(run_id)
             except Exception:
                 logger.exception("what run %s called could not be cancelled yet", run_id)
+        self._report(reaped)
+
+    def _report(self, reaped: Reaped) -> None:
         self.on_round(reaped)
         for work, count in reaped.counts.items():
             if count:
