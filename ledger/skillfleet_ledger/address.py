@@ -108,7 +108,7 @@ def split_url(url: str, schemes: tuple[str, ...]) -> SplitResult:
     if "@" in parts.path and parts.netloc and "@" not in parts.netloc:
         raise ValueError(f"an @ comes after the host; {_QUOTED}")
     if port == 0:
-        raise ValueError(f"its port is no number from 1 to 65535; {_QUOTED}")
+        raise ValueError(f"its port is not a number from 1 to 65535; {_QUOTED}")
     return parts
 
 

@@ -339,10 +339,7 @@ class RunStore:
             await self.cancel_children(run_id, f"the calling run ended{how}")
 
     async def owes_canvas(self, run_id: str) -> bool:
-        """Whether the run ended and its worker did not see to what is linked to it or chained.
-
-        False as long as the reaper leaves that to the worker that ended the run.
-        """
+        """Whether what is linked to an ended run did not go on, and its worker is not at it."""
         prefix = self._keys.prefix(run_id)
         listed, tries = await asyncio.gather(
             self._connection.execute("ZSCORE", f"{prefix}canvases", run_id),

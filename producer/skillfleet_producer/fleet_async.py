@@ -250,7 +250,7 @@ class AsyncRunHandle:
     def _ledger(self) -> Ledger:
         """The ledger, for an id that a run can have; raises UnknownRunError."""
         if not utf8(self.id) or len(self.id) > _LONGEST_ID:
-            raise UnknownRunError(f"there is no run {self.id!r:.100}: that is no id of a run")
+            raise UnknownRunError(f"there is no run {self.id!r:.100}: that is not the id of a run")
         return self._fleet.ledger
 
     def __repr__(self) -> str:
