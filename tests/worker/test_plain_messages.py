@@ -18,7 +18,7 @@ from skillfleet_producer import AsyncFleet, Fleet
 from skillfleet_producer.message import body, envelope, headers
 from skillfleet_worker import WorkerSettings
 from skillfleet_worker.runtime.delivery import read_delivery
-from skillfleet_worker.runtime.letters import new_record, plain_message
+from skillfleet_worker.runtime.letters import name_links, new_record, plain_message
 from tests.ledger.helpers import DONE, claimed, touch
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -106,13 +106,17 @@ grouped = group(once(3), once(4))()
 linked = once(6).apply_async(link=s("ends.journals", kwargs={{"journal": journal}}))
 tell([outcome(chained), outcome(chained.parent), outcome(joined), grouped.get(timeout=30)])
 tell(outcome(linked)[:2])
+tell(linked.id)
 """
-    (chained, parent, joined, grouped), linked = plain_celery(shared.server.url, code)
+    (chained, parent, joined, grouped), linked, linked_id = plain_celery(shared.server.url, code)
     assert [each[1] for each in (chained, parent, joined)] == [5, 2, 3]
     assert grouped == [3, 4]
     assert linked == ["value", 6]
     journal = tmp_path / "journal"
     wait_until(lambda: journal.exists() and journal.read_text().endswith(" 6\n"), 20, "the link")
+    link: dict[str, Any] = {"task": "ends.journals"}
+    name_links({"callbacks": [link]}, linked_id)
+    assert journal.read_text().startswith(link["options"]["task_id"])
 
 
 def test_what_is_chained_after_a_failed_run_fails(shared: Shared) -> None:
@@ -126,6 +130,20 @@ tell([outcome(app.AsyncResult(each.id)) for each in (chained, chained.parent, jo
     (outcomes,) = plain_celery(shared.server.url, code)
     assert [state for *_, state in outcomes] == ["FAILURE"] * 3
     assert all("bad thing" in text for _, text, _ in outcomes)
+
+
+def test_a_link_that_is_called_again_has_the_same_id() -> None:
+    def called() -> dict[str, Any]:
+        plain, part = {"task": "a.b", "options": {}}, {"task": "c", "subtask_type": "group"}
+        named = {"task": "a.b", "options": {"task_id": "mine"}}
+        request = {"callbacks": [plain, named, part, {"task": "a.b"}], "errbacks": [dict(plain)]}
+        name_links(request, "r1")
+        return request
+
+    links = called()
+    assert links == called()
+    ids = [link.get("options", {}).get("task_id") for part in links.values() for link in part]
+    assert (ids[1:3], len(set(ids))) == (["mine", None], 5)
 
 
 def test_an_error_s_link_is_called_after_the_last_attempt(shared: Shared, tmp_path: Path) -> None:

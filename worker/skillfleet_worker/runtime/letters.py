@@ -5,6 +5,7 @@ that the client's message says: a retried, released or lost run still has its ch
 limits, stamps and headers.
 """
 
+import uuid
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -23,6 +24,7 @@ TIME_LIMIT: Final = "skillfleet_time_limit"
 PROCESSED: Final = "skillfleet_processed"
 """Where a request carries the outcome of its execution (skill_task.py)."""
 _LONGEST_ID = 255
+_LINKS = uuid.UUID("5c1f0c3a-9c5b-4f0e-8a43-0c8f4c7f2d11")
 CANVAS = ("callbacks", "errbacks", "chain", "chord")
 _PROPERTIES = ("reply_to",)
 # The fields of the record say these, or the message has them only on its way.
@@ -85,6 +87,20 @@ def _kept(request: Mapping[str, Any]) -> bytes | None:
         "properties": {name: request[name] for name in _PROPERTIES if request.get(name)},
     }
     return orjson.dumps(kept, default=str) if any(kept.values()) else None
+
+
+def name_links(request: Mapping[str, Any], run_id: str) -> None:
+    """Give each task that is linked to a run a fixed id, in place: called again, it is the same.
+
+    A worker may die after it published a link and before it could note that.
+    """
+    for part in ("callbacks", "errbacks"):
+        for position, link in enumerate(request.get(part) or ()):
+            # Groups and chains have ids of their own in them, or make them when they are sent.
+            if isinstance(link, dict) and not link.get("subtask_type"):
+                options = link["options"] = link.get("options") or {}
+                name = f"{run_id}/{part}/{position}"
+                options.setdefault("task_id", str(uuid.uuid5(_LINKS, name)))
 
 
 def _travels(name: str, value: Any) -> bool:

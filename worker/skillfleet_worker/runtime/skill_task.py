@@ -19,7 +19,7 @@ from skillfleet_engine.task import AsyncTask
 from skillfleet_ledger.runs import Claim, ClaimStatus
 from skillfleet_worker.runtime.delivery import Delivery, read_delivery
 from skillfleet_worker.runtime.executor import Executor
-from skillfleet_worker.runtime.letters import CANVAS, PROCESSED
+from skillfleet_worker.runtime.letters import CANVAS, PROCESSED, name_links
 from skillfleet_worker.runtime.node import Node
 from skillfleet_worker.runtime.outcomes import (
     Cancelled,
@@ -73,6 +73,8 @@ class SkillTask(AsyncTask):
     async def run(self, *args: Any, **kwargs: Any) -> Any:
         """Execute one delivery; called by Celery's tracer."""
         request = vars(self.request)
+        if HEADER not in request:
+            name_links(request, request["id"])
         processed = request.get(PROCESSED)
         # A message's header of that name is not trusted.
         if isinstance(processed, Processed):
