@@ -1,6 +1,7 @@
 """Enqueue a run and follow it to its end; Ctrl-C cancels it on the fleet."""
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import typer
 
 from skillfleet.contracts import RunState
+from skillfleet.errors import SkillfleetError
 from skillfleet_cli.exits import ExitCode
 from skillfleet_cli.output import console, print_json
 from skillfleet_cli.view import View, view_for
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 
+_ASK_SECONDS = 5.0
 _EXITS = {
     RunState.SUCCEEDED: ExitCode.OK,
     RunState.FAILED: ExitCode.FAILED,
@@ -64,6 +67,7 @@ class _Follower:
         try:
             await reading
         except asyncio.CancelledError:
+            await self._asked()
             return ExitCode.INTERRUPTED
         finally:
             loop.remove_signal_handler(signal.SIGINT)
@@ -73,6 +77,13 @@ class _Follower:
         value = await self._run.result() if status.state is RunState.SUCCEEDED else None
         self._view.finish(status, value)
         return _EXITS[status.state]
+
+    async def _asked(self) -> None:
+        """Wait until the run's end was asked for, for a moment; whether that came through or not."""
+        if self._cancelling is not None:
+            with contextlib.suppress(TimeoutError, SkillfleetError):
+                async with asyncio.timeout(_ASK_SECONDS):
+                    await self._cancelling
 
     async def _read(self, skill: str) -> None:
         await self._warn_if_unserved(skill)

@@ -107,6 +107,8 @@ class Invocation(NamedTuple):
     """Why the run shall end, once somebody asked for it."""
     celery: bytes | None = None
     """See `Submission.celery`."""
+    has_ended: bool = False
+    """True for the message of a run that has ended, and whose canvas goes on."""
 
 
 INVOCATION_FIELDS = (
@@ -122,6 +124,7 @@ INVOCATION_FIELDS = (
     "cancel",
     "cancel_code",
     "celery",
+    "canvas_tries",
 )
 
 
@@ -147,6 +150,7 @@ def invocation_of(run_id: str, values: list[bytes | None]) -> Invocation | None:
         cancel_reason=_text(record, "cancel"),
         cancel_code=_text(record, "cancel_code"),
         celery=record.get("celery"),
+        has_ended="canvas_tries" in record,
     )
 
 

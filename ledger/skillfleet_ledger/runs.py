@@ -338,14 +338,10 @@ class RunStore:
             how = f" {state}" if state else ""
             await self.cancel_children(run_id, f"the calling run ended{how}")
 
-    async def owes_canvas(self, run_id: str) -> bool:
-        """Whether what is linked to an ended run did not go on, and its worker is not at it."""
-        prefix = self._keys.prefix(run_id)
-        listed, tries = await asyncio.gather(
-            self._connection.execute("ZSCORE", f"{prefix}canvases", run_id),
-            self._connection.execute("HGET", f"{prefix}run:{run_id}", "canvas_tries"),
-        )
-        return listed is not None and tries is not None
+    async def take_canvas(self, run_id: str) -> bool:
+        """Take over the canvas of an ended run; False where it went on, or another is at it."""
+        prefix = [self._keys.prefix(run_id)]
+        return bool(await self._run("take_canvas", prefix, run_id, _CANVAS_MS))
 
     async def strike_canvas(self, run_id: str) -> None:
         """Note that what is linked to an ended run, or chained after it, has gone on."""
@@ -379,6 +375,8 @@ class RunStore:
             tuple(
                 (close[i].decode(), int(close[i + 1]), close[i + 2].decode())
                 for i in range(0, len(close), 3)
+                # A record may hold nonsense.
+                if close[i + 1].isdigit()
             ),
             {counts[i].decode(): int(counts[i + 1]) for i in range(0, len(counts), 2)},
             more=bool(more),
@@ -561,6 +559,7 @@ class ReapOptions:
 
 _USED_UP = {b"no_calls": "calls", b"no_tokens": "tokens"}
 _CALLER_ENDED = "the calling run has ended or is being cancelled"
+_CANVAS_MS = 20_000
 _PAGE = 200
 _MOST_LISTED = 50 * _PAGE
 

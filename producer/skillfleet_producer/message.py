@@ -5,6 +5,7 @@ compares both field by field on the installed Celery.
 """
 
 import base64
+import json
 import os
 import socket
 from functools import cache
@@ -37,29 +38,29 @@ def plain_part(invocation: Invocation) -> PlainPart:
     """What a plain client's message said; empty for a run that a fleet enqueued."""
     if invocation.celery is None:
         return NOTHING_PLAIN
-    return PlainPart(**orjson.loads(invocation.celery))
+    # Not orjson, which reads whole numbers beyond 64 bits as others.
+    return PlainPart(**json.loads(invocation.celery))
 
 
 def envelope(invocation: Invocation) -> bytes:
     """The JSON that stands in the broker's list on Redis."""
     plain = plain_part(invocation)
-    return orjson.dumps(
-        {
-            "body": base64.b64encode(_body(invocation.args, plain.embed)).decode(),
-            "content-encoding": "utf-8",
-            "content-type": "application/json",
-            "headers": headers(invocation),
-            "properties": {
-                "correlation_id": invocation.id,
-                "reply_to": plain.properties.get("reply_to", ""),
-                "delivery_mode": 2,
-                "delivery_info": {"exchange": "", "routing_key": invocation.queue},
-                "priority": invocation.priority,
-                "body_encoding": "base64",
-                "delivery_tag": random_uuid(),
-            },
-        }
-    )
+    message = {
+        "body": base64.b64encode(_body(invocation.args, plain.embed)).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": headers(invocation),
+        "properties": {
+            "correlation_id": invocation.id,
+            "reply_to": plain.properties.get("reply_to", ""),
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": invocation.queue},
+            "priority": invocation.priority,
+            "body_encoding": "base64",
+            "delivery_tag": random_uuid(),
+        },
+    }
+    return orjson.dumps(message) if invocation.celery is None else _plain_json(message)
 
 
 def headers(invocation: Invocation) -> dict[str, Any]:
@@ -84,9 +85,15 @@ def headers(invocation: Invocation) -> dict[str, Any]:
         "replaced_task_nesting": 0,
         "stamped_headers": None,
         "stamps": {},
-        **plain_part(invocation).headers,
+        **_plain_headers(invocation),
         **orjson.loads(invocation.headers),
     }
+
+
+def _plain_headers(invocation: Invocation) -> dict[str, Any]:
+    kept = plain_part(invocation).headers
+    # It bounds the start of a run: one that has ended may still have its canvas go on.
+    return kept | {"expires": None} if invocation.has_ended else kept
 
 
 def body(invocation: Invocation) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
@@ -125,8 +132,12 @@ def _is_plain(args: bytes) -> bool:
 
 
 def _body(args: bytes, embed: dict[str, Any]) -> bytes:
-    embedded = orjson.dumps(EMPTY_EMBED | embed) if embed else _EMBED
+    embedded = _plain_json(EMPTY_EMBED | embed) if embed else _EMBED
     return b"[[], " + args + b", " + embedded + b"]"
+
+
+def _plain_json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 EMPTY_EMBED: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}

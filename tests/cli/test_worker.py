@@ -30,13 +30,14 @@ def test_runs_of_every_agent_s_queue_are_taken(shell: Shell) -> None:
 
 def test_options_reach_celery_and_sigterm_ends_it_with_0(bare: Shell, tmp_path: Path) -> None:
     options = ("--pool", "prefork", "-c", "1", "-Q", "annex-queue", "--log-level", "warning")
-    celery = ("--", "--hostname", "tester@here")
+    # By this first part of its name the Redis users know a worker.
+    celery = ("--", "--hostname", "celery@here")
     readable = replace(bare, settings={**bare.settings, "SKILLFLEET_LOG_FORMAT": "console"})
     with readable.start("worker", AGENTS, *options, *celery, log=tmp_path / "log") as worker:
         worker.wait_for(r"concurrency: 1 \(prefork\)")
         lines = bare.ok("enqueue", "annex.greet", "--queue", "annex-queue", "-f", "--json")
         assert lines.json_lines[-1]["result"] == "hello"
-        assert "tester@here" in worker.text
+        assert "celery@here" in worker.text
         assert " ready." not in worker.text, "that is said at level INFO"
         worker.signal(signal.SIGTERM)
         assert worker.wait_end() == 0

@@ -74,27 +74,43 @@ async def test_a_run_that_goes_on_notes_nothing(ledger: Ledger) -> None:
 async def test_the_reaper_has_it_go_on_only_when_its_worker_did_not(ledger: Ledger) -> None:
     run_id = await ended(ledger)
     assert (await reap(ledger)).publish == ()
-    assert not await ledger.runs.owes_canvas(run_id)
+    assert not await ledger.runs.take_canvas(run_id)
     await due(ledger, run_id)
     assert (await reap(ledger)).publish == (run_id,)
-    assert await ledger.runs.owes_canvas(run_id)
+    # Of several messages one is enough.
+    assert [await ledger.runs.take_canvas(run_id) for _ in range(3)] == [True, False, False]
     # Not in the next round: a worker has half a minute for it.
     assert (await reap(ledger)).publish == ()
     (at,) = (await listed(ledger)).values()
     assert time.time() + 25 < at <= time.time() + 30
     await ledger.runs.strike_canvas(run_id)
-    assert not await ledger.runs.owes_canvas(run_id)
     assert await listed(ledger) == {}
+    await touch(ledger, "HDEL", run_id, f"run:{run_id}", "canvas_taken")
+    assert not await ledger.runs.take_canvas(run_id)
 
 
-async def test_the_reaper_gives_it_up_after_ten_tries(ledger: Ledger) -> None:
+async def test_one_that_took_it_and_died_has_it_for_twenty_seconds(ledger: Ledger) -> None:
     run_id = await ended(ledger)
-    for _ in range(10):
-        await due(ledger, run_id)
-        assert (await reap(ledger)).publish == (run_id,)
     await due(ledger, run_id)
-    assert (await reap(ledger)).publish == ()
-    assert await listed(ledger) == {}
+    await reap(ledger)
+    assert await ledger.runs.take_canvas(run_id)
+    for seconds, free in ((18, False), (20, True)):
+        then = await ledger.directory.now_ms() - seconds * 1000
+        await touch(ledger, "HSET", run_id, f"run:{run_id}", "canvas_taken", then)
+        assert await ledger.runs.take_canvas(run_id) is free
+
+
+async def test_the_reaper_comes_again_after_longer_and_longer_times(ledger: Ledger) -> None:
+    run_id = await ended(ledger)
+    for pause in (30, 60, 120, 240, 480, 960, 1920, 1920):
+        await due(ledger, run_id)
+        began = time.time()
+        assert (await reap(ledger)).publish == (run_id,)
+        (at,) = (await listed(ledger)).values()
+        assert began + pause - 1 < at <= time.time() + pause + 1
+    invocation = await ledger.runs.invocation(run_id)
+    assert invocation is not None
+    assert invocation.has_ended
 
 
 async def test_a_run_that_expired_leaves_nothing(ledger: Ledger) -> None:

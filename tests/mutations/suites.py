@@ -37,6 +37,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "spend": (*_LEASE, "test_tree_limits"),
     "strike": ("test_debts", "test_replies"),
     "submit": (*_LEASE, "test_submit", "test_tree_limits", "test_debts", "test_queues"),
+    "take_canvas": ("test_canvases",),
     "write_chunk": (*_LEASE, "test_artifacts"),
 }
 

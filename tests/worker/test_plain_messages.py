@@ -1,8 +1,12 @@
 """What a plain Celery client's message says is kept through retries, drains and lost workers."""
 
 import asyncio
+import base64
+import json
 import os
 import signal
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import orjson
 import pytest
 from celery import Celery
 from celery.canvas import Signature, chain
+from kombu.utils import json as kombu_json
 
 from skillfleet.contracts import RunState
 from skillfleet_ledger.keys import random_uuid
@@ -27,7 +32,7 @@ from tests.worker.shared import Shared, StartWorker, wait_kind, wait_state
 
 ODD_OPTIONS: dict[str, Any] = {
     "group_id": "g",
-    "group_index": 2,
+    "group_index": 0,
     "shadow": "another name",
     "time_limit": 30.5,
     "soft_time_limit": 20,
@@ -53,7 +58,8 @@ def test_a_message_built_from_the_record_says_what_the_client_s_said() -> None:
     sent = app.amqp.as_task_v2(
         run_id, "lab.add", kwargs={"x": 1}, reply_to="my-queue", **ODD_OPTIONS
     )
-    sent.headers["my-own"] = {"deep": [1]}
+    sent.headers.update({"my-own": {"deep": [1]}, "zero": 0, "no": False, "own-id": run_id})
+    sent.body[2]["chain"][0]["args"] = [Decimal("1.5"), 2**70, datetime(2026, 1, 2, tzinfo=UTC)]
     sent.headers["traceparent"] = f"00-{'a' * 32}-{'b' * 16}-01"
     info = {"routing_key": "celery", "priority": 7}
     received = {**sent.headers, **sent.body[2], "delivery_info": info, **sent.properties}
@@ -68,8 +74,10 @@ def test_a_message_built_from_the_record_says_what_the_client_s_said() -> None:
         "kwargsrepr": 0,
         "argsrepr": 0,
     }
-    assert body(invocation) == ([], *sent.body[1:])
+    # kombu's typed values are JSON for everybody else.
+    assert body(invocation) == ([], sent.body[1], json.loads(kombu_json.dumps(sent.body[2])))
     message = orjson.loads(envelope(invocation))
+    assert kombu_json.loads(base64.b64decode(message["body"])) == [[], *sent.body[1:]]
     assert message["properties"]["reply_to"] == "my-queue"
     # The step under which kombu's Redis transport files it.
     assert message["properties"]["priority"] == 6

@@ -77,7 +77,8 @@ if ARGV[7] ~= '0' then redis.call('HSET', run, 'max_deliveries', ARGV[7]) end
 
 token, attempt, seq = token + 1, attempt + 1, seq + 1
 leave_queued(id, r[9], r[10], r[8])
-redis.call('HSET', P .. 'watermark', r[9] .. ':' .. r[10], r[11] or now)
+local published = tonumber(r[11]) or now
+redis.call('HSET', P .. 'watermark', r[9] .. ':' .. r[10], published)
 redis.call('ZADD', P .. 'state:running', r[12], id)
 redis.call('SADD', P .. 'running:' .. r[9], id)
 redis.call('ZADD', P .. 'leases', now + tonumber(ARGV[4]), id)
@@ -85,4 +86,4 @@ redis.call('HSET', run, 'state', 'running', 'token', token, 'attempt', attempt, 
   'claim', claim, 'started', now, 'stranded', 0)
 if r[8] then redis.call('HDEL', run, 'due') end
 add_event(id, attempt, seq, 'state', ARGV[5], now)
-return { 'claimed', token, attempt, seq, now, deadline, now - tonumber(r[11] or now), retries }
+return { 'claimed', token, attempt, seq, now, deadline, now - published, retries }

@@ -145,14 +145,11 @@ end
 each('owed', math.max(1, math.floor(limit / 10)), collect_debt)
 
 -- Ended runs whose canvas has not gone on: their message comes again, and whoever gets it sees to it.
-local MOST_CANVAS_TRIES = 10
-
 local function continue_canvas(id)
   local run = run_key(id)
-  if redis.call('HEXISTS', run, 'state') == 0 or redis.call('HINCRBY', run, 'canvas_tries', 1) > MOST_CANVAS_TRIES then
-    return redis.call('ZREM', P .. 'canvases', id)
-  end
-  redis.call('ZADD', P .. 'canvases', now + 3 * CANVAS_MS, id)
+  if redis.call('HEXISTS', run, 'state') == 0 then return redis.call('ZREM', P .. 'canvases', id) end
+  local tries = redis.call('HINCRBY', run, 'canvas_tries', 1)
+  redis.call('ZADD', P .. 'canvases', now + 3 * CANVAS_MS * 2 ^ math.min(tries - 1, 6), id)
   publish[#publish + 1] = id
 end
 
@@ -221,7 +218,7 @@ local function recall_stranded(name)
     redis.call('SREM', P .. 'queues', name)
     return redis.call('HDEL', P .. 'watermark', name)
   end
-  local overtaken = tonumber(redis.call('HGET', P .. 'watermark', name) or 0) - grace
+  local overtaken = (tonumber(redis.call('HGET', P .. 'watermark', name) or 0) or 0) - grace
   local latest = now - grace
   if not is_empty(queue, priority) then latest = math.min(latest, overtaken - 1) end
   -- Looks further than it acts, so that runs with long patience do not hide those behind them.

@@ -180,6 +180,8 @@ class FleetConsumer(LoopConsumer):
             record = await ledger.runs.invocation(adoption.id)
             if record is not None and record.task == adoption.task:
                 await ledger.runs.close(adoption.id, adoption.task, end)
+                # Whoever gets the message again knows the skill as little.
+                await ledger.runs.strike_canvas(adoption.id)
 
         self._then_acknowledge(message, close, f"run {adoption.id} ended: {end.message}")
 

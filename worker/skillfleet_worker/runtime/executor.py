@@ -192,7 +192,7 @@ class Executor:
             return None
         return await runs.invocation(run_id) if state is RunState.QUEUED else None
 
-    async def _admit(self, delivery: Delivery) -> Delivery | Outcome:
+    async def _admit(self, delivery: Delivery) -> Delivery | Outcome | Claim:
         """The delivery of a caller who may call; else what becomes of it without an attempt."""
         try:
             return await self._admission.admit(delivery)
@@ -205,7 +205,8 @@ class Executor:
             if adoption is not None:
                 await adopt(self.process.ledger, adoption)
             end = End(RunState.FAILED, error.code, str(error))
-            await self.process.runs.close(delivery.run_id, delivery.task, end)
+            if await self.process.runs.close(delivery.run_id, delivery.task, end) == "ended":
+                return Claim(ClaimStatus.ENDED, 0)
             record(RUNS, 1, delivery.task, RunState.FAILED)
             return Failed(error.code, str(error), error)
 
@@ -342,18 +343,18 @@ class Executor:
                 if _is_lost(attempt):
                     return Write.LOST
                 written = await self._write_once(attempt, outbox.seq, outcome)
+                if written is not Write.GAP:
+                    return written
+                # Redis came back with less than it had: the run ends after what is left.
+                _, seq = await self.process.runs.state(attempt.run_id)
+                outbox.resume_behind(seq)
+            except UnknownRunError:
+                return Write.LOST
             except FleetUnavailableError:
                 await asyncio.sleep(RETRY_SECONDS)
-                continue
             except Exception as error:  # noqa: BLE001 - the run ends all the same
                 outcome = _writable(attempt, outcome, error)
                 outbox.close()
-                continue
-            if written is not Write.GAP:
-                return written
-            # Redis came back with less than it had: the run ends after what is left.
-            _, seq = await self.process.runs.state(attempt.run_id)
-            outbox.resume_behind(seq)
         logger.critical("run %s could not be settled: Redis is out of reach", attempt.run_id)
         return Write.LOST
 

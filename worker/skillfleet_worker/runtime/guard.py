@@ -157,9 +157,10 @@ class Guard:
         self._stopped.set()
         try:
             asyncio.run(asyncio.wait_for(self._hand_over(stuck), _RECYCLE_SECONDS))
-        except (FleetUnavailableError, TimeoutError) as error:
-            logger.warning("the runs of this process are left to the reaper: %s", error)
-        self._restart()
+        except Exception as error:  # noqa: BLE001 - the process ends whatever happens
+            logger.warning("the runs of this process are left to the reaper: %r", error)
+        finally:
+            self._restart()
 
     async def _hand_over(self, stuck: list[Attempt]) -> None:
         """End the stuck runs as ordered, release all others."""
@@ -168,10 +169,13 @@ class Guard:
         try:
             for attempt in self._attempts():
                 end = _end(attempt) if attempt in stuck else None
-                if end is not None:
-                    await _settle(ledger, attempt, end)
-                else:
-                    await _release(ledger, publisher, attempt)
+                try:
+                    if end is not None:
+                        await _settle(ledger, attempt, end)
+                    else:
+                        await _release(ledger, publisher, attempt)
+                except Exception as error:  # noqa: BLE001 - the others are handed over
+                    logger.warning("run %s is left to the reaper: %r", attempt.run_id, error)
         finally:
             await publisher.close()
             await ledger.close()

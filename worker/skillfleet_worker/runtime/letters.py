@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import orjson
+from kombu.utils import json as kombu_json
 
 from skillfleet.contracts import HEADER, TOKEN_HEADER
 from skillfleet.errors import InvalidArgumentsError, UnknownRunError
@@ -37,8 +38,15 @@ _NOT_KEPT = frozenset(
         *(TIME_LIMIT, PROCESSED, *CANVAS, *_PROPERTIES, *TRACE_HEADERS),
     }
 )
-# What a fleet's own message says, too (message.py).
-_DEFAULTS: Final[tuple[Any, ...]] = (None, 0, False, [None, None], (None, None), {}, [], "")
+# What a fleet's own message says as well (message.py).
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    **dict.fromkeys(("shadow", "expires", "group", "group_index", "parent_id", "stamped_headers")),
+    "ignore_result": None,
+    "retries": 0,
+    "replaced_task_nesting": 0,
+    "timelimit": [None, None],
+    "stamps": {},
+}
 
 
 class PlainMessage(NamedTuple):
@@ -71,22 +79,19 @@ def _canvas_kind(request: Mapping[str, Any]) -> str | None:
 
 def _kept(request: Mapping[str, Any]) -> bytes | None:
     """What `message.PlainPart` reads again; None where the message says nothing of its own."""
+    defaults = {**_DEFAULTS, "root_id": request.get("id")}
     kept = {
         "headers": {
             name: value
             for name, value in request.items()
             if name not in _NOT_KEPT
-            and value not in (*_DEFAULTS, request.get("id"))
-            and _travels(name, value)
+            and (name not in defaults or value != defaults[name])
+            and _json(value) is not None
         },
-        "embed": {
-            name: request[name]
-            for name in CANVAS
-            if request.get(name) and _travels(name, request[name])
-        },
+        "embed": {name: request[name] for name in CANVAS if request.get(name)},
         "properties": {name: request[name] for name in _PROPERTIES if request.get(name)},
     }
-    return orjson.dumps(kept, default=str) if any(kept.values()) else None
+    return _json(kept) if any(kept.values()) else None
 
 
 def name_links(request: Mapping[str, Any], run_id: str) -> None:
@@ -103,13 +108,12 @@ def name_links(request: Mapping[str, Any], run_id: str) -> None:
                 options.setdefault("task_id", str(uuid.uuid5(_LINKS, name)))
 
 
-def _travels(name: str, value: Any) -> bool:
-    """Whether a later message can carry what this one says: not, say, a lone surrogate."""
+def _json(value: Any) -> bytes | None:
+    """JSON with kombu's typed values, as the message had it; None for what no text can carry."""
     try:
-        orjson.dumps({name: value}, default=str)
-    except TypeError:
-        return False
-    return True
+        return str(kombu_json.dumps(value, ensure_ascii=False)).encode()
+    except (TypeError, ValueError):
+        return None
 
 
 def time_limit_of(request: Mapping[str, Any]) -> float | None:
@@ -201,7 +205,9 @@ async def adopt(ledger: Ledger, adoption: Submission) -> bool:
 def body_of(message: Any) -> bytes:
     """A message's body as it came."""
     body = message.body
-    return bytes(body) if isinstance(body, bytes | memoryview) else str(body).encode()
+    return (
+        bytes(body) if isinstance(body, bytes | memoryview) else str(body).encode(errors="replace")
+    )
 
 
 def trace_of(headers: Mapping[str, Any]) -> dict[str, str]:
@@ -209,6 +215,6 @@ def trace_of(headers: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for name in TRACE_HEADERS:
         value = headers.get(name)
-        if isinstance(value, str):
+        if isinstance(value, str) and _json(value) is not None:
             found[name] = value
     return found

@@ -21,8 +21,8 @@ from skillfleet_worker.runtime.skill_task import CANCELLED
 
 logger = logging.getLogger(__name__)
 
-_MARGIN_SECONDS = 60.0
-"""How much later Celery's own time limit comes than the run's."""
+_MARGIN_SECONDS = 600.0
+"""How much later Celery's own time limit comes than the run's: its end may wait for Redis."""
 
 
 class SkillRequest(Request):
@@ -126,19 +126,29 @@ class SkillRequest(Request):
         why = "its message expired" if expired else "revoked through Celery"
         end = End(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, why)
 
-        async def close(ledger: Ledger) -> None:
+        async def close(ledger: Ledger) -> bool:
+            """Whether the run ends by this; one that is executed, or has ended, does not."""
             if adoption is None:
-                return
-            # A run that waits for its next attempt ends as well; one that is executed does not.
-            if await adopt(ledger, adoption) or await _is_plain(ledger, adoption.id):
-                await ledger.runs.close(adoption.id, adoption.task, end)
-                # Celery itself tells a chord of it, below.
-                await ledger.runs.strike_canvas(adoption.id)
+                return True
+            if not await adopt(ledger, adoption) and not await _is_plain(ledger, adoption.id):
+                return True
+            if await ledger.runs.close(adoption.id, adoption.task, end) != "closed":
+                return False
+            # Celery itself tells a chord of it, below.
+            await ledger.runs.strike_canvas(adoption.id)
+            return True
 
         try:
-            apart(settings, close)
+            ends = apart(settings, close)
         except Exception:
             logger.exception("the end of run %s could not be recorded", self.id)
+            ends = True
+        if not ends:
+            # A message too many: what it says of the run's end is not so.
+            state.task_ready(self)
+            self.acknowledge()
+            self._already_revoked = True
+            return
         super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]
 
 

@@ -9,11 +9,12 @@ from typing import Any, assert_never
 
 from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
+from celery.states import SUCCESS
 from pydantic import BaseModel
 
 from skillfleet.contracts import HEADER, RunState
 from skillfleet.decorator import Skill
-from skillfleet.errors import FleetUnavailableError, RunFailed, RunTimedOut
+from skillfleet.errors import FleetUnavailableError, RunError, RunFailed, RunTimedOut
 from skillfleet_engine import bridge
 from skillfleet_engine.task import AsyncTask
 from skillfleet_ledger.runs import Claim, ClaimStatus
@@ -95,6 +96,8 @@ class SkillTask(AsyncTask):
             raise Reject("the worker drains", requeue=True)
         try:
             ended = await executor.run(self.skill, self.auth_model, delivery)
+            if isinstance(ended, Claim) and await self._takes_canvas(executor, delivery, ended):
+                return await self._end_again(executor, delivery.run_id)
         except FleetUnavailableError as error:
             record(REDIS_ERRORS, 1, "claim")
             logger.warning("run %s goes back to the queue: %s", delivery.run_id, error)
@@ -102,14 +105,17 @@ class SkillTask(AsyncTask):
         if isinstance(ended, Succeeded):
             return ended.value
         if isinstance(ended, Claim):
-            if await self._owes_canvas(executor, delivery, ended):
-                return await self._end_again(executor, delivery.run_id)
             return self._declined(delivery.run_id, ended)
         return self._to_celery(delivery.run_id, ended)
 
     def after_return(self, status: Any, retval: Any, task_id: Any, *args: Any, **more: Any) -> None:
-        """Celery has called what is linked to the run: nobody has to do it again."""
-        del status, retval, args, more
+        """Note that Celery has called what is linked to the run.
+
+        Not after an error that is not the run's: then a link could not be sent.
+        """
+        del args, more
+        if status != SUCCESS and not isinstance(retval, RunError):
+            return
         request = vars(self.request)
         process = self.node.process
         if process is not None and HEADER not in request and any(map(request.get, CANVAS)):
@@ -118,11 +124,11 @@ class SkillTask(AsyncTask):
             except FleetUnavailableError as error:
                 logger.warning("the canvas of run %s goes on once more: %s", task_id, error)
 
-    async def _owes_canvas(self, executor: Executor, delivery: Delivery, claim: Claim) -> bool:
+    async def _takes_canvas(self, executor: Executor, delivery: Delivery, claim: Claim) -> bool:
         """Whether the run ended without its worker, and its canvas has to go on from here."""
         if claim.status is not ClaimStatus.ENDED or not (delivery.plain and delivery.plain.canvas):
             return False
-        return await bridge.at_home(executor.process.runs.owes_canvas(delivery.run_id))
+        return await bridge.at_home(executor.process.runs.take_canvas(delivery.run_id))
 
     async def _end_again(self, executor: Executor, run_id: str) -> Any:
         """Return or raise the end of a run once more, so that Celery's tracer goes on from it."""
