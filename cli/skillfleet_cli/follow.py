@@ -79,7 +79,7 @@ class _Follower:
         return _EXITS[status.state]
 
     async def _asked(self) -> None:
-        """Wait until the run's end was asked for, for a moment; whether that came through or not."""
+        """Wait a moment until the run's end was asked for, whether that comes through or not."""
         if self._cancelling is not None:
             with contextlib.suppress(TimeoutError, SkillfleetError):
                 async with asyncio.timeout(_ASK_SECONDS):

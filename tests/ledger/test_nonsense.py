@@ -7,7 +7,7 @@ import pytest
 
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs import Lease
-from tests.ledger.helpers import DONE, lapse, reap, running, settings_for, submitted, touch
+from tests.ledger.helpers import DONE, claimed, lapse, reap, running, settings_for, submitted, touch
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until_async
 
@@ -147,3 +147,20 @@ async def test_an_unreadable_card_hides_no_other(ledger: Ledger) -> None:
     await touch(ledger, "ZADD", "x", "serving", far, "odd|1|w", far, "odd|2|w")
     assert await ledger.directory.agents() == []
     assert await ledger.directory.catalogue() == []
+
+
+async def test_a_run_with_a_strange_time_of_publication_starts_and_hides_none(
+    ledger: Ledger,
+) -> None:
+    broken, sound = await submitted(ledger), await submitted(ledger)
+    await forged(ledger, broken.id, "published", "x")
+    assert (await claimed(ledger, broken.id)).waited_ms == 0
+    await touch(ledger, "HSET", "x", "watermark", "celery:0", "x")
+    await touch(ledger, "ZADD", sound.id, "ready:celery:0", 1, sound.id)
+    assert (await reap(ledger)).publish == (sound.id,)
+
+
+async def test_an_overdue_run_ends_beside_one_whose_token_is_nonsense(ledger: Ledger) -> None:
+    broken, sound = [await submitted(ledger, deadline_ms=1) for _ in range(2)]
+    await forged(ledger, broken.id, "token", "x")
+    assert [run_id for run_id, *_ in (await reap(ledger)).close] == [sound.id]

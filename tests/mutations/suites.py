@@ -15,7 +15,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "append": (*_LEASE, "test_cancel", "test_ending", "test_streams"),
     "ask_cancel": ("test_replies", "test_debts", "test_measures"),
     "cancel": ("test_replies", *_ENDS, "test_measures"),
-    "claim": (*_LEASE, "test_claim", "test_debts", "test_cancel", "test_reap"),
+    "claim": (*_LEASE, "test_nonsense", "test_claim", "test_debts", "test_cancel", "test_reap"),
     "close": (*_LEASE, *_ENDS, "test_reap"),
     "commit_artifact": (*_LEASE, "test_artifacts"),
     "common": _ALL,
