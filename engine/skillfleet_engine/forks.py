@@ -52,7 +52,11 @@ class Staying(Generic[T]):
             try:
                 value = yield waited_for
             except BaseException as exc:  # noqa: BLE001 - the coroutine decides about it
-                error = exc
+                error = self._translate(exc)
+
+    def _translate(self, error: BaseException) -> BaseException:
+        """The error that the coroutine gets at its wait, for the one that came."""
+        return error
 
 
 def leave_if_forked(pid: int, error: BaseException | None = None) -> None:

@@ -1,16 +1,15 @@
 """Throw an exception of one's choice into a coroutine that is waiting."""
 
 import asyncio
-import os
-from collections.abc import Coroutine, Generator
-from typing import Any, Generic, TypeVar
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
-from skillfleet_engine.forks import leave_if_forked
+from skillfleet_engine.forks import Staying
 
 T = TypeVar("T")
 
 
-class Interruptible(Generic[T]):
+class Interruptible(Staying[T]):
     """Await this instead of a coroutine, to be able to `interrupt` it.
 
     The coroutine is driven within the asyncio task that awaits this object. All methods belong
@@ -18,7 +17,7 @@ class Interruptible(Generic[T]):
     """
 
     def __init__(self, coro: Coroutine[Any, Any, T]) -> None:
-        self._coro = coro
+        super().__init__(coro)
         self._reason: BaseException | None = None
 
     def interrupt(self, task: "asyncio.Task[Any]", reason: BaseException) -> None:
@@ -27,27 +26,6 @@ class Interruptible(Generic[T]):
         # Only asyncio's own cancellation reaches the future that is waited for; on its way
         # into the coroutine `_translate` puts the reason in its place.
         task.cancel()
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        pid = os.getpid()
-        value: Any = None
-        error: BaseException | None = None
-        while True:
-            try:
-                waited_for = self._coro.send(value) if error is None else self._coro.throw(error)
-            except StopIteration as stop:
-                leave_if_forked(pid)
-                result: T = stop.value
-                return result
-            except BaseException as exc:
-                leave_if_forked(pid, exc)
-                raise
-            leave_if_forked(pid)
-            value = error = None
-            try:
-                value = yield waited_for
-            except BaseException as exc:  # noqa: BLE001 - the coroutine decides about it
-                error = self._translate(exc)
 
     def _translate(self, error: BaseException) -> BaseException:
         if self._reason is None or not isinstance(error, asyncio.CancelledError):

@@ -36,7 +36,7 @@ def new(
         private, public = write_new_key(out, name)
     except OSError as error:
         raise CommandError(f"{error.filename}: {error.strerror}") from error
-    console().print(styled(f"private: {private} (keep it secret: whoever has it can sign)"))
+    console().print(styled(f"private: {private} (keep it secret: it signs runs)"))
     console().print(styled(f"public:  {public}"))
 
 
