@@ -22,8 +22,8 @@ from skillfleet_cli.output import (
     print_json,
     styled,
 )
-from skillfleet_ledger.records import Invocation
-from skillfleet_ledger.refused import RefusedMessage
+from skillfleet_ledger.dead_letters import RefusedMessage
+from skillfleet_ledger.runs.records import Invocation
 from skillfleet_producer import AsyncFleet
 
 _MESSAGE_ID = re.compile(r"\d+-\d+")
@@ -111,8 +111,8 @@ async def _caller(fleet: AsyncFleet, invocation: Invocation) -> Mapping[str, Any
     if fleet.settings.auth == "off":
         return _header(invocation).auth
     try:
-        from skillfleet_worker.adapters.auth.admission import TokenAdmission  # noqa: PLC0415
-        from skillfleet_worker.adapters.auth.jwt import verifier_from  # noqa: PLC0415
+        from skillfleet_auth.admission import TokenAdmission  # noqa: PLC0415
+        from skillfleet_auth.verification import verifier_from  # noqa: PLC0415
         from skillfleet_worker.settings import WorkerSettings  # noqa: PLC0415
     except ImportError:
         raise CommandError(

@@ -36,7 +36,7 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
         return str(error), error.code
     # Here, as only a command that failed needs them: they take a quarter of a second.
     from skillfleet import errors  # noqa: PLC0415
-    from skillfleet_ledger.connection import ReplyError  # noqa: PLC0415
+    from skillfleet_ledger.redis_client.connection import ReplyError  # noqa: PLC0415
 
     given = (
         errors.DeclarationError,

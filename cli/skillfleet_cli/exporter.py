@@ -15,8 +15,8 @@ from skillfleet.errors import FleetUnavailableError
 from skillfleet_cli.exits import CommandError
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.queues import QueueStats
-from skillfleet_producer.portal import Portal
-from skillfleet_worker.telemetry.http import Answer, HttpServer, Query, Route
+from skillfleet_ledger.sync import Portal
+from skillfleet_telemetry.http import Answer, HttpServer, Query, Route
 
 QUEUE_METRICS = {
     "skillfleet_queue_queued": ("queued", "Runs that wait for a worker"),

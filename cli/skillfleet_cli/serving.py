@@ -34,7 +34,7 @@ def serve(serving: Serving) -> None:
     # Only here: a machine that only enqueues does not have them.
     from skillfleet.errors import SkillfleetError  # noqa: PLC0415
     from skillfleet_worker import WorkerSettings, create_app  # noqa: PLC0415
-    from skillfleet_worker.runtime.node import node_of  # noqa: PLC0415
+    from skillfleet_worker.services.node import node_of  # noqa: PLC0415
 
     given = {"log_level": serving.log_level} if serving.log_level is not None else {}
     settings = WorkerSettings.load(**given)

@@ -4,11 +4,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from skillfleet_auth.signing import TokenSigner, load_private_key
 from skillfleet_cli.exits import CommandError
 from skillfleet_cli.output import console, print_json, styled
 from skillfleet_ledger import Settings
 from skillfleet_producer.submission import Options, build_submission, read_call, split_task
-from skillfleet_producer.tokens import TokenSigner, load_private_key
 
 
 def print_token(

@@ -21,11 +21,11 @@ from skillfleet.errors import (
     LimitExceededError,
     UnknownArtifactError,
 )
-from skillfleet_ledger.connection import PipelinedConnection, ReplyError
-from skillfleet_ledger.runs import Lease
-from skillfleet_ledger.scripts import run_script
+from skillfleet_ledger.redis_client.connection import PipelinedConnection, ReplyError
+from skillfleet_ledger.redis_client.protocol import utf8
+from skillfleet_ledger.redis_client.script_loader import run_script
+from skillfleet_ledger.runs.store import Lease
 from skillfleet_ledger.settings import MEBIBYTE, Settings
-from skillfleet_ledger.wire import utf8
 
 CHUNK_BYTES = MEBIBYTE // 2
 _IN_FLIGHT = 4

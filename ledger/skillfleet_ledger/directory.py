@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pydantic import ValidationError
 
 from skillfleet.contracts import AgentCard
-from skillfleet_ledger.connection import Connection
+from skillfleet_ledger.redis_client.connection import Connection
 from skillfleet_ledger.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -3,17 +3,17 @@
 from functools import partial
 
 from skillfleet_ledger.artifacts import ArtifactStore
-from skillfleet_ledger.blocking import BlockingConnection
-from skillfleet_ledger.channels import Channels
-from skillfleet_ledger.connection import PipelinedConnection
+from skillfleet_ledger.dead_letters import RefusedMessages
 from skillfleet_ledger.directory import Directory
-from skillfleet_ledger.loops import LoopOwner
 from skillfleet_ledger.queues import Queues
-from skillfleet_ledger.refused import RefusedMessages
-from skillfleet_ledger.runs import RunStore
+from skillfleet_ledger.redis_client.blocking import BlockingConnection
+from skillfleet_ledger.redis_client.blocking_reads import WaitingReads
+from skillfleet_ledger.redis_client.connection import PipelinedConnection
+from skillfleet_ledger.redis_client.loops import LoopOwner
+from skillfleet_ledger.redis_client.pubsub import Channels
+from skillfleet_ledger.runs.store import RunStore
 from skillfleet_ledger.settings import Settings
 from skillfleet_ledger.streams import BLOCK_MS, EventStreams
-from skillfleet_ledger.waiting import WaitingReads
 
 
 class Ledger:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from skillfleet_ledger.connection import Connection
+from skillfleet_ledger.redis_client.connection import Connection
 from skillfleet_ledger.settings import Settings
 
 

@@ -10,8 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from skillfleet.contracts import MOST_SECONDS
 from skillfleet.errors import SettingsError
-from skillfleet_ledger.address import SCHEMES, Address, split_url
 from skillfleet_ledger.keys import DEFAULT_NAMESPACE, Keyspace
+from skillfleet_ledger.redis_client.address import SCHEMES, Address, split_url
 
 _BROKER_SCHEMES = ("amqp", "amqps", "pyamqp", *SCHEMES, "redis+socket", "sentinel", "sqs")
 MEBIBYTE = 1024 * 1024

@@ -9,12 +9,12 @@ import orjson
 
 from skillfleet.contracts import TRIMMED_KIND, RunEvent, from_millis
 from skillfleet.errors import FleetUnavailableError
-from skillfleet_ledger.connection import Connection, ReplyError
-from skillfleet_ledger.runs import Lease, RunStore
-from skillfleet_ledger.scripts import run_script
+from skillfleet_ledger.redis_client.blocking_reads import WaitingReads
+from skillfleet_ledger.redis_client.connection import Connection, ReplyError
+from skillfleet_ledger.redis_client.protocol import pause_after
+from skillfleet_ledger.redis_client.script_loader import run_script
+from skillfleet_ledger.runs.store import Lease, RunStore
 from skillfleet_ledger.settings import Settings
-from skillfleet_ledger.waiting import WaitingReads
-from skillfleet_ledger.wire import pause_after
 
 _BATCH = 256
 BLOCK_MS = 2000

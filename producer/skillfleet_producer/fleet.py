@@ -7,14 +7,14 @@ from typing import Any, Self, Unpack
 
 from skillfleet.contracts import AgentCard, ArtifactInfo, RunEvent, RunState, RunStatus
 from skillfleet_ledger import Ledger, Settings
-from skillfleet_ledger.blocking import completed
+from skillfleet_ledger.redis_client.blocking import completed
+from skillfleet_ledger.sync import Portal
 from skillfleet_producer.fleet_async import (
     CLIENT_NAME,
     AsyncFleet,
     AsyncRunHandle,
     chosen_settings,
 )
-from skillfleet_producer.portal import Portal
 from skillfleet_producer.submission import EnqueueOptions
 
 

@@ -16,15 +16,16 @@ from skillfleet.errors import (
     SettingsError,
     UnknownRunError,
 )
+from skillfleet_auth.signing import Signing
 from skillfleet_ledger import Ledger, Settings
-from skillfleet_ledger.address import Address
-from skillfleet_ledger.records import Submission
-from skillfleet_ledger.results import End
-from skillfleet_ledger.wire import utf8
-from skillfleet_producer.catalogue import Catalogue
+from skillfleet_ledger.celery_format import End
+from skillfleet_ledger.redis_client.address import Address
+from skillfleet_ledger.redis_client.protocol import utf8
+from skillfleet_ledger.runs.records import Submission
 from skillfleet_producer.clock import RedisClock
 from skillfleet_producer.message import envelope
 from skillfleet_producer.publisher import Publisher, publish_or_leave, publisher_for
+from skillfleet_producer.routes import Catalogue
 from skillfleet_producer.submission import (
     Call,
     EnqueueOptions,
@@ -36,7 +37,6 @@ from skillfleet_producer.submission import (
     read_call,
     split_task,
 )
-from skillfleet_producer.tokens import Signing
 from skillfleet_producer.tracing import existed, sending
 
 CLIENT_NAME = "skillfleet-producer"

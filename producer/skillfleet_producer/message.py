@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from skillfleet_ledger.keys import random_uuid
-from skillfleet_ledger.records import Invocation
+from skillfleet_ledger.runs.records import Invocation
 
 _REPR_CHARS = 1024
 _SHORT_BYTES = 512

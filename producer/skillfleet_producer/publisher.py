@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from skillfleet_ledger import Ledger, Settings
-from skillfleet_ledger.records import Invocation
+from skillfleet_ledger.runs.records import Invocation
 from skillfleet_producer.message import body, envelope, headers, plain_part
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from skillfleet.failures import error_text
 from skillfleet.jsonable import NotJsonError, to_json
 from skillfleet.texts import plain_text
 from skillfleet_ledger import Settings
-from skillfleet_ledger.records import Invocation, Submission
-from skillfleet_producer.catalogue import Taker, anything
+from skillfleet_ledger.runs.records import Invocation, Submission
+from skillfleet_producer.routes import Taker, anything
 
 _TASK_NAME = re.compile(r"^([A-Za-z0-9_-]{1,64})\.([A-Za-z0-9_-]{1,128})$")
 _PRIORITY_STEPS = (0, 3, 6, 9)

@@ -12,8 +12,8 @@ from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind
 
-from skillfleet import conventions as names
-from skillfleet_ledger.records import Submission
+from skillfleet import semconv as names
+from skillfleet_ledger.runs.records import Submission
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 

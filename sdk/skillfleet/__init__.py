@@ -6,28 +6,28 @@ Concrete runtimes, the wire's contracts (`skillfleet.contracts`), the ports
 
 from typing import TYPE_CHECKING
 
-from skillfleet.exports import exported
+from skillfleet._lazy import exported
 
 if TYPE_CHECKING:
     from skillfleet.agent import Agent
     from skillfleet.auth import APIKeyAuth, JWTAuth, NoAuth
     from skillfleet.context import RunContext
     from skillfleet.errors import CancelledByCaller, MissingScopes, SkillError, SkillfleetError
-    from skillfleet.local import LocalRunContext
     from skillfleet.ports.a2a import CallResult
-    from skillfleet.values import AgentEvent, ArtifactRef
+    from skillfleet.testing.local_context import LocalRunContext
+    from skillfleet.types import AgentEvent, ArtifactRef
 else:
     __getattr__ = exported(
         __name__,
         {
             "APIKeyAuth": "skillfleet.auth",
             "Agent": "skillfleet.agent",
-            "AgentEvent": "skillfleet.values",
-            "ArtifactRef": "skillfleet.values",
+            "AgentEvent": "skillfleet.types",
+            "ArtifactRef": "skillfleet.types",
             "CallResult": "skillfleet.ports.a2a",
             "CancelledByCaller": "skillfleet.errors",
             "JWTAuth": "skillfleet.auth",
-            "LocalRunContext": "skillfleet.local",
+            "LocalRunContext": "skillfleet.testing.local_context",
             "MissingScopes": "skillfleet.errors",
             "NoAuth": "skillfleet.auth",
             "RunContext": "skillfleet.context",

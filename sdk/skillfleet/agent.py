@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from skillfleet.auth import NoAuth
 from skillfleet.context import AuthT, RunContext
 from skillfleet.contracts import AgentCard
-from skillfleet.decorator import Skill, SkillDecorator, SkillOptions, make_skill
 from skillfleet.errors import DeclarationError
-from skillfleet.spec import check_agent_name, check_queue_name, check_text, names
+from skillfleet.skills.skill import Skill, SkillDecorator, SkillOptions, make_skill
+from skillfleet.skills.spec import check_agent_name, check_queue_name, check_text, names
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -11,22 +11,22 @@ from typing_extensions import TypeVar
 
 from skillfleet.arguments import check_seconds, json_arguments
 from skillfleet.auth import scopes_of
-from skillfleet.checks import (
+from skillfleet.contracts import Budget, Limits
+from skillfleet.errors import CancelledByCaller, InvalidArgumentsError, MissingScopes
+from skillfleet.model_calls import CallReport, ModelCall, ToolCall, model_call, tool_call
+from skillfleet.ports.a2a import A2AClient, CallResult
+from skillfleet.ports.discovery import DiscoveryClient
+from skillfleet.ports.sandbox import SandboxClient
+from skillfleet.ports.workspace import WorkspaceClient
+from skillfleet.texts import code_text
+from skillfleet.types import AgentEvent, ArtifactRef
+from skillfleet.validation import (
     ArtifactData,
     artifact_chunks,
     check_artifact_name,
     check_mime_type,
     event_json,
 )
-from skillfleet.contracts import Budget, Limits
-from skillfleet.errors import CancelledByCaller, InvalidArgumentsError, MissingScopes
-from skillfleet.genai import CallReport, ModelCall, ToolCall, model_call, tool_call
-from skillfleet.ports.a2a import A2AClient, CallResult
-from skillfleet.ports.discovery import DiscoveryClient
-from skillfleet.ports.sandbox import SandboxClient
-from skillfleet.ports.workspace import WorkspaceClient
-from skillfleet.texts import code_text
-from skillfleet.values import AgentEvent, ArtifactRef
 
 __all__ = ["AgentEvent", "ArtifactRef", "AuthT", "RunContext"]
 

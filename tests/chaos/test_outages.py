@@ -9,12 +9,12 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs import Lease
+from skillfleet_ledger.runs.store import Lease
 from skillfleet_producer import Settings
 from skillfleet_producer.fleet_async import AsyncFleet, AsyncRunHandle
-from skillfleet_worker.runtime.attempt import Attempt, StopKind
-from skillfleet_worker.runtime.delivery import Delivery
-from skillfleet_worker.runtime.heartbeat import Heartbeat
+from skillfleet_worker.attempts.attempt import Attempt, StopKind
+from skillfleet_worker.attempts.delivery import Delivery
+from skillfleet_worker.services.heartbeat import Heartbeat
 from skillfleet_worker.settings import WorkerSettings
 from tests.chaos.evidence import Journal
 from tests.ledger.audit import audit

@@ -5,13 +5,13 @@ import os
 import signal
 
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.records import Invocation
-from skillfleet_ledger.runs import ReapOptions
+from skillfleet_ledger.runs.records import Invocation
+from skillfleet_ledger.runs.store import ReapOptions
 from skillfleet_producer import Fleet, Settings
 from skillfleet_producer.fleet_async import AsyncFleet
 from skillfleet_producer.publisher import LedgerPublisher
 from skillfleet_producer.submission import Options
-from skillfleet_worker.runtime.reaper import Reaper
+from skillfleet_worker.services.reaper import Reaper
 from skillfleet_worker.settings import WorkerSettings
 from tests.support.valkey import ValkeyServer
 from tests.worker.shared import StartWorker, wait_kind

@@ -88,7 +88,8 @@ main()
 
 
 @pytest.mark.parametrize(
-    "loading", ["typer", "skillfleet_cli.app", "skillfleet_ledger.runs", "asyncio", "rich.text"]
+    "loading",
+    ["typer", "skillfleet_cli.app", "skillfleet_ledger.runs.store", "asyncio", "rich.text"],
 )
 def test_ctrl_c_is_heard_while_the_command_still_loads(bare: Shell, loading: str) -> None:
     ended = subprocess.run(

@@ -18,10 +18,10 @@ from typing import Any
 from celery import Celery, Task, current_task, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
-from skillfleet_engine import bridge
-from skillfleet_engine.parking import parked
-from skillfleet_engine.task import AsyncTask
-from skillfleet_engine.watchdog import BlockedReport, loop_blocked
+from skillfleet_engine.celery_hooks.slots import parked
+from skillfleet_engine.celery_hooks.task import AsyncTask
+from skillfleet_engine.loop import bridge
+from skillfleet_engine.loop.watchdog import BlockedReport, loop_blocked
 
 BROKER = "ENGINE_TEST_BROKER"
 JOURNAL = "ENGINE_TEST_JOURNAL"

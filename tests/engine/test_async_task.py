@@ -9,9 +9,9 @@ import pytest
 from celery import Celery, Task
 from celery.exceptions import ImproperlyConfigured
 
-from skillfleet_engine.pool import LoopPool
-from skillfleet_engine.settings import EngineSettings
-from skillfleet_engine.task import AsyncTask
+from skillfleet_engine.celery_hooks.pool import LoopPool
+from skillfleet_engine.celery_hooks.settings import EngineSettings
+from skillfleet_engine.celery_hooks.task import AsyncTask
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_transport_without_a_hub_is_refused_with_advice(app: Celery) -> None:
 
 def test_the_engine_knows_nothing_of_skills() -> None:
     code = (
-        "import sys, skillfleet_engine.pool, skillfleet_engine.consumer, skillfleet_engine.task\n"
+        "import sys, skillfleet_engine.celery_hooks.pool, skillfleet_engine.celery_hooks.consumer, skillfleet_engine.celery_hooks.task\n"
         "print([name for name in sys.modules if name.split('.')[0] == 'skillfleet'])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,9 +11,9 @@ import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 from billiard.pool import soft_timeout_sighandler
 
-from skillfleet_engine import bridge
-from skillfleet_engine.greenlets import await_here, in_greenlet
-from skillfleet_engine.interrupt import Interruptible, awaiting
+from skillfleet_engine.loop import bridge
+from skillfleet_engine.loop.greenlets import await_here, in_greenlet
+from skillfleet_engine.loop.interrupt import Interruptible, awaiting
 
 color = ContextVar("color", default="none")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from celery.exceptions import WorkerShutdown
 
-from skillfleet_engine.host import LoopHost
+from skillfleet_engine.loop.host import LoopHost
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from celery.contrib.testing.worker import start_worker as start_worker_in_thread
 from celery.exceptions import TaskRevokedError
 
-from skillfleet_engine import bridge
+from skillfleet_engine.loop import bridge
 from tests.engine.conftest import StartWorker
 from tests.engine.project import make_app
 from tests.engine.workers import LOOP, Worker

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from skillfleet_engine.parking import parked
+from skillfleet_engine.celery_hooks.slots import parked
 from tests.engine.conftest import StartWorker
 from tests.support.waiting import wait_until
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from skillfleet_engine.watchdog import BlockedLog, BlockedReport, Watchdog
+from skillfleet_engine.loop.watchdog import BlockedLog, BlockedReport, Watchdog
 from tests.support.waiting import wait_until
 
 

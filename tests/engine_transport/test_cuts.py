@@ -14,7 +14,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from skillfleet_engine.transport import broker_settings
-from skillfleet_engine.transport.line import BROKEN
+from skillfleet_engine.transport.redis_socket import BROKEN
 from tests.engine_transport.conftest import StartReader, StartWorker
 from tests.engine_transport.readers import Reader, publish
 from tests.engine_transport.test_workers import noted, settled

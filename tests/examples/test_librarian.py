@@ -9,8 +9,8 @@ import pytest
 
 from examples.librarian import Survey, files, librarian, read_file, survey
 from skillfleet import CancelledByCaller, LocalRunContext, NoAuth, SkillError
-from skillfleet.inprocess import InProcessA2AClient
-from skillfleet.running import run_skill
+from skillfleet.testing.in_process import InProcessA2AClient
+from skillfleet.testing.runner import run_skill
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from examples.patterns import Caller, careful, compare, crunch, fetch, sign
 from examples.words import words
 from skillfleet import CancelledByCaller, LocalRunContext, MissingScopes
 from skillfleet.errors import RunCancelled, RunFailed
-from skillfleet.inprocess import InProcessA2AClient
-from skillfleet.running import run_skill, run_to_end
+from skillfleet.testing.in_process import InProcessA2AClient
+from skillfleet.testing.runner import run_skill, run_to_end
 from skillfleet_producer import Fleet
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until, wait_until_async

@@ -7,9 +7,9 @@ import orjson
 
 from skillfleet.contracts import RunState
 from skillfleet_ledger import Ledger, Settings
-from skillfleet_ledger.records import Submission
-from skillfleet_ledger.results import End
-from skillfleet_ledger.runs import ClaimStatus, Lease, Reaped, ReapOptions
+from skillfleet_ledger.celery_format import End
+from skillfleet_ledger.runs.records import Submission
+from skillfleet_ledger.runs.store import ClaimStatus, Lease, Reaped, ReapOptions
 from tests.support.valkey import ValkeyServer
 
 LONG_MS = 3_600_000

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from skillfleet.contracts import RunState
-from skillfleet_ledger.records import Submission
-from skillfleet_ledger.runs import ClaimStatus, Lease, Write
+from skillfleet_ledger.runs.records import Submission
+from skillfleet_ledger.runs.store import ClaimStatus, Lease, Write
 
 MAX_DELIVERIES = 2
 MOST_RELEASES = 100

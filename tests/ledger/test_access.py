@@ -14,7 +14,7 @@ from kombu import Connection as KombuConnection
 from skillfleet.contracts import RunState
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger, Settings
-from skillfleet_ledger.blocking import completed
+from skillfleet_ledger.redis_client.blocking import completed
 from tests.ledger.helpers import DONE, read_all, running
 from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer

@@ -5,7 +5,7 @@ import ssl
 import pytest
 from redis.connection import SSLConnection, parse_url
 
-from skillfleet_ledger.address import Address
+from skillfleet_ledger.redis_client.address import Address
 
 URLS = [
     "redis://",

@@ -7,8 +7,8 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import UnknownRunError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.results import End
-from skillfleet_ledger.runs import ClaimStatus
+from skillfleet_ledger.celery_format import End
+from skillfleet_ledger.runs.store import ClaimStatus
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,

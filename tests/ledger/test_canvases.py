@@ -6,7 +6,7 @@ import pytest
 
 from skillfleet.contracts import RunState
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.results import End
+from skillfleet_ledger.celery_format import End
 from tests.ledger.helpers import DONE, claimed, lapse, reap, running, submitted, touch
 
 TASK = "librarian.survey"

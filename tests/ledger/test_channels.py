@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from skillfleet.errors import FleetUnavailableError
-from skillfleet_ledger.channels import Channels
+from skillfleet_ledger.redis_client.pubsub import Channels
 from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until_async

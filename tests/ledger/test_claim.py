@@ -6,7 +6,7 @@ import pytest
 
 from skillfleet.contracts import RunState
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs import ClaimStatus, Write
+from skillfleet_ledger.runs.store import ClaimStatus, Write
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,

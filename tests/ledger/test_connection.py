@@ -17,9 +17,9 @@ import uvloop
 
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.blocking import BlockingConnection, completed
-from skillfleet_ledger.connection import PipelinedConnection, ReplyError
-from skillfleet_ledger.runs import ReapOptions, Write
+from skillfleet_ledger.redis_client.blocking import BlockingConnection, completed
+from skillfleet_ledger.redis_client.connection import PipelinedConnection, ReplyError
+from skillfleet_ledger.runs.store import ReapOptions, Write
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,

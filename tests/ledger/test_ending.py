@@ -8,8 +8,8 @@ import pytest
 
 from skillfleet.contracts import ReasonCode, RunState
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.results import End
-from skillfleet_ledger.runs import ClaimStatus, Write
+from skillfleet_ledger.celery_format import End
+from skillfleet_ledger.runs.store import ClaimStatus, Write
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,

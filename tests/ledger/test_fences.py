@@ -13,7 +13,7 @@ import pytest
 from skillfleet.errors import LimitExceededError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.artifacts import LeaseLostError
-from skillfleet_ledger.runs import ClaimStatus, Lease, Write
+from skillfleet_ledger.runs.store import ClaimStatus, Lease, Write
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,

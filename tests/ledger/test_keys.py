@@ -8,7 +8,7 @@ import pytest
 from redis.crc import key_slot
 
 from skillfleet_ledger import Ledger, keys
-from skillfleet_ledger.runs import ReapOptions
+from skillfleet_ledger.runs.store import ReapOptions
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,

@@ -7,8 +7,8 @@ import orjson
 
 from skillfleet.contracts import RunState
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs import Declared, Lease
-from skillfleet_ledger.scripts import run_script
+from skillfleet_ledger.redis_client.script_loader import run_script
+from skillfleet_ledger.runs.store import Declared, Lease
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,

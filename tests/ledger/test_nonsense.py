@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs import Lease
+from skillfleet_ledger.runs.store import Lease
 from tests.ledger.helpers import DONE, claimed, lapse, reap, running, settings_for, submitted, touch
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until_async

@@ -9,7 +9,7 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs import Write
+from skillfleet_ledger.runs.store import Write
 from tests.ledger.audit import audit
 from tests.ledger.helpers import (
     DONE,

@@ -7,8 +7,8 @@ import pytest
 
 from skillfleet.contracts import RunState
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.results import End
-from skillfleet_ledger.runs import ClaimStatus, ReapOptions
+from skillfleet_ledger.celery_format import End
+from skillfleet_ledger.runs.store import ClaimStatus, ReapOptions
 from skillfleet_ledger.settings import Settings
 from tests.ledger.helpers import (
     DONE,

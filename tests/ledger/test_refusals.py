@@ -12,9 +12,9 @@ import redis
 
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.blocking import BlockingConnection, completed
-from skillfleet_ledger.connection import PipelinedConnection, RefusedError, ReplyError
-from skillfleet_ledger.runs import Lease
+from skillfleet_ledger.redis_client.blocking import BlockingConnection, completed
+from skillfleet_ledger.redis_client.connection import PipelinedConnection, RefusedError, ReplyError
+from skillfleet_ledger.runs.store import Lease
 from tests.ledger.helpers import running, settings_for, submission
 from tests.support.ports import free_port
 from tests.support.valkey import ValkeyServer, running_server

@@ -6,7 +6,7 @@ import pytest
 
 from skillfleet.errors import FleetUnavailableError, SettingsError
 from skillfleet_ledger import Settings
-from skillfleet_ledger.connection import PipelinedConnection
+from skillfleet_ledger.redis_client.connection import PipelinedConnection
 from tests.support.valkey import ValkeyServer
 
 

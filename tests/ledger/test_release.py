@@ -2,7 +2,7 @@
 
 from skillfleet.contracts import RunState
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs import Write
+from skillfleet_ledger.runs.store import Write
 from tests.ledger.helpers import running
 
 

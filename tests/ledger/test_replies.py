@@ -10,9 +10,9 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import UnknownRunError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.results import End
-from skillfleet_ledger.runs import ClaimStatus
-from skillfleet_ledger.scripts import run_script
+from skillfleet_ledger.celery_format import End
+from skillfleet_ledger.redis_client.script_loader import run_script
+from skillfleet_ledger.runs.store import ClaimStatus
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,

@@ -9,8 +9,8 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.artifacts import LeaseLostError
-from skillfleet_ledger.results import End
-from skillfleet_ledger.runs import ReapOptions
+from skillfleet_ledger.celery_format import End
+from skillfleet_ledger.runs.store import ReapOptions
 from tests.ledger.helpers import (
     DONE,
     child_of,

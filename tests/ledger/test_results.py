@@ -9,7 +9,7 @@ from celery.exceptions import TaskRevokedError
 from skillfleet.contracts import RunState
 from skillfleet.errors import UnknownRunError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.results import End, encode_end
+from skillfleet_ledger.celery_format import End, encode_end
 from tests.ledger.helpers import DONE, running, settings_for, submitted
 from tests.support.valkey import ValkeyServer
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from skillfleet.contracts import RunEvent
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs import Lease
+from skillfleet_ledger.runs.store import Lease
 from tests.ledger.helpers import DONE, event, running, settings_for
 from tests.support.valkey import ValkeyServer
 

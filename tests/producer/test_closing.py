@@ -15,8 +15,8 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import FleetClosedError, SkillfleetError, WrongLoopError
 from skillfleet_ledger import Ledger
+from skillfleet_ledger.sync import Portal
 from skillfleet_producer import AsyncFleet, AsyncRunHandle, Fleet, RunHandle
-from skillfleet_producer.portal import Portal
 from tests.ledger.helpers import claimed, settings_for
 from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer

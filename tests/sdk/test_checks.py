@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from skillfleet import AgentEvent
-from skillfleet.checks import artifact_chunks, check_artifact_name, check_mime_type, event_json
 from skillfleet.contracts import Limits
 from skillfleet.errors import (
     ArtifactTooLargeError,
@@ -18,6 +17,7 @@ from skillfleet.errors import (
     InvalidArtifactError,
     InvalidEventError,
 )
+from skillfleet.validation import artifact_chunks, check_artifact_name, check_mime_type, event_json
 
 
 class Opaque:

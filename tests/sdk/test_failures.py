@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from skillfleet import Agent, CancelledByCaller, LocalRunContext, NoAuth, RunContext, SkillError
 from skillfleet.contracts import MOST_SECONDS
-from skillfleet.decorator import Skill
 from skillfleet.errors import (
     InvalidArgumentsError,
     RunCancelled,
@@ -35,7 +34,8 @@ from skillfleet.failures import (
     retry_after_of,
 )
 from skillfleet.retry import RetryPolicy, retry_delay
-from skillfleet.running import run_to_end
+from skillfleet.skills.skill import Skill
+from skillfleet.testing.runner import run_to_end
 from skillfleet.texts import MOST_CODE_CHARS, MOST_MESSAGE_CHARS
 
 

@@ -29,7 +29,7 @@ from skillfleet.errors import (
     UnknownAgentError,
     UnknownSkillError,
 )
-from skillfleet.inprocess import InProcessA2AClient, LocalDiscovery
+from skillfleet.testing.in_process import InProcessA2AClient, LocalDiscovery
 from tests.support.waiting import wait_until_async
 
 

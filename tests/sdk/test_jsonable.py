@@ -22,8 +22,8 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from skillfleet import Agent, LocalRunContext, NoAuth, RunContext
 from skillfleet.arguments import json_arguments
 from skillfleet.errors import ArgumentsTooLargeError, InvalidArgumentsError
-from skillfleet.inprocess import InProcessA2AClient
 from skillfleet.jsonable import NotJsonError, to_json
+from skillfleet.testing.in_process import InProcessA2AClient
 
 
 class Text(str):

@@ -19,8 +19,8 @@ from skillfleet.errors import (
     SkillError,
     UnknownSecretError,
 )
-from skillfleet.inprocess import InProcessA2AClient, LocalDiscovery
-from skillfleet.running import run_skill, run_to_end
+from skillfleet.testing.in_process import InProcessA2AClient, LocalDiscovery
+from skillfleet.testing.runner import run_skill, run_to_end
 from tests.sdk.conformance import (
     AUTH,
     CASES,

@@ -13,8 +13,8 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from skillfleet import Agent, RunContext
 from skillfleet.contracts import AgentCard
-from skillfleet.decorator import Skill
 from skillfleet.errors import DeclarationError
+from skillfleet.skills.skill import Skill
 
 
 def declared(hint: Any = int, returns: Any = None, **options: Any) -> Skill[..., Any]:

@@ -6,7 +6,7 @@ import pytest
 
 from skillfleet import Agent, LocalRunContext, NoAuth, RunContext, SkillError
 from skillfleet.errors import RunFailed
-from skillfleet.running import run_to_end
+from skillfleet.testing.runner import run_to_end
 
 agent = Agent("grouped", description="Skills with task groups")
 

@@ -15,8 +15,8 @@ from skillfleet import (
     NoAuth,
     RunContext,
 )
-from skillfleet.inprocess import InProcessA2AClient, LocalDiscovery
-from skillfleet.running import run_skill
+from skillfleet.testing.in_process import InProcessA2AClient, LocalDiscovery
+from skillfleet.testing.runner import run_skill
 
 
 class Survey(BaseModel):

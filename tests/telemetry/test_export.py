@@ -8,9 +8,9 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.trace import Link
 
 from skillfleet.errors import SettingsError
-from skillfleet_worker.telemetry.quiet_spans import quiet_span
-from skillfleet_worker.telemetry.redaction import remember
-from skillfleet_worker.telemetry.settings import TelemetrySettings
+from skillfleet_telemetry.redaction import remember
+from skillfleet_telemetry.settings import TelemetrySettings
+from skillfleet_telemetry.span_redaction import quiet_span
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 from tests.telemetry.conftest import watched

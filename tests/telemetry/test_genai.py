@@ -6,7 +6,7 @@ import pytest
 from opentelemetry import trace
 
 from skillfleet import LocalRunContext, NoAuth
-from skillfleet.conventions import token_counts
+from skillfleet.semconv import token_counts
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 from tests.telemetry.conftest import Watched, watched

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
-from skillfleet_worker.telemetry import logs, redaction
+from skillfleet_telemetry import logs, redaction
 
 KEY = "a key of twelve letters"
 
@@ -249,7 +249,7 @@ def test_another_handler_that_fails_adds_nothing_between_the_lines(
 
 SAYS = """
 import logging
-from skillfleet_worker.telemetry import logs
+from skillfleet_telemetry import logs
 logs.configure("INFO", "json")
 logging.getLogger("mine").warning("caf\\u00e9 \\u2603 \\x9b")
 """

@@ -12,8 +12,8 @@ import pytest
 import structlog
 
 from skillfleet.contracts import RunState
-from skillfleet_worker.telemetry import logs, redaction
-from skillfleet_worker.telemetry.uncaught import log_uncaught
+from skillfleet_telemetry import logs, redaction
+from skillfleet_telemetry.uncaught import log_uncaught
 from tests.support.waiting import wait_until
 from tests.telemetry.conftest import SECRET, Watched
 

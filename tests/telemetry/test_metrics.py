@@ -11,8 +11,8 @@ import pytest
 from prometheus_client.core import Metric as Family
 
 from skillfleet.errors import RunError
-from skillfleet_worker.telemetry import metrics as table
-from skillfleet_worker.telemetry.relay import Relay
+from skillfleet_telemetry import metrics as table
+from skillfleet_telemetry.relay import Relay
 from tests.support.fleet import POOLS
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from skillfleet_worker import WorkerSettings
-from skillfleet_worker.telemetry.health import Health
+from skillfleet_worker.services.health import Health
 from tests.support.fleet import POOLS, FleetWorker
 from tests.support.ports import free_port
 from tests.support.valkey import ValkeyServer

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from skillfleet_cli.exporter import EVICTED, QUEUE_METRICS, WORKERS
-from skillfleet_worker.telemetry.metrics import TABLE
+from skillfleet_telemetry.metrics import TABLE
 from tests.support.debian import require_binary
 
 FILES = Path(__file__).parents[2] / "helm" / "files"

@@ -10,11 +10,11 @@ import orjson
 
 from skillfleet.contracts import HEADER, TOKEN_HEADER, InvocationHeader, RunStatus, call_digest
 from skillfleet.errors import UnknownRunError
-from skillfleet_ledger.records import Submission
+from skillfleet_auth.signing import load_private_key
+from skillfleet_ledger.runs.records import Submission
 from skillfleet_producer import AsyncFleet, AsyncRunHandle, Settings
 from skillfleet_producer.message import envelope
 from skillfleet_producer.submission import Options, invocation_from
-from skillfleet_producer.tokens import load_private_key
 from tests.support.waiting import wait_until_async
 from tests.trust.keys import Keys
 

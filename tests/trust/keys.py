@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skillfleet_auth.signing import TokenSigner, load_private_key, write_new_key
 from skillfleet_producer import Settings
-from skillfleet_producer.tokens import TokenSigner, load_private_key, write_new_key
 
 
 @dataclass(frozen=True)

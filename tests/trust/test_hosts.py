@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from skillfleet.errors import SettingsError, TargetRefusedError
-from skillfleet_worker.adapters.a2a.authorities import Authorities
-from skillfleet_worker.adapters.a2a.credentials import credentials_from
-from skillfleet_worker.adapters.a2a.hosts import Hosts
-from skillfleet_worker.adapters.a2a.transport import GuardedTransport
-from skillfleet_worker.adapters.secrets.environment import EnvironmentSecrets
+from skillfleet_adapters.a2a.ca_bundles import Authorities
+from skillfleet_adapters.a2a.credentials import credentials_from
+from skillfleet_adapters.a2a.host_allowlist import Hosts
+from skillfleet_adapters.a2a.transport import GuardedTransport
+from skillfleet_adapters.secrets.environment import EnvironmentSecrets
 from tests.support.tls import write_certificate
 
 

@@ -10,11 +10,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import OKPAlgorithm
 
 from skillfleet.errors import RunFailed, SettingsError
+from skillfleet_auth import keys as public_keys
+from skillfleet_auth.keys import PublicKeys
+from skillfleet_auth.signing import Signing, load_private_key, write_new_key
 from skillfleet_producer import Fleet, Settings
-from skillfleet_producer.tokens import Signing, load_private_key, write_new_key
 from skillfleet_worker import create_app
-from skillfleet_worker.adapters.auth import keys as public_keys
-from skillfleet_worker.adapters.auth.keys import PublicKeys
 from skillfleet_worker.settings import WorkerSettings
 from tests.support.fleet import POOLS
 from tests.support.valkey import ValkeyServer

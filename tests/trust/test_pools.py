@@ -7,7 +7,7 @@ import pytest
 from skillfleet.contracts import Budget
 from skillfleet.errors import RunFailed
 from skillfleet_producer import Fleet
-from skillfleet_worker.telemetry.redaction import HIDDEN
+from skillfleet_telemetry.redaction import HIDDEN
 from tests.support.valkey import ValkeyServer
 from tests.trust.conftest import StartWorker
 from tests.trust.forge import ADA

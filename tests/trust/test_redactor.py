@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skillfleet.ports.secrets import SHORTEST
-from skillfleet_worker.runtime.redactor import KnownSecrets, Redactor
-from skillfleet_worker.telemetry.redaction import HIDDEN
+from skillfleet_telemetry.redaction import HIDDEN
+from skillfleet_worker.attempts.redactor import KnownSecrets, Redactor
 
 LETTERS = 'abAB-1\n"\\ é'
 secrets = st.text(LETTERS, min_size=SHORTEST, max_size=12).filter(lambda s: s not in HIDDEN)

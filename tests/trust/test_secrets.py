@@ -13,12 +13,12 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import RunFailed, SettingsError, UnknownSecretError, UnknownSkillError
 from skillfleet.ports.secrets import Secrets
+from skillfleet_adapters.secrets import entry_points
+from skillfleet_adapters.secrets.chain import ChainedSecrets
 from skillfleet_producer import Fleet, RunHandle
-from skillfleet_worker.adapters.secrets import entry_points
-from skillfleet_worker.adapters.secrets.chain import ChainedSecrets
+from skillfleet_telemetry.redaction import HIDDEN
 from skillfleet_worker.bootstrap import secrets_from
 from skillfleet_worker.settings import WorkerSettings
-from skillfleet_worker.telemetry.redaction import HIDDEN
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import wait_until

@@ -14,7 +14,7 @@ from celery import Celery
 
 from skillfleet.contracts import HEADER, TOKEN_HEADER, RunState, call_digest
 from skillfleet.errors import InvalidArgumentsError, RunFailed, UnauthorizedError
-from skillfleet_ledger.records import Submission
+from skillfleet_ledger.runs.records import Submission
 from skillfleet_producer import AsyncFleet, Fleet, Settings
 from skillfleet_producer.message import envelope
 from skillfleet_producer.submission import invocation_from

@@ -11,8 +11,8 @@ import pytest
 from skillfleet.contracts import ReasonCode, RunState, RunStatus
 from skillfleet.errors import RunCancelled, RunFailed, RunTimedOut
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.results import End
-from skillfleet_ledger.runs import Lease, Write
+from skillfleet_ledger.celery_format import End
+from skillfleet_ledger.runs.store import Lease, Write
 from skillfleet_producer import Fleet, RunHandle, Settings
 from tests.ledger.helpers import DONE, child_of, claimed, running, submitted
 from tests.support import acl

@@ -13,17 +13,17 @@ from skillfleet import Agent, RunContext
 from skillfleet.auth import NoAuth
 from skillfleet.contracts import InvocationHeader
 from skillfleet.errors import EventsUnwritableError
-from skillfleet_engine import bridge
-from skillfleet_ledger.runs import Lease
+from skillfleet_engine.loop import bridge
+from skillfleet_ledger.runs.store import Lease
 from skillfleet_worker import WorkerSettings
-from skillfleet_worker.runtime.admission import OpenAdmission
-from skillfleet_worker.runtime.attempt import Attempt, StopKind
-from skillfleet_worker.runtime.delivery import Delivery
-from skillfleet_worker.runtime.executor import Executor
-from skillfleet_worker.runtime.outbox import Outbox, OutboxHooks
-from skillfleet_worker.runtime.outcomes import Cancelled, Lost, Succeeded
-from skillfleet_worker.runtime.process import WorkerProcess
-from skillfleet_worker.runtime.supervision import supervise
+from skillfleet_worker.attempts.admission import OpenAdmission
+from skillfleet_worker.attempts.attempt import Attempt, StopKind
+from skillfleet_worker.attempts.delivery import Delivery
+from skillfleet_worker.attempts.event_buffer import Outbox, OutboxHooks
+from skillfleet_worker.attempts.executor import Executor
+from skillfleet_worker.attempts.outcomes import Cancelled, Lost, Succeeded
+from skillfleet_worker.attempts.process import WorkerProcess
+from skillfleet_worker.attempts.supervision import supervise
 from tests.ledger.helpers import read_all, running, submitted, touch
 from tests.support.valkey import ValkeyServer
 

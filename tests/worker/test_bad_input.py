@@ -19,7 +19,7 @@ from skillfleet.errors import (
     UnknownSkillError,
 )
 from skillfleet_ledger import Ledger, Settings
-from skillfleet_ledger.refused import RefusedMessage
+from skillfleet_ledger.dead_letters import RefusedMessage
 from skillfleet_producer import Fleet
 from tests.support.ports import free_port
 from tests.support.valkey import ValkeyServer

@@ -8,8 +8,8 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import RunFailed
 from skillfleet_producer import Fleet, RunHandle
-from skillfleet_worker.runtime.guard import Guard
-from skillfleet_worker.runtime.process import WorkerProcess
+from skillfleet_worker.attempts.process import WorkerProcess
+from skillfleet_worker.services.watchdog import Guard
 from tests.ledger.helpers import running
 from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer

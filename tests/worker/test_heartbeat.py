@@ -6,9 +6,9 @@ import logging
 import pytest
 
 from skillfleet_ledger import Ledger
-from skillfleet_worker.runtime.attempt import Attempt, StopKind
-from skillfleet_worker.runtime.delivery import Delivery
-from skillfleet_worker.runtime.heartbeat import Heartbeat
+from skillfleet_worker.attempts.attempt import Attempt, StopKind
+from skillfleet_worker.attempts.delivery import Delivery
+from skillfleet_worker.services.heartbeat import Heartbeat
 from skillfleet_worker.settings import WorkerSettings
 from tests.ledger.helpers import claimed, submitted
 from tests.support.valkey import ValkeyServer

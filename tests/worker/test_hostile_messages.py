@@ -14,7 +14,7 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import UnknownRunError
 from skillfleet_ledger import Ledger, Settings
-from skillfleet_ledger.refused import RefusedMessage
+from skillfleet_ledger.dead_letters import RefusedMessage
 from skillfleet_producer import Fleet
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer

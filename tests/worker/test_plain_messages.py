@@ -18,12 +18,12 @@ from kombu.utils import json as kombu_json
 
 from skillfleet.contracts import RunState
 from skillfleet_ledger.keys import random_uuid
-from skillfleet_ledger.records import INVOCATION_FIELDS, Submission, invocation_of
+from skillfleet_ledger.runs.records import INVOCATION_FIELDS, Submission, invocation_of
 from skillfleet_producer import AsyncFleet, Fleet
 from skillfleet_producer.message import body, envelope, headers
 from skillfleet_worker import WorkerSettings
-from skillfleet_worker.runtime.delivery import read_delivery
-from skillfleet_worker.runtime.letters import name_links, new_record, plain_message
+from skillfleet_worker.attempts.delivery import read_delivery
+from skillfleet_worker.attempts.messages import name_links, new_record, plain_message
 from tests.ledger.helpers import DONE, claimed, touch
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until

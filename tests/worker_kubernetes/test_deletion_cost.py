@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from skillfleet.errors import SettingsError
+from skillfleet_adapters.kubernetes.deletion_cost import BUSY, MOST_MINUTES, deletion_cost
 from skillfleet_producer import Fleet
 from skillfleet_worker import WorkerSettings, create_app
-from skillfleet_worker.adapters.orchestrator.deletion_cost import BUSY, MOST_MINUTES, deletion_cost
 from tests.support.fleet import fleet_starter
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from skillfleet.exports import exported
+from skillfleet._lazy import exported
 
 if TYPE_CHECKING:
     from skillfleet_worker.app import create_app

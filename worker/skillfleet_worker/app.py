@@ -11,7 +11,7 @@ from kombu import Exchange, Queue
 
 from skillfleet.agent import Agent
 from skillfleet.errors import SettingsError
-from skillfleet_engine.compression import bound_decompression
+from skillfleet_engine.celery_hooks.compression import bound_decompression
 from skillfleet_engine.transport import broker_settings
 from skillfleet_ledger.settings import celery_url
 from skillfleet_worker.agents import find_agents
@@ -23,13 +23,13 @@ from skillfleet_worker.bootstrap import (
     unusable_secrets,
 )
 from skillfleet_worker.builtin import fleet
-from skillfleet_worker.runtime import remote_control  # noqa: F401 - registers the command
-from skillfleet_worker.runtime.envelope import most_message_bytes
-from skillfleet_worker.runtime.node import Node
-from skillfleet_worker.runtime.skill_task import SkillTask
+from skillfleet_worker.celery_hooks import remote_control  # noqa: F401 - registers the command
+from skillfleet_worker.celery_hooks.envelope import most_message_bytes
+from skillfleet_worker.celery_hooks.skill_task import SkillTask
+from skillfleet_worker.services.node import Node
 from skillfleet_worker.settings import WorkerSettings
 
-LOOP_POOL = "skillfleet_engine.pool:LoopPool"
+LOOP_POOL = "skillfleet_engine.celery_hooks.pool:LoopPool"
 POOLS = {"loop": LOOP_POOL, "prefork": "prefork", "threads": "threads"}
 LOOP_CONCURRENCY = 100
 
@@ -84,7 +84,7 @@ def _register(app: Celery, agents: Sequence[Agent], node: Node) -> None:
 def _configuration(settings: WorkerSettings, pool: str, concurrency: int | None) -> dict[str, Any]:
     """Celery's settings, against the known pains of Celery on Redis (docs/internals.md)."""
     timeout = settings.redis_timeout_seconds
-    backend = "skillfleet_worker.runtime.result_backend:LedgerBackend"
+    backend = "skillfleet_worker.celery_hooks.result_backend:LedgerBackend"
     prefix = settings.keyspace.broker_prefix
     looped = pool == "loop"
     redis_broker = settings.celery_broker_url.startswith(("redis", "sentinel"))
@@ -111,7 +111,7 @@ def _configuration(settings: WorkerSettings, pool: str, concurrency: int | None)
         "task_acks_on_failure_or_timeout": True,
         "worker_pool": POOLS[pool],
         "worker_concurrency": concurrency or (LOOP_CONCURRENCY if looped else None),
-        "worker_consumer": "skillfleet_worker.runtime.consumer:FleetConsumer",
+        "worker_consumer": "skillfleet_worker.celery_hooks.consumer:FleetConsumer",
         "worker_prefetch_multiplier": 0 if looped and redis_broker else 1,
         "worker_disable_prefetch": redis_broker,
         "worker_cancel_long_running_tasks_on_connection_loss": False,

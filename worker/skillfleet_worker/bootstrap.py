@@ -12,37 +12,37 @@ from skillfleet.agent import Agent
 from skillfleet.errors import SettingsError
 from skillfleet.ports.a2a import A2AClient
 from skillfleet.ports.secrets import SHORTEST, Secrets
-from skillfleet_engine import bridge
-from skillfleet_engine.ending import end_children
-from skillfleet_engine.pool import LoopPool
+from skillfleet_adapters.a2a.ca_bundles import Authorities
+from skillfleet_adapters.a2a.credentials import credentials_from
+from skillfleet_adapters.a2a.host_allowlist import Hosts
+from skillfleet_adapters.a2a.routed import RoutedA2AClient
+from skillfleet_adapters.discovery.ledger import LedgerDiscovery
+from skillfleet_adapters.kubernetes.deletion_cost import DeletionCostKeeper, Pod
+from skillfleet_adapters.secrets.chain import ChainedSecrets
+from skillfleet_adapters.secrets.entry_points import load_source
+from skillfleet_adapters.secrets.environment import EnvironmentSecrets
+from skillfleet_adapters.secrets.files import FileSecrets
+from skillfleet_auth.signing import Signing
+from skillfleet_engine.celery_hooks.pool import LoopPool
+from skillfleet_engine.loop import bridge
+from skillfleet_engine.loop.process_exit import end_children
 from skillfleet_engine.transport import message_undecodable
-from skillfleet_ledger.runs import RunStore
+from skillfleet_ledger.runs.store import RunStore
 from skillfleet_producer import AsyncFleet
-from skillfleet_producer.tokens import Signing
-from skillfleet_worker.adapters.a2a.authorities import Authorities
-from skillfleet_worker.adapters.a2a.credentials import credentials_from
-from skillfleet_worker.adapters.a2a.fleet import FleetA2AClient
-from skillfleet_worker.adapters.a2a.hosts import Hosts
-from skillfleet_worker.adapters.a2a.routed import RoutedA2AClient
-from skillfleet_worker.adapters.discovery.ledger import LedgerDiscovery
-from skillfleet_worker.adapters.orchestrator.deletion_cost import DeletionCostKeeper, Pod
-from skillfleet_worker.adapters.secrets.chain import ChainedSecrets
-from skillfleet_worker.adapters.secrets.entry_points import load_source
-from skillfleet_worker.adapters.secrets.environment import EnvironmentSecrets
-from skillfleet_worker.adapters.secrets.files import FileSecrets
-from skillfleet_worker.runtime.admission import Admission, OpenAdmission
-from skillfleet_worker.runtime.collector import relieve_collector
-from skillfleet_worker.runtime.consumer import keep_refused
-from skillfleet_worker.runtime.context import Capabilities
-from skillfleet_worker.runtime.drain import DrainLine
-from skillfleet_worker.runtime.executor import Executor
-from skillfleet_worker.runtime.node import Node
-from skillfleet_worker.runtime.process import WorkerProcess
+from skillfleet_worker.attempts.admission import Admission, OpenAdmission
+from skillfleet_worker.attempts.children import FleetA2AClient
+from skillfleet_worker.attempts.context import Capabilities
+from skillfleet_worker.attempts.executor import Executor
+from skillfleet_worker.attempts.process import WorkerProcess
+from skillfleet_worker.celery_hooks.consumer import keep_refused
+from skillfleet_worker.services.drain import DrainLine
+from skillfleet_worker.services.gc_tuning import relieve_collector
+from skillfleet_worker.services.node import Node
+from skillfleet_worker.services.telemetry import Telemetry
 from skillfleet_worker.settings import WorkerSettings
-from skillfleet_worker.telemetry.hooks import Telemetry
 
 if TYPE_CHECKING:
-    from skillfleet_worker.adapters.auth.jwt import TokenVerifier
+    from skillfleet_auth.verification import TokenVerifier
 
 logger = logging.getLogger(__name__)
 
@@ -81,13 +81,13 @@ def admission_from(settings: WorkerSettings, runs: RunStore) -> Admission:
     if settings.auth == "off":
         return OpenAdmission()
     # Only here: a worker without keys does without 9 MiB of cryptography.
-    from skillfleet_worker.adapters.auth.admission import TokenAdmission  # noqa: PLC0415
+    from skillfleet_auth.admission import TokenAdmission  # noqa: PLC0415
 
     return TokenAdmission(_verifier(settings), runs, settings.max_tree_depth)
 
 
 def _verifier(settings: WorkerSettings) -> "TokenVerifier":
-    from skillfleet_worker.adapters.auth.jwt import verifier_from  # noqa: PLC0415 - as above
+    from skillfleet_auth.verification import verifier_from  # noqa: PLC0415 - as above
 
     return verifier_from(settings)
 
@@ -97,8 +97,8 @@ def elsewhere_from(settings: WorkerSettings, secrets: Secrets) -> A2AClient | No
     if not settings.a2a_hosts:
         return None
     try:
-        from skillfleet_worker.adapters.a2a.http import HttpA2AClient  # noqa: PLC0415 - an extra
-        from skillfleet_worker.adapters.a2a.transport import GuardedTransport  # noqa: PLC0415
+        from skillfleet_adapters.a2a.http import HttpA2AClient  # noqa: PLC0415 - an extra
+        from skillfleet_adapters.a2a.transport import GuardedTransport  # noqa: PLC0415
     except ImportError:
         raise SettingsError(
             "SKILLFLEET_A2A_HOSTS needs A2A's client: pip install 'skillfleet[a2a]'"

@@ -28,9 +28,9 @@ def new(
     Example:
       $ skillfleet keys new backend-2026-11 --out /etc/skillfleet/keys
     """
+    from skillfleet_auth.signing import write_new_key
     from skillfleet_cli.exits import CommandError
     from skillfleet_cli.output import console, styled
-    from skillfleet_producer.tokens import write_new_key
 
     try:
         private, public = write_new_key(out, name)

@@ -11,7 +11,7 @@ from skillfleet_cli.health.fleet import examine_fleet
 from skillfleet_cli.health.server import examine_broker, examine_server
 from skillfleet_cli.health.writing import advice_on, code_of
 from skillfleet_cli.output import console, print_json, styled
-from skillfleet_ledger.connection import ReplyError
+from skillfleet_ledger.redis_client.connection import ReplyError
 from skillfleet_producer import AsyncFleet
 
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}

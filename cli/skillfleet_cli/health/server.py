@@ -7,7 +7,7 @@ from typing import Any
 from skillfleet_cli.health import Finding, Level
 from skillfleet_cli.health.writing import examine_writing
 from skillfleet_ledger import Ledger, Settings
-from skillfleet_ledger.connection import RefusedError, ReplyError
+from skillfleet_ledger.redis_client.connection import RefusedError, ReplyError
 
 _LEAST_VERSION = (6, 2)
 _MOST_SKEW_SECONDS = 1.0

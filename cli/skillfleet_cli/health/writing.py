@@ -10,8 +10,8 @@ from typing import Any
 
 from skillfleet_cli.health import Finding, Level
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.connection import ReplyError
 from skillfleet_ledger.keys import random_uuid
+from skillfleet_ledger.redis_client.connection import ReplyError
 
 # Nothing becomes of an update (XX) of what is not there, but the server refuses it as any write.
 _ENQUEUE = """

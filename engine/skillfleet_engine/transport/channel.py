@@ -17,14 +17,14 @@ from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
-from skillfleet_engine.transport.capacity import free_places
-from skillfleet_engine.transport.intake import Intake
+from skillfleet_engine.transport.fetcher import Intake
 from skillfleet_engine.transport.keys import Keys
-from skillfleet_engine.transport.line import BROKEN
+from skillfleet_engine.transport.pending_acks import Unsettled, unsettled_with
 from skillfleet_engine.transport.qos import QoS
+from skillfleet_engine.transport.redis_socket import BROKEN
 from skillfleet_engine.transport.scripts import source
+from skillfleet_engine.transport.slots import free_places
 from skillfleet_engine.transport.undecodable import announce
-from skillfleet_engine.transport.unsettled import Unsettled, unsettled_with
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class Channel(stock.Channel):
         return hosted
 
     def hand_over(self, queues: tuple[str, ...], claimed: list[Any], refused: list[Any]) -> None:
-        """Deliver what a claim brought from `queues`; both lists as turn.lua returns them."""
+        """Deliver what a claim brought from `queues`; both lists as claim_and_ack.lua returns them."""
         for position, raw, reason in _triples(refused):
             self._refuse(queues[(position - 1) % len(queues)], raw, bytes_to_str(reason))
         for position, raw, tag in _triples(claimed):
@@ -162,7 +162,7 @@ class Channel(stock.Channel):
             self._maybe_update_queues_expire(client, queue)
         while True:
             arguments = self.keys.turn((queue,), 1, time.time(), [], put_back=True)
-            claimed, refused = self.plain_client.eval(source("turn"), *arguments)
+            claimed, refused = self.plain_client.eval(source("claim_and_ack"), *arguments)
             self.hand_over((queue,), [], refused)
             for _, raw, tag in _triples(claimed):
                 message = self._message(queue, raw, bytes_to_str(tag))

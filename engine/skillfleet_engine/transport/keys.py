@@ -50,7 +50,7 @@ class Keys:
     def turn(
         self, queues: tuple[str, ...], room: int, at: float, tags: list[str], *, put_back: bool
     ) -> tuple[Any, ...]:
-        """The number of keys, the keys and the arguments of turn.lua."""
+        """The number of keys, the keys and the arguments of claim_and_ack.lua."""
         lists = [key for each in self.lists(queues) for key in (each, self.rung(each))]
         keys = (self.unacked, self.index, self.undecodable, *lists)
         channel = self._channel

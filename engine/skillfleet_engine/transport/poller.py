@@ -6,8 +6,8 @@ from typing import Any
 
 from kombu.transport import redis as stock
 
-from skillfleet_engine.transport.intake import Intake
-from skillfleet_engine.transport.line import BROKEN, Line
+from skillfleet_engine.transport.fetcher import Intake
+from skillfleet_engine.transport.redis_socket import BROKEN, Line
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
-from skillfleet_engine.transport.line import BROKEN
+from skillfleet_engine.transport.redis_socket import BROKEN
 from skillfleet_engine.transport.scripts import source
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from skillfleet.contracts import Budget
-from skillfleet.values import AgentEvent, ArtifactRef
+from skillfleet.types import AgentEvent, ArtifactRef
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 
 from skillfleet.contracts import ArtifactInfo
-from skillfleet.values import ArtifactRef
+from skillfleet.types import ArtifactRef
 
 
 class ArtifactsClient(ABC):

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from skillfleet.ports.sandbox import ExecResult
-from skillfleet.values import AgentEvent
+from skillfleet.types import AgentEvent
 
 OnEvent = Callable[[AgentEvent], Awaitable[None]]
 

@@ -1,0 +1,1 @@
+"""Calling agents outside the fleet."""

@@ -1,0 +1,1 @@
+"""Telling Kubernetes about a worker."""

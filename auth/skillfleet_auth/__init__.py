@@ -1,0 +1,1 @@
+"""Signing runs and verifying who calls."""

@@ -1,0 +1,182 @@
+"""Signing runs: the token that says who calls, bound to one run, skill and set of arguments."""
+
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from skillfleet.contracts import (
+    TOKEN_ALGORITHM,
+    TOKEN_BYTES,
+    TOKEN_HEADER,
+    TokenClaims,
+    TokenUse,
+    call_digest,
+)
+from skillfleet.errors import InvalidArgumentsError, SettingsError, UnauthorizedError
+from skillfleet_ledger import Settings
+from skillfleet_ledger.runs.records import Submission
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+# ruff: noqa: PLC0415 - who signs nothing shall not wait for the import of cryptography
+
+PRIVATE_SUFFIX = ".private.pem"
+PUBLIC_SUFFIX = ".pem"
+
+
+class TokenSigner:
+    """Signs for one fleet with one key. Any thread."""
+
+    def __init__(self, key_id: str, key: "Ed25519PrivateKey", settings: Settings) -> None:
+        self.key_id = key_id
+        self._key = key
+        self._settings = settings
+
+    def sign(self, new: Submission, caller: Mapping[str, Any] | None, depth: int = 0) -> str:
+        """The token of a new run.
+
+        `caller` are the claims of whoever asks for it; its `sub` defaults to the issuer. A run
+        with a parent gets a token of use `call`. Raises InvalidArgumentsError for claims of
+        the wrong type or too many of them.
+        """
+        import jwt
+
+        claims = dict(caller or {})
+        settings, now = self._settings, int(time.time())
+        subject = claims.pop("sub", None) or settings.auth_issuer
+        scopes = claims.pop("scopes", None) or ()
+        if not isinstance(subject, str) or not _are_names(scopes):
+            raise InvalidArgumentsError("auth: sub must be text, scopes a list of texts")
+        called = new.parent_id is not None
+        # Never longer than the run's record: without it, the token could start the run again.
+        seconds = min(settings.auth_token_seconds, settings.retention_seconds)
+        payload = TokenClaims(
+            iss=settings.auth_issuer,
+            aud=settings.namespace,
+            sub=subject,
+            iat=now,
+            exp=now + int(new.delay_ms / 1000 + seconds),
+            use=TokenUse.CALL if called else TokenUse.RUN,
+            run=new.id,
+            call=call_digest(new.task, orjson.loads(new.args)),
+            scopes=tuple(scopes),
+            claims=claims,
+            parent=new.parent_id,
+            root=new.root_id if called else None,
+            depth=depth,
+        )
+        token = jwt.encode(
+            payload.model_dump(mode="json", exclude_defaults=True),
+            self._key,
+            algorithm=TOKEN_ALGORITHM,
+            headers={"kid": self.key_id},
+        )
+        if len(token) > TOKEN_BYTES:
+            raise InvalidArgumentsError(
+                f"auth: the caller's claims make a token of {len(token)} bytes, the limit is"
+                f" {TOKEN_BYTES}"
+            )
+        return token
+
+
+class Signing:
+    """A process's way to sign what it submits; reads the key of the settings at once.
+
+    Raises SettingsError for a key that cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._required = settings.auth == "required"
+        self._signer: TokenSigner | None = None
+        if settings.auth_signing_key_file is not None:
+            self._signer = TokenSigner(*load_private_key(settings.auth_signing_key_file), settings)
+
+    def signed(self, new: Submission, caller: Mapping[str, Any] | None, depth: int) -> Submission:
+        """The run with its token among its headers; as it is where nothing is signed.
+
+        Raises UnauthorizedError where a token is required but there is no key.
+        """
+        if self._signer is None:
+            if self._required:
+                raise UnauthorizedError(
+                    "this fleet takes signed runs only (SKILLFLEET_AUTH=required): set"
+                    " SKILLFLEET_AUTH_SIGNING_KEY_FILE here (skillfleet keys new makes a key)"
+                )
+            return new
+        token = self._signer.sign(new, caller, depth)
+        headers = orjson.loads(new.headers) | {TOKEN_HEADER: token}
+        return new.changed(headers=orjson.dumps(headers))
+
+
+def load_private_key(path: Path) -> tuple[str, "Ed25519PrivateKey"]:
+    """The id and the key in a PEM or JWK file; raises SettingsError.
+
+    A JWK names its own id (`kid`); a PEM file's is its name up to the first dot.
+    """
+    _require_cryptography()
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from jwt import PyJWK
+
+    variable = "SKILLFLEET_AUTH_SIGNING_KEY_FILE"
+    key_id = path.name.partition(".")[0]
+    try:
+        data = path.read_bytes()
+        if data.lstrip().startswith(b"{"):
+            fields = orjson.loads(data)
+            key, key_id = PyJWK(fields, TOKEN_ALGORITHM).key, str(fields.get("kid") or key_id)
+        else:
+            key = load_pem_private_key(data, password=None)
+    except Exception as error:  # noqa: BLE001 - whatever the parsers raise
+        # Neither the file's content nor what a library says of it belongs into a message.
+        raise SettingsError(
+            f"{variable}: {path} holds no private key ({type(error).__name__})"
+        ) from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SettingsError(f"{variable}: {path} holds no private Ed25519 key")
+    return key_id, key
+
+
+def write_new_key(folder: Path, name: str) -> tuple[Path, Path]:
+    """Make an Ed25519 key pair and write `NAME.private.pem` (for its owner's eyes) and `NAME.pem`.
+
+    `name` becomes the key's id. Returns both paths. Raises FileExistsError rather than
+    replace a key, and SettingsError for a name that cannot be an id.
+    """
+    _require_cryptography()
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
+        raise SettingsError(f"a key's name has letters, digits, '-' and '_' only, not {name!r}")
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
+    public = key.public_key().public_bytes(
+        form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    private_path, public_path = folder / (name + PRIVATE_SUFFIX), folder / (name + PUBLIC_SUFFIX)
+    _write_new(private_path, private, mode=0o600)
+    _write_new(public_path, public, mode=0o644)
+    return private_path, public_path
+
+
+def _require_cryptography() -> None:
+    if find_spec("jwt") is None or find_spec("cryptography") is None:
+        raise SettingsError("signing runs needs PyJWT: pip install 'skillfleet[auth]'")
+
+
+def _write_new(path: Path, data: bytes, *, mode: int) -> None:
+    path.touch(mode=mode, exist_ok=False)
+    path.write_bytes(data)
+
+
+def _are_names(values: Any) -> bool:
+    return isinstance(values, list | tuple | set | frozenset) and all(
+        isinstance(value, str) for value in values
+    )

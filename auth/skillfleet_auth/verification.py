@@ -1,0 +1,109 @@
+"""Verifying a run's token: signature, fleet, expiry, and that it is this very run's."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import jwt
+from pydantic import ValidationError
+
+from skillfleet.contracts import (
+    TOKEN_ALGORITHM,
+    TOKEN_BYTES,
+    TokenClaims,
+    TokenUse,
+    call_digest,
+)
+from skillfleet.errors import SettingsError, UnauthorizedError
+from skillfleet_auth.keys import PublicKeys
+from skillfleet_worker.settings import WorkerSettings
+
+_LEEWAY_SECONDS = 10
+_REQUIRED = ["iss", "aud", "sub", "iat", "exp"]
+
+
+@dataclass(frozen=True)
+class TokenVerifier:
+    """Verifies the tokens of one fleet. Any thread.
+
+    Tokens of use `run` need a producer's key, those of use `call` a worker's.
+    """
+
+    issuer: str
+    audience: str
+    producers: PublicKeys
+    workers: PublicKeys | None
+
+    def verify(self, token: str | None) -> TokenClaims:
+        """The claims of a token that is good, or was once: see `lived_at` for its expiry.
+
+        Raises UnauthorizedError, which never shows anything of the token.
+        """
+        if token is None:
+            raise UnauthorizedError(
+                f"the run has no token of at most {TOKEN_BYTES} bytes that says who calls"
+            )
+        try:
+            return TokenClaims.model_validate(self._decode(token))
+        except jwt.InvalidAudienceError:
+            raise UnauthorizedError("the run's token is for another fleet") from None
+        except jwt.InvalidIssuerError:
+            raise UnauthorizedError("the run's token is of another issuer") from None
+        except (jwt.PyJWTError, ValidationError, ValueError, TypeError):
+            raise UnauthorizedError("the run's token is not valid") from None
+
+    def _decode(self, token: str) -> dict[str, Any]:
+        header = jwt.get_unverified_header(token)
+        if header.get("alg") != TOKEN_ALGORITHM:
+            raise UnauthorizedError(f"the run's token is not signed with {TOKEN_ALGORITHM}")
+        # Read before the signature is checked, and believed only if that key has signed it.
+        use = jwt.decode(token, options={"verify_signature": False}).get("use")
+        keys = self.workers if use == TokenUse.CALL else self.producers
+        key = keys.get(str(header.get("kid"))) if keys is not None else None
+        if key is None:
+            raise UnauthorizedError("the run's token is signed with a key that is not trusted here")
+        payload: dict[str, Any] = jwt.decode(
+            token,
+            key,
+            algorithms=[TOKEN_ALGORITHM],
+            audience=self.audience,
+            issuer=self.issuer,
+            leeway=_LEEWAY_SECONDS,
+            options={"require": _REQUIRED, "verify_exp": False},
+        )
+        return payload
+
+
+def lived_at(claims: TokenClaims, moment: datetime) -> bool:
+    """Whether a token had not expired by then."""
+    return moment.timestamp() <= claims.exp
+
+
+def check_call(claims: TokenClaims, run_id: str, task: str, arguments: dict[str, Any]) -> None:
+    """Raise UnauthorizedError unless the token was made for this run and call."""
+    if claims.run != run_id:
+        raise UnauthorizedError("the run's token was made for another run")
+    try:
+        digest = call_digest(task, arguments)
+    except (TypeError, ValueError):
+        digest = ""
+    if claims.call != digest:
+        raise UnauthorizedError("the run's token was made for another skill or other arguments")
+
+
+def verifier_from(settings: WorkerSettings) -> TokenVerifier:
+    """The verifier of a worker's settings; raises SettingsError."""
+    if settings.auth_keys is None:
+        raise SettingsError(
+            "SKILLFLEET_AUTH_KEYS is missing: SKILLFLEET_AUTH=required needs the public keys of"
+            " your producers (a folder of .pem files or a JWKS file)"
+        )
+    workers = None
+    if settings.auth_worker_keys is not None:
+        workers = PublicKeys(settings.auth_worker_keys, "SKILLFLEET_AUTH_WORKER_KEYS")
+    return TokenVerifier(
+        settings.auth_issuer,
+        settings.namespace,
+        PublicKeys(settings.auth_keys, "SKILLFLEET_AUTH_KEYS"),
+        workers,
+    )

@@ -1,0 +1,1 @@
+"""What Celery selects by name: pool, consumer, task class."""

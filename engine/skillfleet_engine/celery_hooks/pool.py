@@ -1,0 +1,314 @@
+"""A Celery pool that runs tasks on one event loop, hundreds at once in one process.
+
+Select it with `worker_pool = "skillfleet_engine.celery_hooks.pool:LoopPool"`, best together with
+`worker_consumer = "skillfleet_engine.celery_hooks.consumer:LoopConsumer"`, which keeps the loop turning while
+the broker is away. `worker_concurrency` is the number of tasks that run at once. With
+`worker_disable_prefetch` (Redis) or late acknowledgement and `worker_prefetch_multiplier = 1`
+(any broker) the worker fetches no more messages than it has free slots.
+
+`worker_max_tasks_per_child` and `worker_max_memory_per_child` do not apply: there are no children.
+"""
+
+import asyncio
+import atexit
+import itertools
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
+from typing import Any
+
+from billiard.exceptions import Terminated
+from celery import signals
+from celery.concurrency.base import BasePool
+from celery.exceptions import ImproperlyConfigured
+from celery.worker import state
+
+from skillfleet_engine.celery_hooks.jobs import Call, Ending, Job, NativeJob
+from skillfleet_engine.celery_hooks.settings import EngineSettings
+from skillfleet_engine.loop import bridge
+from skillfleet_engine.loop.greenlets import in_greenlet
+from skillfleet_engine.loop.host import LoopHost
+from skillfleet_engine.loop.hub import LONGEST_POLL, host_hub
+from skillfleet_engine.loop.signal_relay import SignalRelay
+from skillfleet_engine.loop.threads import TaskThreads
+from skillfleet_engine.loop.watchdog import BlockedLog, BlockedReport, Watchdog, loop_blocked
+
+logger = logging.getLogger(__name__)
+
+NO_HUB = """\
+LoopPool needs a broker transport that kombu can run in its event hub (redis, amqp, sqs); the \
+present one cannot. Choose another broker URL, or another worker_pool (threads, prefork).\
+"""
+
+
+class LoopPool(BasePool):
+    """Everything in it happens on the thread that starts the pool, except where noted."""
+
+    _state: int | None
+    task_join_will_block = True
+    body_can_be_buffer = True
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if options.get("threads"):
+            raise ImproperlyConfigured(NO_HUB)
+        self.settings = EngineSettings.of(self.app)
+        self.on_parked: Callable[[int], object] | None = None
+        self.on_signal: Callable[[int], object] = lambda _: None
+        """Told the number of a signal to stop at once; within the signal handler."""
+        self._pids = itertools.count(1)
+        self._pending: deque[Job] = deque()
+        self._running: dict[int, Job] = {}
+        self._parked = 0
+        self._hub: Any = None
+        self._host: LoopHost | None = None
+        self._relay: SignalRelay | None = None
+        self._threads: TaskThreads | None = None
+        self._log_blocked = BlockedLog(self.settings.blocked_every)
+        self.watchdog: Watchdog | None = None
+
+    @property
+    def host(self) -> LoopHost:
+        """The event loop; from the pool's start on."""
+        if self._host is None:
+            raise RuntimeError("the pool has not started")
+        return self._host
+
+    @property
+    def num_processes(self) -> int:
+        """How many tasks may be in this worker: the limit and those that are parked."""
+        return int(self.limit) + self._parked
+
+    def jobs(self) -> list[Job]:
+        """The tasks that run now, also parked ones (any thread may ask)."""
+        return list(self._running.values())
+
+    def executing(self) -> str | None:
+        """The id of the task whose own code runs at this moment (any thread may ask)."""
+        return next((job.id for job in self.jobs() if job.is_executing), None)
+
+    # -- Celery's pool interface
+
+    def on_start(self) -> None:
+        """Start the loop; `worker_process_init` is sent once it can be used."""
+        self._host = LoopHost()
+        self._threads = TaskThreads(lambda: self.num_processes)
+        self._host.loop.set_default_executor(self._threads)
+        atexit.register(self._host.close)
+        bridge.set_host(self._host)
+        self._relay = SignalRelay(self._host, self._on_signal)
+        self._relay.take_over()
+        self.watchdog = Watchdog(
+            self._host.loop,
+            self._host.thread_id,
+            blocked_after=self.settings.blocked_after,
+            on_blocked=self._on_blocked,
+            executing=self.executing,
+        )
+        self.watchdog.start()
+        signals.worker_process_init.send(sender=None)
+
+    def register_with_event_loop(self, loop: Any) -> None:
+        """Host kombu's hub; Celery calls this at each start of its consumer's loop."""
+        self._hub = loop
+        host_hub(loop, self.host)
+
+    def on_apply(  # type: ignore[override]  # the stubs know no result
+        self, target: Any, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> Job:
+        """Run the task now, or as soon as a slot is free."""
+        call = Call(
+            target,
+            args or (),
+            kwargs or {},
+            options.get("callback"),
+            options.get("accept_callback"),
+            options.get("error_callback"),
+            options.get("timeout_callback"),
+            options.get("soft_timeout") or self.options.get("soft_timeout"),
+            options.get("timeout") or self.options.get("timeout"),
+            options.get("correlation_id"),
+        )
+        return self._admit(Job(call, next(self._pids), self.host.loop, self))
+
+    def terminate_job(self, pid: int, signal: int | None = None) -> None:  # noqa: ARG002
+        """Cancel the task with this pseudo process id (any thread)."""
+        if (job := self._running.get(pid)) is not None:
+            job.end(Ending.TERMINATED)
+
+    def grow(self, n: int = 1) -> None:
+        """Allow `n` more tasks at once."""
+        self.limit += n
+        self._fill()
+
+    def shrink(self, n: int = 1) -> None:
+        """Allow `n` fewer tasks at once; those that run go on."""
+        self.limit = max(self.limit - n, 0)
+
+    def flush(self) -> None:
+        """Forget tasks that wait for a slot: the broker delivers them again."""
+        self._pending.clear()
+
+    def on_stop(self) -> None:
+        """Warm shutdown: until no task runs, or, once Celery is to terminate, for the grace."""
+        self.drain()
+        self._finish()
+
+    def on_terminate(self) -> None:
+        """Cold shutdown: cancel all tasks and give them the grace to clean up."""
+        self._pending.clear()
+        for job in self.jobs():
+            job.end(Ending.ABANDONED)
+        self.drain(self.settings.cancel_grace)
+        self._finish()
+
+    def _get_info(self) -> dict[str, Any]:
+        info: dict[str, Any] = super()._get_info()  # type: ignore[misc]  # not in the stubs
+        watchdog = self.watchdog
+        return info | {
+            "processes": [os.getpid()],
+            "running": len(self._running),
+            "parked": self._parked,
+            "waiting-for-slot": len(self._pending),
+            "timeouts": [self.options.get("soft_timeout") or 0, self.options.get("timeout") or 0],
+            "threads-left": self._threads.left if self._threads else 0,
+            "loop-lag": [watchdog.lag_last, watchdog.lag_max] if watchdog else [],
+        }
+
+    # -- for requests that need no tracer
+
+    def apply_native(self, work: Callable[[int], Coroutine[Any, Any, bool]], call: Call) -> Job:
+        """Run work that settles its task by itself, now or as soon as a slot is free.
+
+        Args:
+            work: gets the pseudo process id; returns False for an outcome that Celery's tracer
+                is to tell, which then carries out `call`.
+            call: without an `accept_callback`, and without time limits.
+        """
+        return self._admit(NativeJob(call, next(self._pids), self.host.loop, self, work=work))
+
+    # -- for the engine's other parts
+
+    def offload(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a blocking function of Celery's in a thread while the loop turns.
+
+        Where the loop cannot turn (before the start, after the stop) it is simply called.
+        """
+        if self._host is None or not self._host.can_wait or self._host.loop.is_closed():
+            return function(*args)
+        return self._host.offload(function, *args)
+
+    def spawn(self, function: Callable[[], Any]) -> "asyncio.Task[Any]":
+        """Run synchronous code in a greenlet on the loop, where `bridge.run` may wait."""
+        return self.host.loop.create_task(in_greenlet(function))
+
+    def drain(self, seconds: float | None = None) -> None:
+        """Let tasks and hub go on until no task runs, or for `seconds`.
+
+        Acknowledgements, heartbeats and remote control work meanwhile.
+        """
+        if self._host is None or not self._host.can_wait:
+            return
+        started = time.monotonic()
+        hub_loop = self._hub_loop(self._host)
+        while self._running:
+            limit = self.settings.cancel_grace if state.should_terminate else None
+            limits = [each for each in (seconds, limit) if each is not None]
+            left = min(limits, default=LONGEST_POLL) - (time.monotonic() - started)
+            if limits and left <= 0:
+                return
+            timer = self._host.loop.call_later(max(left, 0.001), self._host.wake)
+            next(hub_loop)
+            timer.cancel()
+
+    def park(self, job: Job) -> None:
+        """The job gives its slot back (see `parking.parked`)."""
+        job.parked += 1
+        if job.parked == 1:
+            self._change_parked(1)
+
+    def unpark(self, job: Job) -> None:
+        """The job takes a slot again, without waiting for one."""
+        if job.parked and job.pid in self._running:
+            job.parked -= 1
+            if job.parked == 0:
+                self._change_parked(-1)
+
+    def _on_signal(self, number: int) -> None:
+        self.on_signal(number)
+
+    def _on_blocked(self, report: BlockedReport) -> None:
+        self._log_blocked(report)
+        loop_blocked.send(sender=self, report=report)
+
+    def _change_parked(self, by: int) -> None:
+        self._parked += by
+        if self.on_parked is not None:
+            self.on_parked(by)
+        self._fill()
+        self.host.wake()
+
+    def _admit(self, job: Job) -> Job:
+        self._pending.append(job)
+        self._fill()
+        return job
+
+    def _fill(self) -> None:
+        while self._pending and self._state == self.RUN and len(self._running) < self.num_processes:
+            job = self._pending.popleft()
+            if job.id in state.revoked:
+                self._revoke(job)
+            else:
+                self._running[job.pid] = job
+                self.host.loop.create_task(self._run(job), name=job.id)
+
+    def _revoke(self, job: Job) -> None:
+        job.ending = Ending.TERMINATED
+        self.spawn(lambda: job.report(Terminated("revoked")))
+
+    async def _run(self, job: Job) -> None:
+        try:
+            await job.run()
+        except Exception as error:
+            logger.critical("Task %s: the pool could not settle it", job.id, exc_info=True)
+            self.spawn(partial(job.report, error))
+        finally:
+            del self._running[job.pid]
+            if self._threads is not None:
+                self._threads.over(job.owner)
+            if job.parked:
+                job.parked = 0
+                self._change_parked(-1)
+            self._fill()
+            self.host.wake()
+
+    def _hub_loop(self, host: LoopHost) -> Iterator[None]:
+        try:
+            while self._hub is not None:
+                host_hub(self._hub, host)
+                yield from self._hub.create_loop()
+        except Exception:
+            # The broker is away: the tasks are still waited for.
+            logger.warning("The hub failed while tasks were finishing", exc_info=True)
+        while True:
+            host.pause(LONGEST_POLL)
+            yield
+
+    def _finish(self) -> None:
+        if self._relay is None or not self.host.can_wait:
+            return
+        self._relay.give_back()
+        self._relay = None
+        signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
+        if self.watchdog is not None:
+            self.watchdog.stop()
+        if threading.current_thread() is threading.main_thread():
+            # Left open for the handlers of `worker_shutdown`; closed when the process ends.
+            self.host.unwind()
+        else:
+            bridge.set_host(None)
+            self.host.close()

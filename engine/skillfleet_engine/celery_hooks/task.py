@@ -1,0 +1,56 @@
+"""A task class by which Celery tasks may be `async def`, in every pool."""
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from celery import Task
+
+from skillfleet_engine.celery_hooks.errors import HandlerCancelledError
+from skillfleet_engine.celery_hooks.jobs import current_job
+from skillfleet_engine.loop import bridge
+
+
+class AsyncTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
+    """`@app.task(base=AsyncTask) async def f(...)`, or `Celery(task_cls=AsyncTask)` for all.
+
+    In `LoopPool` the coroutine runs on the pool's event loop beside all others; in every other
+    pool, in eager mode and when called directly, on the calling thread's own loop, to its end.
+    `f(...)` therefore returns the result, not a coroutine; a coroutine that wants to await the
+    function itself calls `f.run.__wrapped__(...)`.
+
+    Functions that are not `async` work as with any Celery task; in `LoopPool` they block the loop
+    while they run, and neither time limits nor termination reach them.
+    """
+
+    abstract = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        run = cls.__dict__.get("run")
+        function = run.__func__ if isinstance(run, staticmethod) else run
+        # Wrapping `run` and not `__call__` keeps Celery's own wrappers around it working
+        # (autoretry_for expects the exception from `run`), and its tracer's short way.
+        if inspect.iscoroutinefunction(function):
+            wrapped = _synchronous(function)
+            cls.run = staticmethod(wrapped) if isinstance(run, staticmethod) else wrapped  # type: ignore[method-assign]
+
+
+def _synchronous(function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        coro = function(*args, **kwargs)
+        job = current_job.get()
+        try:
+            if job is not None and job.here():
+                return job.handle(coro)
+            return bridge.run(coro)
+        except asyncio.CancelledError as exc:
+            raise HandlerCancelledError(
+                "the task's coroutine was cancelled from within; to stop a task from outside, "
+                "revoke it with terminate=True"
+            ) from exc
+
+    return run

@@ -1,0 +1,109 @@
+"""Between synchronous Celery code and coroutines, in every pool.
+
+- `run(coro)` awaits a coroutine from synchronous code. In `LoopPool` it waits without blocking
+  the loop; elsewhere the thread has a loop of its own, kept for its next call.
+- `home_loop()` is the one long-lived loop of the process, for services that outlive a task.
+- `at_home(coro)` awaits a coroutine on the home loop, whatever loop the caller is on.
+
+A coroutine that another thread may have to cancel takes `asyncio.current_task()` and
+`asyncio.get_running_loop()` when it starts; the other thread then calls
+`loop.call_soon_threadsafe(task.cancel)`.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from greenlet import getcurrent
+
+from skillfleet_engine.loop.greenlets import Driven, await_here
+from skillfleet_engine.loop.host import LoopHost
+from skillfleet_engine.loop.thread_loop import LoopThread, ThreadLoop
+
+T = TypeVar("T")
+
+_host: LoopHost | None = None
+_home: LoopThread | None = None
+_home_lock = threading.Lock()
+_of_thread = threading.local()
+# Loops of the parent process: closing them here would unregister the parent's descriptors.
+_inherited: list[object] = []
+
+
+def run(coro: Coroutine[Any, Any, T]) -> T:
+    """Await a coroutine from synchronous code and return its result.
+
+    The coroutine sees the caller's context variables (in a task of `LoopPool` it also changes
+    them). Any thread may call this.
+
+    Raises:
+        RuntimeError: when called from a coroutine or a callback of a running loop; await instead.
+        Exception: whatever the coroutine raises.
+    """
+    if isinstance(getcurrent(), Driven):
+        return await_here(coro)
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented, for such code
+        coro.close()
+        raise RuntimeError("run() was called where an event loop runs: await the coroutine instead")
+    if _host is not None and _host.here:
+        return _host.run(coro)
+    return _thread_loop().run(coro)
+
+
+def home_loop() -> asyncio.AbstractEventLoop:
+    """The process's one long-lived loop; services and shared connections live on it.
+
+    In `LoopPool` it is the pool's loop, from the signal `worker_process_init` on. Elsewhere it is
+    a loop in a daemon thread, started at the first call, and anew in a forked child. Any thread
+    may call this; to do something there use `at_home` or `loop.call_soon_threadsafe`.
+    """
+    global _home  # noqa: PLW0603 - one for each process
+    if _host is not None:
+        return _host.loop
+    with _home_lock:
+        if _home is None:
+            _home = LoopThread()
+        return _home.loop
+
+
+async def at_home(coro: Coroutine[Any, Any, T]) -> T:
+    """Await a coroutine on the home loop and return its result, from whatever loop is running.
+
+    Cancelling this cancels the coroutine. Context variables are the caller's.
+    """
+    home = home_loop()
+    if asyncio.get_running_loop() is home:
+        return await coro
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coro, home))
+
+
+def set_host(host: LoopHost | None) -> None:
+    """Make a pool's loop the home loop of this process (None: there is no such pool)."""
+    global _host  # noqa: PLW0603 - one for each process
+    _host = host
+
+
+def _thread_loop() -> ThreadLoop:
+    found: ThreadLoop | None = getattr(_of_thread, "loop", None)
+    if found is None:
+        found = _of_thread.loop = ThreadLoop()
+    return found
+
+
+def _forget_parents_loops() -> None:
+    global _host, _home, _home_lock, _of_thread
+    turned: ThreadLoop | None = getattr(_of_thread, "loop", None)
+    loop = turned.loop if turned is not None else None
+    if _host is not None and _host.here:
+        loop = _host.loop
+    if loop is not None and not loop.is_closed():
+        # It turns in this child only if a task's code forked it and let it get out.
+        loop.call_soon(os._exit, 1)
+    _inherited.append((_host, _home, turned))
+    _host, _home = None, None
+    _home_lock, _of_thread = threading.Lock(), threading.local()
+
+
+os.register_at_fork(after_in_child=_forget_parents_loops)

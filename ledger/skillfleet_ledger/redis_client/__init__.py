@@ -1,0 +1,1 @@
+"""The connection to Redis: protocol, pipelining, pub/sub, scripts."""

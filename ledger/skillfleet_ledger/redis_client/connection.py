@@ -1,0 +1,318 @@
+"""One connection to Redis that pipelines by itself.
+
+All commands issued in one turn of the event loop leave in one write, and replies are matched
+in order. A busy process so pays one system call for many commands, and nobody waits for a
+connection out of a pool. Blocking commands and SUBSCRIBE do not belong here.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from typing import Any, Protocol, TypeVar
+
+from skillfleet.errors import FleetClosedError
+from skillfleet_ledger.redis_client.loops import LoopOwner
+from skillfleet_ledger.redis_client.protocol import (
+    RETRY_SECONDS,
+    Endpoint,
+    Wire,
+    packed,
+    pause_after,
+)
+from skillfleet_ledger.redis_client.replies import RefusedError, ReplyError
+
+__all__ = ["RETRY_SECONDS", "PipelinedConnection", "RefusedError", "ReplyError"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Connection(Protocol):
+    """What the ledger asks of a connection; `PipelinedConnection` says what each does."""
+
+    @property
+    def address(self) -> str:
+        """Where the server is."""
+
+    def call(self, *command: Any) -> Awaitable[Any]:
+        """Send a command, once."""
+
+    async def execute(self, *command: Any, timeout: float | None = None) -> Any:
+        """Send a command that may be repeated without harm."""
+
+    async def once(self, name: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do the work once for all who ask meanwhile."""
+
+
+class PipelinedConnection:
+    """A self-connecting, self-pipelining Redis connection for one event loop.
+
+    `url` is a redis://, rediss:// or unix:// URL. `timeout` bounds in seconds how long a
+    command may wait for its reply, connecting included. A `patient` connection waits as long
+    for a right or a password that it lacks. Another loop than the `owner`'s is refused.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 5.0,
+        name: str = "skillfleet",
+        patient: bool = False,
+        owner: LoopOwner | None = None,
+    ) -> None:
+        self._endpoint = Endpoint(url, timeout, patient=patient)
+        self._timeout = timeout
+        self._name = name
+        self._owner = owner or LoopOwner()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._outbox: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._wire: _CommandWire | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._flush_due = False
+        self._closed = False
+        self._shared: dict[Hashable, asyncio.Future[Any]] = {}
+
+    def call(self, *command: Any) -> "asyncio.Future[Any]":
+        """Send a command; the future holds its reply (bytes, int, list or None).
+
+        It fails with ReplyError, or with ConnectionError when the connection breaks before the
+        reply: whether the command was carried out is then unknown. Raises WrongLoopError.
+        """
+        loop = self._enter()
+        future: asyncio.Future[Any] = loop.create_future()
+        if self._closed:
+            future.set_exception(_was_closed())
+            return future
+        self._outbox.append((command, future))
+        if self._flush_due:
+            return future
+        if self._wire is not None and self._wire.idle:
+            self._flush()
+        else:
+            # What is issued while replies are due leaves together.
+            self._flush_due = True
+            loop.call_soon(self._flush)
+        return future
+
+    async def execute(self, *command: Any, timeout: float | None = None) -> Any:
+        """Send a command that may be repeated without harm and return its reply.
+
+        Repeats it on a broken connection, and while Redis is full, loads its data or fails over,
+        until `timeout` seconds (default: the connection's) are over; raises FleetUnavailableError
+        then, and at once where user, password or database are refused. ReplyError is an error of
+        the command or script itself. Without `timeout` a server that answers others first may
+        take longer.
+        """
+        limit = patience = self._timeout if timeout is None else timeout
+        cause: Exception | None = None
+        if timeout is None and self._wire is not None and not self._wire.lost:
+            # On an open connection the wire gives a silent server up after this very time.
+            began = asyncio.get_running_loop().time()
+            try:
+                return await self.call(*command)
+            except (ReplyError, OSError) as error:
+                self._judge(error)
+                cause = error
+            patience -= asyncio.get_running_loop().time() - began
+        return await self._repeat(command, patience, limit, cause)
+
+    async def _repeat(
+        self, command: tuple[Any, ...], patience: float, limit: float, cause: Exception | None
+    ) -> Any:
+        """`patience` is what is left of the `limit`, in seconds."""
+        try:
+            async with asyncio.timeout(patience):
+                while True:
+                    if cause is not None:
+                        await asyncio.sleep(pause_after(cause))
+                    try:
+                        return await self.call(*command)
+                    except (ReplyError, OSError) as error:
+                        self._judge(error)
+                        cause = error
+        except TimeoutError:
+            raise self._endpoint.unavailable(limit, cause) from cause
+
+    async def once(self, name: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do the work once for all who ask for what has this name while it lasts."""
+        self._enter()
+        if name not in self._shared:
+            self._shared[name] = asyncio.ensure_future(work())
+            self._shared[name].add_done_callback(lambda _: self._shared.pop(name))
+        result: T = await asyncio.shield(self._shared[name])
+        return result
+
+    @property
+    def address(self) -> str:
+        """Where the server is, without credentials."""
+        return str(self._endpoint.address)
+
+    async def close(self) -> None:
+        """Send what was issued, then close; replies still missing fail. Raises WrongLoopError."""
+        if not self._leave():
+            return
+        if self._wire is not None and self._outbox:
+            self._flush()
+        connecting, wire, self._wire = self._connecting, self._wire, None
+        if connecting is not None:
+            connecting.cancel()
+            await asyncio.wait([connecting])
+        if wire is not None:
+            await wire.close()
+        self._fail_outbox(ConnectionError("the connection was closed"))
+
+    def abort(self) -> None:
+        """Close at once; what was issued may be lost, and replies still missing fail."""
+        if not self._leave():
+            return
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._wire is not None:
+            self._wire.abort()
+        self._fail_outbox(ConnectionError("the connection was closed"))
+
+    def _enter(self) -> asyncio.AbstractEventLoop:
+        """The running loop, which is the owner's; what an older one has left is forgotten."""
+        loop = self._owner.enter()
+        if loop is not self._loop:
+            self._loop, self._wire, self._connecting = loop, None, None
+            self._outbox, self._shared, self._flush_due = [], {}, False
+        return loop
+
+    def _leave(self) -> bool:
+        """Take no command any more; True when there is a loop on which something may be open."""
+        if self._loop is not None:
+            self._enter()
+        self._closed = True
+        return self._loop is not None
+
+    def _judge(self, error: Exception) -> None:
+        """Return when the command may be repeated; raise what the caller must know otherwise."""
+        if self._closed and isinstance(error, OSError):
+            raise _was_closed() from error
+        self._endpoint.judge(error)
+        if isinstance(error, ReplyError) and error.stale and self._wire is not None:
+            self._wire.abort()
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if not self._outbox:
+            return
+        if self._wire is None or self._wire.lost:
+            if self._connecting is None and not self._closed:
+                self._connecting = asyncio.ensure_future(self._connect())
+            return
+        outbox, self._outbox = self._outbox, []
+        self._wire.send(outbox)
+
+    async def _connect(self) -> None:
+        try:
+            self._wire = await self._open()
+        except Exception as error:  # noqa: BLE001 - whatever it was, nobody may wait forever
+            logger.debug("cannot connect to Redis at %s: %s", self.address, error)
+            self._fail_outbox(self._endpoint.unconnected(error))
+        finally:
+            self._connecting = None
+        self._flush()
+
+    async def _open(self) -> "_CommandWire":
+        wire = await self._endpoint.open(_CommandWire, self._timeout)
+        loop = asyncio.get_running_loop()
+        try:
+            for command in self._endpoint.handshake(self._name):
+                reply = loop.create_future()
+                wire.send([(command, reply)])
+                await reply
+        except BaseException:
+            wire.abort()
+            raise
+        return wire
+
+    def _fail_outbox(self, error: Exception) -> None:
+        outbox, self._outbox = self._outbox, []
+        for _, future in outbox:
+            if not future.done():
+                future.set_exception(error)
+
+
+def _was_closed() -> FleetClosedError:
+    return FleetClosedError("this connection of the fleet was closed: make a new fleet")
+
+
+class _CommandWire(Wire):
+    """Commands out, replies in, matched in order."""
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__()
+        self._timeout = timeout
+        self._awaited: deque[asyncio.Future[Any]] = deque()
+        self._watch: asyncio.TimerHandle | None = None
+        self._heard_at = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """True when the connection is open and no reply is due."""
+        return not self.lost and not self._awaited
+
+    def send(self, commands: list[tuple[tuple[Any, ...], "asyncio.Future[Any]"]]) -> None:
+        """Write the commands at once and await their replies; skips those given up by now."""
+        pieces = []
+        idle = not self._awaited
+        for command, future in commands:
+            if future.done():
+                continue
+            try:
+                pieces.append(packed(command))
+            except (TypeError, ValueError) as error:
+                # One bad command must not stop the others.
+                future.set_exception(error)
+                continue
+            self._awaited.append(future)
+        if not pieces:
+            return
+        self.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        loop = asyncio.get_running_loop()
+        if idle:
+            self._heard_at = loop.time()
+        if self._watch is None:
+            self._watch = loop.call_later(self._timeout, self._check_silence)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
+        super().data_received(data)
+
+    def on_reply(self, reply: Any) -> None:
+        if not self._awaited:
+            # Nobody asked: Redis refuses the connection before it reads the first command.
+            self.abort()
+            return
+        future = self._awaited.popleft()
+        if future.done():
+            return
+        if isinstance(reply, ReplyError):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
+
+    def on_lost(self, error: ConnectionError) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        awaited, self._awaited = self._awaited, deque()
+        for future in awaited:
+            if not future.done():
+                future.set_exception(error)
+
+    def _check_silence(self) -> None:
+        """Give a half-open connection up: replies are due and nothing came for the timeout."""
+        self._watch = None
+        if not self._awaited:
+            return
+        loop = asyncio.get_running_loop()
+        silent = loop.time() - self._heard_at
+        if silent < self._timeout:
+            self._watch = loop.call_later(self._timeout - silent, self._check_silence)
+        else:
+            self.abort()

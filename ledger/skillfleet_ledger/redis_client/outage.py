@@ -1,0 +1,46 @@
+"""Logging that something is away: once when it goes, once when it is back."""
+
+import logging
+import time
+
+from skillfleet_ledger.redis_client.replies import ReplyError
+
+
+class Outage:
+    """One thing that is tried again and again, and what the log is told about it.
+
+    `what` says what does not work meanwhile. One thread at a time.
+    """
+
+    def __init__(self, logger: logging.Logger, what: str) -> None:
+        self._logger = logger
+        self._what = what
+        self._began: float | None = None
+        self._kinds: set[str] = set()
+
+    def begin(self, error: Exception) -> None:
+        """It failed; `error` is the reason. Each kind of reason is logged once."""
+        if self._began is None:
+            self._began = time.monotonic()
+        kind = _kind(error)
+        level = logging.DEBUG if kind in self._kinds else logging.WARNING
+        self._kinds.add(kind)
+        # What is no trouble with the network is somebody's mistake.
+        trace = None if isinstance(error, OSError) else error
+        self._logger.log(level, "%s: %s", self._what, error, exc_info=trace)
+
+    def end(self) -> None:
+        """It worked."""
+        if self._began is not None:
+            seconds, self._began = time.monotonic() - self._began, None
+            self._kinds.clear()
+            self._logger.warning("%s: over after %.1f s", self._what, seconds)
+
+
+def _kind(error: BaseException | None) -> str:
+    """What Redis answered; '' when it was out of reach."""
+    while error is not None:
+        if isinstance(error, ReplyError):
+            return error.code
+        error = error.__cause__
+    return ""

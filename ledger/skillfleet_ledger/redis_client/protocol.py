@@ -1,0 +1,217 @@
+"""One socket to Redis: how it is opened, and the protocol that runs on it.
+
+Both kinds of connection stand on this: the pipelining one (connection.py) and the one for
+channels (channels.py).
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from typing import Any, TypeVar, cast
+
+import hiredis
+
+from skillfleet.errors import FleetUnavailableError
+from skillfleet_ledger.redis_client.address import Address
+from skillfleet_ledger.redis_client.replies import RefusedError, ReplyError
+
+RETRY_SECONDS = 0.2
+REFUSED_SECONDS = 1.0
+"""The time between two tries where Redis refuses user, password or database."""
+_CONNECT_SECONDS = 5.0
+_CLOSE_SECONDS = 1.0
+
+
+class Wire(asyncio.Protocol):
+    """The bytes of one connection. A subclass says what a reply and the end of it mean."""
+
+    def __init__(self) -> None:
+        self.lost = False
+        self.transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader(replyError=ReplyError)
+        self._gone = asyncio.Event()
+
+    def on_reply(self, reply: Any) -> None:
+        """Take one reply; a ReplyError is one as well."""
+        raise NotImplementedError
+
+    def on_lost(self, error: ConnectionError) -> None:
+        """The connection broke or was closed: no reply comes any more."""
+        raise NotImplementedError
+
+    def write(self, packed: bytes) -> None:
+        """Send commands in Redis's format; on a broken connection they are lost with it."""
+        # uvloop's transports raise RuntimeError from when they broke until that is told.
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(packed)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport; called by asyncio."""
+        # uvloop's transports are no subclass of asyncio's.
+        self.transport = cast("asyncio.Transport", transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes apart into replies; called by asyncio."""
+        try:
+            self._reader.feed(data)
+            while not self.lost and (reply := self._reader.gets()) is not False:
+                self.on_reply(reply)
+        except hiredis.ProtocolError:
+            # What speaks there is no Redis.
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the subclass; called by asyncio."""
+        self.lost = True
+        self._gone.set()
+        self.on_lost(ConnectionError(f"connection to Redis lost: {exc or 'closed'}"))
+
+    def abort(self) -> None:
+        """Give the connection up at once."""
+        self.lost = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    async def close(self) -> None:
+        """Send what was written, then close; waits until the socket is gone."""
+        self.lost = True
+        if self.transport is None:
+            return
+        self.transport.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._gone.wait()
+        self.transport.abort()
+
+
+def utf8(text: str) -> bool:
+    """False for text that Redis cannot be sent, as it holds half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def packed(command: tuple[Any, ...]) -> bytes:
+    """A command in Redis's format; raises ValueError and TypeError for what is none."""
+    try:
+        return bytes(hiredis.pack_command(command))
+    except UnicodeError as error:
+        raise ValueError(f"not a Redis command: {error}") from error
+    except Exception as error:
+        raise TypeError(f"not a Redis command: {error}") from error
+
+
+def pause_after(error: Exception) -> float:
+    """How many seconds to wait before the next try."""
+    reply = error if isinstance(error, ReplyError) else error.__cause__
+    refused = isinstance(reply, ReplyError) and reply.refusing
+    return REFUSED_SECONDS if refused else RETRY_SECONDS
+
+
+W = TypeVar("W", bound=Wire)
+
+
+class Endpoint:
+    """Where connections are opened to: a redis://, rediss:// or unix:// URL.
+
+    A `patient` one waits for a right or a password as for a server that is away.
+    """
+
+    def __init__(self, url: str, timeout: float, *, patient: bool = False) -> None:
+        self.address = Address.parse(url)
+        self._timeout = min(_CONNECT_SECONDS, timeout)
+        self._patient = patient
+        self._tls: ssl.SSLContext | None = None
+
+    def handshake(self, name: str) -> list[tuple[Any, ...]]:
+        """The commands that come first on a connection called `name`."""
+        address = self.address
+        commands: list[tuple[Any, ...]] = []
+        if address.password:
+            user = (address.username,) if address.username else ()
+            commands.append(("AUTH", *user, address.password))
+        if address.database:
+            commands.append(("SELECT", address.database))
+        commands.append(("CLIENT", "SETNAME", name))
+        return commands
+
+    def judge(self, error: Exception) -> None:
+        """Return when another try may succeed; raise what a caller must know at once otherwise."""
+        if isinstance(error, FleetUnavailableError):
+            raise error
+        if not isinstance(error, ReplyError) or error.passing:
+            return
+        if not error.refusing:
+            raise error
+        if not self._patient:
+            raise self._refused(error)
+
+    def unconnected(self, error: Exception) -> Exception:
+        """Why nobody is connected, as an error for those who wait."""
+        if isinstance(error, ReplyError) and error.refusing and not self._patient:
+            return self._refused(error)
+        reason = error.reason if isinstance(error, ReplyError) else str(error) or "timed out"
+        told = ConnectionError(f"cannot connect: {reason}")
+        told.__cause__ = error
+        return told
+
+    def _refused(self, reply: ReplyError) -> RefusedError:
+        told = RefusedError(
+            f"Redis at {self.address} refuses the fleet: {reply.reason};"
+            " check server, user, password and database in SKILLFLEET_REDIS_URL"
+        )
+        told.__cause__ = reply
+        return told
+
+    def unavailable(self, seconds: float, error: Exception | None) -> FleetUnavailableError:
+        """What is raised after so many seconds of trying; `error` is the last one."""
+        if isinstance(error, ReplyError):
+            what, reason = f"refused for {seconds:g} s", f": {error.reason}"
+        else:
+            what = f"did not answer within {seconds:g} s"
+            reason = f": {error}" if error else ""
+        return FleetUnavailableError(f"Redis at {self.address} {what}{reason}")
+
+    def connect(self, seconds: float) -> socket.socket:
+        """A fresh socket for code that blocks, within so many seconds; raises OSError."""
+        address, seconds = self.address, min(self._timeout, seconds)
+        if address.path is not None:
+            connected = socket.socket(socket.AF_UNIX)
+            try:
+                connected.settimeout(seconds)
+                connected.connect(address.path)
+            except BaseException:
+                connected.close()
+                raise
+            return connected
+        connected = socket.create_connection((address.host, address.port), seconds)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if (tls := self._tls_context()) is None:
+            return connected
+        return tls.wrap_socket(connected, server_hostname=address.host)
+
+    def _tls_context(self) -> ssl.SSLContext | None:
+        if self._tls is None:
+            self._tls = self.address.tls_context()
+        return self._tls
+
+    async def open(self, factory: type[W], *args: Any) -> W:
+        """A fresh connection that `factory(*args)` runs on; raises OSError or TimeoutError."""
+        loop = asyncio.get_running_loop()
+        address = self.address
+        async with asyncio.timeout(self._timeout):
+            if address.path is not None:
+                _, wire = await loop.create_unix_connection(lambda: factory(*args), address.path)
+                return wire
+            tls = self._tls_context()
+            _, wire = await loop.create_connection(
+                lambda: factory(*args), address.host, address.port, ssl=tls
+            )
+            return wire

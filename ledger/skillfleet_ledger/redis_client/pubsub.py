@@ -1,0 +1,225 @@
+"""One pub/sub connection that many parts of a process listen on.
+
+Messages are hints, never the truth: after every gap (a reconnect) each listener is told to
+look at the record again.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from skillfleet.errors import FleetClosedError, FleetUnavailableError
+from skillfleet_ledger.redis_client.loops import LoopOwner
+from skillfleet_ledger.redis_client.outage import Outage
+from skillfleet_ledger.redis_client.protocol import (
+    RETRY_SECONDS,
+    Endpoint,
+    Wire,
+    packed,
+    pause_after,
+)
+from skillfleet_ledger.redis_client.replies import ReplyError
+
+logger = logging.getLogger(__name__)
+
+Listener = Callable[[bytes | None], None]
+"""Takes a message, or None: messages may have been missed, look at the record."""
+
+
+class Channels:
+    """Subscriptions of one process, multiplexed over one connection that heals itself.
+
+    `timeout` bounds in seconds how long `listen` waits and a silent connection is trusted.
+    `patient` and `owner` as for PipelinedConnection.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 5.0,
+        name: str = "skillfleet",
+        patient: bool = False,
+        owner: LoopOwner | None = None,
+    ) -> None:
+        self._endpoint = Endpoint(url, timeout, patient=patient)
+        self._timeout = timeout
+        self._name = name
+        self._owner = owner or LoopOwner()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._listeners: dict[bytes, list[Listener]] = {}
+        self._confirmed: dict[bytes, asyncio.Future[None]] = {}
+        self._wire: _ChannelWire | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._trouble: Exception | None = None
+        self._closed = False
+        where = self._endpoint.address
+        self._outage = Outage(logger, f"no messages come from the channels of Redis at {where}")
+
+    async def listen(self, channel: str, listener: Listener) -> None:
+        """Call `listener` for each message from now on; returns when Redis has confirmed.
+
+        A listener must not raise and must not block. Raises FleetUnavailableError after the
+        timeout, at once where Redis refuses user, password or channel; the listener is then
+        forgotten. Raises WrongLoopError and FleetClosedError.
+        """
+        loop = self._enter()
+        if self._closed:
+            raise _was_closed()
+        name = channel.encode()
+        self._listeners.setdefault(name, []).append(listener)
+        if name not in self._confirmed:
+            self._confirmed[name] = loop.create_future()
+            self._send(b"SUBSCRIBE", name)
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep())
+        try:
+            async with asyncio.timeout(self._timeout):
+                await asyncio.shield(self._confirmed[name])
+        except BaseException as error:
+            await self.forget(channel, listener)
+            if isinstance(error, TimeoutError) and not isinstance(error, FleetUnavailableError):
+                raise self._unconfirmed() from self._trouble
+            raise
+
+    async def forget(self, channel: str, listener: Listener) -> None:
+        """Stop calling `listener`; never fails."""
+        name = channel.encode()
+        listeners = self._listeners.get(name, [])
+        if listener in listeners:
+            listeners.remove(listener)
+        if not listeners and self._listeners.pop(name, None) is not None:
+            self._confirmed.pop(name).cancel()
+            self._send(b"UNSUBSCRIBE", name)
+
+    async def close(self) -> None:
+        """Stop listening and close the connection; who listens is told to look at the record."""
+        if self._loop is not None:
+            self._enter()
+        self._closed = True
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper])
+        self._fail(_was_closed())
+        for listeners in tuple(self._listeners.values()):
+            for listener in tuple(listeners):
+                listener(None)
+
+    def _enter(self) -> asyncio.AbstractEventLoop:
+        loop = self._owner.enter()
+        if loop is not self._loop:
+            self._loop, self._wire, self._keeper = loop, None, None
+            self._listeners, self._confirmed = {}, {}
+        return loop
+
+    def _unconfirmed(self) -> FleetUnavailableError:
+        where, reason = self._endpoint.address, f": {self._trouble}" if self._trouble else ""
+        return FleetUnavailableError(
+            f"Redis at {where} did not confirm a subscription within {self._timeout:g} s{reason}"
+        )
+
+    def _send(self, *command: Any) -> None:
+        if self._wire is not None:
+            self._wire.write(packed(command))
+
+    async def _keep(self) -> None:
+        """Hold a connection for as long as this object lives."""
+        while True:
+            try:
+                wire = await self._endpoint.open(_ChannelWire, self)
+            except (OSError, ValueError) as error:
+                self._failed(self._endpoint.unconnected(error))
+            else:
+                await self._hold(wire)
+            await asyncio.sleep(pause_after(self._trouble) if self._trouble else RETRY_SECONDS)
+
+    async def _hold(self, wire: "_ChannelWire") -> None:
+        """Subscribe to everything and watch the connection until it is lost."""
+        try:
+            commands = self._endpoint.handshake(f"{self._name}-channels")
+            if self._listeners:
+                commands.append((b"SUBSCRIBE", *self._listeners))
+            wire.write(b"".join(packed(command) for command in commands))
+            self._wire = wire
+            while await wire.pulse(self._timeout):
+                self._outage.end()
+                self._trouble = None
+            why = wire.why
+            self._failed(why if isinstance(why, OSError) else self._endpoint.unconnected(why))
+        finally:
+            self._wire = None
+            wire.abort()
+
+    def _failed(self, error: Exception) -> None:
+        """Remember why there is no connection; what will not pass by itself is told at once."""
+        self._trouble = error
+        self._outage.begin(error)
+        if isinstance(error, FleetUnavailableError):
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Tell those who wait for a confirmation that none will come."""
+        for confirmed in self._confirmed.values():
+            if not confirmed.done():
+                confirmed.set_exception(error)
+                # Who waited may have been cancelled meanwhile.
+                confirmed.exception()
+
+    def dispatch(self, kind: bytes, name: bytes, data: Any) -> None:
+        """Hand one message of Redis to whom it concerns."""
+        listeners = tuple(self._listeners.get(name, ()))
+        if kind == b"message":
+            for listener in listeners:
+                listener(data)
+        elif kind == b"subscribe" and name in self._confirmed:
+            self._outage.end()
+            again = self._confirmed[name].done()
+            if not again:
+                self._confirmed[name].set_result(None)
+            for listener in listeners if again else ():
+                listener(None)
+
+
+def _was_closed() -> FleetClosedError:
+    return FleetClosedError("this connection of the fleet was closed: make a new fleet")
+
+
+_SILENCE = ConnectionError("silence")
+
+
+class _ChannelWire(Wire):
+    """Hands messages to the channels and knows whether it was heard lately."""
+
+    def __init__(self, channels: Channels) -> None:
+        super().__init__()
+        self.why: Exception = _SILENCE
+        self._channels = channels
+        self._heard = False
+
+    def on_reply(self, reply: Any) -> None:
+        self._heard = True
+        if isinstance(reply, ReplyError) and reply.for_all:
+            # A server that cannot save says so instead of PONG: messages come nevertheless.
+            return
+        if isinstance(reply, ReplyError):
+            self.why = reply
+            self.abort()
+        elif isinstance(reply, list) and len(reply) == 3:  # noqa: PLR2004 - kind, channel, data
+            self._channels.dispatch(*reply)
+
+    def on_lost(self, error: ConnectionError) -> None:
+        if self.why is _SILENCE:
+            self.why = error
+
+    async def pulse(self, seconds: float) -> bool:
+        """Ask for a sign of life; False when none came for `seconds` or the connection broke."""
+        self._heard = False
+        self.write(packed((b"PING",)))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._gone.wait()
+                return False
+        return self._heard

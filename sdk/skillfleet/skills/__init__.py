@@ -1,0 +1,1 @@
+"""Declaring skills: the decorator, what it reads from a signature, and schemas."""

@@ -1,0 +1,171 @@
+"""Running a skill in this process, under the fleet's rules."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from skillfleet.contracts import ReasonCode
+from skillfleet.errors import (
+    BudgetExhaustedError,
+    CancelledByCaller,
+    RunCancelled,
+    RunError,
+    RunFailed,
+    RunTimedOut,
+    SkillError,
+)
+from skillfleet.failures import failure_of, is_cancellation, is_overdue
+from skillfleet.retry import retry_delay
+from skillfleet.skills.skill import Skill
+from skillfleet.testing.local_context import LocalRunContext
+from skillfleet.texts import shortened_text
+
+
+async def run_skill(
+    skill: Skill[..., Any],
+    ctx: LocalRunContext[Any],
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    grace: float = 1.0,
+) -> Any:
+    """Run a skill as a worker does, and return its result as plain JSON values.
+
+    Checks the JSON `arguments` and the caller's scopes, runs the skill in a task of its
+    own until `ctx.deadline` or its timeout (which shortens `ctx.deadline`, as the budget's time
+    does), and validates the result. After `ctx.cancel()` the skill has `grace` seconds to end
+    by itself, then its task is cancelled; it is cancelled at once when it has used up a budget
+    of tokens. A run that is cancelled or overdue from the start is not begun.
+
+    Raises `MissingScopes`, `InvalidArgumentsError`, `InvalidResultError`, `CancelledByCaller`,
+    `RunTimedOut`, `BudgetExhaustedError`, or what the skill raises. Cancelling the awaiting
+    task cancels the skill. A skill that suppresses its cancellation is left behind `grace`
+    seconds later.
+    """
+    skill.check(arguments or {})
+    bound = skill.bind(arguments or {})
+    ctx.require_scopes(skill.spec.scopes)
+    ctx.purse.begin()
+    ends = [end for end in (ctx.deadline, ctx.purse.ends) if end is not None]
+    ctx.deadline = earlier(min(ends, default=None), skill.spec.timeout)
+    await ctx.check_cancelled()
+    _check_deadline(ctx)
+    task = asyncio.ensure_future(skill(ctx, **bound))
+    try:
+        await _wait(task, ctx, grace)
+        ended = task.done()
+    finally:
+        await _stop(task, grace)
+    if ctx.overspent and (not ended or task.cancelled() or task.exception() is not None):
+        raise BudgetExhaustedError("the tree's budget of tokens is used up")
+    if not ended:
+        await ctx.check_cancelled()
+        raise _overdue(ctx)
+    if task.cancelled():
+        raise SkillError("the skill raised asyncio.CancelledError, though nobody cancelled it")
+    if (error := task.exception()) is not None:
+        await _check_ended(error, ctx)
+    return skill.dump(task.result())
+
+
+async def run_to_end(
+    skill: Skill[..., Any],
+    ctx: LocalRunContext[Any],
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    grace: float = 1.0,
+) -> Any:
+    """Run a skill like `run_skill`, with as many attempts as it allows (`ctx.attempt` counts).
+
+    Raises what the caller of a run gets to see: `RunFailed`, `RunCancelled` or `RunTimedOut`.
+    """
+    while True:
+        try:
+            return await run_skill(skill, ctx, arguments, grace=grace)
+        except (Exception, BaseExceptionGroup) as error:
+            retries = ctx.attempt - 1
+            if _is_overdue(error, ctx) or not skill.spec.retry.applies_to(error, retries):
+                raise _run_error(error, ctx) from error
+            delay = retry_delay(skill.spec.retry, error, ctx.attempt, random.random)
+        await _pause(ctx, delay)
+        ctx.attempt += 1
+
+
+def earlier(deadline: datetime | None, seconds: float | None) -> datetime | None:
+    """The earlier of `deadline` and `seconds` from now; None stands for no limit."""
+    if seconds is None:
+        return deadline
+    end = datetime.now(UTC) + timedelta(seconds=seconds)
+    return end if deadline is None else min(deadline, end)
+
+
+async def _wait(task: asyncio.Future[Any], ctx: LocalRunContext[Any], grace: float) -> None:
+    """Return when the task ended, or when it must be stopped."""
+    watcher = asyncio.ensure_future(ctx.wait_stopped())
+    try:
+        await asyncio.wait(
+            {task, watcher}, timeout=_remaining(ctx), return_when=asyncio.FIRST_COMPLETED
+        )
+        if watcher.done() and not task.done() and not ctx.overspent:
+            await asyncio.wait({task}, timeout=grace)
+    finally:
+        watcher.cancel()
+
+
+async def _stop(task: asyncio.Future[Any], grace: float) -> None:
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=grace)
+
+
+def _remaining(ctx: LocalRunContext[Any]) -> float | None:
+    return None if ctx.deadline is None else (ctx.deadline - datetime.now(UTC)).total_seconds()
+
+
+def _check_deadline(ctx: LocalRunContext[Any]) -> None:
+    remaining = _remaining(ctx)
+    if remaining is not None and remaining <= 0:
+        raise _overdue(ctx)
+
+
+async def _check_ended(error: BaseException, ctx: LocalRunContext[Any]) -> None:
+    """Raise what the run ended for, where that is not the error that its handler raised."""
+    if not is_cancellation(error):
+        try:
+            await ctx.check_cancelled()
+        except CancelledByCaller as cancelled:
+            raise cancelled from error
+        if is_overdue(error, ctx.deadline, _remaining(ctx)):
+            raise _overdue(ctx) from error
+
+
+def _overdue(ctx: LocalRunContext[Any]) -> RunTimedOut:
+    if ctx.deadline is not None and ctx.deadline == ctx.purse.ends:
+        message, code = "the tree's budget of time is used up", ReasonCode.BUDGET_EXHAUSTED
+    else:
+        message, code = "the run's deadline passed", ReasonCode.DEADLINE_EXCEEDED
+    return RunTimedOut(message, code=code, run_id=ctx.task_id, deadline=ctx.deadline)
+
+
+def _is_overdue(error: BaseException, ctx: LocalRunContext[Any]) -> bool:
+    return isinstance(error, RunTimedOut) and error.run_id == ctx.task_id
+
+
+def _run_error(error: BaseException, ctx: LocalRunContext[Any]) -> RunError:
+    """What the caller of a run is told that ended with `error`."""
+    if isinstance(error, RunTimedOut) and _is_overdue(error, ctx):
+        return error
+    if is_cancellation(error):
+        return RunCancelled(failure_of(error).message, run_id=ctx.task_id)
+    code, message = failure_of(error)
+    return RunFailed(shortened_text(message), code=code, run_id=ctx.task_id)
+
+
+async def _pause(ctx: LocalRunContext[Any], seconds: float) -> None:
+    """Wait, but no longer than to the end of the run."""
+    end = earlier(ctx.deadline, seconds) or datetime.now(UTC)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout((end - datetime.now(UTC)).total_seconds()):
+            await ctx.wait_stopped()

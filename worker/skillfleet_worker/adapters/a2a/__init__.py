@@ -1,1 +1,0 @@
-"""Calling other agents."""

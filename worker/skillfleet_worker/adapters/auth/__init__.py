@@ -1,1 +1,0 @@
-"""How a worker finds out who calls."""

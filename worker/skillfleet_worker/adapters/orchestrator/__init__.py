@@ -1,1 +1,0 @@
-"""What runs the worker's process, and what it may be told."""

@@ -1,0 +1,1 @@
+"""Running one attempt: admission, execution, child runs, events, settlement."""

@@ -1,0 +1,203 @@
+"""Calling agents of the same fleet: every call is a run of its own, a child of the caller's."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import orjson
+
+from skillfleet.auth import claims_for_call
+from skillfleet.contracts import STATE_KIND, TRIMMED_KIND, Budget, RunState
+from skillfleet.errors import (
+    BudgetExhaustedError,
+    CancelledByCaller,
+    CapabilityUnavailableError,
+    LimitExceededError,
+    RunCancelled,
+    RunTimedOut,
+)
+from skillfleet.ports.a2a import A2AClient, Caller, CallResult
+from skillfleet.types import AgentEvent, ArtifactRef
+from skillfleet_engine.celery_hooks.slots import parked
+from skillfleet_engine.loop import bridge
+from skillfleet_producer import AsyncFleet, AsyncRunHandle
+from skillfleet_producer.submission import Options, Parent
+from skillfleet_worker.attempts.attempt import StopKind
+from skillfleet_worker.attempts.context import FleetRunContext
+from skillfleet_worker.attempts.inline_children import lent_to
+from skillfleet_worker.attempts.retry_until import patiently
+
+T = TypeVar("T")
+_ENDS_CALLS = (StopKind.DEADLINE, StopKind.BUDGET)
+
+
+class FleetA2AClient(A2AClient):
+    """Shared by all runs of a process; `for_caller` gives the client of one run.
+
+    A call goes on when Redis comes back within `patience` seconds.
+    """
+
+    def __init__(self, fleet: AsyncFleet, *, patience: float) -> None:
+        self._fleet = fleet
+        self._patience = patience
+
+    async def call(self, target: str, skill: str, **_: Any) -> CallResult:
+        """Not without a caller; raises CapabilityUnavailableError."""
+        raise CapabilityUnavailableError(f"{target}.{skill} can only be called by a run")
+
+    def for_caller(self, caller: Caller) -> A2AClient:
+        """The client that makes calls on behalf of a run of this fleet."""
+        if not isinstance(caller, FleetRunContext):
+            raise CapabilityUnavailableError("only a run of this fleet can call through it")
+        return _RunsCalls(self._fleet, caller, self._patience)
+
+
+class _RunsCalls(A2AClient):
+    """The calls of one attempt."""
+
+    def __init__(self, fleet: AsyncFleet, caller: FleetRunContext, patience: float) -> None:
+        self._fleet = fleet
+        self._patience = patience
+        self._auth = caller.auth
+        self._attempt = caller.run
+
+    async def call(
+        self,
+        target: str,
+        skill: str,
+        *,
+        args: Mapping[str, Any] | None = None,
+        grant: str | None = None,
+        timeout: float | None = None,
+        key: str | None = None,
+        budget: Budget | None = None,
+    ) -> CallResult:
+        """See `A2AClient.call`; the default key is the call's arguments and position."""
+        if grant is not None:
+            raise CapabilityUnavailableError("this fleet hands no workspace grants over")
+        name = f"{target}.{skill}"
+        call = f"key:{key}" if key is not None else self._position(name, args or {})
+        options = Options(timeout=timeout, budget=budget)
+        handle = await self._at_home(lambda: self._submit(name, args or {}, options, call))
+        try:
+            async with parked() as is_parked:
+                if is_parked:
+                    await self._wait(handle)
+                else:
+                    async with lent_to(handle.id, self._attempt):
+                        await self._wait(handle)
+                self._attempt.open_calls -= 1
+        except asyncio.CancelledError:
+            # Once the handler is over, the executor ends what was called.
+            stop = self._attempt.stop
+            if not self._attempt.ended and (stop is None or stop.kind in _ENDS_CALLS):
+                await bridge.at_home(handle.cancel("the caller waits no more"))
+            raise
+        try:
+            return await self._at_home(lambda: _call_result(self._fleet, handle))
+        except RunTimedOut as error:
+            # Of the same deadline the child may hear a moment before its caller.
+            error.deadline = (await self._at_home(handle.status)).deadline
+            raise
+        except RunCancelled:
+            # A tree is cancelled leaves first: our own order may still be on its way.
+            await self._at_home(self._check_cancelled)
+            raise
+
+    async def _at_home(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return await bridge.at_home(patiently(self._patience, work))
+
+    def _position(self, name: str, args: Mapping[str, Any]) -> str:
+        """The n-th call of this attempt with these arguments is the same call in the next."""
+        digest = orjson.dumps(args, option=orjson.OPT_SORT_KEYS, default=repr).decode()
+        same: Counter[str] = self._attempt.call_counts
+        call = f"{name} {digest}"
+        same[call] += 1
+        return f"position:{same[call]}:{digest}"
+
+    async def _submit(
+        self, name: str, args: Mapping[str, Any], options: Options, call: str
+    ) -> AsyncRunHandle:
+        attempt = self._attempt
+        depth = attempt.delivery.depth
+        limit = self._fleet.settings.max_tree_depth
+        if depth + 1 >= limit:
+            raise LimitExceededError(f"runs may be nested {limit} deep: {name} would be deeper")
+        attempt.open_calls += 1
+        handle, created = await self._start(name, args, options, call)
+        if not created and attempt.lease.attempt > 1:
+            status = await handle.status()
+            if status.state.terminal and status.state is not RunState.SUCCEEDED:
+                again = f"{call}:attempt:{attempt.lease.attempt}"
+                handle, _ = await self._start(name, args, options, again)
+        return handle
+
+    async def _start(
+        self, name: str, args: Mapping[str, Any], options: Options, call: str
+    ) -> tuple[AsyncRunHandle, bool]:
+        attempt = self._attempt
+        header = attempt.delivery.header
+        parent = Parent(
+            run_id=attempt.run_id,
+            root_id=attempt.delivery.root_id,
+            depth=attempt.delivery.depth,
+            call=call,
+            token=attempt.lease.token,
+            deadline_ms=attempt.deadline_ms,
+            budget_end_ms=header.budget_end_ms if header else None,
+        )
+        claims = claims_for_call(attempt.delivery.auth, self._auth)
+        new = await self._fleet.prepare(name, args, replace(options, auth=claims), parent)
+        try:
+            created = await self._fleet.submit(new)
+        except BudgetExhaustedError:
+            raise
+        except LimitExceededError:
+            await self._check_cancelled()
+            raise
+        return self._fleet.run(new.id), created
+
+    async def _check_cancelled(self) -> None:
+        """The ledger takes no calls of a cancelled run, perhaps before the order came here."""
+        record = await self._fleet.ledger.runs.invocation(self._attempt.run_id)
+        if record is not None and record.cancel_reason is not None:
+            self._attempt.cancel(record.cancel_reason, record.cancel_code)
+            raise CancelledByCaller(f"the run was cancelled: {record.cancel_reason}")
+
+    async def _wait(self, handle: AsyncRunHandle) -> None:
+        """Return at the child's end; a cancelled caller hears of it at once.
+
+        Raises CancelledError in a task that waits on after the handler's end.
+        """
+        ended = asyncio.ensure_future(self._at_home(handle.ended))
+        stopped = asyncio.ensure_future(self._attempt.wait_stopped())
+        try:
+            await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if self._attempt.ended:
+                raise asyncio.CancelledError
+            if not ended.done():
+                reason = self._attempt.cancel_reason
+                if reason is not None:
+                    raise CancelledByCaller(f"the run was cancelled: {reason}")
+            await ended
+        finally:
+            ended.cancel()
+            stopped.cancel()
+
+
+async def _call_result(fleet: AsyncFleet, handle: AsyncRunHandle) -> CallResult:
+    value = await handle.result()
+    events = [
+        AgentEvent(event.kind, event.payload)
+        async for event in handle.events()
+        if event.kind not in (STATE_KIND, TRIMMED_KIND)
+    ]
+    artifacts = [
+        ArtifactRef(
+            info.name, f"skillfleet://{handle.id}/{info.name}", info.mime_type, info.size_bytes
+        )
+        for info in await fleet.ledger.artifacts.list(handle.id)
+    ]
+    return CallResult(value, tuple(events), tuple(artifacts))

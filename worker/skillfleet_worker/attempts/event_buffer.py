@@ -1,0 +1,204 @@
+"""The events of one attempt on their way to the stream: in order, in batches, under the lease."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from skillfleet.errors import EventsUnwritableError, FleetUnavailableError
+from skillfleet_engine.loop import bridge
+from skillfleet_ledger.redis_client.connection import RETRY_SECONDS
+from skillfleet_ledger.runs.store import Lease
+from skillfleet_ledger.streams import EventStreams, PackedEvent
+from skillfleet_telemetry.metrics import (
+    EVENT_BYTES,
+    EVENT_FLUSH,
+    EVENTS,
+    is_measured,
+    record,
+)
+
+logger = logging.getLogger(__name__)
+
+WINDOW_EVENTS = 1024
+WINDOW_BYTES = 256 * 1024
+BATCH_EVENTS = 500
+BATCH_BYTES = 64 * 1024
+_TURNS = 4
+
+
+@dataclass(frozen=True)
+class OutboxHooks:
+    """Whom the outbox tells: that the lease is gone, or that the run was cancelled (why)."""
+
+    lost: Callable[[], None]
+    cancelled: Callable[[str], None]
+
+
+class Outbox:
+    """Takes events without a round trip; waits only when the window is full.
+
+    The first event leaves at once; those that come until Redis has answered leave together.
+    `put` may be called on any loop; all else happens on the home loop.
+    """
+
+    def __init__(
+        self,
+        streams: EventStreams,
+        lease: Lease,
+        hooks: OutboxHooks,
+        *,
+        flush_seconds: float,
+        patience_seconds: float,
+    ) -> None:
+        self._streams = streams
+        self._lease = lease
+        self._hooks = hooks
+        self._flush_seconds = flush_seconds
+        self._patience = patience_seconds
+        self._clock_ahead_ms = lease.redis_ms - time.time() * 1000
+        self._home = bridge.home_loop()
+        self._pending: list[PackedEvent] = []
+        self._pending_bytes = 0
+        self._written = lease.seq
+        self._pump: asyncio.Task[None] | None = None
+        self._due = 0.0
+        """When a handler on the home loop must give way, so that its events leave."""
+        self._error: EventsUnwritableError | None = None
+        self._closed = False
+
+        self.flushed_ns: int | None = None
+        """When the last batch was in the stream, nanoseconds since the epoch."""
+
+    @property
+    def seq(self) -> int:
+        """Number of the last event in the stream, as far as this attempt knows."""
+        return self._written
+
+    async def put(self, kind: str, payload: bytes) -> None:
+        """Accept an event.
+
+        Raises EventsUnwritableError when the stream stays out of reach, or the attempt is over.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._closed:
+            raise EventsUnwritableError("the attempt is over: nothing can be written any more")
+        event = (kind, payload, int(time.time() * 1000 + self._clock_ahead_ms))
+        if asyncio.get_running_loop() is self._home:
+            self._accept(event)
+            if self._home.time() >= self._due:
+                await self._let_leave()
+        else:
+            self._home.call_soon_threadsafe(self._accept, event)
+        if len(self._pending) >= WINDOW_EVENTS or self._pending_bytes >= WINDOW_BYTES:
+            await bridge.at_home(self.flush())
+
+    async def flush(self) -> None:
+        """Return when everything accepted so far is in the stream, or the lease is gone.
+
+        Raises EventsUnwritableError. On the home loop only.
+        """
+        while self._pending and self._error is None:
+            self._start_pump()
+            if self._pump is not None:
+                await asyncio.shield(self._pump)
+        if self._error is not None and not self._closed:
+            raise self._error
+
+    def resume_behind(self, number: int) -> None:
+        """The stream ends with this event now, whatever was written before."""
+        self._written = number
+
+    def close(self) -> None:
+        """Forget what is still pending; the attempt may write no more."""
+        self._closed = True
+        self._pending.clear()
+        self._pending_bytes = 0
+        if self._pump is not None:
+            self._pump.cancel()
+
+    def _accept(self, event: PackedEvent) -> None:
+        if self._closed:
+            return
+        self._pending.append(event)
+        self._pending_bytes += len(event[1])
+        self._start_pump()
+
+    def _start_pump(self) -> None:
+        if self._pending and (self._pump is None or self._pump.done()):
+            self._pump = asyncio.create_task(self._run())
+
+    async def _let_leave(self) -> None:
+        """Turn the loop until the pump's batch is on its way, or the last one's reply was read.
+
+        A handler that emits without ever waiting would keep its own events back.
+        """
+        self._due = self._home.time() + self._flush_seconds
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+
+    async def _run(self) -> None:
+        while self._pending:
+            self._due = self._home.time() + self._flush_seconds
+            batch = self._next_batch()
+            began_ns = time.time_ns()
+            answer = await self._write(batch)
+            if answer is None:
+                self._pending.clear()
+                self._pending_bytes = 0
+                return
+            last, cancelled = answer
+            lacking = last < self._written
+            self._written = last
+            if lacking:
+                # Redis came back with less than it had: this batch was not taken.
+                continue
+            del self._pending[: len(batch)]
+            size = sum(len(payload) for _, payload, _ in batch)
+            self._pending_bytes -= size
+            self._flushed(len(batch), size, began_ns)
+            if cancelled:
+                self._hooks.cancelled(cancelled)
+
+    def _flushed(self, events: int, size: int, began_ns: int) -> None:
+        self.flushed_ns = time.time_ns()
+        if is_measured():
+            record(EVENTS, events)
+            record(EVENT_BYTES, size)
+            record(EVENT_FLUSH, (self.flushed_ns - began_ns) / 1e9)
+
+    def _next_batch(self) -> list[PackedEvent]:
+        size = 0
+        for count, (_, payload, _) in enumerate(self._pending[:BATCH_EVENTS], start=1):
+            size += len(payload)
+            if size >= BATCH_BYTES:
+                return self._pending[:count]
+        return self._pending[:BATCH_EVENTS]
+
+    async def _write(self, batch: list[PackedEvent]) -> tuple[int, str] | None:
+        """Write a batch, as long as it takes; None when the lease is gone or patience is over."""
+        reason: Exception | None = None
+        try:
+            async with asyncio.timeout(self._patience):
+                while True:
+                    try:
+                        answer = await self._streams.append(self._lease, self._written + 1, batch)
+                    except FleetUnavailableError as error:
+                        # A connection that was closed fails at once: the loop must turn.
+                        reason = error
+                        await asyncio.sleep(RETRY_SECONDS)
+                        continue
+                    if answer is None:
+                        self._hooks.lost()
+                    return answer
+        except TimeoutError:
+            why = reason or "Redis is out of reach"
+            message = f"events could not be written for {self._patience:g} s: {why}"
+        except Exception as error:
+            logger.exception("run %s: its events cannot be written", self._lease.run_id)
+            reason, message = error, f"events cannot be written: {error}"
+        self._error = EventsUnwritableError(message)
+        self._error.__cause__ = reason
+        return None

@@ -1,0 +1,220 @@
+"""Messages of plain Celery clients: the record of their run, and what it keeps of the message.
+
+Each later attempt is started by a message that is built from the record. So the record keeps all
+that the client's message says: a retried, released or lost run still has its chain, chord, links,
+limits, stamps and headers.
+"""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import orjson
+from kombu.utils import json as kombu_json
+
+from skillfleet.contracts import HEADER, TOKEN_HEADER
+from skillfleet.errors import InvalidArgumentsError, UnknownRunError
+from skillfleet_ledger import Ledger, Settings
+from skillfleet_ledger.runs.records import Submission
+from skillfleet_producer.submission import priority_step, split_task
+from skillfleet_producer.tracing import callers_trace_id
+
+TRACE_HEADERS: Final = ("traceparent", "tracestate", "baggage")
+TIME_LIMIT: Final = "skillfleet_time_limit"
+"""Where a worker's request carries the time limit of its attempt, in seconds (request.py)."""
+PROCESSED: Final = "skillfleet_processed"
+"""Where a request carries the outcome of its execution (skill_task.py)."""
+_LONGEST_ID = 255
+_LINKS = uuid.UUID("5c1f0c3a-9c5b-4f0e-8a43-0c8f4c7f2d11")
+CANVAS = ("callbacks", "errbacks", "chain", "chord")
+_PROPERTIES = ("reply_to",)
+# The fields of the record say these, or the message has them only on its way.
+_NOT_KEPT = frozenset(
+    {
+        *("id", "task", "args", "kwargs", "argsrepr", "kwargsrepr", "eta", "lang"),
+        *("headers", "properties", "delivery_info", "correlation_id", "hostname", "compression"),
+        *("called_directly", "is_eager", "loglevel", "logfile", "utc", "time_limit"),
+        *("soft_time_limit", "taskset", "_protected", "_children", HEADER, TOKEN_HEADER),
+        *(TIME_LIMIT, PROCESSED, *CANVAS, *_PROPERTIES, *TRACE_HEADERS),
+    }
+)
+# What a fleet's own message says as well (message.py).
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    **dict.fromkeys(("shadow", "expires", "group", "group_index", "parent_id", "stamped_headers")),
+    "ignore_result": None,
+    "retries": 0,
+    "replaced_task_nesting": 0,
+    "timelimit": [None, None],
+    "stamps": {},
+}
+
+
+class PlainMessage(NamedTuple):
+    """What the record of a plain client's run takes from its message, beside the arguments."""
+
+    queue: str
+    trace: Mapping[str, str]
+    priority: int = 0
+    celery: bytes | None = None
+    canvas: str | None = None
+    """See `Submission.canvas`."""
+
+
+def plain_message(request: Mapping[str, Any], queue: str) -> PlainMessage:
+    """Read a plain client's message.
+
+    `request` holds its headers, its canvas (`callbacks`, `errbacks`, `chain`, `chord`) and what
+    Celery's worker adds to them.
+    """
+    priority = (request.get("delivery_info") or {}).get("priority")
+    step = priority_step(min(max(priority, 0), 9)) if isinstance(priority, int) else 0
+    return PlainMessage(queue, trace_of(request), step, _kept(request), _canvas_kind(request))
+
+
+def _canvas_kind(request: Mapping[str, Any]) -> str | None:
+    if any(request.get(part) for part in ("callbacks", "chain", "chord")):
+        return "any"
+    return "errors" if request.get("errbacks") else None
+
+
+def _kept(request: Mapping[str, Any]) -> bytes | None:
+    """What `message.PlainPart` reads again; None where the message says nothing of its own."""
+    defaults = {**_DEFAULTS, "root_id": request.get("id")}
+    kept = {
+        "headers": {
+            name: value
+            for name, value in request.items()
+            if name not in _NOT_KEPT
+            and (name not in defaults or value != defaults[name])
+            and _json(value) is not None
+        },
+        "embed": {name: request[name] for name in CANVAS if request.get(name)},
+        "properties": {name: request[name] for name in _PROPERTIES if request.get(name)},
+    }
+    return _json(kept) if any(kept.values()) else None
+
+
+def name_links(request: Mapping[str, Any], run_id: str) -> None:
+    """Give each task that is linked to a run a fixed id, in place: called again, it is the same.
+
+    A worker may die after it published a link and before it could note that.
+    """
+    for part in ("callbacks", "errbacks"):
+        for position, link in enumerate(request.get(part) or ()):
+            # Groups and chains have ids of their own in them, or make them when they are sent.
+            if isinstance(link, dict) and not link.get("subtask_type"):
+                options = link["options"] = link.get("options") or {}
+                name = f"{run_id}/{part}/{position}"
+                options.setdefault("task_id", str(uuid.uuid5(_LINKS, name)))
+
+
+def _json(value: Any) -> bytes | None:
+    """JSON with kombu's typed values, as the message had it; None for what no text can carry."""
+    try:
+        return str(kombu_json.dumps(value, ensure_ascii=False)).encode()
+    except (TypeError, ValueError):
+        return None
+
+
+def time_limit_of(request: Mapping[str, Any]) -> float | None:
+    """The seconds that one attempt may take by Celery's limits; None without a limit.
+
+    The soft limit counts as well: a run ends at the earlier one.
+    """
+    given = request.get(TIME_LIMIT) or request.get("timelimit") or ()
+    limits = given if isinstance(given, list | tuple) else (given,)
+    return min((limit for limit in limits if _is_limit(limit)), default=None)
+
+
+def _is_limit(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def adoption_of(message: Any, settings: Settings, *, of_anyone: bool = False) -> Submission | None:
+    """The record for the run of a plain Celery client's message, without its arguments.
+
+    None for a message without the id of a run and the name of a skill, and for a fleet's own,
+    whose record exists until the run expired, unless `of_anyone`.
+    """
+    headers = message.headers or {}
+    run_id = headers.get("id")
+    if not isinstance(run_id, str) or not 0 < len(run_id) <= _LONGEST_ID:
+        return None
+    if HEADER in headers and not of_anyone:
+        return None
+    try:
+        agent, skill = split_task(headers.get("task"))
+    except InvalidArgumentsError:
+        return None
+    queue = (message.delivery_info or {}).get("routing_key") or settings.default_queue
+    request = {**headers, **_canvas_of(message), **_properties_of(message)}
+    return new_record(settings, run_id, (agent, skill), plain_message(request, queue))
+
+
+def _canvas_of(message: Any) -> Mapping[str, Any]:
+    """The canvas in the body of a message; empty where the body is unreadable."""
+    try:
+        embedded = message.payload[2]
+    except Exception:  # noqa: BLE001 - the message may hold anything
+        return {}
+    return embedded if isinstance(embedded, dict) else {}
+
+
+def _properties_of(message: Any) -> Mapping[str, Any]:
+    properties = getattr(message, "properties", None) or {}
+    return {
+        "reply_to": properties.get("reply_to"),
+        "delivery_info": {"priority": properties.get("priority")},
+    }
+
+
+def new_record(
+    settings: Settings,
+    run_id: str,
+    skill: tuple[str, str],
+    message: PlainMessage,
+    arguments: bytes = b"{}",
+) -> Submission:
+    """The record of a run that a plain Celery client sent; `skill` is agent and skill."""
+    return Submission(
+        id=run_id,
+        agent=skill[0],
+        skill=skill[1],
+        queue=message.queue,
+        args=arguments,
+        headers=orjson.dumps(dict(message.trace)),
+        digest="",
+        retention_ms=int(settings.retention_seconds * 1000),
+        max_deliveries=settings.max_deliveries,
+        priority=message.priority,
+        trace_id=callers_trace_id(message.trace),
+        celery=message.celery,
+        canvas=message.canvas,
+    )
+
+
+async def adopt(ledger: Ledger, adoption: Submission) -> bool:
+    """Write the record of a plain client's run; False when there is one."""
+    try:
+        await ledger.runs.state(adoption.id)
+    except UnknownRunError:
+        return await ledger.runs.submit(adoption)
+    return False
+
+
+def body_of(message: Any) -> bytes:
+    """A message's body as it came."""
+    body = message.body
+    return (
+        bytes(body) if isinstance(body, bytes | memoryview) else str(body).encode(errors="replace")
+    )
+
+
+def trace_of(headers: Mapping[str, Any]) -> dict[str, str]:
+    """The W3C trace context among message headers."""
+    found = {}
+    for name in TRACE_HEADERS:
+        value = headers.get(name)
+        if isinstance(value, str) and _json(value) is not None:
+            found[name] = value
+    return found

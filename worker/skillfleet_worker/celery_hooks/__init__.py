@@ -1,0 +1,1 @@
+"""What Celery's worker calls: strategy, requests, task, consumer, result backend."""

@@ -1,0 +1,158 @@
+"""A message that Celery's worker took in, as Celery sees it: here, how a refused one ends."""
+
+import logging
+import threading
+from typing import Any
+
+from billiard.exceptions import WorkerLostError
+from celery.exceptions import Ignore, InvalidTaskError
+from celery.worker import state
+from celery.worker.request import Request
+
+from skillfleet.contracts import ReasonCode, RunState
+from skillfleet_ledger import Ledger
+from skillfleet_ledger.celery_format import End
+from skillfleet_producer.tracing import run_trace_id
+from skillfleet_worker.attempts.messages import TIME_LIMIT, adopt, adoption_of, time_limit_of
+from skillfleet_worker.attempts.process import name_of
+from skillfleet_worker.celery_hooks.consumer import apart
+from skillfleet_worker.celery_hooks.envelope import problem_of_embedded
+from skillfleet_worker.celery_hooks.skill_task import CANCELLED
+
+logger = logging.getLogger(__name__)
+
+_MARGIN_SECONDS = 600.0
+"""How much later Celery's own time limit comes than the run's: its end may wait for Redis."""
+
+
+class SkillRequest(Request):
+    """What Celery itself drops (revoked in its memory, expired) ends in the ledger, too."""
+
+    message: Any
+    task: Any
+    on_accepted: Any
+    _payload: Any
+
+    def __init__(self, message: Any, **options: Any) -> None:
+        super().__init__(message, **options)
+        args, kwargs, embedded = options["body"] if options.get("decoded") else message.payload
+        if not isinstance(args, list | tuple):
+            raise InvalidTaskError("the arguments by position must be a list")
+        if not isinstance(kwargs, dict):
+            raise InvalidTaskError("the arguments by name must be an object")
+        if not isinstance(embedded, dict | None):
+            raise InvalidTaskError("what stands beside the arguments must be an object")
+        if (problem := problem_of_embedded(embedded)) is not None:
+            raise InvalidTaskError(f"what stands beside the arguments: {problem}")
+        self._limit_attempt()
+
+    def _limit_attempt(self) -> None:
+        """Have the run end at its time limit by itself, with an outcome in the ledger.
+
+        Celery's own limit comes later, for the case that this fails: it breaks an execution off
+        that the ledger would take for a lost one, and start again.
+        """
+        pool = getattr(self.task.node.consumer, "pool", None)
+        options = getattr(pool, "options", {})
+        hard, soft = self.request_dict.get("timelimit") or (None, None)
+        self.request_dict[TIME_LIMIT] = limit = time_limit_of(
+            {
+                "timelimit": (
+                    hard or self.task.time_limit or options.get("timeout"),
+                    soft or self.task.soft_time_limit or options.get("soft_timeout"),
+                )
+            }
+        )
+        self.time_limits = (None, None) if limit is None else (limit + _MARGIN_SECONDS,) * 2
+
+    def execute_using_pool(self, pool: Any, **options: Any) -> Any:
+        """Give the message to the pool; one that fails here keeps no slot of the worker."""
+        try:
+            return self._begin(pool, **options)
+        except BaseException:
+            state.task_ready(self)
+            raise
+
+    def _begin(self, pool: Any, **options: Any) -> Any:
+        return super().execute_using_pool(pool, **options)
+
+    @property
+    def argsrepr(self) -> str:
+        """What monitors show as arguments by position, which a fleet never sends: the trace."""
+        headers = self.request_dict
+        shown = f"trace_id={run_trace_id(headers, headers.get('root_id') or self.id)}"
+        given: str = super().argsrepr
+        return shown if given in {"", "()"} else f"{given} {shown}"
+
+    def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
+        """Tell Celery's monitors of a cancelled run, and the ledger of a child that died."""
+        error = exc_info.exception
+        error = getattr(error, "exc", error)
+        if isinstance(error, Ignore) and error.args == (CANCELLED,):
+            self.send_event("task-revoked", terminated=True, signum="SIGTERM", expired=False)
+        if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt):
+            return self._child_lost(error)
+        return super().on_failure(exc_info, *args, **options)
+
+    def _child_lost(self, error: BaseException) -> None:
+        """Acknowledge the message of a child that died: the ledger starts the run again.
+
+        Celery would take it for a failure, and call what is linked to one, or chained.
+        """
+        logger.error("run %s lost its process: %s", self.id, error)
+        state.task_ready(self)
+        if self.worker_pid:
+            # In a thread: Redis may be away, and then the lease runs out by itself.
+            name = name_of(int(self.worker_pid))
+            threading.Thread(target=self._forsake, args=(name,), daemon=True).start()
+        self.acknowledge()
+        self.send_event("task-retried", exception=repr(error), traceback="")
+
+    def _forsake(self, holder: str) -> None:
+        try:
+            apart(self.task.node.settings, lambda ledger: ledger.runs.forsake(self.id, holder))
+        except Exception as error:  # noqa: BLE001 - nothing is lost but time
+            logger.warning("run %s waits for the lease of its lost process: %s", self.id, error)
+
+    def _announce_revoked(
+        self,
+        reason: str,
+        terminated: bool,  # noqa: FBT001 - Celery's signature
+        signum: Any,
+        expired: bool,  # noqa: FBT001
+    ) -> None:
+        settings = self.task.node.settings
+        adoption = adoption_of(self.message, settings)
+        why = "its message expired" if expired else "revoked through Celery"
+        end = End(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, why)
+
+        async def close(ledger: Ledger) -> bool:
+            """Whether the run ends by this; one that is executed, or has ended, does not."""
+            if adoption is None:
+                return True
+            if not await adopt(ledger, adoption) and not await _is_plain(ledger, adoption.id):
+                return True
+            if await ledger.runs.close(adoption.id, adoption.task, end) != "closed":
+                return False
+            # Celery itself tells a chord of it, below.
+            await ledger.runs.strike_canvas(adoption.id)
+            return True
+
+        try:
+            ends = apart(settings, close)
+        except Exception:
+            logger.exception("the end of run %s could not be recorded", self.id)
+            ends = True
+        if not ends:
+            # A message too many: what it says of the run's end is not so.
+            state.task_ready(self)
+            self.acknowledge()
+            self._already_revoked = True
+            return
+        super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]
+
+
+async def _is_plain(ledger: Ledger, run_id: str) -> bool:
+    """Whether a plain Celery client sent the run: then its message may end it."""
+    invocation = await ledger.runs.invocation(run_id)
+    return invocation is not None and invocation.celery is not None

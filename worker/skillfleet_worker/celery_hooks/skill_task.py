@@ -1,0 +1,170 @@
+"""A skill as a Celery task: what Celery calls, and how an outcome looks to Celery."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any, assert_never
+
+from celery.exceptions import Ignore, Reject
+from celery.exceptions import Retry as CeleryRetry
+from celery.states import SUCCESS
+from pydantic import BaseModel
+
+from skillfleet.contracts import HEADER, RunState
+from skillfleet.errors import FleetUnavailableError, RunError, RunFailed, RunTimedOut
+from skillfleet.skills.skill import Skill
+from skillfleet_engine.celery_hooks.task import AsyncTask
+from skillfleet_engine.loop import bridge
+from skillfleet_ledger.runs.store import Claim, ClaimStatus
+from skillfleet_telemetry.metrics import REDIS_ERRORS, record
+from skillfleet_worker.attempts.delivery import Delivery, read_delivery
+from skillfleet_worker.attempts.executor import Executor
+from skillfleet_worker.attempts.messages import CANVAS, PROCESSED, name_links
+from skillfleet_worker.attempts.outcomes import (
+    Cancelled,
+    Failed,
+    Lost,
+    Outcome,
+    Released,
+    Retry,
+    Succeeded,
+    TimedOut,
+)
+from skillfleet_worker.services.node import Node
+
+logger = logging.getLogger(__name__)
+
+CANCELLED = "cancelled"
+"""Why a task is ignored whose run was cancelled: `SkillRequest` tells the monitors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processed:
+    """How an execution ended, for Celery's tracer to report: a value, or what is raised."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+    def __call__(self) -> Any:
+        """Return the value or raise the error."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+class SkillTask(AsyncTask):
+    """One class for all skills; `skill`, `auth_model` and `node` are set on each task."""
+
+    abstract = True
+    typing = False
+    Strategy = "skillfleet_worker.celery_hooks.strategy:skill_strategy"
+    Request = "skillfleet_worker.celery_hooks.request:SkillRequest"
+    acks_late = True
+    ignore_result = True
+    # What is chained after a failed run gets its failure from Celery; the run itself does not.
+    store_errors_even_if_ignored = True
+    max_retries = None
+
+    skill: Skill[..., Any]
+    auth_model: type[BaseModel]
+    node: Node
+
+    async def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Execute one delivery; called by Celery's tracer."""
+        request = vars(self.request)
+        if HEADER not in request:
+            name_links(request, request["id"])
+        processed = request.get(PROCESSED)
+        # A message's header of that name is not trusted.
+        if isinstance(processed, Processed):
+            return processed()
+        return await self.execute(request, args, kwargs)
+
+    async def execute(
+        self, request: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Execute one delivery; `request` is its message's headers and what Celery adds.
+
+        Returns the skill's value; raises what Celery is to be told of any other outcome.
+        """
+        executor = await self.node.executor()
+        names, limit = self._names, self.node.settings.max_arguments_bytes
+        delivery = read_delivery(self.name, request, args, kwargs, names, limit)
+        if executor.process.draining:
+            raise Reject("the worker drains", requeue=True)
+        try:
+            ended = await executor.run(self.skill, self.auth_model, delivery)
+            if isinstance(ended, Claim) and await self._takes_canvas(executor, delivery, ended):
+                return await self._end_again(executor, delivery.run_id)
+        except FleetUnavailableError as error:
+            record(REDIS_ERRORS, 1, "claim")
+            logger.warning("run %s goes back to the queue: %s", delivery.run_id, error)
+            raise Reject(error, requeue=True) from error
+        if isinstance(ended, Succeeded):
+            return ended.value
+        if isinstance(ended, Claim):
+            return self._declined(delivery.run_id, ended)
+        return self._to_celery(delivery.run_id, ended)
+
+    def after_return(self, status: Any, retval: Any, task_id: Any, *args: Any, **more: Any) -> None:
+        """Note that Celery has called what is linked to the run.
+
+        Not after an error that is not the run's: then a link could not be sent.
+        """
+        del args, more
+        if status != SUCCESS and not isinstance(retval, RunError):
+            return
+        request = vars(self.request)
+        process = self.node.process
+        if process is not None and HEADER not in request and any(map(request.get, CANVAS)):
+            try:
+                bridge.run(bridge.at_home(process.runs.strike_canvas(task_id)))
+            except FleetUnavailableError as error:
+                logger.warning("the canvas of run %s goes on once more: %s", task_id, error)
+
+    async def _takes_canvas(self, executor: Executor, delivery: Delivery, claim: Claim) -> bool:
+        """Whether the run ended without its worker, and its canvas has to go on from here."""
+        if claim.status is not ClaimStatus.ENDED or not (delivery.plain and delivery.plain.canvas):
+            return False
+        return await bridge.at_home(executor.process.runs.take_canvas(delivery.run_id))
+
+    async def _end_again(self, executor: Executor, run_id: str) -> Any:
+        """Return or raise the end of a run once more, so that Celery's tracer goes on from it."""
+        end = await bridge.at_home(executor.process.runs.end(run_id))
+        if end is None or end.state is RunState.SUCCEEDED:
+            return None if end is None else end.value
+        raise RunFailed(end.message, code=end.code, run_id=run_id)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return list(self.skill.spec.input_schema.get("properties", {}))
+
+    def _declined(self, run_id: str, claim: Claim) -> None:
+        """Acknowledge and drop a message that gave no lease."""
+        logger.info("run %s is not executed: %s %s", run_id, claim.status, claim.detail)
+        if claim.status is ClaimStatus.CANCELLED or claim.detail == RunState.CANCELLED:
+            raise Ignore(CANCELLED)
+        raise Ignore(f"not executed: {claim.status}")
+
+    def _to_celery(self, run_id: str, outcome: Outcome) -> Any:
+        """Return or raise what makes Celery's events tell the same story as the ledger."""
+        match outcome:
+            case Succeeded(value):
+                return value
+            case Failed(code, message, error):
+                raise RunFailed(message, code=code, run_id=run_id) from error
+            case Retry(delay, message, error):
+                raise CeleryRetry(message, error, datetime.now(UTC) + timedelta(seconds=delay))
+            case TimedOut(message, code):
+                raise RunTimedOut(message, code=code, run_id=run_id)
+            case Cancelled():
+                raise Ignore(CANCELLED)
+            case Released(reason):
+                raise Ignore(f"released: {reason}")
+            case Lost():
+                logger.warning("run %s was lost to another worker: its outcome is dropped", run_id)
+                raise Ignore("lost")
+            case _:
+                assert_never(outcome)

@@ -1,0 +1,149 @@
+"""How the order to drain reaches every process of a worker: pipes that the main process closes.
+
+Every child sees the end of a pipe, but only one of them would read what was written to it, so
+there are several: one for the drain, one for its fast version, and one the other way, which
+ends when every child has released its runs. Works without Redis.
+
+An order to drain is one to end, too: each process ends some seconds after its drain, whatever its
+threads do.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from skillfleet_engine.loop import bridge
+from skillfleet_engine.loop.process_exit import Ending
+from skillfleet_worker.services.node import Node
+
+_RELEASE_SECONDS = 5.0
+_LOOK_SECONDS = 0.05
+_END_SECONDS = 2.0
+_PARENT_SECONDS = 0.5
+
+
+class DrainLine:
+    """Opened before the pool forks; a second order to drain is one to be fast."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._slow = _Pipe()
+        self._fast = _Pipe()
+        self._done = _Pipe()
+        self._draining = False
+        self._ending = Ending(self._node.hand_over)
+
+    def open(self) -> None:
+        """In the main process, before children exist."""
+        self._node.main_pid = os.getpid()
+        self._ending = Ending(self._node.hand_over)
+        if threading.current_thread() is threading.main_thread():
+            # Else somebody's own program runs the worker.
+            self._ending.at_exit()
+        self._slow.open()
+        self._fast.open()
+        self._done.open()
+
+    def watch(self) -> None:
+        """In a child: drain when the main process says so."""
+        if self._node.in_child:
+            self._ending = Ending(self._node.hand_over)
+            self._slow.when_closed(self._slow_in_child)
+            self._fast.when_closed(self._fast_in_child)
+
+    def drain(self, *, fast: bool) -> None:
+        """In the main process: begin the drain everywhere; safe in a signal handler.
+
+        Running runs get the grace of the settings, or none when `fast`.
+        """
+        fast = fast or self._draining
+        self._draining = True
+        self._node.drain(0.0 if fast else None)
+        self._end_after(0.0 if fast else self._node.settings.drain_seconds, _PARENT_SECONDS)
+        if fast:
+            self._fast.close()
+        self._slow.close()
+
+    def release(self) -> None:
+        """In the main process: have all runs released, and wait for it, within reason.
+
+        Called where Celery is about to end what still runs.
+        """
+        self.drain(fast=True)
+        end = time.monotonic() + self._node.settings.abandon_seconds + _RELEASE_SECONDS
+        self._done.close()
+        self._done.wait_closed(end)
+        while self._node.busy and time.monotonic() < end:
+            time.sleep(_LOOK_SECONDS)
+
+    def noted(self, number: int) -> None:
+        """A signal came that orders to stop, and is obeyed when the event loop turns.
+
+        In the signal handler; should the loop be blocked, the process ends all the same.
+        """
+        self._end_after(0.0 if number == signal.SIGQUIT else self._node.settings.drain_seconds)
+
+    def stopped(self, exit_code: int | None) -> None:
+        """The worker stopped: with this status it ends."""
+        self._ending.code = exit_code or 0
+
+    def end(self) -> None:
+        """End this process now: its runs were released, and its threads cannot be stopped."""
+        self._ending.now()
+
+    def _end_after(self, seconds: float, more: float = 0.0) -> None:
+        settings = self._node.settings
+        grace = settings.cancel_grace_seconds + settings.abandon_seconds
+        self._ending.within(seconds + grace + _END_SECONDS + more)
+
+    def _slow_in_child(self) -> None:
+        self._node.drain(None)
+        self._end_after(self._node.settings.drain_seconds)
+
+    def _fast_in_child(self) -> None:
+        self._node.drain(0.0)
+        self._end_after(0.0)
+        bridge.home_loop().call_later(_LOOK_SECONDS, self._tell_done)
+
+    def _tell_done(self) -> None:
+        if self._node.busy:
+            bridge.home_loop().call_later(_LOOK_SECONDS, self._tell_done)
+        else:
+            self._done.close()
+
+
+class _Pipe:
+    """One that nobody writes to: its end is the message."""
+
+    def __init__(self) -> None:
+        self._reader = self._writer = -1
+
+    def open(self) -> None:
+        self._reader, self._writer = os.pipe()
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, -1
+        if writer >= 0:
+            with contextlib.suppress(OSError):
+                os.close(writer)
+
+    def wait_closed(self, end: float) -> None:
+        """Return once no process holds the writer, or at the monotonic time `end`."""
+        if self._reader >= 0:
+            select.select([self._reader], [], [], max(end - time.monotonic(), 0))
+
+    def when_closed(self, call: Callable[[], None]) -> None:
+        """Call back, on the home loop, once the main process has closed its end."""
+        self.close()
+        reader, loop = self._reader, bridge.home_loop()
+
+        def hear() -> None:
+            loop.remove_reader(reader)
+            call()
+
+        if reader >= 0:
+            loop.call_soon_threadsafe(loop.add_reader, reader, hear)

@@ -1,0 +1,138 @@
+"""Keeping the leases of a process alive: all of them in one round trip."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from weakref import WeakKeyDictionary
+
+from skillfleet.errors import FleetUnavailableError
+from skillfleet_ledger.redis_client.connection import RETRY_SECONDS, ReplyError
+from skillfleet_ledger.redis_client.outage import Outage
+from skillfleet_ledger.runs.store import RunStore
+from skillfleet_telemetry.metrics import REDIS_ERRORS, record
+from skillfleet_worker.attempts.attempt import Attempt, Stop, StopKind
+from skillfleet_worker.settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+HELD = 0.95
+"""The part of a lease after which its run is given up here: stopping a handler takes a moment."""
+LOST_TOUCH = Stop(StopKind.RELEASED, "the worker lost touch with Redis")
+_SHORTEST_SECONDS = 0.05
+_LOOK_SECONDS = 0.3
+_ROUNDS = 10
+_SEEN_SECONDS = 1.0
+"""How long a run is held by a look at its record: less than the reaper leaves it alone."""
+
+
+class Heartbeat:
+    """Renews, hears of lost leases and cancellations, and stops what it can no longer renew."""
+
+    def __init__(
+        self, runs: RunStore, worker: str, attempts: Mapping[str, Attempt], settings: WorkerSettings
+    ) -> None:
+        self._runs = runs
+        self._worker = worker
+        self._attempts = attempts
+        self._settings = settings
+        self._held_seconds = settings.lease_seconds * HELD
+        # The reaper leaves lapsed leases alone after a gap of six rounds; two thirds of a lease,
+        # at least, have passed without a write when one lapses.
+        self._reaper_waits = settings.lease_seconds >= _ROUNDS * settings.reap_seconds
+        self._seen: WeakKeyDictionary[Attempt, float] = WeakKeyDictionary()
+        self._early = asyncio.Event()
+        self._outage = Outage(logger, "leases cannot be renewed")
+
+    def soon(self) -> None:
+        """Beat at once: orders may have been missed."""
+        self._early.set()
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        while True:
+            self._early.clear()
+            if not await self.beat():
+                # What fails at once must not be tried without a pause.
+                await asyncio.sleep(self._pause())
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.heartbeat_seconds):
+                    await self._early.wait()
+
+    async def beat(self) -> bool:
+        """Renew all leases once; attempts that lost theirs are told so. False when it failed."""
+        attempts = dict(self._attempts)
+        tokens = {run_id: attempt.lease.token for run_id, attempt in attempts.items()}
+        began = asyncio.get_running_loop().time()
+        try:
+            answers = await self._runs.renew(
+                self._worker, self._settings.lease_ms, tokens, self._patience(attempts)
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, the leases run out meanwhile
+            record(REDIS_ERRORS, 1, "renew")
+            self._outage.begin(error)
+            if self._reaper_waits and _refuses_everybody(error):
+                await self._look(attempts, tokens)
+            self._give_up_overdue(attempts)
+            return False
+        self._outage.end()
+        for run_id, answer in answers.items():
+            attempt = attempts[run_id]
+            if answer == "lost":
+                attempt.lose()
+                continue
+            attempt.renewed_at = began
+            if answer:
+                attempt.cancel(answer.removeprefix("!"))
+        return True
+
+    async def _look(self, attempts: Mapping[str, Attempt], tokens: dict[str, int]) -> None:
+        """Where nobody may write, see whose record still knows its attempt: it may go on a little.
+
+        Others can restart a run only when Redis takes writes again, and its reaper first leaves
+        the runs of such a time alone for two seconds.
+        """
+        now = asyncio.get_running_loop().time()
+        try:
+            held = await self._runs.held(tokens, _LOOK_SECONDS)
+        except (FleetUnavailableError, ReplyError):
+            return
+        for run_id, attempt in attempts.items():
+            if run_id in held:
+                self._seen[attempt] = now
+            else:
+                attempt.lose()
+
+    def _patience(self, attempts: Mapping[str, Attempt]) -> float:
+        """How long a renewal may take: never beyond the moment at which a run must be given up."""
+        left = self._seconds_left(attempts)
+        return max(min(self._settings.heartbeat_seconds, left), _SHORTEST_SECONDS)
+
+    def _pause(self) -> float:
+        return max(min(RETRY_SECONDS, self._seconds_left(self._attempts)), _SHORTEST_SECONDS)
+
+    def _seconds_left(self, attempts: Mapping[str, Attempt]) -> float:
+        """How long until the first of the runs must be given up."""
+        now = asyncio.get_running_loop().time()
+        left = (
+            self._held_until(attempt) - now
+            for attempt in tuple(attempts.values())
+            if attempt.stop is None
+        )
+        return min(left, default=float("inf"))
+
+    def _held_until(self, attempt: Attempt) -> float:
+        renewed = attempt.renewed_at + self._held_seconds
+        return max(renewed, self._seen.get(attempt, 0.0) + _SEEN_SECONDS)
+
+    def _give_up_overdue(self, attempts: Mapping[str, Attempt]) -> None:
+        """Another worker may start these runs now: they must not go on here."""
+        now = asyncio.get_running_loop().time()
+        for attempt in attempts.values():
+            if now >= self._held_until(attempt):
+                attempt.order(LOST_TOUCH)
+
+
+def _refuses_everybody(error: Exception) -> bool:
+    return isinstance(error.__cause__, ReplyError) and error.__cause__.for_all

@@ -1,0 +1,227 @@
+"""The guard: a thread that acts when code will not let go.
+
+A handler that blocks its event loop hears no cancellation and, in the event-loop pool, keeps
+the heartbeat from beating. The guard renews the leases meanwhile, reports the stack that
+blocks, and when a handler cannot be stopped any other way it ends the process: the handler's
+run ends as ordered, all others go back to the queue, uncounted, and the worker starts afresh.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from skillfleet.contracts import ReasonCode, RunState
+from skillfleet.errors import FleetUnavailableError
+from skillfleet_ledger import Ledger
+from skillfleet_ledger.celery_format import End
+from skillfleet_ledger.redis_client.outage import Outage
+from skillfleet_ledger.runs.store import Write
+from skillfleet_producer.publisher import Publisher, publisher_for
+from skillfleet_worker.attempts.attempt import Attempt, Stop, StopKind
+from skillfleet_worker.attempts.process import WorkerProcess
+from skillfleet_worker.attempts.requeue import release
+from skillfleet_worker.services.heartbeat import HELD, LOST_TOUCH
+
+logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.5
+_LATE_SECONDS = 1.0
+_RECYCLE_SECONDS = 10.0
+
+
+class Guard:
+    """Watches one process from a thread of its own."""
+
+    def __init__(self, process: WorkerProcess, restart: Callable[[], None]) -> None:
+        self._process = process
+        self._settings = process.settings
+        self._restart = restart
+        self._patience = (
+            self._settings.cancel_grace_seconds + self._settings.abandon_seconds + _LATE_SECONDS
+        )
+        self._stopped = threading.Event()
+        self._reported_at = 0.0
+        self._outage = Outage(logger, "the guard cannot reach Redis")
+        self._thread = threading.Thread(target=self._run, name="skillfleet-guard", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no more; from any thread."""
+        self._stopped.set()
+
+    def release_all(self) -> None:
+        """Release all runs of this process, which ends; in a thread without a loop."""
+        asyncio.run(self._hand_over([]))
+
+    def _run(self) -> None:
+        while not self._stopped.wait(_LOOK_SECONDS):
+            try:
+                self._look()
+                self._outage.end()
+            except FleetUnavailableError as error:
+                self._outage.begin(error)
+            except Exception:
+                logger.exception("the guard stumbled and goes on")
+
+    def _look(self) -> None:
+        blocked = time.monotonic() - self._process.last_turn
+        if blocked > self._settings.heartbeat_seconds:
+            try:
+                asyncio.run(self._beat())
+            finally:
+                self._give_up_overdue()
+        if blocked > self._settings.blocked_seconds:
+            self._report(blocked)
+        stuck = [attempt for attempt in self._attempts() if self._is_stuck(attempt, blocked)]
+        if stuck and not self._stopped.is_set():
+            self._recycle(stuck)
+
+    def _attempts(self) -> list[Attempt]:
+        return list(self._process.attempts.values())
+
+    async def _beat(self) -> None:
+        """Renew the leases in the blocked loop's place, and hear of cancellations."""
+        attempts = self._attempts()
+        tokens = {attempt.run_id: attempt.lease.token for attempt in attempts}
+        # Redis counts a lease from the request on: the reply may come much later.
+        began = self._process.loop_time()
+        ledger = Ledger(self._settings, name="skillfleet-guard", patient=True)
+        try:
+            answers = await ledger.runs.renew(
+                self._process.name, self._settings.lease_ms, tokens, self._settings.lease_seconds
+            )
+        finally:
+            await ledger.close()
+        for attempt in attempts:
+            answer = answers.get(attempt.run_id)
+            if answer == "lost":
+                attempt.lose()
+            elif answer is not None:
+                attempt.renewed_at = max(began, attempt.renewed_at)
+                if answer:
+                    attempt.cancel(answer.removeprefix("!"))
+
+    def _give_up_overdue(self) -> None:
+        """Stop what no longer holds its lease, as soon as its loop turns again."""
+        held = self._settings.lease_seconds * HELD
+        for attempt in self._attempts():
+            if self._process.loop_time() - attempt.renewed_at >= held:
+                attempt.order(LOST_TOUCH)
+
+    def _is_stuck(self, attempt: Attempt, blocked: float) -> bool:
+        """Whether the handler should have been stopped by now, and its own code is the reason."""
+        now = time.monotonic()
+        if attempt.ended:
+            return False
+        if attempt.deadline is not None and now > attempt.deadline + _LATE_SECONDS:
+            attempt.order(Stop(StopKind.DEADLINE))
+        if attempt.ordered_at is None or now - attempt.ordered_at < self._patience:
+            return False
+        if attempt.loop is self._process.home:
+            return blocked > _LATE_SECONDS and self._executing() in (None, attempt.run_id)
+        return True
+
+    def _executing(self) -> str | None:
+        """The run whose handler runs on the home loop right now; None when none can be named."""
+        task = asyncio.current_task(self._process.home)
+        owners = (a.run_id for a in self._attempts() if a.handler is not None and a.handler is task)
+        return next(owners, None)
+
+    def _report(self, blocked: float) -> None:
+        if time.monotonic() - self._reported_at < self._settings.blocked_seconds:
+            return
+        self._reported_at = time.monotonic()
+        run_id = self._executing()
+        logger.error(
+            "the event loop has stood still for %.1f s%s, in:\n%s",
+            blocked,
+            f" in run {run_id}" if run_id else "",
+            _stack(self._process.thread_id),
+        )
+
+    def _recycle(self, stuck: list[Attempt]) -> None:
+        for attempt in stuck:
+            logger.critical(
+                "run %s cannot be stopped: this process is recycled; its handler is in:\n%s",
+                attempt.run_id,
+                _stack(attempt.thread_id),
+            )
+        self._stopped.set()
+        try:
+            asyncio.run(asyncio.wait_for(self._hand_over(stuck), _RECYCLE_SECONDS))
+        except Exception as error:  # noqa: BLE001 - the process ends whatever happens
+            logger.warning("the runs of this process are left to the reaper: %r", error)
+        finally:
+            self._restart()
+
+    async def _hand_over(self, stuck: list[Attempt]) -> None:
+        """End the stuck runs as ordered, release all others."""
+        ledger = Ledger(self._settings, name="skillfleet-guard", patient=True)
+        publisher = publisher_for(ledger)
+        try:
+            for attempt in self._attempts():
+                end = _end(attempt) if attempt in stuck else None
+                try:
+                    if end is not None:
+                        await _settle(ledger, attempt, end)
+                    else:
+                        await _release(ledger, publisher, attempt)
+                except Exception as error:  # noqa: BLE001 - the others are handed over
+                    logger.warning("run %s is left to the reaper: %r", attempt.run_id, error)
+        finally:
+            await publisher.close()
+            await ledger.close()
+
+
+async def _settle(ledger: Ledger, attempt: Attempt, end: End) -> None:
+    task = attempt.delivery.task
+    while True:
+        _, seq = await ledger.runs.state(attempt.run_id)
+        if await ledger.runs.settle(attempt.lease, task, seq, end) is not Write.GAP:
+            break
+    await ledger.runs.cancel_children(attempt.run_id, "the calling run has ended")
+
+
+async def _release(ledger: Ledger, publisher: Publisher, attempt: Attempt) -> None:
+    reason, written = "its worker process was recycled", Write.GAP
+    while written is Write.GAP:
+        _, seq = await ledger.runs.state(attempt.run_id)
+        written = await release(ledger, publisher, attempt.lease, seq, reason)
+
+
+def _end(attempt: Attempt) -> End | None:
+    """How a stuck run ends; None when it goes back to the queue."""
+    stop = attempt.stop
+    if stop is None or stop.kind in (StopKind.RELEASED, StopKind.LOST):
+        return None
+    if stop.kind is StopKind.CANCELLED:
+        return End(RunState.CANCELLED, stop.code or ReasonCode.CANCELLED_BY_CALLER, stop.reason)
+    if stop.kind is StopKind.BUDGET:
+        return End(RunState.FAILED, ReasonCode.BUDGET_EXHAUSTED, stop.reason)
+    overdue = attempt.timed_out()
+    return End(RunState.TIMED_OUT, overdue.code, overdue.message)
+
+
+def _stack(thread_id: int) -> str:
+    frame = sys._current_frames().get(thread_id)  # noqa: SLF001 - documented, despite its name
+    return "".join(traceback.format_stack(frame)) if frame is not None else "(thread is gone)"
+
+
+def restart_process() -> None:
+    """Start the worker afresh in this very process: its id, its output and its parent stay."""
+    logging.shutdown()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - no shell wanted
+
+
+def end_child() -> None:
+    """End this child process at once; Celery's main process starts another."""
+    logging.shutdown()
+    os._exit(70)
