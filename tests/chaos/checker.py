@@ -119,16 +119,28 @@ def _alone(run: Run, executions: Sequence[Execution]) -> Iterator[str]:
         for younger in executions[number + 1 :]:
             if older.last < younger.first:
                 continue
-            before = max(time for time in older.times if time < younger.first)
-            since = [time for time in older.times if time >= younger.first]
-            gaps = [later - earlier for earlier, later in pairwise(since)]
-            ran = sum(gap for gap in gaps if gap <= _STILL_NS)
-            stood_still = since[0] - before > _STILL_NS and ran < _AWAKE_NS
+            stood_still = _awake_after_standing_still(older, younger) < _AWAKE_NS
             if not stood_still or run.outcome(older.attempt) != "lost":
                 yield (
                     f"attempts {older.attempt} ({run.outcome(older.attempt)}) and"
                     f" {younger.attempt} overlapped: {_told(older, younger)}"
                 )
+
+
+def _awake_after_standing_still(older: Execution, younger: Execution) -> float:
+    """How long (ns) the older one ran since it last woke before it could know; inf if it never did.
+
+    It woke last with the first sign of life after the younger one's start, where it stood still
+    until then, or else before.
+    """
+    woke = [later for earlier, later in pairwise(older.times) if later - earlier > _STILL_NS]
+    first_sign = next(time for time in older.times if time >= younger.first)
+    known = [time for time in woke if time <= first_sign]
+    if not known:
+        return float("inf")
+    since = [time for time in older.times if time >= known[-1]]
+    gaps = [later - earlier for earlier, later in pairwise(since)]
+    return sum(gap for gap in gaps if gap <= _STILL_NS)
 
 
 def _told(older: Execution, younger: Execution) -> str:

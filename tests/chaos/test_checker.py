@@ -70,6 +70,7 @@ def verdict(
         pytest.param([0, 100, 200, 2900], id="lost"),
         pytest.param([0, 100, 200, 5000, 5050], id="froze"),
         pytest.param([0, 100, 200, 5000, 5050, 8000, 8020], id="froze twice"),
+        pytest.param([0, 100, 200, 2980, 3010], id="woke a moment before"),
     ],
 )
 def test_an_older_attempt_that_could_not_know_is_forgiven(older: list[int]) -> None:
@@ -79,7 +80,8 @@ def test_an_older_attempt_that_could_not_know_is_forgiven(older: list[int]) -> N
 @pytest.mark.parametrize(
     "older",
     [
-        pytest.param([0, 100, 200, 2900, 3050], id="went on"),
+        pytest.param([*range(0, 3200, 100)], id="never stood still"),
+        pytest.param([0, 100, 200, *range(1900, 3200, 100)], id="went on"),
         pytest.param([0, 100, 200, *range(5000, 6300, 100)], id="awake too long"),
         pytest.param([0, *range(4000, 4700, 100), *range(5200, 5900, 100)], id="in two parts"),
     ],

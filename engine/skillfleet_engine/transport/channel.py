@@ -139,7 +139,7 @@ class Channel(stock.Channel):
         return hosted
 
     def hand_over(self, queues: tuple[str, ...], claimed: list[Any], refused: list[Any]) -> None:
-        """Deliver what a claim brought from `queues`; both lists as claim_and_ack.lua returns them."""
+        """Deliver what a claim brought from `queues`; both lists as the script returns them."""
         for position, raw, reason in _triples(refused):
             self._refuse(queues[(position - 1) % len(queues)], raw, bytes_to_str(reason))
         for position, raw, tag in _triples(claimed):

@@ -1,7 +1,7 @@
 """How a channel gets its messages: it claims when it has room, and waits at doorbells.
 
-**Claiming.** One script (claim_and_ack.lua) pops up to as many messages as the consumer has room for and
-records them as unacknowledged, in one step: there is no moment at which a message is nowhere.
+**Claiming.** One script (claim_and_ack.lua) pops up to as many messages as the consumer has room
+for and records them as unacknowledged, in one step: there is no moment at which a message is nowhere.
 It also removes what was acknowledged since the last turn, so a busy worker sends one command for
 many messages.
 

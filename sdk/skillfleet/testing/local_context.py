@@ -28,8 +28,8 @@ class LocalRunContext(RunContext[AuthT]):
         assert ctx.events[-1].kind == "text_delta"
 
     Pass `a2a=InProcessA2AClient([...])` and `discover=LocalDiscovery([...])` of
-    `skillfleet.testing.in_process` for skills that call others. `attempt` and `deadline` may be set; a
-    deadline, and the time and tokens of a `budget`, are enforced by
+    `skillfleet.testing.in_process` for skills that call others. `attempt` and `deadline` may be
+    set; a deadline, and the time and tokens of a `budget`, are enforced by
     `skillfleet.testing.runner.run_skill`, which runs a skill under the fleet's rules.
 
     Concurrency: one event loop; `cancel` and `shut_down` must be called in its thread.

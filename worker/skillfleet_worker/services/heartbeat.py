@@ -16,14 +16,19 @@ from skillfleet_worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 
-HELD = 0.95
-"""The part of a lease after which its run is given up here: stopping a handler takes a moment."""
+_STOP_PART, _STOP_SECONDS = 0.05, 0.3
+"""What is left of a lease when its run is given up: a part of it, and no less than this."""
 LOST_TOUCH = Stop(StopKind.RELEASED, "the worker lost touch with Redis")
 _SHORTEST_SECONDS = 0.05
 _LOOK_SECONDS = 0.3
 _ROUNDS = 10
 _SEEN_SECONDS = 1.0
 """How long a run is held by a look at its record: less than the reaper leaves it alone."""
+
+
+def held_seconds(lease_seconds: float) -> float:
+    """How long after its last renewal an attempt may go on; stopping its handler takes a moment."""
+    return lease_seconds - max(lease_seconds * _STOP_PART, _STOP_SECONDS)
 
 
 class Heartbeat:
@@ -36,7 +41,7 @@ class Heartbeat:
         self._worker = worker
         self._attempts = attempts
         self._settings = settings
-        self._held_seconds = settings.lease_seconds * HELD
+        self._held_seconds = held_seconds(settings.lease_seconds)
         # The reaper leaves lapsed leases alone after a gap of six rounds; two thirds of a lease,
         # at least, have passed without a write when one lapses.
         self._reaper_waits = settings.lease_seconds >= _ROUNDS * settings.reap_seconds

@@ -25,7 +25,7 @@ from skillfleet_producer.publisher import Publisher, publisher_for
 from skillfleet_worker.attempts.attempt import Attempt, Stop, StopKind
 from skillfleet_worker.attempts.process import WorkerProcess
 from skillfleet_worker.attempts.requeue import release
-from skillfleet_worker.services.heartbeat import HELD, LOST_TOUCH
+from skillfleet_worker.services.heartbeat import LOST_TOUCH, held_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Guard:
 
     def _give_up_overdue(self) -> None:
         """Stop what no longer holds its lease, as soon as its loop turns again."""
-        held = self._settings.lease_seconds * HELD
+        held = held_seconds(self._settings.lease_seconds)
         for attempt in self._attempts():
             if self._process.loop_time() - attempt.renewed_at >= held:
                 attempt.order(LOST_TOUCH)
