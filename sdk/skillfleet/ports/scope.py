@@ -1,0 +1,114 @@
+"""The run scope: all that an adapter sees of the run it works for."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel
+
+T = TypeVar("T")
+
+Cleanup = Callable[[], Awaitable[object]]
+"""Closes something that an attempt opened; see `RunScope.defer`."""
+
+FLEET_LABEL: Final = "skillfleet.fleet"
+RUN_LABEL: Final = "skillfleet.run"
+LEASE_LABEL: Final = "skillfleet.lease"
+"""The labels of an external resource; see `RunScope.resource_labels`."""
+
+
+class RunScope(ABC):
+    """One attempt of a run, as an adapter sees it.
+
+    A runtime makes one scope for each attempt and passes it to `Provider.open`. Workers and
+    `LocalRunContext` implement it, so an adapter works in both.
+
+    Concurrency: all methods belong to the event loop that runs the skill; `charge_tokens` may
+    be called from any thread. Forbidden: using the scope after the attempt ended, and showing
+    it to the skill.
+    """
+
+    @property
+    @abstractmethod
+    def run_id(self) -> str:
+        """The run's id; it stays the same over all attempts."""
+
+    @property
+    @abstractmethod
+    def root_id(self) -> str:
+        """The id of the run at the root of this run's tree; its own without a caller."""
+
+    @property
+    @abstractmethod
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+
+    @property
+    @abstractmethod
+    def auth(self) -> BaseModel:
+        """The caller of the run; what an adapter does for it exceeds none of its scopes."""
+
+    @property
+    @abstractmethod
+    def deadline(self) -> datetime | None:
+        """When the attempt is stopped (UTC, aware); None without a deadline."""
+
+    @property
+    @abstractmethod
+    def cancel_reason(self) -> str | None:
+        """Why the run was cancelled ("" without a reason); None while it was not."""
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the run was cancelled."""
+        return self.cancel_reason is not None
+
+    @abstractmethod
+    async def wait_cancelled(self) -> None:
+        """Return once the run is cancelled; never for a run that is not."""
+
+    @abstractmethod
+    async def charge_call(self) -> None:
+        """Charge the budgets of the run's tree for one call that is no run of this fleet.
+
+        Raises `BudgetExhaustedError`, `LimitExceededError` or `CancelledByCaller`; nothing is
+        charged then.
+        """
+
+    @abstractmethod
+    def charge_tokens(self, tokens: int) -> None:
+        """Charge used tokens to the budgets of the run's tree; the one that overdraws is stopped.
+
+        Returns at once, from any thread.
+        """
+
+    @abstractmethod
+    def release_slot(self) -> AbstractAsyncContextManager[bool]:
+        """A context manager for work that only waits: inside, the run gives its slot back.
+
+        Its value is False where slots cannot be given back; the work goes on all the same.
+        """
+
+    @abstractmethod
+    async def on_home_loop(self, coro: Coroutine[Any, Any, T]) -> T:
+        """Await a coroutine on the event loop of the process's shared connections."""
+
+    @abstractmethod
+    def defer(self, cleanup: Cleanup) -> None:
+        """Call and await `cleanup` when the attempt ends, however it ends.
+
+        Cleanups run in reverse order, in bounded time; their errors are logged and change
+        nothing about the run's end. Where the process has to be replaced because a handler
+        blocks it, they run on a loop of their own in another thread. A process that is killed
+        runs none: resources outside of it carry `resource_labels`, and `ReapingProvider.reap` ends
+        them.
+        """
+
+    @abstractmethod
+    def resource_labels(self) -> Mapping[str, str]:
+        """The labels of resources outside the process: fleet, run id and lease of this attempt.
+
+        See `ReapingProvider`. They are no credentials, but are not shown to the skill either.
+        """
