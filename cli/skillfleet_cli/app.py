@@ -1,7 +1,7 @@
-"""The command line: its verbs, its options for all of them, and how it reports errors.
+"""The command line: its commands, the options they share, and how it reports errors.
 
-`skillfleet --help` must be quick, so nothing here, and nothing at the top of a verb's module,
-imports more than typer: each verb loads what it works with when it runs.
+`skillfleet --help` must be quick, so nothing here, and nothing at the top of a command's module,
+imports more than typer: each command loads what it works with when it runs.
 """
 
 import inspect
@@ -31,19 +31,19 @@ from skillfleet_cli.commands import (
 )
 from skillfleet_cli.exits import CommandError, ExitCode, explain
 
-_RUNS, _WORKERS, _CARE = "Runs", "Workers", "Looking after a fleet"
+_RUNS, _WORKERS, _OPERATIONS = "Runs", "Workers", "Operations"
 
 
-class _Verbs(TyperGroup):
-    """The verbs; Ctrl-C ends each of them with the exit code that shells expect."""
+class _Commands(TyperGroup):
+    """All commands; Ctrl-C ends each of them with the exit code that shells expect."""
 
     def make_context(self, *args: Any, **more: Any) -> Any:
-        """Parse the options for all verbs."""
+        """Parse the options that all commands share."""
         with _printable_usage():
             return super().make_context(*args, **more)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a verb."""
+        """Run a command."""
         try:
             with _printable_usage():
                 return super().invoke(ctx)
@@ -53,11 +53,11 @@ class _Verbs(TyperGroup):
 
 @contextmanager
 def _printable_usage() -> Iterator[None]:
-    """Make what typer says of wrong usage printable: it repeats what was given."""
+    """Make typer's usage errors printable: they quote the user's input."""
     try:
         yield
     except Exception as error:
-        # Of typer's own click or of the package, by its version.
+        # Depending on its version, typer raises errors of its own copy of click or of the package.
         if hasattr(error, "format_message"):
             from skillfleet.printable import printable  # noqa: PLC0415 - only an error needs it
 
@@ -67,7 +67,7 @@ def _printable_usage() -> Iterator[None]:
 
 app = typer.Typer(
     name="skillfleet",
-    cls=_Verbs,
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -98,28 +98,30 @@ def skillfleet(
 ) -> None:
     """Run the skills of AI agents on a fleet of Celery workers.
 
-    SKILLFLEET_REDIS_URL says where the fleet lives (default: redis://127.0.0.1:6379/0).
+    SKILLFLEET_REDIS_URL is the address of the fleet's Redis (default: redis://127.0.0.1:6379/0).
     """
 
 
 _dead = typer.Typer(no_args_is_help=True)
-app.add_typer(
-    _dead, name="dead", rich_help_panel=_CARE, help="Runs that were given up, refused messages."
-)
+app.add_typer(_dead, name="dead", rich_help_panel=_OPERATIONS, help="Dead runs and dead letters.")
 
 _keys = typer.Typer(no_args_is_help=True)
-app.add_typer(_keys, name="keys", rich_help_panel=_CARE, help="Keys to sign runs with.")
+app.add_typer(_keys, name="keys", rich_help_panel=_OPERATIONS, help="Keys that sign runs.")
 
 
 def _register(
-    verb: Callable[..., None], panel: str | None, parent: typer.Typer = app, **more: Any
+    command: Callable[..., None], panel: str | None, parent: typer.Typer = app, **more: Any
 ) -> None:
-    text = _flowing(verb.__doc__ or "")
-    parent.command(verb.__name__.rstrip("_"), help=text, rich_help_panel=panel, **more)(verb)
+    text = _joined_paragraphs(command.__doc__ or "")
+    name = command.__name__.rstrip("_")
+    parent.command(name, help=text, rich_help_panel=panel, **more)(command)
 
 
-def _flowing(text: str) -> str:
-    """Let each paragraph flow to the terminal's width; indented lines, as examples, stay."""
+def _joined_paragraphs(text: str) -> str:
+    """Join the lines of each paragraph, so that it wraps at the terminal's width.
+
+    Paragraphs with indented lines, such as examples, are kept.
+    """
     paragraphs = []
     for paragraph in inspect.cleandoc(text).split("\n\n"):
         kept = "\n " in paragraph
@@ -137,18 +139,18 @@ _register(runs.cancel, _RUNS)
 _register(runs.runs, _RUNS)
 _register(artifacts.artifacts, _RUNS)
 _register(trace.trace, _RUNS)
-_register(agents.agents, _CARE)
-_register(doctor.doctor, _CARE)
-_register(keys.token, _CARE)
+_register(agents.agents, _OPERATIONS)
+_register(doctor.doctor, _OPERATIONS)
+_register(keys.token, _OPERATIONS)
 _register(keys.new, None, _keys)
-for _verb in (dead.list_, dead.show, dead.retry, dead.purge):
-    _register(_verb, None, _dead)
+for _command in (dead.list_, dead.show, dead.retry, dead.purge):
+    _register(_command, None, _dead)
 
 
 def run() -> None:
-    """Run the command line and exit with its code; raises what came of Ctrl-C."""
+    """Run the command line and exit with its code; re-raises an error caused by Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
-        # What the terminal's encoding cannot write is shown by its number.
+        # Characters that the terminal's encoding lacks are shown as escapes.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -160,7 +162,7 @@ def run() -> None:
 
 
 def _decoded(arguments: list[str]) -> list[str]:
-    """The arguments read as UTF-8, whatever the locale says; raises CommandError."""
+    """Decode the arguments as UTF-8, whatever the locale is; raises CommandError."""
     decoded = []
     for argument in arguments:
         try:
@@ -171,7 +173,7 @@ def _decoded(arguments: list[str]) -> list[str]:
 
 
 def _report(error: Exception, *, debug: bool) -> ExitCode:
-    """Say what went wrong, in one line on stderr; returns the exit code."""
+    """Print the error as one line on stderr; returns the exit code."""
     from skillfleet.printable import printable, printable_line  # noqa: PLC0415 - as above
 
     if debug:

@@ -1,4 +1,4 @@
-"""The arguments of a skill, as they are given on the command line."""
+"""Parser for a skill's arguments as given on the command line."""
 
 import json
 import math
@@ -10,15 +10,15 @@ from typing import Any
 from skillfleet_cli.exits import CommandError
 
 _LEAST, _MOST = -(2**63), 2**64 - 1
-"""The whole numbers that travel as they are."""
+"""The integers that are transmitted unchanged."""
 _DEEPEST = 200
 
 
 def parse_arguments(source: str | None, pairs: Sequence[str]) -> dict[str, Any]:
-    """The skill's arguments: the JSON object of `source`, overlaid with `name=value` pairs.
+    """Parse the skill's arguments: the JSON object `source`, updated with `name=value` pairs.
 
-    `source` is JSON, `-` for JSON on stdin, or `@file`. A value is JSON where it can be read
-    as such, text otherwise. Raises CommandError, also for what JSON cannot carry unchanged.
+    `source` is JSON, `-` for JSON on stdin, or `@file`. A value that is valid JSON is parsed,
+    any other is a string. Raises CommandError, also for values that JSON cannot represent.
     """
     return _object(source) | dict(_pair(pair) for pair in pairs)
 
@@ -31,7 +31,8 @@ def _object(source: str | None) -> dict[str, Any]:
         value = _loads(text)
     except ValueError as error:
         raise CommandError(
-            f'{where} is not JSON: {error}; write it like \'{{"folder": "."}}\' or --arg folder=.'
+            f"{where} is not valid JSON: {error};"
+            ' write it like \'{"folder": "."}\' or --arg folder=.'
         ) from None
     if not isinstance(value, dict):
         raise CommandError(
@@ -43,9 +44,9 @@ def _object(source: str | None) -> dict[str, Any]:
 
 
 def _read(source: str) -> tuple[str, str]:
-    """The JSON text and what to call it in a message."""
+    """Return the JSON text and its description for error messages."""
     if source == "-":
-        return _utf8(sys.stdin.buffer.read(), "what came on stdin")
+        return _utf8(sys.stdin.buffer.read(), "the input on stdin")
     if not source.startswith("@"):
         return source, f"{source[:80]!r}"
     try:
@@ -74,7 +75,7 @@ def _pair(pair: str) -> tuple[str, Any]:
 
 
 def _loads(text: str) -> Any:
-    """Read JSON, with the numbers as they were written; raises ValueError."""
+    """Parse JSON, with numbers exactly as written; raises ValueError."""
     try:
         return json.loads(text, parse_int=_whole)
     except RecursionError:
@@ -82,7 +83,7 @@ def _loads(text: str) -> Any:
 
 
 def _whole(digits: str) -> int | float:
-    """A whole number; one that Python itself would not read counts as infinite."""
+    """Parse an integer; one with more digits than Python accepts counts as infinite."""
     try:
         return int(digits)
     except ValueError:
@@ -90,7 +91,7 @@ def _whole(digits: str) -> int | float:
 
 
 def _check(value: Any, where: str) -> None:
-    """Raise CommandError for what would arrive as something else, naming where it stands."""
+    """Raise CommandError for a value that would arrive changed, naming its place."""
     level = [(where, value)]
     for _ in range(_DEEPEST):
         for place, each in level:
@@ -114,18 +115,18 @@ def _below(value: Any, where: str) -> Iterator[tuple[str, Any]]:
 def _check_one(value: Any, where: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise CommandError(
-            f"{where}: JSON has no NaN and no infinity, and a number beyond 1e308 would become"
-            " one; send it as text, in quotes"
+            f"{where}: JSON cannot represent NaN or infinity, and a number beyond 1e308 becomes"
+            " infinite; send it as a string, in quotes"
         )
     if isinstance(value, int) and not _LEAST <= value <= _MOST:
         raise CommandError(
-            f"{where}: {_short(value)} has more than 64 bits; send it as text, in quotes"
+            f"{where}: {_short(value)} has more than 64 bits; send it as a string, in quotes"
         )
     if isinstance(value, str) and not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise CommandError(f"{where}: half of a surrogate pair is no text") from None
+            raise CommandError(f"{where}: half of a surrogate pair is not valid text") from None
 
 
 def _short(value: int) -> str:

@@ -1,4 +1,4 @@
-"""Dead letters: runs that were given up, and messages that no run could be made of."""
+"""Dead runs (too many lost attempts) and dead letters (messages that cannot become a run)."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,6 @@ from skillfleet.contracts import HEADER, Budget, InvocationHeader, RunState, Run
 from skillfleet.errors import UnauthorizedError
 from skillfleet.printable import printable_line
 from skillfleet_cli.exits import CommandError
-from skillfleet_cli.inspection import reason_of, show_record
 from skillfleet_cli.output import (
     Listing,
     age,
@@ -22,42 +21,43 @@ from skillfleet_cli.output import (
     print_json,
     styled,
 )
+from skillfleet_cli.runs import reason_of, show_record
 from skillfleet_ledger.dead_letters import RefusedMessage
 from skillfleet_ledger.runs.records import Invocation
 from skillfleet_producer import AsyncFleet
 
 _MESSAGE_ID = re.compile(r"\d+-\d+")
-_MOST_REFUSED = 10_000
+_MOST_DEAD_LETTERS = 10_000
 """As many as the ledger keeps."""
 _SHORT_BODY = 60
 _RETRYABLE = (RunState.DEAD, RunState.FAILED, RunState.TIMED_OUT, RunState.CANCELLED)
 
 
 async def list_dead(fleet: AsyncFleet, limit: int, *, as_json: bool) -> None:
-    """Print dead runs and refused messages, the newest first."""
+    """Print dead runs and dead letters, the newest first."""
     runs = await fleet.runs(RunState.DEAD, limit=limit)
     refused = await fleet.ledger.refused.list(limit)
     if as_json:
         print_json({"runs": runs, "refused": refused})
         return
     if not runs and not refused:
-        console(stderr=True).print("no dead runs, no refused messages")
+        console(stderr=True).print("no dead runs, no dead letters")
     if runs:
         _runs_table(runs).print()
     if runs and refused:
         console().print()
     if refused:
-        _refused_table(refused).print()
+        _dead_letters_table(refused).print()
 
 
 async def show_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
-    """Print all that is known of a dead run, its invocation included, or of a message."""
+    """Print a dead run with its invocation, or a dead letter."""
     if _MESSAGE_ID.fullmatch(id):
         message = await _refused(fleet, id)
         if as_json:
             print_json(message)
         else:
-            console().print(styled(f"refused {clock(message.at)}: {message.reason}"))
+            console().print(styled(f"dead letter of {clock(message.at)}: {message.reason}"))
             console().print(f"\n{message.body}")
         return
     status = await fleet.run(id).status()
@@ -71,12 +71,12 @@ async def show_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
 
 
 async def retry_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
-    """Enqueue a run again as a new run, and print that one's id.
+    """Enqueue a run again as a new run, and print the new run's id.
 
-    The same run is retried once: a second call gives the run that the first one made.
+    A run is retried once: a second call returns the run that the first one created.
     """
     if _MESSAGE_ID.fullmatch(id):
-        raise CommandError(f"{id} is a message that no run can be made of: send it anew")
+        raise CommandError(f"{id} is a dead letter, not a run: send the message again")
     status = await fleet.run(id).status()
     if status.state not in _RETRYABLE:
         raise CommandError(
@@ -103,10 +103,10 @@ async def retry_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
 
 
 async def _caller(fleet: AsyncFleet, invocation: Invocation) -> Mapping[str, Any] | None:
-    """The claims of whoever asked for the run, which the new run's token repeats.
+    """Return the claims of the run's caller, which the new run's token repeats.
 
-    Where runs are signed that is what the old token says, verified as a worker does: the
-    record itself anybody might have changed who can enqueue runs. Raises CommandError.
+    If runs are signed, they come from the old token, verified as a worker does: anyone who
+    can enqueue runs could have changed the record itself. Raises CommandError.
     """
     if fleet.settings.auth == "off":
         return _header(invocation).auth
@@ -128,25 +128,25 @@ async def _caller(fleet: AsyncFleet, invocation: Invocation) -> Mapping[str, Any
 
 
 async def purge_dead(fleet: AsyncFleet, *, as_json: bool) -> None:
-    """Forget all refused messages."""
+    """Delete all dead letters."""
     count = await fleet.ledger.refused.purge()
     if as_json:
         print_json({"purged": count})
         return
-    console().print(f"{count} refused messages forgotten")
+    console().print(f"Purged {count} dead letters.")
     kept = duration(fleet.settings.retention_seconds)
-    console(stderr=True).print(f"dead runs go by themselves, {kept} after their end")
+    console(stderr=True).print(f"Dead runs expire {kept} after they end.")
 
 
 async def _refused(fleet: AsyncFleet, id: str) -> RefusedMessage:
-    for message in await fleet.ledger.refused.list(_MOST_REFUSED):
+    for message in await fleet.ledger.refused.list(_MOST_DEAD_LETTERS):
         if message.id == id:
             return message
-    raise CommandError(f"there is no refused message {id!r}: see `skillfleet dead list`")
+    raise CommandError(f"there is no dead letter {id!r}: see `skillfleet dead list`")
 
 
 def _invocation(invocation: Invocation | None, status: RunStatus) -> dict[str, Any]:
-    """What the producer asked for; of the caller's claims only that there are some."""
+    """Return the invocation for display; the caller's claims only by their presence."""
     if invocation is None:
         return {}
     try:
@@ -165,39 +165,41 @@ def _invocation(invocation: Invocation | None, status: RunStatus) -> dict[str, A
 
 
 def _header(invocation: Invocation) -> InvocationHeader:
-    """What the producer's message said of the run; raises CommandError.
+    """Return the header of the producer's message; raises CommandError.
 
-    Whoever may enqueue runs may write anything there.
+    Anyone who can enqueue runs can write anything there.
     """
     try:
         headers = orjson.loads(invocation.headers)
         return InvocationHeader.model_validate(headers.get(HEADER, {}))
     except (AttributeError, ValueError) as error:
-        raise CommandError(f"run {invocation.id} has a header that is invalid: {error}") from None
+        raise CommandError(f"run {invocation.id} has an invalid header: {error}") from None
 
 
 def _arguments(invocation: Invocation) -> Any:
-    """The arguments; raises CommandError."""
+    """Return the arguments; raises CommandError."""
     try:
         return orjson.loads(invocation.args)
     except ValueError as error:
-        raise CommandError(f"run {invocation.id} has arguments that are no JSON: {error}") from None
+        raise CommandError(
+            f"run {invocation.id} has arguments that are not valid JSON: {error}"
+        ) from None
 
 
 def _timeout(header: InvocationHeader, status: RunStatus) -> float | None:
-    """The seconds that the run was given when it was enqueued."""
+    """Return the run's time-out in seconds, counted from its submission."""
     return _seconds_to(header.deadline_ms, status)
 
 
 def _seconds_to(end_ms: int | None, status: RunStatus) -> float | None:
-    """How long it was until then when the run was enqueued."""
+    """Return the seconds from the run's submission to `end_ms`."""
     if end_ms is None:
         return None
     return max(end_ms / 1000 - status.created_at.timestamp(), 0.001)
 
 
 async def _budget(fleet: AsyncFleet, header: InvocationHeader, status: RunStatus) -> Budget:
-    """What the run and its tree might use up, anew."""
+    """Return the full budget of the run and its tree."""
     calls, tokens = await fleet.ledger.runs.counted_budget(status.id)
     return Budget(calls=calls, tokens=tokens, seconds=_seconds_to(header.budget_end_ms, status))
 
@@ -212,13 +214,13 @@ def _runs_table(runs: list[RunStatus]) -> Listing:
 
 
 def _outcomes(run: RunStatus) -> str:
-    """The attempts by outcome: `3 (lost, lost, lost)`."""
+    """Format the attempts with their outcomes: `3 (lost, lost, lost)`."""
     outcomes = ", ".join(attempt.outcome or "running" for attempt in run.attempts)
     return f"{run.attempt}" + (f" ({outcomes})" if outcomes else "")
 
 
-def _refused_table(refused: list[RefusedMessage]) -> Listing:
-    listed = Listing("REFUSED MESSAGE", "AT", "BODY", "REASON")
+def _dead_letters_table(refused: list[RefusedMessage]) -> Listing:
+    listed = Listing("DEAD LETTER", "AT", "BODY", "REASON")
     for message in refused:
         body = printable_line(message.body)
         short = body if len(body) <= _SHORT_BODY else body[: _SHORT_BODY - 1] + "…"

@@ -1,4 +1,4 @@
-"""An event in one line, for people; what a skill put into its payload may be anything."""
+"""One-line descriptions of events; a skill may put anything into a payload."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from skillfleet_cli.output import duration, number, size, words
 
 
 def describe(event: RunEvent) -> str:
-    """What an event says, in one line; text deltas stay quoted."""
+    """Describe an event in one line; text deltas stay quoted."""
     payload = event.payload
     match event.kind:
         case kind if kind == STATE_KIND:
@@ -30,14 +30,14 @@ def describe(event: RunEvent) -> str:
 
 
 def progress_text(payload: dict[str, Any]) -> str:
-    """Progress in words: `3/12 reading b.py`."""
+    """Format progress: `3/12 reading b.py`."""
     current, total = payload.get("current"), payload.get("total")
     parts = [] if current is None else [count_text(current, total)]
     return " ".join([*parts, words(payload.get("message"))]).strip()
 
 
 def count_text(current: Any, total: Any) -> str:
-    """How far something is: `3/12`, or `3` where nobody knows the total."""
+    """Format a count: `3/12`, or `3` when the total is unknown."""
     shown = (f"{each:g}" if isinstance(each, float) else words(each) for each in (current, total))
     return "/".join(part for part in shown if part)
 

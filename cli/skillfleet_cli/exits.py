@@ -1,26 +1,26 @@
-"""Exit codes, and how an error becomes one line and one of them (docs/cli.md)."""
+"""Exit codes and the mapping of errors to one line and one code (docs/cli.md)."""
 
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the exit status of `skillfleet` means."""
+    """The exit statuses of `skillfleet`."""
 
     OK = 0
     FAILED = 1
     """The run failed, the check found a problem, or the command could not do its work."""
     USAGE = 2
-    """Something given is wrong: an option, a setting, an id, a name, the arguments."""
+    """Invalid input: an option, a setting, an id, a name, the arguments."""
     CANCELLED = 3
     TIMED_OUT = 4
     UNREACHABLE = 5
-    """Redis (or the broker) is out of reach or refuses us."""
+    """Redis (or the broker) cannot be reached or refuses the command."""
     BUG = 70
     INTERRUPTED = 130
 
 
 class CommandError(Exception):
-    """A problem of the command itself, such as a taken port; `code` is its exit code."""
+    """A failure of the command itself, such as a port in use; `code` is its exit code."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.USAGE) -> None:
         super().__init__(message)
@@ -28,13 +28,13 @@ class CommandError(Exception):
 
 
 def explain(error: Exception) -> tuple[str, ExitCode]:
-    """One line for a person, and the exit code.
+    """Return the error as one line, and the exit code.
 
-    What nobody foresaw is a BUG, with its type in the line.
+    Any unexpected error is a BUG, with its type in the line.
     """
     if isinstance(error, CommandError):
         return str(error), error.code
-    # Here, as only a command that failed needs them: they take a quarter of a second.
+    # Imported here: only a command that failed needs them, and they take a quarter of a second.
     from skillfleet import errors  # noqa: PLC0415
     from skillfleet_ledger.redis_client.connection import ReplyError  # noqa: PLC0415
 
@@ -49,7 +49,7 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
     )
     match error:
         case errors.FleetUnavailableError():
-            # Where a server has answered, its answer says what is wrong.
+            # If a server answered, its answer says what is wrong.
             answered = isinstance(error.__cause__, ReplyError)
             hint = "" if answered else "; is it running, and is SKILLFLEET_REDIS_URL right?"
             return f"{error}{hint}", ExitCode.UNREACHABLE

@@ -1,4 +1,4 @@
-"""The demand of a fleet over HTTP, read from the ledger at each request."""
+"""HTTP exporter of the fleet's demand, read from the ledger at each request."""
 
 import signal
 import threading
@@ -21,13 +21,13 @@ from skillfleet_telemetry.http import Answer, HttpServer, Query, Route
 QUEUE_METRICS = {
     "skillfleet_queue_queued": ("queued", "Runs that wait for a worker"),
     "skillfleet_queue_running": ("running", "Runs that a worker executes"),
-    "skillfleet_queue_delayed": ("delayed", "Runs that must not start yet"),
+    "skillfleet_queue_delayed": ("delayed", "Runs that wait for their start time"),
     "skillfleet_queue_oldest_age_seconds": (
         "oldest_age_seconds",
         "How long the queue's oldest run has waited",
     ),
 }
-"""Gauges by queue: the field of QueueStats, and what it means."""
+"""Gauges by queue: the field of QueueStats, and its help text."""
 WORKERS = "skillfleet_workers"
 EVICTED = "skillfleet_redis_evicted_keys"
 
@@ -50,7 +50,7 @@ def serve_demand(host: str, port: int) -> None:
 
 
 class Demand:
-    """What is asked of the ledger, in answers. Any thread may ask."""
+    """The exporter's routes over a ledger. Thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
         self._portal = Portal()
@@ -62,7 +62,7 @@ class Demand:
         self._portal.close()
 
     def routes(self) -> dict[str, Route]:
-        """The answers by path."""
+        """Return the handlers by path."""
         return {
             "/healthz": lambda _: Answer.text("ok"),
             "/readyz": _guarded(self._ready),
@@ -98,18 +98,18 @@ class Demand:
         return Answer.metrics(generate_latest(registry))
 
     def _read(self, names: Sequence[str]) -> list[QueueStats]:
-        """The queues of these names, whether or not anything is in them."""
+        """Read the queues of these names, empty ones included."""
         found = self._ask(self._ledger.queues.stats(names))
         return [stats for stats in found if stats.queue in names]
 
     async def _all(self) -> list[QueueStats]:
-        """All queues that hold runs, and those that carry the skills the fleet knows."""
+        """Read all queues that hold runs, and those of all known skills."""
         cards = await self._ledger.directory.catalogue()
         known = {card.queue for card in cards} | {self._ledger.settings.default_queue}
         return await self._ledger.queues.stats(known)
 
     async def _fleet(self) -> tuple[int, int]:
-        """How many worker processes live, and how many keys Redis has thrown away."""
+        """Return the numbers of live worker processes and of keys that Redis evicted."""
         workers = await self._ledger.directory.workers()
         info: bytes = await self._ledger.connection.execute("INFO", "stats")
         fields = dict(line.split(b":", 1) for line in info.split(b"\r\n") if b":" in line)
@@ -120,31 +120,31 @@ class Demand:
 
 
 def families(queues: Sequence[QueueStats], workers: int, evicted: int) -> list[Metric]:
-    """The exporter's metrics."""
+    """Return the exporter's metrics."""
     found: list[Metric] = []
     for name, (field, text) in QUEUE_METRICS.items():
         gauge = GaugeMetricFamily(name, text, labels=["queue"])
         for stats in queues:
             gauge.add_metric([stats.queue], getattr(stats, field))
         found.append(gauge)
-    found.append(GaugeMetricFamily(WORKERS, "Worker processes whose heartbeat lasts", workers))
-    found.append(CounterMetricFamily(EVICTED, "Keys that Redis evicted: must be none", evicted))
+    found.append(GaugeMetricFamily(WORKERS, "Worker processes with a live heartbeat", workers))
+    found.append(CounterMetricFamily(EVICTED, "Keys that Redis evicted: must stay 0", evicted))
     return found
 
 
 class _Samples(Collector):
-    """Metrics that are ready, for Prometheus's own formatting."""
+    """A collector of prepared metrics, for Prometheus's own formatter."""
 
     def __init__(self, found: list[Metric]) -> None:
         self._found = found
 
     def collect(self) -> Iterable[Metric]:
-        """The metrics."""
+        """Return the metrics."""
         return self._found
 
 
 def _guarded(route: Route) -> Route:
-    """The route, which answers 503 while the ledger is out of reach."""
+    """Wrap a route to answer 503 while the ledger cannot be reached."""
 
     def ask(query: Query) -> Answer:
         try:

@@ -1,9 +1,9 @@
-"""The entry point of `skillfleet`: tiny, so that Ctrl-C is heard while all the rest loads."""
+"""Entry point of `skillfleet`: tiny, so that Ctrl-C is handled while the rest loads."""
 
 import sys
 
 _INTERRUPTED = 130
-"""`ExitCode.INTERRUPTED`, which is not there before it is loaded."""
+"""`ExitCode.INTERRUPTED`, without its import."""
 
 
 def main() -> None:

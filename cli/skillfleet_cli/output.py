@@ -1,7 +1,7 @@
-"""What the command prints: answers on stdout, everything else on stderr.
+"""Output of the command: answers on stdout, everything else on stderr.
 
-Much of it is text of others: of skills, callers, workers and messages. All of it is made
-printable here, on its way into a console, a listing or a line of JSON.
+Much of it is untrusted text from skills, callers, workers and messages. All of it is made
+printable here, before it reaches a console, a table or a line of JSON.
 """
 
 import json
@@ -21,7 +21,7 @@ from skillfleet.contracts import RunState
 from skillfleet.printable import printable, printable_json, printable_line
 
 _UNCUT = 500
-"""Columns of a console that is no terminal: a pipe has no edge to fit in."""
+"""Columns of a console that is not a terminal: a pipe has no width."""
 _KILO = 1000
 
 STATE_STYLES = {
@@ -36,15 +36,15 @@ STATE_STYLES = {
 
 
 class SafeConsole(Console):
-    """A console that takes no markup, and prints text of others without harm."""
+    """A console without markup that prints untrusted text safely."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print; texts keep their lines."""
+        """Print the objects; line breaks in texts are kept."""
         super().print(*(_safe(each) for each in objects), **options)
 
 
 def console(*, stderr: bool = False, soft_wrap: bool = True) -> SafeConsole:
-    """A console on stdout or stderr that never cuts what goes into a pipe."""
+    """Return a console on stdout or stderr that never truncates output to a pipe."""
     stream = sys.stderr if stderr else sys.stdout
     return SafeConsole(
         stderr=stderr,
@@ -57,44 +57,44 @@ def console(*, stderr: bool = False, soft_wrap: bool = True) -> SafeConsole:
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:
-    """One line out of texts, some with a style; rich itself would drop some controls unseen."""
+    """Join texts, some with a style, into one line; rich would silently drop some controls."""
     pairs = ((part, "") if isinstance(part, str) else part for part in parts)
     return Text.assemble(*((printable_line(text), style) for text, style in pairs))
 
 
 def write_text(text: str) -> None:
-    """Write a skill's own text on stdout at once: as it is into a pipe, safe on a terminal."""
+    """Write a skill's text to stdout at once: unchanged into a pipe, made safe on a terminal."""
     sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON on stdout, at once; pydantic models count as their fields."""
+    """Print one line of JSON on stdout at once; pydantic models become their fields."""
     sys.stdout.write(printable_json(_to_json(value)) + "\n")
     sys.stdout.flush()
 
 
 def pretty_json(value: Any) -> str:
-    """JSON for a person."""
+    """Return indented JSON."""
     return printable_json(_to_json(value, orjson.OPT_INDENT_2))
 
 
 def words(value: Any) -> str:
-    """A value out of a payload, for a person: text as it is, nothing for None, else JSON."""
+    """Format a payload's value: text unchanged, '' for None, anything else as JSON."""
     if value is None:
         return ""
     return value if isinstance(value, str) else printable_json(_to_json(value))
 
 
 def number(value: Any) -> float | None:
-    """The value where it is a finite number, else None; true and false are none."""
+    """Return the value if it is a finite number, else None; booleans are not numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if isinstance(value, int) or math.isfinite(value) else None
 
 
 class Listing:
-    """A table without frames, one line a row; a terminal's edge cuts only the last column."""
+    """A table without borders, one line per row; only the last column is truncated."""
 
     def __init__(self, *columns: str, header: bool = True) -> None:
         self._table = Table(
@@ -115,12 +115,12 @@ class Listing:
         self._table.add_row(*row)
 
     def print(self) -> None:
-        """Print it on stdout."""
+        """Print the table on stdout."""
         console().print(self._table)
 
 
 def size(count: float) -> str:
-    """Bytes for a person: 830 B, 12.3 kB, 4.0 MB."""
+    """Format a number of bytes: 830 B, 12.3 kB, 4.0 MB."""
     for unit in ("B", "kB", "MB"):
         if count < _KILO:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
@@ -129,7 +129,7 @@ def size(count: float) -> str:
 
 
 def duration(span: timedelta | float | None) -> str:
-    """A time span for a person: 12 ms, 3.4 s, 5 min 10 s, 2 h 3 min; '' for None."""
+    """Format a time span: 12 ms, 3.4 s, 5 min 10 s, 2 h 3 min; '' for None."""
     if span is None:
         return ""
     seconds = span.total_seconds() if isinstance(span, timedelta) else span
@@ -147,7 +147,7 @@ def duration(span: timedelta | float | None) -> str:
 
 
 def age(span: timedelta) -> str:
-    """How long ago, for a person, in one unit: 12 s, 5 min, 3 h, 2 d."""
+    """Format an age in one unit: 12 s, 5 min, 3 h, 2 d."""
     seconds = max(0, int(span.total_seconds()))
     for unit, size_of in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= size_of:
@@ -156,7 +156,7 @@ def age(span: timedelta) -> str:
 
 
 def clock(at: datetime | None) -> str:
-    """A local time for a person; '' for None."""
+    """Format a time in the local zone; '' for None."""
     if at is None:
         return ""
     # The first and the last day of the calendar have no local time in some zones.
@@ -166,7 +166,7 @@ def clock(at: datetime | None) -> str:
 
 
 def _safe(value: Any) -> Any:
-    """A text without what must not reach a terminal; a table or a bar as it is."""
+    """Make a text printable; a table or a bar is returned unchanged."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, Text) and (shown := printable(value.plain)) != value.plain:
@@ -185,4 +185,4 @@ def _to_json(value: Any, option: int = 0) -> str:
 def _jsonable(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
-    raise TypeError(f"{type(value).__name__} is not JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

@@ -1,4 +1,4 @@
-"""A run's tree as a waterfall in the terminal, from the ledger alone."""
+"""Waterfall view of a run's tree, from the ledger alone."""
 
 import asyncio
 from collections import Counter
@@ -21,14 +21,14 @@ from skillfleet_producer import AsyncFleet
 _BAR = 40
 """Columns of the widest bar."""
 _MOST_RUNS = 500
-"""Runs that are shown in one tree, whatever is asked for."""
+"""Most runs that one tree shows, whatever the options say."""
 _MOST_EVENTS = 2000
-"""Events of one run that are read."""
+"""Most events that are read of one run."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much of a large tree is shown: calls of each run, and lines of events."""
+    """Limits of a large tree: calls shown for each run, and lines of events."""
 
     children: int = 10
     events: int = 12
@@ -36,7 +36,7 @@ class Bounds:
 
 @dataclass
 class Node:
-    """A run of the tree; `hidden` are calls that are only counted."""
+    """A run of the tree; `hidden` holds calls that are only counted."""
 
     status: RunStatus
     events: list[RunEvent] = field(default_factory=list)
@@ -45,12 +45,12 @@ class Node:
 
     @property
     def end(self) -> datetime:
-        """When it ended, or now."""
+        """The end time, or now."""
         return self.status.finished_at or datetime.now(UTC)
 
 
 async def show_trace(fleet: AsyncFleet, run_id: str, bounds: Bounds, *, as_json: bool) -> None:
-    """Print the tree below a run. Raises UnknownRunError."""
+    """Print the tree of a run. Raises UnknownRunError."""
     root = Node(await fleet.run(run_id).status())
     await _grow(fleet, root, bounds)
     if as_json:
@@ -60,7 +60,7 @@ async def show_trace(fleet: AsyncFleet, run_id: str, bounds: Bounds, *, as_json:
 
 
 async def _grow(fleet: AsyncFleet, root: Node, bounds: Bounds) -> None:
-    """Read what is below the root, level by level."""
+    """Read the root's descendants, level by level."""
     level, shown = [root], 1
     while level:
         below = await asyncio.gather(*(_read(fleet, node) for node in level))
@@ -101,7 +101,7 @@ def _took(status: RunStatus) -> timedelta:
 
 
 class _Waterfall:
-    """Rows of name, begin, duration and bar, on the time scale of the whole tree."""
+    """A table of name, start, duration and bar, on the time scale of the whole tree."""
 
     def __init__(self, root: Node, bounds: Bounds) -> None:
         self._root = root
@@ -111,7 +111,7 @@ class _Waterfall:
         self._rows = Listing("run", "state", "at", "took", "")
 
     def print(self) -> None:
-        """Print it on stdout."""
+        """Print the table on stdout."""
         status = self._root.status
         console().print(f"trace {status.trace_id or '-'}  took {duration(self._span)}")
         self._add(self._root, "", "")
@@ -149,7 +149,7 @@ class _Waterfall:
         self._rows.add(name, line.state, self._at(line.at), took, self._mark(line.at))
 
     def _add_hidden(self, runs: list[RunStatus], lead: str) -> None:
-        """One row for the calls that are not shown."""
+        """Add one row for the calls that are not shown."""
         counts = Counter(f"{run.name} {run.state}" for run in runs)
         text = ", ".join(f"{count} x {what}" for what, count in counts.most_common(4))
         shortest, longest = _took(runs[-1]), _took(runs[0])
@@ -166,9 +166,9 @@ class _Waterfall:
             yield _Line(text, attempt.started_at, attempt.outcome or "running", took)
 
     def _events(self, node: Node) -> Iterator["_Line"]:
-        """Events of one kind in a row are one line; the fleet's own are the run's state."""
-        told = [event for event in node.events if event.kind != "state"]
-        groups = [list(group) for _, group in groupby(told, key=lambda event: event.kind)]
+        """Group consecutive events of one kind into one line; state events are left out."""
+        shown = [event for event in node.events if event.kind != "state"]
+        groups = [list(group) for _, group in groupby(shown, key=lambda event: event.kind)]
         for group in groups[: self._bounds.events]:
             first, last = group[0], group[-1]
             if len(group) == 1:
@@ -203,12 +203,12 @@ class _Waterfall:
 
 
 _LONGEST = 72
-"""Characters of a row's name."""
+"""Most characters of a row's name."""
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A row that is no run."""
+    """A row for an attempt or an event."""
 
     text: str
     at: datetime

@@ -1,6 +1,6 @@
-"""How a followed run shows: as JSON lines, as plain lines, or with a live bar.
+"""Views of a followed run: JSON lines, plain lines, or a live progress bar.
 
-Text deltas and the result go to stdout, everything else to stderr: what is piped on is the
+Text deltas and the result go to stdout, everything else to stderr: a pipe receives only the
 skill's own output.
 """
 
@@ -13,7 +13,6 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from skillfleet.contracts import RunEvent, RunState, RunStatus
 from skillfleet.printable import printable_line
 from skillfleet_cli.events import count_text, describe, progress_text
-from skillfleet_cli.inspection import reason_of, took
 from skillfleet_cli.output import (
     STATE_STYLES,
     console,
@@ -25,29 +24,30 @@ from skillfleet_cli.output import (
     words,
     write_text,
 )
+from skillfleet_cli.runs import reason_of, took
 
 
 class View(Protocol):
-    """What follows a run; called in order, from one thread."""
+    """The display of a followed run; called in order, from one thread."""
 
     def start(self, run_id: str) -> None:
-        """The run was accepted."""
+        """Show that the run was accepted."""
 
     def show(self, event: RunEvent) -> None:
-        """The run's next event."""
+        """Show the run's next event."""
 
     def note(self, text: str) -> None:
-        """Something to say to the person at the terminal."""
+        """Show a note to the user."""
 
     def finish(self, status: RunStatus, value: Any) -> None:
-        """The run has ended; `value` is its result when it succeeded."""
+        """Show the run's end; `value` is its result if it succeeded."""
 
     def close(self) -> None:
-        """No more calls; also after an error."""
+        """Release the terminal; also called after an error."""
 
 
 def view_for(*, as_json: bool) -> View:
-    """The view that fits where the output goes."""
+    """Choose the view for the kind of output."""
     if as_json:
         return JsonView()
     if sys.stdout.isatty() and Console(stderr=True).is_interactive:
@@ -56,7 +56,7 @@ def view_for(*, as_json: bool) -> View:
 
 
 class JsonView:
-    """One JSON object a line: the id, each event, and last the run's status with its result."""
+    """One JSON object per line: the id, each event, and last the run's status and result."""
 
     def start(self, run_id: str) -> None:
         """Print the id."""
@@ -67,7 +67,7 @@ class JsonView:
         print_json(event)
 
     def note(self, text: str) -> None:
-        """Notes are for people: on stderr."""
+        """Print the note on stderr: stdout carries JSON only."""
         console(stderr=True).print(styled(text))
 
     def finish(self, status: RunStatus, value: Any) -> None:
@@ -75,22 +75,22 @@ class JsonView:
         print_json(status.model_dump(mode="json") | {"result": value})
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no resource is open."""
 
 
 class PlainView:
-    """Text as it comes, and one line for everything else."""
+    """Text as it arrives, and one line for everything else."""
 
     def __init__(self) -> None:
         self._console = console(stderr=True)
         self._in_line = False
 
     def start(self, run_id: str) -> None:
-        """Say the run's id."""
+        """Print the run's id."""
         self._console.print(f"run {run_id}", style="dim")
 
     def show(self, event: RunEvent) -> None:
-        """Print a piece of text, or a line; the end is told by `finish`."""
+        """Print a piece of text, or a line; `finish` reports the end."""
         if event.kind == "text_delta":
             self._write(words(event.payload.get("text")))
         elif not event.final:
@@ -110,7 +110,7 @@ class PlainView:
             self._line(f"more: skillfleet status {status.id}", "dim")
 
     def close(self) -> None:
-        """End the line that may be open."""
+        """End an unfinished line."""
         self._end_line()
 
     def _write(self, text: str) -> None:
@@ -138,7 +138,7 @@ def _ending(status: RunStatus) -> str:
 
 
 class LiveView(PlainView):
-    """On a terminal: what the run is doing stands in a bar below its output."""
+    """A progress bar below the run's output, for terminals."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,12 +156,12 @@ class LiveView(PlainView):
         self._task = self._bar.add_task("queued", total=None, count="")
 
     def start(self, run_id: str) -> None:
-        """Say the run's id and raise the bar."""
+        """Print the run's id and show the bar."""
         super().start(run_id)
         self._bar.start()
 
     def show(self, event: RunEvent) -> None:
-        """Move the bar, or print above it."""
+        """Advance the bar, or print above it."""
         if event.kind == "progress":
             self._progress(event.payload)
         elif event.state is RunState.RUNNING:
@@ -178,12 +178,12 @@ class LiveView(PlainView):
         super().note(text)
 
     def finish(self, status: RunStatus, value: Any) -> None:
-        """Take the bar away and print the end."""
+        """Remove the bar and report the end."""
         self._lower()
         super().finish(status, value)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._lower()
         super().close()
 
@@ -193,10 +193,10 @@ class LiveView(PlainView):
             text, current, total, count = progress_text(payload), 0, None, ""
         else:
             text, count = words(payload.get("message")), count_text(current, total)
-        # One line: the bar is wiped away by its height.
+        # One line: rich clears the bar by its height.
         text, count = printable_line(text), printable_line(count)
         self._bar.update(self._task, description=text, completed=current, total=total, count=count)
 
     def _lower(self) -> None:
-        """Clear the bar off the terminal, so that text can be written where it stood."""
+        """Clear the bar from the terminal, so that text can take its place."""
         self._bar.stop()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import redis
 
-from skillfleet_cli.dev.guard import Guard, signal_group
+from skillfleet_cli.dev.cleanup import CleanupProcess, signal_group
 from skillfleet_cli.dev.plan import server_binary
 from skillfleet_ledger import Settings
 
@@ -35,13 +35,13 @@ class ServerError(Exception):
 class Server:
     """One child process. Its output goes to `<folder>/<name>.log`.
 
-    The guard ends it should the demo itself be killed.
+    The cleanup ends it should the demo itself be killed.
     """
 
-    def __init__(self, name: str, folder: Path, guard: Guard) -> None:
+    def __init__(self, name: str, folder: Path, cleanup: CleanupProcess) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
-        self._guard = guard
+        self._cleanup = cleanup
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, *command: str, env: dict[str, str] | None = None) -> None:
@@ -59,7 +59,7 @@ class Server:
                 )
             except OSError as error:
                 raise ServerError(f"cannot start {self.name} ({command[0]}): {error}") from error
-        self._guard.watch(self._process.pid)
+        self._cleanup.watch(self._process.pid)
 
     @property
     def running(self) -> bool:
@@ -92,7 +92,7 @@ class Server:
         finally:
             signal_group(self._process.pid, signal.SIGKILL)
             await self._process.wait()
-            self._guard.forget(self._process.pid)
+            self._cleanup.forget(self._process.pid)
 
     def _tail(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []

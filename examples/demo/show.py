@@ -20,7 +20,7 @@ from examples.demo.servers import (
 )
 from skillfleet.contracts import RunState, RunStatus
 from skillfleet.errors import SkillfleetError
-from skillfleet_cli.dev.guard import Guard
+from skillfleet_cli.dev.cleanup import CleanupProcess
 from skillfleet_cli.exits import CommandError
 from skillfleet_cli.trace import Bounds, show_trace
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
@@ -69,11 +69,11 @@ def _cancel_on_signals() -> None:
 async def _fleet() -> AsyncIterator[tuple[AsyncFleet, list[Server]]]:
     """A Valkey server and a worker, and the way to them; all gone at the end."""
     async with AsyncExitStack() as stack:
-        guard = Guard()
-        stack.push_async_callback(asyncio.to_thread, guard.close)
+        cleanup = CleanupProcess()
+        stack.push_async_callback(asyncio.to_thread, cleanup.close)
         folder = Path(tempfile.mkdtemp(prefix="skillfleet-demo-"))
-        guard.delete(str(folder))
-        valkey, worker = Server("valkey", folder, guard), Server("worker", folder, guard)
+        cleanup.delete(str(folder))
+        valkey, worker = Server("valkey", folder, cleanup), Server("worker", folder, cleanup)
         stack.push_async_callback(valkey.stop)
         settings = fleet_settings(await start_valkey(valkey, folder))
         stack.push_async_callback(worker.stop)

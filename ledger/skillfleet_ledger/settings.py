@@ -1,4 +1,4 @@
-"""The settings that every process of a fleet shares; read once, at the edge, then frozen."""
+"""Settings that all processes of a fleet share; read once at start, then frozen."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,47 +20,60 @@ CELERYS_NAMES = ("celery", "unacked")
 
 
 class Settings(BaseSettings):
-    """Where the fleet lives and what its limits are; from `SKILLFLEET_*` variables.
+    """Address and limits of the fleet, read by every process.
 
-    Build it with `Settings.load()`, which turns a bad value into a `SettingsError` that
+    Build it with `Settings.load()`, which turns an invalid value into a `SettingsError` that
     names the variable.
     """
 
     model_config = SettingsConfigDict(env_prefix="SKILLFLEET_", frozen=True, extra="ignore")
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False)
-    """The ledger, and the broker unless `broker_url` says otherwise."""
+    """URL of the ledger's Redis, which is also the broker unless `SKILLFLEET_BROKER_URL` is set;
+    also `rediss://` and `unix://`. Special characters in a password are percent-encoded: `#` as
+    `%23`, `/` as `%2F`."""
     redis_username: str | None = None
+    """User name, if it is not part of the URL."""
     redis_password: SecretStr | None = None
+    """Password, if it is not part of the URL."""
     redis_ca_file: Path | None = None
-    """The certificate authority of a rediss:// server, PEM."""
+    """PEM file with the certificate authority of a `rediss://` server."""
     broker_url: str | None = Field(None, repr=False)
+    """URL of a separate broker, such as `amqp://...`."""
     namespace: str = Field(DEFAULT_NAMESPACE, pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,62}$")
+    """Prefix of the fleet's keys; separates several fleets in one Redis."""
     shards: int = Field(1, ge=1, le=1024)
+    """Number of parts that the ledger's keys are divided into."""
     redis_timeout_seconds: float = Field(5.0, gt=0, le=3600)
-    """How long a call may wait for Redis before it fails."""
+    """How long a call waits for Redis before it fails."""
     default_queue: str = Field("celery", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
+    """Queue for the runs of agents that name no queue."""
     retention_seconds: float = Field(86_400.0, ge=1, le=MOST_SECONDS)
-    """How long everything of a run is kept after its end."""
+    """How long a run's record, events and artifacts are kept after its end."""
     max_events: int = Field(10_000, ge=100)
-    """The most events that a run's stream keeps; older ones are trimmed."""
+    """Most events that a run's stream keeps; older ones are trimmed, and readers are notified."""
     max_arguments_bytes: int = Field(256 * 1024, ge=1024)
+    """Largest arguments of a run, as JSON."""
     max_result_bytes: int = Field(MEBIBYTE, ge=1024)
+    """Largest result of a run, as JSON."""
     max_artifact_bytes: int = Field(64 * MEBIBYTE, ge=1024)
+    """Largest artifact."""
     max_artifacts: int = Field(1000, ge=1)
-    """The most artifacts of one run."""
+    """Most artifacts of one run."""
     max_deliveries: int = Field(3, ge=1)
-    """How many attempts of a run may be lost to crashes before it is buried."""
+    """Most attempts of a run that may be lost with their workers before the run is dead."""
     max_tree_depth: int = Field(16, ge=1)
+    """Greatest depth of runs that call runs."""
     max_tree_runs: int = Field(1000, ge=1)
+    """Most runs that one run and all its descendants may call."""
     auth: Literal["off", "required"] = "off"
-    """Whether every run needs a signed token that says who calls."""
+    """`required`: every run needs a signed token that names the caller."""
     auth_issuer: str = Field("skillfleet", min_length=1)
-    """The issuer named in the fleet's tokens."""
+    """Issuer in the fleet's tokens."""
     auth_signing_key_file: Path | None = None
-    """The private Ed25519 key that this process signs with: a producer's, or a worker's own."""
+    """Private Ed25519 key that this process signs with: a producer's, or a worker's own."""
     auth_token_seconds: float = Field(86_400.0, ge=1, le=MOST_SECONDS)
-    """How long after its submission (and delay) a run may first start."""
+    """How long after its submission (and delay) a signed run may start for the first time."""
 
     @field_validator("namespace")
     @classmethod

@@ -1,6 +1,6 @@
-"""OpenTelemetry's own variables, as far as the worker itself acts on them.
+"""OpenTelemetry's own variables that the worker itself reads.
 
-All others (headers, timeouts, certificates, samplers, propagators) its SDK reads.
+OpenTelemetry's SDK reads all others (headers, timeouts, certificates, samplers, propagators).
 """
 
 from typing import Self
@@ -12,22 +12,35 @@ from skillfleet.errors import SettingsError
 
 
 class TelemetrySettings(BaseSettings):
-    """Field names are the variables' names in lower case. Nothing leaves without an endpoint."""
+    """Export of traces and metrics with OpenTelemetry's own variables, read by workers.
+
+    Nothing is exported without an endpoint. A field's name is the variable's name in lower case.
+    """
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
     otel_sdk_disabled: bool = False
+    """Switch off traces and metrics."""
     otel_service_name: str = ""
+    """Name of the service; default `skillfleet-worker`."""
     otel_resource_attributes: str = ""
+    """Attributes of this process: `deployment.environment.name=production,team=search`."""
     otel_exporter_otlp_endpoint: str = ""
+    """URL of a collector that receives OTLP over HTTP. Empty: nothing is exported."""
     otel_exporter_otlp_traces_endpoint: str = ""
+    """Full URL for traces alone."""
     otel_exporter_otlp_metrics_endpoint: str = ""
+    """Full URL for metrics alone."""
     otel_traces_exporter: str = "otlp"
+    """`none` switches the export of traces off."""
     otel_metrics_exporter: str = "otlp"
+    """`none` switches the export of metrics off."""
     otel_bsp_schedule_delay: int = 200
-    """Milliseconds a finished span waits for company: what a crash may cost."""
+    """Milliseconds until finished spans are exported; a crash loses those of this time."""
     otel_bsp_max_queue_size: int = 16_384
+    """Most finished spans that wait for export; further ones are dropped and counted."""
     otel_bsp_max_export_batch_size: int = 2048
+    """Most spans of one request to the collector."""
 
     @classmethod
     def load(cls) -> Self:

@@ -1,1 +1,5 @@
-"""The verbs, one module a subject. Each loads its work only when it runs (see main.py)."""
+"""Definitions of the commands, one module per noun.
+
+The work of each is in the module (or package) of the same noun one level up, loaded only when the
+command runs (see main.py).
+"""

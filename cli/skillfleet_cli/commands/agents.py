@@ -1,6 +1,6 @@
-"""The verb `agents`."""
+"""The command `agents`."""
 
-# ruff: noqa: PLC0415 - a verb loads its work when it runs, so that --help is quick
+# ruff: noqa: PLC0415 - a command loads its work when it runs, so that --help is quick
 
 from skillfleet_cli.options import Json
 
@@ -11,7 +11,7 @@ def agents(*, as_json: Json = False) -> None:
     Example:
       $ skillfleet agents --json | jq -r '.[].name'
     """
-    from skillfleet_cli.catalogue import list_agents
-    from skillfleet_cli.session import with_fleet
+    from skillfleet_cli.agents import list_agents
+    from skillfleet_cli.fleet import with_fleet
 
     with_fleet(lambda fleet: list_agents(fleet, as_json=as_json))

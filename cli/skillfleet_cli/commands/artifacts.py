@@ -1,6 +1,6 @@
-"""The verb `artifacts`."""
+"""The command `artifacts`."""
 
-# ruff: noqa: PLC0415 - a verb loads its work when it runs, so that --help is quick
+# ruff: noqa: PLC0415 - a command loads its work when it runs, so that --help is quick
 
 from typing import Annotated
 
@@ -28,15 +28,15 @@ def artifacts(
 ) -> None:
     """List a run's artifacts, or fetch one.
 
-    Without -o, the artifact goes into the current folder under the last part of its name, and
-    never over a file that is there already.
+    Without -o, the artifact is written to the current folder under the last part of its name;
+    an existing file is never replaced.
 
     Example:
       $ skillfleet artifacts 1f0c… report.md -o - | less
     """
-    from skillfleet_cli.download import fetch_artifact, list_artifacts
+    from skillfleet_cli.artifacts import fetch_artifact, list_artifacts
     from skillfleet_cli.exits import CommandError
-    from skillfleet_cli.session import with_fleet
+    from skillfleet_cli.fleet import with_fleet
 
     if name is None:
         if output is not None:

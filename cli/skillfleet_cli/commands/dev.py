@@ -1,6 +1,6 @@
-"""The verb `dev`."""
+"""The command `dev`."""
 
-# ruff: noqa: PLC0415 - a verb loads its work when it runs, so that --help is quick
+# ruff: noqa: PLC0415 - a command loads its work when it runs, so that --help is quick
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ def dev(
     ],
     *,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Flower's port.")] = 5555,
-    flower: Annotated[bool, typer.Option(help="Start Flower, too.")] = True,
+    flower: Annotated[bool, typer.Option(help="Also start Flower.")] = True,
     redis_port: Annotated[
         int, typer.Option(min=1, max=65535, help="The embedded Valkey's port.")
     ] = 6379,
@@ -23,19 +23,19 @@ def dev(
         Path | None,
         typer.Option(
             file_okay=False,
-            help="Where runs are kept.",
-            show_default="a temporary folder, deleted at the end",
+            help="Folder of the server's data.",
+            show_default="a temporary folder, deleted on exit",
         ),
     ] = None,
     watch: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FOLDER", help="Watch this folder for changes, too; may be repeated."),
+        typer.Option(metavar="FOLDER", help="Also watch this folder for changes; may be repeated."),
     ] = None,
 ) -> None:
     """Run a whole fleet on this machine, for development.
 
     Starts a Valkey server, a worker that restarts when code changes, and Flower, all on the
-    loopback; Ctrl-C stops all of it. Authentication is off.
+    loopback interface; Ctrl-C stops them all. Authentication is off.
 
     Examples:
       $ skillfleet dev agents.py

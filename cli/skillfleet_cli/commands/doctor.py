@@ -1,6 +1,6 @@
-"""The verb `doctor`."""
+"""The command `doctor`."""
 
-# ruff: noqa: PLC0415 - a verb loads its work when it runs, so that --help is quick
+# ruff: noqa: PLC0415 - a command loads its work when it runs, so that --help is quick
 
 from typing import Annotated
 
@@ -11,19 +11,19 @@ from skillfleet_cli.options import Json
 
 def doctor(
     *,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for warnings.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Also exit with 1 on warnings.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check Redis and the fleet, and say what to do about what is wrong.
+    """Check Redis and the fleet, and give advice on every problem.
 
-    Exits with 1 for a problem: the fleet could lose runs or cannot work. What only asks for
-    attention, as a queue without a worker, is a warning.
+    Exits with 1 on a problem: the fleet could lose runs or cannot work. Anything that only needs
+    attention, such as a queue without a worker, is a warning.
 
     Examples:
       $ skillfleet doctor
       $ skillfleet doctor --json | jq '.findings[] | select(.level != "ok")'
     """
-    from skillfleet_cli.health.report import report_health
-    from skillfleet_cli.session import with_fleet
+    from skillfleet_cli.doctor.report import report_health
+    from skillfleet_cli.fleet import with_fleet
 
     with_fleet(lambda fleet: report_health(fleet, strict=strict, as_json=as_json))

@@ -1,6 +1,6 @@
-"""The verb `enqueue`."""
+"""The command `enqueue`."""
 
-# ruff: noqa: PLC0415 - a verb loads its work when it runs, so that --help is quick
+# ruff: noqa: PLC0415 - a command loads its work when it runs, so that --help is quick
 
 from typing import Annotated
 
@@ -11,12 +11,15 @@ from skillfleet_cli.options import Json
 
 def enqueue(  # noqa: PLR0913 - one parameter for each option
     skill: Annotated[
-        str, typer.Argument(metavar="SKILL", help="Its name, <agent>.<skill>.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="SKILL", help="Name of the skill, <agent>.<skill>.", show_default=False
+        ),
     ],
     json: Annotated[
         str | None,
         typer.Argument(
-            metavar="JSON", help="Its arguments as a JSON object; - reads stdin, @FILE a file."
+            metavar="JSON", help="Arguments as a JSON object; - reads stdin, @FILE a file."
         ),
     ] = None,
     *,
@@ -24,7 +27,7 @@ def enqueue(  # noqa: PLR0913 - one parameter for each option
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="One argument; a value that is no JSON is text. May be repeated.",
+            help="One argument; a value that is not valid JSON is a string. May be repeated.",
         ),
     ] = None,
     follow: Annotated[
@@ -32,36 +35,36 @@ def enqueue(  # noqa: PLR0913 - one parameter for each option
     ] = False,
     timeout: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="The run's deadline: it ends timed_out then."),
+        typer.Option(metavar="SECONDS", help="Deadline: the run then ends as timed_out."),
     ] = None,
     delay: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Start no sooner than that.")
+        float | None, typer.Option(metavar="SECONDS", help="Earliest start, from now.")
     ] = None,
     priority: Annotated[
         int | None, typer.Option(min=0, max=9, help="0 is the most urgent.", show_default="0")
     ] = None,
     idempotency_key: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="The same key and arguments give the same run."),
+        typer.Option(metavar="KEY", help="The same key and arguments return the same run."),
     ] = None,
     queue: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Instead of the agent's own queue.")
+        str | None, typer.Option(metavar="NAME", help="Queue to use instead of the agent's own.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Enqueue a run of a skill and print its id.
 
-    With --follow, its text and result go to stdout, all else to stderr. Ctrl-C then cancels
-    the run; a second one leaves at once. Exit code: 0 succeeded, 1 failed, 3 cancelled,
-    4 timed out.
+    With --follow, the run's text and result go to stdout, everything else to stderr. Ctrl-C
+    cancels the run; a second Ctrl-C leaves at once. Exit code: 0 succeeded, 1 failed, 3
+    cancelled, 4 timed out.
 
     Examples:
       $ skillfleet enqueue librarian.survey '{"folder": "."}' --follow
       $ skillfleet enqueue fleet.echo --arg text=hello
     """
     from skillfleet_cli.arguments import parse_arguments
-    from skillfleet_cli.follow import enqueue_run
-    from skillfleet_cli.session import with_fleet
+    from skillfleet_cli.enqueue import enqueue_run
+    from skillfleet_cli.fleet import with_fleet
 
     args = parse_arguments(json, arg or [])
     options = {

@@ -1,6 +1,6 @@
-"""The verbs `keys new` and `token`."""
+"""The commands `keys new` and `token`."""
 
-# ruff: noqa: PLC0415 - a verb loads its work when it runs, so that --help is quick
+# ruff: noqa: PLC0415 - a command loads its work when it runs, so that --help is quick
 
 from pathlib import Path
 from typing import Annotated
@@ -12,18 +12,18 @@ from skillfleet_cli.options import Json
 
 def new(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="The key's id, such as backend-2026-11.")
+        str, typer.Argument(metavar="NAME", help="Id of the key, such as backend-2026-11.")
     ],
     *,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write to.")
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")
     ] = Path(),
 ) -> None:
-    """Make a key pair to sign runs with (Ed25519).
+    """Generate a key pair that signs runs (Ed25519).
 
-    Writes NAME.private.pem, for SKILLFLEET_AUTH_SIGNING_KEY_FILE of the one that signs, and
-    NAME.pem, for the folder SKILLFLEET_AUTH_KEYS of all workers (a worker's own key: for
-    SKILLFLEET_AUTH_WORKER_KEYS). Never replaces a file.
+    Writes NAME.private.pem, for the signer's SKILLFLEET_AUTH_SIGNING_KEY_FILE, and NAME.pem, for
+    the folder SKILLFLEET_AUTH_KEYS of all workers (SKILLFLEET_AUTH_WORKER_KEYS for a worker's
+    own key). Never replaces a file.
 
     Example:
       $ skillfleet keys new backend-2026-11 --out /etc/skillfleet/keys
@@ -42,12 +42,15 @@ def new(
 
 def token(
     skill: Annotated[
-        str, typer.Argument(metavar="SKILL", help="Its name, <agent>.<skill>.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="SKILL", help="Name of the skill, <agent>.<skill>.", show_default=False
+        ),
     ],
     json: Annotated[
         str | None,
         typer.Argument(
-            metavar="JSON", help="Its arguments as a JSON object; - reads stdin, @FILE a file."
+            metavar="JSON", help="Arguments as a JSON object; - reads stdin, @FILE a file."
         ),
     ] = None,
     *,
@@ -57,32 +60,34 @@ def token(
     ] = None,
     subject: Annotated[
         str | None,
-        typer.Option("--subject", "-s", metavar="NAME", help="Who calls.", show_default="issuer"),
+        typer.Option(
+            "--subject", "-s", metavar="NAME", help="Subject: who calls.", show_default="issuer"
+        ),
     ] = None,
     scope: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A scope; may be repeated.")
     ] = None,
     claim: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A further claim; may be repeated."),
+        typer.Option(metavar="NAME=VALUE", help="An additional claim; may be repeated."),
     ] = None,
     run: Annotated[
         str | None,
-        typer.Option("--run", metavar="ID", help="The run's id.", show_default="a new one"),
+        typer.Option("--run", metavar="ID", help="Id of the run.", show_default="a new one"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Sign one run, for a client that has no key of its own, and print its id and token.
+    """Sign one run for a client without a key, and print the run's id and token.
 
-    The token is good for that run id, skill and arguments only, for
-    SKILLFLEET_AUTH_TOKEN_SECONDS. Signs with SKILLFLEET_AUTH_SIGNING_KEY_FILE. A plain Celery
-    client sends it as the header skillfleet-token, with the run's id as task_id.
+    The token is valid for this run id, skill and arguments only, for
+    SKILLFLEET_AUTH_TOKEN_SECONDS. It is signed with SKILLFLEET_AUTH_SIGNING_KEY_FILE. A plain
+    Celery client sends it as the header skillfleet-token, with the run's id as task_id.
 
     Example:
       $ skillfleet token librarian.survey '{"folder": "."}' --subject ada --scope files:read
     """
     from skillfleet_cli.arguments import parse_arguments
-    from skillfleet_cli.signing import print_token
+    from skillfleet_cli.keys import print_token
 
     caller = parse_arguments(None, claim or [])
     if subject is not None:

@@ -1,6 +1,6 @@
-"""Verbs on existing runs: status, events, cancel, runs."""
+"""The commands on existing runs: status, events, cancel, runs."""
 
-# ruff: noqa: PLC0415 - a verb loads its work when it runs, so that --help is quick
+# ruff: noqa: PLC0415 - a command loads its work when it runs, so that --help is quick
 
 from enum import StrEnum
 from typing import Annotated
@@ -11,7 +11,7 @@ from skillfleet_cli.options import Json, RunId
 
 
 class State(StrEnum):
-    """The states of a run, for the help; the SDK's own would cost it a quarter of a second."""
+    """The states of a run, for the help: importing the SDK's takes a quarter of a second."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -28,8 +28,8 @@ def status(run: RunId, *, as_json: Json = False) -> None:
     Example:
       $ skillfleet status 1f0c…
     """
-    from skillfleet_cli.inspection import show_status
-    from skillfleet_cli.session import with_fleet
+    from skillfleet_cli.fleet import with_fleet
+    from skillfleet_cli.runs import show_status
 
     with_fleet(lambda fleet: show_status(fleet.run(run), as_json=as_json))
 
@@ -38,22 +38,22 @@ def events(
     run: RunId,
     *,
     after: Annotated[
-        str | None, typer.Option(metavar="ID", help="Begin behind the event with this id.")
+        str | None, typer.Option(metavar="ID", help="Start after the event with this id.")
     ] = None,
     follow: Annotated[
-        bool, typer.Option(help="Go on until the run ends, or stop at the newest event.")
+        bool, typer.Option(help="Follow until the run ends, or stop at the newest event.")
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """Print a run's events, one a line, as they come.
+    """Print a run's events, one per line, as they arrive.
 
-    Ctrl-C only stops the printing; the run goes on.
+    Ctrl-C only stops the output; the run continues.
 
     Example:
       $ skillfleet events 1f0c… --after 17-0 --json | jq .payload
     """
-    from skillfleet_cli.inspection import print_events
-    from skillfleet_cli.session import with_fleet
+    from skillfleet_cli.fleet import with_fleet
+    from skillfleet_cli.runs import print_events
 
     with_fleet(lambda fleet: print_events(fleet, run, after, follow=follow, as_json=as_json))
 
@@ -62,7 +62,7 @@ def cancel(
     run: RunId,
     *,
     reason: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Why, for the run's record.")
+        str | None, typer.Option(metavar="TEXT", help="Reason, kept in the run's record.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -71,8 +71,8 @@ def cancel(
     Example:
       $ skillfleet cancel 1f0c… --reason "wrong folder"
     """
-    from skillfleet_cli.inspection import cancel_run
-    from skillfleet_cli.session import with_fleet
+    from skillfleet_cli.fleet import with_fleet
+    from skillfleet_cli.runs import cancel_run
 
     with_fleet(lambda fleet: cancel_run(fleet.run(run), reason, as_json=as_json))
 
@@ -93,8 +93,8 @@ def runs(
     Example:
       $ skillfleet runs --state failed --agent librarian
     """
-    from skillfleet_cli.inspection import list_runs
-    from skillfleet_cli.session import with_fleet
+    from skillfleet_cli.fleet import with_fleet
+    from skillfleet_cli.runs import list_runs
 
     chosen = state.value if state is not None else None
     with_fleet(lambda fleet: list_runs(fleet, chosen, agent, limit, as_json=as_json))

@@ -1,6 +1,6 @@
-"""The verb `trace`."""
+"""The command `trace`."""
 
-# ruff: noqa: PLC0415 - a verb loads its work when it runs, so that --help is quick
+# ruff: noqa: PLC0415 - a command loads its work when it runs, so that --help is quick
 
 from typing import Annotated
 
@@ -13,22 +13,22 @@ def trace(
     run: RunId,
     *,
     children: Annotated[
-        int, typer.Option(min=0, max=1000, help="Of each run's calls, show that many: the slowest.")
+        int, typer.Option(min=0, max=1000, help="Calls to show for each run: the slowest ones.")
     ] = 10,
     events: Annotated[
-        int, typer.Option(min=0, max=10_000, help="Lines of events of each run, at most.")
+        int, typer.Option(min=0, max=10_000, help="Most lines of events for each run.")
     ] = 12,
     as_json: Json = False,
 ) -> None:
     """Show a run's tree as a waterfall: attempts, events, and the runs that it called.
 
-    Read from the ledger alone: no collector is needed. In the bars, ░ is time in the queue and
-    █ time in a worker.
+    Reads the ledger alone; no trace collector is needed. In the bars, ░ is time in the queue and
+    █ is time in a worker.
 
     Example:
       $ skillfleet trace 1f0c…
     """
-    from skillfleet_cli.session import with_fleet
+    from skillfleet_cli.fleet import with_fleet
     from skillfleet_cli.trace import Bounds, show_trace
 
     bounds = Bounds(children=children, events=events)

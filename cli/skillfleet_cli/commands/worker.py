@@ -1,6 +1,6 @@
-"""The verb `worker`."""
+"""The command `worker`."""
 
-# ruff: noqa: PLC0415 - a verb loads its work when it runs, so that --help is quick
+# ruff: noqa: PLC0415 - a command loads its work when it runs, so that --help is quick
 
 from enum import StrEnum
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ _REST = "skillfleet_cli.celery_arguments"
 
 
 class Pool(StrEnum):
-    """How a worker runs skills."""
+    """Pool that executes the skills."""
 
     LOOP = "loop"
     PREFORK = "prefork"
@@ -20,7 +20,7 @@ class Pool(StrEnum):
 
 
 class LogLevel(StrEnum):
-    """How much a worker says."""
+    """Log level of a worker."""
 
     DEBUG = "DEBUG"
     INFO = "INFO"
@@ -29,10 +29,10 @@ class LogLevel(StrEnum):
 
 
 class WithCeleryArguments(TyperCommand):
-    """A command that leaves what follows `--` to Celery."""
+    """A command that passes everything after `--` to Celery."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Cut off what is Celery's, then parse as usual."""
+        """Remove Celery's arguments, then parse the rest."""
         if "--" in args:
             cut = args.index("--")
             args, ctx.meta[_REST] = args[:cut], args[cut + 1 :]
@@ -51,12 +51,16 @@ def worker(
     ] = None,
     *,
     pool: Annotated[
-        Pool, typer.Option(help="loop: async skills; prefork, threads: blocking ones.")
+        Pool, typer.Option(help="loop for async skills; prefork or threads for blocking ones.")
     ] = Pool.LOOP,
     concurrency: Annotated[
         int | None,
         typer.Option(
-            "--concurrency", "-c", min=1, help="Runs at once.", show_default="loop: 100, else CPUs"
+            "--concurrency",
+            "-c",
+            min=1,
+            help="Number of concurrent runs.",
+            show_default="loop: 100, else CPUs",
         ),
     ] = None,
     queue: Annotated[
@@ -65,8 +69,8 @@ def worker(
             "--queue",
             "-Q",
             metavar="NAME",
-            help="A queue to take runs from; may be repeated.",
-            show_default="all queues of the agents, and the default one",
+            help="Queue to consume; may be repeated.",
+            show_default="all queues of the agents, and the default queue",
         ),
     ] = None,
     log_level: Annotated[
@@ -74,19 +78,19 @@ def worker(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Start without a banner.")] = False,
 ) -> None:
-    """Start a worker that serves the agents of modules. A front on `celery worker`.
+    """Start a worker that serves the agents of the modules; a front end to `celery worker`.
 
-    What follows -- goes to Celery as it is. SIGTERM drains: running runs may finish for
-    SKILLFLEET_DRAIN_SECONDS, the rest goes back to the queue.
+    Arguments after -- are passed to Celery unchanged. SIGTERM drains: running runs get
+    SKILLFLEET_DRAIN_SECONDS to finish, the rest goes back to the queue.
 
     Examples:
       $ skillfleet worker my_agents --concurrency 200
       $ skillfleet worker agents/librarian.py --pool prefork -- --max-tasks-per-child 100
     """
-    from skillfleet_cli.serving import Serving, serve
+    from skillfleet_cli.worker import WorkerOptions, run_worker
 
-    serve(
-        Serving(
+    run_worker(
+        WorkerOptions(
             modules=tuple(modules or ()),
             pool=pool.value,
             concurrency=concurrency,

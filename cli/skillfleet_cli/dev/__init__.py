@@ -1,1 +1,1 @@
-"""`skillfleet dev`: a whole fleet in one terminal, and nothing left of it afterwards."""
+"""`skillfleet dev`: a whole fleet in one terminal that leaves nothing behind."""

@@ -1,33 +1,38 @@
-"""A process that `dev` started: its log lines, and its certain end."""
+"""Child process of `dev`: its log lines, and its guaranteed end."""
 
 import asyncio
 import contextlib
 import signal
 from collections.abc import Mapping, Sequence
 
-from skillfleet_cli.dev.guard import Guard, signal_group
+from skillfleet_cli.dev.cleanup import CleanupProcess, signal_group
 from skillfleet_cli.dev.log import Log
 
 _LONGEST_LINE = 1 << 20
 
 
 class Child:
-    """One child process, leader of a session and process group of its own.
+    """One child process, the leader of its own session and process group.
 
-    The terminal's Ctrl-C so never reaches it: `dev` decides when and how it ends.
+    The terminal's Ctrl-C never reaches it: `dev` decides when and how it ends.
     """
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, log: Log) -> None:
         self.name = name
         self.stopping = False
-        """True once its end is wanted."""
+        """True once `dev` is stopping it."""
         self._process = process
         self._log = log
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
     async def start(
-        cls, name: str, command: Sequence[str], env: Mapping[str, str], guard: Guard, log: Log
+        cls,
+        name: str,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        cleanup: CleanupProcess,
+        log: Log,
     ) -> "Child":
         """Start a command; its output goes to the log, line by line."""
         process = await asyncio.create_subprocess_exec(
@@ -39,30 +44,30 @@ class Child:
             start_new_session=True,
             limit=_LONGEST_LINE,
         )
-        guard.watch(process.pid)
+        cleanup.watch(process.pid)
         return cls(name, process, log)
 
     async def wait(self) -> int:
-        """The exit code, once it has ended."""
+        """Wait for its end and return the exit code."""
         return await self._process.wait()
 
-    async def stop(self, patience: float, guard: Guard) -> None:
-        """End it and whatever it started: SIGTERM, then SIGKILL after `patience` seconds."""
+    async def stop(self, grace: float, cleanup: CleanupProcess) -> None:
+        """End it and all processes it started: SIGTERM, then SIGKILL after `grace` seconds."""
         self.stopping = True
         if self._process.returncode is None:
             self._process.terminate()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(grace):
                     await self._process.wait()
         self.kill()
         await self._process.wait()
-        guard.forget(self._process.pid)
-        # What the group's other processes still held of the pipe is gone with them.
+        cleanup.forget(self._process.pid)
+        # The group's other processes held the pipe, too; they are gone now.
         await asyncio.wait([self._reading], timeout=1)
         self._reading.cancel()
 
     def kill(self) -> None:
-        """End it and whatever it started at once."""
+        """Kill it and all processes it started."""
         self.stopping = True
         signal_group(self._process.pid, signal.SIGKILL)
 
@@ -72,7 +77,7 @@ class Child:
             try:
                 line = await stream.readline()
             except ValueError:
-                # A line longer than any log's: asyncio has dropped it.
+                # The line exceeds the limit: asyncio has dropped it.
                 continue
             if not line:
                 return

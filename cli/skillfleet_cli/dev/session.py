@@ -1,4 +1,4 @@
-"""One session of `dev`: start everything, restart the worker on changes, end everything."""
+"""Session of `dev`: start everything, restart the worker on changes, end everything."""
 
 import asyncio
 import signal
@@ -9,31 +9,31 @@ from pathlib import Path
 from typing import Any
 
 from skillfleet_cli.dev.child import Child
-from skillfleet_cli.dev.guard import Guard
+from skillfleet_cli.dev.cleanup import CleanupProcess
 from skillfleet_cli.dev.log import Log
 from skillfleet_cli.dev.plan import Plan, server_binary
 from skillfleet_cli.exits import CommandError, ExitCode
 from skillfleet_ledger import Settings
 
-_PATIENCE_SECONDS = 8.0
+_GRACE_SECONDS = 8.0
 """How long a process may take to end after SIGTERM; more than the worker's drain."""
 _START_SECONDS = 15.0
 _PAUSE_SECONDS = 1.0
-"""Before a worker that crashed starts again."""
+"""Pause before a crashed worker starts again."""
 _POLL_SECONDS = 0.05
 _PYTHON = (sys.executable, "-P", "-m")
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Session:
-    """The processes of one `dev`."""
+    """The processes of one `skillfleet dev`."""
 
     def __init__(self, plan: Plan, settings: Settings) -> None:
         self._plan = plan
         self._settings = settings
         self._environment = plan.environment(settings)
         self._log = Log()
-        self._guard = Guard()
+        self._cleanup = CleanupProcess()
         self._server: Child | None = None
         self._others: list[Child] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -63,11 +63,11 @@ class Session:
             worker = await self._start("worker", self._worker_command())
             reason = await self._again.get()
             self._log.say(f"{reason}: starting the worker again")
-            await worker.stop(_PATIENCE_SECONDS, self._guard)
+            await worker.stop(_GRACE_SECONDS, self._cleanup)
             self._others.remove(worker)
 
     async def _watch_files(self) -> None:
-        # Only here: this module must import where the extra [dev] is not installed.
+        # Imported here: this module must be importable without the extra [dev].
         from watchfiles import PythonFilter, awatch  # noqa: PLC0415
 
         try:
@@ -114,24 +114,22 @@ class Session:
             self._again.put_nowait(ended)
 
     async def _child(self, name: str, command: Sequence[str]) -> Child:
-        return await Child.start(name, command, self._environment, self._guard, self._log)
+        return await Child.start(name, command, self._environment, self._cleanup, self._log)
 
     async def _close(self) -> None:
         """End all processes, the server last, and delete the temporary data."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(
-            *(child.stop(_PATIENCE_SECONDS, self._guard) for child in self._others)
-        )
+        await asyncio.gather(*(child.stop(_GRACE_SECONDS, self._cleanup) for child in self._others))
         if self._server is not None:
-            await self._server.stop(_PATIENCE_SECONDS, self._guard)
-        await asyncio.to_thread(self._guard.close)
+            await self._server.stop(_GRACE_SECONDS, self._cleanup)
+        await asyncio.to_thread(self._cleanup.close)
 
     def _interrupted(self) -> None:
         if not self._end.done():
             self._end.set_result(None)
-            self._log.say("stopping; once more ends everything at once")
+            self._log.say("stopping; Ctrl-C again kills everything")
             return
         for child in [*self._others, *([self._server] if self._server else [])]:
             child.kill()
@@ -157,7 +155,7 @@ class Session:
             "worker": f"{' '.join(plan.modules)}, restarts when a .py file changes",
             "skills": f"{client}skillfleet agents",
             "enqueue": f"{client}skillfleet enqueue fleet.echo --arg text=hello --follow",
-            "note": "authentication is off: whoever reaches these ports may do anything",
+            "note": "authentication is off: anyone who reaches these ports can do anything",
         }
         for name, text in lines.items():
             if text:
@@ -177,7 +175,7 @@ class Session:
             self._plan.data_dir.mkdir(parents=True, exist_ok=True)
             return str(self._plan.data_dir.resolve())
         folder = tempfile.mkdtemp(prefix="skillfleet-dev-")
-        self._guard.delete(folder)
+        self._cleanup.delete(folder)
         return folder
 
     def _worker_command(self) -> list[str]:
@@ -190,7 +188,7 @@ class Session:
 
 
 async def _answers(port: int) -> bool:
-    """True when a server takes commands on the port."""
+    """Return True when a server accepts commands on the port."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:

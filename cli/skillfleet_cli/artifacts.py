@@ -1,4 +1,4 @@
-"""Artifacts on their way to a file: in pieces, checked, and never under an unsafe name."""
+"""List and download of artifacts: in chunks, verified, and never under an unsafe name."""
 
 import codecs
 import contextlib
@@ -17,11 +17,11 @@ from skillfleet_cli.output import Listing, clock, console, print_json, size, sty
 from skillfleet_producer import AsyncRunHandle
 
 _SHORT_DIGEST = 12
-"""Hex digits of a checksum that a person compares; --json has all."""
+"""Hex digits of a checksum in the list; --json has all."""
 
 
 async def list_artifacts(run: AsyncRunHandle, *, as_json: bool) -> None:
-    """Print what the run has written so far."""
+    """Print the artifacts that the run has written so far."""
     infos = await run.artifacts()
     if as_json:
         print_json(infos)
@@ -44,7 +44,7 @@ async def list_artifacts(run: AsyncRunHandle, *, as_json: bool) -> None:
 async def fetch_artifact(
     run: AsyncRunHandle, name: str, output: str | None, *, as_json: bool
 ) -> None:
-    """Write an artifact to `output` ('-': stdout) and compare its checksum."""
+    """Write an artifact to `output` ('-': stdout) and verify its checksum."""
     info = await _find(run, name)
     if output == "-":
         terminal = sys.stdout.isatty()
@@ -69,21 +69,21 @@ async def _find(run: AsyncRunHandle, name: str) -> ArtifactInfo:
 
 
 def _target(name: str, output: str | None) -> Path:
-    """The file to write; a name from the fleet never leads out of the chosen folder."""
+    """Return the file to write; an artifact's name never leads out of the chosen folder."""
     if output is not None and not Path(output).is_dir():
         return Path(output)
     base = Path(name.replace("\\", "/")).name
     if base in {"", ".", ".."} or not base.isprintable():
-        raise CommandError(f"{name!r} is no name for a file: choose one with -o FILE")
+        raise CommandError(f"{name!r} is not a safe file name: choose one with -o FILE")
     target = Path(output or ".") / base
     if target.exists():
-        raise CommandError(f"{target} is there already: choose a file with -o FILE")
+        raise CommandError(f"{target} already exists: choose a file with -o FILE")
     return target
 
 
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[BinaryIO]:
-    """A file that takes its place at `target` only when it is complete."""
+    """Open a temporary file that replaces `target` only when it is complete."""
     try:
         if target.exists() and not target.is_file():
             with target.open("wb") as device:
@@ -99,23 +99,23 @@ def _replacing(target: Path) -> Iterator[BinaryIO]:
         Path(file.name).replace(target)
     except OSError as error:
         if error.strerror is None:
-            # An error of the fleet, which is an OSError as well.
+            # The fleet's errors may be OSErrors, too.
             raise
         raise CommandError(f"cannot write {target}: {error.strerror}", ExitCode.FAILED) from error
 
 
 class _Terminal:
-    """Shows bytes as text on the terminal that stdout is; what is no text by its numbers."""
+    """A writer of bytes as text on a terminal; invalid UTF-8 is shown as escapes."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
 
     def write(self, data: bytes) -> None:
-        """Write what is complete of it."""
+        """Write all complete characters."""
         write_text(self._decoder.decode(data))
 
     def flush(self) -> None:
-        """Write the rest: the beginning of a letter that never ended."""
+        """Write the rest: an incomplete character."""
         write_text(self._decoder.decode(b"", final=True))
 
 

@@ -1,6 +1,6 @@
-"""Checks of the fleet itself: who serves it, what waits, what is stuck, what was given up."""
+"""Checks of the fleet itself: workers, queues, stuck runs, dead letters."""
 
-from skillfleet_cli.health import Finding, Level
+from skillfleet_cli.doctor import Finding, Level
 from skillfleet_cli.output import duration
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.queues import QueueStats
@@ -8,11 +8,11 @@ from skillfleet_ledger.queues import QueueStats
 _LONG_WAIT_SECONDS = 60.0
 _MOST_NAMED = 5
 _LAPSED_SECONDS = 10.0
-"""The reaper restarts a run within seconds after its lease ran out."""
+"""The reaper restarts a run within seconds after its lease expires."""
 
 
 async def examine_fleet(ledger: Ledger) -> list[Finding]:
-    """Findings about workers, queues, stuck runs and dead letters."""
+    """Return findings about workers, queues, stuck runs and dead letters."""
     workers = await ledger.directory.workers()
     agents = await ledger.directory.agents()
     served = {agent.queue for agent in agents}
@@ -38,7 +38,7 @@ def _workers(workers: list[str]) -> Finding:
 def _agents(names: list[str]) -> Finding:
     if names:
         return Finding("agents", Level.OK, ", ".join(names))
-    return Finding("agents", Level.WARNING, "none served", "start a worker that has their module")
+    return Finding("agents", Level.WARNING, "none served", "start a worker with their module")
 
 
 async def _reaper(ledger: Ledger, workers: list[str]) -> Finding:
@@ -49,7 +49,7 @@ async def _reaper(ledger: Ledger, workers: list[str]) -> Finding:
     if not workers:
         return Finding("reaper", Level.OK, "starts with the first worker")
     advice = "look for 'the reaper' in the workers' logs; a restart of a worker elects another"
-    return Finding("reaper", Level.WARNING, "none, although workers live", advice)
+    return Finding("reaper", Level.WARNING, "none, although there are live workers", advice)
 
 
 def _queue(stats: QueueStats, served: bool) -> Finding:  # noqa: FBT001 - a fact of the queue
@@ -58,7 +58,7 @@ def _queue(stats: QueueStats, served: bool) -> Finding:  # noqa: FBT001 - a fact
         text += f", the oldest for {duration(stats.oldest_age_seconds)}"
     name = f"queue {stats.queue}"
     if stats.queued and not served:
-        advice = f"no live worker serves an agent of it: skillfleet worker MODULE -Q {stats.queue}"
+        advice = f"no live worker serves its agents: skillfleet worker MODULE -Q {stats.queue}"
         return Finding(name, Level.WARNING, text, advice)
     if stats.oldest_age_seconds > _LONG_WAIT_SECONDS:
         advice = "more workers, or a higher --concurrency; do the workers' logs show errors?"
@@ -73,7 +73,7 @@ async def _stuck(ledger: Ledger) -> Finding:
         lapsed += await ledger.connection.execute("ZCOUNT", f"{prefix}leases", "-inf", limit)
     if not lapsed:
         return Finding("stuck", Level.OK, "no run is held by a lost worker")
-    text = f"{lapsed} runs count as running, but their worker is gone"
+    text = f"{lapsed} runs are marked as running, but their worker is gone"
     return Finding("stuck", Level.WARNING, text, "any live worker restarts them: start one")
 
 
@@ -83,6 +83,6 @@ async def _dead(ledger: Ledger) -> Finding:
     for prefix in ledger.keys.prefixes():
         dead += await ledger.connection.execute("ZCARD", f"{prefix}state:dead")
     if not refused and not dead:
-        return Finding("dead", Level.OK, "no dead runs, no refused messages")
-    text = f"{dead} dead runs, {refused} refused messages"
-    return Finding("dead", Level.WARNING, text, "look at them: skillfleet dead list")
+        return Finding("dead", Level.OK, "no dead runs, no dead letters")
+    text = f"{dead} dead runs, {refused} dead letters"
+    return Finding("dead", Level.WARNING, text, "list them: skillfleet dead list")

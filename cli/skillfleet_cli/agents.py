@@ -1,4 +1,4 @@
-"""The agents of the fleet, as their workers published them."""
+"""List of the fleet's agents, as their workers published them."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ async def list_agents(fleet: AsyncFleet, *, as_json: bool) -> None:
 
 
 def _arguments(skill: SkillCard) -> str:
-    """The arguments by name; those with a default in brackets."""
+    """Return the argument names; those with a default in brackets."""
     schema: dict[str, Any] = skill.input_schema
     required, names = schema.get("required"), schema.get("properties")
     needed = required if isinstance(required, list) else ()

@@ -1,4 +1,4 @@
-"""A fleet for the time of one command."""
+"""A fleet that is open for one command."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def with_fleet(work: Callable[[AsyncFleet], Coroutine[Any, Any, T]]) -> T:
-    """Do `work` with the fleet of the settings, on an event loop of its own."""
+    """Run `work` with the fleet of the settings, on a new event loop."""
 
     async def session() -> T:
         async with AsyncFleet() as fleet:

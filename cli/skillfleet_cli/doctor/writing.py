@@ -1,6 +1,6 @@
-"""Whether the server takes what the fleet writes: reading alone does not tell.
+"""Check that the server accepts the fleet's writes.
 
-A replica, a cluster, a full server and a user without rights answer every read.
+Reads prove nothing: a replica, a cluster, a full server and a user without rights answer them.
 """
 
 import asyncio
@@ -8,17 +8,17 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from skillfleet_cli.health import Finding, Level
+from skillfleet_cli.doctor import Finding, Level
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.keys import random_uuid
 from skillfleet_ledger.redis_client.connection import ReplyError
 
-# Nothing becomes of an update (XX) of what is not there, but the server refuses it as any write.
+# An update (XX) of a missing key has no effect, but is refused like any other write.
 _ENQUEUE = """
 redis.call('ZADD', KEYS[1] .. 'run:' .. ARGV[1], 'XX', 0, ARGV[1])
 if KEYS[2] then redis.call('ZADD', KEYS[2], 'XX', 0, ARGV[1]) end
 """
-"""What a producer may do. KEYS: the shard's prefix, a list of the broker. ARGV: an id."""
+"""A producer's writes. KEYS: the shard's prefix, a list of the broker. ARGV: an id."""
 _EXECUTE = """
 local own, stream, result = KEYS[1] .. 'blob:' .. ARGV[1], KEYS[1] .. 'events:' .. ARGV[1], KEYS[2]
 redis.call('PUBLISH', result, '{}')
@@ -29,53 +29,53 @@ redis.call('XADD', stream, '1-0', 'kind', 'doctor')
 redis.call('PEXPIRE', stream, 60000)
 redis.call('DEL', own, stream, result)
 """
-"""What a worker does as well. KEYS: the shard's prefix, a result's key. ARGV: an id."""
+"""A worker's further writes. KEYS: the shard's prefix, a result's key. ARGV: an id."""
 
 _CLUSTER = "this is a Redis Cluster: the fleet needs a single primary, without cluster mode"
 _ADVICE = {
-    "READONLY": "this is a replica: let SKILLFLEET_REDIS_URL name the primary",
+    "READONLY": "this is a replica: set SKILLFLEET_REDIS_URL to the primary",
     "CROSSSLOT": _CLUSTER,
     "MOVED": _CLUSTER,
     "ASK": _CLUSTER,
     "TRYAGAIN": _CLUSTER,
     "CLUSTERDOWN": _CLUSTER,
     "OOM": "it is full: raise maxmemory, or lower SKILLFLEET_RETENTION_SECONDS",
-    "MISCONF": "it cannot save to its disk: see the server's log; is the disk full?",
-    "NOREPLICAS": "it has too few replicas (min-replicas-to-write): see whether they are up",
-    "MASTERDOWN": "this is a replica without its primary: see whether that is up",
-    "LOADING": "it reads its data from disk: try again in a moment",
-    "BUSY": "a script of somebody does not end: SCRIPT KILL ends it",
+    "MISCONF": "it cannot write to its disk: see the server's log; is the disk full?",
+    "NOREPLICAS": "it has too few replicas (min-replicas-to-write): check that they are running",
+    "MASTERDOWN": "this is a replica that lost its primary: check that the primary is running",
+    "LOADING": "it is loading its data from disk: try again in a moment",
+    "BUSY": "a script does not end: SCRIPT KILL stops it",
     "NOAUTH": "set SKILLFLEET_REDIS_PASSWORD, or the password in SKILLFLEET_REDIS_URL",
     "WRONGPASS": "check user and password in SKILLFLEET_REDIS_URL",
-    "NOPERM": "give this user the rights of deploy/redis/users.acl, or ask as a worker's user",
+    "NOPERM": "give this user the rights of deploy/redis/users.acl, or check as a worker's user",
 }
 _IN_SCRIPTS = {
     "ACL failure": "NOPERM",
     "The user executing the script": "NOPERM",
     "non local key": "CROSSSLOT",
 }
-"""What servers write without a code when it happens in a script."""
+"""Messages that servers write without a code when a script fails."""
 _CODE = re.compile(rf"\b({'|'.join(_ADVICE)})\b")
 _UNKNOWN = (
-    "is it a Redis (or Valkey) that keeps data, and no Sentinel or proxy? The fleet needs the"
-    " primary's own address"
+    "is it a Redis (or Valkey) server, not a Sentinel or proxy? The fleet needs the primary's"
+    " own address"
 )
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """A script that writes as the fleet does."""
+    """A script that makes the fleet's writes."""
 
     script: str
     keys: tuple[str, ...]
 
     async def refusal(self, ledger: Ledger, name: str) -> ReplyError | None:
-        """What the server says against it."""
+        """Return the server's refusal, or None."""
         return await _refusal(ledger, "EVAL", self.script, len(self.keys), *self.keys, name)
 
 
 async def examine_writing(ledger: Ledger) -> Finding:
-    """A finding about writes, under names that no part of the fleet reads."""
+    """Return a finding about writes to keys that no part of the fleet reads."""
     settings, keys = ledger.settings, ledger.keys
     name = f"doctor-{random_uuid()}"
     prefix = keys.shard_prefix(0)
@@ -97,20 +97,22 @@ async def examine_writing(ledger: Ledger) -> Finding:
 async def _refused(ledger: Ledger, refused: ReplyError, name: str) -> Finding:
     run_key = f"{ledger.keys.shard_prefix(0)}run:{name}"
     if code_of(refused) == "NOPERM" and not await _may_write(ledger, run_key):
-        text = "this user may only read: whether the fleet can write is not known"
-        return Finding("writing", Level.WARNING, text, "ask as a worker's user (docs/security.md)")
+        text = "this user may only read: the check cannot know whether the fleet can write"
+        return Finding(
+            "writing", Level.WARNING, text, "check as a worker's user (docs/security.md)"
+        )
     return _problem(refused)
 
 
 async def _may_write(ledger: Ledger, key: str) -> bool:
-    """Whether the user may write this key at all; writes nothing."""
+    """Return whether the user may write this key; writes nothing."""
     refused = await _refusal(ledger, "ZADD", key, "XX", 0, "doctor")
     return refused is None or code_of(refused) != "NOPERM"
 
 
 async def _refusal(ledger: Ledger, *command: Any) -> ReplyError | None:
     try:
-        # Not repeated: a server that refuses for now is what this is about.
+        # Not retried: a temporary refusal is a finding, too.
         await asyncio.wait_for(
             ledger.connection.call(*command), ledger.settings.redis_timeout_seconds
         )
@@ -120,12 +122,12 @@ async def _refusal(ledger: Ledger, *command: Any) -> ReplyError | None:
 
 
 def advice_on(refusal: Exception) -> str:
-    """What to do about a refusal of Redis, or an error that quotes one."""
+    """Return advice on a refusal of Redis, or on an error that quotes one."""
     return _ADVICE.get(code_of(refusal), _UNKNOWN)
 
 
 def code_of(refusal: Exception) -> str:
-    """The code of Redis in the message, wherever it stands; '' without one that is known."""
+    """Find the Redis error code in the message; '' without a known one."""
     text = str(refusal)
     found = (code for words, code in _IN_SCRIPTS.items() if words in text)
     return next(found, next(iter(_CODE.findall(text)), ""))

@@ -1,11 +1,11 @@
-"""Checks of the server that holds the ledger, and of the broker where it is another one."""
+"""Checks of the server that holds the ledger, and of a separate broker."""
 
 import asyncio
 import time
 from typing import Any
 
-from skillfleet_cli.health import Finding, Level
-from skillfleet_cli.health.writing import examine_writing
+from skillfleet_cli.doctor import Finding, Level
+from skillfleet_cli.doctor.writing import examine_writing
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.redis_client.connection import RefusedError, ReplyError
 
@@ -15,7 +15,7 @@ _FULL = 0.85
 
 
 async def examine_server(ledger: Ledger) -> list[Finding]:
-    """Findings about a Redis that answers; raises FleetUnavailableError when it does not."""
+    """Return findings about a Redis that answers; raises FleetUnavailableError if it does not."""
     before = time.monotonic()
     await ledger.directory.now_ms()
     latency = time.monotonic() - before
@@ -37,7 +37,7 @@ async def examine_server(ledger: Ledger) -> list[Finding]:
 
 
 async def examine_broker(settings: Settings) -> list[Finding]:
-    """A finding about a broker that is not the ledger's Redis."""
+    """Return a finding about a broker that is not the ledger's Redis."""
     if settings.broker_is_ledger:
         return []
     timeout = settings.redis_timeout_seconds
@@ -45,12 +45,12 @@ async def examine_broker(settings: Settings) -> list[Finding]:
         await asyncio.to_thread(_connect_broker, settings.celery_broker_url, timeout)
     except Exception as error:  # noqa: BLE001 - each transport has errors of its own
         advice = "is it running, and is SKILLFLEET_BROKER_URL right?"
-        return [Finding("broker", Level.PROBLEM, f"out of reach: {error}", advice)]
+        return [Finding("broker", Level.PROBLEM, f"cannot be reached: {error}", advice)]
     return [Finding("broker", Level.OK, "reachable")]
 
 
 def _connect_broker(url: str, timeout: float) -> None:
-    # A third of a second that only fleets with a broker of their own pay.
+    # Takes a third of a second, which only fleets with a separate broker pay.
     from kombu import Connection  # noqa: PLC0415
 
     with Connection(url, connect_timeout=timeout) as connection:
@@ -83,7 +83,7 @@ def _memory(info: dict[str, str]) -> Finding:
     text += f" of {info.get('maxmemory_human', '?')} used"
     if used < _FULL * most:
         return Finding("memory", Level.OK, text)
-    advice = "raise maxmemory, or lower SKILLFLEET_RETENTION_SECONDS: a full Redis takes no runs"
+    advice = "raise maxmemory, or lower SKILLFLEET_RETENTION_SECONDS: a full Redis accepts no runs"
     return Finding("memory", Level.WARNING, text, advice)
 
 
@@ -94,7 +94,7 @@ def _whole(text: str | None) -> int:
 async def _persistence(ledger: Ledger, info: dict[str, str]) -> Finding:
     for name in ("aof_last_write_status", "rdb_last_bgsave_status"):
         if info.get(name, "ok") != "ok":
-            advice = "see the server's log; is its disk full? It may refuse all writes"
+            advice = "see the server's log; is its disk full? It may refuse writes"
             return Finding("persistence", Level.PROBLEM, f"{name} is {info[name]}", advice)
     if info.get("aof_enabled") == "1":
         return Finding("persistence", Level.OK, "append-only file")
@@ -102,12 +102,12 @@ async def _persistence(ledger: Ledger, info: dict[str, str]) -> Finding:
         saves = (await ledger.connection.execute("CONFIG", "GET", "save"))[1].decode()
     except (RefusedError, ReplyError, IndexError):
         return Finding(
-            "persistence", Level.WARNING, "no append-only file", "switch it on: appendonly yes"
+            "persistence", Level.WARNING, "no append-only file", "enable it: appendonly yes"
         )
     if saves:
-        advice = "a crash of Redis loses the runs since the last one: switch on appendonly yes"
+        advice = "a crash of Redis loses the runs since the last snapshot: set appendonly yes"
         return Finding("persistence", Level.WARNING, "snapshots only", advice)
-    advice = "a restart of Redis loses all runs: switch on appendonly yes"
+    advice = "a restart of Redis loses all runs: set appendonly yes"
     return Finding("persistence", Level.WARNING, "none", advice)
 
 
@@ -121,7 +121,7 @@ def _clock(skew: float) -> Finding:
     text = f"Redis and this machine differ by {abs(skew) * 1000:.0f} ms"
     if abs(skew) <= _MOST_SKEW_SECONDS:
         return Finding("clock", Level.OK, text)
-    advice = "runs go by the clock of Redis; synchronise both (NTP), or times in logs mislead"
+    advice = "runs follow the clock of Redis; synchronise both (NTP), or times in logs mislead"
     return Finding("clock", Level.WARNING, text, advice)
 
 

@@ -1,4 +1,4 @@
-"""Looking at runs: status, events, lists; and cancelling one."""
+"""Display of runs (status, events, lists), and cancellation."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -22,13 +22,13 @@ from skillfleet_cli.output import (
 from skillfleet_ledger.streams import event_number
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 
-_TOLD_BY_STATE = {ReasonCode.CANCELLED_BY_CALLER, ReasonCode.DEADLINE_EXCEEDED}
+_IMPLIED_BY_STATE = {ReasonCode.CANCELLED_BY_CALLER, ReasonCode.DEADLINE_EXCEEDED}
 _MOST_SHOWN = 4000
-"""Characters of a result that `status` shows a person."""
+"""Characters of a result that `status` shows without --json."""
 
 
 async def show_status(run: AsyncRunHandle, *, as_json: bool) -> None:
-    """Print a run's record, and its result when it succeeded."""
+    """Print a run's record, and its result if it succeeded."""
     status = await run.status()
     result = await run.result() if status.state is RunState.SUCCEEDED else None
     if as_json:
@@ -45,7 +45,7 @@ async def show_status(run: AsyncRunHandle, *, as_json: bool) -> None:
 
 
 def show_record(status: RunStatus) -> None:
-    """Print a run's record as a list of facts, and its attempts when there were several."""
+    """Print a run's record as a list of facts, and its attempts if there were several."""
     facts = Listing("", "", header=False)
     for name, value in _facts(status).items():
         facts.add(styled((name, "bold")), value)
@@ -58,7 +58,7 @@ def show_record(status: RunStatus) -> None:
 async def print_events(
     fleet: AsyncFleet, run_id: str, after: str | None, *, follow: bool, as_json: bool
 ) -> None:
-    """Print events behind `after`, until the run ends or (without `follow`) the newest one."""
+    """Print events after `after`, until the run ends or (without `follow`) the newest one."""
     try:
         position = event_number(after) if after is not None else 0
     except ValueError as error:
@@ -77,13 +77,13 @@ async def print_events(
 
 
 async def cancel_run(run: AsyncRunHandle, reason: str | None, *, as_json: bool) -> None:
-    """Cancel a run; that it had ended before is told and no error."""
+    """Cancel a run; one that has already ended is reported, not an error."""
     asked = await run.cancel(reason)
     status = await run.status()
     if as_json:
         print_json({"id": run.id, "cancelled": asked, "state": status.state})
     elif not asked:
-        console().print(f"{run.id} had ended before: {status.state}")
+        console().print(f"{run.id} had already ended: {status.state}")
     elif status.state is RunState.CANCELLED:
         console().print(f"{run.id} cancelled")
     else:
@@ -117,24 +117,24 @@ async def list_runs(
 
 
 def state_text(state: RunState) -> Text:
-    """A state in its colour."""
+    """Return a state in its colour."""
     return styled((state.value, STATE_STYLES[state]))
 
 
 def took(status: RunStatus) -> float | None:
-    """Seconds from the run's first start to its end; None when it has not both."""
+    """Return the seconds from the run's first start to its end; None before both are known."""
     if status.started_at is None or status.finished_at is None:
         return None
     return (status.finished_at - status.started_at).total_seconds()
 
 
 def reason_of(status: RunStatus) -> str:
-    """Why a run is where it is, in one short line; '' when that is no news."""
+    """Return the reason for a run's state in one short line; '' if the state says it all."""
     if status.state is RunState.SUCCEEDED:
         return ""
     if not status.state.terminal:
         return f"cancel requested: {status.cancel_requested}" if status.cancel_requested else ""
-    code = "" if status.code in _TOLD_BY_STATE else status.code or ""
+    code = "" if status.code in _IMPLIED_BY_STATE else status.code or ""
     return ": ".join(part for part in (code, (status.message or "").partition("\n")[0]) if part)
 
 

@@ -1,15 +1,15 @@
-"""The doctor's rounds, and the report of them."""
+"""All health checks, and their report."""
 
 from collections.abc import Coroutine
 from typing import Any
 
 import typer
 
+from skillfleet_cli.doctor import Finding, Level
+from skillfleet_cli.doctor.fleet import examine_fleet
+from skillfleet_cli.doctor.server import examine_broker, examine_server
+from skillfleet_cli.doctor.writing import advice_on, code_of
 from skillfleet_cli.exits import ExitCode
-from skillfleet_cli.health import Finding, Level
-from skillfleet_cli.health.fleet import examine_fleet
-from skillfleet_cli.health.server import examine_broker, examine_server
-from skillfleet_cli.health.writing import advice_on, code_of
 from skillfleet_cli.output import console, print_json, styled
 from skillfleet_ledger.redis_client.connection import ReplyError
 from skillfleet_producer import AsyncFleet
@@ -18,7 +18,7 @@ _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"
 
 
 async def report_health(fleet: AsyncFleet, *, strict: bool, as_json: bool) -> None:
-    """Print all findings; exits with FAILED for a problem, with `strict` for a warning, too."""
+    """Print all findings; exits with FAILED on a problem, with `strict` also on a warning."""
     findings = await _examine(fleet)
     bad = {Level.PROBLEM, Level.WARNING} if strict else {Level.PROBLEM}
     healthy = not any(finding.level in bad for finding in findings)
@@ -39,7 +39,7 @@ async def _examine(fleet: AsyncFleet) -> list[Finding]:
 
 
 async def _tried(check: str, work: Coroutine[Any, Any, list[Finding]]) -> list[Finding]:
-    """What the work finds; where it cannot go on, that is the one finding."""
+    """Return the findings of `work`, or one finding about its failure."""
     try:
         return await work
     except (ReplyError, OSError) as error:
@@ -47,9 +47,9 @@ async def _tried(check: str, work: Coroutine[Any, Any, list[Finding]]) -> list[F
         if isinstance(error, ReplyError) or code_of(error) or "unknown command" in str(error):
             advice = advice_on(error)
         return [Finding(check, Level.PROBLEM, str(error), advice)]
-    except Exception as error:  # noqa: BLE001 - what a check trips over is worth a look
+    except Exception as error:  # noqa: BLE001 - a check that fails is a finding itself
         text = f"could not be read: {type(error).__name__}: {error}"
-        return [Finding(check, Level.PROBLEM, text, "what lies there is not what the fleet writes")]
+        return [Finding(check, Level.PROBLEM, text, "the data found is not in the fleet's format")]
 
 
 def _show(findings: list[Finding]) -> None:

@@ -1,4 +1,4 @@
-"""Enqueue a run and follow it to its end; Ctrl-C cancels it on the fleet."""
+"""Enqueueing a run and following it to its end; Ctrl-C cancels the run."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ async def enqueue_run(
     follow: bool,
     as_json: bool,
 ) -> None:
-    """Enqueue one run and print its id; with `follow`, exit with the code of its end."""
+    """Enqueue one run and print its id; with `follow`, exit with the code of its final state."""
     run = await fleet.enqueue(skill, args, **options)
     if not follow:
         if as_json:
@@ -51,7 +51,7 @@ async def enqueue_run(
 
 
 class _Follower:
-    """Shows a run until it ends. The first Ctrl-C cancels the run, the second one leaves."""
+    """A follower of one run. The first Ctrl-C cancels the run, the second one leaves."""
 
     def __init__(self, fleet: AsyncFleet, run: AsyncRunHandle, view: View) -> None:
         self._fleet = fleet
@@ -60,14 +60,14 @@ class _Follower:
         self._cancelling: asyncio.Task[bool] | None = None
 
     async def follow(self, skill: str) -> ExitCode:
-        """Return the exit code that tells how the run ended."""
+        """Follow the run to its end and return its exit code."""
         loop = asyncio.get_running_loop()
         reading = asyncio.create_task(self._read(skill))
         loop.add_signal_handler(signal.SIGINT, self._interrupted, reading)
         try:
             await reading
         except asyncio.CancelledError:
-            await self._asked()
+            await self._await_cancel_request()
             return ExitCode.INTERRUPTED
         finally:
             loop.remove_signal_handler(signal.SIGINT)
@@ -78,8 +78,8 @@ class _Follower:
         self._view.finish(status, value)
         return _EXITS[status.state]
 
-    async def _asked(self) -> None:
-        """Wait a moment until the run's end was asked for, whether that comes through or not."""
+    async def _await_cancel_request(self) -> None:
+        """Wait briefly until the cancellation was sent, whether it succeeds or not."""
         if self._cancelling is not None:
             with contextlib.suppress(TimeoutError, SkillfleetError):
                 async with asyncio.timeout(_ASK_SECONDS):
@@ -94,13 +94,13 @@ class _Follower:
         agent, _, name = skill.partition(".")
         cards = await self._fleet.agents()
         if not any(card.name == agent and card.skill(name) for card in cards):
-            self._view.note(f"no live worker serves {skill}: the run waits until one does")
+            self._view.note(f"no live worker serves {skill}: the run waits for one")
 
     def _interrupted(self, reading: "asyncio.Task[None]") -> None:
         if self._cancelling is not None:
-            self._view.note("not waiting for the run's end")
+            self._view.note("not waiting for the run to end")
             reading.cancel()
             return
-        self._view.note(f"cancelling run {self._run.id}; Ctrl-C again does not wait for its end")
+        self._view.note(f"cancelling run {self._run.id}; Ctrl-C again leaves without waiting")
         reason = "cancelled with Ctrl-C at the command line"
         self._cancelling = asyncio.create_task(self._run.cancel(reason))

@@ -1,8 +1,8 @@
-"""Ends what `dev` started and deletes its temporary data, however `dev` itself ends.
+"""Cleanup process: ends what `dev` started and deletes its temporary data.
 
-The guard is a process of its own that reads from a pipe which only `dev` holds open. When
-`dev` is gone, killed included, the pipe ends, and the guard does its work. This is the same
-on Linux and macOS, and reaches what the children started, too.
+It reads from a pipe that only `dev` holds open. When `dev` ends for any reason, SIGKILL
+included, the pipe closes and the cleanup starts. This works on Linux and macOS alike, and also
+reaches processes that the children started.
 """
 
 import contextlib
@@ -13,12 +13,12 @@ import subprocess
 import sys
 import time
 
-_PATIENCE_SECONDS = 5.0
+_GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 
 
-class Guard:
-    """`dev`'s end of the pipe."""
+class CleanupProcess:
+    """The cleanup process, seen from `dev`."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -28,25 +28,25 @@ class Guard:
         )
 
     def watch(self, group: int) -> None:
-        """Have a process group ended when `dev` ends."""
-        self._tell(f"+{group}")
+        """Register a process group to be ended when `dev` ends."""
+        self._send(f"+{group}")
 
     def forget(self, group: int) -> None:
-        """The process group has ended."""
-        self._tell(f"-{group}")
+        """Unregister a process group that has ended."""
+        self._send(f"-{group}")
 
     def delete(self, folder: str) -> None:
-        """Have a folder deleted at the end, after all processes."""
-        self._tell(f"x{folder}")
+        """Register a folder to be deleted after all processes have ended."""
+        self._send(f"x{folder}")
 
     def close(self) -> None:
-        """Let the guard do its work now, and wait for it."""
+        """Start the cleanup now, and wait for it."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.wait()
 
-    def _tell(self, order: str) -> None:
-        # Without its guard, dev still ends its children itself.
+    def _send(self, order: str) -> None:
+        # If the cleanup process is gone, dev still ends its children itself.
         with contextlib.suppress(BrokenPipeError):
             if self._process.stdin is not None:
                 self._process.stdin.write(os.fsencode(order) + b"\n")
@@ -54,7 +54,7 @@ class Guard:
 
 
 def main() -> None:
-    """The guard's process: collect orders until the pipe ends, then end and delete."""
+    """Run the cleanup process: collect orders until the pipe closes, then end and delete."""
     groups: set[int] = set()
     folders: list[str] = []
     for line in sys.stdin.buffer:
@@ -71,8 +71,8 @@ def main() -> None:
 
 
 def end_groups(groups: set[int]) -> None:
-    """End process groups: SIGTERM, and SIGKILL for those that stay."""
-    end = time.monotonic() + _PATIENCE_SECONDS
+    """End process groups: SIGTERM, then SIGKILL for those still alive."""
+    end = time.monotonic() + _GRACE_SECONDS
     alive = {group for group in groups if signal_group(group, signal.SIGTERM)}
     while alive and time.monotonic() < end:
         time.sleep(_POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""Signing one run by hand."""
+"""Signing of a single run."""
 
 import time
 from collections.abc import Mapping
