@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from skillfleet_telemetry.metrics import TELEMETRY_LOST, record
 from skillfleet_telemetry.settings import TelemetrySettings
-from skillfleet_telemetry.span_redaction import quiet_span
+from skillfleet_telemetry.span_redaction import redact_span
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class CountingExporter(SpanExporter):
         """Export a batch; a failure is final, as the batch processor keeps nothing."""
         self.waiting.change(-len(spans))
         try:
-            result = self._exporter.export([quiet_span(span) for span in spans])
+            result = self._exporter.export([redact_span(span) for span in spans])
         except Exception as error:  # noqa: BLE001 - an exporter must never end its thread
             self._count(len(spans), repr(error))
             return SpanExportResult.FAILURE

@@ -1,4 +1,4 @@
-"""Finished spans without the values of secrets, whoever wrote them into a span."""
+"""Redaction of finished spans, whichever library wrote the secret into one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +10,8 @@ from opentelemetry.trace.status import Status
 from skillfleet_telemetry.redaction import redact, redact_value
 
 
-def quiet_span(span: ReadableSpan) -> ReadableSpan:
-    """The span itself, or a copy of it where its texts hold a secret."""
+def redact_span(span: ReadableSpan) -> ReadableSpan:
+    """Return the span itself, or a redacted copy where one of its texts holds a secret."""
     texts = [span.name, span.status.description or "", *_texts(span.attributes)]
     texts += [text for event in span.events for text in (event.name, *_texts(event.attributes))]
     texts += [text for link in span.links for text in _texts(link.attributes)]
@@ -22,11 +22,11 @@ def quiet_span(span: ReadableSpan) -> ReadableSpan:
         context=span.context,
         parent=span.parent,
         resource=span.resource,
-        attributes=_quiet(span.attributes),
-        events=[_quiet_event(event) for event in span.events],
-        links=[Link(link.context, _quiet(link.attributes)) for link in span.links],
+        attributes=_redact_attributes(span.attributes),
+        events=[_redact_event(event) for event in span.events],
+        links=[Link(link.context, _redact_attributes(link.attributes)) for link in span.links],
         kind=span.kind,
-        status=_quiet_status(span.status),
+        status=_redact_status(span.status),
         start_time=span.start_time,
         end_time=span.end_time,
         instrumentation_scope=span.instrumentation_scope,
@@ -41,15 +41,15 @@ def _texts(attributes: Mapping[str, Any] | None) -> list[str]:
     return found
 
 
-def _quiet(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+def _redact_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
     return {redact(name): redact_value(value) for name, value in (attributes or {}).items()}
 
 
-def _quiet_event(event: Event) -> Event:
-    return Event(redact(event.name), _quiet(event.attributes), event.timestamp)
+def _redact_event(event: Event) -> Event:
+    return Event(redact(event.name), _redact_attributes(event.attributes), event.timestamp)
 
 
-def _quiet_status(status: Status) -> Status:
+def _redact_status(status: Status) -> Status:
     if status.description is None:
         return status
     return Status(status.status_code, redact(status.description))

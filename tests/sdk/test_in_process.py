@@ -29,6 +29,7 @@ from skillfleet.errors import (
     UnknownAgentError,
     UnknownSkillError,
 )
+from skillfleet.redaction import HIDDEN
 from skillfleet.testing.in_process import InProcessA2AClient, LocalDiscovery
 from tests.support.waiting import wait_until_async
 
@@ -185,8 +186,8 @@ async def test_a_callee_never_gets_more_scopes_than_its_caller(
 
 
 async def test_a_callee_reads_the_secrets_that_it_declared() -> None:
-    ctx = caller(secrets={"declared": "a", "undeclared": "b"})
-    assert (await ctx.call("tools", "tells", args={"name": "declared"})).result == "a"
+    ctx = caller(secrets={"declared": "one-1234", "undeclared": "two-1234"})
+    assert (await ctx.call("tools", "tells", args={"name": "declared"})).result == HIDDEN
     with pytest.raises(RunFailed) as caught:
         await ctx.call("tools", "tells", args={"name": "undeclared"})
     assert caught.value.code == "unknown_secret"

@@ -1,6 +1,7 @@
 """LocalRunContext: the conformance table, and what tests use it for."""
 
 import asyncio
+import base64
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,12 +14,14 @@ from skillfleet.errors import (
     ArtifactTooLargeError,
     CapabilityUnavailableError,
     EventTooLargeError,
+    InvalidArtifactError,
     RunError,
     RunTimedOut,
     SandboxUnavailable,
     SkillError,
     UnknownSecretError,
 )
+from skillfleet.redaction import HIDDEN
 from skillfleet.testing.in_process import InProcessA2AClient, LocalDiscovery
 from skillfleet.testing.runner import run_skill, run_to_end
 from tests.sdk.conformance import (
@@ -272,3 +275,37 @@ def test_attempt_and_deadline_refuse_nonsense() -> None:
         ctx.attempt = 0
     with pytest.raises(ValueError, match="time zone"):
         ctx.deadline = datetime(2026, 1, 1)  # noqa: DTZ001 - the mistake under test
+
+
+async def test_secrets_are_hidden_as_the_fleet_hides_them() -> None:
+    ctx = LocalRunContext(auth=NoAuth(), secrets={"key": "sk-1234567890", "short": "abc"})
+    await ctx.emit_text_delta("the key is sk-12")
+    await ctx.emit_text_delta("34567890!")
+    await ctx.emit_event(AgentEvent("custom", {"held": ["sk-1234567890"]}))
+    text = "".join(event.payload.get("text", "") for event in ctx.events)
+    assert "34567890" not in text
+    assert text.endswith("!")
+    assert ctx.events[-1].payload == {"held": [HIDDEN]}
+    with pytest.raises(InvalidArtifactError, match="name holds the value of a secret"):
+        await ctx.write_artifact("sk-1234567890.txt", b"", "text/plain")
+    with pytest.raises(UnknownSecretError, match="fewer than 4 characters"):
+        ctx.secret("short")
+
+
+async def test_a_result_holds_no_secret() -> None:
+    agent = Agent("keeper", description="Keeps a key")
+
+    @agent.skill
+    async def tell(ctx: RunContext[NoAuth]) -> str:
+        """Return the key."""
+        return ctx.secret("key")
+
+    ctx = LocalRunContext(auth=NoAuth(), secrets={"key": "sk-1234567890"})
+    assert await run_skill(tell, ctx) == HIDDEN
+
+
+async def test_an_encoded_secret_may_not_be_passed_to_another_agent() -> None:
+    ctx = LocalRunContext(auth=NoAuth(), secrets={"key": "sk-1234567890"})
+    encoded = base64.b64encode(b"ada:sk-1234567890").decode()
+    assert ctx._reveals({"header": f"Basic {encoded}"})
+    assert not ctx._reveals({"header": "Basic"})

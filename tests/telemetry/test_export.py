@@ -8,9 +8,9 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.trace import Link
 
 from skillfleet.errors import SettingsError
-from skillfleet_telemetry.redaction import remember
+from skillfleet_telemetry.redaction import process_secrets
 from skillfleet_telemetry.settings import TelemetrySettings
-from skillfleet_telemetry.span_redaction import quiet_span
+from skillfleet_telemetry.span_redaction import redact_span
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 from tests.telemetry.conftest import watched
@@ -64,7 +64,7 @@ def test_a_collector_that_hangs_holds_up_neither_runs_nor_the_shutdown(
 
 
 def test_a_secret_is_hidden_in_every_part_of_a_span() -> None:
-    remember("s3cret-of-a-link")
+    process_secrets.register("s3cret-of-a-link")
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("some")
     context = tracer.start_span("other").get_span_context()
     told = {"key": "has s3cret-of-a-link", "s3cret-of-a-link": ["s3cret-of-a-link", "x"]}
@@ -73,7 +73,7 @@ def test_a_secret_is_hidden_in_every_part_of_a_span() -> None:
         if not links:
             span.add_event("s3cret-of-a-link", told)
         assert isinstance(span, ReadableSpan)
-        quiet = quiet_span(span)
+        quiet = redact_span(span)
         assert "s3cret" not in quiet.to_json()
         assert "[secret]" in quiet.to_json()
         assert [link.context for link in quiet.links] == [context] * (1 + len(links))

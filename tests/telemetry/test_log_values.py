@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import structlog
 
-from skillfleet_telemetry import logs, redaction
+from skillfleet.redaction import HIDDEN
+from skillfleet_telemetry import logs
+from skillfleet_telemetry.redaction import process_secrets
 
 KEY = "a key of twelve letters"
 
@@ -221,7 +223,7 @@ def test_what_can_be_told_of_such_values_is_told(
 def test_a_secret_is_hidden_in_such_values_too(
     own_root: None, capfd: pytest.CaptureFixture[str], form: str, what: str
 ) -> None:
-    redaction.remember(KEY)
+    process_secrets.register(KEY)
     logs.configure("INFO", form)
     values: dict[str, Any] = {
         "circle": circle() | {KEY: KEY},
@@ -233,7 +235,7 @@ def test_a_secret_is_hidden_in_such_values_too(
     no_field(values[what])
     no_place(values[what])
     said = capfd.readouterr().err
-    assert redaction.HIDDEN in said
+    assert HIDDEN in said
     assert KEY not in said
 
 

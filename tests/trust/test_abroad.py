@@ -9,8 +9,8 @@ from opentelemetry import trace
 
 from skillfleet.contracts import RunState
 from skillfleet.errors import RunFailed
+from skillfleet.redaction import HIDDEN
 from skillfleet_producer import Fleet
-from skillfleet_telemetry.redaction import HIDDEN
 from tests.support import acl
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer

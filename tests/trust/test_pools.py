@@ -6,8 +6,8 @@ import pytest
 
 from skillfleet.contracts import Budget
 from skillfleet.errors import RunFailed
+from skillfleet.redaction import HIDDEN
 from skillfleet_producer import Fleet
-from skillfleet_telemetry.redaction import HIDDEN
 from tests.support.valkey import ValkeyServer
 from tests.trust.conftest import StartWorker
 from tests.trust.forge import ADA

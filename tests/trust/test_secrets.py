@@ -13,10 +13,10 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import RunFailed, SettingsError, UnknownSecretError, UnknownSkillError
 from skillfleet.ports.secrets import Secrets
+from skillfleet.redaction import HIDDEN
 from skillfleet_adapters.secrets import entry_points
 from skillfleet_adapters.secrets.chain import ChainedSecrets
 from skillfleet_producer import Fleet, RunHandle
-from skillfleet_telemetry.redaction import HIDDEN
 from skillfleet_worker.bootstrap import secrets_from
 from skillfleet_worker.settings import WorkerSettings
 from tests.support.fleet import FleetWorker

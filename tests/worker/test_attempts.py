@@ -148,7 +148,7 @@ def test_a_claim_whose_answer_outlasts_its_lease_starts_nothing(
         new = await submitted(process.ledger, skill="late")
         clock = iter([0.0, passed * process.settings.lease_seconds])
         process.loop_time = lambda: next(clock)  # type: ignore[method-assign]
-        capabilities: Any = SimpleNamespace(limits=None, known_secrets=None)
+        capabilities: Any = SimpleNamespace(limits=None)
         executor = Executor(process, capabilities, OpenAdmission(), {})
         header = InvocationHeader()
         delivery = Delivery(new.id, "lab", "late", "celery", {}, header, None, new.id, {})

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from skillfleet.errors import SettingsError, UnknownSecretError
 from skillfleet.ports.secrets import SHORTEST, Secrets
-from skillfleet_telemetry.redaction import remember
+from skillfleet_telemetry.redaction import process_secrets
 
 
 def credentials_from(text: str, secrets: Secrets) -> dict[str, Callable[[], str]]:
@@ -37,7 +37,7 @@ def _bearer(name: str, secrets: Secrets) -> Callable[[], str]:
         token = secrets.get(name)
         if token is None:
             raise UnknownSecretError(f"no source of this worker has the secret {name!r}")
-        remember(token)
+        process_secrets.register(token, name)
         return f"Bearer {token}"
 
     return value

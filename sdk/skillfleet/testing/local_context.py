@@ -9,13 +9,19 @@ import orjson
 
 from skillfleet.context import AuthT, RunContext
 from skillfleet.contracts import Budget
-from skillfleet.errors import CapabilityUnavailableError, SandboxUnavailable, UnknownSecretError
+from skillfleet.errors import (
+    CapabilityUnavailableError,
+    InvalidArtifactError,
+    SandboxUnavailable,
+    UnknownSecretError,
+)
 from skillfleet.model_calls import CallReport
 from skillfleet.ports.a2a import A2AClient
 from skillfleet.ports.discovery import DiscoveryClient
 from skillfleet.ports.sandbox import SandboxClient
 from skillfleet.ports.secrets import SHORTEST
 from skillfleet.ports.workspace import WorkspaceClient
+from skillfleet.redaction import Redactor, SecretRegistry
 from skillfleet.testing.budget_tracker import Purse
 from skillfleet.types import AgentEvent, ArtifactRef
 
@@ -60,6 +66,10 @@ class LocalRunContext(RunContext[AuthT]):
         self.overspent = False
         """True once the run has used up a budget of tokens: `run_skill` stops it."""
         self._secrets = dict(secrets or {})
+        registry = SecretRegistry()
+        for name, value in self._secrets.items():
+            registry.register(value, name)
+        self._redactor = Redactor(tuple(self._secrets), registry)
         self._workspace = workspace
         self._sandbox = sandbox
         self._a2a = a2a
@@ -134,12 +144,25 @@ class LocalRunContext(RunContext[AuthT]):
         """Forget a called run that ended."""
         self._children.remove(child)
 
+    def redacted(self, value: Any) -> Any:
+        """Return a JSON value without the secrets in it, as the fleet stores a result."""
+        return self._redactor.redact_value(value)
+
     async def _emit(self, kind: str, payload_json: bytes) -> None:
-        self.events.append(AgentEvent(kind, orjson.loads(payload_json)))
+        payload = orjson.loads(payload_json)
+        if kind == "text_delta" and isinstance(payload.get("text"), str):
+            text = self._redactor.feed(payload.pop("text")) + self._redactor.flush()
+            payload = {"text": text} | self._redactor.redact_value(payload)
+        else:
+            payload = self._redactor.redact_value(payload)
+        self.events.append(AgentEvent(kind, payload))
 
     async def _write_artifact(
         self, name: str, chunks: AsyncIterator[bytes], mime_type: str
     ) -> ArtifactRef:
+        for part, text in (("name", name), ("media type", mime_type)):
+            if self._redactor.redact(text) != text:
+                raise InvalidArtifactError(f"the artifact's {part} holds the value of a secret")
         data = b"".join([chunk async for chunk in chunks])
         ref = ArtifactRef(name, f"memory://{self.task_id}/{name}", mime_type, len(data))
         self.artifacts[name] = data
@@ -147,11 +170,7 @@ class LocalRunContext(RunContext[AuthT]):
         return ref
 
     def _reveals(self, args: Mapping[str, Any] | None) -> bool:
-        text = orjson.dumps(args or {}, default=repr, option=orjson.OPT_NON_STR_KEYS)
-        values = (
-            orjson.dumps(value)[1:-1] for value in self._secrets.values() if len(value) >= SHORTEST
-        )
-        return any(value in text for value in values)
+        return bool(self._secrets) and self._redactor.occurs_in(args or {})
 
     def _called(self, report: CallReport) -> None:
         tokens = report.charged_tokens
@@ -170,13 +189,16 @@ class LocalRunContext(RunContext[AuthT]):
 
     def secret(self, name: str) -> str:
         """The secret of that name among `secrets`; raises `UnknownSecretError`."""
-        try:
-            return self._secrets[name]
-        except KeyError:
+        if (value := self._secrets.get(name)) is None:
             raise UnknownSecretError(
                 f"unknown secret {name!r}: declare it with @agent.skill(secrets=({name!r},)) and "
                 "pass its value as secrets={...} to LocalRunContext or InProcessA2AClient"
-            ) from None
+            )
+        if len(value) < SHORTEST:
+            raise UnknownSecretError(
+                f"the secret {name!r} has fewer than {SHORTEST} characters: it could not be hidden"
+            )
+        return value
 
     @property
     def workspace(self) -> WorkspaceClient:

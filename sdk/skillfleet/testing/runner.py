@@ -67,7 +67,7 @@ async def run_skill(
         raise SkillError("the skill raised asyncio.CancelledError, though nobody cancelled it")
     if (error := task.exception()) is not None:
         await _check_ended(error, ctx)
-    return skill.dump(task.result())
+    return ctx.redacted(skill.dump(task.result()))
 
 
 async def run_to_end(

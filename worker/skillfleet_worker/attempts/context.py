@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -27,17 +27,17 @@ from skillfleet.ports.discovery import DiscoveryClient
 from skillfleet.ports.sandbox import SandboxClient
 from skillfleet.ports.secrets import SHORTEST, Secrets
 from skillfleet.ports.workspace import WorkspaceClient
+from skillfleet.redaction import Redactor
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.runs.store import Lease
 from skillfleet_telemetry.model_calls import measure_call
-from skillfleet_telemetry.redaction import remember
+from skillfleet_telemetry.redaction import process_secrets
 from skillfleet_worker.attempts.attempt import Attempt, Stop, StopKind
 from skillfleet_worker.attempts.event_buffer import Outbox
 from skillfleet_worker.attempts.outcomes import Outcome
-from skillfleet_worker.attempts.redaction import QuietOutbox, quiet_outcome
-from skillfleet_worker.attempts.redactor import KnownSecrets, Redactor
+from skillfleet_worker.attempts.redaction import RedactingEventBuffer, redact_outcome
 from skillfleet_worker.attempts.retry_until import patiently
 
 
@@ -49,7 +49,6 @@ class Capabilities:
     secrets: Secrets
     a2a: A2AClient
     discovery: DiscoveryClient
-    known_secrets: KnownSecrets = field(default_factory=KnownSecrets)
     patience_seconds: float = 60.0
     """How long a handler's write waits for Redis to come back."""
 
@@ -77,8 +76,8 @@ class FleetRunContext(RunContext[Any]):
         self._declared_secrets = declared_secrets
         self._capabilities = capabilities
         self._spending: set[asyncio.Task[None]] = set()
-        self._redactor = Redactor(declared_secrets, capabilities.known_secrets)
-        self._outbox = QuietOutbox(outbox, self._redactor) if declared_secrets else outbox
+        self._redactor = Redactor(declared_secrets, process_secrets)
+        self._outbox = RedactingEventBuffer(outbox, self._redactor) if declared_secrets else outbox
         # A client that an earlier run made may know them, without this one's asking.
         for name in declared_secrets:
             self._read_secret(name)
@@ -87,9 +86,9 @@ class FleetRunContext(RunContext[Any]):
         """The handler is over: the last events go out. The outcome without secrets in it."""
         if self._spending:
             await asyncio.wait(self._spending)
-        if isinstance(self._outbox, QuietOutbox):
+        if isinstance(self._outbox, RedactingEventBuffer):
             await self._outbox.finish()
-            return quiet_outcome(outcome, self._redactor)
+            return redact_outcome(outcome, self._redactor)
         return outcome
 
     @property
@@ -115,7 +114,7 @@ class FleetRunContext(RunContext[Any]):
         self, name: str, chunks: AsyncIterator[bytes], mime_type: str
     ) -> ArtifactRef:
         for part, told in (("name", name), ("media type", mime_type)):
-            if self._redactor.text(told) != told:
+            if self._redactor.redact(told) != told:
                 raise InvalidArtifactError(f"the artifact's {part} holds the value of a secret")
         lease: Lease = self.run.lease
         store = self._capabilities.ledger.artifacts
@@ -151,8 +150,7 @@ class FleetRunContext(RunContext[Any]):
         """The present value, which is hidden in all that the run writes from now on."""
         value = self._capabilities.secrets.get(name)
         if value is not None:
-            self._capabilities.known_secrets.learn(name, value)
-            remember(value)
+            process_secrets.register(value, name)
         return value
 
     @property
@@ -171,7 +169,7 @@ class FleetRunContext(RunContext[Any]):
         return self._capabilities.discovery
 
     def _reveals(self, args: Mapping[str, Any] | None) -> bool:
-        return bool(self._declared_secrets) and self._redactor.hides(args or {})
+        return bool(self._declared_secrets) and self._redactor.occurs_in(args or {})
 
     def _called(self, report: CallReport) -> None:
         measure_call(report)

@@ -1,4 +1,4 @@
-"""What an attempt with secrets writes, without their values: its events and its outcome."""
+"""Redaction of what an attempt that declares secrets writes: its events and its outcome."""
 
 import asyncio
 import contextlib
@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 import orjson
 
 from skillfleet.errors import EventsUnwritableError
+from skillfleet.redaction import Redactor
 from skillfleet_worker.attempts.event_buffer import Outbox
 from skillfleet_worker.attempts.outcomes import (
     Cancelled,
@@ -19,17 +20,16 @@ from skillfleet_worker.attempts.outcomes import (
     Succeeded,
     TimedOut,
 )
-from skillfleet_worker.attempts.redactor import Redactor
 
-PATIENCE_SECONDS: Final = 0.25
-"""How long a text waits for its next piece where it may be the start of a secret."""
+PAUSE_SECONDS: Final = 0.25
+"""How long a possible start of a secret is held back for the next piece of its text."""
 
 _TEXT_DELTA = "text_delta"
 ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 
-class QuietOutbox:
-    """An outbox whose events hold no secrets; belongs to the loop its handler runs on."""
+class RedactingEventBuffer:
+    """Removes secrets from events; belongs to the loop its handler runs on."""
 
     def __init__(self, outbox: Outbox, redactor: Redactor) -> None:
         self._outbox = outbox
@@ -41,31 +41,31 @@ class QuietOutbox:
         """Accept an event; see `Outbox.put`."""
         if kind == _TEXT_DELTA and await self._put_text(payload):
             return
-        await self._put_rest()
-        await self._outbox.put(kind, self._redactor.json(payload))
+        await self._put_held()
+        await self._outbox.put(kind, self._redactor.redact_json(payload))
 
     async def finish(self) -> None:
-        """The handler is over: what was kept back goes out now."""
+        """Write what is still held back, after the handler has ended."""
         self._end_pause()
         if self._flush is not None:
             await asyncio.wait({self._flush})
-        # Whether events can be written shows when the attempt is settled.
+        # An error of the writes is raised again when the attempt is settled.
         with contextlib.suppress(EventsUnwritableError):
-            await self._put_rest()
+            await self._put_held()
 
     async def _put_text(self, payload: bytes) -> bool:
         event = orjson.loads(payload)
         if not isinstance(event.get("text"), str):
             return False
-        text = self._redactor.stream(event["text"])
+        text = self._redactor.feed(event["text"])
         self._end_pause()
-        if self._redactor.keeps:
+        if self._redactor.holds_text:
             loop = asyncio.get_running_loop()
-            self._pause = loop.call_later(PATIENCE_SECONDS, self._begin_flush)
+            self._pause = loop.call_later(PAUSE_SECONDS, self._begin_flush)
         if text or not event["text"]:
             others = {name: value for name, value in event.items() if name != "text"}
-            quiet = {"text": text} | self._redactor.value(others)
-            await self._outbox.put(_TEXT_DELTA, orjson.dumps(quiet))
+            redacted = {"text": text} | self._redactor.redact_value(others)
+            await self._outbox.put(_TEXT_DELTA, orjson.dumps(redacted))
         return True
 
     def _end_pause(self) -> None:
@@ -77,38 +77,38 @@ class QuietOutbox:
 
     async def _put_paused(self) -> None:
         with contextlib.suppress(EventsUnwritableError):
-            await self._put(self._redactor.rest(pausing=True))
+            await self._put(self._redactor.flush(pausing=True))
 
-    async def _put_rest(self) -> None:
-        await self._put(self._redactor.rest())
+    async def _put_held(self) -> None:
+        await self._put(self._redactor.flush())
 
     async def _put(self, text: str) -> None:
         if text:
             await self._outbox.put(_TEXT_DELTA, orjson.dumps({"text": text}))
 
 
-class HiddenError(Exception):
-    """Stands for an error whose text held a secret, and tells the same without it."""
+class RedactedError(Exception):
+    """Replaces an error whose traceback held a secret; its text is the redacted traceback."""
 
 
-def quiet_outcome(outcome: Outcome, redactor: Redactor) -> Outcome:
-    """The outcome without secrets in its value, message and error."""
+def redact_outcome(outcome: Outcome, redactor: Redactor) -> Outcome:
+    """Return the outcome without secrets in its value, message and error."""
     match outcome:
         case Succeeded(value):
-            return Succeeded(redactor.value(value))
+            return Succeeded(redactor.redact_value(value))
         case Failed(code, message, error):
-            shown = None if error is None else _quiet_error(error, redactor)
-            return Failed(redactor.text(code), redactor.text(message), shown)
+            shown = None if error is None else _redact_error(error, redactor)
+            return Failed(redactor.redact(code), redactor.redact(message), shown)
         case Retry(delay, message, error):
-            return Retry(delay, redactor.text(message), _quiet_error(error, redactor))
+            return Retry(delay, redactor.redact(message), _redact_error(error, redactor))
         case Cancelled(reason, code):
-            return Cancelled(redactor.text(reason), redactor.text(code))
+            return Cancelled(redactor.redact(reason), redactor.redact(code))
         case TimedOut() | Released() | Lost():
             return outcome
 
 
-def _quiet_error(error: ErrorT, redactor: Redactor) -> ErrorT | HiddenError:
-    """The error itself where it may be shown: Celery sends tracebacks to its monitors."""
-    told = "".join(traceback.format_exception(error))
-    quiet = redactor.text(told)
-    return error if quiet == told else HiddenError(quiet)
+def _redact_error(error: ErrorT, redactor: Redactor) -> ErrorT | RedactedError:
+    """Return the error itself where its traceback, which Celery's monitors receive, is clean."""
+    original = "".join(traceback.format_exception(error))
+    redacted = redactor.redact(original)
+    return error if redacted == original else RedactedError(redacted)

@@ -1,4 +1,4 @@
-"""The redactor: whatever the text and however it is cut, no secret comes through."""
+"""Redaction: no secret comes through, whatever the text and however it is cut."""
 
 import ast
 import base64
@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skillfleet.ports.secrets import SHORTEST
-from skillfleet_telemetry.redaction import HIDDEN
-from skillfleet_worker.attempts.redactor import KnownSecrets, Redactor
+from skillfleet.redaction import HIDDEN, Redactor, SecretRegistry
 
 LETTERS = 'abAB-1\n"\\ é'
 secrets = st.text(LETTERS, min_size=SHORTEST, max_size=12).filter(lambda s: s not in HIDDEN)
@@ -25,10 +24,10 @@ noise = st.text(LETTERS + "[secret]", max_size=15)
 
 
 def redactor(*values: str) -> Redactor:
-    known = KnownSecrets()
+    registry = SecretRegistry()
     for number, value in enumerate(values):
-        known.learn(f"s{number}", value)
-    return Redactor(tuple(f"s{number}" for number in range(len(values))), known)
+        registry.register(value, f"s{number}")
+    return Redactor(tuple(f"s{number}" for number in range(len(values))), registry)
 
 
 @st.composite
@@ -45,10 +44,10 @@ def cut_texts(draw: Any) -> tuple[list[str], list[str]]:
 def shown(redactor: Redactor, pieces: list[str], flushes: list[bool]) -> str:
     out = []
     for piece, flush in zip(pieces, flushes, strict=False):
-        out.append(redactor.stream(piece))
+        out.append(redactor.feed(piece))
         if flush:
-            out.append(redactor.rest())
-    return "".join([*out, redactor.rest()])
+            out.append(redactor.flush())
+    return "".join([*out, redactor.flush()])
 
 
 def lacks(text: str, value: str) -> bool:
@@ -59,7 +58,7 @@ def lacks(text: str, value: str) -> bool:
 @given(cut_texts())
 def test_no_secret_comes_through_in_one_piece(made: tuple[list[str], list[str]]) -> None:
     values, pieces = made
-    text = redactor(*values).text("".join(pieces))
+    text = redactor(*values).redact("".join(pieces))
     assert all(lacks(text, value) for value in values)
 
 
@@ -88,7 +87,7 @@ def test_at_most_the_start_of_a_secret_is_kept(made: tuple[list[str], list[str]]
     one = redactor(*values)
     forms = [form for value in values for form in one._forms()]
     for piece in pieces:
-        one.stream(piece)
+        one.feed(piece)
         assert one._pending == "" or any(form.startswith(one._pending) for form in forms)
 
 
@@ -114,38 +113,38 @@ def test_no_secret_comes_through_anywhere_in_a_json_value(
     value: Any, secret: str, before: str, after: str
 ) -> None:
     payload = {"a": [value, before + secret + after], before + secret: {"b": secret}}
-    cleaned = orjson.loads(redactor(secret).json(orjson.dumps(payload)))
+    cleaned = orjson.loads(redactor(secret).redact_json(orjson.dumps(payload)))
     assert all(lacks(text, secret) for text in texts(cleaned))
 
 
 def test_a_secret_in_two_text_deltas_is_hidden_as_one() -> None:
     one = redactor("sk-1234567890")
-    assert one.stream("key: sk-12") == "key: "
-    assert one.stream("34567890!") == f"{HIDDEN}!"
+    assert one.feed("key: sk-12") == "key: "
+    assert one.feed("34567890!") == f"{HIDDEN}!"
 
 
 def test_what_only_began_like_a_secret_is_shown_in_the_end() -> None:
     one = redactor("sk-1234567890")
-    assert one.stream("a task called sk-") == "a task called "
-    assert one.rest() == "sk-"
-    assert one.rest() == ""
+    assert one.feed("a task called sk-") == "a task called "
+    assert one.flush() == "sk-"
+    assert one.flush() == ""
 
 
 def test_a_secret_that_goes_on_after_a_flush_is_still_recognised() -> None:
     one = redactor("sk-1234567890")
-    said = one.stream("sk-") + one.rest() + one.stream("1234567890 ok")
+    said = one.feed("sk-") + one.flush() + one.feed("1234567890 ok")
     assert said == f"sk-{HIDDEN} ok"
 
 
 def test_nearly_a_secret_is_hidden_at_the_end() -> None:
     one = redactor("sk-1234567890")
-    assert one.stream("sk-123456789") == ""
-    assert one.rest() == HIDDEN
+    assert one.feed("sk-123456789") == ""
+    assert one.flush() == HIDDEN
 
 
 def test_a_slow_writer_tells_no_more_than_a_few_letters_of_a_secret() -> None:
     one = redactor("sk-1234567890")
-    said = "".join(one.stream(letter) + one.rest(pausing=True) for letter in "<sk-1234567890>")
+    said = "".join(one.feed(letter) + one.flush(pausing=True) for letter in "<sk-1234567890>")
     assert said == f"<sk-{HIDDEN}>"
 
 
@@ -164,7 +163,7 @@ def test_no_secret_comes_through_in_what_python_and_json_quote(
     told = before + secret + after
     for quoted, _ in ways:
         told = quoted(told)
-    told = redactor(secret).text(told)
+    told = redactor(secret).redact(told)
     # What was hidden may have taken a part of what quotes its neighbour along.
     with contextlib.suppress(SyntaxError, ValueError):
         for _, unquoted in reversed(ways):
@@ -176,27 +175,26 @@ def test_no_secret_comes_through_in_what_python_and_json_quote(
 @pytest.mark.parametrize("other", QUOTING)
 def test_a_key_of_several_lines_is_hidden_however_it_is_quoted(way: Any, other: Any) -> None:
     secret = '-----BEGIN-----\nit\'s "theirs" \\ é\n-----END-----'
-    told = redactor(secret).text(other[0](way[0](f"key: {secret}!")))
+    told = redactor(secret).redact(other[0](way[0](f"key: {secret}!")))
     assert other[1](told) == way[0](f"key: {HIDDEN}!")
 
 
 def test_a_rotated_secret_is_hidden_in_both_its_values() -> None:
-    known = KnownSecrets()
-    known.learn("key", "old-value")
-    one = Redactor(("key",), known)
-    known.learn("key", "new-value")
-    # The m holds the colon and two bits of the secret.
-    assert one.text("old-value new-value") == f"{HIDDEN} {HIDDEN}"
+    registry = SecretRegistry()
+    registry.register("old-value", "key")
+    one = Redactor(("key",), registry)
+    registry.register("new-value", "key")
+    assert one.redact("old-value new-value") == f"{HIDDEN} {HIDDEN}"
 
 
 def test_a_secret_is_hidden_as_json_and_in_a_url_too() -> None:
     one = redactor('p"ss wörd')
-    assert one.text('p\\"ss w\\u00f6rd') == HIDDEN
-    assert one.text("https://x/?k=p%22ss%20w%C3%B6rd") == f"https://x/?k={HIDDEN}"
+    assert one.redact('p\\"ss w\\u00f6rd') == HIDDEN
+    assert one.redact("https://x/?k=p%22ss%20w%C3%B6rd") == f"https://x/?k={HIDDEN}"
 
 
 def test_a_number_that_is_the_secret_is_hidden() -> None:
-    assert redactor("12345678").value({"pin": 12345678, "n": 1}) == {"pin": HIDDEN, "n": 1}
+    assert redactor("12345678").redact_value({"pin": 12345678, "n": 1}) == {"pin": HIDDEN, "n": 1}
 
 
 @given(
@@ -209,7 +207,7 @@ def test_a_secret_is_hidden_in_base64_wherever_it_stands(
     value: str, before: bytes, after: bytes, encode: Callable[[bytes], bytes]
 ) -> None:
     text = encode(before + value.encode() + after).decode()
-    told = redactor(value).text(text)
+    told = redactor(value).redact(text)
     assert HIDDEN in told
     # Of the letters that the secret shares with its neighbours one may be left at each end.
     left = [part for part in told.split(HIDDEN) if part]
@@ -220,16 +218,52 @@ def test_a_secret_is_hidden_in_base64_wherever_it_stands(
 def test_a_secret_is_hidden_however_a_url_is_quoted(value: str) -> None:
     for form in (quote(value), quote(value, safe=""), quote_plus(value), value.encode().hex()):
         for written in (form, re.sub("%..", lambda found: found[0].lower(), form)):
-            assert redactor(value).text(f"<{written}>") == f"<{HIDDEN}>"
+            assert redactor(value).redact(f"<{written}>") == f"<{HIDDEN}>"
 
 
 def test_basic_authentication_tells_nothing() -> None:
     one = redactor("correct horse battery")
     header = base64.b64encode(b"ada:correct horse battery").decode()
-    assert one.text(f"Basic {header}") == f"Basic YWRhOm{HIDDEN}"
+    assert one.redact(f"Basic {header}") == f"Basic YWRhOm{HIDDEN}"
     pieces = [header[at : at + 3] for at in range(0, len(header), 3)]
     assert HIDDEN in shown(one, pieces, [False] * len(pieces))
 
 
 def test_a_value_too_short_to_hide_is_left_alone() -> None:
-    assert redactor("abc").text("abc") == "abc"
+    assert redactor("abc").redact("abc") == "abc"
+
+
+@pytest.mark.parametrize("first", ["alg", "typ", "kid"])
+def test_a_token_in_a_line_is_hidden_even_where_it_is_cut_off(first: str) -> None:
+    head, claims = (
+        base64.urlsafe_b64encode(json.dumps(part, separators=(",", ":")).encode()).decode()
+        for part in ({first: "EdDSA-EdDSA"}, {"sub": "ada"})
+    )
+    head = head.rstrip("=")
+    for token in (f"{head}.{claims.rstrip('=')}.c2lnbmVk-_", f"{head}.{claims[:6]}", head[:-2]):
+        assert SecretRegistry().redact(f"{{'t': '{token}', 1}}") == f"{{'t': '{HIDDEN}', 1}}"
+    assert SecretRegistry().redact("eyJpZCI6MX0") == "eyJpZCI6MX0", "no token"
+
+
+def test_the_number_of_remembered_secrets_is_bounded() -> None:
+    registry = SecretRegistry(max_secrets=10)
+    for i in range(30):
+        registry.register(f"secret-{i:05}")
+    shown = [registry.redact(f"secret-{i:05}") for i in range(30)]
+    assert shown == [f"secret-{i:05}" for i in range(20)] + [HIDDEN] * 10
+    registry.register("ab")
+    assert registry.redact("cab") == "cab", "too short to be hidden"
+
+
+def test_as_many_secrets_are_hidden_as_a_worker_may_well_have() -> None:
+    registry = SecretRegistry()
+    for i in range(200):
+        registry.register(f"secret-{i:05}/+?")
+    assert {registry.redact(f"secret-{i:05}/+?") for i in range(200)} == {HIDDEN}
+
+
+def test_a_secret_that_begins_with_another_is_hidden_whole() -> None:
+    registry = SecretRegistry()
+    registry.register("sk-1234")
+    registry.register("sk-1234-5678")
+    assert registry.redact("sk-1234-5678 sk-1234") == f"{HIDDEN} {HIDDEN}"
