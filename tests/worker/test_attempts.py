@@ -17,9 +17,10 @@ from skillfleet_engine.loop import bridge
 from skillfleet_ledger.runs.store import Lease
 from skillfleet_worker import WorkerSettings
 from skillfleet_worker.attempts.admission import OpenAdmission
-from skillfleet_worker.attempts.attempt import Attempt, StopKind
+from skillfleet_worker.attempts.attempt import Attempt
+from skillfleet_worker.attempts.stop_request import StopKind
 from skillfleet_worker.attempts.delivery import Delivery
-from skillfleet_worker.attempts.event_buffer import Outbox, OutboxHooks
+from skillfleet_worker.attempts.event_buffer import EventBuffer, EventBufferHooks
 from skillfleet_worker.attempts.executor import Executor
 from skillfleet_worker.attempts.outcomes import Cancelled, Lost, Succeeded
 from skillfleet_worker.attempts.process import WorkerProcess
@@ -125,7 +126,7 @@ def test_a_cancelled_attempt_that_is_given_up_in_its_grace_still_has_an_outcome(
         supervised.cancel()
         outcome = await asyncio.wait_for(supervised, 5)
         assert isinstance(outcome, Cancelled)
-        assert outcome.reason == "enough"
+        assert outcome.message == "enough"
         assert cancelled.handler is not None
         assert cancelled.handler.cancelled()
 
@@ -159,9 +160,9 @@ def test_a_claim_whose_answer_outlasts_its_lease_starts_nothing(
     in_process(valkey, body)
 
 
-def outbox(process: WorkerProcess, lease: Lease) -> Outbox:
-    hooks = OutboxHooks(lambda: None, lambda _: None)
-    return Outbox(process.ledger.streams, lease, hooks, flush_seconds=0.001, patience_seconds=0.2)
+def outbox(process: WorkerProcess, lease: Lease) -> EventBuffer:
+    hooks = EventBufferHooks(lambda: None, lambda _: None)
+    return EventBuffer(process.ledger.streams, lease, hooks, flush_seconds=0.001, patience_seconds=0.2)
 
 
 def texts(events: list[Any]) -> list[str]:

@@ -150,8 +150,7 @@ def test_the_guard_gives_up_a_lease_that_nobody_renews(valkey: ValkeyServer) -> 
     async def body(process: WorkerProcess) -> None:
         process.begin(lost := attempt())
         process.begin(held := attempt(run_id="r2"))
-        lost.renewed_at = process.loop_time() - process.settings.lease_seconds
-        held.renewed_at = process.loop_time()
+        held.renew(process.loop_time())
         Guard(process, lambda: None)._give_up_overdue()
         assert lost.stop is not None
         assert held.stop is None

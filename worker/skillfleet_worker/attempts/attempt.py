@@ -1,4 +1,4 @@
-"""One running attempt: its lease, and the orders to stop that reach it from outside."""
+"""Running attempt: its lease, its deadline, and requests to stop it."""
 
 import asyncio
 import contextlib
@@ -6,8 +6,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
@@ -16,71 +14,55 @@ from skillfleet.failures import is_overdue
 from skillfleet_ledger.runs.store import Lease
 from skillfleet_worker.attempts.delivery import Delivery
 from skillfleet_worker.attempts.outcomes import TimedOut, timed_out
+from skillfleet_worker.attempts.stop_request import StopKind, StopRequest
 
-Lend = Callable[[str], Coroutine[Any, Any, None]]
+RunInline = Callable[[str], Coroutine[Any, Any, None]]
+"""Executes a run that is still queued, by its id, in the slot of the attempt that called it."""
 _LONGEST_SECONDS = 10 * 365 * 86_400
 
 
-class StopKind(StrEnum):
-    """Why an attempt must stop before its handler returned."""
-
-    CANCELLED = "cancelled"
-    DEADLINE = "deadline"
-    BUDGET = "budget"
-    RELEASED = "released"
-    LOST = "lost"
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """An order to stop, and its reason for people."""
-
-    kind: StopKind
-    reason: str = ""
-    code: str | None = None
-
-
 class Attempt:
-    """The attempt's side of the orders; belongs to the loop its handler runs on.
+    """One attempt of a run, as this process executes it. Belongs to its handler's event loop.
 
-    Orders may come from any thread; the first one counts, except that a lost lease overrides
-    all others.
+    `request_stop` may be called from any thread. The first request counts, except that a lost
+    lease overrides all others.
     """
 
     def __init__(
-        self, lease: Lease, delivery: Delivery, renewed_at: float, lend: Lend | None = None
+        self,
+        lease: Lease,
+        delivery: Delivery,
+        renewed_at: float,
+        run_child_inline: RunInline | None = None,
     ) -> None:
-        self.lend = lend
-        """Executes a run that is still queued in the slot of this one, where that may be."""
-        self.lent: dict[asyncio.Task[None], str] = {}
-        """The runs that the slot is lent to, by what sees to it."""
         self.lease = lease
         self.delivery = delivery
-        self.renewed_at = renewed_at
-        """When the lease was last renewed, in the home loop's time."""
-        self.started_at = time.monotonic()
+        self.run_child_inline = run_child_inline
+        """Executes a queued child in this attempt's slot; None where a slot can be given back."""
+        self.inline_runs: dict[asyncio.Task[None], str] = {}
+        """Ids of the children that may be executed in this slot, by the task that waits for it."""
         self.open_calls = 0
-        """How many runs this attempt has called and not seen end."""
+        """How many child runs this attempt has started and not seen end."""
         self.call_counts: Counter[str] = Counter()
-        """How often it made the same call; part of a call's identity."""
-        self.shutting_down = False
-        self.stop: Stop | None = None
+        """How often the attempt made the same call; part of a call's identity."""
         self.loop = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
-        self.ordered_at: float | None = None
-        """When the attempt was ordered to stop, by `time.monotonic`."""
-        self.handler: asyncio.Task[Any] | None = None
-        self.ended = False
-        """True when the handler is over, or was left behind."""
+        self.started_at = time.monotonic()
         self.deadline_ms = _deadline_ms(lease, delivery.time_limit)
         """When the attempt's time is up, milliseconds since the epoch by Redis time."""
         self.deadline = _deadline(lease, self.deadline_ms)
         """The same by `time.monotonic`."""
+        self._renewed_at = renewed_at
+        self._stop: StopRequest | None = None
+        self._stop_requested_at: float | None = None
+        self._shutting_down = False
+        self._ended = False
+        self._handler: asyncio.Task[Any] | None = None
         self._listeners: list[Callable[[], None]] = []
 
     @cached_property
-    def lending(self) -> asyncio.Lock:
-        """Held while the slot is lent: to one run at a time."""
+    def inline_lock(self) -> asyncio.Lock:
+        """Held while a child is executed in this slot: one at a time."""
         return asyncio.Lock()
 
     @property
@@ -89,66 +71,117 @@ class Attempt:
         return self.lease.run_id
 
     @property
+    def renewed_at(self) -> float:
+        """When the lease was last renewed, in the home loop's time."""
+        return self._renewed_at
+
+    @property
+    def stop(self) -> StopRequest | None:
+        """The request to stop that counts; None while there is none."""
+        return self._stop
+
+    @property
+    def stop_requested_at(self) -> float | None:
+        """When the attempt was first asked to stop for `stop`, by `time.monotonic`."""
+        return self._stop_requested_at
+
+    @property
+    def shutting_down(self) -> bool:
+        """True once the worker drains."""
+        return self._shutting_down
+
+    @property
+    def ended(self) -> bool:
+        """True once the handler has ended, or was abandoned."""
+        return self._ended
+
+    @property
+    def handler(self) -> asyncio.Task[Any] | None:
+        """The task that runs the handler; None before it has started."""
+        return self._handler
+
+    @property
+    def is_lost(self) -> bool:
+        """True once the lease is known to be lost."""
+        return self._stop is not None and self._stop.kind is StopKind.LOST
+
+    @property
     def cancel_reason(self) -> str | None:
         """Why the run was cancelled; None while it was not."""
-        if self.stop is not None and self.stop.kind is StopKind.CANCELLED:
-            return self.stop.reason
+        if self._stop is not None and self._stop.kind is StopKind.CANCELLED:
+            return self._stop.reason
         return None
 
-    def order(self, stop: Stop) -> None:
-        """Order the attempt to stop."""
-        if self.stop is None or (
-            stop.kind is StopKind.LOST and self.stop.kind is not StopKind.LOST
-        ):
-            self.stop = stop
-            self.ordered_at = time.monotonic()
+    def renew(self, at: float) -> None:
+        """Note that the lease was renewed by a request sent at `at`, in the home loop's time."""
+        self._renewed_at = max(at, self._renewed_at)
+
+    def begin_shutdown(self) -> None:
+        """Note that the worker drains; the handler may look at `shutting_down`."""
+        self._shutting_down = True
+
+    def start(self, handler: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Start the handler as a task of the attempt's loop."""
+        self._handler = self.loop.create_task(handler)
+        return self._handler
+
+    def end(self) -> None:
+        """Note that the handler has ended: calls that it left open wait no longer."""
+        self._ended = True
+        self._notify()
+
+    def request_stop(self, stop: StopRequest) -> None:
+        """Ask the attempt to stop. Any thread."""
+        if self._stop is None or (stop.kind is StopKind.LOST and not self.is_lost):
+            self._stop = stop
+            self._stop_requested_at = time.monotonic()
             if not self.loop.is_closed():
                 self.loop.call_soon_threadsafe(self._notify)
 
-    def is_overdue(self, error: BaseException) -> bool:
-        """Whether the handler, which ended with `error`, ended for the attempt's deadline."""
-        if self.deadline is None or self.deadline_ms is None:
-            return False
-        return is_overdue(error, from_millis(self.deadline_ms), self.deadline - time.monotonic())
+    def lose(self) -> None:
+        """Stop because the lease is lost: nothing more may be written. Any thread."""
+        self.request_stop(StopRequest(StopKind.LOST, "the lease was lost"))
+
+    def cancel(self, reason: str, code: str | None = None) -> None:
+        """Stop because the run was cancelled. Any thread."""
+        self.request_stop(StopRequest(StopKind.CANCELLED, reason, code))
+
+    def deadline_request(self) -> StopRequest:
+        """Return the request that stops the attempt for its passed deadline."""
+        overdue = self.timed_out()
+        return StopRequest(StopKind.DEADLINE, overdue.message, overdue.code)
 
     def timed_out(self) -> TimedOut:
-        """The outcome when the deadline has passed."""
+        """Return the outcome of the passed deadline."""
         if self.deadline_ms != self.lease.deadline_ms:
             return TimedOut(f"the task's time limit of {self.delivery.time_limit:g} s passed")
         return timed_out(self.delivery.header, self.lease.deadline_ms)
 
-    def end(self) -> None:
-        """The handler is over: calls that it left open wait no more."""
-        self.ended = True
-        self._notify()
-
-    def lose(self) -> None:
-        """The lease is gone: stop, and write nothing more."""
-        self.order(Stop(StopKind.LOST, "the lease was lost"))
-
-    def cancel(self, reason: str, code: str | None = None) -> None:
-        """The caller asked for the end of the run."""
-        self.order(Stop(StopKind.CANCELLED, reason, code))
+    def is_overdue(self, error: BaseException) -> bool:
+        """Return whether the handler ended with `error` because of the attempt's deadline."""
+        if self.deadline is None or self.deadline_ms is None:
+            return False
+        return is_overdue(error, from_millis(self.deadline_ms), self.deadline - time.monotonic())
 
     @contextlib.contextmanager
-    def listening(self, heard: Callable[[], None]) -> Iterator[None]:
-        """Inside, orders to stop call `heard`, on the attempt's own loop; those before do not."""
-        self._listeners.append(heard)
+    def listening(self, callback: Callable[[], None]) -> Iterator[None]:
+        """While active, call `callback` on the attempt's loop for each new request to stop."""
+        self._listeners.append(callback)
         try:
             yield
         finally:
-            self._listeners.remove(heard)
+            self._listeners.remove(callback)
 
     async def wait_stopped(self) -> None:
-        """Return once the attempt must stop or its handler is over; on the attempt's own loop."""
+        """Return once the attempt must stop or its handler has ended; on the attempt's loop."""
         changed = asyncio.Event()
         with self.listening(changed.set):
-            while self.stop is None and not self.ended:
+            while self._stop is None and not self._ended:
                 await changed.wait()
 
     def _notify(self) -> None:
-        for heard in tuple(self._listeners):
-            heard()
+        for callback in tuple(self._listeners):
+            callback()
 
 
 def _deadline_ms(lease: Lease, time_limit: float | None) -> int | None:

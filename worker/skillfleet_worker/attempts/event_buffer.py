@@ -29,14 +29,14 @@ _TURNS = 4
 
 
 @dataclass(frozen=True)
-class OutboxHooks:
+class EventBufferHooks:
     """Whom the outbox tells: that the lease is gone, or that the run was cancelled (why)."""
 
     lost: Callable[[], None]
     cancelled: Callable[[str], None]
 
 
-class Outbox:
+class EventBuffer:
     """Takes events without a round trip; waits only when the window is full.
 
     The first event leaves at once; those that come until Redis has answered leave together.
@@ -47,7 +47,7 @@ class Outbox:
         self,
         streams: EventStreams,
         lease: Lease,
-        hooks: OutboxHooks,
+        hooks: EventBufferHooks,
         *,
         flush_seconds: float,
         patience_seconds: float,

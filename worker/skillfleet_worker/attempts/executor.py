@@ -34,10 +34,11 @@ from skillfleet_producer.message import headers
 from skillfleet_telemetry.logs import begin_run
 from skillfleet_telemetry.metrics import DUPLICATES, RUNS, record
 from skillfleet_worker.attempts.admission import Admission, ForeignMessageError
-from skillfleet_worker.attempts.attempt import Attempt, Stop, StopKind
+from skillfleet_worker.attempts.attempt import Attempt
+from skillfleet_worker.attempts.stop_request import StopKind, StopRequest
 from skillfleet_worker.attempts.context import Capabilities, FleetRunContext
 from skillfleet_worker.attempts.delivery import Delivery, read_delivery
-from skillfleet_worker.attempts.event_buffer import Outbox, OutboxHooks
+from skillfleet_worker.attempts.event_buffer import EventBuffer, EventBufferHooks
 from skillfleet_worker.attempts.messages import adopt
 from skillfleet_worker.attempts.outcomes import (
     Cancelled,
@@ -64,8 +65,8 @@ logger = logging.getLogger(__name__)
 _SETTLE_SECONDS = 300.0
 _RECALL_SECONDS = 0.1
 _JOIN_SECONDS = 30.0
-_CALLER_ENDED = Stop(StopKind.CANCELLED, "the calling run has ended", ReasonCode.PARENT_ENDED)
-_CALLER_GOES_ON = Stop(StopKind.RELEASED, "its caller is over")
+_CALLER_ENDED = StopRequest(StopKind.CANCELLED, "the calling run has ended", ReasonCode.PARENT_ENDED)
+_CALLER_GOES_ON = StopRequest(StopKind.RELEASED, "its caller is over")
 
 
 class Served(NamedTuple):
@@ -163,17 +164,17 @@ class Executor:
         """
         stop = _CALLER_GOES_ON if goes_on(outcome) else _CALLER_ENDED
         for lent in self._lent(attempt):
-            lent.order(stop)
+            lent.request_stop(stop)
 
     async def _join_lent(self, attempt: Attempt, outcome: Outcome) -> None:
         """Wait until what the attempt's slot executes has ended, or leave it to the reaper."""
         settings = self.process.settings
         patience = settings.cancel_grace_seconds + settings.abandon_seconds + _JOIN_SECONDS
         give_up_at = time.monotonic() + patience
-        while attempt.lent and time.monotonic() < give_up_at:
+        while attempt.inline_runs and time.monotonic() < give_up_at:
             # Again: one that was being claimed was no attempt yet.
             self._stop_lent(attempt, outcome)
-            await asyncio.wait(set(attempt.lent), timeout=_RECALL_SECONDS)
+            await asyncio.wait(set(attempt.inline_runs), timeout=_RECALL_SECONDS)
         for left in self._lent(attempt):
             logger.error("run %s does not stop and is left to the reaper", left.run_id)
             left.lose()
@@ -181,7 +182,7 @@ class Executor:
 
     def _lent(self, attempt: Attempt) -> list[Attempt]:
         """The attempts that are executed in this one's slot."""
-        found = (self.process.attempts.get(run_id) for run_id in attempt.lent.values())
+        found = (self.process.attempts.get(run_id) for run_id in attempt.inline_runs.values())
         return [lent for lent in found if lent is not None and lent.loop is attempt.loop]
 
     async def _queued(self, run_id: str) -> Invocation | None:
@@ -235,18 +236,18 @@ class Executor:
         """The name of a claim: no other delivery's, in no process."""
         return f"{self.process.name}-{next(self._claims)}"
 
-    def _outbox(self, attempt: Attempt) -> Outbox:
+    def _outbox(self, attempt: Attempt) -> EventBuffer:
         settings = self.process.settings
-        return Outbox(
+        return EventBuffer(
             self.process.ledger.streams,
             attempt.lease,
-            OutboxHooks(attempt.lose, attempt.cancel),
+            EventBufferHooks(attempt.lose, attempt.cancel),
             flush_seconds=settings.flush_seconds,
             patience_seconds=settings.events_patience_seconds,
         )
 
     async def _execute(
-        self, skill: Skill[..., Any], auth_model: Any, attempt: Attempt, outbox: Outbox
+        self, skill: Skill[..., Any], auth_model: Any, attempt: Attempt, outbox: EventBuffer
     ) -> Outcome:
         """Run the handler under supervision and judge how it ended."""
         delivery, spec = attempt.delivery, skill.spec
@@ -321,7 +322,7 @@ class Executor:
             return Retry(delay, message, error)
         return Failed(code, message, error)
 
-    async def _settle(self, attempt: Attempt, outbox: Outbox, outcome: Outcome) -> Outcome:
+    async def _settle(self, attempt: Attempt, outbox: EventBuffer, outcome: Outcome) -> Outcome:
         """Write the outcome, under the lease; Lost when it is gone by then."""
         if isinstance(outcome, Lost) or _is_lost(attempt):
             outbox.close()
@@ -335,7 +336,7 @@ class Executor:
         await self._tidy(attempt, outcome)
         return outcome
 
-    async def _write(self, attempt: Attempt, outbox: Outbox, outcome: Outcome) -> Write:
+    async def _write(self, attempt: Attempt, outbox: EventBuffer, outcome: Outcome) -> Write:
         give_up_at = time.monotonic() + _SETTLE_SECONDS
         while time.monotonic() < give_up_at:
             try:

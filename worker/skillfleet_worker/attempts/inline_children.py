@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator
 
 from skillfleet.errors import FleetUnavailableError
-from skillfleet_worker.attempts.attempt import Attempt, Lend
+from skillfleet_worker.attempts.attempt import Attempt, RunInline
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +25,13 @@ async def lent_to(run_id: str, attempt: Attempt) -> AsyncIterator[None]:
     A run that is being executed here is waited for on leaving, unless the attempt itself is given
     up: its executor releases the run then.
     """
-    if attempt.lend is None:
+    if attempt.run_child_inline is None:
         yield
         return
-    lending = _Lending(run_id, attempt, attempt.lend)
+    lending = _Lending(run_id, attempt, attempt.run_child_inline)
     task = asyncio.ensure_future(lending.run())
-    attempt.lent[task] = run_id
-    task.add_done_callback(attempt.lent.pop)
+    attempt.inline_runs[task] = run_id
+    task.add_done_callback(attempt.inline_runs.pop)
     try:
         yield
     except asyncio.CancelledError:
@@ -50,7 +50,7 @@ async def lent_to(run_id: str, attempt: Attempt) -> AsyncIterator[None]:
 class _Lending:
     """Executes one called run in its caller's slot, should nobody else take it."""
 
-    def __init__(self, run_id: str, attempt: Attempt, lend: Lend) -> None:
+    def __init__(self, run_id: str, attempt: Attempt, lend: RunInline) -> None:
         self.over = asyncio.Event()
         """Set once the caller waits no more."""
         self.executes = False
@@ -68,7 +68,7 @@ class _Lending:
                     await self.over.wait()
                     return
             moment = min(moment * 2, _LONGEST_MOMENT)
-            async with self._attempt.lending:
+            async with self._attempt.inline_lock:
                 if self._is_over or not await self._lent():
                     return
 
@@ -78,7 +78,7 @@ class _Lending:
         return self.over.is_set() or attempt.ended or attempt.stop is not None
 
     async def _lent(self) -> bool:
-        """Lend the slot; False when that fails for good."""
+        """RunInline the slot; False when that fails for good."""
         self.executes = True
         try:
             await self._lend(self._run_id)

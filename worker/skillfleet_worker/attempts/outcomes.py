@@ -1,89 +1,121 @@
-"""Every way an attempt can end. The set is closed: `settle` handles each, mypy sees to it."""
+"""Outcome of an attempt: the one type for how an attempt ended, and how it ends its run.
+
+The set is closed: whoever handles an `Outcome` matches all seven kinds, which mypy verifies. The
+four kinds that also end the run have `end()`, the `RunEnd` that the ledger stores.
+"""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
-from skillfleet.contracts import InvocationHeader, ReasonCode
+from skillfleet.contracts import InvocationHeader, ReasonCode, RunState
 from skillfleet.failures import error_text
 from skillfleet.texts import shortened_text
+from skillfleet_ledger.celery_format import End
 
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
     """The handler returned; `value` is plain JSON."""
 
+    name: ClassVar[str] = "succeeded"
+    message: ClassVar[str] = ""
     value: Any
+
+    def end(self) -> End:
+        """The end of the run."""
+        return End(RunState.SUCCEEDED, ReasonCode.COMPLETED, self.message, self.value)
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The attempt failed and the run with it; `error` stays in the worker's log."""
+    """The attempt failed, and the run with it; `error` is for the worker's log and spans only."""
 
+    name: ClassVar[str] = "failed"
     code: str
     message: str
     error: BaseException | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """The attempt failed and is tried again after `delay` seconds."""
-
-    delay: float
-    message: str
-    error: Exception
+    def end(self) -> End:
+        """The end of the run."""
+        return End(RunState.FAILED, self.code, self.message)
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
     """The run was cancelled."""
 
-    reason: str
+    name: ClassVar[str] = "cancelled"
+    message: str
     code: str = ReasonCode.CANCELLED_BY_CALLER
+
+    def end(self) -> End:
+        """The end of the run."""
+        return End(RunState.CANCELLED, self.code, self.message)
 
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
     """The run's deadline passed."""
 
+    name: ClassVar[str] = "timed_out"
     message: str = "the run's deadline passed"
     code: str = ReasonCode.DEADLINE_EXCEEDED
+
+    def end(self) -> End:
+        """The end of the run."""
+        return End(RunState.TIMED_OUT, self.code, self.message)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The attempt failed; the run has another attempt after `delay` seconds."""
+
+    name: ClassVar[str] = "retry"
+    delay: float
+    message: str
+    error: Exception
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The worker gives the run back, uncounted: it drains, or lost touch with Redis."""
+    """The run goes back to its queue; the attempt is not counted."""
 
-    reason: str
+    name: ClassVar[str] = "released"
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Somebody else holds the run now: nothing may be written."""
+    """The attempt no longer holds the lease: it may write nothing more."""
+
+    name: ClassVar[str] = "lost"
+    message: ClassVar[str] = "its worker was lost"
+    code: ClassVar[str] = ReasonCode.WORKER_LOST
+
+
+Outcome = Succeeded | Failed | Cancelled | TimedOut | Retry | Released | Lost
+
+
+def goes_on(outcome: Outcome) -> bool:
+    """Return whether the run has further attempts after this one."""
+    return isinstance(outcome, Retry | Released | Lost)
 
 
 def timed_out(header: InvocationHeader | None, deadline_ms: int | None) -> TimedOut:
-    """The end of a run whose deadline passed, which may be that of its tree's budget."""
+    """Return the outcome of a passed deadline, which may be that of the tree's budget."""
     if header is not None and deadline_ms is not None and deadline_ms == header.budget_end_ms:
         return TimedOut("the tree's budget of time is used up", ReasonCode.BUDGET_EXHAUSTED)
     return TimedOut()
 
 
-Outcome = Succeeded | Failed | Retry | Cancelled | TimedOut | Released | Lost
-
-
-def goes_on(outcome: Outcome) -> bool:
-    """Whether the run has further attempts: this one does not end it."""
-    return isinstance(outcome, Retry | Released | Lost)
-
-
 def internal_error(what: str, error: Exception) -> Failed:
-    """The end of a run whose own end could not be worked out, or written."""
+    """Return the outcome of an attempt that failed in the worker's own code."""
     message = f"{what}: {type(error).__name__}: {error_text(error)}"
     return Failed(ReasonCode.INTERNAL_ERROR, message, error)
 
 
 def shortened(outcome: Outcome) -> Outcome:
-    """The outcome with a message of bounded length; to be called when secrets are hidden."""
+    """Bound the length of an outcome's message. Secrets must be redacted before."""
     if isinstance(outcome, Failed | Retry):
         return replace(outcome, message=shortened_text(outcome.message))
     return outcome

@@ -22,7 +22,8 @@ from skillfleet_ledger import Ledger
 from skillfleet_ledger.redis_client.outage import Outage
 from skillfleet_ledger.runs.store import RunStore
 from skillfleet_producer.publisher import Publisher, publisher_for
-from skillfleet_worker.attempts.attempt import Attempt, Stop, StopKind
+from skillfleet_worker.attempts.attempt import Attempt
+from skillfleet_worker.attempts.stop_request import SHUTS_DOWN
 from skillfleet_worker.services.heartbeat import Heartbeat
 from skillfleet_worker.services.reaper import Reaper
 from skillfleet_worker.settings import WorkerSettings
@@ -32,7 +33,6 @@ logger = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.5
 _CARD_BEATS = 3
 _EARLY_SECONDS = 10.0
-_SHUTS_DOWN = Stop(StopKind.RELEASED, "the worker shuts down")
 _TICK_SECONDS = 0.25
 
 
@@ -99,7 +99,7 @@ class WorkerProcess:
         logger.info("draining: %d runs have %g s to finish", len(self.attempts), seconds)
         self.draining = True
         for attempt in list(self.attempts.values()):
-            attempt.shutting_down = True
+            attempt.begin_shutdown()
         # Of two orders the faster one counts, in whatever order they come.
         self._release_at = min(self._release_at, self.home.time() + seconds)
         if self._release is not None:
@@ -125,9 +125,10 @@ class WorkerProcess:
         if former is not None:
             former.lose()
         self.attempts[attempt.run_id] = attempt
-        attempt.shutting_down = self.draining
+        if self.draining:
+            attempt.begin_shutdown()
         if self._releasing:
-            attempt.order(_SHUTS_DOWN)
+            attempt.request_stop(SHUTS_DOWN)
         if (asked := self._early_cancels.pop(attempt.run_id, None)) is not None:
             attempt.cancel(*asked)
 
@@ -139,7 +140,7 @@ class WorkerProcess:
     def _release_all(self) -> None:
         self._releasing = True
         for attempt in list(self.attempts.values()):
-            attempt.order(_SHUTS_DOWN)
+            attempt.request_stop(SHUTS_DOWN)
 
     async def _listen(self) -> None:
         for prefix in self.ledger.keys.prefixes():

@@ -9,7 +9,7 @@ import orjson
 
 from skillfleet.errors import EventsUnwritableError
 from skillfleet.redaction import Redactor
-from skillfleet_worker.attempts.event_buffer import Outbox
+from skillfleet_worker.attempts.event_buffer import EventBuffer
 from skillfleet_worker.attempts.outcomes import (
     Cancelled,
     Failed,
@@ -31,14 +31,14 @@ ErrorT = TypeVar("ErrorT", bound=BaseException)
 class RedactingEventBuffer:
     """Removes secrets from events; belongs to the loop its handler runs on."""
 
-    def __init__(self, outbox: Outbox, redactor: Redactor) -> None:
+    def __init__(self, outbox: EventBuffer, redactor: Redactor) -> None:
         self._outbox = outbox
         self._redactor = redactor
         self._pause: asyncio.TimerHandle | None = None
         self._flush: asyncio.Task[None] | None = None
 
     async def put(self, kind: str, payload: bytes) -> None:
-        """Accept an event; see `Outbox.put`."""
+        """Accept an event; see `EventBuffer.put`."""
         if kind == _TEXT_DELTA and await self._put_text(payload):
             return
         await self._put_held()

@@ -6,10 +6,10 @@ import time
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
-from skillfleet.contracts import ReasonCode
 from skillfleet_engine.loop.forks import Staying
-from skillfleet_worker.attempts.attempt import Attempt, Stop, StopKind
-from skillfleet_worker.attempts.outcomes import Cancelled, Failed, Lost, Outcome, Released
+from skillfleet_worker.attempts.attempt import Attempt
+from skillfleet_worker.attempts.stop_request import StopKind, StopRequest
+from skillfleet_worker.attempts.outcomes import Outcome
 from skillfleet_worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ async def supervise(
     Returns how the handler ended when it did so by itself, and the outcome of the order when it
     had to stop. A handler that resists its cancellation is left behind, with a report.
     """
-    task = attempt.handler = attempt.loop.create_task(_contained(handler))
+    task = attempt.start(_contained(handler))
     try:
         stop = await _until(task, attempt)
         if stop is not None and stop.kind is StopKind.CANCELLED:
@@ -43,12 +43,12 @@ async def supervise(
                 return _end_of(task)
     except asyncio.CancelledError:
         # Celery's pool gave this task up (a cold shutdown): hand the run back at once.
-        attempt.order(Stop(StopKind.RELEASED, "the worker was stopped"))
+        attempt.request_stop(StopRequest(StopKind.RELEASED, "the worker was stopped"))
         stop = attempt.stop
     if stop is None:
         return _end_of(task)
     await _cancel(task, handler, attempt, settings.abandon_seconds)
-    return _outcome(attempt.stop or stop, attempt)
+    return (attempt.stop or stop).outcome()
 
 
 def _has_returned(task: "asyncio.Task[Any]") -> bool:
@@ -75,13 +75,13 @@ class HandlerExitError(BaseException):
     """The handler wanted to end the process; no Exception, so that no run is retried for it."""
 
 
-async def _until(task: "asyncio.Task[Any]", attempt: Attempt) -> Stop | None:
+async def _until(task: "asyncio.Task[Any]", attempt: Attempt) -> StopRequest | None:
     """The order that ends the handler's time; None when it ended by itself."""
     await _first_of(task, attempt)
     if attempt.stop is not None:
         ended_by_itself = _has_returned(task) and attempt.stop.kind is not StopKind.LOST
         return None if ended_by_itself else attempt.stop
-    return None if task.done() else Stop(StopKind.DEADLINE)
+    return None if task.done() else attempt.deadline_request()
 
 
 async def _first_of(task: "asyncio.Task[Any]", attempt: Attempt) -> None:
@@ -124,17 +124,3 @@ async def _cancel(
         logger.error("run %s resists its cancellation and is left behind:%s", attempt.run_id, stack)
     elif not task.cancelled() and (error := task.exception()) is not None:
         logger.debug("run %s ended its stop with %r", attempt.run_id, error)
-
-
-def _outcome(stop: Stop, attempt: Attempt) -> Outcome:
-    match stop.kind:
-        case StopKind.CANCELLED:
-            return Cancelled(stop.reason, stop.code or ReasonCode.CANCELLED_BY_CALLER)
-        case StopKind.DEADLINE:
-            return attempt.timed_out()
-        case StopKind.BUDGET:
-            return Failed(ReasonCode.BUDGET_EXHAUSTED, stop.reason)
-        case StopKind.RELEASED:
-            return Released(stop.reason)
-        case StopKind.LOST:
-            return Lost()

@@ -59,7 +59,7 @@ def ending_of(attempt: Attempt, outcome: Outcome) -> Ending:
         case TimedOut(message, code):
             ending = Ending("timed_out", message, code)
         case Cancelled(reason):
-            ending = Ending("cancelled", reason, ordered_at=attempt.ordered_at)
+            ending = Ending("cancelled", reason, ordered_at=attempt.stop_requested_at)
         case Released(reason):
             ending = Ending("released", reason)
         case Lost():

@@ -11,14 +11,14 @@ from skillfleet_ledger.redis_client.connection import RETRY_SECONDS, ReplyError
 from skillfleet_ledger.redis_client.outage import Outage
 from skillfleet_ledger.runs.store import RunStore
 from skillfleet_telemetry.metrics import REDIS_ERRORS, record
-from skillfleet_worker.attempts.attempt import Attempt, Stop, StopKind
+from skillfleet_worker.attempts.attempt import Attempt
+from skillfleet_worker.attempts.stop_request import LOST_TOUCH
 from skillfleet_worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 
 _STOP_PART, _STOP_SECONDS = 0.05, 0.3
 """What is left of a lease when its run is given up: a part of it, and no less than this."""
-LOST_TOUCH = Stop(StopKind.RELEASED, "the worker lost touch with Redis")
 _SHORTEST_SECONDS = 0.05
 _LOOK_SECONDS = 0.3
 _ROUNDS = 10
@@ -87,7 +87,7 @@ class Heartbeat:
             if answer == "lost":
                 attempt.lose()
                 continue
-            attempt.renewed_at = began
+            attempt.renew(began)
             if answer:
                 attempt.cancel(answer.removeprefix("!"))
         return True
@@ -136,7 +136,7 @@ class Heartbeat:
         now = asyncio.get_running_loop().time()
         for attempt in attempts.values():
             if now >= self._held_until(attempt):
-                attempt.order(LOST_TOUCH)
+                attempt.request_stop(LOST_TOUCH)
 
 
 def _refuses_everybody(error: Exception) -> bool:

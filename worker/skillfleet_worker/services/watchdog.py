@@ -15,17 +15,18 @@ import time
 import traceback
 from collections.abc import Callable
 
-from skillfleet.contracts import ReasonCode, RunState
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.celery_format import End
 from skillfleet_ledger.redis_client.outage import Outage
 from skillfleet_ledger.runs.store import Write
 from skillfleet_producer.publisher import Publisher, publisher_for
-from skillfleet_worker.attempts.attempt import Attempt, Stop, StopKind
+from skillfleet_worker.attempts.attempt import Attempt
+from skillfleet_worker.attempts.outcomes import Lost, Released, Retry
 from skillfleet_worker.attempts.process import WorkerProcess
 from skillfleet_worker.attempts.requeue import release
-from skillfleet_worker.services.heartbeat import LOST_TOUCH, held_seconds
+from skillfleet_worker.attempts.stop_request import LOST_TOUCH
+from skillfleet_worker.services.heartbeat import held_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Guard:
             if answer == "lost":
                 attempt.lose()
             elif answer is not None:
-                attempt.renewed_at = max(began, attempt.renewed_at)
+                attempt.renew(began)
                 if answer:
                     attempt.cancel(answer.removeprefix("!"))
 
@@ -114,7 +115,7 @@ class Guard:
         held = held_seconds(self._settings.lease_seconds)
         for attempt in self._attempts():
             if self._process.loop_time() - attempt.renewed_at >= held:
-                attempt.order(LOST_TOUCH)
+                attempt.request_stop(LOST_TOUCH)
 
     def _is_stuck(self, attempt: Attempt, blocked: float) -> bool:
         """Whether the handler should have been stopped by now, and its own code is the reason."""
@@ -122,8 +123,8 @@ class Guard:
         if attempt.ended:
             return False
         if attempt.deadline is not None and now > attempt.deadline + _LATE_SECONDS:
-            attempt.order(Stop(StopKind.DEADLINE))
-        if attempt.ordered_at is None or now - attempt.ordered_at < self._patience:
+            attempt.request_stop(attempt.deadline_request())
+        if attempt.stop_requested_at is None or now - attempt.stop_requested_at < self._patience:
             return False
         if attempt.loop is self._process.home:
             return blocked > _LATE_SECONDS and self._executing() in (None, attempt.run_id)
@@ -198,16 +199,9 @@ async def _release(ledger: Ledger, publisher: Publisher, attempt: Attempt) -> No
 
 
 def _end(attempt: Attempt) -> End | None:
-    """How a stuck run ends; None when it goes back to the queue."""
-    stop = attempt.stop
-    if stop is None or stop.kind in (StopKind.RELEASED, StopKind.LOST):
-        return None
-    if stop.kind is StopKind.CANCELLED:
-        return End(RunState.CANCELLED, stop.code or ReasonCode.CANCELLED_BY_CALLER, stop.reason)
-    if stop.kind is StopKind.BUDGET:
-        return End(RunState.FAILED, ReasonCode.BUDGET_EXHAUSTED, stop.reason)
-    overdue = attempt.timed_out()
-    return End(RunState.TIMED_OUT, overdue.code, overdue.message)
+    """Return how a stuck run ends; None when it goes back to the queue."""
+    outcome = attempt.stop.outcome() if attempt.stop is not None else None
+    return None if outcome is None or isinstance(outcome, Retry | Released | Lost) else outcome.end()
 
 
 def _stack(thread_id: int) -> str:

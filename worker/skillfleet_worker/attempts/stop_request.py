@@ -1,0 +1,51 @@
+"""Request to stop an attempt before its handler has returned."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from skillfleet.contracts import ReasonCode
+from skillfleet_worker.attempts.outcomes import (
+    Cancelled,
+    Failed,
+    Lost,
+    Outcome,
+    Released,
+    TimedOut,
+)
+
+
+class StopKind(StrEnum):
+    """Why an attempt has to stop."""
+
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    BUDGET = "budget"
+    RELEASED = "released"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequest:
+    """A request to stop, with its reason in plain words and the reason code of the run's end."""
+
+    kind: StopKind
+    reason: str = ""
+    code: str | None = None
+
+    def outcome(self) -> Outcome:
+        """Return the outcome of an attempt that stops for this request."""
+        match self.kind:
+            case StopKind.CANCELLED:
+                return Cancelled(self.reason, self.code or ReasonCode.CANCELLED_BY_CALLER)
+            case StopKind.DEADLINE:
+                return TimedOut(self.reason, self.code or ReasonCode.DEADLINE_EXCEEDED)
+            case StopKind.BUDGET:
+                return Failed(self.code or ReasonCode.BUDGET_EXHAUSTED, self.reason)
+            case StopKind.RELEASED:
+                return Released(self.reason)
+            case StopKind.LOST:
+                return Lost()
+
+
+LOST_TOUCH = StopRequest(StopKind.RELEASED, "the worker lost touch with Redis")
+SHUTS_DOWN = StopRequest(StopKind.RELEASED, "the worker shuts down")
