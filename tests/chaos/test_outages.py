@@ -13,8 +13,8 @@ from skillfleet_ledger.runs.store import Lease
 from skillfleet_producer import Settings
 from skillfleet_producer.fleet_async import AsyncFleet, AsyncRunHandle
 from skillfleet_worker.attempts.attempt import Attempt
-from skillfleet_worker.attempts.stop_request import StopKind
 from skillfleet_worker.attempts.delivery import Delivery
+from skillfleet_worker.attempts.stop_request import StopKind
 from skillfleet_worker.services.heartbeat import Heartbeat
 from skillfleet_worker.settings import WorkerSettings
 from tests.chaos.evidence import Journal

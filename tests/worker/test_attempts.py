@@ -18,12 +18,12 @@ from skillfleet_ledger.runs.store import Lease
 from skillfleet_worker import WorkerSettings
 from skillfleet_worker.attempts.admission import OpenAdmission
 from skillfleet_worker.attempts.attempt import Attempt
-from skillfleet_worker.attempts.stop_request import StopKind
 from skillfleet_worker.attempts.delivery import Delivery
 from skillfleet_worker.attempts.event_buffer import EventBuffer, EventBufferHooks
 from skillfleet_worker.attempts.executor import Executor
 from skillfleet_worker.attempts.outcomes import Cancelled, Lost, Succeeded
 from skillfleet_worker.attempts.process import WorkerProcess
+from skillfleet_worker.attempts.stop_request import StopKind
 from skillfleet_worker.attempts.supervision import supervise
 from tests.ledger.helpers import read_all, running, submitted, touch
 from tests.support.valkey import ValkeyServer
@@ -162,7 +162,9 @@ def test_a_claim_whose_answer_outlasts_its_lease_starts_nothing(
 
 def outbox(process: WorkerProcess, lease: Lease) -> EventBuffer:
     hooks = EventBufferHooks(lambda: None, lambda _: None)
-    return EventBuffer(process.ledger.streams, lease, hooks, flush_seconds=0.001, patience_seconds=0.2)
+    return EventBuffer(
+        process.ledger.streams, lease, hooks, flush_seconds=0.001, patience_seconds=0.2
+    )
 
 
 def texts(events: list[Any]) -> list[str]:

@@ -7,8 +7,8 @@ import pytest
 
 from skillfleet_ledger import Ledger
 from skillfleet_worker.attempts.attempt import Attempt
-from skillfleet_worker.attempts.stop_request import StopKind
 from skillfleet_worker.attempts.delivery import Delivery
+from skillfleet_worker.attempts.stop_request import StopKind
 from skillfleet_worker.services.heartbeat import Heartbeat
 from skillfleet_worker.settings import WorkerSettings
 from tests.ledger.helpers import claimed, submitted

@@ -24,10 +24,10 @@ from skillfleet_engine.celery_hooks.slots import parked
 from skillfleet_engine.loop import bridge
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 from skillfleet_producer.submission import Options, Parent
-from skillfleet_worker.attempts.stop_request import StopKind
 from skillfleet_worker.attempts.context import FleetRunContext
 from skillfleet_worker.attempts.inline_children import lent_to
 from skillfleet_worker.attempts.retry_until import patiently
+from skillfleet_worker.attempts.stop_request import StopKind
 
 T = TypeVar("T")
 _ENDS_CALLS = (StopKind.DEADLINE, StopKind.BUDGET)

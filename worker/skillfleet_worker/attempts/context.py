@@ -35,11 +35,11 @@ from skillfleet_ledger.runs.store import Lease
 from skillfleet_telemetry.model_calls import measure_call
 from skillfleet_telemetry.redaction import process_secrets
 from skillfleet_worker.attempts.attempt import Attempt
-from skillfleet_worker.attempts.stop_request import StopKind, StopRequest
 from skillfleet_worker.attempts.event_buffer import EventBuffer
 from skillfleet_worker.attempts.outcomes import Outcome
 from skillfleet_worker.attempts.redaction import RedactingEventBuffer, redact_outcome
 from skillfleet_worker.attempts.retry_until import patiently
+from skillfleet_worker.attempts.stop_request import StopKind, StopRequest
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,9 @@ class FleetRunContext(RunContext[Any]):
         """Charge the tree's budget; the run that uses it up is stopped."""
         with contextlib.suppress(FleetUnavailableError):
             if await self._capabilities.ledger.runs.spend(self.task_id, tokens):
-                self.run.request_stop(StopRequest(StopKind.BUDGET, "the tree's budget of tokens is used up"))
+                self.run.request_stop(
+                    StopRequest(StopKind.BUDGET, "the tree's budget of tokens is used up")
+                )
 
     def _a2a_client(self) -> A2AClient:
         return self._capabilities.a2a

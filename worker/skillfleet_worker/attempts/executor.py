@@ -35,7 +35,6 @@ from skillfleet_telemetry.logs import begin_run
 from skillfleet_telemetry.metrics import DUPLICATES, RUNS, record
 from skillfleet_worker.attempts.admission import Admission, ForeignMessageError
 from skillfleet_worker.attempts.attempt import Attempt
-from skillfleet_worker.attempts.stop_request import StopKind, StopRequest
 from skillfleet_worker.attempts.context import Capabilities, FleetRunContext
 from skillfleet_worker.attempts.delivery import Delivery, read_delivery
 from skillfleet_worker.attempts.event_buffer import EventBuffer, EventBufferHooks
@@ -57,6 +56,7 @@ from skillfleet_worker.attempts.outcomes import (
 from skillfleet_worker.attempts.process import WorkerProcess
 from skillfleet_worker.attempts.requeue import release
 from skillfleet_worker.attempts.spans import Telling
+from skillfleet_worker.attempts.stop_request import StopKind, StopRequest
 from skillfleet_worker.attempts.supervision import HandlerEnd, HandlerExitError, supervise
 from skillfleet_worker.attempts.telemetry import ending_of, facts_of
 
@@ -65,7 +65,9 @@ logger = logging.getLogger(__name__)
 _SETTLE_SECONDS = 300.0
 _RECALL_SECONDS = 0.1
 _JOIN_SECONDS = 30.0
-_CALLER_ENDED = StopRequest(StopKind.CANCELLED, "the calling run has ended", ReasonCode.PARENT_ENDED)
+_CALLER_ENDED = StopRequest(
+    StopKind.CANCELLED, "the calling run has ended", ReasonCode.PARENT_ENDED
+)
 _CALLER_GOES_ON = StopRequest(StopKind.RELEASED, "its caller is over")
 
 

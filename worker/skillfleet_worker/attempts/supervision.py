@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from skillfleet_engine.loop.forks import Staying
 from skillfleet_worker.attempts.attempt import Attempt
-from skillfleet_worker.attempts.stop_request import StopKind, StopRequest
 from skillfleet_worker.attempts.outcomes import Outcome
+from skillfleet_worker.attempts.stop_request import StopKind, StopRequest
 from skillfleet_worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)

@@ -201,7 +201,9 @@ async def _release(ledger: Ledger, publisher: Publisher, attempt: Attempt) -> No
 def _end(attempt: Attempt) -> End | None:
     """Return how a stuck run ends; None when it goes back to the queue."""
     outcome = attempt.stop.outcome() if attempt.stop is not None else None
-    return None if outcome is None or isinstance(outcome, Retry | Released | Lost) else outcome.end()
+    return (
+        None if outcome is None or isinstance(outcome, Retry | Released | Lost) else outcome.end()
+    )
 
 
 def _stack(thread_id: int) -> str:
