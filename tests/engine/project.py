@@ -18,7 +18,7 @@ from typing import Any
 from celery import Celery, Task, current_task, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
-from skillfleet_engine.celery_hooks.slots import parked
+from skillfleet_engine.celery_hooks.slots import release_slot
 from skillfleet_engine.celery_hooks.task import AsyncTask
 from skillfleet_engine.loop import bridge
 from skillfleet_engine.loop.watchdog import BlockedReport, loop_blocked
@@ -385,7 +385,7 @@ def block(seconds: float) -> None:
 async def call_children(children: int) -> int:
     """Wait for children in the same worker, holding no slot meanwhile."""
     results = [add.delay(1, number) for number in range(children)]
-    async with parked():
+    async with release_slot():
         while not all([await asyncio.to_thread(result.ready) for result in results]):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     return len(results)

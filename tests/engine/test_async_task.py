@@ -80,7 +80,8 @@ def test_the_engine_knows_nothing_of_skills() -> None:
     code = (
         "import sys, skillfleet_engine.celery_hooks.pool, skillfleet_engine.celery_hooks.consumer\n"
         "import skillfleet_engine.celery_hooks.task\n"
-        "print([name for name in sys.modules if name.startswith('skillfleet') and 'engine' not in name])"
+        "print([name for name in sys.modules if name.startswith('skillfleet')"
+        " and 'engine' not in name])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"

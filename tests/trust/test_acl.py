@@ -285,7 +285,7 @@ def busy_fleet(server: ValkeyServer, namespace: str) -> None:
         client.zadd(f"{prefix}unacked_index", {"tag": 1})
         client.set(f"{prefix}unacked_mutex", "held")
         client.lpush(f"{prefix}undecodable", "message")
-        client.lpush(f"{prefix}celery\x06\x16rung", "message")
+        client.lpush(f"{prefix}celery\x06\x16woken", "message")
 
 
 def test_the_users_of_one_fleet_reach_no_key_and_no_channel_of_another() -> None:

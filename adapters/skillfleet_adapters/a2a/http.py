@@ -33,7 +33,7 @@ from skillfleet.errors import (
 from skillfleet.ports.a2a import A2AClient, Caller, CallResult
 from skillfleet_adapters.a2a.remote_task import RemoteTask
 from skillfleet_adapters.a2a.transport import GuardedTransport
-from skillfleet_engine.celery_hooks.slots import parked
+from skillfleet_engine.celery_hooks.slots import release_slot
 from skillfleet_engine.loop import bridge
 from skillfleet_telemetry.redaction import redact
 from skillfleet_worker.attempts.context import FleetRunContext
@@ -92,7 +92,7 @@ class HttpA2AClient(A2AClient):
         message = self._message(target, skill, args or {}, key)
         seconds = self._seconds(timeout, budget.seconds)
         try:
-            async with parked():
+            async with release_slot():
                 return await bridge.at_home(self._call(target, message, headers, seconds, budget))
         except TimeoutError:
             if seconds == budget.seconds:

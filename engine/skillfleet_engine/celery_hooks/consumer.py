@@ -50,7 +50,7 @@ class LoopConsumer(Consumer):
         self._outage = Outage()
         self.loop_pool = self.pool if isinstance(self.pool, LoopPool) else None
         if self.loop_pool is not None:
-            self.loop_pool.on_parked = self._adjust_prefetch
+            self.loop_pool.on_released = self._adjust_prefetch
             self._offload_steps(self.loop_pool)
             if self.conninfo.transport.driver_type == "redis":
                 # Not with AMQP, whose connections belong to one thread.

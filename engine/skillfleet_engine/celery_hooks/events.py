@@ -9,8 +9,8 @@ from celery.events.dispatcher import EventDispatcher
 
 _MOST_WAITING = 10_000
 """Events (batches of a task group count as one) that wait for a broker at the most."""
-_LAST_WORDS_SECONDS = 1.0
-_LAST_WORDS = "worker.offline"
+_OFFLINE_SECONDS = 1.0
+_OFFLINE = "worker.offline"
 
 
 class BackgroundDispatcher(EventDispatcher):
@@ -26,7 +26,7 @@ class BackgroundDispatcher(EventDispatcher):
     _closed: bool
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._letters: SimpleQueue[tuple[Any, ...] | threading.Event | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Any, ...] | threading.Event | None] = SimpleQueue()
         self._sender: threading.Thread | None = None
         super().__init__(*args, **options)
 
@@ -37,24 +37,24 @@ class BackgroundDispatcher(EventDispatcher):
             # Somebody else's producer, who takes it back when this returns.
             self._publish_here(event, producer, routing_key, *args, **options)
             return
-        if self._letters.qsize() >= _MOST_WAITING:
+        if self._queue.qsize() >= _MOST_WAITING:
             return
-        self._letters.put((event, producer, routing_key, args, options))
+        self._queue.put((event, producer, routing_key, args, options))
         if self._sender is None:
             self._sender = threading.Thread(target=self._send_all, name="events", daemon=True)
             self._sender.start()
-        if routing_key == _LAST_WORDS:
+        if routing_key == _OFFLINE:
             # The connection is closed right after it.
             said = threading.Event()
-            self._letters.put(said)
-            said.wait(_LAST_WORDS_SECONDS)
+            self._queue.put(said)
+            said.wait(_OFFLINE_SECONDS)
 
     def _send_all(self) -> None:
-        while (letter := self._letters.get()) is not None:
-            if isinstance(letter, threading.Event):
-                letter.set()
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, threading.Event):
+                item.set()
                 continue
-            event, producer, routing_key, args, options = letter
+            event, producer, routing_key, args, options = item
             if not self._closed:
                 self._publish_here(event, producer, routing_key, *args, **options)
         if self.channel is None and self.connection is not None:
@@ -69,5 +69,5 @@ class BackgroundDispatcher(EventDispatcher):
         """Send no more; what waits for a broker that does not answer is forgotten with it."""
         super().close()
         if self._sender is not None:
-            self._letters.put(None)
+            self._queue.put(None)
             self._sender = None

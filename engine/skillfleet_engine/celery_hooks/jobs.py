@@ -38,7 +38,7 @@ class Call(NamedTuple):
     correlation_id: str | None = None
 
 
-class Ending(Enum):
+class StopReason(Enum):
     """Why a job was ended before its handler had returned."""
 
     TERMINATED = "terminated"  # revoked with terminate, or cancelled by Celery
@@ -46,8 +46,8 @@ class Ending(Enum):
     ABANDONED = "abandoned"  # the worker stops at once; the message stays unacknowledged
 
 
-class JobEnded(BaseException):
-    """Leaves Celery's tracer without an outcome: the ending already has its own."""
+class JobStopped(BaseException):
+    """Leaves Celery's tracer without an outcome: the stop_reason already has its own."""
 
 
 class Slots(Protocol):
@@ -56,10 +56,10 @@ class Slots(Protocol):
     def spawn(self, function: Callable[[], Any]) -> Any:
         """Run synchronous code in a greenlet on the loop."""
 
-    def park(self, job: "Job") -> None:
+    def release_slot(self, job: "Job") -> None:
         """Give the job's slot back."""
 
-    def unpark(self, job: "Job") -> None:
+    def retake_slot(self, job: "Job") -> None:
         """Take a slot again."""
 
 
@@ -71,9 +71,9 @@ class Job:
     pid: int
     loop: asyncio.AbstractEventLoop
     slots: Slots
-    ending: Ending | None = None
+    stop_reason: StopReason | None = None
     greenlet: Driven | None = None
-    parked: int = 0
+    released: int = 0
     owner: Owner = field(init=False)
     _task: "asyncio.Task[None] | None" = None
     _cancel_is_due: bool = False
@@ -101,10 +101,10 @@ class Job:
     def terminate(self, signum: int) -> None:
         """Celery's ApplyResult has this; the pool's `terminate_job` has done it."""
 
-    def end(self, ending: Ending) -> None:
+    def end(self, stop_reason: StopReason) -> None:
         """Cancel the handler if it runs, or as soon as it starts. Any thread."""
-        if self.ending is None:
-            self.ending = ending
+        if self.stop_reason is None:
+            self.stop_reason = stop_reason
             self.loop.call_soon_threadsafe(self._cancel)
 
     async def run(self) -> None:
@@ -126,11 +126,11 @@ class Job:
         """Await the handler's coroutine, under the time limits; in the job's greenlet.
 
         Raises:
-            JobEnded: the job was ended meanwhile, whatever the handler made of it.
+            JobStopped: the job was ended meanwhile, whatever the handler made of it.
         """
-        if self.ending is not None:
+        if self.stop_reason is not None:
             coro.close()
-            raise JobEnded(self.ending)
+            raise JobStopped(self.stop_reason)
         body = Interruptible(coro)
         self._set_limits(body)
         self._in_handler = True
@@ -141,8 +141,8 @@ class Job:
             for timer in self._timers:
                 timer.cancel()
             self._absorb_cancellation()
-            if self.ending is not None:
-                raise JobEnded(self.ending)
+            if self.stop_reason is not None:
+                raise JobStopped(self.stop_reason)
 
     def _started(self, greenlet: Driven) -> None:
         self.greenlet = greenlet
@@ -159,8 +159,8 @@ class Job:
                 pid=self.pid,
                 propagate=(BaseException,),
             )
-        except JobEnded:
-            if self.ending is Ending.TERMINATED:
+        except JobStopped:
+            if self.stop_reason is StopReason.TERMINATED:
                 self.report(Terminated("terminated"))
         except (WorkerShutdown, WorkerTerminate):
             raise
@@ -183,13 +183,13 @@ class Job:
             self._timers.append(self.loop.call_later(hard, self._hard_limit, hard))
 
     def _soft_limit(self, body: Interruptible[Any], seconds: float) -> None:
-        if self._task is not None and self.ending is None:
+        if self._task is not None and self.stop_reason is None:
             body.interrupt(self._task, SoftTimeLimitExceeded(seconds))
             self._tell_timeout(seconds, soft=True)
 
     def _hard_limit(self, seconds: float) -> None:
-        if self.ending is None:
-            self.end(Ending.TIMED_OUT)
+        if self.stop_reason is None:
+            self.end(StopReason.TIMED_OUT)
             self._tell_timeout(seconds, soft=False)
 
     def _tell_timeout(self, seconds: float, *, soft: bool) -> None:
@@ -209,7 +209,7 @@ class Job:
 
 
 @dataclass(eq=False, kw_only=True)
-class NativeJob(Job):
+class DirectJob(Job):
     """Work that settles its task by itself, without Celery's tracer around it.
 
     `work` gets the job's pseudo process id and returns True when nothing is left to do. Else, and
@@ -226,7 +226,7 @@ class NativeJob(Job):
         return super().is_executing
 
     async def _execute(self) -> None:
-        if self.ending is not None or not await self._worked():
+        if self.stop_reason is not None or not await self._worked():
             await super()._execute()
 
     async def _worked(self) -> bool:
@@ -234,7 +234,7 @@ class NativeJob(Job):
         try:
             return await self.work(self.pid)
         except asyncio.CancelledError:
-            if self.ending is None:
+            if self.stop_reason is None:
                 raise
             return False
         finally:

@@ -27,7 +27,7 @@ from celery.concurrency.base import BasePool
 from celery.exceptions import ImproperlyConfigured
 from celery.worker import state
 
-from skillfleet_engine.celery_hooks.jobs import Call, Ending, Job, NativeJob
+from skillfleet_engine.celery_hooks.jobs import Call, DirectJob, Job, StopReason
 from skillfleet_engine.celery_hooks.settings import EngineSettings
 from skillfleet_engine.loop import bridge
 from skillfleet_engine.loop.greenlets import in_greenlet
@@ -57,13 +57,13 @@ class LoopPool(BasePool):
         if options.get("threads"):
             raise ImproperlyConfigured(NO_HUB)
         self.settings = EngineSettings.of(self.app)
-        self.on_parked: Callable[[int], object] | None = None
+        self.on_released: Callable[[int], object] | None = None
         self.on_signal: Callable[[int], object] = lambda _: None
         """Told the number of a signal to stop at once; within the signal handler."""
         self._pids = itertools.count(1)
         self._pending: deque[Job] = deque()
         self._running: dict[int, Job] = {}
-        self._parked = 0
+        self._released = 0
         self._hub: Any = None
         self._host: LoopHost | None = None
         self._relay: SignalRelay | None = None
@@ -80,11 +80,11 @@ class LoopPool(BasePool):
 
     @property
     def num_processes(self) -> int:
-        """How many tasks may be in this worker: the limit and those that are parked."""
-        return int(self.limit) + self._parked
+        """How many tasks may be in this worker: the limit and those that are released."""
+        return int(self.limit) + self._released
 
     def jobs(self) -> list[Job]:
-        """The tasks that run now, also parked ones (any thread may ask)."""
+        """The tasks that run now, also released ones (any thread may ask)."""
         return list(self._running.values())
 
     def executing(self) -> str | None:
@@ -138,7 +138,7 @@ class LoopPool(BasePool):
     def terminate_job(self, pid: int, signal: int | None = None) -> None:  # noqa: ARG002
         """Cancel the task with this pseudo process id (any thread)."""
         if (job := self._running.get(pid)) is not None:
-            job.end(Ending.TERMINATED)
+            job.end(StopReason.TERMINATED)
 
     def grow(self, n: int = 1) -> None:
         """Allow `n` more tasks at once."""
@@ -162,7 +162,7 @@ class LoopPool(BasePool):
         """Cold shutdown: cancel all tasks and give them the grace to clean up."""
         self._pending.clear()
         for job in self.jobs():
-            job.end(Ending.ABANDONED)
+            job.end(StopReason.ABANDONED)
         self.drain(self.settings.cancel_grace)
         self._finish()
 
@@ -172,7 +172,7 @@ class LoopPool(BasePool):
         return info | {
             "processes": [os.getpid()],
             "running": len(self._running),
-            "parked": self._parked,
+            "released-slots": self._released,
             "waiting-for-slot": len(self._pending),
             "timeouts": [self.options.get("soft_timeout") or 0, self.options.get("timeout") or 0],
             "threads-left": self._threads.left if self._threads else 0,
@@ -181,7 +181,7 @@ class LoopPool(BasePool):
 
     # -- for requests that need no tracer
 
-    def apply_native(self, work: Callable[[int], Coroutine[Any, Any, bool]], call: Call) -> Job:
+    def apply_direct(self, work: Callable[[int], Coroutine[Any, Any, bool]], call: Call) -> Job:
         """Run work that settles its task by itself, now or as soon as a slot is free.
 
         Args:
@@ -189,7 +189,7 @@ class LoopPool(BasePool):
                 is to tell, which then carries out `call`.
             call: without an `accept_callback`, and without time limits.
         """
-        return self._admit(NativeJob(call, next(self._pids), self.host.loop, self, work=work))
+        return self._admit(DirectJob(call, next(self._pids), self.host.loop, self, work=work))
 
     # -- for the engine's other parts
 
@@ -225,18 +225,18 @@ class LoopPool(BasePool):
             next(hub_loop)
             timer.cancel()
 
-    def park(self, job: Job) -> None:
-        """The job gives its slot back (see `parking.parked`)."""
-        job.parked += 1
-        if job.parked == 1:
-            self._change_parked(1)
+    def release_slot(self, job: Job) -> None:
+        """The job gives its slot back (see `slots.release_slot`)."""
+        job.released += 1
+        if job.released == 1:
+            self._change_released(1)
 
-    def unpark(self, job: Job) -> None:
+    def retake_slot(self, job: Job) -> None:
         """The job takes a slot again, without waiting for one."""
-        if job.parked and job.pid in self._running:
-            job.parked -= 1
-            if job.parked == 0:
-                self._change_parked(-1)
+        if job.released and job.pid in self._running:
+            job.released -= 1
+            if job.released == 0:
+                self._change_released(-1)
 
     def _on_signal(self, number: int) -> None:
         self.on_signal(number)
@@ -245,10 +245,10 @@ class LoopPool(BasePool):
         self._log_blocked(report)
         loop_blocked.send(sender=self, report=report)
 
-    def _change_parked(self, by: int) -> None:
-        self._parked += by
-        if self.on_parked is not None:
-            self.on_parked(by)
+    def _change_released(self, by: int) -> None:
+        self._released += by
+        if self.on_released is not None:
+            self.on_released(by)
         self._fill()
         self.host.wake()
 
@@ -267,7 +267,7 @@ class LoopPool(BasePool):
                 self.host.loop.create_task(self._run(job), name=job.id)
 
     def _revoke(self, job: Job) -> None:
-        job.ending = Ending.TERMINATED
+        job.stop_reason = StopReason.TERMINATED
         self.spawn(lambda: job.report(Terminated("revoked")))
 
     async def _run(self, job: Job) -> None:
@@ -280,9 +280,9 @@ class LoopPool(BasePool):
             del self._running[job.pid]
             if self._threads is not None:
                 self._threads.over(job.owner)
-            if job.parked:
-                job.parked = 0
-                self._change_parked(-1)
+            if job.released:
+                job.released = 0
+                self._change_released(-1)
             self._fill()
             self.host.wake()
 

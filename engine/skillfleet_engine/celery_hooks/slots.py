@@ -1,4 +1,4 @@
-"""Give a task's slot back while it only waits for other tasks."""
+"""Release of a task's slot while the task only waits for other tasks."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,23 +7,23 @@ from skillfleet_engine.celery_hooks.jobs import current_job
 
 
 @asynccontextmanager
-async def parked() -> AsyncIterator[bool]:
-    """Enter this while the running task only waits for other tasks.
+async def release_slot() -> AsyncIterator[bool]:
+    """Release the running task's slot inside the block; take it again on exit.
 
-    Its slot is given back, so that the worker may fetch and run a further task: parents that wait
-    for their children cannot fill all slots and starve them. On exit the slot is taken again at
-    once, even if the worker then runs more tasks than its concurrency for a while.
+    The worker may fetch and run another task meanwhile, so parents that wait for their children
+    cannot occupy all slots and starve them. On exit the slot is taken at once, even if the worker
+    then runs more tasks than its concurrency for a while.
 
-    Gives False and does nothing outside of `LoopPool`, whose slots alone can be given back. May be
-    entered by several coroutines of a task at once: the slot is back when the last of them has
-    left.
+    Yields False, and does nothing, outside of `LoopPool`: other pools cannot release a slot.
+    Several coroutines of one task may be inside at once: the slot is taken again when the last
+    one leaves.
     """
     job = current_job.get()
     if job is None:
         yield False
         return
-    job.slots.park(job)
+    job.slots.release_slot(job)
     try:
         yield True
     finally:
-        job.slots.unpark(job)
+        job.slots.retake_slot(job)

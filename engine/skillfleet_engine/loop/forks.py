@@ -27,7 +27,7 @@ def _let_tasks_start_processes(**_: Any) -> None:
         process._config["authkey"] = bytes(process.authkey)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-class Staying(Generic[T]):
+class ForkGuard(Generic[T]):
     """Await this instead of a task's coroutine: a forked child never gets out of it."""
 
     def __init__(self, coro: Coroutine[Any, Any, T]) -> None:
@@ -41,13 +41,13 @@ class Staying(Generic[T]):
             try:
                 waited_for = self._coro.send(value) if error is None else self._coro.throw(error)
             except StopIteration as stop:
-                leave_if_forked(pid)
+                exit_if_forked(pid)
                 result: T = stop.value
                 return result
             except BaseException as exc:
-                leave_if_forked(pid, exc)
+                exit_if_forked(pid, exc)
                 raise
-            leave_if_forked(pid)
+            exit_if_forked(pid)
             value = error = None
             try:
                 value = yield waited_for
@@ -59,7 +59,7 @@ class Staying(Generic[T]):
         return error
 
 
-def leave_if_forked(pid: int, error: BaseException | None = None) -> None:
+def exit_if_forked(pid: int, error: BaseException | None = None) -> None:
     """End this process if it is not `pid`, where the task's code began; it ended with `error`."""
     if os.getpid() != pid:
         os._exit(_exit_code(error))

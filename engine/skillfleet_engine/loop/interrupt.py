@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from skillfleet_engine.loop.forks import Staying
+from skillfleet_engine.loop.forks import ForkGuard
 
 T = TypeVar("T")
 
 
-class Interruptible(Staying[T]):
+class Interruptible(ForkGuard[T]):
     """Await this instead of a coroutine, to be able to `interrupt` it.
 
     The coroutine is driven within the asyncio task that awaits this object. All methods belong

@@ -22,10 +22,10 @@ from contextlib import suppress
 logger = logging.getLogger(__name__)
 
 _AT_EXIT_SECONDS = 2.0
-_LAST_WORDS_SECONDS = 1.5
+_REPORT_SECONDS = 1.5
 
 
-class Ending:
+class ProcessExit:
     """The certain end of the process that creates this object, once it has been asked for.
 
     `hand_over` is called first, in a thread, and may take a second.
@@ -59,7 +59,7 @@ class Ending:
         with suppress(RuntimeError):
             words = threading.Thread(target=self._last, name="last-words", daemon=True)
             words.start()
-            words.join(_LAST_WORDS_SECONDS)
+            words.join(_REPORT_SECONDS)
         os._exit(self.code)
 
     def _last(self) -> None:
@@ -67,7 +67,7 @@ class Ending:
             self._hand_over()
         except Exception:
             logger.exception("the process ends without having handed over its work")
-        _last_words()
+        _report_threads()
 
     def _exits(self) -> None:
         # A child of multiprocessing inherits the hook.
@@ -87,7 +87,7 @@ def end_children() -> None:
             child.terminate()
 
 
-def _last_words() -> None:
+def _report_threads() -> None:
     frames = sys._current_frames()  # noqa: SLF001 - the documented way
     main = threading.main_thread()
     holding = [thread for thread in threading.enumerate() if thread is main or not thread.daemon]

@@ -20,7 +20,7 @@ from typing import Any
 
 from celery.utils.dispatch import Signal
 
-from skillfleet_engine.loop.forks import leave_if_forked
+from skillfleet_engine.loop.forks import exit_if_forked
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class TaskThreads(ThreadPoolExecutor):
             error = exc
             raise
         finally:
-            leave_if_forked(pid, error)
+            exit_if_forked(pid, error)
             with self._guard:
                 self._works.discard(work)
             if work.left_at is not None:

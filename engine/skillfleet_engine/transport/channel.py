@@ -1,4 +1,4 @@
-"""kombu's Redis channel with another way of getting messages and of settling them."""
+"""kombu's Redis channel with its own way of fetching and acknowledging messages."""
 
 import contextlib
 import json
@@ -17,13 +17,13 @@ from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
-from skillfleet_engine.transport.fetcher import Intake
+from skillfleet_engine.transport.fetcher import MessageFetcher
 from skillfleet_engine.transport.keys import Keys
-from skillfleet_engine.transport.pending_acks import Unsettled, unsettled_with
+from skillfleet_engine.transport.pending_acks import PendingAcks, pending_acks_of
 from skillfleet_engine.transport.qos import QoS
 from skillfleet_engine.transport.redis_socket import BROKEN
 from skillfleet_engine.transport.scripts import source
-from skillfleet_engine.transport.slots import free_places
+from skillfleet_engine.transport.slots import free_slots
 from skillfleet_engine.transport.undecodable import announce
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ LEAVE_SECONDS = 5.0
 
 
 class Message(virtual.Message):
-    """kombu's message; one that holds plain JSON is decoded without asking for typed values."""
+    """kombu's message; plain JSON is decoded without the hook for typed values."""
 
     def _decode(self) -> Any:
         body = self.body
@@ -53,32 +53,32 @@ class Message(virtual.Message):
         try:
             return _plain(body)
         except ValueError as error:
-            raise DecodeError(f"the body is no JSON: {error}") from error
+            raise DecodeError(f"the body is not valid JSON: {error}") from error
 
 
 class Channel(stock.Channel):
-    """The same lists, hashes and bindings as kombu's; intake.py says what is different.
+    """A channel on kombu's lists, hashes and bindings; fetcher.py describes the differences.
 
-    Transport options beside kombu's: `doorbell_seconds` (how long an idle worker waits before
-    it looks by itself), `undecodable_key`, `undecodable_limit`, `max_message_bytes` (larger ones
-    count as undecodable, and never leave the server; 0: no limit).
+    Transport options in addition to kombu's: `wakeup_timeout` (seconds after which an idle worker
+    polls without having been woken), `undecodable_key`, `undecodable_limit`, `max_message_bytes`
+    (larger messages count as undecodable and never leave the server; 0: no limit).
     """
 
     QoS = QoS
     Message = Message
-    doorbell_seconds = 5.0
+    wakeup_timeout = 5.0
     undecodable_key = "undecodable"
     undecodable_limit = 1000
     max_message_bytes = 0
     from_transport_options = (
         *stock.Channel.from_transport_options,
-        "doorbell_seconds",
+        "wakeup_timeout",
         "undecodable_key",
         "undecodable_limit",
         "max_message_bytes",
     )
 
-    # What kombu's channel has, and its stubs do not tell.
+    # Attributes of kombu's channel that its stubs lack.
     connection: Any
     qos: Any
     _queue_cycle: Any
@@ -93,65 +93,65 @@ class Channel(stock.Channel):
         super().__init__(*args, **kwargs)
         self.keys = Keys(self)
         poller, info = self.connection.cycle, self.connection.client
-        self.intake = Intake(self, poller.watch, poller.unwatch)
+        self.fetcher = MessageFetcher(self, poller.watch, poller.unwatch)
         broker = (info.hostname, info.port, info.virtual_host, self.keys.unacked)
-        self.unsettled: Unsettled = unsettled_with(broker)
+        self.pending_acks: PendingAcks = pending_acks_of(broker)
 
     # -- consuming
 
     @property
     def claims(self) -> bool:
-        """True when messages are claimed; consumers that do not acknowledge use kombu's way."""
+        """True when messages are claimed; consumers without acknowledgements use kombu's way."""
         return bool(self.ack_emulation) and any(
             queue not in self._no_ack_queues for queue in self.active_queues
         )
 
-    def queues_in_turn(self) -> tuple[str, ...]:
-        """The queues to claim from, the one whose turn it is first."""
+    def queues_round_robin(self) -> tuple[str, ...]:
+        """The queues to claim from, in round-robin order."""
         return tuple(self._queue_cycle.consume(len(self.active_queues))) if self.claims else ()
 
-    def turn(self) -> None:
-        """Send what is due: acknowledgements, claims, waits."""
+    def poll(self) -> None:
+        """Send what is due: acknowledgements, claims, blocking waits."""
         if self.closed:
             return
         claims = self.claims
-        if claims or self.intake.is_open:
+        if claims or self.fetcher.is_open:
             self._consuming_thread = threading.get_ident()
-            # Outside of an event hub one message is asked for at a time, as kombu does.
+            # Without an event hub one message is claimed at a time, as kombu does.
             most = MOST_AT_ONCE if self.connection.cycle.hub is not None else 1
-            self.intake.turn(free_places(self, most) if claims else 0)
+            self.fetcher.poll(free_slots(self, most) if claims else 0)
 
-    def turn_soon(self) -> None:
-        """Have the event hub, where there is one, take another turn; from another thread."""
+    def poll_soon(self) -> None:
+        """Have the event hub, if there is one, poll this channel; from another thread."""
         hub = self.connection.cycle.hub
         if hub is not None:
-            hub.call_soon(self.turn)
+            hub.call_soon(self.poll)
 
-    def turn_after_coroutines(self) -> bool:
-        """Take another turn when coroutines have had theirs; False where no event loop hosts them.
+    def poll_after_coroutines(self) -> bool:
+        """Poll again after the loop's coroutines ran; False where no event loop hosts the hub.
 
-        kombu's own hub polls after its ticks whatever these ask it to call: for up to a second.
+        kombu's own hub ignores such calls until its next poll ends: for up to a second.
         """
         hub = self.connection.cycle.hub
         hosted = hub is not None and getattr(hub.poller, "wakes_for_ticks", False)
         if hosted:
-            hub.call_soon(self.turn)
+            hub.call_soon(self.poll)
         return hosted
 
-    def hand_over(self, queues: tuple[str, ...], claimed: list[Any], refused: list[Any]) -> None:
-        """Deliver what a claim brought from `queues`; both lists as the script returns them."""
+    def deliver(self, queues: tuple[str, ...], claimed: list[Any], refused: list[Any]) -> None:
+        """Deliver the messages of a claim from `queues`; both lists as the script returns them."""
         for position, raw, reason in _triples(refused):
             self._refuse(queues[(position - 1) % len(queues)], raw, bytes_to_str(reason))
         for position, raw, tag in _triples(claimed):
             queue = queues[(position - 1) % len(queues)]
             self._queue_cycle.rotate(queue)
-            self._hand_over_one(queue, raw, bytes_to_str(tag))
+            self._deliver_one(queue, raw, bytes_to_str(tag))
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001
-        """Consume from a queue from the next turn on."""
+        """Consume from a queue, from the next poll on."""
         (self._no_ack_queues.add if no_ack else self._no_ack_queues.discard)(queue)
         consuming = super().basic_consume(queue, no_ack, *args, **kwargs)
-        self.intake.queues_added()
+        self.fetcher.queues_added()
         return consuming
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002
@@ -161,9 +161,9 @@ class Channel(stock.Channel):
         with self.conn_or_acquire() as client:
             self._maybe_update_queues_expire(client, queue)
         while True:
-            arguments = self.keys.turn((queue,), 1, time.time(), [], put_back=True)
+            arguments = self.keys.claim_arguments((queue,), 1, time.time(), [], put_back=True)
             claimed, refused = self.plain_client.eval(source("claim_and_ack"), *arguments)
-            self.hand_over((queue,), [], refused)
+            self.deliver((queue,), [], refused)
             for _, raw, tag in _triples(claimed):
                 message = self._message(queue, raw, bytes_to_str(tag))
                 if message is not None:
@@ -171,56 +171,56 @@ class Channel(stock.Channel):
             if not claimed and not refused:
                 return None
 
-    # -- settling
+    # -- acknowledging
 
-    def settle(self, tag: str) -> None:
-        """A message is done with: it leaves the record, at the latest after a reconnect."""
-        self.unsettled.acknowledge(tag)
+    def ack(self, tag: str) -> None:
+        """Acknowledge a message: now, with the next poll, or after a reconnect."""
+        self.pending_acks.acknowledge(tag)
         if self.closed:
             # The process's next channel to this broker sends it.
             return
-        if self.connection.cycle.hub is None or not self.intake.is_open:
-            self.settle_now()
+        if self.connection.cycle.hub is None or not self.fetcher.is_open:
+            self.flush_acks()
         elif threading.get_ident() != self._consuming_thread:
-            self.turn_soon()
+            self.poll_soon()
 
-    def settle_now(self) -> None:
-        """Send what was settled and wait until Redis has done it."""
-        while tags := self.unsettled.take_acknowledged():
+    def flush_acks(self) -> None:
+        """Send all acknowledgements and wait until Redis has confirmed them."""
+        while tags := self.pending_acks.take_acknowledged():
             try:
                 with self.plain_client.pipeline() as pipe:
                     pipe.zrem(self.keys.index, *tags).hdel(self.keys.unacked, *tags).execute()
             except BaseException:
-                self.unsettled.acknowledged.update(tags)
+                self.pending_acks.acknowledged.update(tags)
                 raise
 
     def close(self) -> None:
-        """Stop consuming, settle, put back what is unacknowledged, and disconnect."""
+        """Stop consuming, send acknowledgements, requeue unacknowledged messages, disconnect."""
         if not self.closed:
             try:
-                if self.intake.is_open:
-                    self.intake.leave(tuple(self.active_queues), LEAVE_SECONDS)
-                self.intake.abandon()
-                self.settle_now()
+                if self.fetcher.is_open:
+                    self.fetcher.leave(tuple(self.active_queues), LEAVE_SECONDS)
+                self.fetcher.abandon()
+                self.flush_acks()
             except BROKEN as error:
-                logger.debug("Redis is away: settled after the next connect (%r)", error)
-            self.intake.abandon()
+                logger.debug("Redis is away: acknowledged after the next connect (%r)", error)
+            self.fetcher.abandon()
         super().close()
 
     # -- connections
 
     @property
     def plain_client(self) -> Any:
-        """A client without key prefix, for commands that are waited for."""
+        """A client without key prefix, for blocking commands."""
         return self._clients()[1]
 
     @contextlib.contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
-        """The client for kombu's own commands: one for all, not a new one for each."""
+        """Yield the client for kombu's own commands: one for all, not a new one for each."""
         yield client or self._clients()[2]
 
     def new_connection(self) -> Any:
-        """A connection of its own, apart from the pools; not open yet."""
+        """A new connection outside of the pools; not open yet."""
         options = self._connparams()
         options.pop("max_connections", None)
         return options.pop("connection_class")(**options)
@@ -233,43 +233,43 @@ class Channel(stock.Channel):
         return self._client_of_pool
 
     def _after_fork(self) -> None:
-        self.intake.forget()
+        self.fetcher.forget()
         super()._after_fork()  # type: ignore[misc]
 
     # -- one message
 
-    def _hand_over_one(self, queue: str, raw: bytes, tag: str) -> None:
+    def _deliver_one(self, queue: str, raw: bytes, tag: str) -> None:
         self.qos.claimed.add(tag)
         try:
             self.connection._deliver(_decoded(raw, tag), queue)  # noqa: SLF001
         except (*BROKEN, MemoryError):
             raise
         except Exception as error:
-            # Whatever is wrong with a message must not end the worker, now or at each delivery.
+            # A faulty message must not end the worker, now or at each redelivery.
             logger.exception("The message %s cannot be delivered", tag)
             self._refuse(queue, raw, f"{type(error).__name__}: {error}", tag)
         else:
             if queue in self._no_ack_queues:
-                self.settle(tag)
+                self.ack(tag)
         finally:
             self.qos.claimed.discard(tag)
 
     def _message(self, queue: str, raw: bytes, tag: str) -> Any:
         try:
             return self.Message(_decoded(raw, tag), channel=self)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with it
+        except Exception as error:  # noqa: BLE001 - any fault of the message
             self._refuse(queue, raw, f"{type(error).__name__}: {error}", tag)
             return None
 
     def _got(self, message: Any, tag: str, *, no_ack: bool) -> Any:
         if no_ack:
-            self.settle(tag)
+            self.ack(tag)
         else:
             virtual.QoS.append(self.qos, message, tag)
         return message
 
     def _refuse(self, queue: str, raw: bytes, reason: str, tag: str | None = None) -> None:
-        """Announce a message that nobody could read; a tag says that it is still claimed."""
+        """Announce an undecodable message; with a tag if it is still claimed."""
         key = self.keys.undecodable
         if tag is not None:
             with self.plain_client.pipeline() as pipe:
@@ -285,8 +285,8 @@ class Channel(stock.Channel):
     def _basic_cancel(self, consumer_tag: str) -> Any:
         queue = self._tag_to_queue.get(consumer_tag)
         cancelled = super()._basic_cancel(consumer_tag)  # type: ignore[misc]
-        if queue is not None and self.intake.is_open and queue not in self.active_queues:
-            self.intake.leave((queue,), LEAVE_SECONDS)
+        if queue is not None and self.fetcher.is_open and queue not in self.active_queues:
+            self.fetcher.leave((queue,), LEAVE_SECONDS)
         return cancelled
 
     def _brpop_read(self, **options: Any) -> Any:
@@ -309,12 +309,12 @@ class Channel(stock.Channel):
 
 
 def _may_be_typed(raw: bytes) -> bool:
-    """Whether JSON may hold kombu's typed values, whose hook is called for each object."""
+    """Whether JSON may contain kombu's typed values, whose hook is called for each object."""
     return b"__type__" in raw or b"\\u005f" in raw
 
 
 def _plain(raw: bytes) -> Any:
-    """JSON without typed values, by orjson, which takes less memory, where it reads the same."""
+    """Decode JSON without typed values; by orjson, which needs less memory, where results agree."""
     if _BIG_NUMBER not in raw.translate(_DIGITS_AS_ZEROS):
         with contextlib.suppress(orjson.JSONDecodeError):
             return orjson.loads(raw)

@@ -1,21 +1,21 @@
--- Settle acknowledged messages and claim new ones: what a consumer has to say in one turn.
+-- Remove acknowledged messages and claim new ones, in one call.
 --
 -- KEYS[1]   hash of unacknowledged messages, kombu's format: tag -> [message, exchange, routing key]
 -- KEYS[2]   sorted set of their tags by the time of delivery
--- KEYS[3]   list of messages that nobody could read
--- KEYS[4..] pairs of a queue's list and its list of rung messages; most urgent level first, and
---           within a level the queues in the order of their turn
+-- KEYS[3]   list of undecodable messages
+-- KEYS[4..] pairs of a queue's list and its `woken` list (fetcher.py); most urgent level first, and
+--           within a level the queues in round-robin order
 -- ARGV[1]   how many messages to claim at most
--- ARGV[2]   the time of delivery, seconds; the name of this claim as well
--- ARGV[3]   1: first put rung messages back to where they came from
+-- ARGV[2]   the time of delivery, seconds; it also identifies this claim
+-- ARGV[3]   1: first move woken messages back to their lists
 -- ARGV[4]   1: the queues of a level share fairly; 0: strictly in their order
 -- ARGV[5]   how many queues there are
--- ARGV[6]   how long the list of unreadable messages may get
--- ARGV[7]   how many bytes a message may have at the most; 0: any number
+-- ARGV[6]   the maximum length of the list of undecodable messages
+-- ARGV[7]   the maximum size of a message in bytes; 0: no limit
 -- ARGV[8..] tags of acknowledged messages
 --
 -- Returns {claimed, refused}: flat lists of {position of the pair (from 1), message, tag} and
--- {position, message, reason}. Refused messages are in KEYS[3]; such that are too large are cut.
+-- {position, message, reason}. Refused messages are in KEYS[3]; those that are too large are truncated.
 local unacked, index, undecodable = KEYS[1], KEYS[2], KEYS[3]
 local left, now, width = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[5])
 local most = tonumber(ARGV[7])
@@ -28,13 +28,13 @@ end
 
 if ARGV[3] == '1' then
   for position = 1, pairs_of_keys do
-    local list, rung = KEYS[2 + 2 * position], KEYS[3 + 2 * position]
+    local list, woken = KEYS[2 + 2 * position], KEYS[3 + 2 * position]
     -- Newest first, so that the oldest ends where the next pop is. Not by LMOVE: a server that
     -- has no memory left refuses a script whose first write may need some.
-    local raw = redis.call('LPOP', rung)
+    local raw = redis.call('LPOP', woken)
     while raw do
       redis.call('RPUSH', list, raw)
-      raw = redis.call('LPOP', rung)
+      raw = redis.call('LPOP', woken)
     end
   end
 end
@@ -57,8 +57,8 @@ local function reason_against(message)
 end
 
 -- Tag, exchange and routing key (as JSON) of a message, if they can be read without decoding
--- it: where a key occurs once, it is the envelope's own, as quotes inside of JSON texts are
--- escaped. What is wrong with such a message otherwise, its consumer finds out.
+-- it: a key that occurs once is the envelope's own, because quotes inside of JSON strings are
+-- escaped. Other faults of such a message are found by its consumer.
 local function read(raw)
   local at = raw:find('"delivery_tag"', 1, true)
   local info = raw:find('"delivery_info"', 1, true)
@@ -87,9 +87,9 @@ local function refuse(position, raw, reason)
   refused[#refused + 1] = reason
 end
 
--- What is kept of a message that is too large: all but its body, if that is what is large, so that
--- one can still see whose it was.
-local function cut(raw)
+-- Truncate a message that is too large: only its body, if that is the large part, so that its
+-- origin stays readable.
+local function truncated(raw)
   local _, first = raw:find('"body": ?"')
   local last = first and raw:find('"', first + 1, true)
   if last and #raw - (last - first) <= most then
@@ -100,13 +100,13 @@ end
 
 local function take(position, raw)
   if most > 0 and #raw > most then
-    return refuse(position, cut(raw), 'it has ' .. #raw .. ' bytes, the limit is ' .. most)
+    return refuse(position, truncated(raw), 'it has ' .. #raw .. ' bytes, the limit is ' .. most)
   end
   local quick, exchange, routing_key = read(raw)
   if quick then return note(position, raw, quick, exchange, routing_key) end
   local decoded, message = pcall(cjson.decode, raw)
   local reason = decoded and reason_against(message)
-  if not decoded then reason = 'not JSON' end
+  if not decoded then reason = 'not valid JSON' end
   if reason then return refuse(position, raw, reason) end
   local tag, info = message.properties.delivery_tag, message.properties.delivery_info
   note(position, raw, tag, cjson.encode(info.exchange), cjson.encode(info.routing_key))

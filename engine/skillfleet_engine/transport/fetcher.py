@@ -1,28 +1,28 @@
-"""How a channel gets its messages: it claims when it has room, and waits at doorbells.
+"""Fetches messages: claims up to the free slots, then blocks until a list has one.
 
-**Claiming.** One script (claim_and_ack.lua) pops up to as many messages as the consumer has room
-for and records them as unacknowledged, in one step: there is no moment at which a message is nowhere.
-It also removes what was acknowledged since the last turn, so a busy worker sends one command for
-many messages.
+**Claiming.** One script (claim_and_ack.lua) pops as many messages as the consumer has slots for
+and records them as unacknowledged, in one step: a message is always in a list or in that record.
+The same call removes what was acknowledged since the last poll, so a busy worker sends one command
+for many messages.
 
-**Waiting.** When the lists are empty, a message must wake one idle worker, at once, whoever
-pushed it with a plain LPUSH. Of Redis's blocking commands
+**Waiting.** When the lists are empty, a message has to wake one idle worker at once, although
+clients only push it with a plain LPUSH. Of Redis's blocking commands
 - BRPOP and BLMPOP wait for many lists at once, but they pop: a message is lost when its reply does
-  not arrive (a killed worker, a cut connection; a node that vanished loses one push after the
+  not arrive (a killed worker, a cut connection; a host that vanished loses one message after the
   other until its blocking ends). kombu's own transport has that gap;
 - BLMOVE from a list to itself loses nothing, but wakes every waiting worker for each message
-  (10 of 10, measured), as each move makes the list ready for the next;
+  (10 of 10, measured), because each move makes the list ready for the next one;
 - BLMOVE to *another* list loses nothing and wakes exactly one (1 of 10, measured: Redis serves
-  the one that waits longest, and the list is empty again). It waits for one list only.
-So there is one connection for each list (queue and priority), blocked in a BLMOVE to the list's
-`rung` neighbour: its doorbell. Whoever is woken runs a claim, which puts rung messages back to
-the head of their list first and then takes what it has room for; what it leaves there wakes the
-next worker. A message that is rung while its worker dies lies in the neighbour until the next
-claim of any worker of ours: an idle worker makes one every `doorbell_seconds`, which bounds the
-delay and is all that idling costs. While there is no room, doorbells that rang stay silent.
+  the client that waits longest, and the list is empty again). It waits for one list only.
+So there is one connection per list (queue and priority), blocked in a BLMOVE to the list's `woken`
+list. The worker that wakes up runs a claim, which first moves woken messages back to the head of
+their list and then takes as many as there are free slots; what it leaves there wakes the next
+worker. When a worker dies after a BLMOVE, the message stays in the `woken` list until the next
+claim of any worker with this transport. An idle worker makes one every `wakeup_timeout`, which
+bounds the delay and is the only cost of idling. While there is no free slot, nothing is armed.
 
-**A lost claim.** The reply of a claim may be lost with its connection, though the messages moved.
-All messages of a claim have its time as their score, and so are found and put back after the
+**A lost claim.** The reply to a claim may be lost with its connection after the messages moved.
+All messages of a claim have its time as their score, so they are found and requeued after the
 reconnect.
 """
 
@@ -36,15 +36,13 @@ from celery.exceptions import ImproperlyConfigured
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from skillfleet_engine.transport.redis_socket import BROKEN, Line, RefusedError
+from skillfleet_engine.transport.redis_socket import BROKEN, RedisSocket, RefusedError
 from skillfleet_engine.transport.scripts import digest, source
-
-RUNG = "rung"
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A turn whose reply is due, with the queues in the order in which it looked into them."""
+    """A poll whose reply is due, with the queues in the order of its keys."""
 
     arguments: tuple[Any, ...]
     wanted: int
@@ -53,215 +51,219 @@ class Sent:
     tags: list[str]
 
 
-class Intake:
-    """The connections of one channel and what is due on them; one thread at a time.
+class MessageFetcher:
+    """The connections of one channel and the replies due on them; one thread at a time.
 
-    `watch(line, intake)` and `unwatch(line)` have the event hub or the poller call `receive`
-    when the line is readable. Broken connections raise; all of them are closed then, what they
-    owed is in the channel's `unsettled`, and the next `turn` opens new ones.
+    `watch(socket, fetcher)` and `unwatch(socket)` have the event hub or the poller call `receive`
+    when the socket is readable. A broken connection raises; all are closed then, their unconfirmed
+    work is in the channel's `pending_acks`, and the next `poll` opens new ones.
     """
 
     def __init__(
         self,
         channel: Any,
-        watch: Callable[[Line, "Intake"], None],
-        unwatch: Callable[[Line], None],
+        watch: Callable[[RedisSocket, "MessageFetcher"], None],
+        unwatch: Callable[[RedisSocket], None],
     ) -> None:
         self.channel = channel
         self._watch, self._unwatch = watch, unwatch
-        self._main: Line | None = None
-        self._bells: dict[str, Line] = {}
+        self._main: RedisSocket | None = None
+        self._waits: dict[str, RedisSocket] = {}
         self._sent: deque[Sent] = deque()
         self._claiming = False
         self._delivered = False
-        # Something may be in the lists, or in their neighbours.
-        self._hungry = self._rung = True
+        # Messages may be in the lists, or in their `woken` lists.
+        self._may_have_messages = self._woken = True
 
     @property
     def is_open(self) -> bool:
-        """True while there is a connection that acknowledgements can leave on."""
+        """True while there is a connection to send acknowledgements on."""
         return self._main is not None
 
-    def turn(self, room: int) -> None:
-        """Send what is due: acknowledgements, a claim for `room` messages, waits at doorbells."""
+    def poll(self, slots: int) -> None:
+        """Send what is due: acknowledgements, a claim for `slots` messages, or blocking waits."""
         try:
             self._check_health()
-            queues = self.channel.queues_in_turn()
-            unsettled = self.channel.unsettled
-            if self._main is None and (queues or unsettled.acknowledged):
+            queues = self.channel.queues_round_robin()
+            pending_acks = self.channel.pending_acks
+            if self._main is None and (queues or pending_acks.acknowledged):
                 self._main = self._open_main()
-            if room <= 0:
-                # Without an armed doorbell nobody tells what arrives meanwhile.
-                self._hungry = True
-            take = room if self._hungry and not self._claiming and queues else 0
-            put_back = self._rung and not self._claiming and bool(queues)
-            tags = unsettled.take_acknowledged()
+            if slots <= 0:
+                # Without a blocking wait, messages that arrive meanwhile go unnoticed.
+                self._may_have_messages = True
+            take = slots if self._may_have_messages and not self._claiming and queues else 0
+            put_back = self._woken and not self._claiming and bool(queues)
+            tags = pending_acks.take_acknowledged()
             if take > 0 or put_back or tags:
                 self._send(queues, max(take, 0), tags, put_back=put_back)
-            elif room > 0 and not self._hungry and not self._claiming:
+            elif slots > 0 and not self._may_have_messages and not self._claiming:
                 self._arm_after_delivery(queues)
         except BROKEN:
             self.abandon()
             raise
 
-    def receive(self, line: Line) -> int:
-        """Read what came on a line; the number of messages that were delivered."""
+    def receive(self, socket: RedisSocket) -> int:
+        """Read the replies of a socket; return the number of messages delivered."""
         try:
-            replies = line.receive()
+            replies = socket.receive()
         except BROKEN:
             self.abandon()
             raise
-        if line is self._main:
-            return self._on_turns(replies)
+        if socket is self._main:
+            return self._on_polls(replies)
         for reply in replies:
             if isinstance(reply, ResponseError):
                 self._fail(reply)
-            self._rung = self._hungry = True
+            self._woken = self._may_have_messages = True
         return 0
 
     def queues_added(self) -> None:
-        """Look into all queues again before the next wait."""
-        self._hungry = self._rung = True
+        """Check all queues again before the next wait."""
+        self._may_have_messages = self._woken = True
 
     def leave(self, queues: tuple[str, ...], seconds: float) -> None:
-        """Take nothing more from these queues, and give back what was asked for meanwhile.
+        """Stop fetching from these queues, and requeue what was claimed meanwhile.
 
-        Waits for a claim under way, at most `seconds`.
+        Waits at most `seconds` for a claim in flight.
         """
         if not queues:
             return
         channel = self.channel
         try:
             for key in channel.keys.lists(queues):
-                if (bell := self._bells.pop(key, None)) is not None:
-                    # The server must not serve it any more when the messages are put back.
-                    channel.plain_client.client_unblock(bell.id)
-                    self._close_line(bell)
+                if (wait := self._waits.pop(key, None)) is not None:
+                    # The server must not serve this wait any more when the messages are put back.
+                    channel.plain_client.client_unblock(wait.id)
+                    self._close_socket(wait)
             while self._claiming and self._main is not None:
                 for reply in self._main.wait(seconds):
-                    sent = self._settle(reply)
+                    sent = self._confirm(reply)
                     if sent.wanted and reply[0]:
-                        channel.unsettled.unseen_claims.add(sent.at)
-            channel.qos.restore_abandoned()
-            arguments = channel.keys.turn(queues, 0, 0.0, [], put_back=True)
+                        channel.pending_acks.unconfirmed_claims.add(sent.at)
+            channel.qos.requeue_pending()
+            arguments = channel.keys.claim_arguments(queues, 0, 0.0, [], put_back=True)
             channel.plain_client.eval(source("claim_and_ack"), *arguments)
         except BROKEN:
             self.abandon()
             raise
 
     def abandon(self) -> None:
-        """Close all connections; what they owed is owed by the process from now on."""
-        unsettled = self.channel.unsettled
+        """Close all connections; their unconfirmed work moves to `pending_acks`."""
+        pending_acks = self.channel.pending_acks
         for sent in self._sent:
             for tag in sent.tags:
-                unsettled.acknowledge(tag)
+                pending_acks.acknowledge(tag)
             if sent.wanted:
-                unsettled.unseen_claims.add(sent.at)
+                pending_acks.unconfirmed_claims.add(sent.at)
         self._sent.clear()
         self._claiming = False
-        self._hungry = self._rung = True
+        self._may_have_messages = self._woken = True
         main, self._main = self._main, None
-        for line in [*self._bells.values(), *([main] if main else [])]:
-            self._close_line(line)
-        self._bells.clear()
+        for socket in [*self._waits.values(), *([main] if main else [])]:
+            self._close_socket(socket)
+        self._waits.clear()
 
     def forget(self) -> None:
-        """In a forked child: leave the parent's connections alone."""
-        self._main, self._bells = None, {}
+        """Drop the parent's connections without closing them, in a forked child."""
+        self._main, self._waits = None, {}
         self._sent.clear()
 
     def _send(self, queues: tuple[str, ...], take: int, tags: list[str], *, put_back: bool) -> None:
         channel = self.channel
         now = time.time()
-        arguments = channel.keys.turn(queues, take, now, tags, put_back=put_back)
+        arguments = channel.keys.claim_arguments(queues, take, now, tags, put_back=put_back)
         sent = Sent(arguments, take, now, queues, tags)
-        # Noted first: should sending fail, nothing of it is forgotten.
+        # Recorded first, so that nothing is forgotten when sending fails.
         self._sent.append(sent)
         self._claiming = self._claiming or take > 0
         if self._main is not None:
             self._main.send("EVALSHA", digest("claim_and_ack"), *arguments)
         if put_back:
-            self._rung = False
+            self._woken = False
 
-    def _open_main(self) -> Line:
-        # Before anything is acknowledged on it: what is settled by then must not come back.
-        self.channel.qos.restore_abandoned()
+    def _open_main(self) -> RedisSocket:
+        # Before the first acknowledgement: what is acknowledged by then must not be requeued.
+        self.channel.qos.requeue_pending()
         return self._open()
 
-    def _open(self) -> Line:
-        line = Line(self.channel.new_connection())
-        self._watch(line, self)
-        return line
+    def _open(self) -> RedisSocket:
+        socket = RedisSocket(self.channel.new_connection())
+        self._watch(socket, self)
+        return socket
 
-    def _close_line(self, line: Line) -> None:
-        self._unwatch(line)
-        line.close()
+    def _close_socket(self, socket: RedisSocket) -> None:
+        self._unwatch(socket)
+        socket.close()
 
     def _arm_after_delivery(self, queues: tuple[str, ...]) -> None:
-        """Wait at the doorbells; what was just delivered begins first."""
+        """Start the blocking waits, after the tasks just delivered had their first turn."""
         delivered, self._delivered = self._delivered, False
-        if not (delivered and self.channel.turn_after_coroutines()):
-            self._arm(queues)
+        if not (delivered and self.channel.poll_after_coroutines()):
+            self._arm_waits(queues)
 
-    def _arm(self, queues: tuple[str, ...]) -> None:
+    def _arm_waits(self, queues: tuple[str, ...]) -> None:
         for key in self.channel.keys.lists(queues):
-            bell = self._bells.get(key)
-            if bell is None:
-                bell = self._bells[key] = self._open()
-            if not bell.due:
-                seconds = self.channel.doorbell_seconds
-                bell.send("BLMOVE", key, self.channel.keys.rung(key), "RIGHT", "LEFT", seconds)
+            wait = self._waits.get(key)
+            if wait is None:
+                wait = self._waits[key] = self._open()
+            if not wait.due:
+                seconds = self.channel.wakeup_timeout
+                wait.send("BLMOVE", key, self.channel.keys.woken(key), "RIGHT", "LEFT", seconds)
 
-    def _on_turns(self, replies: list[Any]) -> int:
-        settled = []
+    def _on_polls(self, replies: list[Any]) -> int:
+        confirmed = []
         for reply in replies:
             if isinstance(reply, ResponseError) and str(reply).startswith("NOSCRIPT"):
                 self._repeat()
             else:
-                settled.append((self._settle(reply), reply))
-        for sent, (claimed, refused) in settled:
+                confirmed.append((self._confirm(reply), reply))
+        for sent, (claimed, refused) in confirmed:
             try:
                 self._delivered = self._delivered or bool(claimed)
-                self.channel.hand_over(sent.queues, claimed, refused)
+                self.channel.deliver(sent.queues, claimed, refused)
             except BaseException:
-                # Only one claim is under way at a time: this one.
-                self.channel.unsettled.unseen_claims.add(sent.at)
+                # Only one claim is in flight at a time: this one.
+                self.channel.pending_acks.unconfirmed_claims.add(sent.at)
                 raise
-        return sum(len(claimed) // 3 for _, (claimed, _) in settled)
+        return sum(len(claimed) // 3 for _, (claimed, _) in confirmed)
 
-    def _settle(self, reply: Any) -> Sent:
+    def _confirm(self, reply: Any) -> Sent:
         if isinstance(reply, ResponseError):
             self._fail(reply)
         sent = self._sent.popleft()
         if sent.wanted:
             self._claiming = False
             came = (len(reply[0]) + len(reply[1])) // 3
-            self._hungry = self._rung or came >= sent.wanted
+            self._may_have_messages = self._woken or came >= sent.wanted
         return sent
 
     def _repeat(self) -> None:
-        """The server does not know the script: what it refused is sent again, in its order."""
+        """Send a poll again, in order, with the script that the server does not know yet."""
         if self._main is not None:
             sent = self._sent.popleft()
             self._sent.append(sent)
             self._main.send("EVAL", source("claim_and_ack"), *sent.arguments)
 
     def _fail(self, reply: ResponseError) -> None:
-        """Redis refused a command: loading, failing over, read-only, or too old."""
+        """Raise for a command that Redis refused: loading, failing over, read-only, or too old."""
         self.abandon()
         if "unknown command" in str(reply):
             raise ImproperlyConfigured(f"the broker needs Redis 6.2 or Valkey: {reply}") from reply
         raise RefusedError(f"Redis refused: {reply}") from reply
 
     def _check_health(self) -> None:
-        """Give up connections that owe a reply for too long (half-open ones never tell)."""
+        """Raise when a reply is overdue: a half-open connection never reports an error."""
         patience = self.channel.health_check_interval or self.channel.socket_timeout
         if not patience:
             return
         now = time.monotonic()
-        lines = [(line, self.channel.doorbell_seconds) for line in self._bells.values()]
+        sockets = [(socket, self.channel.wakeup_timeout) for socket in self._waits.values()]
         if self._main is not None:
-            lines.append((self._main, 0.0))
-        for line, blocked in lines:
-            if line.due and now - line.waiting_since > blocked + patience and not line.readable:
+            sockets.append((self._main, 0.0))
+        for socket, blocked in sockets:
+            if (
+                socket.due
+                and now - socket.waiting_since > blocked + patience
+                and not socket.readable
+            ):
                 raise RedisConnectionError(f"Redis gave no reply for {patience:g} s")

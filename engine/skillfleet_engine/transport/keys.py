@@ -1,11 +1,11 @@
-"""The Redis keys of a channel, with its prefix; kombu's names, and two of our own."""
+"""The Redis keys of a channel, with its prefix: kombu's names, and two additional ones."""
 
 from functools import cached_property
 from typing import Any
 
 
 class Keys:
-    """Belongs to one channel, whose options must not change afterwards."""
+    """The keys of one channel, whose options must not change afterwards."""
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
@@ -23,7 +23,7 @@ class Keys:
 
     @cached_property
     def undecodable(self) -> str:
-        """The list of messages that nobody could read."""
+        """The list of undecodable messages."""
         return self.full(self._channel.undecodable_key)
 
     def full(self, name: str) -> str:
@@ -34,9 +34,9 @@ class Keys:
         """The list of a queue for a priority."""
         return self.full(self._channel._q_for_pri(queue, priority))  # noqa: SLF001
 
-    def rung(self, key: str) -> str:
-        """The neighbour of a list that its doorbells move messages to."""
-        return f"{key}{self._channel.sep}rung"
+    def woken(self, key: str) -> str:
+        """The list to which blocking waits move the messages of `key`."""
+        return f"{key}{self._channel.sep}woken"
 
     def lists(self, queues: tuple[str, ...]) -> tuple[str, ...]:
         """The lists of queues, most urgent level first, within a level in the queues' order."""
@@ -47,14 +47,14 @@ class Keys:
             self._lists[queues] = found
         return found
 
-    def turn(
-        self, queues: tuple[str, ...], room: int, at: float, tags: list[str], *, put_back: bool
+    def claim_arguments(
+        self, queues: tuple[str, ...], slots: int, at: float, tags: list[str], *, put_back: bool
     ) -> tuple[Any, ...]:
         """The number of keys, the keys and the arguments of claim_and_ack.lua."""
-        lists = [key for each in self.lists(queues) for key in (each, self.rung(each))]
+        lists = [key for each in self.lists(queues) for key in (each, self.woken(each))]
         keys = (self.unacked, self.index, self.undecodable, *lists)
         channel = self._channel
         fair = int(channel.queue_order_strategy == "round_robin")
-        order = (room, repr(at), int(put_back), fair, len(queues))
+        order = (slots, repr(at), int(put_back), fair, len(queues))
         limits = (channel.undecodable_limit, channel.max_message_bytes)
         return (len(keys), *keys, *order, *limits, *tags)

@@ -1,4 +1,4 @@
-"""What reads a transport's connections: Celery's hub, or `drain_events` without one."""
+"""The poller of a transport's connections, for Celery's hub and for `drain_events` without one."""
 
 import logging
 from queue import Empty
@@ -6,61 +6,61 @@ from typing import Any
 
 from kombu.transport import redis as stock
 
-from skillfleet_engine.transport.fetcher import Intake
-from skillfleet_engine.transport.redis_socket import BROKEN, Line
+from skillfleet_engine.transport.fetcher import MessageFetcher
+from skillfleet_engine.transport.redis_socket import BROKEN, RedisSocket
 
 logger = logging.getLogger(__name__)
 
 
 class Poller(stock.MultiChannelPoller):
-    """kombu's poller for broadcasts, and the lines of the channels that claim."""
+    """kombu's poller for broadcasts, and the sockets of the channels that claim."""
 
     _channels: set[Any]
 
     def __init__(self) -> None:
         super().__init__()
         self.hub: Any = None
-        self._lines: dict[int, tuple[Line, Intake]] = {}
+        self._sockets: dict[int, tuple[RedisSocket, MessageFetcher]] = {}
 
     def join(self, hub: Any) -> None:
-        """From now on the hub polls, and turns are taken at its ticks."""
+        """Let the hub poll the connections; channels poll at its ticks."""
         self.hub = hub
         hub.on_close.add(self.leave)
 
     def leave(self, hub: Any) -> None:
-        """The hub closes: what is settled from now on is sent at once."""
+        """Detach from a closing hub: later acknowledgements are sent at once."""
         hub.on_close.discard(self.leave)
         self.hub = None
-        self._lines.clear()
+        self._sockets.clear()
         for channel in list(self._channels):
             try:
-                channel.settle_now()
+                channel.flush_acks()
             except BROKEN as error:
-                logger.debug("Redis is away: settled after the next connect (%r)", error)
+                logger.debug("Redis is away: acknowledged after the next connect (%r)", error)
 
-    def watch(self, line: Line, intake: Intake) -> None:
-        """Have a line's replies received."""
-        self._lines[line.fd] = (line, intake)
+    def watch(self, socket: RedisSocket, fetcher: MessageFetcher) -> None:
+        """Have a socket's replies read."""
+        self._sockets[socket.fd] = (socket, fetcher)
         if self.hub is not None:
-            self.hub.add_reader(line.fd, self.on_readable, line.fd)
+            self.hub.add_reader(socket.fd, self.on_readable, socket.fd)
         else:
-            self.poller.register(line.fd, self.eventflags)
+            self.poller.register(socket.fd, self.eventflags)
 
-    def unwatch(self, line: Line) -> None:
-        """Leave a line alone; before it is closed."""
-        if self._lines.get(line.fd, (None,))[0] is not line:
+    def unwatch(self, socket: RedisSocket) -> None:
+        """Stop watching a socket, before it is closed."""
+        if self._sockets.get(socket.fd, (None,))[0] is not socket:
             return
-        del self._lines[line.fd]
+        del self._sockets[socket.fd]
         if self.hub is not None:
-            self.hub.remove_reader(line.fd)
+            self.hub.remove_reader(socket.fd)
         else:
-            self.poller.unregister(line.fd)
+            self.poller.unregister(socket.fd)
 
     def on_poll_start(self) -> None:
-        """Take the turns of all channels; the hub calls this at each tick."""
+        """Poll all channels; the hub calls this at each tick."""
         super().on_poll_start()
         for channel in list(self._channels):
-            channel.turn()
+            channel.poll()
 
     def on_readable(self, fileno: int) -> None:
         """Read from a connection.
@@ -68,20 +68,20 @@ class Poller(stock.MultiChannelPoller):
         Raises:
             Empty: nothing was delivered; kombu's loops expect that.
         """
-        if fileno not in self._lines:
+        if fileno not in self._sockets:
             super().on_readable(fileno)
             return
-        line, intake = self._lines[fileno]
-        delivered = intake.receive(line)
+        socket, fetcher = self._sockets[fileno]
+        delivered = fetcher.receive(socket)
         if self.hub is None:
-            # A hub takes the turns at its next tick.
-            intake.channel.turn()
+            # A hub polls at its next tick.
+            fetcher.channel.poll()
         if not delivered:
             raise Empty
 
     def handle_event(self, fileno: int, event: int) -> Any:
         """Read from a connection without a hub."""
-        if fileno in self._lines:
+        if fileno in self._sockets:
             self.on_readable(fileno)
             return True
         return super().handle_event(fileno, event)

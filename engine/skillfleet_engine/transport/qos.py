@@ -1,4 +1,4 @@
-"""kombu's record of what was delivered and not yet acknowledged, kept in Redis."""
+"""The record of delivered and unacknowledged messages, in kombu's Redis keys."""
 
 import logging
 from typing import Any
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class QoS(stock.QoS):
-    """Like kombu's, in the same keys; but claims write the record, and a turn removes it."""
+    """kombu's QoS with the same keys; claims write the record, and polls remove from it."""
 
     channel: Any
 
@@ -24,7 +24,7 @@ class QoS(stock.QoS):
         self.claimed: set[str] = set()
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Note a delivery; only one that no claim recorded must still be written."""
+        """Note a delivery; write it only when no claim recorded it."""
         if delivery_tag in self.claimed:
             self.claimed.discard(delivery_tag)
             virtual.QoS.append(self, message, delivery_tag)
@@ -32,22 +32,22 @@ class QoS(stock.QoS):
             super().append(message, delivery_tag)
 
     def can_consume_max_estimate(self) -> int | None:  # type: ignore[override]
-        """How many more messages the prefetch count allows; None: any number."""
+        """The number of messages that the prefetch count still allows; None for no limit."""
         if not self.prefetch_count:
             return None
         return super().can_consume_max_estimate()
 
     def ack(self, delivery_tag: str) -> None:
-        """Settle a message; it leaves with the other commands of this turn."""
-        self.channel.settle(delivery_tag)
+        """Acknowledge a message; sent with the next poll."""
+        self.channel.ack(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Settle a message, or put it back as the last of its queue."""
+        """Drop a message, or requeue it as the last of its queue."""
         if requeue:
             if self.channel.closed:
-                # The process's next channel to this broker puts it back.
-                self.channel.unsettled.abandoned.add(delivery_tag)
+                # The process's next channel to this broker requeues it.
+                self.channel.pending_acks.to_requeue.add(delivery_tag)
             else:
                 self.restore([delivery_tag], leftmost=True)
             virtual.QoS.ack(self, delivery_tag)
@@ -55,39 +55,41 @@ class QoS(stock.QoS):
             self.ack(delivery_tag)
 
     def restore_unacked(self, client: Any = None) -> None:
-        """Put all that is unacknowledged back; what fails is done after a reconnect."""
+        """Requeue all unacknowledged messages; those that fail follow after a reconnect."""
         del client
-        tags, unsettled = list(self._delivered or ()), self.channel.unsettled
+        tags, pending_acks = list(self._delivered or ()), self.channel.pending_acks
         if self._delivered is not None:
             self._delivered.clear()
-        unsettled.abandoned.update(set(tags) - unsettled.acknowledged)
+        pending_acks.to_requeue.update(set(tags) - pending_acks.acknowledged)
         try:
-            self.restore_abandoned()
+            self.requeue_pending()
         except BROKEN as error:
-            logger.warning("%d messages go back after the next connect: %r", len(tags), error)
+            logger.warning("%d messages are requeued after the next connect: %r", len(tags), error)
 
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Put one message back; kombu's sweep for the visibility timeout calls this."""
+        """Requeue one message; kombu's sweep for the visibility timeout calls this."""
         del client
         self.restore([tag], leftmost=leftmost)
 
-    def restore_abandoned(self) -> None:
-        """Put back what lost connections left behind."""
-        unsettled, channel = self.channel.unsettled, self.channel
-        for claim in list(unsettled.unseen_claims):
+    def requeue_pending(self) -> None:
+        """Requeue what lost connections left unacknowledged."""
+        pending_acks, channel = self.channel.pending_acks, self.channel
+        for claim in list(pending_acks.unconfirmed_claims):
             score = repr(claim)
             tags = channel.plain_client.zrange(channel.keys.index, score, score, byscore=True)
-            unsettled.abandoned.update({bytes_to_str(tag) for tag in tags} - unsettled.acknowledged)
-            unsettled.unseen_claims.discard(claim)
-        if unsettled.abandoned:
-            tags = list(unsettled.abandoned)
+            pending_acks.to_requeue.update(
+                {bytes_to_str(tag) for tag in tags} - pending_acks.acknowledged
+            )
+            pending_acks.unconfirmed_claims.discard(claim)
+        if pending_acks.to_requeue:
+            tags = list(pending_acks.to_requeue)
             self.restore(tags)
-            unsettled.abandoned.difference_update(tags)
+            pending_acks.to_requeue.difference_update(tags)
 
     def restore(self, tags: list[str], *, leftmost: bool = False) -> None:
-        """Put messages back where they are to be delivered from, each once."""
+        """Requeue messages, each once."""
         channel = self.channel
-        tags = [tag for tag in tags if tag not in channel.unsettled.acknowledged]
+        tags = [tag for tag in tags if tag not in channel.pending_acks.acknowledged]
         if not tags:
             return
         unacked, index = (
@@ -101,19 +103,19 @@ class QoS(stock.QoS):
                     pipe.zrem(index, tag)
                     continue
                 try:
-                    keys, payload = self._way_back(record)
+                    keys, payload = self._origin(record)
                 except BROKEN:
                     raise
                 except Exception:
-                    logger.exception("The message %s cannot be put back: %r", tag, record[:200])
+                    logger.exception("The message %s cannot be requeued: %r", tag, record[:200])
                     continue
                 side = "LPUSH" if leftmost else "RPUSH"
                 keys = [unacked, index, *keys]
                 pipe.eval(source("restore"), len(keys), *keys, tag, side, payload)
             pipe.execute()
 
-    def _way_back(self, record: bytes) -> tuple[list[str], str]:
-        """The lists that a message came from, and the message marked as redelivered."""
+    def _origin(self, record: bytes) -> tuple[list[str], str]:
+        """The lists that a message came from, and the message, marked as redelivered."""
         channel = self.channel
         payload, exchange, routing_key = loads(bytes_to_str(record))
         for mapping in (payload.get("headers"), payload["properties"]["delivery_info"]):

@@ -1,4 +1,4 @@
-"""One connection to Redis whose replies are read when they are there."""
+"""A connection to Redis whose replies are read when they arrive."""
 
 import select
 import ssl
@@ -11,13 +11,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-# kombu counts KeyError among the connection errors, which hides errors of other kinds. A Redis
-# that refuses (it is full, loads, fails over, cannot write, has other users) is away as well.
+# kombu counts KeyError among the connection errors, which hides unrelated errors. A Redis that
+# refuses commands (full, loading, failing over, read-only, other ACL) counts as unavailable too.
 BROKEN = (RedisConnectionError, RedisTimeoutError, ResponseError, OSError)
 
 
 class RefusedError(RedisConnectionError):
-    """Redis refused a command on a connection; for now, it is hoped."""
+    """Redis refused a command; the refusal may be temporary."""
 
 
 _PIECE = 65_536
@@ -25,8 +25,8 @@ _PUSH: type = getattr(hiredis, "PushNotification", type(None))
 _NOTHING = object()
 
 
-class Line:
-    """Sends commands at once and takes replies apart, in order; one thread at a time.
+class RedisSocket:
+    """Sends commands at once and parses replies, in order; one thread at a time.
 
     `connection` is redis-py's: it opens the socket and does TLS, authentication, database and
     name. Only opening, a full send buffer and `wait` can block. Every method raises redis-py's
@@ -47,11 +47,11 @@ class Line:
 
     @property
     def readable(self) -> bool:
-        """True when something is there to be received."""
+        """True when there is data to read."""
         return self._poll(0)
 
     def send(self, *command: Any) -> None:
-        """Send one command; its reply is due then."""
+        """Send one command, whose reply is due from then on."""
         if not self.due:
             self.waiting_since = time.monotonic()
         self.due += 1
@@ -61,7 +61,7 @@ class Line:
             raise RedisConnectionError(f"cannot write to Redis: {error}") from error
 
     def receive(self) -> list[Any]:
-        """The replies that are there; an error of Redis is a ResponseError in the list."""
+        """Read the replies that have arrived; an error reply is a ResponseError in the list."""
         ended = False
         self._socket.settimeout(0)
         try:
@@ -77,19 +77,19 @@ class Line:
         try:
             replies = list(self._replies())
         except hiredis.ProtocolError as error:
-            raise RedisConnectionError(f"this is no Redis: {error}") from error
+            raise RedisConnectionError(f"not a Redis server: {error}") from error
         if ended and not replies:
             raise RedisConnectionError("Redis closed the connection")
         return replies
 
     def wait(self, seconds: float) -> list[Any]:
-        """Block until a reply is there, at most `seconds`; the replies that came."""
+        """Block until a reply arrives, at most `seconds`; return the replies."""
         if not self._poll(seconds):
             raise RedisConnectionError(f"Redis did not answer within {seconds:g} s")
         return self.receive()
 
     def close(self) -> None:
-        """Close the connection for good, also where a forked child holds a copy of it."""
+        """Close the connection, even if a forked child holds a copy of it."""
         self._connection.disconnect()
 
     def _poll(self, seconds: float) -> bool:

@@ -1,10 +1,10 @@
--- Put one unacknowledged message back into its queues, unless it was settled meanwhile.
+-- Requeue one unacknowledged message, unless it was acknowledged meanwhile.
 --
 -- KEYS[1]   hash of unacknowledged messages
 -- KEYS[2]   sorted set of their tags by the time of delivery
--- KEYS[3..] the lists to put it into
+-- KEYS[3..] the lists to push it to
 -- ARGV[1]   its tag
--- ARGV[2]   RPUSH: it is the next to be delivered; LPUSH: the last
+-- ARGV[2]   RPUSH: delivered next; LPUSH: delivered last
 -- ARGV[3]   the message
 --
 -- Returns 1 when it was put back.

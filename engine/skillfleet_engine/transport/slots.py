@@ -1,8 +1,8 @@
-"""How many messages a channel's consumer can take now.
+"""The number of messages that a channel's consumer can take now.
 
-With `worker_disable_prefetch` Celery answers that only with yes or no (it replaces
-`can_consume`). To claim several messages at once the number is needed, so the workers of this
-process are remembered by Celery's signal `worker_ready`.
+With `worker_disable_prefetch` Celery only says whether there is a free slot (it replaces
+`can_consume`). Claiming several messages at once needs the number, so the consumers of this
+process are registered by Celery's signal `worker_ready`.
 """
 
 import weakref
@@ -10,16 +10,19 @@ from typing import Any
 
 from celery.signals import worker_ready
 
+# Process-wide, filled by a signal that is connected at import: a channel has no reference to the
+# consumer that reads from it. `_idle_slots` picks the consumer by its channel, so workers in one
+# process do not mix; the weak references end with each consumer.
 _consumers: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
 @worker_ready.connect(weak=False)
-def _remember(sender: Any, **_: Any) -> None:
+def _register(sender: Any, **_: Any) -> None:
     _consumers.add(sender)
 
 
-def free_places(channel: Any, most: int) -> int:
-    """How many messages the channel may claim, at most `most`; 0 when its consumer is full."""
+def free_slots(channel: Any, most: int) -> int:
+    """The number of messages the channel may claim, at most `most`; 0 without a free slot."""
     qos = channel.qos
     if not qos.can_consume():
         return 0
@@ -27,12 +30,12 @@ def free_places(channel: Any, most: int) -> int:
     if by_prefetch is not None:
         most = min(most, by_prefetch)
     if "can_consume" in vars(qos):
-        most = min(most, _free_slots(channel))
+        most = min(most, _idle_slots(channel))
     return max(most, 0)
 
 
-def _free_slots(channel: Any) -> int:
-    """The worker's idle slots; 1 where the worker is not known, as a yes was heard before."""
+def _idle_slots(channel: Any) -> int:
+    """The worker's idle slots; 1 for an unknown worker, which has reported a free slot."""
     for consumer in _consumers:
         tasks = consumer.task_consumer
         if tasks is not None and tasks.channel is channel:

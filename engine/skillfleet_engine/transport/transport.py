@@ -1,4 +1,4 @@
-"""The transport, and how an app selects it."""
+"""The transport, and the settings that select it."""
 
 import ssl
 from typing import Any
@@ -16,7 +16,7 @@ PATH = f"{__name__.rpartition('.')[0]}:Transport"
 
 
 class Transport(stock.Transport):
-    """kombu's Redis transport with claims, doorbells and batched acknowledgements.
+    """kombu's Redis transport with claims, wake-ups and batched acknowledgements.
 
     Select it with the setting `broker_transport`, or with a URL's scheme (see `broker_settings`).
     """
@@ -29,7 +29,7 @@ class Transport(stock.Transport):
         self.cycle: Any = Poller()
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Let Celery's hub read the connections."""
+        """Have Celery's hub read the connections."""
         self.cycle.join(loop)
         super().register_with_event_loop(connection, loop)
 
@@ -51,10 +51,10 @@ class TLSTransport(Transport):
 
 
 def broker_settings(url: str) -> dict[str, Any]:
-    """Celery's settings for a broker URL: this transport where it can serve, else the URL alone.
+    """Celery's settings for a broker URL: with this transport where it supports the URL.
 
-    Takes kombu's URLs: `redis://`, `rediss://` and `redis+socket://` are served here; anything
-    else (`sentinel://`, `amqp://`, ...) stays with kombu.
+    It supports `redis://`, `rediss://` and `redis+socket://`; all other schemes (`sentinel://`,
+    `amqp://`, ...) use kombu's transports.
     """
     scheme, separator, rest = url.partition("://")
     if scheme == "redis":
@@ -66,9 +66,11 @@ def broker_settings(url: str) -> dict[str, Any]:
     return {"broker_url": url}
 
 
-# Celery and Flower show, and take apart, the URL that a connection gives of itself.
+# Process-wide table of kombu: Celery and Flower show and parse the URL that a connection reports,
+# whose scheme would otherwise be this module's path.
 resolve_aliases[PATH] = "redis"
 
-# kombu's documented table of schemes; `skillfleet-redis+socket://` is the first one's too.
+# Process-wide table of kombu, documented for additional schemes. `skillfleet-redis+socket://` uses
+# the first entry too.
 TRANSPORT_ALIASES["skillfleet-redis"] = PATH
 TRANSPORT_ALIASES["skillfleet-rediss"] = PATH.replace(":", ":TLS")

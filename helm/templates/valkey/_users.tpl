@@ -11,11 +11,11 @@
 {{- $sep := "[^:][^:]" -}}
 {{- /* A queue's list, and its lists for the priorities 3, 6 and 9; the engine's neighbours of these. */ -}}
 {{- $lists := list -}}
-{{- $rungs := list -}}
+{{- $woken := list -}}
 {{- range .queues -}}
 {{- $list := printf "~%s%s" $celery . -}}
 {{- $lists = concat $lists (list $list (printf "%s%s[0-9]" $list $sep)) -}}
-{{- $rungs = concat $rungs (list (printf "%s%srung" $list $sep) (printf "%s%s[0-9]%srung" $list $sep $sep)) -}}
+{{- $woken = concat $woken (list (printf "%s%swoken" $list $sep) (printf "%s%s[0-9]%swoken" $list $sep $sep)) -}}
 {{- end -}}
 {{- /* Where answers to remote control arrive: a UUID's length, so that no other namespace fits before it. */ -}}
 {{- $reply := printf "~%s????????-????-????-????-????????????.reply.celery.pidbox" $celery -}}
@@ -38,7 +38,7 @@
 
 {{- /* Executes runs: all of the ledger and of Celery's keys, and nothing of the server. Of scripts it may call what it loads; it sees no names of keys. */ -}}
 {{- $worker := list "skillfleet-worker" "on" "resetpass" "resetkeys" "resetchannels" "+@all" "-@admin" "-@dangerous" "-@scripting" "-scan" "-randomkey" "+eval" "+evalsha" "+script|load" "+script|exists" "+info" "+client|unblock" (printf "~%s*" $ledger) (printf "&%s*" $ledger) -}}
-{{- $worker = concat $worker $lists $rungs (list (printf "~%s" $results) (printf "&%s" $results)) -}}
+{{- $worker = concat $worker $lists $woken (list (printf "~%s" $results) (printf "&%s" $results)) -}}
 {{- $worker = concat $worker (list (printf "~%scelery-taskset-meta-*" $celery) (printf "~%sundecodable" $celery)) -}}
 {{- $worker = concat $worker $unacked $replies (list $mutex $bindings $monitors) -}}
 {{- /* A worker's own remote control: Celery names workers celery@HOST. */ -}}

@@ -20,7 +20,7 @@ from skillfleet.errors import (
 )
 from skillfleet.ports.a2a import A2AClient, Caller, CallResult
 from skillfleet.types import AgentEvent, ArtifactRef
-from skillfleet_engine.celery_hooks.slots import parked
+from skillfleet_engine.celery_hooks.slots import release_slot
 from skillfleet_engine.loop import bridge
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 from skillfleet_producer.submission import Options, Parent
@@ -82,8 +82,8 @@ class _RunsCalls(A2AClient):
         options = Options(timeout=timeout, budget=budget)
         handle = await self._at_home(lambda: self._submit(name, args or {}, options, call))
         try:
-            async with parked() as is_parked:
-                if is_parked:
+            async with release_slot() as released:
+                if released:
                     await self._wait(handle)
                 else:
                     async with lent_to(handle.id, self._attempt):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
-from skillfleet_engine.loop.forks import Staying
+from skillfleet_engine.loop.forks import ForkGuard
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.outcomes import Outcome
 from skillfleet_worker.attempts.stop_request import StopKind, StopRequest
@@ -65,7 +65,7 @@ def _end_of(task: "asyncio.Task[Any]") -> HandlerEnd:
 async def _contained(handler: Coroutine[Any, Any, Any]) -> Any:
     """Await the handler; what would end the whole process ends its run only."""
     try:
-        return await Staying(handler)
+        return await ForkGuard(handler)
     except (SystemExit, KeyboardInterrupt) as error:
         # Out of a task, asyncio would raise them from the loop itself, through all other runs.
         raise HandlerExitError from error

@@ -122,8 +122,8 @@ class FleetConsumer(LoopConsumer):
         """
         settings = node_of(self.app).settings
         if self.loop_pool is not None:
-            return self.loop_pool.offload(apart, settings, work)
-        return apart(settings, work)
+            return self.loop_pool.offload(run_in_thread_with_ledger, settings, work)
+        return run_in_thread_with_ledger(settings, work)
 
     def _pass_on(self, message: Any, queue: str) -> None:
         """Another worker serves it: put it onto that worker's queue, or back onto ours."""
@@ -210,7 +210,7 @@ def keep_refused(settings: WorkerSettings, body: bytes, reason: str) -> None:
     """
     message = undecoded(body)
     adoption = _adoption_of(message, settings) if message is not None else None
-    apart(settings, lambda ledger: _refuse(ledger, body, reason, adoption))
+    run_in_thread_with_ledger(settings, lambda ledger: _refuse(ledger, body, reason, adoption))
 
 
 def _adoption_of(message: Any, settings: WorkerSettings) -> Submission | None:
@@ -226,7 +226,7 @@ async def _refuse(ledger: Ledger, body: bytes, reason: str, adoption: Submission
         await ledger.runs.close(adoption.id, adoption.task, end)
 
 
-def apart(settings: WorkerSettings, work: LedgerWork) -> Any:
+def run_in_thread_with_ledger(settings: WorkerSettings, work: LedgerWork) -> Any:
     """Do something with a ledger of its own, on a loop and in a thread of its own; any thread.
 
     Returns what `work` returns; raises what it raises, or TimeoutError.
@@ -246,7 +246,7 @@ def apart(settings: WorkerSettings, work: LedgerWork) -> Any:
         except Exception as error:  # noqa: BLE001 - handed to the caller
             result.append((None, error))
 
-    thread = threading.Thread(target=run, name="skillfleet-apart", daemon=True)
+    thread = threading.Thread(target=run, name="skillfleet-run_in_thread_with_ledger", daemon=True)
     thread.start()
     thread.join(_WAIT_SECONDS)
     if not result:

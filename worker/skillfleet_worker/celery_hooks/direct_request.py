@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _CANVAS = ("callbacks", "chain", "chord")
 
 
-class NativeRequest(SkillRequest):
+class DirectRequest(SkillRequest):
     """Tells of a plain success by itself; every other outcome goes through Celery's tracer."""
 
     def _begin(self, pool: Any, **_: Any) -> Any:
@@ -39,7 +39,7 @@ class NativeRequest(SkillRequest):
             error_callback=self.on_failure,
             correlation_id=self.id,
         )
-        job = pool.apply_native(self._work, call)
+        job = pool.apply_direct(self._work, call)
         self._apply_result = weakref.ref(job)
         return job
 

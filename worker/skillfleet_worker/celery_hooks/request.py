@@ -15,7 +15,7 @@ from skillfleet_ledger.celery_format import End
 from skillfleet_producer.tracing import run_trace_id
 from skillfleet_worker.attempts.messages import TIME_LIMIT, adopt, adoption_of, time_limit_of
 from skillfleet_worker.attempts.process import name_of
-from skillfleet_worker.celery_hooks.consumer import apart
+from skillfleet_worker.celery_hooks.consumer import run_in_thread_with_ledger
 from skillfleet_worker.celery_hooks.envelope import problem_of_embedded
 from skillfleet_worker.celery_hooks.skill_task import CANCELLED
 
@@ -110,7 +110,9 @@ class SkillRequest(Request):
 
     def _forsake(self, holder: str) -> None:
         try:
-            apart(self.task.node.settings, lambda ledger: ledger.runs.forsake(self.id, holder))
+            run_in_thread_with_ledger(
+                self.task.node.settings, lambda ledger: ledger.runs.forsake(self.id, holder)
+            )
         except Exception as error:  # noqa: BLE001 - nothing is lost but time
             logger.warning("run %s waits for the lease of its lost process: %s", self.id, error)
 
@@ -139,7 +141,7 @@ class SkillRequest(Request):
             return True
 
         try:
-            ends = apart(settings, close)
+            ends = run_in_thread_with_ledger(settings, close)
         except Exception:
             logger.exception("the end of run %s could not be recorded", self.id)
             ends = True

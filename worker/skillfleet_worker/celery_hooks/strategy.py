@@ -16,7 +16,7 @@ from celery.worker import state
 from celery.worker.strategy import default as celerys_strategy
 
 from skillfleet_engine.celery_hooks.pool import LoopPool
-from skillfleet_worker.celery_hooks.direct_request import NativeRequest
+from skillfleet_worker.celery_hooks.direct_request import DirectRequest
 
 _OUR_CODE = ("skillfleet_worker.",)
 
@@ -44,7 +44,7 @@ def skill_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callab
             or listeners.present()
         ):
             return celerys_way(message, body, ack, reject, *args, **more)
-        request = NativeRequest(
+        request = DirectRequest(
             message,
             on_ack=ack,
             on_reject=reject,

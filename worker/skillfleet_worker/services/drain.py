@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 
 from skillfleet_engine.loop import bridge
-from skillfleet_engine.loop.process_exit import Ending
+from skillfleet_engine.loop.process_exit import ProcessExit
 from skillfleet_worker.services.node import Node
 
 _RELEASE_SECONDS = 5.0
@@ -35,12 +35,12 @@ class DrainLine:
         self._fast = _Pipe()
         self._done = _Pipe()
         self._draining = False
-        self._ending = Ending(self._node.hand_over)
+        self._ending = ProcessExit(self._node.hand_over)
 
     def open(self) -> None:
         """In the main process, before children exist."""
         self._node.main_pid = os.getpid()
-        self._ending = Ending(self._node.hand_over)
+        self._ending = ProcessExit(self._node.hand_over)
         if threading.current_thread() is threading.main_thread():
             # Else somebody's own program runs the worker.
             self._ending.at_exit()
@@ -51,7 +51,7 @@ class DrainLine:
     def watch(self) -> None:
         """In a child: drain when the main process says so."""
         if self._node.in_child:
-            self._ending = Ending(self._node.hand_over)
+            self._ending = ProcessExit(self._node.hand_over)
             self._slow.when_closed(self._slow_in_child)
             self._fast.when_closed(self._fast_in_child)
 

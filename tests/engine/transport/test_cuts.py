@@ -15,9 +15,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from skillfleet_engine.transport import broker_settings
 from skillfleet_engine.transport.redis_socket import BROKEN
-from tests.engine_transport.conftest import StartReader, StartWorker
-from tests.engine_transport.readers import Reader, publish
-from tests.engine_transport.test_workers import noted, settled
+from tests.engine.transport.conftest import StartReader, StartWorker
+from tests.engine.transport.readers import Reader, publish
+from tests.engine.transport.test_workers import noted, settled
 from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -75,14 +75,14 @@ def test_a_claim_whose_reply_is_cut_anywhere_comes_back_at_once(
     cutter: Cutter, server: ValkeyServer, start_reader: StartReader
 ) -> None:
     dice = random.Random(11)
-    reader = start_reader("jobs", url=cutter.proxy.url, doorbell_seconds=1)
+    reader = start_reader("jobs", url=cutter.proxy.url, wakeup_timeout=1)
     for round_ in range(15):
         wanted = {round_ * 10 + number for number in range(3)}
         publish(server.url, "jobs", *wanted)
         cutter.do(cutter.proxy.cut_replies_after, dice.randint(1, 900))
         drain_through_breaks(reader, wanted)
     with server.client() as client:
-        wait_until(lambda: (reader.channel.turn(), settled(client))[1], what="all to be settled")
+        wait_until(lambda: (reader.channel.poll(), settled(client))[1], what="all to be settled")
         assert client.llen("jobs") == 0
 
 
@@ -90,14 +90,14 @@ def test_requests_that_are_cut_anywhere_lose_nothing(
     cutter: Cutter, server: ValkeyServer, start_reader: StartReader
 ) -> None:
     dice = random.Random(12)
-    reader = start_reader("jobs", url=cutter.proxy.url, doorbell_seconds=1)
+    reader = start_reader("jobs", url=cutter.proxy.url, wakeup_timeout=1)
     for round_ in range(15):
         wanted = {round_ * 10 + number for number in range(3)}
         publish(server.url, "jobs", *wanted)
         cutter.do(cutter.proxy.cut_requests_after, dice.randint(1, 1500))
         drain_through_breaks(reader, wanted)
     with server.client() as client:
-        wait_until(lambda: (reader.channel.turn(), settled(client))[1], what="all to be settled")
+        wait_until(lambda: (reader.channel.poll(), settled(client))[1], what="all to be settled")
 
 
 @pytest.mark.parametrize("pool", ["loop", "threads"])
@@ -120,7 +120,7 @@ def test_a_worker_whose_connections_are_cut_executes_all_and_settles_all(
 def test_a_silent_server_is_noticed(
     cutter: Cutter, server: ValkeyServer, start_reader: StartReader
 ) -> None:
-    options = {"health_check_interval": 1, "doorbell_seconds": 1, "socket_timeout": 1}
+    options = {"health_check_interval": 1, "wakeup_timeout": 1, "socket_timeout": 1}
     reader = start_reader("jobs", url=cutter.proxy.url, **options)
     reader.drain(1, timeout=0.1)
     cutter.do(cutter.proxy.hold)

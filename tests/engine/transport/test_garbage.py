@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skillfleet_engine.transport import message_undecodable
-from tests.engine_transport.conftest import StartReader, StartWorker
-from tests.engine_transport.readers import Reader, envelope, packed, publish
+from tests.engine.transport.conftest import StartReader, StartWorker
+from tests.engine.transport.readers import Reader, envelope, packed, publish
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 

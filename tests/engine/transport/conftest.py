@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.engine.transport.readers import ENGINE, Reader
 from tests.engine.workers import Worker
-from tests.engine_transport.readers import ENGINE, Reader
 from tests.support.valkey import ValkeyServer
 
 StartReader = Callable[..., Reader]

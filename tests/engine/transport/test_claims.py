@@ -13,8 +13,8 @@ from kombu import Connection
 from kombu.asynchronous import Hub
 
 from skillfleet_engine.transport import Transport, broker_settings
-from tests.engine_transport.conftest import StartReader
-from tests.engine_transport.readers import ENGINE, Reader, commands, envelope, packed, publish
+from tests.engine.transport.conftest import StartReader
+from tests.engine.transport.readers import ENGINE, Reader, commands, envelope, packed, publish
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
@@ -76,13 +76,13 @@ def test_a_long_queue_does_not_hold_up_a_short_one(
 
 
 def test_a_message_wakes_one_of_ten_waiting_readers(valkey: ValkeyServer) -> None:
-    readers = [Reader(valkey.url, "jobs", doorbell_seconds=60) for _ in range(10)]
+    readers = [Reader(valkey.url, "jobs", wakeup_timeout=60) for _ in range(10)]
     threads = [threading.Thread(target=reader.drain, args=(1, 60)) for reader in readers]
     try:
         with valkey.client() as client:
             for thread in threads:
                 thread.start()
-            wait_until(lambda: client.info("clients")["blocked_clients"] == 40, what="doorbells")
+            wait_until(lambda: client.info("clients")["blocked_clients"] == 40, what="waits")
             before = commands(client, "lpop")
             publish(valkey.url, "jobs", "one")
             wait_until(lambda: client.hlen("unacked") == 1, what="the claim")
@@ -105,7 +105,7 @@ def test_a_message_that_rang_for_a_reader_which_died_is_found(
 ) -> None:
     publish(valkey.url, "jobs", "one", "two")
     with valkey.client() as client:
-        client.lmove("jobs", "jobs\x06\x16rung", "RIGHT", "LEFT")
+        client.lmove("jobs", "jobs\x06\x16woken", "RIGHT", "LEFT")
     assert start_reader("jobs").drain(2) == ["one", "two"]
 
 
@@ -113,11 +113,11 @@ def test_a_waiting_reader_looks_for_what_rang_elsewhere(
     valkey: ValkeyServer, start_reader: StartReader
 ) -> None:
     publish(valkey.url, "jobs", "one")
-    reader = start_reader("jobs", doorbell_seconds=0.5)
+    reader = start_reader("jobs", wakeup_timeout=0.5)
     reader.drain(1)
     with valkey.client() as client:
-        wait_until(lambda: not reader.drain(1, timeout=0.1) and _waits(client), what="doorbells")
-        client.lpush("jobs\x06\x16rung", packed(envelope()))
+        wait_until(lambda: not reader.drain(1, timeout=0.1) and _waits(client), what="waits")
+        client.lpush("jobs\x06\x16woken", packed(envelope()))
         assert reader.drain(1) == [{}]
 
 
@@ -125,14 +125,14 @@ def _waits(client: Any) -> bool:
     return bool(client.info("clients")["blocked_clients"] == 4)
 
 
-def test_a_cancelled_consumer_leaves_nothing_at_its_doorbells(
+def test_a_cancelled_consumer_leaves_no_blocking_wait(
     valkey: ValkeyServer, start_reader: StartReader
 ) -> None:
     reader = start_reader("jobs")
     with valkey.client() as client:
-        wait_until(lambda: not reader.drain(1, timeout=0.1) and _waits(client), what="doorbells")
+        wait_until(lambda: not reader.drain(1, timeout=0.1) and _waits(client), what="waits")
         reader.consumer.cancel()
-        wait_until(lambda: client.info("clients")["blocked_clients"] == 0, what="no doorbells")
+        wait_until(lambda: client.info("clients")["blocked_clients"] == 0, what="no waits")
         publish(valkey.url, "jobs", "later")
         assert client.llen("jobs") == 1
     assert start_reader("jobs").drain(1) == ["later"]
@@ -291,13 +291,13 @@ def test_user_password_database_and_name_are_used(
         assert reader.drain(1) == ["one"]
         clients = [each for each in client.client_list() if each["name"] == "reader"]
         assert {(each["user"], each["db"]) for each in clients} == {("app", "3")}
-        # One connection for each priority's doorbell, one for turns, one of kombu's.
+        # One connection for each priority, one for polls, one of kombu's.
 
-        def doorbells() -> int:
+        def waits() -> int:
             reader.drain(1, timeout=0.1)
             return len([each for each in client.client_list() if each["cmd"] == "blmove"])
 
-        wait_until(lambda: doorbells() == 4, what="four doorbells")
+        wait_until(lambda: waits() == 4, what="four waits")
         reader.close()
         client.acl_deluser("app")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.engine.transport.conftest import StartWorker
+from tests.engine.transport.readers import commands
 from tests.engine.workers import Worker
-from tests.engine_transport.conftest import StartWorker
-from tests.engine_transport.readers import commands
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.engine_transport.conftest import StartReader
-from tests.engine_transport.readers import publish
+from tests.engine.transport.conftest import StartReader
+from tests.engine.transport.readers import publish
 from tests.support.valkey import ValkeyServer
 
 NUMBERS = st.integers() | st.floats(allow_nan=False) | st.sampled_from([2**63, -(2**63), 2**64])

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.engine.transport.conftest import StartReader, StartWorker
+from tests.engine.transport.readers import ENGINE, publish
 from tests.engine.workers import Worker
-from tests.engine_transport.conftest import StartReader, StartWorker
-from tests.engine_transport.readers import ENGINE, publish
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
