@@ -87,7 +87,7 @@ def test_a_receiver_gets_queue_bytes_and_reason_and_takes_the_message_over(
         assert client.llen("undecodable") == 0
     assert [each["queue"] for each in announced] == ["jobs", "jobs"]
     assert [each["body"] for each in announced] == [b"hello", packed(envelope(body="abc"))]
-    assert announced[0]["reason"] == "not JSON"
+    assert announced[0]["reason"] == "not valid JSON"
     assert "Error" in announced[1]["reason"]
 
 
