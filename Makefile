@@ -93,11 +93,12 @@ lock: $(STAMP) $(VENV)/bin/uv ## Renew the locks: make lock ARGS=--upgrade
 	@$(MAKE) --no-print-directory install
 	@$(PY) -m deploy.image_lock
 
-generate: $(STAMP) ## Write anew what is made from other files: image locks, manifests, Redis users, chart tables
+generate: $(STAMP) ## Write anew what is made from other files: image locks, manifests, Redis users, tables of values and settings
 	@$(PY) -m deploy.image_lock
 	@$(PY) -m deploy.render
 	@$(PY) -m deploy.redis_users
 	@$(PY) -m deploy.chart_readme
+	@$(PY) -m deploy.settings_page
 
 verify: $(STAMP) $(VENV)/bin/uv ## Generated files and the lock still follow their sources
 	@cp $(LOCK) $(VENV)/expected.lock
@@ -107,6 +108,7 @@ verify: $(STAMP) $(VENV)/bin/uv ## Generated files and the lock still follow the
 	@$(PY) -m deploy.render --check
 	@$(PY) -m deploy.redis_users --check
 	@$(PY) -m deploy.chart_readme --check
+	@$(PY) -m deploy.settings_page --check
 
 clean: ## Remove build results and caches; .venv stays
 	@rm -rf build dist out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

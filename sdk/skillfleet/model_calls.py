@@ -180,12 +180,10 @@ def tool_call(
 def _captures_content() -> bool:
     """OpenTelemetry's own switch; off unless somebody turned it on."""
     from pydantic import ValidationError
-    from pydantic_settings import BaseSettings
 
-    class Capture(BaseSettings):
-        otel_instrumentation_genai_capture_message_content: bool = False
+    from skillfleet.capture_settings import CaptureSettings
 
     try:
-        return Capture().otel_instrumentation_genai_capture_message_content
+        return CaptureSettings().otel_instrumentation_genai_capture_message_content
     except ValidationError:
         return False

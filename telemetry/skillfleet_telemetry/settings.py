@@ -14,7 +14,7 @@ from skillfleet.errors import SettingsError
 class TelemetrySettings(BaseSettings):
     """Export of traces and metrics with OpenTelemetry's own variables, read by workers.
 
-    Nothing is exported without an endpoint. A field's name is the variable's name in lower case.
+    Nothing is exported without an endpoint.
     """
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")

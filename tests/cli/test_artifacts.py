@@ -45,7 +45,7 @@ def test_without_a_target_it_takes_the_last_part_of_its_name_but_replaces_nothin
     assert (tmp_path / "words.txt").read_text() == "one two"
     again = here.run("artifacts", told, "deep/words.txt")
     assert again.code == 2
-    assert "is there already" in again.err
+    assert "already exists" in again.err
 
 
 def test_an_artifact_of_many_chunks_arrives_whole(shell: Shell, tmp_path: Path) -> None:

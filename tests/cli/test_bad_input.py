@@ -24,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("cli")
         (("cancel", "nope"), "there is no run 'nope'"),
         (("enqueue", "lab.nope"), "known skills: "),
         (("enqueue", "lab.add", '{"x": "one"}'), 'x: "one" is not of type "integer"'),
-        (("enqueue", "lab.add", "{x"), "'{x' is not JSON"),
+        (("enqueue", "lab.add", "{x"), "'{x' is not valid JSON"),
         (("enqueue", "lab.add", "--arg", "x=1", "--timeout", "-1"), "timeout must be"),
         (("events", "nope", "--after", "first"), "'first' is not an event id"),
     ],
@@ -69,11 +69,11 @@ def test_arguments_of_the_command_that_are_not_utf8_are_refused(bare: Shell) -> 
         ('{"a": -9223372036854775809}', [], "a: -9223372036854775809 has more than 64 bits"),
         (None, ["n=123456789012345678901234567890"], "n: 123456789012345678901234567890 has more"),
         (None, [f"n={'9' * 5000}"], "n: "),
-        ('{"a": [1e999]}', [], "a[0]: JSON has no NaN and no infinity"),
-        ('{"a": NaN}', [], "a: JSON has no NaN"),
-        ('{"a": -Infinity}', [], "a: JSON has no NaN"),
-        (None, ["n=NaN"], "n: JSON has no NaN"),
-        (None, ['n={"x": 1e999}'], "n.x: JSON has no NaN"),
+        ('{"a": [1e999]}', [], "a[0]: JSON cannot represent NaN or infinity"),
+        ('{"a": NaN}', [], "a: JSON cannot represent NaN"),
+        ('{"a": -Infinity}', [], "a: JSON cannot represent NaN"),
+        (None, ["n=NaN"], "n: JSON cannot represent NaN"),
+        (None, ['n={"x": 1e999}'], "n.x: JSON cannot represent NaN"),
         ('{"a": "\\ud800"}', [], "a: half of a surrogate pair"),
         ('{"\\ud800": 1}', [], "a name in the arguments: half of a surrogate pair"),
         (None, [f"n={'[' * 300}{']' * 300}"], "nested deeper than 200 levels"),
@@ -190,11 +190,11 @@ def test_dev_refuses_a_taken_port(shell: Shell) -> None:
     taken = shell.url.rpartition(":")[2].removesuffix("/0")
     result = shell.run("dev", AGENTS, "--redis-port", taken, "--no-flower")
     assert result.code == 2
-    assert f"port {taken} is taken" in result.err
+    assert f"port {taken} is in use" in result.err
     assert "--redis-port" in result.err
 
 
 def test_dev_refuses_a_module_that_is_not_there(bare: Shell) -> None:
     result = bare.run("dev", "no_such_module", "--redis-port", str(free_port()), "--no-flower")
     assert result.code == 2
-    assert "there is no module 'no_such_module'" in result.err
+    assert "no such module: 'no_such_module'" in result.err

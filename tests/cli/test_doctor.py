@@ -172,10 +172,10 @@ def database_99() -> Iterator[str]:
 @pytest.mark.parametrize(
     ("place", "check", "text", "advice"),
     [
-        (replica, "writing", "READONLY", "name the primary"),
+        (replica, "writing", "READONLY", "to the primary"),
         (cluster, "writing", "CROSSSLOT", "a Redis Cluster"),
         (partial(cluster, 5000), "writing", "", "a Redis Cluster"),
-        (sentinel, "redis", "unknown command", "no Sentinel"),
+        (sentinel, "redis", "unknown command", "not a Sentinel"),
         (partial(configured, "maxmemory", "1"), "writing", "OOM", "raise maxmemory"),
         (
             partial(configured, "min-replicas-to-write", "2"),

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from skillfleet_producer import Fleet
-from skillfleet_worker import WorkerSettings
 from tests.support.valkey import ValkeyServer
 
 ROOT = Path(__file__).parents[2]
@@ -42,15 +41,6 @@ def commands(page: Path) -> list[str]:
     return [line for line in ours if not line.startswith(("skillfleet worker", "skillfleet dev"))]
 
 
-def shown(default: Any) -> str:
-    """A setting's default as the tables show it."""
-    if default is None:
-        return ""
-    if isinstance(default, bool):
-        return str(default).lower()
-    return str(int(default)) if isinstance(default, float) and default >= 1 else str(default)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_are_quoted_from_code_that_the_tests_run(page: Path) -> None:
     sources = [flat(path.read_text()) for path in EXECUTED]
@@ -64,14 +54,6 @@ def test_links_lead_to_files_that_exist(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text())
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not missing
-
-
-def test_the_tables_of_settings_are_complete_and_tell_the_true_defaults() -> None:
-    row = re.compile(r"^\| `SKILLFLEET_(\w+)` \| (?:`(.*?)`)? \|", re.MULTILINE)
-    rows = dict(row.findall(README.read_text()))
-    assert rows == {
-        name.upper(): shown(field.default) for name, field in WorkerSettings.model_fields.items()
-    }
 
 
 @pytest.mark.parametrize("command", commands(README))

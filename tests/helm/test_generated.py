@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy import chart_readme, image_lock, redis_users, render
+from deploy import chart_readme, image_lock, redis_users, render, settings_page
 from deploy.json_patch import json_patch
 from tests.helm.rendering import ROOT, documents, run
 
@@ -60,7 +60,7 @@ def wanted(overlay: str) -> list[Manifest]:
     return by_name([*rendered, render.namespace_object("skillfleet")])
 
 
-@pytest.mark.parametrize("script", [render, chart_readme, image_lock, redis_users])
+@pytest.mark.parametrize("script", [render, chart_readme, image_lock, redis_users, settings_page])
 def test_generated_files_match_their_sources(script: Any) -> None:
     assert script.main(["--check"]) == 0
 
