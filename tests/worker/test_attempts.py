@@ -20,6 +20,7 @@ from skillfleet_worker.attempts.admission import OpenAdmission
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.delivery import Delivery
 from skillfleet_worker.attempts.event_buffer import EventBuffer, EventBufferHooks
+from skillfleet_worker.attempts.execution import Registration
 from skillfleet_worker.attempts.executor import Executor
 from skillfleet_worker.attempts.outcomes import Cancelled, Lost, Succeeded
 from skillfleet_worker.attempts.process import WorkerProcess
@@ -153,7 +154,7 @@ def test_a_claim_whose_answer_outlasts_its_lease_starts_nothing(
         executor = Executor(process, capabilities, OpenAdmission(), {})
         header = InvocationHeader()
         delivery = Delivery(new.id, "lab", "late", "celery", {}, header, None, new.id, {})
-        outcome = await executor.run(skill, NoAuth, delivery)
+        outcome = await executor.run(Registration(skill, NoAuth), delivery)
         assert isinstance(outcome, Succeeded if executed else Lost)
         assert started == ([new.id] if executed else [])
 
@@ -229,7 +230,7 @@ def test_an_attempt_that_is_over_writes_no_more_events(valkey: ValkeyServer) -> 
         await box.put("text", orjson.dumps({"text": "in time"}))
         await box.flush()
         box.close()
-        with pytest.raises(EventsUnwritableError, match="the attempt is over"):
+        with pytest.raises(EventsUnwritableError, match="the attempt has ended"):
             await box.put("text", orjson.dumps({"text": "late"}))
         await process.runs.requeue(claim.lease, box.seq, outcome="released", reason="test")
         await process.runs.cancel(run.id, "done")

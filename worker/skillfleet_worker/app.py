@@ -59,7 +59,7 @@ def create_app(
     app = Celery("skillfleet", set_as_current=True)
     queues = [Queue(name, Exchange(name), routing_key=name) for name in node.queues]
     app.config_from_object(_configuration(chosen, pool, concurrency) | {"task_queues": queues})
-    node.withheld = unusable_secrets(agents, secrets_from(chosen))
+    node.disabled = unusable_secrets(agents, secrets_from(chosen))
     _register(app, agents, node)
     connect_signals(app, node)
     return app
@@ -68,7 +68,7 @@ def create_app(
 def _register(app: Celery, agents: Sequence[Agent], node: Node) -> None:
     for agent in agents:
         for skill in agent.skills.values():
-            if skill.spec.task_name in node.withheld:
+            if skill.spec.task_name in node.disabled:
                 continue
             members = {
                 "name": skill.spec.task_name,

@@ -173,7 +173,7 @@ def connect_signals(app: Celery, node: Node) -> None:
         node.consumer = sender
         _have_told_of_signals(sender, line)
         _say_auth(node.settings)
-        _say_withheld(node)
+        _say_disabled(node)
         if not _has_children(sender):
             node.start()
             relieve_collector()
@@ -226,8 +226,8 @@ def _say_auth(settings: WorkerSettings) -> None:
         )
 
 
-def _say_withheld(node: Node) -> None:
-    for task, problems in node.withheld.items():
+def _say_disabled(node: Node) -> None:
+    for task, problems in node.disabled.items():
         sources = node.settings.secrets_sources
         told = " and ".join(problems)
         logger.error("%s is not served: %s (sources of this worker: %s)", task, told, sources)

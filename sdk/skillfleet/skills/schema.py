@@ -58,7 +58,10 @@ class ArgumentsSchema:
         Arguments that were not given are left out, so that the handler's defaults apply.
         Raises `InvalidArgumentsError`, which names the fields but never shows their values.
         """
-        document = json_arguments(self._label, arguments).encoded
+        return self.bind_encoded(json_arguments(self._label, arguments).encoded)
+
+    def bind_encoded(self, document: bytes) -> dict[str, Any]:
+        """Do what `bind` does, for arguments that are encoded as JSON."""
         try:
             bound: dict[str, Any] = self._adapter.validate_json(document)
         except ValidationError as error:

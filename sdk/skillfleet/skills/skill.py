@@ -83,6 +83,12 @@ class Skill(Generic[P, R_co]):
         """
         return self._arguments.bind(arguments)
 
+    def check_and_bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Do `check`, then `bind`, with one encoding of the arguments."""
+        json = json_arguments(self.spec.task_name, arguments)
+        self._arguments.check(json.plain)
+        return self._arguments.bind_encoded(json.encoded)
+
     def dump(self, value: Any) -> Any:
         """Validate what the handler returned and convert it to plain JSON values.
 

@@ -44,8 +44,7 @@ async def run_skill(
     task cancels the skill. A skill that suppresses its cancellation is left behind `grace`
     seconds later.
     """
-    skill.check(arguments or {})
-    bound = skill.bind(arguments or {})
+    bound = skill.check_and_bind(arguments or {})
     ctx.require_scopes(skill.spec.scopes)
     ctx.purse.begin()
     ends = [end for end in (ctx.deadline, ctx.purse.ends) if end is not None]

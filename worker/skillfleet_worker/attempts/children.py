@@ -26,7 +26,7 @@ from skillfleet_producer import AsyncFleet, AsyncRunHandle
 from skillfleet_producer.submission import Options, Parent
 from skillfleet_worker.attempts.context import FleetRunContext
 from skillfleet_worker.attempts.inline_children import lent_to
-from skillfleet_worker.attempts.retry_until import patiently
+from skillfleet_worker.attempts.retry_until import retry_for
 from skillfleet_worker.attempts.stop_request import StopKind
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ class _RunsCalls(A2AClient):
             raise
 
     async def _at_home(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return await bridge.at_home(patiently(self._patience, work))
+        return await bridge.at_home(retry_for(self._patience, work))
 
     def _position(self, name: str, args: Mapping[str, Any]) -> str:
         """The n-th call of this attempt with these arguments is the same call in the next."""

@@ -38,7 +38,7 @@ from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.event_buffer import EventBuffer
 from skillfleet_worker.attempts.outcomes import Outcome
 from skillfleet_worker.attempts.redaction import RedactingEventBuffer, redact_outcome
-from skillfleet_worker.attempts.retry_until import patiently
+from skillfleet_worker.attempts.retry_until import retry_for
 from skillfleet_worker.attempts.stop_request import StopKind, StopRequest
 
 
@@ -188,7 +188,7 @@ class FleetRunContext(RunContext[Any]):
         """
         runs, patience = self._capabilities.ledger.runs, self._capabilities.patience_seconds
         try:
-            await bridge.at_home(patiently(patience, lambda: runs.pay_call(self.run.lease)))
+            await bridge.at_home(retry_for(patience, lambda: runs.pay_call(self.run.lease)))
         except BudgetExhaustedError:
             raise
         except LimitExceededError:

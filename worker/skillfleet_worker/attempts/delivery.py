@@ -12,6 +12,7 @@ from skillfleet.contracts import HEADER, TOKEN_BYTES, TOKEN_HEADER, InvocationHe
 from skillfleet.errors import InvalidArgumentsError
 from skillfleet_ledger.runs.records import Submission
 from skillfleet_worker.attempts.messages import (
+    WORKER_TIME_LIMITS,
     PlainMessage,
     new_record,
     plain_message,
@@ -51,6 +52,8 @@ class Delivery:
     """What the record keeps of a plain Celery client's message; None for a fleet's own."""
     time_limit: float | None = None
     """The seconds that this attempt may take, by Celery's time limits."""
+    worker_time_limits: tuple[float | None, float | None] = (None, None)
+    """The hard and soft time limit of the worker's pool, in seconds."""
 
     @property
     def task(self) -> str:
@@ -124,6 +127,7 @@ def read_delivery(
         auth=header.auth if header else None,
         plain=plain_message(request, queue) if header is None else None,
         time_limit=time_limit_of(request),
+        worker_time_limits=request.get(WORKER_TIME_LIMITS) or (None, None),
     )
 
 

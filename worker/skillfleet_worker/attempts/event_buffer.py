@@ -1,4 +1,4 @@
-"""The events of one attempt on their way to the stream: in order, in batches, under the lease."""
+"""Event buffer: writes an attempt's events to its stream in order, in batches, under the lease."""
 
 import asyncio
 import logging
@@ -30,17 +30,17 @@ _TURNS = 4
 
 @dataclass(frozen=True)
 class EventBufferHooks:
-    """Whom the outbox tells: that the lease is gone, or that the run was cancelled (why)."""
+    """Callbacks for what a write may report: the lease is lost; the run was cancelled, and why."""
 
     lost: Callable[[], None]
     cancelled: Callable[[str], None]
 
 
 class EventBuffer:
-    """Takes events without a round trip; waits only when the window is full.
+    """Accepts events without a round trip; waits only when the window is full.
 
-    The first event leaves at once; those that come until Redis has answered leave together.
-    `put` may be called on any loop; all else happens on the home loop.
+    The first event is sent at once; those that arrive before Redis has answered form the next
+    batch. `put` may be called on any loop, everything else on the home loop.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class EventBuffer:
         self._written = lease.seq
         self._pump: asyncio.Task[None] | None = None
         self._due = 0.0
-        """When a handler on the home loop must give way, so that its events leave."""
+        """When a handler on the home loop must yield, so that its events are sent."""
         self._error: EventsUnwritableError | None = None
         self._closed = False
 
@@ -73,23 +73,23 @@ class EventBuffer:
 
     @property
     def seq(self) -> int:
-        """Number of the last event in the stream, as far as this attempt knows."""
+        """The number of the last event in the stream, as far as this attempt knows."""
         return self._written
 
     async def put(self, kind: str, payload: bytes) -> None:
         """Accept an event.
 
-        Raises EventsUnwritableError when the stream stays out of reach, or the attempt is over.
+        Raises EventsUnwritableError when the stream stays unavailable, or the attempt has ended.
         """
         if self._error is not None:
             raise self._error
         if self._closed:
-            raise EventsUnwritableError("the attempt is over: nothing can be written any more")
+            raise EventsUnwritableError("the attempt has ended: it can write no more events")
         event = (kind, payload, int(time.time() * 1000 + self._clock_ahead_ms))
         if asyncio.get_running_loop() is self._home:
             self._accept(event)
             if self._home.time() >= self._due:
-                await self._let_leave()
+                await self._yield_to_pump()
         else:
             self._home.call_soon_threadsafe(self._accept, event)
         if len(self._pending) >= WINDOW_EVENTS or self._pending_bytes >= WINDOW_BYTES:
@@ -107,12 +107,17 @@ class EventBuffer:
         if self._error is not None and not self._closed:
             raise self._error
 
-    def resume_behind(self, number: int) -> None:
-        """The stream ends with this event now, whatever was written before."""
+    @property
+    def closed(self) -> bool:
+        """True once the attempt may write no more events."""
+        return self._closed
+
+    def resume_after(self, number: int) -> None:
+        """Continue after event `number`: the stream has lost what was written after it."""
         self._written = number
 
     def close(self) -> None:
-        """Forget what is still pending; the attempt may write no more."""
+        """Drop pending events and accept no more."""
         self._closed = True
         self._pending.clear()
         self._pending_bytes = 0
@@ -130,10 +135,10 @@ class EventBuffer:
         if self._pending and (self._pump is None or self._pump.done()):
             self._pump = asyncio.create_task(self._run())
 
-    async def _let_leave(self) -> None:
-        """Turn the loop until the pump's batch is on its way, or the last one's reply was read.
+    async def _yield_to_pump(self) -> None:
+        """Yield until the pump has sent its batch, or has read the last one's reply.
 
-        A handler that emits without ever waiting would keep its own events back.
+        Otherwise a handler that emits without ever waiting would hold its own events back.
         """
         self._due = self._home.time() + self._flush_seconds
         for _ in range(_TURNS):
@@ -150,9 +155,9 @@ class EventBuffer:
                 self._pending_bytes = 0
                 return
             last, cancelled = answer
-            lacking = last < self._written
+            went_back = last < self._written
             self._written = last
-            if lacking:
+            if went_back:
                 # Redis came back with less than it had: this batch was not taken.
                 continue
             del self._pending[: len(batch)]
@@ -178,7 +183,7 @@ class EventBuffer:
         return self._pending[:BATCH_EVENTS]
 
     async def _write(self, batch: list[PackedEvent]) -> tuple[int, str] | None:
-        """Write a batch, as long as it takes; None when the lease is gone or patience is over."""
+        """Write a batch, with retries; None when the lease is lost or the time is up."""
         reason: Exception | None = None
         try:
             async with asyncio.timeout(self._patience):
@@ -186,7 +191,7 @@ class EventBuffer:
                     try:
                         answer = await self._streams.append(self._lease, self._written + 1, batch)
                     except FleetUnavailableError as error:
-                        # A connection that was closed fails at once: the loop must turn.
+                        # A connection that is refused fails at once: the loop must turn.
                         reason = error
                         await asyncio.sleep(RETRY_SECONDS)
                         continue
@@ -194,7 +199,7 @@ class EventBuffer:
                         self._hooks.lost()
                     return answer
         except TimeoutError:
-            why = reason or "Redis is out of reach"
+            why = reason or "Redis did not answer"
             message = f"events could not be written for {self._patience:g} s: {why}"
         except Exception as error:
             logger.exception("run %s: its events cannot be written", self._lease.run_id)

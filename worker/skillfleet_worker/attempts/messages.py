@@ -22,6 +22,8 @@ from skillfleet_producer.tracing import callers_trace_id
 TRACE_HEADERS: Final = ("traceparent", "tracestate", "baggage")
 TIME_LIMIT: Final = "skillfleet_time_limit"
 """Where a worker's request carries the time limit of its attempt, in seconds (request.py)."""
+WORKER_TIME_LIMITS: Final = "skillfleet_worker_time_limits"
+"""Where a worker's request carries the pool's hard and soft time limit (request.py)."""
 PROCESSED: Final = "skillfleet_processed"
 """Where a request carries the outcome of its execution (skill_task.py)."""
 _LONGEST_ID = 255
@@ -35,7 +37,7 @@ _NOT_KEPT = frozenset(
         *("headers", "properties", "delivery_info", "correlation_id", "hostname", "compression"),
         *("called_directly", "is_eager", "loglevel", "logfile", "utc", "time_limit"),
         *("soft_time_limit", "taskset", "_protected", "_children", HEADER, TOKEN_HEADER),
-        *(TIME_LIMIT, PROCESSED, *CANVAS, *_PROPERTIES, *TRACE_HEADERS),
+        *(TIME_LIMIT, WORKER_TIME_LIMITS, PROCESSED, *CANVAS, *_PROPERTIES, *TRACE_HEADERS),
     }
 )
 # What a fleet's own message says as well (message.py).
@@ -124,6 +126,20 @@ def time_limit_of(request: Mapping[str, Any]) -> float | None:
     given = request.get(TIME_LIMIT) or request.get("timelimit") or ()
     limits = given if isinstance(given, list | tuple) else (given,)
     return min((limit for limit in limits if _is_limit(limit)), default=None)
+
+
+def attempt_time_limit(
+    request: Mapping[str, Any], task_limits: tuple[float | None, float | None]
+) -> float | None:
+    """Return the seconds that an attempt may take: as its message, its task or its pool say.
+
+    Of each kind of limit, hard and soft, the message's counts before the task's, and that before
+    the pool's.
+    """
+    pool = request.get(WORKER_TIME_LIMITS) or (None, None)
+    message = request.get("timelimit") or (None, None)
+    limits = zip(message, task_limits, pool, strict=True)
+    return time_limit_of({"timelimit": tuple(m or t or p for m, t, p in limits)})
 
 
 def _is_limit(value: Any) -> bool:

@@ -1,19 +1,20 @@
-"""Waiting for Redis on a handler's behalf: a short outage is no reason to fail an attempt."""
+"""Retry until a deadline: repeats work on Redis that a short outage interrupts."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from skillfleet.errors import FleetClosedError, FleetUnavailableError
+from skillfleet_ledger.redis_client.connection import RETRY_SECONDS
 
 T = TypeVar("T")
-_PAUSE_SECONDS = 0.2
 
 
-async def patiently(seconds: float, work: Callable[[], Awaitable[T]]) -> T:
-    """Do what may be repeated without harm until it is not Redis that prevents it.
+async def retry_for(seconds: float, work: Callable[[], Awaitable[T]]) -> T:
+    """Repeat `work` while Redis is unavailable, for `seconds` from the first failure on.
 
-    Raises FleetUnavailableError when Redis is away for `seconds` from the first failure on.
+    `work` must be safe to repeat. Raises FleetUnavailableError once the time is up, and all other
+    errors of `work` at once.
     """
     loop = asyncio.get_running_loop()
     end: float | None = None
@@ -26,4 +27,5 @@ async def patiently(seconds: float, work: Callable[[], Awaitable[T]]) -> T:
             end = end or loop.time() + seconds
             if loop.time() >= end:
                 raise
-            await asyncio.sleep(_PAUSE_SECONDS)
+            # A connection that is refused fails at once: the loop must turn.
+            await asyncio.sleep(RETRY_SECONDS)

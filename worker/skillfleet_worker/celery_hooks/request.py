@@ -13,7 +13,13 @@ from skillfleet.contracts import ReasonCode, RunState
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.celery_format import End
 from skillfleet_producer.tracing import run_trace_id
-from skillfleet_worker.attempts.messages import TIME_LIMIT, adopt, adoption_of, time_limit_of
+from skillfleet_worker.attempts.messages import (
+    TIME_LIMIT,
+    WORKER_TIME_LIMITS,
+    adopt,
+    adoption_of,
+    attempt_time_limit,
+)
 from skillfleet_worker.attempts.process import name_of
 from skillfleet_worker.celery_hooks.consumer import run_in_thread_with_ledger
 from skillfleet_worker.celery_hooks.envelope import problem_of_embedded
@@ -54,14 +60,10 @@ class SkillRequest(Request):
         """
         pool = getattr(self.task.node.consumer, "pool", None)
         options = getattr(pool, "options", {})
-        hard, soft = self.request_dict.get("timelimit") or (None, None)
-        self.request_dict[TIME_LIMIT] = limit = time_limit_of(
-            {
-                "timelimit": (
-                    hard or self.task.time_limit or options.get("timeout"),
-                    soft or self.task.soft_time_limit or options.get("soft_timeout"),
-                )
-            }
+        request = self.request_dict
+        request[WORKER_TIME_LIMITS] = (options.get("timeout"), options.get("soft_timeout"))
+        request[TIME_LIMIT] = limit = attempt_time_limit(
+            request, (self.task.time_limit, self.task.soft_time_limit)
         )
         self.time_limits = (None, None) if limit is None else (limit + _MARGIN_SECONDS,) * 2
 

@@ -20,6 +20,7 @@ from skillfleet_engine.loop import bridge
 from skillfleet_ledger.runs.store import Claim, ClaimStatus
 from skillfleet_telemetry.metrics import REDIS_ERRORS, record
 from skillfleet_worker.attempts.delivery import Delivery, read_delivery
+from skillfleet_worker.attempts.execution import Registration
 from skillfleet_worker.attempts.executor import Executor
 from skillfleet_worker.attempts.messages import CANVAS, PROCESSED, name_links
 from skillfleet_worker.attempts.outcomes import (
@@ -95,7 +96,7 @@ class SkillTask(AsyncTask):
         if executor.process.draining:
             raise Reject("the worker drains", requeue=True)
         try:
-            ended = await executor.run(self.skill, self.auth_model, delivery)
+            ended = await executor.run(self.registration, delivery)
             if isinstance(ended, Claim) and await self._takes_canvas(executor, delivery, ended):
                 return await self._end_again(executor, delivery.run_id)
         except FleetUnavailableError as error:
@@ -136,6 +137,12 @@ class SkillTask(AsyncTask):
         if end is None or end.state is RunState.SUCCEEDED:
             return None if end is None else end.value
         raise RunFailed(end.message, code=end.code, run_id=run_id)
+
+    @cached_property
+    def registration(self) -> Registration:
+        """The skill as the executor needs it."""
+        limits = (self.time_limit, self.soft_time_limit)
+        return Registration(self.skill, self.auth_model, limits)
 
     @cached_property
     def _names(self) -> list[str]:

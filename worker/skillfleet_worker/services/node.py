@@ -11,7 +11,8 @@ from skillfleet.agent import Agent
 from skillfleet.contracts import AgentCard
 from skillfleet_engine.loop import bridge
 from skillfleet_telemetry.tracing import tracing
-from skillfleet_worker.attempts.executor import Executor, Served
+from skillfleet_worker.attempts.execution import Registration
+from skillfleet_worker.attempts.executor import Executor
 from skillfleet_worker.attempts.process import WorkerProcess
 from skillfleet_worker.attempts.spans import abandon_all
 from skillfleet_worker.services.watchdog import Guard, end_child, restart_process
@@ -33,7 +34,7 @@ class Node:
     ) -> None:
         self.settings = settings
         self.agents = tuple(agents)
-        self.withheld: dict[str, tuple[str, ...]] = {}
+        self.disabled: dict[str, tuple[str, ...]] = {}
         """Skills that are not served (task names), and what is wrong with their secrets."""
         self.release_runs: Callable[[], None] = lambda: None
         """Releases all runs of the worker and waits for it; in the process that consumes."""
@@ -67,20 +68,20 @@ class Node:
         for agent in self.agents:
             card = agent.card(self.queue_of(agent))
             served = tuple(
-                skill for skill in card.skills if f"{card.name}.{skill.name}" not in self.withheld
+                skill for skill in card.skills if f"{card.name}.{skill.name}" not in self.disabled
             )
             if served or not card.skills:
                 cards.append(card.model_copy(update={"skills": served}))
         return cards
 
     @property
-    def served(self) -> dict[str, Served]:
-        """What executes the runs of each skill (task name) that is served."""
+    def served(self) -> dict[str, Registration]:
+        """The skills that are served, by task name. Only after `bind`."""
         return {
-            skill.spec.task_name: Served(skill, agent.auth_model)
+            skill.spec.task_name: self._app.tasks[skill.spec.task_name].registration
             for agent in self.agents
             for skill in agent.skills.values()
-            if skill.spec.task_name not in self.withheld
+            if skill.spec.task_name not in self.disabled
         }
 
     @property

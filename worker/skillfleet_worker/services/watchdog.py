@@ -17,14 +17,12 @@ from collections.abc import Callable
 
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.celery_format import End
 from skillfleet_ledger.redis_client.outage import Outage
-from skillfleet_ledger.runs.store import Write
-from skillfleet_producer.publisher import Publisher, publisher_for
+from skillfleet_producer.publisher import publisher_for
 from skillfleet_worker.attempts.attempt import Attempt
-from skillfleet_worker.attempts.outcomes import Lost, Released, Retry
+from skillfleet_worker.attempts.outcomes import Outcome, Released, goes_on
 from skillfleet_worker.attempts.process import WorkerProcess
-from skillfleet_worker.attempts.requeue import release
+from skillfleet_worker.attempts.settlement import Settlement
 from skillfleet_worker.attempts.stop_request import LOST_TOUCH
 from skillfleet_worker.services.heartbeat import held_seconds
 
@@ -167,14 +165,12 @@ class Guard:
         """End the stuck runs as ordered, release all others."""
         ledger = Ledger(self._settings, name="skillfleet-guard", patient=True)
         publisher = publisher_for(ledger)
+        settlement = Settlement(ledger, publisher)
         try:
             for attempt in self._attempts():
-                end = _end(attempt) if attempt in stuck else None
+                outcome = _outcome(attempt, is_stuck=attempt in stuck)
                 try:
-                    if end is not None:
-                        await _settle(ledger, attempt, end)
-                    else:
-                        await _release(ledger, publisher, attempt)
+                    await settlement.settle_at_once(attempt, outcome)
                 except Exception as error:  # noqa: BLE001 - the others are handed over
                     logger.warning("run %s is left to the reaper: %r", attempt.run_id, error)
         finally:
@@ -182,28 +178,13 @@ class Guard:
             await ledger.close()
 
 
-async def _settle(ledger: Ledger, attempt: Attempt, end: End) -> None:
-    task = attempt.delivery.task
-    while True:
-        _, seq = await ledger.runs.state(attempt.run_id)
-        if await ledger.runs.settle(attempt.lease, task, seq, end) is not Write.GAP:
-            break
-    await ledger.runs.cancel_children(attempt.run_id, "the calling run has ended")
-
-
-async def _release(ledger: Ledger, publisher: Publisher, attempt: Attempt) -> None:
-    reason, written = "its worker process was recycled", Write.GAP
-    while written is Write.GAP:
-        _, seq = await ledger.runs.state(attempt.run_id)
-        written = await release(ledger, publisher, attempt.lease, seq, reason)
-
-
-def _end(attempt: Attempt) -> End | None:
-    """Return how a stuck run ends; None when it goes back to the queue."""
-    outcome = attempt.stop.outcome() if attempt.stop is not None else None
-    return (
-        None if outcome is None or isinstance(outcome, Retry | Released | Lost) else outcome.end()
-    )
+def _outcome(attempt: Attempt, *, is_stuck: bool) -> Outcome:
+    """Return how an attempt ends with its process: as it was asked to, or back in its queue."""
+    if is_stuck and attempt.stop is not None:
+        outcome = attempt.stop.outcome()
+        if not goes_on(outcome):
+            return outcome
+    return Released("its worker process was recycled")
 
 
 def _stack(thread_id: int) -> str:

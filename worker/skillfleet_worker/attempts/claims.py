@@ -1,0 +1,101 @@
+"""Admission and claim: turns a delivery into a lease, or into the reason why it gets none."""
+
+import itertools
+import logging
+import time
+from typing import NamedTuple
+
+from skillfleet.contracts import ReasonCode, RunState
+from skillfleet.errors import UnauthorizedError
+from skillfleet.skills.spec import SkillSpec
+from skillfleet_ledger.runs.store import Claim, ClaimStatus, Declared, Lease
+from skillfleet_telemetry.metrics import DUPLICATES, RUNS, record
+from skillfleet_worker.attempts.admission import Admission, ForeignMessageError
+from skillfleet_worker.attempts.delivery import Delivery
+from skillfleet_worker.attempts.messages import adopt
+from skillfleet_worker.attempts.outcomes import (
+    Cancelled,
+    Failed,
+    Outcome,
+    Released,
+    TimedOut,
+    timed_out,
+)
+from skillfleet_worker.attempts.process import WorkerProcess
+
+logger = logging.getLogger(__name__)
+
+
+class Claimed(NamedTuple):
+    """A lease, for a delivery whose caller was admitted."""
+
+    lease: Lease
+    delivery: Delivery
+    requested_at: float
+    """When the claim was sent, in the home loop's time: the lease counts from then."""
+    requested_ns: int
+    """The same in nanoseconds since the epoch."""
+
+
+class Claims:
+    """Admits callers and claims runs for one process. Concurrency: any number at once."""
+
+    def __init__(self, process: WorkerProcess, admission: Admission) -> None:
+        self._process = process
+        self._admission = admission
+        self._numbers = itertools.count(1)
+
+    async def take(self, spec: SkillSpec, delivery: Delivery) -> Claimed | Claim | Outcome:
+        """Admit the caller, then claim the run. On the home loop.
+
+        Returns the outcome of a delivery that is refused, and the claim when it gave no lease.
+        Raises FleetUnavailableError: the ledger is unchanged then, or repeats the claim's answer.
+        """
+        try:
+            admitted = await self._admission.admit(delivery)
+        except ForeignMessageError:
+            message = "a message that is not the run's own was dropped"
+            logger.warning("run %s: %s", delivery.run_id, message)
+            return Released(message)
+        except UnauthorizedError as error:
+            return await self._refuse(delivery, error)
+        requested_at, requested_ns = self._process.loop_time(), time.time_ns()
+        claim = await self._claim(spec, admitted)
+        if claim.lease is None:
+            record(DUPLICATES, 1, claim.status)
+            return claim
+        return Claimed(claim.lease, admitted, requested_at, requested_ns)
+
+    async def _refuse(self, delivery: Delivery, error: UnauthorizedError) -> Outcome | Claim:
+        """End the run of a caller who may not start it."""
+        logger.warning("run %s is refused: %s", delivery.run_id, error)
+        adoption = delivery.adoption(self._process.settings)
+        if adoption is not None:
+            await adopt(self._process.ledger, adoption)
+        refused = Failed(error.code, str(error), error)
+        closed = await self._process.runs.close(delivery.run_id, delivery.task, refused.end())
+        if closed == "ended":
+            return Claim(ClaimStatus.ENDED, 0)
+        record(RUNS, 1, delivery.task, RunState.FAILED)
+        return refused
+
+    async def _claim(self, spec: SkillSpec, delivery: Delivery) -> Claim:
+        runs, settings = self._process.runs, self._process.settings
+        claim = await runs.claim(
+            delivery.run_id,
+            self._process.name,
+            # Differs for each delivery, in all processes.
+            f"{self._process.name}-{next(self._numbers)}",
+            settings.lease_ms,
+            delivery.adoption(settings),
+            Declared(int((spec.timeout or 0) * 1000), spec.max_deliveries or 0),
+        )
+        ended: Cancelled | TimedOut | None = None
+        if claim.status is ClaimStatus.CANCELLED:
+            ended = Cancelled(claim.detail, claim.code or ReasonCode.CANCELLED_BY_CALLER)
+        elif claim.status is ClaimStatus.OVERDUE:
+            header = delivery.header
+            ended = timed_out(header, header.deadline_ms if header else None)
+        if ended is not None:
+            await runs.close(delivery.run_id, delivery.task, ended.end(), claim.token)
+        return claim

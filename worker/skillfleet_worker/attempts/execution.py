@@ -1,0 +1,135 @@
+"""Execution: runs a skill's handler for one attempt and judges how it ended."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import orjson
+from pydantic import BaseModel
+
+from skillfleet.auth import auth_from_claims
+from skillfleet.contracts import ReasonCode
+from skillfleet.errors import ResultTooLargeError, SkillfleetError
+from skillfleet.failures import error_code, error_text, failure_of, is_cancellation, leaves
+from skillfleet.retry import retry_delay
+from skillfleet.skills.skill import Skill
+from skillfleet_ledger.artifacts import LeaseLostError
+from skillfleet_worker.attempts.attempt import Attempt
+from skillfleet_worker.attempts.context import Capabilities, FleetRunContext
+from skillfleet_worker.attempts.event_buffer import EventBuffer
+from skillfleet_worker.attempts.outcomes import (
+    Cancelled,
+    Failed,
+    Lost,
+    Outcome,
+    Retry,
+    Succeeded,
+    internal_error,
+    shortened,
+)
+from skillfleet_worker.attempts.supervision import HandlerEnd, HandlerExitError, supervise
+from skillfleet_worker.settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+
+class Registration(NamedTuple):
+    """A skill that a worker serves, with the model of its callers and its own time limits."""
+
+    skill: Skill[..., Any]
+    auth_model: type[BaseModel]
+    time_limits: tuple[float | None, float | None] = (None, None)
+    """Hard and soft limit of the skill's Celery task, in seconds."""
+
+
+class Execution:
+    """Executes attempts of one process. Concurrency: any number at once, on any loop."""
+
+    def __init__(
+        self, settings: WorkerSettings, capabilities: Capabilities, jitter: Callable[[], float]
+    ) -> None:
+        """`jitter` returns a random number from 0 to 1, for the delays of retries."""
+        self._settings = settings
+        self._capabilities = capabilities
+        self._jitter = jitter
+
+    async def run(self, served: Registration, attempt: Attempt, events: EventBuffer) -> Outcome:
+        """Run the handler to its end and return the outcome. On the attempt's loop.
+
+        Errors of the handler, and of the worker's own code around it, become outcomes.
+        """
+        skill, delivery, spec = served.skill, attempt.delivery, served.skill.spec
+        if (problem := delivery.problem) is not None:
+            return Failed(error_code(problem), error_text(problem), problem)
+        try:
+            bound = skill.check_and_bind(delivery.arguments)
+            auth = auth_from_claims(served.auth_model, delivery.auth)
+            ctx = FleetRunContext(attempt, events, auth, spec.secrets, self._capabilities)
+            ctx.require_scopes(spec.scopes)
+            ended = await supervise(skill(ctx, **bound), attempt, self._settings)
+        except SkillfleetError as error:
+            return Failed(error_code(error), error_text(error), error)
+        except Exception as error:
+            logger.exception("run %s: its handler could not be executed", attempt.run_id)
+            return internal_error("the handler could not be executed", error)
+        outcome = self._judge(skill, attempt, ended) if isinstance(ended, HandlerEnd) else ended
+        try:
+            return shortened(await ctx.finish(outcome))
+        except Exception as error:
+            logger.exception("run %s: its outcome could not be prepared", attempt.run_id)
+            # Without the error's own text, which may hold a secret.
+            return Failed(
+                ReasonCode.INTERNAL_ERROR,
+                f"the outcome could not be prepared: {type(error).__name__}",
+            )
+
+    def _judge(self, skill: Skill[..., Any], attempt: Attempt, ended: HandlerEnd) -> Outcome:
+        """Return what the handler's end means for the run."""
+        try:
+            if ended.error is None:
+                return self._returned(skill, ended.value)
+            return self._raised(skill, attempt, ended.error)
+        except Exception as error:
+            logger.exception("run %s: the end of its handler could not be judged", attempt.run_id)
+            return internal_error("the end of the handler could not be judged", error)
+
+    def _returned(self, skill: Skill[..., Any], value: Any) -> Outcome:
+        try:
+            return Succeeded(self._dump(skill, value))
+        except SkillfleetError as problem:
+            return Failed(error_code(problem), error_text(problem), problem)
+
+    def _dump(self, skill: Skill[..., Any], value: Any) -> Any:
+        dumped = skill.dump(value)
+        limit = self._settings.max_result_bytes
+        size = len(orjson.dumps(dumped, option=orjson.OPT_NON_STR_KEYS))
+        if size > limit:
+            raise ResultTooLargeError(
+                f"the result of {skill.spec.task_name} is {size} bytes, the limit is {limit}"
+                " (SKILLFLEET_MAX_RESULT_BYTES): write it as an artifact"
+            )
+        return dumped
+
+    def _raised(self, skill: Skill[..., Any], attempt: Attempt, error: BaseException) -> Outcome:
+        if any(isinstance(leaf, LeaseLostError) for leaf in leaves(error)):
+            return Lost()
+        if attempt.is_overdue(error):
+            return attempt.timed_out()
+        if isinstance(error, asyncio.CancelledError):
+            message = "the handler raised CancelledError, but the run was not cancelled"
+            return Failed(ReasonCode.SKILL_ERROR, message)
+        if is_cancellation(error):
+            return Cancelled(attempt.cancel_reason or failure_of(error).message)
+        return self._failed(skill, attempt, error)
+
+    def _failed(self, skill: Skill[..., Any], attempt: Attempt, error: BaseException) -> Outcome:
+        """Return a retry where the skill's policy allows one, else the failure."""
+        if isinstance(error, HandlerExitError):
+            error = error.__cause__ or error
+        code, message = failure_of(error)
+        policy, retries = skill.spec.retry, attempt.lease.retries
+        if isinstance(error, Exception) and policy.applies_to(error, retries):
+            delay = retry_delay(policy, error, retries + 1, self._jitter)
+            return Retry(delay, message, error)
+        return Failed(code, message, error)
