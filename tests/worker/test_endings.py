@@ -9,7 +9,7 @@ from skillfleet.contracts import RunState
 from skillfleet.errors import RunFailed
 from skillfleet_producer import Fleet, RunHandle
 from skillfleet_worker.attempts.process import WorkerProcess
-from skillfleet_worker.services.watchdog import Guard
+from skillfleet_worker.services.watchdog import Watchdog
 from tests.ledger.helpers import running
 from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer
@@ -129,7 +129,7 @@ def child_of(shared: Shared, parent: RunHandle, skill: str) -> RunHandle:
 # --- clocks and orders -----------------------------------------------------------------------
 
 
-def test_the_guard_counts_a_lease_from_before_its_request(valkey: ValkeyServer) -> None:
+def test_the_watchdog_counts_a_lease_from_before_its_request(valkey: ValkeyServer) -> None:
     """Redis counts it from the request on; the reply may come much later."""
 
     async def body(process: WorkerProcess) -> None:
@@ -137,21 +137,21 @@ def test_the_guard_counts_a_lease_from_before_its_request(valkey: ValkeyServer) 
             lease = await running(process.ledger)
             process.begin(held := attempt(lease.token, lease.run_id))
             settings = process.settings.model_copy(update={"redis_url": proxy.url})
-            guard = Guard(process, lambda: None)
-            guard._settings = settings
-            await asyncio.to_thread(lambda: asyncio.run(guard._beat()))
+            watchdog = Watchdog(process, lambda: None)
+            watchdog._settings = settings
+            await asyncio.to_thread(lambda: asyncio.run(watchdog._renew_leases()))
             answered = process.loop_time()
         assert 0 < held.renewed_at <= answered - 0.8
 
     in_process(valkey, body)
 
 
-def test_the_guard_gives_up_a_lease_that_nobody_renews(valkey: ValkeyServer) -> None:
+def test_the_watchdog_gives_up_a_lease_that_is_not_renewed(valkey: ValkeyServer) -> None:
     async def body(process: WorkerProcess) -> None:
         process.begin(lost := attempt())
         process.begin(held := attempt(run_id="r2"))
         held.renew(process.loop_time())
-        Guard(process, lambda: None)._give_up_overdue()
+        Watchdog(process, lambda: None)._give_up_overdue()
         assert lost.stop is not None
         assert held.stop is None
 

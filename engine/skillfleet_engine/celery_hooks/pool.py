@@ -35,7 +35,7 @@ from skillfleet_engine.loop.host import LoopHost
 from skillfleet_engine.loop.hub import LONGEST_POLL, host_hub
 from skillfleet_engine.loop.signal_relay import SignalRelay
 from skillfleet_engine.loop.threads import TaskThreads
-from skillfleet_engine.loop.watchdog import BlockedLog, BlockedReport, Watchdog, loop_blocked
+from skillfleet_engine.loop.watchdog import LoopWatchdog
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,7 @@ class LoopPool(BasePool):
         self._host: LoopHost | None = None
         self._relay: SignalRelay | None = None
         self._threads: TaskThreads | None = None
-        self._log_blocked = BlockedLog(self.settings.blocked_every)
-        self.watchdog: Watchdog | None = None
+        self.watchdog: LoopWatchdog | None = None
 
     @property
     def host(self) -> LoopHost:
@@ -102,14 +101,8 @@ class LoopPool(BasePool):
         bridge.set_host(self._host)
         self._relay = SignalRelay(self._host, self._on_signal)
         self._relay.take_over()
-        self.watchdog = Watchdog(
-            self._host.loop,
-            self._host.thread_id,
-            blocked_after=self.settings.blocked_after,
-            on_blocked=self._on_blocked,
-            executing=self.executing,
-        )
-        self.watchdog.start()
+        self.watchdog = self._host.watch(self.settings.blocked_after, self.settings.blocked_every)
+        self.watchdog.name_tasks_by(self.executing)
         signals.worker_process_init.send(sender=None)
 
     def register_with_event_loop(self, loop: Any) -> None:
@@ -240,10 +233,6 @@ class LoopPool(BasePool):
 
     def _on_signal(self, number: int) -> None:
         self.on_signal(number)
-
-    def _on_blocked(self, report: BlockedReport) -> None:
-        self._log_blocked(report)
-        loop_blocked.send(sender=self, report=report)
 
     def _change_released(self, by: int) -> None:
         self._released += by

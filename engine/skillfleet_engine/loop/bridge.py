@@ -21,6 +21,7 @@ from greenlet import getcurrent
 from skillfleet_engine.loop.greenlets import Driven, await_here
 from skillfleet_engine.loop.host import LoopHost
 from skillfleet_engine.loop.thread_loop import LoopThread, ThreadLoop
+from skillfleet_engine.loop.watchdog import LoopWatchdog
 
 T = TypeVar("T")
 
@@ -59,13 +60,20 @@ def home_loop() -> asyncio.AbstractEventLoop:
     a loop in a daemon thread, started at the first call, and anew in a forked child. Any thread
     may call this; to do something there use `at_home` or `loop.call_soon_threadsafe`.
     """
-    global _home  # noqa: PLW0603 - one for each process
-    if _host is not None:
-        return _host.loop
+    return _host.loop if _host is not None else _home_thread().loop
+
+
+def home_watchdog(blocked_after: float) -> LoopWatchdog:
+    """The watchdog of the home loop, in every pool.
+
+    In `LoopPool` it is the pool's own, with the app's settings. Elsewhere it is started by the
+    first call, which sets `blocked_after` (seconds).
+    """
+    if _host is not None and _host.watchdog is not None:
+        return _host.watchdog
+    home = _home_thread()
     with _home_lock:
-        if _home is None:
-            _home = LoopThread()
-        return _home.loop
+        return home.watch(blocked_after)
 
 
 async def at_home(coro: Coroutine[Any, Any, T]) -> T:
@@ -83,6 +91,14 @@ def set_host(host: LoopHost | None) -> None:
     """Make a pool's loop the home loop of this process (None: there is no such pool)."""
     global _host  # noqa: PLW0603 - one for each process
     _host = host
+
+
+def _home_thread() -> LoopThread:
+    global _home  # noqa: PLW0603 - one for each process
+    with _home_lock:
+        if _home is None:
+            _home = LoopThread()
+        return _home
 
 
 def _thread_loop() -> ThreadLoop:

@@ -19,6 +19,7 @@ from greenlet import getcurrent, greenlet
 from skillfleet_engine.loop.greenlets import Driven, await_here
 from skillfleet_engine.loop.interrupt import awaiting
 from skillfleet_engine.loop.loops import close_loop, new_event_loop, turn_forever
+from skillfleet_engine.loop.watchdog import LoopWatchdog
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,6 +34,7 @@ class LoopHost:
     def __init__(self) -> None:
         self.loop = new_event_loop()
         self.thread_id = threading.get_ident()
+        self.watchdog: LoopWatchdog | None = None
         self._loop_greenlet: greenlet | None = None
         self._waiting: greenlet | None = None
         self._wake_is_due = False
@@ -51,6 +53,14 @@ class LoopHost:
         """
         current = getcurrent()
         return self.here and current is not self._loop_greenlet and not isinstance(current, Driven)
+
+    def watch(self, blocked_after: float, log_every: float) -> LoopWatchdog:
+        """Start the loop's watchdog; times in seconds as `LoopWatchdog` takes them."""
+        self.watchdog = LoopWatchdog(
+            self.loop, self.thread_id, blocked_after=blocked_after, log_every=log_every
+        )
+        self.watchdog.start()
+        return self.watchdog
 
     def pause(self, seconds: float) -> None:
         """Let the loop turn for `seconds`, or until `wake`; at least once."""

@@ -17,6 +17,7 @@ from celery import current_task
 from skillfleet_engine.loop.interrupt import Interruptible, awaiting
 from skillfleet_engine.loop.loops import close_loop, new_event_loop, report_exit, turn_forever
 from skillfleet_engine.loop.threads import Owner, TaskThreads, current_owner
+from skillfleet_engine.loop.watchdog import LoopWatchdog
 
 T = TypeVar("T")
 
@@ -30,13 +31,24 @@ class LoopThread:
         self.loop = new_event_loop()
         self._thread = threading.Thread(target=self._turn, name="home-loop", daemon=True)
         self._thread.start()
+        self._watchdog: LoopWatchdog | None = None
         atexit.register(self._stop)
+
+    def watch(self, blocked_after: float) -> LoopWatchdog:
+        """The loop's watchdog, started at the first call; one thread at a time."""
+        if self._watchdog is None:
+            thread_id = self._thread.ident or 0
+            self._watchdog = LoopWatchdog(self.loop, thread_id, blocked_after=blocked_after)
+            self._watchdog.start()
+        return self._watchdog
 
     def _turn(self) -> None:
         turn_forever(self.loop)
         close_loop(self.loop, 1.0)
 
     def _stop(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.stop()
         if self._thread.is_alive():
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join(2.0)

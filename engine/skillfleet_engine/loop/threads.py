@@ -7,10 +7,8 @@ missing for all tasks to come.
 
 import logging
 import os
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -21,6 +19,7 @@ from typing import Any
 from celery.utils.dispatch import Signal
 
 from skillfleet_engine.loop.forks import exit_if_forked
+from skillfleet_engine.loop.watchdog import stack_of
 
 logger = logging.getLogger(__name__)
 
@@ -149,9 +148,3 @@ class TaskThreads(ThreadPoolExecutor):
             # What waits for a thread gets the new one: it is started by a submission.
             with suppress(RuntimeError):
                 super().submit(int)
-
-
-def stack_of(thread_id: int) -> str:
-    """Where a thread is now, formatted like a traceback."""
-    frame = sys._current_frames().get(thread_id)  # noqa: SLF001 - the documented way
-    return "".join(traceback.format_stack(frame)) if frame is not None else "(it has ended)"

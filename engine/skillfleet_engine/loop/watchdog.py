@@ -1,6 +1,6 @@
-"""Notices an event loop that does not turn, and says which code holds it up.
+"""Detection of a blocked event loop, and of the code that blocks it.
 
-A thread asks the loop for a sign of life several times a second. Register for `loop_blocked` to
+A thread asks the loop for a sign of life several times a second. Connect to `loop_blocked` to
 act on a loop that gives none:
 
     from skillfleet_engine.loop.watchdog import loop_blocked
@@ -25,26 +25,31 @@ from celery.utils.dispatch import Signal
 logger = logging.getLogger(__name__)
 
 loop_blocked = Signal(name="loop_blocked", providing_args=["report"])
+"""Sent in the watchdog's thread; sender: the LoopWatchdog, report: a BlockedReport."""
 
 BEAT = 0.25
-# A watchdog that woke up so late was stopped itself (SIGSTOP, a suspended machine).
+# A watchdog that wakes up this late was stopped itself (SIGSTOP, a suspended machine).
 STOPPED = 2.0
+_LOG_EVERY = 60.0
+
+Executing = Callable[[], str | None]
+"""Gives the id of the task whose code runs on the loop's thread right now; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockedReport:
-    """A loop that stands still."""
+    """A blocked loop, at one moment."""
 
     seconds: float
-    """How long it has not turned."""
+    """How long it has been blocked."""
     task_id: str | None
-    """The Celery task whose code holds it up; None when it is not a task's own code."""
+    """The id of the task whose code blocks it; None when no task is known to."""
     stack: str
     """Where the loop's thread is now, formatted like a traceback."""
 
 
-class Watchdog:
-    """Measures one loop from a thread of its own; its attributes may be read by any thread."""
+class LoopWatchdog:
+    """Measures one loop from a thread of its own; any thread may read its attributes."""
 
     def __init__(
         self,
@@ -52,17 +57,15 @@ class Watchdog:
         thread_id: int,
         *,
         blocked_after: float,
-        on_blocked: Callable[[BlockedReport], object],
-        executing: Callable[[], str | None],
+        log_every: float = _LOG_EVERY,
     ) -> None:
-        """Watch a loop; it begins with `start`.
+        """Prepare to watch a loop; `start` begins.
 
         Args:
             loop: the loop.
             thread_id: the thread it runs on, as `threading.get_ident` gives it.
-            blocked_after: seconds without a turn until `on_blocked`; 0 for never.
-            on_blocked: called in the watchdog's thread.
-            executing: the id of the task whose code runs on the loop's thread right now.
+            blocked_after: seconds without a sign of life until it counts as blocked; 0 for never.
+            log_every: the shortest time between two log lines about it, in seconds.
         """
         self.last_turn = time.monotonic()
         """When the loop last gave a sign of life, by `time.monotonic`; for liveness probes."""
@@ -73,12 +76,18 @@ class Watchdog:
         self._loop = loop
         self._thread_id = thread_id
         self._blocked_after = blocked_after
-        self._on_blocked = on_blocked
-        self._executing = executing
+        self._log = BlockedLog(log_every)
+        self._executing: list[Executing] = []
         self._asked_at: float | None = None
+        self._resumed_at = 0.0
         self._report_at = blocked_after
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="loop-watchdog", daemon=True)
+
+    @property
+    def blocked_seconds(self) -> float:
+        """How long ago the loop gave its last sign of life; under 0.5 for a loop that runs."""
+        return time.monotonic() - self.last_turn
 
     def start(self) -> None:
         """Begin to watch."""
@@ -88,11 +97,23 @@ class Watchdog:
     def stop(self) -> None:
         """End the thread; afterwards nothing is reported."""
         self._stop.set()
-        if threading.current_thread() is not self._thread:
+        if threading.current_thread() is not self._thread and self._thread.is_alive():
             self._thread.join()
 
+    def name_tasks_by(self, executing: Executing) -> None:
+        """Ask `executing` for the blocking task from now on, before those that were given before.
+
+        It is called in the watchdog's thread.
+        """
+        self._executing.insert(0, executing)
+
+    def executing(self) -> str | None:
+        """The id of the task whose code runs on the loop's thread right now; None if unknown."""
+        names = (executing() for executing in self._executing)
+        return next((name for name in names if name is not None), None)
+
     def reset_max(self) -> float:
-        """Return the greatest lag since the last call, and begin anew."""
+        """Return the greatest lag since the last call, and reset it."""
         greatest, self.lag_max = self.lag_max, 0.0
         return greatest
 
@@ -101,14 +122,20 @@ class Watchdog:
         while not self._stop.wait(BEAT):
             now = time.monotonic()
             if now - woke > STOPPED:
-                self.last_turn = now
+                self._resumed_at = now
             woke = now
             if self._asked_at is None:
                 self._asked_at = now
-                self._loop.call_soon_threadsafe(self._answer, now)
-            elif self._blocked_after and now - self.last_turn >= self._report_at:
-                self._report_at += self._blocked_after
-                self._report(now - self.last_turn)
+                try:
+                    self._loop.call_soon_threadsafe(self._answer, now)
+                except RuntimeError:
+                    # The loop was closed: it will never answer.
+                    return
+            elif self._blocked_after:
+                blocked = now - max(self.last_turn, self._resumed_at)
+                if blocked >= self._report_at:
+                    self._report_at += self._blocked_after
+                    self._report(blocked)
 
     def _answer(self, asked_at: float) -> None:
         now = time.monotonic()
@@ -119,12 +146,9 @@ class Watchdog:
         self._asked_at = None
 
     def _report(self, seconds: float) -> None:
-        frame = sys._current_frames().get(self._thread_id)  # noqa: SLF001 - the documented way
-        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
-        try:
-            self._on_blocked(BlockedReport(seconds, self._executing(), stack))
-        except Exception:
-            logger.exception("a hook for the blocked event loop failed")
+        report = BlockedReport(seconds, self.executing(), stack_of(self._thread_id))
+        self._log(report)
+        loop_blocked.send(sender=self, report=report)
 
 
 class BlockedLog:
@@ -135,17 +159,23 @@ class BlockedLog:
         self._next = 0.0
 
     def __call__(self, report: BlockedReport) -> None:
-        """Log the report, unless the last one was logged a short while ago."""
+        """Log the report, unless one was logged within the last `every` seconds."""
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + self._every
-        culprit = f"task {report.task_id}" if report.task_id else "code outside of tasks"
+        culprit = f"task {report.task_id}" if report.task_id else "code of no known task"
         logger.error(
-            "The event loop has not turned for %.1f s: %s blocks it, and with it all tasks of "
-            "this process. Await instead of blocking, use asyncio.to_thread, or run the task in "
-            "a prefork worker. It is here:\n%s",
+            "The event loop has been blocked for %.1f s by %s, and with it all tasks of this "
+            "process. Await instead of blocking, use asyncio.to_thread, or run the task in a "
+            "prefork worker. Stack:\n%s",
             report.seconds,
             culprit,
             report.stack,
         )
+
+
+def stack_of(thread_id: int) -> str:
+    """Where a thread is now, formatted like a traceback."""
+    frame = sys._current_frames().get(thread_id)  # noqa: SLF001 - the documented way
+    return "".join(traceback.format_stack(frame)) if frame is not None else "(it has ended)"

@@ -10,7 +10,6 @@ import os
 import random
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -18,6 +17,8 @@ from typing import Any
 
 from skillfleet.contracts import AgentCard
 from skillfleet.errors import FleetUnavailableError
+from skillfleet_engine.loop import bridge
+from skillfleet_engine.loop.watchdog import LoopWatchdog
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.redis_client.outage import Outage
 from skillfleet_ledger.runs.store import RunStore
@@ -33,7 +34,6 @@ logger = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.5
 _CARD_BEATS = 3
 _EARLY_SECONDS = 10.0
-_TICK_SECONDS = 0.25
 
 
 def name_of(pid: int) -> str:
@@ -65,12 +65,27 @@ class WorkerProcess:
         self._looks: set[asyncio.Task[None]] = set()
         self.home = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
-        self.last_turn = time.monotonic()
-        """When the home loop last turned, by `time.monotonic`; any thread may read it."""
+        self.loop_watchdog: LoopWatchdog = bridge.home_watchdog(settings.blocked_seconds)
+        self.loop_watchdog.name_tasks_by(self.executing)
 
     def loop_time(self) -> float:
         """The home loop's time; from any thread."""
         return self.home.time()
+
+    @property
+    def last_turn(self) -> float:
+        """When the home loop last gave a sign of life, by `time.monotonic`; any thread."""
+        return self.loop_watchdog.last_turn
+
+    def executing(self) -> str | None:
+        """The run whose handler executes on the home loop right now; None if none is known to.
+
+        Any thread may ask.
+        """
+        task = asyncio.current_task(self.home)
+        attempts = tuple(self.attempts.values())
+        owners = (a.run_id for a in attempts if a.handler is not None and a.handler is task)
+        return next(owners, None)
 
     @property
     def runs(self) -> RunStore:
@@ -84,7 +99,6 @@ class WorkerProcess:
             self._heartbeat.run,
             self.reaper.run,
             self._publish_cards,
-            self._tick,
             *self.companions,
         ):
             self._services.append(asyncio.create_task(service()))
@@ -185,11 +199,6 @@ class WorkerProcess:
             attempt.cancel(*asked)
         else:
             self.home.call_later(_EARLY_SECONDS, self._early_cancels.pop, run_id, None)
-
-    async def _tick(self) -> None:
-        while True:
-            self.last_turn = time.monotonic()
-            await asyncio.sleep(_TICK_SECONDS)
 
     async def _publish_cards(self) -> None:
         lifetime = int(self.settings.heartbeat_seconds * _CARD_BEATS * 1000)

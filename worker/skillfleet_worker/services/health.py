@@ -23,8 +23,11 @@ TICK_SECONDS = 1.0
 class Process(Protocol):
     """An executing process, as far as its health and load show here."""
 
-    last_turn: float
     attempts: Any
+
+    @property
+    def last_turn(self) -> float:
+        """When its home loop last gave a sign of life, by `time.monotonic`."""
 
 
 class Worker(Protocol):

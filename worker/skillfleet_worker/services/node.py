@@ -15,7 +15,7 @@ from skillfleet_worker.attempts.execution import Registration
 from skillfleet_worker.attempts.executor import Executor
 from skillfleet_worker.attempts.process import WorkerProcess
 from skillfleet_worker.attempts.spans import abandon_all
-from skillfleet_worker.services.watchdog import Guard, end_child, restart_process
+from skillfleet_worker.services.watchdog import Watchdog, end_child, restart_process
 from skillfleet_worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Node:
         self._app: Any = None
         self._make_executor = make_executor
         self._executor: Executor | None = None
-        self._guard: Guard | None = None
+        self._watchdog: Watchdog | None = None
         self._pid = os.getpid()
         self.main_pid = os.getpid()
         """The process that consumes; others are children of its pool."""
@@ -126,14 +126,14 @@ class Node:
 
     def hand_over(self) -> None:
         """Release what this process still executes, in the calling thread: it ends now."""
-        if self._guard is not None and self.busy:
-            self._guard.release_all()
+        if self._watchdog is not None and self.busy:
+            self._watchdog.release_all()
 
     async def stop(self) -> None:
         """Stop this process's services."""
         executor, self._executor = self._executor, None
-        if self._guard is not None:
-            self._guard.stop()
+        if self._watchdog is not None:
+            self._watchdog.stop()
         if executor is not None and self._pid == os.getpid():
             await bridge.at_home(executor.process.stop())
 
@@ -143,8 +143,8 @@ class Node:
                 self._pid = os.getpid()
                 self._executor = self._make_executor(self)
                 self._executor.process.start()
-                self._guard = Guard(self._executor.process, self._restart)
-                self._guard.start()
+                self._watchdog = Watchdog(self._executor.process, self._restart)
+                self._watchdog.start()
 
     def _restart(self) -> None:
         abandon_all("its worker process was recycled")

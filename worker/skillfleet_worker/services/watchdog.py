@@ -1,9 +1,10 @@
-"""The guard: a thread that acts when code will not let go.
+"""Watchdog thread: keeps leases alive and recycles the process when a handler blocks its loop.
 
-A handler that blocks its event loop hears no cancellation and, in the event-loop pool, keeps
-the heartbeat from beating. The guard renews the leases meanwhile, reports the stack that
-blocks, and when a handler cannot be stopped any other way it ends the process: the handler's
-run ends as ordered, all others go back to the queue, uncounted, and the worker starts afresh.
+A handler that blocks its event loop does not see a cancellation and, in the event-loop pool,
+stops the heartbeat. The engine's `LoopWatchdog` detects that and logs the blocking code; this
+thread acts on it. It renews the leases in the loop's place. When a handler cannot be stopped in
+another way, it ends the process: the handler's run ends as requested, all other runs go back to
+the queue, uncounted, and the worker starts again.
 """
 
 import asyncio
@@ -12,10 +13,10 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 
 from skillfleet.errors import FleetUnavailableError
+from skillfleet_engine.loop.watchdog import stack_of
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.redis_client.outage import Outage
 from skillfleet_producer.publisher import publisher_for
@@ -28,57 +29,54 @@ from skillfleet_worker.services.heartbeat import held_seconds
 
 logger = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.5
+_CHECK_SECONDS = 0.5
 _LATE_SECONDS = 1.0
 _RECYCLE_SECONDS = 10.0
 
 
-class Guard:
-    """Watches one process from a thread of its own."""
+class Watchdog:
+    """Acts for one process whose handlers block, from a thread of its own."""
 
     def __init__(self, process: WorkerProcess, restart: Callable[[], None]) -> None:
         self._process = process
         self._settings = process.settings
         self._restart = restart
-        self._patience = (
+        self._stuck_after = (
             self._settings.cancel_grace_seconds + self._settings.abandon_seconds + _LATE_SECONDS
         )
         self._stopped = threading.Event()
-        self._reported_at = 0.0
-        self._outage = Outage(logger, "the guard cannot reach Redis")
-        self._thread = threading.Thread(target=self._run, name="skillfleet-guard", daemon=True)
+        self._outage = Outage(logger, "the watchdog cannot reach Redis")
+        self._thread = threading.Thread(target=self._run, name="skillfleet-watchdog", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no more; from any thread."""
+        """End the thread; any thread may call this."""
         self._stopped.set()
 
     def release_all(self) -> None:
-        """Release all runs of this process, which ends; in a thread without a loop."""
+        """Release all runs of this process, which is ending; in a thread without a loop."""
         asyncio.run(self._hand_over([]))
 
     def _run(self) -> None:
-        while not self._stopped.wait(_LOOK_SECONDS):
+        while not self._stopped.wait(_CHECK_SECONDS):
             try:
-                self._look()
+                self._check()
                 self._outage.end()
             except FleetUnavailableError as error:
                 self._outage.begin(error)
             except Exception:
-                logger.exception("the guard stumbled and goes on")
+                logger.exception("the watchdog's check failed; continuing")
 
-    def _look(self) -> None:
-        blocked = time.monotonic() - self._process.last_turn
+    def _check(self) -> None:
+        blocked = self._process.loop_watchdog.blocked_seconds
         if blocked > self._settings.heartbeat_seconds:
             try:
-                asyncio.run(self._beat())
+                asyncio.run(self._renew_leases())
             finally:
                 self._give_up_overdue()
-        if blocked > self._settings.blocked_seconds:
-            self._report(blocked)
         stuck = [attempt for attempt in self._attempts() if self._is_stuck(attempt, blocked)]
         if stuck and not self._stopped.is_set():
             self._recycle(stuck)
@@ -86,13 +84,13 @@ class Guard:
     def _attempts(self) -> list[Attempt]:
         return list(self._process.attempts.values())
 
-    async def _beat(self) -> None:
-        """Renew the leases in the blocked loop's place, and hear of cancellations."""
+    async def _renew_leases(self) -> None:
+        """Renew the leases in the blocked loop's place, and receive cancellations."""
         attempts = self._attempts()
         tokens = {attempt.run_id: attempt.lease.token for attempt in attempts}
-        # Redis counts a lease from the request on: the reply may come much later.
+        # Redis counts a lease from the request on; the reply may arrive much later.
         began = self._process.loop_time()
-        ledger = Ledger(self._settings, name="skillfleet-guard", patient=True)
+        ledger = Ledger(self._settings, name="skillfleet-watchdog", patient=True)
         try:
             answers = await ledger.runs.renew(
                 self._process.name, self._settings.lease_ms, tokens, self._settings.lease_seconds
@@ -109,61 +107,43 @@ class Guard:
                     attempt.cancel(answer.removeprefix("!"))
 
     def _give_up_overdue(self) -> None:
-        """Stop what no longer holds its lease, as soon as its loop turns again."""
+        """Stop attempts that no longer hold their lease, once their loop runs again."""
         held = held_seconds(self._settings.lease_seconds)
         for attempt in self._attempts():
             if self._process.loop_time() - attempt.renewed_at >= held:
                 attempt.request_stop(LOST_TOUCH)
 
     def _is_stuck(self, attempt: Attempt, blocked: float) -> bool:
-        """Whether the handler should have been stopped by now, and its own code is the reason."""
+        """Return True when the handler should have stopped by now and its own code prevents it."""
         now = time.monotonic()
         if attempt.ended:
             return False
         if attempt.deadline is not None and now > attempt.deadline + _LATE_SECONDS:
             attempt.request_stop(attempt.deadline_request())
-        if attempt.stop_requested_at is None or now - attempt.stop_requested_at < self._patience:
+        if attempt.stop_requested_at is None or now - attempt.stop_requested_at < self._stuck_after:
             return False
         if attempt.loop is self._process.home:
-            return blocked > _LATE_SECONDS and self._executing() in (None, attempt.run_id)
+            return blocked > _LATE_SECONDS and self._process.executing() in (None, attempt.run_id)
         return True
-
-    def _executing(self) -> str | None:
-        """The run whose handler runs on the home loop right now; None when none can be named."""
-        task = asyncio.current_task(self._process.home)
-        owners = (a.run_id for a in self._attempts() if a.handler is not None and a.handler is task)
-        return next(owners, None)
-
-    def _report(self, blocked: float) -> None:
-        if time.monotonic() - self._reported_at < self._settings.blocked_seconds:
-            return
-        self._reported_at = time.monotonic()
-        run_id = self._executing()
-        logger.error(
-            "the event loop has stood still for %.1f s%s, in:\n%s",
-            blocked,
-            f" in run {run_id}" if run_id else "",
-            _stack(self._process.thread_id),
-        )
 
     def _recycle(self, stuck: list[Attempt]) -> None:
         for attempt in stuck:
             logger.critical(
                 "run %s cannot be stopped: this process is recycled; its handler is in:\n%s",
                 attempt.run_id,
-                _stack(attempt.thread_id),
+                stack_of(attempt.thread_id),
             )
         self._stopped.set()
         try:
             asyncio.run(asyncio.wait_for(self._hand_over(stuck), _RECYCLE_SECONDS))
-        except Exception as error:  # noqa: BLE001 - the process ends whatever happens
+        except Exception as error:  # noqa: BLE001 - the process ends in any case
             logger.warning("the runs of this process are left to the reaper: %r", error)
         finally:
             self._restart()
 
     async def _hand_over(self, stuck: list[Attempt]) -> None:
-        """End the stuck runs as ordered, release all others."""
-        ledger = Ledger(self._settings, name="skillfleet-guard", patient=True)
+        """End the stuck runs as requested, release all others."""
+        ledger = Ledger(self._settings, name="skillfleet-watchdog", patient=True)
         publisher = publisher_for(ledger)
         settlement = Settlement(ledger, publisher)
         try:
@@ -171,7 +151,7 @@ class Guard:
                 outcome = _outcome(attempt, is_stuck=attempt in stuck)
                 try:
                     await settlement.settle_at_once(attempt, outcome)
-                except Exception as error:  # noqa: BLE001 - the others are handed over
+                except Exception as error:  # noqa: BLE001 - the other runs still are
                     logger.warning("run %s is left to the reaper: %r", attempt.run_id, error)
         finally:
             await publisher.close()
@@ -187,13 +167,8 @@ def _outcome(attempt: Attempt, *, is_stuck: bool) -> Outcome:
     return Released("its worker process was recycled")
 
 
-def _stack(thread_id: int) -> str:
-    frame = sys._current_frames().get(thread_id)  # noqa: SLF001 - documented, despite its name
-    return "".join(traceback.format_stack(frame)) if frame is not None else "(thread is gone)"
-
-
 def restart_process() -> None:
-    """Start the worker afresh in this very process: its id, its output and its parent stay."""
+    """Start the worker again in this process: its id, its output and its parent stay."""
     logging.shutdown()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - no shell wanted
 

@@ -1,12 +1,13 @@
-"""What blocks its loop cannot be stopped from within: the guard ends the process instead."""
+"""A handler that blocks its loop is named, outlived by other runs' leases, and ends its process."""
 
 from pathlib import Path
 
 import pytest
+import redis
 
 from skillfleet.contracts import RunState
 from skillfleet.errors import RunCancelled, RunTimedOut
-from skillfleet_producer import Fleet
+from skillfleet_producer import Fleet, RunHandle
 from tests.support.waiting import wait_until
 from tests.worker.shared import StartWorker, wait_kind, wait_state
 
@@ -39,7 +40,7 @@ def test_a_cancelled_handler_that_blocks_ends_with_its_process_and_the_worker_go
 def test_the_other_runs_of_a_blocked_process_keep_their_leases_and_go_on_uncounted(
     start_worker: StartWorker, own_fleet: Fleet, tmp_path: Path
 ) -> None:
-    worker = start_worker(MODULES, pool="loop", **QUICK)
+    start_worker(MODULES, pool="loop", **QUICK)
     until = tmp_path / "until"
     arguments = {"journal": str(tmp_path / "journal"), "until": str(until)}
     other = own_fleet.enqueue("lab.drains", arguments)
@@ -48,7 +49,7 @@ def test_the_other_runs_of_a_blocked_process_keep_their_leases_and_go_on_uncount
     wait_state(blocking)
     # A second worker would take the runs over if their leases ran out.
     start_worker(MODULES, pool="loop", **QUICK)
-    wait_until(lambda: worker.text().count("has stood still") >= 3, 30, "three reports")
+    assert_renewed(own_fleet, other, times=3)
     assert other.status().attempt == 1
     assert other.status().state is RunState.RUNNING
     blocking.cancel("enough")
@@ -57,6 +58,31 @@ def test_the_other_runs_of_a_blocked_process_keep_their_leases_and_go_on_uncount
     until.touch()
     assert other.result(timeout=60) == "ended"
     assert [attempt.outcome for attempt in other.status().attempts] == ["released", "succeeded"]
+
+
+def assert_renewed(fleet: Fleet, run: RunHandle, times: int) -> None:
+    """Wait until the run's lease was renewed `times` times."""
+    ends: set[float] = set()
+    with redis.Redis.from_url(fleet.settings.ledger_url) as client:
+
+        def renewed() -> bool:
+            end = client.zscore("{skillfleet:0}:leases", run.id)
+            ends.add(float(end or 0))
+            return len(ends) > times
+
+        wait_until(renewed, 30, f"{times} renewals by the watchdog")
+
+
+def test_a_blocked_loop_is_reported_once_and_the_report_names_the_run(
+    start_worker: StartWorker, own_fleet: Fleet
+) -> None:
+    worker = start_worker(MODULES, pool="loop", **QUICK)
+    run = own_fleet.enqueue("blocking.block", {"seconds": 4})
+    run.result(timeout=30)
+    (report,) = [line for line in worker.text().splitlines() if "blocked for" in line]
+    assert f"by task {run.id}" in report
+    assert "stood still" not in worker.text()
+    assert "time.sleep(0.1)" in worker.text()
 
 
 def test_a_handler_that_blocks_beyond_its_deadline_times_out(
