@@ -6,3 +6,18 @@ import typer
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+SkillName = Annotated[
+    str,
+    typer.Argument(metavar="SKILL", help="Name of the skill, <agent>.<skill>.", show_default=False),
+]
+JsonArguments = Annotated[
+    str | None,
+    typer.Argument(metavar="JSON", help="Arguments as a JSON object; - reads stdin, @FILE a file."),
+]
+ArgumentPairs = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="One argument; a value that is not valid JSON is a string. May be repeated.",
+    ),
+]

@@ -13,7 +13,7 @@ from skillfleet_cli.exits import CommandError, ExitCode
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker serves and how; None and () take the settings' defaults."""
+    """Options of one worker; None and () take the settings' defaults."""
 
     modules: tuple[str, ...]
     pool: str

@@ -6,30 +6,14 @@ from typing import Annotated
 
 import typer
 
-from skillfleet_cli.options import Json
+from skillfleet_cli.options import ArgumentPairs, Json, JsonArguments, SkillName
 
 
 def enqueue(  # noqa: PLR0913 - one parameter for each option
-    skill: Annotated[
-        str,
-        typer.Argument(
-            metavar="SKILL", help="Name of the skill, <agent>.<skill>.", show_default=False
-        ),
-    ],
-    json: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="JSON", help="Arguments as a JSON object; - reads stdin, @FILE a file."
-        ),
-    ] = None,
+    skill: SkillName,
+    json: JsonArguments = None,
     *,
-    arg: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="One argument; a value that is not valid JSON is a string. May be repeated.",
-        ),
-    ] = None,
+    arg: ArgumentPairs = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Show the run live and wait for its result.")
     ] = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from skillfleet_cli.options import Json
+from skillfleet_cli.options import ArgumentPairs, Json, JsonArguments, SkillName
 
 
 def new(
@@ -41,23 +41,10 @@ def new(
 
 
 def token(
-    skill: Annotated[
-        str,
-        typer.Argument(
-            metavar="SKILL", help="Name of the skill, <agent>.<skill>.", show_default=False
-        ),
-    ],
-    json: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="JSON", help="Arguments as a JSON object; - reads stdin, @FILE a file."
-        ),
-    ] = None,
+    skill: SkillName,
+    json: JsonArguments = None,
     *,
-    arg: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="One argument. May be repeated."),
-    ] = None,
+    arg: ArgumentPairs = None,
     subject: Annotated[
         str | None,
         typer.Option(

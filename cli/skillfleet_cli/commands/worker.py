@@ -28,6 +28,28 @@ class LogLevel(StrEnum):
     ERROR = "ERROR"
 
 
+_Concurrency = Annotated[
+    int | None,
+    typer.Option(
+        "--concurrency",
+        "-c",
+        min=1,
+        help="Number of concurrent runs.",
+        show_default="loop: 100, else CPUs",
+    ),
+]
+_Queues = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--queue",
+        "-Q",
+        metavar="NAME",
+        help="Queue to consume; may be repeated.",
+        show_default="all queues of the agents, and the default queue",
+    ),
+]
+
+
 class WithCeleryArguments(TyperCommand):
     """A command that passes everything after `--` to Celery."""
 
@@ -53,26 +75,8 @@ def worker(
     pool: Annotated[
         Pool, typer.Option(help="loop for async skills; prefork or threads for blocking ones.")
     ] = Pool.LOOP,
-    concurrency: Annotated[
-        int | None,
-        typer.Option(
-            "--concurrency",
-            "-c",
-            min=1,
-            help="Number of concurrent runs.",
-            show_default="loop: 100, else CPUs",
-        ),
-    ] = None,
-    queue: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--queue",
-            "-Q",
-            metavar="NAME",
-            help="Queue to consume; may be repeated.",
-            show_default="all queues of the agents, and the default queue",
-        ),
-    ] = None,
+    concurrency: _Concurrency = None,
+    queue: _Queues = None,
     log_level: Annotated[
         LogLevel | None, typer.Option(case_sensitive=False, show_default="INFO")
     ] = None,
