@@ -24,7 +24,7 @@ def tame(value: object) -> Any:
     return _Taming().take(value, ())
 
 
-def told(value: object) -> str:
+def safe_repr(value: object) -> str:
     """The value's `repr`, or its type where that fails."""
     try:
         return _text(repr(value))
@@ -52,8 +52,8 @@ def trace_of(exc_info: object) -> str:
         if isinstance(error, BaseException):
             return _text("".join(traceback.format_exception(error)))
     except Exception:  # noqa: BLE001 - anybody's code
-        return told(exc_info)
-    return told(exc_info)
+        return safe_repr(exc_info)
+    return safe_repr(exc_info)
 
 
 class _Taming:
@@ -72,7 +72,7 @@ class _Taming:
                 return _LEFT_OUT
             return self._container(value, (*above, id(value)))
         except Exception:  # noqa: BLE001 - anybody's code, or a container that changes meanwhile
-            return told(value)
+            return safe_repr(value)
 
     def _container(self, value: Mapping[Any, Any] | Iterable[Any], above: tuple[int, ...]) -> Any:
         if not isinstance(value, Mapping):
@@ -94,13 +94,13 @@ def _scalar(value: object) -> str | float | None:
             # Python writes no decimal number of thousands of digits.
             return int(value) if _LEAST_WHOLE <= value <= _MOST_WHOLE else hex(value)
         case float():
-            return float(value) if math.isfinite(value) else told(value)
+            return float(value) if math.isfinite(value) else safe_repr(value)
         case _:
-            return told(value)
+            return safe_repr(value)
 
 
 def _key(key: object) -> str:
-    return _text(key) if isinstance(key, str) else told(key)
+    return _text(key) if isinstance(key, str) else safe_repr(key)
 
 
 def _text(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
-from skillfleet_telemetry.tame import told
+from skillfleet_telemetry.tame import safe_repr
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def _not_raised(failure: "sys.UnraisableHookArgs") -> None:
     # It may come at any moment, also when the interpreter has all but ended.
     with suppress(Exception):
         text = failure.err_msg or "an error was ignored in"
-        logger.error("%s %s", text, told(failure.object), exc_info=_exc_info(failure))
+        logger.error("%s %s", text, safe_repr(failure.object), exc_info=_exc_info(failure))
 
 
 def _exc_info(

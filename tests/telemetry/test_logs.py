@@ -46,13 +46,49 @@ def test_each_line_of_a_run_says_so_and_hides_its_secrets(seen: Watched) -> None
     for logger in ("some.library", "mine", "in.thread", "celery.app.trace"):
         line = by_logger[logger]
         assert {name: line.get(name) for name in FIELDS} == expected, logger
-    assert by_logger["celery.worker.strategy"]["skill"] == "watched.logs"
+    assert "celery.worker.strategy" not in by_logger, "Celery's line of a received message"
     assert by_logger["mine"]["number"] == 1
     assert by_logger["some.library"]["level"] == "warning"
     text = seen.worker.text()
     for spelling in (SECRET, json.dumps(SECRET)[1:-1], repr(SECRET)[1:-1]):
         assert spelling not in text
     assert HIDDEN in text
+
+
+def test_a_run_that_succeeds_writes_one_line(seen: Watched) -> None:
+    run = seen.fleet.enqueue("fleet.echo", {"text": "quiet"})
+    assert run.result(timeout=60)
+    wait_until(lambda: lines_of(seen, run.id), what="the run's line")
+    # Lines keep their order: what was logged of this run is written before this one's line.
+    later = seen.fleet.enqueue("fleet.echo", {"text": "later"})
+    wait_until(lambda: lines_of(seen, later.id), what="the later run's line")
+    (line,) = lines_of(seen, run.id)
+    assert line.pop("timestamp") < lines_of(seen, later.id)[0]["timestamp"]
+    assert 0 <= line.pop("duration") < 60
+    assert 0 <= line.pop("queue_wait") < 60
+    assert line == {
+        "level": "info",
+        "event": "run succeeded",
+        "logger": "skillfleet.runs",
+        "run_id": run.id,
+        "skill": "fleet.echo",
+        "attempt": 1,
+        "trace_id": run.status().trace_id,
+        "state": "succeeded",
+    }
+
+
+def test_a_run_that_fails_says_why_without_its_secrets(seen: Watched) -> None:
+    run = seen.fleet.enqueue("watched.logs")
+    wait_until(lambda: run.status().finished_at, what="the run's end")
+
+    def ends() -> list[dict[str, Any]]:
+        return [line for line in lines_of(seen, run.id) if line["logger"] == "skillfleet.runs"]
+
+    wait_until(ends, what="the run's line")
+    (line,) = ends()
+    assert (line["event"], line["state"], line["code"]) == ("run failed", "failed", "skill_error")
+    assert HIDDEN in line["reason"]
 
 
 def test_errors_that_python_prints_itself_are_lines_without_secrets(seen: Watched) -> None:

@@ -30,8 +30,7 @@ from skillfleet_worker.attempts.messages import (
 from skillfleet_worker.attempts.outcomes import Lost, Outcome
 from skillfleet_worker.attempts.process import WorkerProcess
 from skillfleet_worker.attempts.settlement import Settlement
-from skillfleet_worker.attempts.spans import Telling
-from skillfleet_worker.attempts.telemetry import ending_of, facts_of
+from skillfleet_worker.attempts.telemetry import AttemptTelemetry
 
 logger = logging.getLogger(__name__)
 
@@ -71,16 +70,16 @@ class Executor:
         events = self._event_buffer(attempt)
         process.begin(attempt)
         try:
-            with Telling(facts_of(attempt), taken.requested_ns) as telling:
+            with AttemptTelemetry(attempt, taken.requested_ns) as telemetry:
                 outcome = await self._execution.run(served, attempt, events)
                 attempt.end()
                 stop_inline_runs(process, attempt, outcome)
                 with _telemetry_of(attempt):
-                    telling.executed(ending_of(attempt, outcome))
+                    telemetry.executed(outcome)
                 outcome = await bridge.at_home(self._settlement.settle(attempt, events, outcome))
                 await join_inline_runs(process, attempt, outcome)
                 with _telemetry_of(attempt):
-                    telling.settled(ending_of(attempt, outcome), events.flushed_ns)
+                    telemetry.settled(outcome, events.flushed_ns)
                 return outcome
         finally:
             process.end(attempt)

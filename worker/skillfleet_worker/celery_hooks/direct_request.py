@@ -44,7 +44,7 @@ class DirectRequest(SkillRequest):
         return job
 
     def log_received(self) -> None:
-        """The line that Celery logs for a message."""
+        """Log the line of Celery for a received message, at DEBUG: a run has a line of its own."""
         context = {
             "id": self.id,
             "name": self.name,
@@ -52,7 +52,7 @@ class DirectRequest(SkillRequest):
             "kwargs": self.kwargsrepr,
             "eta": None,
         }
-        strategy.logger.info(trace.LOG_RECEIVED, context, extra={"data": context})
+        strategy.logger.debug(trace.LOG_RECEIVED, context, extra={"data": context})
 
     @property
     def monitored(self) -> bool:
@@ -125,7 +125,7 @@ class DirectRequest(SkillRequest):
     def _succeeded(self, value: Any, runtime: float) -> None:
         state.task_ready(self)
         self.acknowledge()
-        logged = trace.logger.isEnabledFor(logging.INFO)
+        logged = trace.logger.isEnabledFor(logging.DEBUG)
         if not logged and not self.monitored:
             return
         shown = saferepr(value, self.task.resultrepr_maxsize)
@@ -139,4 +139,4 @@ class DirectRequest(SkillRequest):
                 "args": self.request_dict.get("argsrepr"),
                 "kwargs": self.kwargsrepr,
             }
-            trace.info(trace.LOG_SUCCESS, context)
+            trace.logger.debug(trace.LOG_SUCCESS, context, extra={"data": context})

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import signals
-from celery.app import trace
 from celery.worker import state
 from celery.worker.strategy import default as celerys_strategy
+from celery.worker.strategy import logger as celerys_logger
 
 from skillfleet_engine.celery_hooks.pool import LoopPool
 from skillfleet_worker.celery_hooks.direct_request import DirectRequest
@@ -28,7 +28,7 @@ def skill_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callab
         return celerys_way
     listeners = Listeners(task)
     rate_limits = {} if consumer.disable_rate_limits else consumer.task_buckets
-    eventer, logs = consumer.event_dispatcher, trace.logger.isEnabledFor(logging.INFO)
+    eventer, logs = consumer.event_dispatcher, celerys_logger.isEnabledFor(logging.DEBUG)
 
     def on_message(message: Any, body: Any, ack: Any, reject: Any, *args: Any, **more: Any) -> Any:
         headers = message.headers

@@ -14,7 +14,7 @@ from skillfleet_telemetry.tracing import tracing
 from skillfleet_worker.attempts.execution import Registration
 from skillfleet_worker.attempts.executor import Executor
 from skillfleet_worker.attempts.process import WorkerProcess
-from skillfleet_worker.attempts.spans import abandon_all
+from skillfleet_worker.attempts.telemetry import abandon_all
 from skillfleet_worker.services.watchdog import Watchdog, end_child, restart_process
 from skillfleet_worker.settings import WorkerSettings
 

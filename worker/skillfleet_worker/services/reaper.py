@@ -25,7 +25,7 @@ from skillfleet_telemetry.metrics import (
     record,
 )
 from skillfleet_worker.attempts.outcomes import timed_out
-from skillfleet_worker.attempts.telemetry import tell_of_buried_attempt, tell_of_lost_attempt
+from skillfleet_worker.attempts.telemetry import record_dead_attempt, record_lost_attempt
 from skillfleet_worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Reaper:
         await self._ledger.runs.published(shard, [run_id for run_id in published if run_id])
         # The script lists the runs whose lease ran out first.
         for run_id in reaped.publish[: reaped.counts.get("restarted", 0)]:
-            await tell_of_lost_attempt(self._ledger.runs, run_id)
+            await record_lost_attempt(self._ledger.runs, run_id)
         for run_id, token, why in reaped.close:
             try:
                 await self._close(run_id, token, why)
@@ -164,7 +164,7 @@ class Reaper:
                 record(LEASES_LOST)
             if end.state is RunState.DEAD:
                 record(DEAD_LETTERS, 1, "run")
-            await tell_of_buried_attempt(self._ledger.runs, status)
+            await record_dead_attempt(self._ledger.runs, status)
             logger.warning("run %s of %s ended %s: %s", run_id, status.name, end.state, end.message)
             await self._ledger.runs.cancel_children(run_id, f"the calling run ended {end.state}")
 

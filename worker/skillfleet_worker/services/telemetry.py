@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
-from celery import signals
+from celery import current_app, signals
 
 from skillfleet_engine.loop.threads import threads_left
 from skillfleet_telemetry import logs
@@ -92,7 +92,7 @@ class Telemetry:
         if not logs.writes_json(settings.log_format, logfile):
             return
         # Celery warns of root's rights before it sets up logging.
-        logs.configure(settings.log_level, settings.log_format, logfile)
+        logs.configure(settings.log_level, settings.log_format, logfile, background=True)
         logging.captureWarnings(capture=True)
         instance.quiet = True
         # At a signal Celery writes a line straight to this file; without one it writes none.
@@ -100,7 +100,9 @@ class Telemetry:
 
     def _set_up_logging(self, loglevel: Any = None, logfile: Any = None, **_: Any) -> None:
         settings = self._worker.settings
-        logs.configure(loglevel or settings.log_level, settings.log_format, logfile)
+        level = loglevel or settings.log_level
+        logs.configure(level, settings.log_format, logfile, background=not self._worker.in_child)
+        logs.SkillLines(_is_skill).install()
 
     def _main_starts(self, **_: Any) -> None:
         settings = self._worker.settings
@@ -204,6 +206,10 @@ class Telemetry:
         if process is None:
             return None
         return max(time.monotonic() - process.last_turn - _TICK_SECONDS, 0)
+
+
+def _is_skill(name: str) -> bool:
+    return hasattr(current_app.tasks.get(name), "skill")
 
 
 def _task_begins(task_id: str = "", task: Any = None, **_: Any) -> None:
