@@ -1,4 +1,4 @@
-# Everything one does with this repository. `make` alone lists it.
+# All commands of this repository. `make` alone lists them.
 SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -6,13 +6,13 @@ PIP := $(PY) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 LOCK := requirements.lock
 
-# Test processes: three on two cores, as tests also wait; at most four, as each starts servers.
+# Test processes: three on two cores, as tests also wait; at most four, as each one starts servers.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ n = int($$1 * 1.5); print (n < 2 ? 2 : (n > 4 ? 4 : n)) }')
 # `make test TESTS="tests/ledger -k lease"` runs a part of the suite.
 TESTS ?=
 # `make dev MODULE=my_agents.support` serves the skills of another module.
 MODULE ?= examples.librarian
-# How long `make chaos` lasts; its seed, and that of `make mutations` (default: a new one).
+# Duration of `make chaos`; its seed, and that of `make mutations` (default: a new one).
 SECONDS ?= 600
 SEED ?=
 # Arguments passed on by `make bench`, `make chaos`, `make mutations` and `make lock`.
@@ -20,7 +20,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo dev check lint format types floors test chaos mutations helm-test profiles bench bench-peers build lock generate verify clean
+.PHONY: help install demo dev check lint format types layers test chaos mutations helm-test profiles bench bench-peers build lock generate verify clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ install: $(STAMP) ## Create .venv with the locked dependencies and the project (
 dev: $(STAMP) ## Valkey, a reloading worker and Flower in one terminal
 	@$(VENV)/bin/skillfleet dev $(MODULE)
 
-check: lint types floors ## Lint, types and floors: what must pass before a commit
+check: lint types layers ## Lint, types and import contracts: must pass before a commit
 
 lint: $(STAMP) ## Style, common mistakes and formatting (ruff)
 	@$(PY) -m ruff check
@@ -51,32 +51,32 @@ format: $(STAMP) ## Let ruff fix and format what it can
 	@$(PY) -m ruff check --fix
 	@$(PY) -m ruff format
 
-types: $(STAMP) ## Types of the floors, the tests and the examples (mypy, strict)
+types: $(STAMP) ## Types of the packages, the tests and the examples (mypy, strict)
 	@$(PY) -m mypy
 
-floors: $(STAMP) ## Imports run down the floors only (import-linter)
+layers: $(STAMP) ## Imports between packages only point down (import-linter)
 	@$(VENV)/bin/lint-imports
 
-# Prints its schedule of faults and its seed: SEED=... plays the same schedule again.
-chaos: $(STAMP) ## Break everything while runs go on: make chaos SECONDS=600 SEED=7
+# Prints its schedule of faults and its seed; SEED=... plays the same schedule again.
+chaos: $(STAMP) ## Inject faults while runs execute: make chaos SECONDS=600 SEED=7
 	@$(PY) -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-# All take an hour; ARGS=--missing plays those of changed lines, ARGS=--draw=12 some of a seed.
-mutations: $(STAMP) ## Break one thing of the ledger's scripts at a time: does a test notice?
+# All take an hour; ARGS=--missing plays those of changed lines, ARGS=--draw=12 a random dozen.
+mutations: $(STAMP) ## Mutate the ledger's scripts one line at a time: does a test fail?
 	@$(PY) -m tests.mutations $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 helm-test: $(STAMP) ## The chart, the manifests and their containers as processes
 	@$(PY) -m pytest tests/helm -n $(JOBS) --dist loadgroup
 
-profiles: $(STAMP) ## Build the wheel and hold each install profile to its promises
+profiles: $(STAMP) ## Build the wheel and test each install profile
 	@$(PY) -m pytest -m packaging
 
-bench: $(STAMP) ## Measure skillfleet beside plain Celery; JSON in out/
+bench: $(STAMP) ## Measure skillfleet and plain Celery; JSON in out/
 	@$(PY) -m benchmarks --systems skillfleet,skillfleet-traced,celery-threads --sleepers 500 $(ARGS)
 
 BENCH_RESULTS := benchmarks/results/peers.json
 
-bench-peers: $(STAMP) ## Measure skillfleet beside every peer; renews docs/performance.md
+bench-peers: $(STAMP) ## Measure skillfleet and all its peers; renews docs/performance.md
 	@$(PY) -m benchmarks.venvs
 	@$(PY) -m benchmarks --systems all --page --output $(BENCH_RESULTS) $(ARGS)
 
@@ -93,14 +93,14 @@ lock: $(STAMP) $(VENV)/bin/uv ## Renew the locks: make lock ARGS=--upgrade
 	@$(MAKE) --no-print-directory install
 	@$(PY) -m deploy.image_lock
 
-generate: $(STAMP) ## Write anew what is made from other files: image locks, manifests, Redis users, tables of values and settings
+generate: $(STAMP) ## Write all generated files: image locks, manifests, Redis users, tables of values and settings
 	@$(PY) -m deploy.image_lock
 	@$(PY) -m deploy.render
 	@$(PY) -m deploy.redis_users
 	@$(PY) -m deploy.chart_readme
 	@$(PY) -m deploy.settings_page
 
-verify: $(STAMP) $(VENV)/bin/uv ## Generated files and the lock still follow their sources
+verify: $(STAMP) $(VENV)/bin/uv ## Check that generated files and the lock follow their sources
 	@cp $(LOCK) $(VENV)/expected.lock
 	@$(UV_COMPILE) --output-file $(VENV)/expected.lock
 	@diff -u $(LOCK) $(VENV)/expected.lock || { echo "requirements.lock is stale: make lock" >&2; exit 1; }
@@ -114,9 +114,9 @@ clean: ## Remove build results and caches; .venv stays
 	@rm -rf build dist out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-# --- how .venv comes about ---------------------------------------------------------------------
+# --- creation of .venv -------------------------------------------------------------------------
 
-# Up to 3.14 every locked package has a wheel; a newer python3 is taken when nothing else is there.
+# Up to 3.14 every locked package has a wheel; a newer python3 is the last choice.
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
 define find_python
@@ -132,7 +132,7 @@ done; \
   echo "Install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
 endef
 
-# A .venv that broke off before it had pip, or whose Python is too old or gone, is made anew.
+# A .venv without pip, or whose Python is too old or missing, is created again.
 define make_venv
 if ! $(PY) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
   $(find_python); \
@@ -143,7 +143,7 @@ if ! $(PY) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/nul
 fi
 endef
 
-# The stamp comes last: an installation that broke off is taken up again by the next call.
+# The stamp comes last: the next call repeats an interrupted installation.
 $(STAMP): $(LOCK) pyproject.toml
 	@rm -f $@
 	@$(make_venv)

@@ -81,7 +81,7 @@ def test_the_commands_of_the_readme_work(
 
 def test_the_files_that_the_internals_name_exist() -> None:
     names = re.findall(r"`([\w/]+\.(?:py|lua))`", (ROOT / "docs" / "internals.md").read_text())
-    floors = (
+    folders = (
         *("sdk", "ledger", "telemetry", "auth", "producer"),
         *("engine", "adapters", "worker", "cli"),
     )
@@ -89,7 +89,7 @@ def test_the_files_that_the_internals_name_exist() -> None:
         name
         for name in names
         if not (ROOT / name).exists()
-        and not any(list((ROOT / floor).rglob(name)) for floor in floors)
+        and not any(list((ROOT / folder).rglob(name)) for folder in folders)
     ]
     assert names
     assert not missing

@@ -21,7 +21,7 @@ async def greet(ctx: RunContext, name: str) -> str:
 
 
 def main(url: str) -> None:
-    """Fail unless both floors do their work."""
+    """Fail unless both packages work."""
     context = LocalRunContext(auth=NoAuth())
     assert asyncio.run(greet(context, name="Ada")) == "hello Ada"
     assert [event.kind for event in context.events] == ["text_delta"]
