@@ -1,4 +1,4 @@
-"""What the processes of a fleet load and hold; figures in docs/internals.md."""
+"""What the processes of a fleet load and hold; figures in docs/memory.md."""
 
 import os
 import sys
@@ -63,6 +63,7 @@ UNUSED = (
     "opentelemetry.instrumentation",
     "prometheus_client",
     "prompt_toolkit",
+    "rich.console",
     "tornado",
 )
 QUEUED = 100_000
