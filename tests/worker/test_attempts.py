@@ -26,6 +26,7 @@ from skillfleet_worker.attempts.outcomes import Cancelled, Lost, Succeeded
 from skillfleet_worker.attempts.process import WorkerProcess
 from skillfleet_worker.attempts.stop_request import StopKind
 from skillfleet_worker.attempts.supervision import supervise
+from skillfleet_worker.services.process_services import ProcessServices
 from tests.ledger.helpers import read_all, running, submitted, touch
 from tests.support.valkey import ValkeyServer
 
@@ -38,11 +39,11 @@ def in_process(valkey: ValkeyServer, body: Body) -> None:
     @asynccontextmanager
     async def unstarted() -> Any:
         settings = WorkerSettings.load(redis_url=valkey.url, drain_seconds=60)
-        process = WorkerProcess(settings, [])
+        process = WorkerProcess(settings)
         try:
             yield process
         finally:
-            await process.stop()
+            await process.close()
 
     async def run() -> None:
         async with unstarted() as process:
@@ -81,8 +82,9 @@ def test_a_cancellation_that_comes_before_its_attempt_is_kept_for_it(valkey: Val
     async def body(process: WorkerProcess) -> None:
         lease = await running(process.ledger)
         await process.runs.cancel(lease.run_id, "enough of it")
-        process._obey(f"cancel {lease.run_id} enough of it".encode())
-        await asyncio.gather(*process._looks)
+        services = ProcessServices(process, [])
+        services._on_command(f"cancel {lease.run_id} enough of it".encode())
+        await asyncio.gather(*services._tasks)
         late, other = attempt(run_id=lease.run_id), attempt(run_id="r2")
         process.begin(late)
         process.begin(other)

@@ -9,6 +9,7 @@ from skillfleet.contracts import RunState
 from skillfleet.errors import RunFailed
 from skillfleet_producer import Fleet, RunHandle
 from skillfleet_worker.attempts.process import WorkerProcess
+from skillfleet_worker.services.process_services import ProcessServices
 from skillfleet_worker.services.watchdog import Watchdog
 from tests.ledger.helpers import running
 from tests.support.proxy import Proxy
@@ -162,12 +163,13 @@ def test_an_order_to_cancel_counts_only_with_its_record(valkey: ValkeyServer) ->
     async def body(process: WorkerProcess) -> None:
         lease = await running(process.ledger)
         process.begin(held := attempt(lease.token, lease.run_id))
+        services = ProcessServices(process, [])
         for forged in (b"cancel", b"", b"cancel  x", b"\xff", f"cancel {lease.run_id}".encode()):
-            process._obey(forged)
-        await asyncio.gather(*process._looks)
+            services._on_command(forged)
+        await asyncio.gather(*services._tasks)
         assert held.stop is None
         await process.runs.cancel(lease.run_id, "enough")
-        process._obey(f"cancel {lease.run_id} something else".encode())
+        services._on_command(f"cancel {lease.run_id} something else".encode())
         await asyncio.wait_for(held.wait_stopped(), 20)
         assert held.cancel_reason == "enough"
 

@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 def make_executor(node: Node) -> Executor:
     """An executor with the adapters of the fleet; on the process's home loop."""
     settings = node.settings
-    process = WorkerProcess(settings, node.cards)
+    process = WorkerProcess(settings)
     if settings.pod_deletion_cost:
         pod = Pod(
             settings.kubernetes_url,
@@ -58,7 +58,7 @@ def make_executor(node: Node) -> Executor:
             settings.pod_namespace,
             settings.pod_name,
         )
-        process.companions.append(DeletionCostKeeper(pod, process.oldest_started).run)
+        process.background_services.append(DeletionCostKeeper(pod, process.oldest_started).run)
     secrets = secrets_from(settings)
     capabilities = Capabilities(
         ledger=process.ledger,

@@ -15,6 +15,7 @@ from skillfleet_worker.attempts.execution import Registration
 from skillfleet_worker.attempts.executor import Executor
 from skillfleet_worker.attempts.process import WorkerProcess
 from skillfleet_worker.attempts.telemetry import abandon_all
+from skillfleet_worker.services.process_services import ProcessServices
 from skillfleet_worker.services.watchdog import Watchdog, end_child, restart_process
 from skillfleet_worker.settings import WorkerSettings
 
@@ -45,6 +46,7 @@ class Node:
         self._app: Any = None
         self._make_executor = make_executor
         self._executor: Executor | None = None
+        self._services: ProcessServices | None = None
         self._watchdog: Watchdog | None = None
         self._pid = os.getpid()
         self.main_pid = os.getpid()
@@ -134,15 +136,16 @@ class Node:
         executor, self._executor = self._executor, None
         if self._watchdog is not None:
             self._watchdog.stop()
-        if executor is not None and self._pid == os.getpid():
-            await bridge.at_home(executor.process.stop())
+        if executor is not None and self._pid == os.getpid() and self._services is not None:
+            await bridge.at_home(self._services.stop())
 
     async def _start(self) -> None:
         with self._lock:
             if self._executor is None or self._pid != os.getpid():
                 self._pid = os.getpid()
                 self._executor = self._make_executor(self)
-                self._executor.process.start()
+                self._services = ProcessServices(self._executor.process, self.cards)
+                self._services.start()
                 self._watchdog = Watchdog(self._executor.process, self._restart)
                 self._watchdog.start()
 

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
 
 import orjson
 from pydantic import ValidationError
@@ -14,6 +13,7 @@ from skillfleet.errors import FleetUnavailableError, UnknownRunError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.celery_format import End
 from skillfleet_ledger.redis_client.outage import Outage
+from skillfleet_ledger.runs.records import Invocation
 from skillfleet_ledger.runs.store import Reaped, ReapOptions
 from skillfleet_producer.publisher import Publisher
 from skillfleet_telemetry.metrics import (
@@ -24,23 +24,18 @@ from skillfleet_telemetry.metrics import (
     RUNS,
     record,
 )
-from skillfleet_worker.attempts.outcomes import timed_out
+from skillfleet_worker.attempts.outcomes import Cancelled, timed_out
+from skillfleet_worker.attempts.settlement import Settlement, cancelled_as_asked
 from skillfleet_worker.attempts.telemetry import record_dead_attempt, record_lost_attempt
 from skillfleet_worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 
-_ENDS = {
-    "dead": End(RunState.DEAD, ReasonCode.WORKER_LOST, "every attempt was lost with its worker"),
-    "released": End(
-        RunState.DEAD,
-        ReasonCode.WORKER_LOST,
-        "it was given back to its queue more than a hundred times and never ended",
-    ),
-    "overdue": End(RunState.TIMED_OUT, ReasonCode.DEADLINE_EXCEEDED, "the run's deadline passed"),
-    "cancelled": End(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, "cancelled by the caller"),
+_DEAD = {
+    "dead": "every attempt was lost with its worker",
+    "released": "it was given back to its queue more than a hundred times and never ended",
 }
-_OFFICE_ROUNDS = 3
+_LOCK_ROUNDS = 3
 _PRUNE_SECONDS = 300.0
 _UNEVEN = random.SystemRandom()
 
@@ -53,12 +48,12 @@ class Reaper:
     ) -> None:
         self._ledger = ledger
         self._publisher = publisher
+        self._settlement = Settlement(ledger, publisher)
         self._worker = worker
         self._settings = settings
         self._ask_broker_at: dict[int, float] = {}
         self._pruned_at = float("-inf")
-        self._outage = Outage(logger, "the reaper cannot work")
-        self.on_round: Callable[[Reaped], None] = lambda _: None
+        self._outage = Outage(logger, "the reaper cannot reach Redis")
 
     async def run(self) -> None:
         """Reap until cancelled."""
@@ -70,7 +65,7 @@ class Reaper:
                 record(REDIS_ERRORS, 1, "reap")
                 self._outage.begin(error)
             except Exception:
-                logger.exception("the reaper stumbled and goes on")
+                logger.exception("reaper round failed; continuing")
             else:
                 self._outage.end()
             # A little unevenness keeps many workers from asking in step.
@@ -79,7 +74,7 @@ class Reaper:
     async def round(self, shard: int) -> None:
         """One round over a shard, or several while there is more to do at once."""
         options = ReapOptions(
-            office_ms=int(self._settings.reap_seconds * 1000 * _OFFICE_ROUNDS),
+            office_ms=int(self._settings.reap_seconds * 1000 * _LOCK_ROUNDS),
             grace_ms=int(self._settings.stranded_seconds * 1000),
             empty_queues=await self._empty_queues(shard),
         )
@@ -125,7 +120,6 @@ class Reaper:
         self._report(reaped)
 
     def _report(self, reaped: Reaped) -> None:
-        self.on_round(reaped)
         for work, count in reaped.counts.items():
             if count:
                 record(REAPER_WORK, count, work)
@@ -148,41 +142,36 @@ class Reaper:
         return run_id
 
     async def _close(self, run_id: str, token: int, why: str) -> None:
+        """End a run that no worker will end, and the runs that it called."""
         try:
             status = await self._ledger.runs.status(run_id)
+            invocation = await self._ledger.runs.invocation(run_id)
         except UnknownRunError:
             return
-        end = _ENDS[why]
-        if why == "cancelled":
-            end = await self._cancelled(run_id)
-        if why == "overdue":
-            end = await self._overdue(run_id)
-        closed = await self._ledger.runs.close(run_id, status.name, end, token)
-        if closed == "closed":
-            record(RUNS, 1, status.name, end.state)
-            if status.state is RunState.RUNNING:
-                record(LEASES_LOST)
-            if end.state is RunState.DEAD:
-                record(DEAD_LETTERS, 1, "run")
-            await record_dead_attempt(self._ledger.runs, status)
-            logger.warning("run %s of %s ended %s: %s", run_id, status.name, end.state, end.message)
-            await self._ledger.runs.cancel_children(run_id, f"the calling run ended {end.state}")
+        end = _end_of(why, invocation)
+        if not await self._settlement.end_run(run_id, status.name, end, token):
+            return
+        record(RUNS, 1, status.name, end.state)
+        if status.state is RunState.RUNNING:
+            record(LEASES_LOST)
+        if end.state is RunState.DEAD:
+            record(DEAD_LETTERS, 1, "run")
+        await record_dead_attempt(self._ledger.runs, status)
+        logger.warning("run %s of %s ended %s: %s", run_id, status.name, end.state, end.message)
 
-    async def _cancelled(self, run_id: str) -> End:
-        """The end as the one who asked for it has put it."""
-        asked = await self._ledger.runs.invocation(run_id)
-        end = _ENDS["cancelled"]
-        if asked is None or asked.cancel_reason is None:
-            return end
-        return End(end.state, asked.cancel_code or end.code, asked.cancel_reason)
 
-    async def _overdue(self, run_id: str) -> End:
-        record = await self._ledger.runs.invocation(run_id)
-        if record is None:
-            return _ENDS["overdue"]
-        try:
-            header = InvocationHeader.model_validate(orjson.loads(record.headers).get(HEADER))
-        except ValidationError:
-            return _ENDS["overdue"]
-        overdue = timed_out(header, record.deadline_ms)
-        return End(RunState.TIMED_OUT, overdue.code, overdue.message)
+def _end_of(why: str, invocation: Invocation | None) -> End:
+    """Return how a run ends; `why` is the reason that the reaper's script gives."""
+    if why == "cancelled":
+        return cancelled_as_asked(invocation, Cancelled("cancelled by the caller")).end()
+    if why == "overdue":
+        header = _header_of(invocation) if invocation is not None else None
+        return timed_out(header, invocation.deadline_ms if invocation is not None else None).end()
+    return End(RunState.DEAD, ReasonCode.WORKER_LOST, _DEAD[why])
+
+
+def _header_of(invocation: Invocation) -> InvocationHeader | None:
+    try:
+        return InvocationHeader.model_validate(orjson.loads(invocation.headers).get(HEADER))
+    except ValidationError:
+        return None
