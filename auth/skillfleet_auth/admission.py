@@ -8,8 +8,8 @@ import orjson
 from skillfleet.contracts import TOKEN_HEADER, TokenClaims, TokenUse
 from skillfleet.errors import UnauthorizedError, UnknownRunError
 from skillfleet_auth.verification import TokenVerifier, check_call, lived_at
+from skillfleet_ledger.runs.queries import Queries
 from skillfleet_ledger.runs.records import Invocation
-from skillfleet_ledger.runs.store import RunStore
 from skillfleet_worker.attempts.admission import Admission, ForeignMessageError
 from skillfleet_worker.attempts.delivery import Delivery, readable_token
 
@@ -20,9 +20,9 @@ _GOES_ON = ("retry", "released", "lost")
 class TokenAdmission(Admission):
     """Admits runs whose token is valid, was good when they began, and is theirs alone."""
 
-    def __init__(self, verifier: TokenVerifier, runs: RunStore, max_depth: int) -> None:
+    def __init__(self, verifier: TokenVerifier, queries: Queries, max_depth: int) -> None:
         self._verifier = verifier
-        self._runs = runs
+        self._queries = queries
         self._max_depth = max_depth
 
     async def admit(self, delivery: Delivery) -> Delivery:
@@ -59,7 +59,7 @@ class TokenAdmission(Admission):
         retry, a drain or the loss of its worker. Whoever may enqueue runs may write records, too,
         so only what workers alone write counts (deploy/redis/users.acl).
         """
-        former = await self._runs.former_attempts(claims.run)
+        former = await self._queries.former_attempts(claims.run)
         if (
             not former
             or former[0].outcome not in _GOES_ON
@@ -73,7 +73,7 @@ class TokenAdmission(Admission):
         Anybody who reaches the broker can make a message with a stranger's run id: that must
         not end the stranger's run.
         """
-        record = await self._runs.invocation(delivery.run_id)
+        record = await self._queries.invocation(delivery.run_id)
         if record is not None and (
             _token_of(record) != delivery.token
             or orjson.loads(record.args) != delivery.arguments
@@ -99,12 +99,12 @@ class TokenAdmission(Admission):
 
     async def _state(self, claims: TokenClaims) -> Any:
         try:
-            return await self._runs.state(claims.parent or "")
+            return await self._queries.state(claims.parent or "")
         except UnknownRunError:
             raise UnauthorizedError("the run's token names an unknown calling run") from None
 
     async def _caller_of(self, called: TokenClaims) -> TokenClaims:
-        record = await self._runs.invocation(called.parent or "")
+        record = await self._queries.invocation(called.parent or "")
         if record is None:
             raise UnauthorizedError("the run's token names an unknown calling run")
         # It was good when that run started; a long run may call after its expiry.

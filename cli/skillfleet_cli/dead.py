@@ -22,7 +22,7 @@ from skillfleet_cli.output import (
     styled,
 )
 from skillfleet_cli.runs import reason_of, show_record
-from skillfleet_ledger.dead_letters import RefusedMessage
+from skillfleet_ledger.dead_letters import DeadLetter
 from skillfleet_ledger.runs.records import Invocation
 from skillfleet_producer import AsyncFleet
 
@@ -36,7 +36,7 @@ _RETRYABLE = (RunState.DEAD, RunState.FAILED, RunState.TIMED_OUT, RunState.CANCE
 async def list_dead(fleet: AsyncFleet, limit: int, *, as_json: bool) -> None:
     """Print dead runs and dead letters, the newest first."""
     runs = await fleet.runs(RunState.DEAD, limit=limit)
-    refused = await fleet.ledger.refused.list(limit)
+    refused = await fleet.dead_letters(limit)
     if as_json:
         print_json({"runs": runs, "refused": refused})
         return
@@ -61,7 +61,7 @@ async def show_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
             console().print(f"\n{message.body}")
         return
     status = await fleet.run(id).status()
-    invocation = _invocation(await fleet.ledger.runs.invocation(id), status)
+    invocation = _invocation(await fleet.run(id).invocation(), status)
     if as_json:
         print_json(status.model_dump(mode="json") | {"invocation": invocation})
         return
@@ -82,7 +82,7 @@ async def retry_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
         raise CommandError(
             f"run {id} is {status.state}: only a run that did not succeed is retried"
         )
-    invocation = await fleet.ledger.runs.invocation(id)
+    invocation = await fleet.run(id).invocation()
     if invocation is None:
         raise CommandError(f"run {id} expired just now")
     header = _header(invocation)
@@ -119,7 +119,9 @@ async def _caller(fleet: AsyncFleet, invocation: Invocation) -> Mapping[str, Any
             "retrying signed runs needs the worker's parts: pip install 'skillfleet[cli,worker]'"
         ) from None
     settings = WorkerSettings.load()
-    admission = TokenAdmission(verifier_from(settings), fleet.ledger.runs, settings.max_tree_depth)
+    admission = TokenAdmission(
+        verifier_from(settings), fleet.ledger.queries, settings.max_tree_depth
+    )
     try:
         claims = await admission.vouched(invocation)
     except UnauthorizedError as error:
@@ -129,7 +131,7 @@ async def _caller(fleet: AsyncFleet, invocation: Invocation) -> Mapping[str, Any
 
 async def purge_dead(fleet: AsyncFleet, *, as_json: bool) -> None:
     """Delete all dead letters."""
-    count = await fleet.ledger.refused.purge()
+    count = await fleet.purge_dead_letters()
     if as_json:
         print_json({"purged": count})
         return
@@ -138,8 +140,8 @@ async def purge_dead(fleet: AsyncFleet, *, as_json: bool) -> None:
     console(stderr=True).print(f"Dead runs expire {kept} after they end.")
 
 
-async def _refused(fleet: AsyncFleet, id: str) -> RefusedMessage:
-    for message in await fleet.ledger.refused.list(_MOST_DEAD_LETTERS):
+async def _refused(fleet: AsyncFleet, id: str) -> DeadLetter:
+    for message in await fleet.dead_letters(_MOST_DEAD_LETTERS):
         if message.id == id:
             return message
     raise CommandError(f"there is no dead letter {id!r}: see `skillfleet dead list`")
@@ -200,7 +202,7 @@ def _seconds_to(end_ms: int | None, status: RunStatus) -> float | None:
 
 async def _budget(fleet: AsyncFleet, header: InvocationHeader, status: RunStatus) -> Budget:
     """Return the full budget of the run and its tree."""
-    calls, tokens = await fleet.ledger.runs.counted_budget(status.id)
+    calls, tokens = await fleet.run(status.id).budget()
     return Budget(calls=calls, tokens=tokens, seconds=_seconds_to(header.budget_end_ms, status))
 
 
@@ -219,7 +221,7 @@ def _outcomes(run: RunStatus) -> str:
     return f"{run.attempt}" + (f" ({outcomes})" if outcomes else "")
 
 
-def _dead_letters_table(refused: list[RefusedMessage]) -> Listing:
+def _dead_letters_table(refused: list[DeadLetter]) -> Listing:
     listed = Listing("DEAD LETTER", "AT", "BODY", "REASON")
     for message in refused:
         body = printable_line(message.body)

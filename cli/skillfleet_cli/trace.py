@@ -78,13 +78,13 @@ async def _read(fleet: AsyncFleet, node: Node) -> list[RunStatus]:
     """Read a run's events; returns the runs that it called."""
     run_id, newest = node.status.id, node.status.events
     if newest:
-        async for batch in fleet.ledger.streams.batches(run_id):
+        async for batch in fleet.run(run_id).event_batches():
             node.events += batch
             if event_number(batch[-1].id) >= newest or len(node.events) >= _MOST_EVENTS:
                 break
     if not node.status.children:
         return []
-    ids = await fleet.ledger.runs.children(run_id)
+    ids = await fleet.run(run_id).children()
     found = await asyncio.gather(*(_status(fleet, child) for child in ids))
     return [status for status in found if status is not None]
 

@@ -24,7 +24,7 @@ from skillfleet.errors import (
 from skillfleet_ledger.redis_client.connection import PipelinedConnection, ReplyError
 from skillfleet_ledger.redis_client.protocol import utf8
 from skillfleet_ledger.redis_client.script_loader import run_script
-from skillfleet_ledger.runs.store import Lease
+from skillfleet_ledger.runs.records import Lease
 from skillfleet_ledger.settings import MEBIBYTE, Settings
 
 CHUNK_BYTES = MEBIBYTE // 2

@@ -23,7 +23,7 @@ _EXCEPTIONS = {
 }
 
 
-class End(NamedTuple):
+class RunEnd(NamedTuple):
     """How a run ends: a terminal state, its reason, and the value when it succeeded."""
 
     state: RunState
@@ -59,13 +59,13 @@ def encode_end(
     return orjson.dumps(meta, option=orjson.OPT_NON_STR_KEYS)
 
 
-def decode_end(meta: bytes) -> End:
+def decode_end(meta: bytes) -> RunEnd:
     """The end of a run out of `encode_end`'s JSON."""
     found = orjson.loads(meta)
     ours = found.get("skillfleet")
     if ours is None:
-        return End(RunState.SUCCEEDED, ReasonCode.COMPLETED, "", found["result"])
-    return End(RunState(ours["state"]), ours["code"], ours["message"])
+        return RunEnd(RunState.SUCCEEDED, ReasonCode.COMPLETED, "", found["result"])
+    return RunEnd(RunState(ours["state"]), ours["code"], ours["message"])
 
 
 def final_payload(state: RunState, code: str, message: str) -> bytes:

@@ -12,7 +12,7 @@ _MOST = 10_000
 _MOST_BYTES = 16 * 1024
 
 
-class RefusedMessage(BaseModel):
+class DeadLetter(BaseModel):
     """A message that was refused: why, when, and the start of its body (text)."""
 
     model_config = ConfigDict(frozen=True)
@@ -23,12 +23,12 @@ class RefusedMessage(BaseModel):
     at: datetime
 
 
-class RefusedMessages:
+class DeadLetters:
     """The dead letters of messages that could not be decoded."""
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
-        self._key = f"{settings.keyspace.shard_prefix(0)}refused"
+        self._key = f"{settings.keyspace.shard_prefix(0)}dead_letters"
 
     async def add(self, reason: str, body: bytes) -> None:
         """Keep a message; of its body the first 16 KiB."""
@@ -45,7 +45,7 @@ class RefusedMessages:
             body[:_MOST_BYTES],
         )
 
-    async def list(self, limit: int = 50) -> list[RefusedMessage]:
+    async def list(self, limit: int = 50) -> list[DeadLetter]:
         """The refused messages, newest first."""
         entries = await self._connection.execute("XREVRANGE", self._key, "+", "-", "COUNT", limit)
         return [_message(entry_id, fields) for entry_id, fields in entries]
@@ -57,9 +57,9 @@ class RefusedMessages:
         return int(count)
 
 
-def _message(entry_id: bytes, fields: list[bytes]) -> RefusedMessage:
+def _message(entry_id: bytes, fields: list[bytes]) -> DeadLetter:
     values = dict(zip(fields[::2], fields[1::2], strict=True))
-    return RefusedMessage(
+    return DeadLetter(
         id=entry_id.decode(),
         reason=values[b"reason"].decode(),
         body=values[b"body"].decode(errors="replace"),

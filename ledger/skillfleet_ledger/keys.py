@@ -5,7 +5,7 @@
 | P run:ID | hash | the record: state, invocation, lease's token, times, outcome | retention |
 | P events:ID | stream | the run's events; entry ids are `<number>-0`, dense | retention |
 | P attempts:ID | list | attempts that did not end the run, the first and last 98 | retention |
-| P children:ID | set | ids of the runs that this run called | retention; an hour if it owes |
+| P children:ID | set | ids of the runs that this run called | retention; an hour for a cleanup |
 | P artifacts:ID | hash | artifact name -> description (JSON) | retention |
 | P blob:ID:UPLOAD | hash | chunk number -> bytes | retention; a day if never committed |
 | P state:STATE | zset | runs in that state by time of creation (ms) | pruned at expiry |
@@ -18,20 +18,21 @@
 | P unpublished | zset | queued runs that the reaper is publishing, by the next try (ms) | seconds |
 | P deadlines | zset | unfinished runs with a deadline, by deadline (ms) | when they end |
 | P leases | zset | running runs by the end of their lease (ms) | when they end |
-| P owed | zset | ended and cancelled runs that owe an end (below), by the next try | when paid |
+| P cleanups | zset | runs that need a cleanup (below), by the next try (ms) | when done |
 | P canvases | zset | ended runs whose links and chains did not go on, by the next try | soon |
 | P watermark | hash | `QUEUE:PRIORITY` -> publication time of the last claim (ms) | when empty |
 | P expiring | zset | `ID|STATE|AGENT` of finished runs by time of expiry (ms) | at expiry |
 | P workers | zset | live worker processes by the end of their heartbeat (ms) | pruned |
 | P reaper | string | the worker that is reaper now | seconds |
 | P reaped | string | when the reaper last worked (ms) | never; one key |
-| P amnesty | string | present while lapsed leases are left alone after an outage | 2 s |
+| P lease_grace | string | present while lapsed leases are left alone after an outage | 2 s |
 | P cards | hash | `AGENT|VERSION` -> the agent's card (JSON); shard 0 only | unseen for a day |
 | P serving | zset | `AGENT|VERSION|WORKER` by end of heartbeat (ms); shard 0 only | pruned |
-| P refused | stream | messages that could not be decoded, the last 10,000; shard 0 only | never |
+| P dead_letters | stream | messages that became no run, the last 10,000; shard 0 only | never |
 
-A run that ended or was cancelled owes the end of those it called; one that was cancelled in the
-queue, or released too often, its own. The script that makes the debt notes it, the reaper pays it.
+A run that ended or was cancelled needs a cleanup while runs that it called have not been
+cancelled; one that was cancelled in the queue, or released too often, until it has ended itself.
+The script that causes the cleanup notes it; the reaper does it unless another process was faster.
 
 Channels: `P worker:WORKER` carries orders to a worker process (`cancel ID REASON`); the
 result key of a run, below, is also the channel on which its end is published.

@@ -1,75 +1,72 @@
-"""The door to the ledger: one object a process (and event loop) that owns the connections."""
+"""The ledger: one object per process (and event loop) that owns the connections."""
 
 from functools import partial
 
 from skillfleet_ledger.artifacts import ArtifactStore
-from skillfleet_ledger.dead_letters import RefusedMessages
+from skillfleet_ledger.dead_letters import DeadLetters
 from skillfleet_ledger.directory import Directory
 from skillfleet_ledger.queues import Queues
-from skillfleet_ledger.redis_client.blocking import BlockingConnection
-from skillfleet_ledger.redis_client.blocking_reads import WaitingReads
+from skillfleet_ledger.redis_client.blocking_reads import BlockingReadPool
 from skillfleet_ledger.redis_client.connection import PipelinedConnection
 from skillfleet_ledger.redis_client.loops import LoopOwner
-from skillfleet_ledger.redis_client.pubsub import Channels
-from skillfleet_ledger.runs.store import RunStore
+from skillfleet_ledger.redis_client.protocol import connection_name
+from skillfleet_ledger.redis_client.pubsub import PubSub
+from skillfleet_ledger.runs.budgets import Budgets
+from skillfleet_ledger.runs.cancellation import Cancellation
+from skillfleet_ledger.runs.leases import Leases
+from skillfleet_ledger.runs.maintenance import Maintenance
+from skillfleet_ledger.runs.queries import Queries
+from skillfleet_ledger.runs.submissions import Submissions
 from skillfleet_ledger.settings import Settings
 from skillfleet_ledger.streams import BLOCK_MS, EventStreams
 
 
 class Ledger:
-    """All rooms of the ledger. Belongs to the event loop that first uses it; close it there.
+    """All stores of the ledger. Bound to the first event loop that uses it; close it there.
 
     Another loop is refused (WrongLoopError), unless the first one is closed by then: the ledger
-    starts anew on it. Artifacts have a connection of their own, so that their bulk never delays a
-    heartbeat.
+    starts anew on it. Artifacts have a connection of their own, so that bulk data never delays a
+    heartbeat. `name` is what its connections are called in Redis. A `patient` ledger treats a
+    missing permission or password as an outage, for processes that keep running until an
+    operator corrects it; otherwise such an error is raised at once.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        *,
-        name: str = "skillfleet",
-        blocking: bool = False,
-        patient: bool = False,
+        self, settings: Settings, *, name: str = "skillfleet", patient: bool = False
     ) -> None:
-        """What kind of ledger it is.
-
-        `blocking`: for threads without an event loop (blocking.py); no streams, no artifacts.
-        `patient`: waits for a right or a password that it lacks as for a Redis that is away, for
-        processes that run on until somebody puts that right; others hear of it at once.
-        """
         self.settings = settings
         self.keys = settings.keyspace
-        # Redis refuses names of connections with spaces in them.
-        name = "".join(letter if "!" <= letter <= "~" else "-" for letter in name)
+        name = connection_name(name)
         timeout = settings.redis_timeout_seconds
         url, owner = settings.ledger_url, LoopOwner()
         pipelined = partial(PipelinedConnection, url, timeout=timeout, patient=patient, owner=owner)
-        self.connection = (
-            BlockingConnection(url, timeout=timeout, name=name)
-            if blocking
-            else pipelined(name=name)
-        )
+        self.connection = pipelined(name=name)
         self._bulk = pipelined(name=f"{name}-bulk")
-        self._waiting = WaitingReads(
+        self._blocking_reads = BlockingReadPool(
             url,
             timeout=timeout + BLOCK_MS / 1000,
             name=f"{name}-blocking",
             patient=patient,
             owner=owner,
         )
-        self.runs = RunStore(self.connection, settings)
-        self.streams = EventStreams(self.connection, self._waiting, self.runs, settings)
+        self.pubsub = PubSub(url, timeout=timeout, name=name, patient=patient, owner=owner)
+
+        self.submissions = Submissions(self.connection, settings)
+        self.leases = Leases(self.connection, settings)
+        self.queries = Queries(self.connection, settings)
+        self.cancellation = Cancellation(self.connection, settings, self.queries)
+        self.budgets = Budgets(self.connection, settings)
+        self.maintenance = Maintenance(self.connection, settings)
+        self.streams = EventStreams(self.connection, self._blocking_reads, self.queries, settings)
         self.artifacts = ArtifactStore(self._bulk, settings)
         self.directory = Directory(self.connection, settings)
         self.queues = Queues(self.connection, settings)
-        self.refused = RefusedMessages(self.connection, settings)
-        self.channels = Channels(url, timeout=timeout, name=name, patient=patient, owner=owner)
+        self.dead_letters = DeadLetters(self.connection, settings)
 
     async def close(self) -> None:
-        """Close all connections; what still waits gets FleetClosedError. Raises WrongLoopError."""
-        # Who hears from the channels that they are over finds the connection closed.
+        """Close all connections; pending calls get FleetClosedError. Raises WrongLoopError."""
+        # Closed first: listeners, called when pub/sub closes, must find the connection closed.
         await self.connection.close()
         await self._bulk.close()
-        await self._waiting.close()
-        await self.channels.close()
+        await self._blocking_reads.close()
+        await self.pubsub.close()

@@ -1,6 +1,5 @@
 """The event stream of a run: batches in under the lease, live and resumable reading out."""
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -9,11 +8,12 @@ import orjson
 
 from skillfleet.contracts import TRIMMED_KIND, RunEvent, from_millis
 from skillfleet.errors import FleetUnavailableError
-from skillfleet_ledger.redis_client.blocking_reads import WaitingReads
+from skillfleet_ledger.redis_client.blocking_reads import BlockingReadPool
 from skillfleet_ledger.redis_client.connection import Connection, ReplyError
-from skillfleet_ledger.redis_client.protocol import pause_after
 from skillfleet_ledger.redis_client.script_loader import run_script
-from skillfleet_ledger.runs.store import Lease, RunStore
+from skillfleet_ledger.retrying import retry_until
+from skillfleet_ledger.runs.queries import Queries
+from skillfleet_ledger.runs.records import Lease
 from skillfleet_ledger.settings import Settings
 
 _BATCH = 256
@@ -37,13 +37,13 @@ class EventStreams:
     def __init__(
         self,
         connection: Connection,
-        waiting: WaitingReads,
-        runs: RunStore,
+        blocking_reads: BlockingReadPool,
+        queries: Queries,
         settings: Settings,
     ) -> None:
         self._connection = connection
-        self._waiting = waiting
-        self._runs = runs
+        self._blocking_reads = blocking_reads
+        self._queries = queries
         self._settings = settings
         self._keys = settings.keyspace
 
@@ -84,7 +84,7 @@ class EventStreams:
         longer than the timeout.
         """
         position = event_number(after) if after not in (None, "") else 0
-        state, _ = await self._runs.state(run_id)
+        state, _ = await self._queries.state(run_id)
         while True:
             entries = await self._next(run_id, position, wait=not state.terminal)
             if entries:
@@ -96,31 +96,35 @@ class EventStreams:
             elif state.terminal:
                 return
             else:
-                state, _ = await self._runs.state(run_id)
+                state, _ = await self._queries.state(run_id)
 
     async def _next(self, run_id: str, position: int, *, wait: bool) -> list[_Entry]:
         """Entries behind `position`; with `wait` it waits a little for some."""
         key = f"{self._keys.prefix(run_id)}events:{run_id}"
         block = ("BLOCK", BLOCK_MS) if wait else ()
-        reply = await self._patiently(
+        reply = await self._retried(
             "XREAD", "COUNT", _BATCH, *block, "STREAMS", key, f"{position}-0"
         )
         return reply[0][1] if reply else []
 
-    async def _patiently(self, *command: Any) -> Any:
+    async def _retried(self, *command: Any) -> Any:
         """Repeat a read on a broken connection, for the timeout from the first failure on."""
-        loop = asyncio.get_running_loop()
-        end: float | None = None
-        while True:
-            try:
-                return await self._waiting.execute(*command)
-            except (ReplyError, OSError) as error:
-                self._waiting.judge(error)
-                end = end or loop.time() + self._settings.redis_timeout_seconds
-                if loop.time() > end:
-                    reason = error.reason if isinstance(error, ReplyError) else error
-                    raise FleetUnavailableError(f"lost the event stream: {reason}") from error
-                await asyncio.sleep(pause_after(error))
+        try:
+            return await retry_until(
+                self._settings.redis_timeout_seconds,
+                lambda: self._blocking_reads.execute(*command),
+                on=(ReplyError, OSError),
+                check=self._blocking_reads.judge,
+            )
+        except (ReplyError, OSError) as error:
+            if isinstance(error, FleetUnavailableError) or not _may_pass(error):
+                raise
+            reason = error.reason if isinstance(error, ReplyError) else error
+            raise FleetUnavailableError(f"lost the event stream: {reason}") from error
+
+
+def _may_pass(error: Exception) -> bool:
+    return not isinstance(error, ReplyError) or error.passing or error.refusing
 
 
 def event_number(event_id: str) -> int:

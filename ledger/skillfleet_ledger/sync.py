@@ -1,4 +1,8 @@
-"""The thread and event loop on which a synchronous front runs the asynchronous code."""
+"""Ways to reach the ledger without an event loop.
+
+`BlockingLedger` and `run_sync` do single requests in the calling thread; `Portal` runs everything
+else on an event loop in a thread of its own.
+"""
 
 import asyncio
 import contextlib
@@ -10,12 +14,56 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from skillfleet.errors import FleetClosedError, WrongLoopError
+from skillfleet_ledger.directory import Directory
+from skillfleet_ledger.redis_client.blocking import BlockingConnection
+from skillfleet_ledger.redis_client.protocol import connection_name
+from skillfleet_ledger.runs.queries import Queries
+from skillfleet_ledger.runs.submissions import Submissions
+from skillfleet_ledger.settings import Settings
 
 T = TypeVar("T")
 
 
+def run_sync(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that awaits nothing but a blocking connection; on any thread.
+
+    Raises RuntimeError for one that suspends.
+    """
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    work.close()
+    raise RuntimeError("this work needs an event loop")
+
+
+class BlockingLedger:
+    """The part of the ledger that works without an event loop: new runs, reads, the directory.
+
+    Its coroutines never suspend: call them with `run_sync`. Any thread may use it, and a forked
+    child. Arguments as for `Ledger`.
+    """
+
+    def __init__(self, settings: Settings, *, name: str = "skillfleet") -> None:
+        self.settings = settings
+        self.keys = settings.keyspace
+        self.connection = BlockingConnection(
+            settings.ledger_url,
+            timeout=settings.redis_timeout_seconds,
+            name=connection_name(name),
+        )
+        self.submissions = Submissions(self.connection, settings)
+        self.queries = Queries(self.connection, settings)
+        self.directory = Directory(self.connection, settings)
+
+    async def close(self) -> None:
+        """Close the connection; later calls raise FleetClosedError."""
+        await self.connection.close()
+
+
 def _new_loop() -> asyncio.AbstractEventLoop:
-    """Uvloop's where it happens to be installed: a quarter less processor time a call."""
+    """A loop of uvloop's where that is installed: a quarter less processor time per call."""
     try:
         loop: asyncio.AbstractEventLoop = import_module("uvloop").new_event_loop()
     except ImportError:
@@ -29,7 +77,7 @@ class Portal:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._loop = _new_loop()
-        # Reentrant: while it is held, a forgotten iterator may be collected, which takes it, too.
+        # Reentrant: collecting an unused iterator while the lock is held takes it again.
         self._lock = threading.RLock()
         self._closed = False
         self._thread = threading.Thread(
@@ -70,12 +118,12 @@ class Portal:
                     return
                 yield item
         finally:
-            # Not waited for: a forgotten iterator may be collected on any thread, also the loop's.
+            # Not awaited: an unused iterator may be collected on any thread, also the loop's.
             with contextlib.suppress(FleetClosedError):
-                self._start(_close(items), anywhere=True)
+                self._start(_close(items), any_thread=True)
 
     def close(self) -> None:
-        """End what still runs, then the loop and the thread; who waits gets FleetClosedError."""
+        """Cancel what still runs, then end loop and thread; callers get FleetClosedError."""
         if self.pid != os.getpid():
             return
         with self._lock:
@@ -88,32 +136,34 @@ class Portal:
         self._thread.join()
         self._loop.close()
 
-    def _start(self, work: Coroutine[Any, Any, T], *, anywhere: bool = False) -> Future[T]:
+    def _start(self, work: Coroutine[Any, Any, T], *, any_thread: bool = False) -> Future[T]:
         with contextlib.ExitStack() as stack:
             stack.callback(work.close)
-            self._check(anywhere=anywhere)
+            self._check(any_thread=any_thread)
             with self._lock:
                 if self._closed:
                     raise _was_closed()
                 stack.pop_all()
                 return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def _check(self, *, anywhere: bool) -> None:
+    def _check(self, *, any_thread: bool) -> None:
         if self.pid != os.getpid():
-            # The lock may have been held as the process forked: it is not asked for.
+            # The lock is not taken: it may have been held when the process forked.
             raise _was_closed()
-        if threading.current_thread() is self._thread and not anywhere:
-            raise WrongLoopError("the fleet's own thread cannot wait for what it has to do")
+        if threading.current_thread() is self._thread and not any_thread:
+            raise WrongLoopError(
+                "the fleet's own thread cannot wait for work that it has to do itself"
+            )
 
 
 async def _close(items: AsyncIterator[Any]) -> None:
-    # One that is still being cancelled cannot be closed: the loop does that in the end.
+    # An iterator that is still being cancelled cannot be closed here: the loop does it at its end.
     with contextlib.suppress(RuntimeError):
         await items.aclose()  # type: ignore[attr-defined]
 
 
 async def _end_all() -> None:
-    """Cancel all that runs on this loop and wait until it has ended."""
+    """Cancel all tasks of this loop and wait for their ends."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

@@ -1,21 +1,26 @@
-"""The synchronous front: the same verbs, each a call into the asynchronous fleet."""
+"""The synchronous fleet: each method is a call into the asynchronous one."""
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self, Unpack
 
 from skillfleet.contracts import AgentCard, ArtifactInfo, RunEvent, RunState, RunStatus
-from skillfleet_ledger import Ledger, Settings
-from skillfleet_ledger.redis_client.blocking import completed
-from skillfleet_ledger.sync import Portal
+from skillfleet_ledger import Settings
+from skillfleet_ledger.dead_letters import DeadLetter
+from skillfleet_ledger.runs.records import Invocation
+from skillfleet_ledger.sync import BlockingLedger, Portal, run_sync
+from skillfleet_producer.enqueuing import Enqueuer
 from skillfleet_producer.fleet_async import (
     CLIENT_NAME,
     AsyncFleet,
     AsyncRunHandle,
     chosen_settings,
 )
-from skillfleet_producer.submission import EnqueueOptions
+from skillfleet_producer.submission import EnqueueOptions, Options
+
+Runner = Callable[[], tuple[Portal, AsyncFleet]]
+"""Returns the thread and the asynchronous fleet of a `Fleet`; starts them."""
 
 
 class Fleet:
@@ -27,7 +32,7 @@ class Fleet:
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
         self.settings = chosen_settings(url, settings)
-        self._here = self._blocking()
+        self._ledger, self._enqueuer = self._blocking()
         # By process: a lock that is held as a process forks stays locked in the child.
         self._locks: dict[int, threading.RLock] = {}
         self._portal: Portal | None = None
@@ -45,10 +50,10 @@ class Fleet:
         Other threads that wait get FleetClosedError at once, whatever their timeout.
         """
         with self._lock():
-            here, portal, fleet = self._here, self._portal, self._fleet
-            self._here, self._portal, self._fleet = self._blocking(), None, None
-        # Not its publisher, which for a remote broker needs a loop and was never used.
-        completed(here.ledger.close())
+            ledger, portal, fleet = self._ledger, self._portal, self._fleet
+            self._ledger, self._enqueuer = self._blocking()
+            self._portal, self._fleet = None, None
+        run_sync(ledger.close())
         if portal is None or fleet is None or portal.pid != os.getpid():
             return
         try:
@@ -64,9 +69,12 @@ class Fleet:
     ) -> "RunHandle":
         """Enqueue one run; see `AsyncFleet.enqueue`."""
         if self.settings.broker_is_ledger:
-            return RunHandle(self, completed(self._here.enqueue(skill, args, **options)))
-        portal, fleet = self.open()
-        return RunHandle(self, portal.call(fleet.enqueue(skill, args, **options)))
+            work = self._enqueuer.enqueue(skill, args or {}, Options(**options))
+            run_id, created = run_sync(work)
+            return RunHandle(self._runner, run_id, is_new=created)
+        portal, fleet = self._runner()
+        handle = portal.call(fleet.enqueue(skill, args, **options))
+        return RunHandle(self._runner, handle.id)
 
     def enqueue_many(
         self,
@@ -75,36 +83,47 @@ class Fleet:
         **options: Unpack[EnqueueOptions],
     ) -> list["RunHandle"]:
         """Enqueue many runs; see `AsyncFleet.enqueue_many`."""
-        portal, fleet = self.open()
+        portal, fleet = self._runner()
         handles = portal.call(fleet.enqueue_many(skill, args_list, **options))
-        return [RunHandle(self, handle) for handle in handles]
+        return [RunHandle(self._runner, handle.id) for handle in handles]
 
     def run(self, run_id: str) -> "RunHandle":
-        """A handle on an existing run."""
-        return RunHandle(self, self._here.run(run_id))
+        """Return a handle on an existing run."""
+        return RunHandle(self._runner, run_id)
 
     def runs(
         self, state: RunState | str | None = None, agent: str | None = None, limit: int = 50
     ) -> list[RunStatus]:
-        """Runs, newest first."""
-        portal, fleet = self.open()
+        """Return runs, newest first."""
+        portal, fleet = self._runner()
         return portal.call(fleet.runs(state, agent, limit))
 
     def agents(self) -> list[AgentCard]:
-        """The cards of all agents that live workers serve."""
-        portal, fleet = self.open()
+        """Return the cards of all agents that live workers serve."""
+        portal, fleet = self._runner()
         return portal.call(fleet.agents())
 
-    def open(self) -> tuple[Portal, AsyncFleet]:
-        """The thread and the fleet for all that takes more than one request; starts them."""
+    def dead_letters(self, limit: int = 50) -> list[DeadLetter]:
+        """Return the messages that no run could be made of, newest first."""
+        portal, fleet = self._runner()
+        return portal.call(fleet.dead_letters(limit))
+
+    def purge_dead_letters(self) -> int:
+        """Delete all dead letters; returns how many there were."""
+        portal, fleet = self._runner()
+        return portal.call(fleet.purge_dead_letters())
+
+    def _runner(self) -> tuple[Portal, AsyncFleet]:
+        """Return the thread and the fleet for what takes more than one request; starts them."""
         with self._lock():
             if self._portal is None or self._fleet is None or self._portal.pid != os.getpid():
                 self._portal, self._fleet = Portal(), AsyncFleet(settings=self.settings)
             return self._portal, self._fleet
 
-    def _blocking(self) -> AsyncFleet:
-        """What works in the calling thread, for what is one request to Redis; not connected yet."""
-        return AsyncFleet(ledger=Ledger(self.settings, name=CLIENT_NAME, blocking=True))
+    def _blocking(self) -> tuple[BlockingLedger, Enqueuer]:
+        """Return what does single requests in the calling thread; not connected yet."""
+        ledger = BlockingLedger(self.settings, name=CLIENT_NAME)
+        return ledger, Enqueuer(ledger)
 
     def _lock(self) -> threading.RLock:
         return self._locks.setdefault(os.getpid(), threading.RLock())
@@ -113,52 +132,70 @@ class Fleet:
 class RunHandle:
     """One run; see `AsyncRunHandle` for arguments and errors."""
 
-    def __init__(self, fleet: Fleet, handle: AsyncRunHandle) -> None:
-        self.id = handle.id
-        self._fleet = fleet
-        self._handle = handle
+    def __init__(self, runner: Runner, run_id: str, *, is_new: bool = False) -> None:
+        self.id = run_id
+        self._is_new = is_new
+        self._runner = runner
+        self._handle: AsyncRunHandle | None = None
 
     def __repr__(self) -> str:
         return f"<run {self.id}>"
 
     def status(self) -> RunStatus:
-        """A snapshot of the run."""
-        portal, handle = self._open()
+        """Return a snapshot of the run."""
+        portal, handle = self._bound()
         return portal.call(handle.status())
 
     def cancel(self, reason: str | None = None) -> bool:
         """Cancel the run and all runs it called; False when it had ended before."""
-        portal, handle = self._open()
+        portal, handle = self._bound()
         return portal.call(handle.cancel(reason))
 
     def events(self, after: str | None = None, timeout: float | None = None) -> Iterator[RunEvent]:
-        """Yield the run's events, live, behind the id `after`; ends after the final event."""
-        portal, handle = self._open()
+        """Yield the run's events, live, after the id `after`; ends after the final event."""
+        portal, handle = self._bound()
         # One hop to the other thread for each batch, not for each event.
         for batch in portal.iterate(handle.event_batches(after, timeout)):
             yield from batch
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the end of the run and return its value."""
-        portal, handle = self._open()
+        portal, handle = self._bound()
         return portal.call(handle.result(timeout))
 
     def artifacts(self) -> list[ArtifactInfo]:
-        """The artifacts that the run has written so far."""
-        portal, handle = self._open()
+        """Return the artifacts that the run has written so far."""
+        portal, handle = self._bound()
         return portal.call(handle.artifacts())
 
     def read_artifact(self, name: str) -> bytes:
-        """All bytes of an artifact."""
-        portal, handle = self._open()
+        """Return all bytes of an artifact."""
+        portal, handle = self._bound()
         return portal.call(handle.read_artifact(name))
 
     def stream_artifact(self, name: str) -> Iterator[bytes]:
         """Yield an artifact's bytes in pieces."""
-        portal, handle = self._open()
+        portal, handle = self._bound()
         return portal.iterate(handle.stream_artifact(name))
 
-    def _open(self) -> tuple[Portal, AsyncRunHandle]:
-        portal, fleet = self._fleet.open()
-        self._handle = self._handle.through(fleet)
+    def children(self) -> list[str]:
+        """Return the ids of the runs that the run called."""
+        portal, handle = self._bound()
+        return portal.call(handle.children())
+
+    def invocation(self) -> Invocation | None:
+        """Return what the run was enqueued with; None when it has no record."""
+        portal, handle = self._bound()
+        return portal.call(handle.invocation())
+
+    def budget(self) -> tuple[int | None, int | None]:
+        """Return the calls and tokens that the run was given; None: no limit."""
+        portal, handle = self._bound()
+        return portal.call(handle.budget())
+
+    def _bound(self) -> tuple[Portal, AsyncRunHandle]:
+        portal, fleet = self._runner()
+        if self._handle is None:
+            self._handle = AsyncRunHandle(fleet, self.id, is_new=self._is_new)
+        self._handle = self._handle.bound_to(fleet)
         return portal, self._handle

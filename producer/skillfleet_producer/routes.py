@@ -1,4 +1,4 @@
-"""What the fleet can do, as its workers published it; read through a short cache."""
+"""Routes of skills: where their runs go and which arguments they accept, briefly cached."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -7,15 +7,16 @@ from typing import Any
 from skillfleet.arguments import arguments_check
 from skillfleet.contracts import AgentCard
 from skillfleet.errors import InvalidArgumentsError, UnknownSkillError
-from skillfleet_ledger import Ledger
+from skillfleet_ledger.directory import Directory
+from skillfleet_ledger.redis_client.connection import Connection
 
 _FRESH_SECONDS = 5.0
 _EMPTY_SECONDS = 0.5
 
-Taker = Callable[[Mapping[str, Any]], str | None]
-"""Tells the queue that carries a skill's arguments; None when no worker ever told.
+Route = Callable[[Mapping[str, Any]], str | None]
+"""Returns the queue for a skill's arguments; None when it is not known.
 
-Raises InvalidArgumentsError when no served version of the skill takes them. Only live versions
+Raises InvalidArgumentsError when no served version of the skill accepts them. Only live versions
 count, as long as there is one.
 """
 
@@ -23,22 +24,23 @@ count, as long as there is one.
 class Catalogue:
     """Checks invocations before they are written, and knows the queue of each agent."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, directory: Directory, connection: Connection) -> None:
+        self._directory = directory
+        self._connection = connection
         self._cards: list[AgentCard] = []
         self._live: set[tuple[str, str]] = set()
-        self._takers: dict[tuple[str, str], Taker] = {}
+        self._routes: dict[tuple[str, str], Route] = {}
         self._read_at = float("-inf")
 
-    async def taker(self, agent: str, skill: str) -> Taker:
-        """What checks arguments for the skill, and tells the queue that carries them.
+    async def route_for(self, agent: str, skill: str) -> Route:
+        """Return the route of a skill.
 
         Raises UnknownSkillError (with the known skills). While the catalogue is empty, as
         before the first worker starts, everything passes: the worker checks again.
         """
         for refresh in (False, True):
             await self._read(refresh=refresh and bool(self._cards))
-            found = self._takers.get((agent, skill)) or self._new_taker(agent, skill)
+            found = self._routes.get((agent, skill)) or self._new_route(agent, skill)
             if found is not None:
                 return found
         names = {f"{card.name}.{entry.name}" for card in self._cards for entry in card.skills}
@@ -47,65 +49,65 @@ class Catalogue:
             f"no worker of this fleet serves {agent}.{skill}; known skills: {known}"
         )
 
-    def _new_taker(self, agent: str, skill: str) -> Taker | None:
-        # Another thread may read the cards anew meanwhile: what stems from these goes with them.
-        known = self._takers
+    def _new_route(self, agent: str, skill: str) -> Route | None:
+        # Another thread may replace the cards meanwhile, and with them the routes made from them.
+        known = self._routes
         if not self._cards:
-            return anything
+            return accept_any
         found = [
             (card, match)
             for card in reversed(self._cards)
             if card.name == agent and (match := card.skill(skill)) is not None
         ]
-        takers = [
-            _taker(card.queue, arguments_check(f"{agent}.{skill}", match.input_schema))
+        routes = [
+            _route(card.queue, arguments_check(f"{agent}.{skill}", match.input_schema))
             for card, match in [pair for pair in found if self._lives(pair[0])] or found
         ]
-        if not takers:
+        if not routes:
             return None
-        return known.setdefault((agent, skill), _first_of(takers))
+        return known.setdefault((agent, skill), _first_of(routes))
 
     async def _read(self, *, refresh: bool) -> None:
         age = time.monotonic() - self._read_at
         if refresh or age > (_FRESH_SECONDS if self._cards else _EMPTY_SECONDS):
-            # One read for all who ask meanwhile: none waits for the failures of those before it.
-            await self._ledger.connection.once("catalogue", self._fetch)
+            # Concurrent callers share one read: none waits for the failures of earlier ones.
+            await self._connection.single_flight("catalogue", self._fetch)
 
     async def _fetch(self) -> None:
-        live = await self._ledger.directory.live()
-        cards = await self._ledger.directory.catalogue()
+        live = await self._directory.live()
+        cards = await self._directory.catalogue()
         self._live, self._cards = live, sorted(cards, key=lambda card: card.order)
-        self._takers = {}
+        self._routes = {}
         self._read_at = time.monotonic()
 
     def _lives(self, card: AgentCard) -> bool:
         return (card.name, card.version) in self._live
 
 
-def anything(arguments: Mapping[str, Any]) -> None:  # noqa: ARG001 - nobody knows better
-    """Take all arguments; the queue is not known."""
+def accept_any(arguments: Mapping[str, Any]) -> None:  # noqa: ARG001 - nothing to check with
+    """The route of an unknown skill: accepts all arguments."""
     return
 
 
-def _taker(queue: str, check: Callable[[Mapping[str, Any]], None]) -> Taker:
-    def take(arguments: Mapping[str, Any]) -> str | None:
+def _route(queue: str, check: Callable[[Mapping[str, Any]], None]) -> Route:
+    def route(arguments: Mapping[str, Any]) -> str | None:
         check(arguments)
         return queue
 
-    return take
+    return route
 
 
-def _first_of(takers: list[Taker]) -> Taker:
-    if len(takers) == 1:
-        return takers[0]
+def _first_of(routes: list[Route]) -> Route:
+    if len(routes) == 1:
+        return routes[0]
 
-    def take(arguments: Mapping[str, Any]) -> str | None:
+    def route(arguments: Mapping[str, Any]) -> str | None:
         problem: InvalidArgumentsError | None = None
-        for taker in takers:
+        for route in routes:
             try:
-                return taker(arguments)
+                return route(arguments)
             except InvalidArgumentsError as error:
                 problem = problem or error
-        raise problem or InvalidArgumentsError("nobody takes these arguments")
+        raise problem or InvalidArgumentsError("no served version accepts these arguments")
 
-    return take
+    return route

@@ -18,7 +18,7 @@ from skillfleet.jsonable import NotJsonError, to_json
 from skillfleet.texts import plain_text
 from skillfleet_ledger import Settings
 from skillfleet_ledger.runs.records import Invocation, Submission
-from skillfleet_producer.routes import Taker, anything
+from skillfleet_producer.routes import Route, accept_any
 
 _TASK_NAME = re.compile(r"^([A-Za-z0-9_-]{1,64})\.([A-Za-z0-9_-]{1,128})$")
 _PRIORITY_STEPS = (0, 3, 6, 9)
@@ -40,7 +40,7 @@ class EnqueueOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is to be made, beside its skill and arguments; times in seconds."""
+    """The options of a run, beside its skill and arguments; times in seconds."""
 
     auth: BaseModel | Mapping[str, Any] | None = None
     idempotency_key: str | None = None
@@ -69,7 +69,9 @@ def _check_text(name: str, text: Any) -> None:
     if text is None:
         return
     if not isinstance(text, str) or not 1 <= len(text) <= _MOST_TEXT_CHARS:
-        raise InvalidArgumentsError(f"{name} must be a text of 1 to {_MOST_TEXT_CHARS} characters")
+        raise InvalidArgumentsError(
+            f"{name} must be a string of 1 to {_MOST_TEXT_CHARS} characters"
+        )
     if not text.isascii() and plain_text(text) != text:
         raise InvalidArgumentsError(f"{name} holds a lone surrogate: {plain_text(text)}")
 
@@ -89,7 +91,7 @@ class Parent:
 
 
 def split_task(skill: object) -> tuple[str, str]:
-    """Agent and skill of a task name, or of a skill object of the SDK.
+    """Return agent and skill of a task name, or of a skill object of the SDK.
 
     Raises InvalidArgumentsError for a name that is not `<agent>.<skill>`.
     """
@@ -101,9 +103,9 @@ def split_task(skill: object) -> tuple[str, str]:
 
 
 class Call(NamedTuple):
-    """What is asked for: an agent's skill, with encoded arguments, and the queue that carries it.
+    """A requested call: an agent's skill with encoded arguments, and the queue for it.
 
-    `digest` is the arguments' identity: the same whatever the order of their names.
+    `digest` is the arguments' identity: independent of the order of their names.
     """
 
     agent: str
@@ -114,26 +116,34 @@ class Call(NamedTuple):
 
 
 def read_call(
-    settings: Settings, agent: str, skill: str, arguments: Mapping[str, Any], take: Taker = anything
+    settings: Settings,
+    agent: str,
+    skill: str,
+    arguments: Mapping[str, Any],
+    route: Route = accept_any,
 ) -> Call:
-    """A call of `skill` that `take` finds a queue for; raises InvalidArgumentsError."""
+    """Return a call of `skill` that `route` accepts; raises InvalidArgumentsError."""
     json = json_arguments(f"{agent}.{skill}", arguments, settings.max_arguments_bytes)
     canonical = orjson.dumps(json.plain, option=orjson.OPT_SORT_KEYS)
     digest = hashlib.sha256(canonical).hexdigest()[:32]
-    return Call(agent, skill, json.encoded, digest, take(json.plain))
+    return Call(agent, skill, json.encoded, digest, route(json.plain))
 
 
 def build_submission(
-    settings: Settings, call: Call, options: Options, now_ms: float, parent: Parent | None = None
+    settings: Settings,
+    call: Call,
+    options: Options,
+    now_ms: float,
+    parent: Parent | None = None,
+    claims: dict[str, Any] | None = None,
 ) -> Submission:
-    """The record of a new run; `now_ms` is Redis time."""
+    """Return the record of a new run; `now_ms` is Redis time, `claims` are the caller's."""
     agent, name, args, digest, queue = call
     keys = settings.keyspace
-    auth = claims_of(options.auth)
     budget = options.budget
     budget_end = _budget_end_ms(options, now_ms, parent)
     deadline = _deadline_ms(options, now_ms, parent, budget_end)
-    header = _header(deadline, auth, budget_end, parent.depth + 1 if parent else 0)
+    header = _header(deadline, claims, budget_end, parent.depth + 1 if parent else 0)
     if parent is not None:
         run_id = keys.child_id(parent.run_id, f"{agent}.{name}\0{parent.call}")
     elif options.idempotency_key is not None:
@@ -162,7 +172,7 @@ def build_submission(
 
 
 def claims_of(auth: BaseModel | Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The caller's claims as plain JSON values; raises InvalidArgumentsError."""
+    """Return the caller's claims as plain JSON values; raises InvalidArgumentsError."""
     if auth is None:
         return None
     if not isinstance(auth, BaseModel | Mapping):
@@ -180,7 +190,7 @@ def claims_of(auth: BaseModel | Mapping[str, Any] | None) -> dict[str, Any] | No
 
 
 def invocation_from(new: Submission) -> Invocation:
-    """What the message of a new run is built from."""
+    """Return what the message of a new run is built from."""
     return Invocation(
         id=new.id,
         task=new.task,
@@ -197,7 +207,7 @@ def invocation_from(new: Submission) -> Invocation:
 def _header(
     deadline_ms: int | None, auth: dict[str, Any] | None, budget_end_ms: int | None, depth: int
 ) -> bytes:
-    """The JSON object of the one header that is ours."""
+    """Return the JSON object with skillfleet's own header."""
     if deadline_ms is None and auth is None and budget_end_ms is None and depth == 0:
         return _PLAIN_HEADER
     header = InvocationHeader(
@@ -236,5 +246,5 @@ def _earliest(one: int | None, other: int | None) -> int | None:
 
 
 def priority_step(priority: int) -> int:
-    """The priority step kombu's Redis transport files it under."""
+    """Return the priority step that kombu's Redis transport uses for a priority."""
     return max(step for step in _PRIORITY_STEPS if step <= priority)

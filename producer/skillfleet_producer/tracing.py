@@ -1,4 +1,4 @@
-"""The producer's side of a run's trace: its span, and W3C context in the message headers."""
+"""Tracing at the producer: the span of a submission, W3C context in the message headers."""
 
 import hashlib
 import re
@@ -23,13 +23,13 @@ _tracer = trace.get_tracer("skillfleet")
 
 
 def sending(new: Submission) -> AbstractContextManager[Submission]:
-    """The span `send <queue>` around the writing of a run.
+    """Return the span `send <queue>` around the writing of a run.
 
-    Gives the run with its trace id, and with `traceparent`, `tracestate` and `baggage` among
-    its headers as far as there is something to propagate.
+    Yields the run with its trace id, and with `traceparent`, `tracestate` and `baggage` among
+    its headers where there is something to propagate.
     """
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        # Nobody records spans in this process.
+        # This process records no spans.
         return nullcontext(_propagating(new))
     return _recorded(new)
 
@@ -62,8 +62,8 @@ def _propagating(new: Submission) -> Submission:
     return new.changed(headers=headers, trace_id=trace_id)
 
 
-def existed() -> None:
-    """Note on the current span that the run was there before: an idempotent repetition."""
+def mark_duplicate() -> None:
+    """Note on the current span that the run existed before: an idempotent repetition."""
     trace.get_current_span().set_attribute(names.EXISTED, value=True)
 
 
@@ -77,7 +77,7 @@ def callers_trace_id(headers: Mapping[str, Any]) -> str | None:
 def run_trace_id(headers: Mapping[str, Any], root_id: str) -> str:
     """The id of a run's trace, 32 hex digits: its caller's, else one that follows from its root.
 
-    So runs that nobody traces have a trace id too, and a run's attempts share it. `headers` are
+    So untraced runs have a trace id too, and a run's attempts share it. `headers` are
     the message headers, `root_id` is the run at the root of the tree of calls.
     """
     caller = callers_trace_id(headers)

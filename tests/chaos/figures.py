@@ -98,7 +98,7 @@ async def _renewals() -> dict[str, Any]:
         tokens = dict([await _lease(ledger) for _ in range(LEASES)])
         before, cpu, began = await _server(ledger), time.process_time(), time.perf_counter()
         for _ in range(RENEWALS):
-            await ledger.runs.renew("measured", LONG_MS, tokens, timeout=10)
+            await ledger.leases.renew("measured", LONG_MS, tokens, timeout=10)
         took, cpu = time.perf_counter() - began, time.process_time() - cpu
         after = await _server(ledger)
     finally:
@@ -114,8 +114,8 @@ async def _renewals() -> dict[str, Any]:
 
 async def _lease(ledger: Ledger) -> tuple[str, int]:
     new = submission()
-    await ledger.runs.submit(new)
-    claim = await ledger.runs.claim(new.id, "measured", uuid.uuid4().hex, LONG_MS, None)
+    await ledger.submissions.submit(new)
+    claim = await ledger.leases.claim(new.id, "measured", uuid.uuid4().hex, LONG_MS, None)
     return new.id, claim.token
 
 

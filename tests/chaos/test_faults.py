@@ -86,7 +86,7 @@ async def test_a_canceller_that_dies_was_heard_and_its_tree_ends(
 
 async def running_child(load: Load, run: AsyncRunHandle) -> str:
     """The id of a called run that is being executed; '' while there is none."""
-    for child in await load.fleet.ledger.runs.children(run.id):
+    for child in await load.fleet.ledger.queries.children(run.id):
         if (await load.fleet.run(child).status()).state is RunState.RUNNING:
             return child
     return ""

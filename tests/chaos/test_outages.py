@@ -9,7 +9,7 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs.store import Lease
+from skillfleet_ledger.runs.records import Lease
 from skillfleet_producer import Settings
 from skillfleet_producer.fleet_async import AsyncFleet, AsyncRunHandle
 from skillfleet_worker.attempts.attempt import Attempt
@@ -37,7 +37,7 @@ async def test_all_who_enqueue_while_redis_is_silent_learn_of_it_at_once(
         async with AsyncFleet(settings=settings) as fleet:
             await fleet.enqueue("chaos.process_id", {})
             proxy.hold()
-            fleet._catalogue._read_at = float("-inf")  # it is older than it may be
+            fleet.enqueuer._catalogue._read_at = float("-inf")  # it is older than it may be
             # One after the other they would take twice as long.
             async with asyncio.timeout(20):
                 answers = await asyncio.gather(
@@ -166,7 +166,7 @@ async def test_a_lease_is_given_up_before_anybody_else_may_take_it(valkey: Valke
             delivery = Delivery("r1", "lab", "add", "celery", {}, None, None, "r1", {})
             # A renewal that failed after a whole second would end before the lease, the next after.
             attempt = Attempt(lease, delivery, now - 1.9)
-            await Heartbeat(ledger.runs, "w1", {"r1": attempt}, settings).beat()
+            await Heartbeat(ledger.leases, "w1", {"r1": attempt}, settings).beat()
             assert attempt.stop is not None
             assert attempt.stop.kind is StopKind.RELEASED
             assert asyncio.get_running_loop().time() >= attempt.renewed_at + 2.8

@@ -5,8 +5,8 @@ import os
 import signal
 
 from skillfleet_ledger import Ledger
+from skillfleet_ledger.runs.maintenance import ReapOptions
 from skillfleet_ledger.runs.records import Invocation
-from skillfleet_ledger.runs.store import ReapOptions
 from skillfleet_producer import Fleet, Settings
 from skillfleet_producer.fleet_async import AsyncFleet
 from skillfleet_producer.publisher import LedgerPublisher
@@ -79,8 +79,8 @@ async def test_a_run_whose_producer_died_before_publishing_executes(
 ) -> None:
     settings = Settings.load(redis_url=server.url)
     async with AsyncFleet(settings=settings) as fleet:
-        new = await fleet.prepare("lab.add", {"x": 1}, Options())
-        assert await fleet.ledger.runs.submit(new)
+        new = await fleet.enqueuer.prepare("lab.add", {"x": 1}, Options())
+        assert await fleet.ledger.submissions.submit(new)
         await asyncio.to_thread(start_worker, LAB, reap_seconds=0.2, stranded_seconds=0.5)
         assert await fleet.run(new.id).result(timeout=30) == 2
 
@@ -92,9 +92,11 @@ async def test_runs_that_a_dying_reaper_took_up_are_published_by_the_next(
     due = await due_runs(settings, 3)
     ledger = Ledger(settings)
     try:
-        reaped = await ledger.runs.reap(0, "a reaper that dies now", ReapOptions(office_ms=3000))
+        reaped = await ledger.maintenance.reap(
+            0, "a reaper that dies now", ReapOptions(lock_ttl_ms=3000)
+        )
         assert reaped is not None
-        assert sorted(reaped.publish) == sorted(due)
+        assert sorted(reaped.to_publish) == sorted(due)
     finally:
         await ledger.close()
     # The runs are not stranded for long: nobody has to wait for that patience.

@@ -32,7 +32,7 @@ async def _claim(settings: Settings, run_id: str) -> None:
     """Take the run as a worker that is gone right afterwards."""
     ledger = Ledger(settings)
     try:
-        await ledger.runs.claim(run_id, "lost-worker", "claim", 50, None)
+        await ledger.leases.claim(run_id, "lost-worker", "claim", 50, None)
     finally:
         await ledger.close()
 
@@ -71,7 +71,7 @@ def test_a_retry_is_a_new_run_of_the_same_invocation_once(shell: Shell, dead: st
 async def _budget_of(url: str, run_id: str) -> tuple[int | None, int | None]:
     ledger = Ledger(Settings.load(redis_url=url))
     try:
-        return await ledger.runs.counted_budget(run_id)
+        return await ledger.budgets.limits(run_id)
     finally:
         await ledger.close()
 
@@ -95,6 +95,6 @@ def test_refused_messages_are_listed_shown_and_purged(shell: Shell, dead: str) -
 async def _refuse(url: str, body: bytes) -> None:
     ledger = Ledger(Settings.load(redis_url=url))
     try:
-        await ledger.refused.add("no message", body)
+        await ledger.dead_letters.add("no message", body)
     finally:
         await ledger.close()

@@ -66,7 +66,7 @@ async def _hold_long_ago(url: str, run_id: str) -> None:
     """A running run whose lease ran out a minute ago, and that nobody restarted."""
     ledger = Ledger(Settings.load(redis_url=url))
     try:
-        await ledger.runs.claim(run_id, "lost-worker", "claim", 50, None)
+        await ledger.leases.claim(run_id, "lost-worker", "claim", 50, None)
         past = await ledger.directory.now_ms() - 60_000
         await ledger.connection.execute("ZADD", f"{ledger.keys.prefix(run_id)}leases", past, run_id)
     finally:

@@ -56,7 +56,7 @@ async def _forge(url: str, run: str) -> None:
             name="lab", version=HOSTILE, queue=HOSTILE, description=HOSTILE, skills=(skill,)
         )
         await ledger.directory.publish(HOSTILE, [card], 600_000)
-        await ledger.refused.add(HOSTILE, HOSTILE.encode() + b"\xff")
+        await ledger.dead_letters.add(HOSTILE, HOSTILE.encode() + b"\xff")
         prefix = ledger.keys.prefix(run)
         await ledger.connection.execute("ZADD", f"{prefix}workers", now + 600_000, HOSTILE)
         await ledger.connection.execute("ZADD", f"{prefix}ready:{HOSTILE}:0", now, "x")

@@ -54,7 +54,7 @@ def _counted(client: Any, shard: _Shard) -> list[str]:
 
 def _owed(client: Any, shard: _Shard) -> list[str]:
     """Whatever an ended or cancelled run still owes is noted, and open calls are counted."""
-    owed = {run_id.decode() for run_id in client.zrange(f"{shard.prefix}owed", 0, -1)}
+    owed = {run_id.decode() for run_id in client.zrange(f"{shard.prefix}cleanups", 0, -1)}
     problems = []
     for run_id, record in shard.records.items():
         called = {c.decode() for c in client.smembers(f"{shard.prefix}children:{run_id}")}

@@ -7,13 +7,13 @@ import orjson
 
 from skillfleet.contracts import RunState
 from skillfleet_ledger import Ledger, Settings
-from skillfleet_ledger.celery_format import End
-from skillfleet_ledger.runs.records import Submission
-from skillfleet_ledger.runs.store import ClaimStatus, Lease, Reaped, ReapOptions
+from skillfleet_ledger.celery_format import RunEnd
+from skillfleet_ledger.runs.maintenance import ReapOptions, ReapResult
+from skillfleet_ledger.runs.records import ClaimStatus, Lease, Submission
 from tests.support.valkey import ValkeyServer
 
 LONG_MS = 3_600_000
-DONE = End(RunState.SUCCEEDED, "completed", value={"answer": 42})
+DONE = RunEnd(RunState.SUCCEEDED, "completed", value={"answer": 42})
 
 
 def settings_for(valkey: ValkeyServer, **values: Any) -> Settings:
@@ -47,7 +47,7 @@ def child_of(parent: Lease | Submission, root: str, **values: Any) -> Submission
 async def submitted(ledger: Ledger, **values: Any) -> Submission:
     """A run that is in the queue."""
     new = submission(**values)
-    assert await ledger.runs.submit(new)
+    assert await ledger.submissions.submit(new)
     return new
 
 
@@ -55,7 +55,7 @@ async def claimed(
     ledger: Ledger, run_id: str, worker: str = "w1", lease_ms: int = LONG_MS
 ) -> Lease:
     """The lease of a fresh attempt of the run; fails when it cannot be claimed."""
-    claim = await ledger.runs.claim(run_id, worker, uuid.uuid4().hex, lease_ms, None)
+    claim = await ledger.leases.claim(run_id, worker, uuid.uuid4().hex, lease_ms, None)
     assert claim.status is ClaimStatus.CLAIMED, claim
     assert claim.lease is not None
     return claim.lease
@@ -76,9 +76,11 @@ async def touch(ledger: Ledger, command: str, run_id: str, key: str, *args: Any)
     return await ledger.connection.execute(command, f"{ledger.keys.prefix(run_id)}{key}", *args)
 
 
-async def reap(ledger: Ledger, worker: str = "reaper", shard: int = 0, **options: Any) -> Reaped:
+async def reap(
+    ledger: Ledger, worker: str = "reaper", shard: int = 0, **options: Any
+) -> ReapResult:
     """One round of the reaper, which must hold the office."""
-    found = await ledger.runs.reap(shard, worker, ReapOptions(**options))
+    found = await ledger.maintenance.reap(shard, worker, ReapOptions(**options))
     assert found is not None
     return found
 

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 
 from skillfleet.contracts import RunState
-from skillfleet_ledger.runs.records import Submission
-from skillfleet_ledger.runs.store import ClaimStatus, Lease, Write
+from skillfleet_ledger.runs.records import ClaimStatus, Lease, Submission, WriteResult
 
 MAX_DELIVERIES = 2
 MOST_RELEASES = 100
@@ -91,24 +90,24 @@ class ModelRun:
             self.seq = max(self.seq, first + count - 1)
         return self.seq
 
-    def settle(self, lease: Lease, seq: int, state: RunState) -> Write:
+    def settle(self, lease: Lease, seq: int, state: RunState) -> WriteResult:
         if lease.token == self.token and self.settled == lease.token:
-            return Write.SETTLED
+            return WriteResult.SETTLED
         if not self.holds(lease):
-            return Write.LOST
+            return WriteResult.LOST
         if seq != self.seq:
-            return Write.GAP
+            return WriteResult.GAP
         self.settled = lease.token
         self.end(state)
-        return Write.SETTLED
+        return WriteResult.SETTLED
 
-    def requeue(self, lease: Lease, seq: int, outcome: str, *, delay: bool) -> Write:
+    def requeue(self, lease: Lease, seq: int, outcome: str, *, delay: bool) -> WriteResult:
         if self.given_back == lease.token:
-            return Write.REQUEUED
+            return WriteResult.REQUEUED
         if not self.holds(lease):
-            return Write.LOST
+            return WriteResult.LOST
         if seq != self.seq:
-            return Write.GAP
+            return WriteResult.GAP
         self.given_back = lease.token
         self._queue()
         self.token += 1
@@ -116,7 +115,7 @@ class ModelRun:
         if outcome == "released":
             self.released += 1
             self.lost += self.released > MOST_RELEASES
-        return Write.REQUEUED
+        return WriteResult.REQUEUED
 
     def _queue(self) -> None:
         self.state = RunState.QUEUED
@@ -153,33 +152,33 @@ class ModelRun:
         self.cancelled = True
         return "asked"
 
-    def pay(self) -> None:
-        """What the reaper does for a run that owes something."""
+    def clean_up(self) -> None:
+        """What the reaper does for a run with a cleanup."""
         if self.cancelled and not self.state.terminal:
             self.cancel()
         else:
             for child in self.children:
                 child.cancel()
 
-    def close(self, token: int | None) -> str:
+    def end_unclaimed(self, token: int | None) -> str:
         if self.state.terminal:
-            return "ended"
+            return "ended_before"
         if token != self.token and not (token is None and self.state is RunState.QUEUED):
             return "changed"
         self.end(RunState.DEAD)
-        return "closed"
+        return "ended_now"
 
-    def reap(self, *, owed: bool) -> set[str]:
-        """What the reaper makes of it: 'publish', 'owed', or why it must be closed.
+    def reap(self, *, cleanup: bool) -> set[str]:
+        """What the reaper makes of it: 'publish', 'cleanups', or why it must be ended.
 
-        `owed`: its debt is due.
+        `cleanup`: its cleanup is due.
         """
         found = set()
         if self.state is RunState.RUNNING and self.lapsed:
             found.add(self._reap_lapsed())
-        if owed and self.calls:
-            found.add("owed")
-        elif owed and self.state is RunState.QUEUED and (self.cancelled or self.spent):
+        if cleanup and self.calls:
+            found.add("cleanups")
+        elif cleanup and self.state is RunState.QUEUED and (self.cancelled or self.spent):
             found.add("cancelled" if self.cancelled else "released")
         if self.state is RunState.QUEUED and self.delayed and self.due:
             self.delayed = self.due = False

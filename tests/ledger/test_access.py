@@ -14,7 +14,7 @@ from kombu import Connection as KombuConnection
 from skillfleet.contracts import RunState
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger, Settings
-from skillfleet_ledger.redis_client.blocking import completed
+from skillfleet_ledger.sync import BlockingLedger, run_sync
 from tests.ledger.helpers import DONE, read_all, running
 from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer
@@ -25,9 +25,9 @@ async def use_every_connection(settings: Settings) -> None:
     ledger = Ledger(settings)
     try:
         lease = await running(ledger)
-        await ledger.channels.listen("a", lambda _: None)
+        await ledger.pubsub.listen("a", lambda _: None)
         assert await ledger.artifacts.list(lease.run_id) == []
-        await ledger.runs.settle(lease, "librarian.survey", lease.seq, DONE)
+        await ledger.leases.settle(lease, "librarian.survey", lease.seq, DONE)
         assert len(await read_all(ledger, lease.run_id)) == 2
         await asyncio.to_thread(reach_from_a_thread, settings, lease.run_id)
     finally:
@@ -35,9 +35,9 @@ async def use_every_connection(settings: Settings) -> None:
 
 
 def reach_from_a_thread(settings: Settings, run_id: str) -> None:
-    ledger = Ledger(settings, blocking=True)
-    assert completed(ledger.runs.state(run_id))[0] is RunState.SUCCEEDED
-    completed(ledger.close())
+    ledger = BlockingLedger(settings)
+    assert run_sync(ledger.queries.state(run_id))[0] is RunState.SUCCEEDED
+    run_sync(ledger.close())
 
 
 def reach_through_kombu(url: str) -> None:
@@ -81,7 +81,7 @@ async def test_a_wrong_password_is_a_clear_error(guarded: ValkeyServer) -> None:
     )
     try:
         with pytest.raises(FleetUnavailableError, match="WRONGPASS") as caught:
-            await ledger.runs.status("r")
+            await ledger.queries.status("r")
         assert "hunter2" not in str(caught.value)
     finally:
         await ledger.close()
@@ -109,12 +109,12 @@ async def test_a_connection_may_be_called_anything(valkey: ValkeyServer) -> None
     ledger = Ledger(Settings.load(redis_url=valkey.url), name="a worker\nof Zoë")
     try:
         lease = await running(ledger)
-        await ledger.channels.listen("a", lambda _: None)
-        await ledger.runs.settle(lease, "librarian.survey", lease.seq, DONE)
+        await ledger.pubsub.listen("a", lambda _: None)
+        await ledger.leases.settle(lease, "librarian.survey", lease.seq, DONE)
         assert len(await read_all(ledger, lease.run_id)) == 2
         with valkey.client() as client:
             names = {one["name"] for one in client.client_list()}
-        assert {"a-worker-of-Zo-", "a-worker-of-Zo--blocking", "a-worker-of-Zo--channels"} <= names
+        assert {"a-worker-of-Zo-", "a-worker-of-Zo--blocking", "a-worker-of-Zo--pubsub"} <= names
     finally:
         await ledger.close()
 
@@ -165,7 +165,7 @@ async def test_tls_refuses_an_unknown_authority_and_says_so(
         ledger = Ledger(Settings.load(redis_url=proxy.url, redis_timeout_seconds=2))
         try:
             with pytest.raises(FleetUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
-                await ledger.runs.status("r")
+                await ledger.queries.status("r")
         finally:
             await ledger.close()
 
@@ -179,7 +179,7 @@ async def test_tls_checks_the_hosts_name(valkey: ValkeyServer, certificate: Path
         )
         try:
             with pytest.raises(FleetUnavailableError, match="Hostname mismatch"):
-                await ledger.runs.status("r")
+                await ledger.queries.status("r")
         finally:
             await ledger.close()
         unchecked = f"{url}?ssl_check_hostname=false"
@@ -197,6 +197,6 @@ async def test_a_missing_authority_file_is_a_clear_error(tmp_path: Path) -> None
     )
     try:
         with pytest.raises(FleetUnavailableError, match="No such file"):
-            await ledger.runs.status("r")
+            await ledger.queries.status("r")
     finally:
         await ledger.close()

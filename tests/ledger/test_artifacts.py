@@ -162,7 +162,7 @@ async def test_a_committed_upload_stays_until_the_run_expires(ledger: Ledger) ->
     upload = key.rpartition(":")[2]
     await ledger.artifacts.fenced("write_chunk", lease, upload, 0, b"x", 60_000)
     assert await ledger.connection.execute("PTTL", key) == -1
-    await ledger.runs.settle(lease, "librarian.survey", lease.seq, DONE)
+    await ledger.leases.settle(lease, "librarian.survey", lease.seq, DONE)
     assert await ledger.connection.execute("PTTL", key) > 0
     assert await touch(ledger, "PTTL", lease.run_id, f"artifacts:{lease.run_id}") > 0
     assert await content(ledger, lease.run_id) == b"x"

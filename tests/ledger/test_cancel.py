@@ -7,8 +7,8 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import UnknownRunError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.celery_format import End
-from skillfleet_ledger.runs.store import ClaimStatus
+from skillfleet_ledger.celery_format import RunEnd
+from skillfleet_ledger.runs.records import ClaimStatus
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,
@@ -28,69 +28,69 @@ TASK = "librarian.survey"
 
 async def test_a_queued_run_ends_at_once(ledger: Ledger) -> None:
     new = await submitted(ledger)
-    assert await ledger.runs.cancel(new.id, "enough")
-    status = await ledger.runs.status(new.id)
+    assert await ledger.cancellation.cancel(new.id, "enough")
+    status = await ledger.queries.status(new.id)
     assert (status.state, status.code) == (RunState.CANCELLED, "cancelled_by_caller")
     assert (status.message, status.cancel_requested) == ("enough", "enough")
     (final,) = await read_all(ledger, new.id)
     assert final.payload["message"] == "enough"
-    claim = await ledger.runs.claim(new.id, "w1", "c1", LONG_MS, None)
+    claim = await ledger.leases.claim(new.id, "w1", "c1", LONG_MS, None)
     assert claim.status is ClaimStatus.ENDED
 
 
 async def test_a_delayed_run_ends_at_once(ledger: Ledger) -> None:
     new = await submitted(ledger, delay_ms=LONG_MS)
-    assert await ledger.runs.cancel(new.id, "enough")
-    assert (await ledger.runs.status(new.id)).state is RunState.CANCELLED
+    assert await ledger.cancellation.cancel(new.id, "enough")
+    assert (await ledger.queries.status(new.id)).state is RunState.CANCELLED
 
 
 async def test_a_running_run_is_told_through_its_workers_channel(ledger: Ledger) -> None:
     lease = await running(ledger)
     orders: asyncio.Queue[bytes | None] = asyncio.Queue()
-    await ledger.channels.listen(f"{ledger.keys.prefix(lease.run_id)}worker:w1", orders.put_nowait)
-    assert await ledger.runs.cancel(lease.run_id, "enough of this")
+    await ledger.pubsub.listen(f"{ledger.keys.prefix(lease.run_id)}worker:w1", orders.put_nowait)
+    assert await ledger.cancellation.cancel(lease.run_id, "enough of this")
     async with asyncio.timeout(10):
         assert await orders.get() == f"cancel {lease.run_id} enough of this".encode()
-    assert (await ledger.runs.status(lease.run_id)).state is RunState.RUNNING
+    assert (await ledger.queries.status(lease.run_id)).state is RunState.RUNNING
 
 
 async def test_a_running_run_learns_of_it_with_its_next_events_too(ledger: Ledger) -> None:
     lease = await running(ledger)
-    await ledger.runs.cancel(lease.run_id, "enough")
+    await ledger.cancellation.cancel(lease.run_id, "enough")
     assert await ledger.streams.append(lease, lease.seq + 1, [event()]) == (2, "enough")
     assert await ledger.streams.append(lease, lease.seq + 2, []) == (2, "enough")
 
 
 async def test_the_first_reason_stays(ledger: Ledger) -> None:
     lease = await running(ledger)
-    assert await ledger.runs.cancel(lease.run_id, "first", "budget_exhausted")
-    assert await ledger.runs.cancel(lease.run_id, "second")
-    invocation = await ledger.runs.invocation(lease.run_id)
+    assert await ledger.cancellation.cancel(lease.run_id, "first", "budget_exhausted")
+    assert await ledger.cancellation.cancel(lease.run_id, "second")
+    invocation = await ledger.queries.invocation(lease.run_id)
     assert invocation is not None
     assert (invocation.cancel_reason, invocation.cancel_code) == ("first", "budget_exhausted")
 
 
 async def test_a_run_that_ended_stays_as_it_is(ledger: Ledger) -> None:
     lease = await running(ledger)
-    await ledger.runs.settle(lease, TASK, lease.seq, DONE)
-    assert not await ledger.runs.cancel(lease.run_id, "enough")
-    assert (await ledger.runs.status(lease.run_id)).state is RunState.SUCCEEDED
+    await ledger.leases.settle(lease, TASK, lease.seq, DONE)
+    assert not await ledger.cancellation.cancel(lease.run_id, "enough")
+    assert (await ledger.queries.status(lease.run_id)).state is RunState.SUCCEEDED
 
 
 async def test_a_run_that_nobody_knows_is_an_error(ledger: Ledger) -> None:
     with pytest.raises(UnknownRunError, match="no run 'nobody'"):
-        await ledger.runs.cancel("nobody", "enough")
+        await ledger.cancellation.cancel("nobody", "enough")
 
 
 async def test_the_cancellation_of_a_run_whose_worker_died_is_not_forgotten(
     ledger: Ledger,
 ) -> None:
     lease = await running(ledger)
-    await ledger.runs.cancel(lease.run_id, "enough")
+    await ledger.cancellation.cancel(lease.run_id, "enough")
     await lapse(ledger, lease.run_id)
     found = await reap(ledger)
-    assert found.close == ((lease.run_id, lease.token + 1, "cancelled"),)
-    assert found.publish == ()
+    assert found.to_end == ((lease.run_id, lease.token + 1, "cancelled"),)
+    assert found.to_publish == ()
 
 
 async def test_the_whole_tree_is_cancelled(ledger: Ledger) -> None:
@@ -98,14 +98,14 @@ async def test_the_whole_tree_is_cancelled(ledger: Ledger) -> None:
     below = [root]
     for _ in range(5):
         child = child_of(below[-1], root.run_id)
-        await ledger.runs.submit(child)
+        await ledger.submissions.submit(child)
         below.append(await claimed(ledger, child.id))
     waiting = child_of(below[-1], root.run_id)
-    await ledger.runs.submit(waiting)
-    await ledger.runs.cancel(root.run_id, "enough")
+    await ledger.submissions.submit(waiting)
+    await ledger.cancellation.cancel(root.run_id, "enough")
     for lease in below:
-        assert (await ledger.runs.status(lease.run_id)).cancel_requested
-    status = await ledger.runs.status(waiting.id)
+        assert (await ledger.queries.status(lease.run_id)).cancel_requested
+    status = await ledger.queries.status(waiting.id)
     assert (status.state, status.code) == (RunState.CANCELLED, "parent_ended")
     assert status.message == "its parent was cancelled: enough"
 
@@ -117,15 +117,15 @@ async def test_who_was_called_is_told_before_its_caller(ledger: Ledger) -> None:
         above = root
         for _ in range(3):
             child = child_of(above, root.run_id, skill=parent)
-            await ledger.runs.submit(child)
+            await ledger.submissions.submit(child)
             above = await claimed(ledger, child.id)
     channel = f"{ledger.keys.prefix(root.run_id)}worker:w1"
-    await ledger.channels.listen(channel, lambda said: told.append((said or b"").decode()))
-    await ledger.runs.cancel(root.run_id, "enough")
+    await ledger.pubsub.listen(channel, lambda said: told.append((said or b"").decode()))
+    await ledger.cancellation.cancel(root.run_id, "enough")
     await wait_until_async(lambda: has(told, 7))
     order = [line.split(" ")[1] for line in told]
     for run_id in order:
-        caller = (await ledger.runs.status(run_id)).parent_id
+        caller = (await ledger.queries.status(run_id)).parent_id
         assert caller is None or order.index(run_id) < order.index(caller)
 
 
@@ -139,12 +139,12 @@ async def test_a_run_that_is_only_marked_yet_is_neither_claimed_nor_forgotten(
     """Whoever cancels may be gone before it tells the caller, which waits for a retry here."""
     root = await running(ledger)
     child = child_of(root, root.run_id)
-    await ledger.runs.submit(child)
+    await ledger.submissions.submit(child)
     await claimed(ledger, child.id)
-    await ledger.runs.requeue(root, root.seq, outcome="released", reason="drain")
-    end = End(RunState.CANCELLED, "cancelled_by_caller", "enough")
-    assert (await ledger.runs._cancel_one(root.run_id, end, only_mark="1"))[0] == "marked"
-    claim = await ledger.runs.claim(root.run_id, "w1", "c", LONG_MS, None)
+    await ledger.leases.requeue(root, root.seq, outcome="released", reason="drain")
+    end = RunEnd(RunState.CANCELLED, "cancelled_by_caller", "enough")
+    assert (await ledger.cancellation._cancel_one(root.run_id, end, only_mark="1"))[0] == "marked"
+    claim = await ledger.leases.claim(root.run_id, "w1", "c", LONG_MS, None)
     assert (claim.status, claim.detail) == (ClaimStatus.CANCELLED, "enough")
 
 
@@ -154,9 +154,9 @@ async def test_a_run_with_ten_thousand_children_can_be_cancelled(ledger: Ledger)
     strangers = [f"gone-{number}" for number in range(10_000)]
     await ledger.connection.execute("SADD", key, *strangers)
     child = child_of(root, root.run_id)
-    await ledger.runs.submit(child)
-    assert await ledger.runs.cancel(root.run_id, "enough")
-    assert (await ledger.runs.status(child.id)).state is RunState.CANCELLED
+    await ledger.submissions.submit(child)
+    assert await ledger.cancellation.cancel(root.run_id, "enough")
+    assert (await ledger.queries.status(child.id)).state is RunState.CANCELLED
 
 
 async def test_a_run_that_is_called_while_the_tree_is_cancelled_does_not_escape(
@@ -164,7 +164,7 @@ async def test_a_run_that_is_called_while_the_tree_is_cancelled_does_not_escape(
 ) -> None:
     root = await running(ledger)
     middle = child_of(root, root.run_id)
-    await ledger.runs.submit(middle)
+    await ledger.submissions.submit(middle)
     caller = await claimed(ledger, middle.id)
 
     async def call_many() -> list[str]:
@@ -172,22 +172,22 @@ async def test_a_run_that_is_called_while_the_tree_is_cancelled_does_not_escape(
         for _ in range(200):
             child = child_of(caller, root.run_id)
             try:
-                await ledger.runs.submit(child)
+                await ledger.submissions.submit(child)
             except Exception:  # noqa: BLE001 - from now on the tree is closed
                 return made
             made.append(child.id)
         return made
 
-    made, _ = await asyncio.gather(call_many(), ledger.runs.cancel(root.run_id, "enough"))
+    made, _ = await asyncio.gather(call_many(), ledger.cancellation.cancel(root.run_id, "enough"))
     assert len(made) < 200
     for run_id in made:
-        assert (await ledger.runs.status(run_id)).state is RunState.CANCELLED
+        assert (await ledger.queries.status(run_id)).state is RunState.CANCELLED
 
 
 async def test_what_a_run_called_can_be_cancelled_alone(ledger: Ledger) -> None:
     root = await running(ledger)
     child = child_of(root, root.run_id)
-    await ledger.runs.submit(child)
-    await ledger.runs.cancel_children(root.run_id, "its caller failed")
-    assert (await ledger.runs.status(child.id)).message == "its caller failed"
-    assert (await ledger.runs.status(root.run_id)).cancel_requested is None
+    await ledger.submissions.submit(child)
+    await ledger.cancellation.cancel_children(root.run_id, "its caller failed")
+    assert (await ledger.queries.status(child.id)).message == "its caller failed"
+    assert (await ledger.queries.status(root.run_id)).cancel_requested is None

@@ -17,9 +17,11 @@ import uvloop
 
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.redis_client.blocking import BlockingConnection, completed
+from skillfleet_ledger.redis_client.blocking import BlockingConnection
 from skillfleet_ledger.redis_client.connection import PipelinedConnection, ReplyError
-from skillfleet_ledger.runs.store import ReapOptions, Write
+from skillfleet_ledger.runs.maintenance import ReapOptions
+from skillfleet_ledger.runs.records import WriteResult
+from skillfleet_ledger.sync import run_sync
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,
@@ -56,7 +58,7 @@ class InThreads:
         """The reply, from a thread."""
         work = self._connection.execute(*command, timeout=timeout)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, completed, work)
+        return await loop.run_in_executor(self._threads, run_sync, work)
 
 
 @asynccontextmanager
@@ -65,7 +67,7 @@ async def blocking(url: str, timeout: float = 5.0) -> AsyncIterator[InThreads]:
     try:
         yield InThreads(connection)
     finally:
-        completed(connection.close())
+        run_sync(connection.close())
 
 
 Connect = Callable[..., AbstractAsyncContextManager[PipelinedConnection | InThreads]]
@@ -164,33 +166,34 @@ async def test_scripts_whose_replies_are_lost_have_their_effect_once(
     """Every call is carried out, its reply cut after `lost` bytes, and it is made again."""
     async with Proxy(valkey.port) as proxy:
         ledger = Ledger(settings_for(valkey, redis_url=proxy.url))
-        runs = ledger.runs
         try:
             await ledger.connection.execute("PING")
             new = submission()
             proxy.cut_replies_after(lost)
-            await runs.submit(new, b"message")
+            await ledger.submissions.submit(new, b"message")
             proxy.cut_replies_after(lost)
             lease = await claimed(ledger, new.id)
             proxy.cut_replies_after(lost)
             assert await ledger.streams.append(lease, 2, [event("a"), event("b")]) == (3, "")
             child = child_of(lease, new.id)
             proxy.cut_replies_after(lost)
-            await runs.submit(child, b"message")
+            await ledger.submissions.submit(child, b"message")
             proxy.cut_replies_after(lost)
-            answer = await runs.requeue(lease, 3, outcome="retry", reason="again")
-            assert answer is Write.REQUEUED
+            answer = await ledger.leases.requeue(lease, 3, outcome="retry", reason="again")
+            assert answer is WriteResult.REQUEUED
             lease = await claimed(ledger, new.id)
             proxy.cut_replies_after(lost)
-            assert await runs.renew("w1", LONG_MS, {new.id: lease.token}, 5) == {new.id: ""}
+            assert await ledger.leases.renew("w1", LONG_MS, {new.id: lease.token}, 5) == {
+                new.id: ""
+            }
             proxy.cut_replies_after(lost)
-            await runs.cancel(child.id, "enough")
+            await ledger.cancellation.cancel(child.id, "enough")
             proxy.cut_replies_after(lost)
-            assert await runs.settle(lease, "a.b", lease.seq, DONE) is Write.SETTLED
+            assert await ledger.leases.settle(lease, "a.b", lease.seq, DONE) is WriteResult.SETTLED
             proxy.cut_replies_after(lost)
-            await runs.reap(0, "reaper", ReapOptions())
+            await ledger.maintenance.reap(0, "reaper", ReapOptions())
             assert proxy.accepted > 8
-            status = await runs.status(new.id)
+            status = await ledger.queries.status(new.id)
             assert (status.attempt, status.retries, status.children) == (2, 1, 1)
             ids = [one.id for one in await read_all(ledger, new.id)]
             assert ids == [f"{number}-0" for number in range(1, 7)]
@@ -316,7 +319,7 @@ def test_a_unix_socket_that_nobody_serves_is_a_clear_error(tmp_path: Path) -> No
     connection = BlockingConnection(f"unix://{tmp_path}/nobody", timeout=0.3)
     with pytest.raises(FleetUnavailableError, match="cannot connect"):
         # A socket that is left open is a warning, which is an error.
-        completed(connection.execute("PING"))
+        run_sync(connection.execute("PING"))
 
 
 @EITHER
@@ -413,9 +416,9 @@ async def test_what_waits_while_redis_is_away_is_bounded(valkey: ValkeyServer, o
                     await connection.execute("SET", "k", "x" * 100, timeout=0.06)
                 except FleetUnavailableError:
                     failed += 1
-                wire = connection._wire
+                wire = connection._protocol
                 awaited = len(wire._awaited) if wire is not None else 0
-                most = max(most, len(connection._outbox) + awaited)
+                most = max(most, len(connection._unsent) + awaited)
 
         await asyncio.gather(*(insist() for _ in range(100)))
         assert failed == 2500
@@ -475,9 +478,9 @@ def test_what_is_sent_while_a_connection_breaks_is_sent_again(valkey: ValkeyServ
         async with connected(valkey.url) as connection:
             for number in range(20):
                 assert await connection.execute("ECHO", str(number)) == str(number).encode()
-                assert connection._wire is not None
-                assert connection._wire.transport is not None
-                connection._wire.transport.abort()
+                assert connection._protocol is not None
+                assert connection._protocol.transport is not None
+                connection._protocol.transport.abort()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(break_and_ask())
@@ -514,7 +517,7 @@ async def test_an_error_leaves_a_blocking_connection_usable(
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_child_has_sockets_of_its_own(valkey: ValkeyServer) -> None:
     connection = BlockingConnection(valkey.url)
-    completed(connection.execute("PING"))
+    run_sync(connection.execute("PING"))
     asked = 200
     child = multiprocessing.get_context("fork").Process(
         target=_ask_in_child, args=(connection, "c", asked)
@@ -523,7 +526,7 @@ def test_a_forked_child_has_sockets_of_its_own(valkey: ValkeyServer) -> None:
     _ask(connection, "p", asked)
     child.join(30)
     assert child.exitcode == 0
-    completed(connection.close())
+    run_sync(connection.close())
 
 
 def _ask_in_child(connection: BlockingConnection, mark: str, times: int) -> None:
@@ -536,9 +539,9 @@ def _ask_in_child(connection: BlockingConnection, mark: str, times: int) -> None
 def _ask(connection: BlockingConnection, mark: str, times: int) -> None:
     for number in range(times):
         text = f"{mark}{number}"
-        assert completed(connection.execute("ECHO", text)) == text.encode()
+        assert run_sync(connection.execute("ECHO", text)) == text.encode()
 
 
 def test_work_that_needs_an_event_loop_is_refused_where_there_is_none() -> None:
     with pytest.raises(RuntimeError, match="event loop"):
-        completed(asyncio.sleep(1))
+        run_sync(asyncio.sleep(1))

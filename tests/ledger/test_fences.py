@@ -13,7 +13,7 @@ import pytest
 from skillfleet.errors import LimitExceededError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.artifacts import LeaseLostError
-from skillfleet_ledger.runs.store import ClaimStatus, Lease, Write
+from skillfleet_ledger.runs.records import ClaimStatus, EndResult, Lease, WriteResult
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,
@@ -53,46 +53,46 @@ async def commit_artifact(ledger: Ledger, lease: Lease) -> Any:
 
 async def renew(ledger: Ledger, lease: Lease) -> Any:
     tokens = {lease.run_id: lease.token}
-    return (await ledger.runs.renew("w1", LONG_MS, tokens, timeout=5))[lease.run_id]
+    return (await ledger.leases.renew("w1", LONG_MS, tokens, timeout=5))[lease.run_id]
 
 
 async def retry(ledger: Ledger, lease: Lease) -> Any:
-    seq = (await ledger.runs.state(lease.run_id))[1]
-    return await ledger.runs.requeue(lease, seq, outcome="retry", reason="x", delay_ms=5)
+    seq = (await ledger.queries.state(lease.run_id))[1]
+    return await ledger.leases.requeue(lease, seq, outcome="retry", reason="x", delay_ms=5)
 
 
 async def release(ledger: Ledger, lease: Lease) -> Any:
-    seq = (await ledger.runs.state(lease.run_id))[1]
+    seq = (await ledger.queries.state(lease.run_id))[1]
     message = (ledger.keys.broker_list("celery", 0), b"message")
-    return await ledger.runs.requeue(lease, seq, outcome="released", reason="x", message=message)
+    return await ledger.leases.requeue(lease, seq, outcome="released", reason="x", message=message)
 
 
 async def settle(ledger: Ledger, lease: Lease) -> Any:
-    seq = (await ledger.runs.state(lease.run_id))[1]
-    return await ledger.runs.settle(lease, TASK, seq, DONE)
+    seq = (await ledger.queries.state(lease.run_id))[1]
+    return await ledger.leases.settle(lease, TASK, seq, DONE)
 
 
-async def close(ledger: Ledger, lease: Lease) -> Any:
-    return await ledger.runs.close(lease.run_id, TASK, DONE, lease.token)
+async def end_unclaimed(ledger: Ledger, lease: Lease) -> Any:
+    return await ledger.leases.end_unclaimed(lease.run_id, TASK, DONE, lease.token)
 
 
-async def pay_call(ledger: Ledger, lease: Lease) -> Any:
+async def charge_call(ledger: Ledger, lease: Lease) -> Any:
     with pytest.raises(LimitExceededError):
-        await ledger.runs.pay_call(lease)
+        await ledger.budgets.charge_call(lease)
 
 
 async def submit_child(ledger: Ledger, lease: Lease) -> Any:
     with pytest.raises(LimitExceededError):
-        await ledger.runs.submit(child_of(lease, lease.run_id, parent_token=lease.token))
+        await ledger.submissions.submit(child_of(lease, lease.run_id, parent_token=lease.token))
 
 
 async def claim_again(ledger: Ledger, lease: Lease) -> Any:
     """The claim of the old attempt, which arrives a second time."""
-    return (await ledger.runs.claim(lease.run_id, "w1", "c1", LONG_MS, None)).status
+    return (await ledger.leases.claim(lease.run_id, "w1", "c1", LONG_MS, None)).status
 
 
 async def forsake(ledger: Ledger, lease: Lease) -> Any:
-    return await ledger.runs.forsake(lease.run_id, "w1")
+    return await ledger.leases.expire_lease(lease.run_id, "w1")
 
 
 def everything(server: ValkeyServer) -> dict[bytes, Any]:
@@ -105,8 +105,8 @@ def everything(server: ValkeyServer) -> dict[bytes, Any]:
 async def first_attempt(ledger: Ledger) -> Lease:
     """A lease with a budget, an event, an artifact and an upload, under the claim `c1`."""
     new = await running(ledger, budget_calls=5, max_deliveries=9)
-    await ledger.runs.requeue(new, new.seq, outcome="retry", reason="x")
-    claim = await ledger.runs.claim(new.run_id, "w1", "c1", LONG_MS, None)
+    await ledger.leases.requeue(new, new.seq, outcome="retry", reason="x")
+    claim = await ledger.leases.claim(new.run_id, "w1", "c1", LONG_MS, None)
     assert claim.lease is not None
     lease = claim.lease
     await ledger.artifacts.fenced("write_chunk", lease, "u0", 0, b"x", 60_000)
@@ -122,11 +122,11 @@ CASES: list[tuple[Call, Any]] = [
     (write_chunk, None),
     (commit_artifact, None),
     (renew, "lost"),
-    (retry, Write.LOST),
-    (release, Write.LOST),
-    (settle, Write.LOST),
-    (close, "changed"),
-    (pay_call, None),
+    (retry, WriteResult.LOST),
+    (release, WriteResult.LOST),
+    (settle, WriteResult.LOST),
+    (end_unclaimed, EndResult.CHANGED),
+    (charge_call, None),
     (submit_child, None),
 ]
 
@@ -141,14 +141,14 @@ async def test_an_old_attempt_changes_nothing_of_its_successors(
 ) -> None:
     lease = await first_attempt(ledger)
     await lapse(ledger, lease.run_id)
-    assert (await reap(ledger)).publish == (lease.run_id,)
+    assert (await reap(ledger)).to_publish == (lease.run_id,)
     successor = await claimed(ledger, lease.run_id, "w2")
     before = everything(valkey)
     assert await call(ledger, lease) == answer
     assert everything(valkey) == before
     # The successor can do all of it.
     assert await ledger.streams.append(successor, successor.seq + 1, [event()]) is not None
-    answers = await ledger.runs.renew("w2", LONG_MS, {lease.run_id: successor.token}, timeout=5)
+    answers = await ledger.leases.renew("w2", LONG_MS, {lease.run_id: successor.token}, timeout=5)
     assert answers == {lease.run_id: ""}
 
 
@@ -158,7 +158,7 @@ async def test_an_attempt_that_was_given_back_changes_nothing(
 ) -> None:
     lease = await first_attempt(ledger)
     await lapse(ledger, lease.run_id)
-    assert (await reap(ledger)).publish == (lease.run_id,)
+    assert (await reap(ledger)).to_publish == (lease.run_id,)
     before = everything(valkey)
     assert await call(ledger, lease) == answer
     assert everything(valkey) == before
@@ -167,10 +167,10 @@ async def test_an_attempt_that_was_given_back_changes_nothing(
 @pytest.mark.parametrize(
     ("call", "answer"),
     [
-        *[case for case in CASES if case[0] not in (settle, close)],
+        *[case for case in CASES if case[0] not in (settle, end_unclaimed)],
         # Their answers are what they did, or that it was done.
-        (settle, Write.SETTLED),
-        (close, "ended"),
+        (settle, WriteResult.SETTLED),
+        (end_unclaimed, EndResult.ENDED_BEFORE),
         (claim_again, ClaimStatus.ENDED),
         (forsake, False),
     ],
@@ -181,7 +181,7 @@ async def test_an_attempt_that_ended_its_run_changes_nothing_more(
 ) -> None:
     """The token is still the run's: the state tells."""
     lease = await first_attempt(ledger)
-    assert await ledger.runs.settle(lease, TASK, lease.seq, DONE) is Write.SETTLED
+    assert await ledger.leases.settle(lease, TASK, lease.seq, DONE) is WriteResult.SETTLED
     before = everything(valkey)
     assert await call(ledger, lease) == answer
     assert everything(valkey) == before
@@ -189,14 +189,20 @@ async def test_an_attempt_that_ended_its_run_changes_nothing_more(
 
 @pytest.mark.parametrize(
     ("call", "answer"),
-    [*[case for case in CASES if case[0] is not close], (close, "ended")],
+    [
+        *[case for case in CASES if case[0] is not end_unclaimed],
+        (end_unclaimed, EndResult.ENDED_BEFORE),
+    ],
     ids=lambda value: getattr(value, "__name__", None),
 )
 async def test_an_attempt_whose_run_was_ended_under_its_token_changes_nothing(
     ledger: Ledger, valkey: ValkeyServer, call: Call, answer: Any
 ) -> None:
     lease = await first_attempt(ledger)
-    assert await ledger.runs.close(lease.run_id, TASK, DONE, lease.token) == "closed"
+    assert (
+        await ledger.leases.end_unclaimed(lease.run_id, TASK, DONE, lease.token)
+        == EndResult.ENDED_NOW
+    )
     before = everything(valkey)
     assert await call(ledger, lease) == answer
     assert everything(valkey) == before
@@ -206,19 +212,19 @@ async def test_an_attempt_that_gave_its_run_back_is_told_so_again_and_changes_no
     ledger: Ledger, valkey: ValkeyServer
 ) -> None:
     lease = await first_attempt(ledger)
-    assert await release(ledger, lease) is Write.REQUEUED
+    assert await release(ledger, lease) is WriteResult.REQUEUED
     successor = await claimed(ledger, lease.run_id, "w2")
     assert (successor.token, successor.attempt) == (lease.token + 2, lease.attempt + 1)
     before = everything(valkey)
-    assert await release(ledger, lease) is Write.REQUEUED
-    assert await retry(ledger, lease) is Write.REQUEUED
+    assert await release(ledger, lease) is WriteResult.REQUEUED
+    assert await retry(ledger, lease) is WriteResult.REQUEUED
     assert everything(valkey) == before
 
 
 async def test_a_lease_that_has_run_out_longer_ago_does_not_come_nearer(ledger: Ledger) -> None:
     lease = await running(ledger)
     await lapse(ledger, lease.run_id)
-    assert await ledger.runs.forsake(lease.run_id, "w1")
+    assert await ledger.leases.expire_lease(lease.run_id, "w1")
     assert await touch(ledger, "ZSCORE", lease.run_id, "leases", lease.run_id) == b"1"
 
 
@@ -226,10 +232,10 @@ async def test_tokens_that_a_stale_attempt_has_used_are_paid_for(ledger: Ledger)
     """Whoever spent them: they are gone, so this takes no lease."""
     lease = await running(ledger, budget_tokens=10)
     child = child_of(lease, lease.run_id, budget_tokens=10)
-    await ledger.runs.submit(child)
+    await ledger.submissions.submit(child)
     await claimed(ledger, child.id)
-    assert not await ledger.runs.spend(child.id, 9)
-    assert await ledger.runs.spend(child.id, 1)
-    assert await ledger.runs.spend(lease.run_id, 0)
-    assert not await ledger.runs.spend("nobody", 5)
+    assert not await ledger.budgets.charge_tokens(child.id, 9)
+    assert await ledger.budgets.charge_tokens(child.id, 1)
+    assert await ledger.budgets.charge_tokens(lease.run_id, 0)
+    assert not await ledger.budgets.charge_tokens("nobody", 5)
     assert await touch(ledger, "EXISTS", "nobody", "run:nobody") == 0

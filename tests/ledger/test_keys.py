@@ -8,7 +8,7 @@ import pytest
 from redis.crc import key_slot
 
 from skillfleet_ledger import Ledger, keys
-from skillfleet_ledger.runs.store import ReapOptions
+from skillfleet_ledger.runs.maintenance import ReapOptions
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,
@@ -28,29 +28,29 @@ SHARDS = 16
 async def one_of_everything(ledger: Ledger, run_id: str) -> None:
     """A run's life that calls every script and touches every kind of key."""
     shard = ledger.keys.shard(run_id)
-    await ledger.runs.submit(
+    await ledger.submissions.submit(
         submission(id=run_id, delay_ms=1, deadline_ms=4_102_444_800_000, priority=3)
     )
-    while not (await reap(ledger, shard=shard)).publish:
+    while not (await reap(ledger, shard=shard)).to_publish:
         pass
     lease = await claimed(ledger, run_id)
-    await ledger.runs.requeue(lease, lease.seq, outcome="retry", reason="x", delay_ms=1)
-    while not (await reap(ledger, shard=shard)).publish:
+    await ledger.leases.requeue(lease, lease.seq, outcome="retry", reason="x", delay_ms=1)
+    while not (await reap(ledger, shard=shard)).to_publish:
         pass
     await claimed(ledger, run_id)
     await lapse(ledger, run_id)
     await reap(ledger, shard=shard)
     lease = await claimed(ledger, run_id)
-    await ledger.runs.renew("w1", LONG_MS, {run_id: lease.token}, timeout=5)
+    await ledger.leases.renew("w1", LONG_MS, {run_id: lease.token}, timeout=5)
     await ledger.streams.append(lease, lease.seq + 1, [event()])
     await ledger.artifacts.write(lease, "a", _bytes(), "text/plain")
     child = child_of(lease, run_id, id=ledger.keys.new_id(beside=run_id))
-    await ledger.runs.submit(child)
-    await ledger.runs.close(child.id, "librarian.survey", DONE)
-    await ledger.runs.cancel(run_id, "enough")
-    await ledger.runs.settle(lease, "librarian.survey", lease.seq + 1, DONE)
-    await ledger.runs.reap(shard, "reaper", ReapOptions(grace_ms=0))
-    await ledger.runs.status(run_id)
+    await ledger.submissions.submit(child)
+    await ledger.leases.end_unclaimed(child.id, "librarian.survey", DONE)
+    await ledger.cancellation.cancel(run_id, "enough")
+    await ledger.leases.settle(lease, "librarian.survey", lease.seq + 1, DONE)
+    await ledger.maintenance.reap(shard, "reaper", ReapOptions(grace_ms=0))
+    await ledger.queries.status(run_id)
 
 
 async def _bytes() -> AsyncIterator[bytes]:
@@ -101,10 +101,10 @@ async def test_no_key_exists_that_keys_py_does_not_name(
     valkey: ValkeyServer, sharded: Ledger
 ) -> None:
     assert keys.__doc__ is not None
-    named = set(re.findall(r"^\| P ([a-z]+)", keys.__doc__, re.MULTILINE))
+    named = set(re.findall(r"^\| P ([a-z_]+)", keys.__doc__, re.MULTILINE))
     run_id = sharded.keys.new_id()
     await one_of_everything(sharded, run_id)
-    await sharded.refused.add("bad", b"x")
+    await sharded.dead_letters.add("bad", b"x")
     with valkey.client() as client:
         found = {key.decode() for key in client.keys("*")}
     inside = {key.partition("}:")[2].partition(":")[0] for key in found if key.startswith("{")}

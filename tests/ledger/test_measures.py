@@ -8,7 +8,7 @@ import orjson
 from skillfleet.contracts import RunState
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.redis_client.script_loader import run_script
-from skillfleet_ledger.runs.store import Declared, Lease
+from skillfleet_ledger.runs.records import Lease, RunLimits
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,
@@ -53,8 +53,8 @@ async def field(ledger: Ledger, run_id: str, name: str) -> Any:
     return await touch(ledger, "HGET", run_id, f"run:{run_id}", name)
 
 
-async def claim(ledger: Ledger, run_id: str, declared: Declared) -> Lease:
-    found = await ledger.runs.claim(run_id, "w1", uuid.uuid4().hex, LONG_MS, None, declared)
+async def claim(ledger: Ledger, run_id: str, declared: RunLimits) -> Lease:
+    found = await ledger.leases.claim(run_id, "w1", uuid.uuid4().hex, LONG_MS, None, declared)
     assert found.lease is not None
     return found.lease
 
@@ -71,14 +71,14 @@ async def test_a_claim_gives_a_lease_of_the_length_asked_for(ledger: Ledger) -> 
 async def test_a_renewal_gives_a_lease_of_the_length_asked_for(ledger: Ledger) -> None:
     lease = await running(ledger)
     async with Clock(ledger) as clock:
-        await ledger.runs.renew("w1", 700_000, {lease.run_id: lease.token}, timeout=5)
+        await ledger.leases.renew("w1", 700_000, {lease.run_id: lease.token}, timeout=5)
     assert clock.has(await score(ledger, "leases", lease.run_id), 700_000)
     assert clock.has(await touch(ledger, "ZSCORE", "x", "workers", "w1"), 700_000)
 
 
 async def test_only_the_first_attempt_starts_the_skills_own_timeout(ledger: Ledger) -> None:
     new = await submitted(ledger)
-    declared = Declared(timeout_ms=500_000)
+    declared = RunLimits(timeout_ms=500_000)
     async with Clock(ledger) as clock:
         first = await claim(ledger, new.id, declared)
     assert clock.has(first.deadline_ms, 500_000)
@@ -87,7 +87,7 @@ async def test_only_the_first_attempt_starts_the_skills_own_timeout(ledger: Ledg
     for number, deadline in enumerate((clock.began + 400_000, clock.began + LONG_MS)):
         await touch(ledger, "HSET", new.id, f"run:{new.id}", "deadline", deadline)
         lease = (await claim(ledger, new.id, declared)) if number else first
-        await ledger.runs.requeue(lease, lease.seq, outcome="retry", reason="x")
+        await ledger.leases.requeue(lease, lease.seq, outcome="retry", reason="x")
         assert int(await score(ledger, "deadlines", new.id)) == deadline
     assert (await claim(ledger, new.id, declared)).deadline_ms == deadline
 
@@ -95,26 +95,26 @@ async def test_only_the_first_attempt_starts_the_skills_own_timeout(ledger: Ledg
 async def test_the_shortest_timeout_counts(ledger: Ledger) -> None:
     new = await submitted(ledger)
     async with Clock(ledger) as clock:
-        lease = await claim(ledger, new.id, Declared(timeout_ms=1))
+        lease = await claim(ledger, new.id, RunLimits(timeout_ms=1))
     assert clock.has(lease.deadline_ms, 1)
 
 
 async def test_the_nearer_deadline_counts(ledger: Ledger) -> None:
     now = await ledger.directory.now_ms()
     new = await submitted(ledger, deadline_ms=now + 600_000)
-    assert (await claim(ledger, new.id, Declared(timeout_ms=LONG_MS))).deadline_ms == now + 600_000
+    assert (await claim(ledger, new.id, RunLimits(timeout_ms=LONG_MS))).deadline_ms == now + 600_000
     other = await submitted(ledger, deadline_ms=now + LONG_MS)
     async with Clock(ledger) as clock:
-        lease = await claim(ledger, other.id, Declared(timeout_ms=500_000))
+        lease = await claim(ledger, other.id, RunLimits(timeout_ms=500_000))
     assert clock.has(lease.deadline_ms, 500_000)
 
 
 async def test_a_skill_that_declares_nothing_has_no_deadline(ledger: Ledger) -> None:
     new = await submitted(ledger)
-    assert (await claim(ledger, new.id, Declared())).deadline_ms is None
+    assert (await claim(ledger, new.id, RunLimits())).deadline_ms is None
     assert await field(ledger, new.id, "max_deliveries") == b"3"
     other = await submitted(ledger)
-    await claim(ledger, other.id, Declared(max_deliveries=7))
+    await claim(ledger, other.id, RunLimits(max_deliveries=7))
     assert await field(ledger, other.id, "max_deliveries") == b"7"
 
 
@@ -122,31 +122,31 @@ async def test_a_deadline_is_over_at_its_very_moment(ledger: Ledger) -> None:
     now = await ledger.directory.now_ms()
     late = await submitted(ledger, deadline_ms=now)
     soon = await submitted(ledger, deadline_ms=now + 600_000)
-    assert (await reap(ledger)).close == ((late.id, 0, "overdue"),)
-    assert (await ledger.runs.state(soon.id))[0] is RunState.QUEUED
+    assert (await reap(ledger)).to_end == ((late.id, 0, "overdue"),)
+    assert (await ledger.queries.state(soon.id))[0] is RunState.QUEUED
 
 
 async def test_of_many_attempts_the_first_and_the_newest_are_listed(ledger: Ledger) -> None:
     new = await submitted(ledger, max_deliveries=9)
     for _ in range(103):
         lease = await claimed(ledger, new.id)
-        await ledger.runs.requeue(lease, lease.seq, outcome="retry", reason="x")
-    numbers = [attempt.number for attempt in (await ledger.runs.status(new.id)).attempts]
+        await ledger.leases.requeue(lease, lease.seq, outcome="retry", reason="x")
+    numbers = [attempt.number for attempt in (await ledger.queries.status(new.id)).attempts]
     assert numbers == [1, *range(6, 104)]
 
 
 async def test_all_of_a_run_lives_exactly_as_long_as_its_retention(ledger: Ledger) -> None:
     first = await running(ledger, retention_ms=700_000)
-    await ledger.runs.requeue(first, first.seq, outcome="retry", reason="x")
+    await ledger.leases.requeue(first, first.seq, outcome="retry", reason="x")
     lease = await claimed(ledger, first.run_id)
     child = child_of(lease, lease.run_id, retention_ms=700_000)
-    await ledger.runs.submit(child)
-    await ledger.runs.close(child.id, TASK, DONE)
+    await ledger.submissions.submit(child)
+    await ledger.leases.end_unclaimed(child.id, TASK, DONE)
     await ledger.artifacts.fenced("write_chunk", lease, "u1", 0, b"x", 60_000)
     entry = orjson.dumps({"blob": "u1", "chunks": 1})
     await ledger.artifacts.fenced("commit_artifact", lease, "a", entry, 9)
     async with Clock(ledger) as clock:
-        await ledger.runs.settle(lease, TASK, lease.seq, DONE)
+        await ledger.leases.settle(lease, TASK, lease.seq, DONE)
     run_id, prefix = lease.run_id, ledger.keys.prefix(lease.run_id)
     kinds = ("run", "events", "attempts", "children", "artifacts")
     names = [*(f"{prefix}{kind}:{run_id}" for kind in kinds), f"{prefix}blob:{run_id}:u1"]
@@ -187,32 +187,32 @@ async def test_a_caller_counts_the_runs_it_called_that_go_on(ledger: Ledger) -> 
     assert await field(ledger, lease.run_id, "open") is None
     children = [child_of(lease, lease.run_id, digest=f"d-{number}") for number in range(3)]
     for number, child in enumerate(children, 1):
-        await ledger.runs.submit(child)
-        await ledger.runs.submit(child)
+        await ledger.submissions.submit(child)
+        await ledger.submissions.submit(child)
         assert await field(ledger, lease.run_id, "open") == b"%d" % number
     running_child = await claimed(ledger, children[0].id)
     # A mark counts, and the end after it does not count again.
-    await ledger.runs.cancel(children[0].id, "enough")
+    await ledger.cancellation.cancel(children[0].id, "enough")
     assert await field(ledger, lease.run_id, "open") == b"2"
-    await ledger.runs.cancel(children[0].id, "enough")
-    await ledger.runs.settle(running_child, TASK, running_child.seq, DONE)
+    await ledger.cancellation.cancel(children[0].id, "enough")
+    await ledger.leases.settle(running_child, TASK, running_child.seq, DONE)
     assert await field(ledger, lease.run_id, "open") == b"2"
-    await ledger.runs.cancel(children[1].id, "enough")
-    await ledger.runs.close(children[2].id, TASK, DONE)
+    await ledger.cancellation.cancel(children[1].id, "enough")
+    await ledger.leases.end_unclaimed(children[2].id, TASK, DONE)
     assert await field(ledger, lease.run_id, "open") == b"0"
 
 
 async def test_a_debt_is_left_to_its_debtor_for_two_seconds(ledger: Ledger) -> None:
     lease = await running(ledger)
     child = child_of(lease, lease.run_id)
-    await ledger.runs.submit(child)
+    await ledger.submissions.submit(child)
     async with Clock(ledger) as clock:
-        await ledger.runs.settle(lease, TASK, lease.seq, DONE)
-    assert clock.has(await score(ledger, "owed", lease.run_id), 2000)
-    await touch(ledger, "ZADD", lease.run_id, "owed", 1, lease.run_id)
+        await ledger.leases.settle(lease, TASK, lease.seq, DONE)
+    assert clock.has(await score(ledger, "cleanups", lease.run_id), 2000)
+    await touch(ledger, "ZADD", lease.run_id, "cleanups", 1, lease.run_id)
     async with Clock(ledger) as clock:
-        assert (await reap(ledger)).owed == (lease.run_id,)
-    assert clock.has(await score(ledger, "owed", lease.run_id), 5000)
+        assert (await reap(ledger)).to_clean_up == (lease.run_id,)
+    assert clock.has(await score(ledger, "cleanups", lease.run_id), 5000)
 
 
 async def test_a_delayed_run_counts_as_published_when_it_is_due(ledger: Ledger) -> None:
@@ -227,7 +227,7 @@ async def test_a_delayed_run_counts_as_published_when_it_is_due(ledger: Ledger) 
 async def test_a_retry_counts_as_published_when_it_is_due(ledger: Ledger) -> None:
     lease = await running(ledger)
     async with Clock(ledger) as clock:
-        await ledger.runs.requeue(lease, lease.seq, outcome="retry", reason="x", delay_ms=600_000)
+        await ledger.leases.requeue(lease, lease.seq, outcome="retry", reason="x", delay_ms=600_000)
     for name in ("due", "published"):
         assert clock.has(await field(ledger, lease.run_id, name), 600_000)
     assert clock.has(await score(ledger, "delayed", lease.run_id), 600_000)
@@ -235,7 +235,7 @@ async def test_a_retry_counts_as_published_when_it_is_due(ledger: Ledger) -> Non
     await touch(ledger, "ZADD", lease.run_id, "delayed", 1, lease.run_id)
     async with Clock(ledger) as clock:
         found = await reap(ledger)
-    assert (found.publish, found.counts["due"]) == ((lease.run_id,), 1)
+    assert (found.to_publish, found.counts["due"]) == ((lease.run_id,), 1)
     assert await field(ledger, lease.run_id, "due") is None
     assert await touch(ledger, "EXISTS", lease.run_id, "delays") == 0
     assert clock.has(await field(ledger, lease.run_id, "published"))
@@ -256,9 +256,9 @@ async def test_a_run_waits_since_its_publication(ledger: Ledger) -> None:
 async def test_a_number_of_runs_is_counted_for_a_tree(ledger: Ledger) -> None:
     lease = await running(ledger)
     child = child_of(lease, lease.run_id)
-    await ledger.runs.submit(child)
+    await ledger.submissions.submit(child)
     below = await claimed(ledger, child.id)
-    await ledger.runs.submit(child_of(below, lease.run_id))
+    await ledger.submissions.submit(child_of(below, lease.run_id))
     assert await field(ledger, lease.run_id, "tree") == b"2"
 
 
@@ -278,22 +278,22 @@ async def test_a_stream_is_cut_to_its_length(ledger: Ledger) -> None:
 
 async def test_the_reapers_office_lasts_as_long_as_asked_for(ledger: Ledger) -> None:
     async with Clock(ledger) as clock:
-        await reap(ledger, office_ms=700_000)
+        await reap(ledger, lock_ttl_ms=700_000)
     name = f"{ledger.keys.prefix('x')}reaper"
     assert clock.has(await ledger.connection.execute("PEXPIRETIME", name), 700_000)
     assert clock.has(await ledger.connection.execute("GET", f"{ledger.keys.prefix('x')}reaped"))
 
 
 async def test_an_outage_gives_two_seconds_of_grace(ledger: Ledger) -> None:
-    await reap(ledger, office_ms=5000)
+    await reap(ledger, lock_ttl_ms=5000)
     now = await ledger.directory.now_ms()
     await touch(ledger, "SET", "x", "reaped", now - 9000)
-    await reap(ledger, office_ms=5000)
-    assert await touch(ledger, "EXISTS", "x", "amnesty") == 0
+    await reap(ledger, lock_ttl_ms=5000)
+    assert await touch(ledger, "EXISTS", "x", "lease_grace") == 0
     await touch(ledger, "SET", "x", "reaped", now - 11_000)
     async with Clock(ledger) as clock:
-        await reap(ledger, office_ms=5000)
-    name = f"{ledger.keys.prefix('x')}amnesty"
+        await reap(ledger, lock_ttl_ms=5000)
+    name = f"{ledger.keys.prefix('x')}lease_grace"
     assert clock.has(await ledger.connection.execute("PEXPIRETIME", name), 2000)
 
 
@@ -309,7 +309,7 @@ async def test_what_was_not_published_comes_again_after_two_seconds(ledger: Ledg
     for index in ("unpublished", "ready:celery:0"):
         await touch(ledger, "ZADD", lease.run_id, index, "XX", 1, lease.run_id)
     async with Clock(ledger) as clock:
-        assert (await reap(ledger, grace_ms=LONG_MS**2)).publish == (lease.run_id,)
+        assert (await reap(ledger, grace_ms=LONG_MS**2)).to_publish == (lease.run_id,)
     assert clock.has(await field(ledger, lease.run_id, "published"))
     assert clock.has(await score(ledger, "ready:celery:0", lease.run_id))
 
@@ -335,11 +335,11 @@ async def test_a_running_run_past_its_deadline_is_looked_at_every_minute(ledger:
 async def test_a_run_that_came_back_and_ended_alike_keeps_its_place(ledger: Ledger) -> None:
     """The entry of its first life, by which it would be forgotten, looks like its own."""
     lease = await running(ledger)
-    await ledger.runs.settle(lease, TASK, lease.seq, DONE)
+    await ledger.leases.settle(lease, TASK, lease.seq, DONE)
     entry = f"{lease.run_id}|succeeded|librarian"
     await touch(ledger, "ZADD", lease.run_id, "expiring", "XX", 1, entry)
     assert (await reap(ledger)).counts["pruned"] == 1
-    found = await ledger.runs.newest(state=RunState.SUCCEEDED)
+    found = await ledger.queries.newest(state=RunState.SUCCEEDED)
     assert [run.id for run in found] == [lease.run_id]
     await touch(ledger, "ZADD", lease.run_id, "expiring", 10**13, entry)
 
@@ -347,7 +347,7 @@ async def test_a_run_that_came_back_and_ended_alike_keeps_its_place(ledger: Ledg
 async def test_a_message_is_pushed_once_and_onto_its_own_list(ledger: Ledger) -> None:
     now, later = submission(priority=3), submission(priority=3, delay_ms=LONG_MS)
     for new in (now, now, later):
-        await ledger.runs.submit(new, b"message")
+        await ledger.submissions.submit(new, b"message")
     key = ledger.keys.broker_list("celery", 3)
     assert await ledger.connection.execute("LRANGE", key, 0, -1) == [b"message"]
     await ledger.connection.execute("DEL", key)
@@ -358,7 +358,7 @@ async def test_delays_are_counted_down_to_none(ledger: Ledger) -> None:
     counts = []
     for new in runs:
         counts.append(await touch(ledger, "HGET", "x", "delays", "celery"))
-        await ledger.runs.close(new.id, TASK, DONE)
+        await ledger.leases.end_unclaimed(new.id, TASK, DONE)
     assert counts == [b"3", b"2", b"1"]
     assert await touch(ledger, "EXISTS", "x", "delays") == 0
 
@@ -368,26 +368,26 @@ async def test_a_delay_of_nobody_is_forgotten(ledger: Ledger) -> None:
     for run_id in (lease.run_id, "nobody"):
         await touch(ledger, "ZADD", run_id, "delayed", 1, run_id)
     found = await reap(ledger)
-    assert (found.publish, found.counts["due"]) == ((), 0)
+    assert (found.to_publish, found.counts["due"]) == ((), 0)
     assert await touch(ledger, "EXISTS", "x", "delayed") == 0
 
 
 async def test_a_live_run_keeps_the_list_of_those_it_called(ledger: Ledger) -> None:
     lease = await running(ledger)
     child = child_of(lease, lease.run_id)
-    await ledger.runs.submit(child)
-    await ledger.runs.cancel(lease.run_id, "enough")
-    assert await ledger.runs.children(lease.run_id) == [child.id]
+    await ledger.submissions.submit(child)
+    await ledger.cancellation.cancel(lease.run_id, "enough")
+    assert await ledger.queries.children(lease.run_id) == [child.id]
     assert await touch(ledger, "PTTL", lease.run_id, f"children:{lease.run_id}") == -1
 
 
 async def test_an_ended_run_has_no_deadline_and_no_debt_any_more(ledger: Ledger) -> None:
     lease = await running(ledger, deadline_ms=4 * 10**12)
-    await ledger.runs.cancel(lease.run_id, "enough")
-    await ledger.runs.requeue(lease, lease.seq, outcome="released", reason="x")
-    assert await score(ledger, "owed", lease.run_id)
-    await ledger.runs.close(lease.run_id, TASK, DONE)
-    for index in ("deadlines", "owed"):
+    await ledger.cancellation.cancel(lease.run_id, "enough")
+    await ledger.leases.requeue(lease, lease.seq, outcome="released", reason="x")
+    assert await score(ledger, "cleanups", lease.run_id)
+    await ledger.leases.end_unclaimed(lease.run_id, TASK, DONE)
+    for index in ("deadlines", "cleanups"):
         assert await score(ledger, index, lease.run_id) is None
 
 
@@ -396,35 +396,35 @@ async def test_a_lease_of_nobody_is_forgotten(ledger: Ledger) -> None:
     for run_id in (queued.id, "nobody"):
         await touch(ledger, "ZADD", run_id, "leases", 1, run_id)
     found = await reap(ledger)
-    assert (found.publish, found.close) == ((), ())
+    assert (found.to_publish, found.to_end) == ((), ())
     assert await touch(ledger, "EXISTS", "x", "leases") == 0
     assert await field(ledger, queued.id, "token") == b"0"
 
 
 async def test_a_deadline_of_nobody_is_forgotten(ledger: Ledger) -> None:
     await touch(ledger, "ZADD", "nobody", "deadlines", 1, "nobody")
-    assert (await reap(ledger)).close == ()
+    assert (await reap(ledger)).to_end == ()
     assert await touch(ledger, "EXISTS", "x", "deadlines") == 0
 
 
 async def test_a_lost_run_that_still_has_time_starts_again(ledger: Ledger) -> None:
     lease = await running(ledger, deadline_ms=4 * 10**12)
     await lapse(ledger, lease.run_id)
-    assert (await reap(ledger)).publish == (lease.run_id,)
+    assert (await reap(ledger)).to_publish == (lease.run_id,)
 
 
 async def test_a_dead_process_is_waited_for_no_longer(ledger: Ledger) -> None:
     lease = await running(ledger)
     async with Clock(ledger) as clock:
-        await ledger.runs.forsake(lease.run_id, "w1")
+        await ledger.leases.expire_lease(lease.run_id, "w1")
     assert clock.has(await score(ledger, "leases", lease.run_id))
-    assert (await reap(ledger)).publish == (lease.run_id,)
+    assert (await reap(ledger)).to_publish == (lease.run_id,)
 
 
 async def test_the_shortest_delay_is_one(ledger: Ledger) -> None:
     lease = await running(ledger)
     async with Clock(ledger) as clock:
-        await ledger.runs.requeue(lease, lease.seq, outcome="retry", reason="x", delay_ms=1)
+        await ledger.leases.requeue(lease, lease.seq, outcome="retry", reason="x", delay_ms=1)
         new = await submitted(ledger, delay_ms=1)
     for run_id in (lease.run_id, new.id):
         assert clock.has(await score(ledger, "delayed", run_id), 1)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs.store import Lease
+from skillfleet_ledger.runs.records import Lease
 from tests.ledger.helpers import DONE, claimed, lapse, reap, running, settings_for, submitted, touch
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until_async
@@ -53,12 +53,12 @@ async def test_a_lapsed_lease_is_taken_beside_one_whose_record_is_nonsense(
     for lease in (broken, sound):
         await lapse(ledger, lease.run_id)
     found = await reap(ledger)
-    assert found.publish == (sound.run_id,)
+    assert found.to_publish == (sound.run_id,)
     assert found.counts["aside"] == 1
     at = await aside_until(ledger, "leases", broken.run_id)
     assert -60 < at - time.time() - TEN_MINUTES <= 1
     # Nor does a listing break.
-    assert sound.run_id in {run.id for run in await ledger.runs.newest()}
+    assert sound.run_id in {run.id for run in await ledger.queries.newest()}
 
 
 async def test_a_delay_ends_beside_one_whose_record_is_nonsense(ledger: Ledger) -> None:
@@ -67,7 +67,7 @@ async def test_a_delay_ends_beside_one_whose_record_is_nonsense(ledger: Ledger) 
     # Redis' clock decides that both are due.
     await wait_until_async(lambda: _due(ledger, broken.id), 20)
     found = await reap(ledger)
-    assert (found.publish, found.counts["aside"]) == ((sound.id,), 1)
+    assert (found.to_publish, found.counts["aside"]) == ((sound.id,), 1)
 
 
 async def _due(ledger: Ledger, run_id: str) -> bool:
@@ -78,32 +78,32 @@ async def test_a_debt_is_found_beside_one_whose_record_is_nonsense(ledger: Ledge
     broken, sound = await running(ledger), await running(ledger)
     await forged(ledger, broken.run_id, "lost", "x")
     for lease in (broken, sound):
-        await touch(ledger, "ZADD", lease.run_id, "owed", 1, lease.run_id)
+        await touch(ledger, "ZADD", lease.run_id, "cleanups", 1, lease.run_id)
     assert (await reap(ledger)).counts["aside"] == 1
-    assert await touch(ledger, "ZSCORE", "x", "owed", sound.run_id) is None
+    assert await touch(ledger, "ZSCORE", "x", "cleanups", sound.run_id) is None
 
 
 async def test_a_round_looks_at_a_tenth_as_many_debts_but_at_one_at_least(ledger: Ledger) -> None:
     for limit, found in ((1, 1), (19, 1), (20, 2)):
         for lease in [await running(ledger) for _ in range(3)]:
-            await touch(ledger, "ZADD", lease.run_id, "owed", 1, lease.run_id)
+            await touch(ledger, "ZADD", lease.run_id, "cleanups", 1, lease.run_id)
         await reap(ledger, limit=limit)
-        left = await touch(ledger, "ZCARD", "x", "owed")
+        left = await touch(ledger, "ZCARD", "x", "cleanups")
         assert left == 3 - found
-        await touch(ledger, "DEL", "x", "owed")
+        await touch(ledger, "DEL", "x", "cleanups")
 
 
 async def test_a_canvas_goes_on_beside_one_whose_record_is_nonsense(ledger: Ledger) -> None:
     async def ended() -> Lease:
         lease = await running(ledger, canvas="any")
-        await ledger.runs.settle(lease, "librarian.survey", lease.seq, DONE)
+        await ledger.leases.settle(lease, "librarian.survey", lease.seq, DONE)
         await touch(ledger, "ZADD", lease.run_id, "canvases", 1, lease.run_id)
         return lease
 
     broken, sound = await ended(), await ended()
     await forged(ledger, broken.run_id, "canvas_tries", "x")
     found = await reap(ledger)
-    assert (found.publish, found.counts["aside"]) == ((sound.run_id,), 1)
+    assert (found.to_publish, found.counts["aside"]) == ((sound.run_id,), 1)
 
 
 async def test_a_stranded_run_is_found_beside_one_whose_record_is_nonsense(ledger: Ledger) -> None:
@@ -112,7 +112,7 @@ async def test_a_stranded_run_is_found_beside_one_whose_record_is_nonsense(ledge
     for new in (broken, sound):
         await touch(ledger, "ZADD", new.id, "ready:celery:0", 1, new.id)
     found = await reap(ledger)
-    assert (found.publish, found.counts["aside"]) == ((sound.id,), 1)
+    assert (found.to_publish, found.counts["aside"]) == ((sound.id,), 1)
 
 
 async def test_a_run_nobody_published_is_found_beside_nonsense(ledger: Ledger) -> None:
@@ -121,7 +121,7 @@ async def test_a_run_nobody_published_is_found_beside_nonsense(ledger: Ledger) -
     for new in (broken, sound):
         await touch(ledger, "ZADD", new.id, "unpublished", 1, new.id)
     found = await reap(ledger)
-    assert (found.publish, found.counts["aside"]) == ((sound.id,), 1)
+    assert (found.to_publish, found.counts["aside"]) == ((sound.id,), 1)
 
 
 async def test_a_server_that_refuses_sets_no_run_aside(
@@ -138,7 +138,7 @@ async def test_a_server_that_refuses_sets_no_run_aside(
             await impatient.close()
         finally:
             client.config_set("maxmemory", "0")
-    assert (await reap(ledger)).publish == (lease.run_id,)
+    assert (await reap(ledger)).to_publish == (lease.run_id,)
 
 
 async def test_an_unreadable_card_hides_no_other(ledger: Ledger) -> None:
@@ -157,10 +157,10 @@ async def test_a_run_with_a_strange_time_of_publication_starts_and_hides_none(
     assert (await claimed(ledger, broken.id)).waited_ms == 0
     await touch(ledger, "HSET", "x", "watermark", "celery:0", "x")
     await touch(ledger, "ZADD", sound.id, "ready:celery:0", 1, sound.id)
-    assert (await reap(ledger)).publish == (sound.id,)
+    assert (await reap(ledger)).to_publish == (sound.id,)
 
 
 async def test_an_overdue_run_ends_beside_one_whose_token_is_nonsense(ledger: Ledger) -> None:
     broken, sound = [await submitted(ledger, deadline_ms=1) for _ in range(2)]
     await forged(ledger, broken.id, "token", "x")
-    assert [run_id for run_id, *_ in (await reap(ledger)).close] == [sound.id]
+    assert [run_id for run_id, *_ in (await reap(ledger)).to_end] == [sound.id]

@@ -9,7 +9,7 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs.store import Write
+from skillfleet_ledger.runs.records import WriteResult
 from tests.ledger.audit import audit
 from tests.ledger.helpers import (
     DONE,
@@ -40,7 +40,7 @@ async def test_scripts_that_the_server_forgot_are_sent_again(ledger: Ledger) -> 
         *(ledger.streams.append(lease, 2, [event()]) for _ in range(20)),
     )
     assert answers == [(2, "")] * 20
-    await ledger.runs.settle(lease, TASK, 2, DONE)
+    await ledger.leases.settle(lease, TASK, 2, DONE)
     assert len(await read_all(ledger, lease.run_id)) == 3
 
 
@@ -55,7 +55,7 @@ async def test_runs_leases_and_events_survive_a_restart(server: ValkeyServer) ->
         appending = asyncio.create_task(ledger.streams.append(lease, 3, [event("after")]))
         server.start()
         assert await appending == (3, "")
-        assert await ledger.runs.settle(lease, TASK, 3, DONE) is Write.SETTLED
+        assert await ledger.leases.settle(lease, TASK, 3, DONE) is WriteResult.SETTLED
         assert len(await asyncio.wait_for(reader, 20)) == 4
         assert (await claimed(ledger, waiting.id)).attempt == 1
         with server.client() as client:
@@ -67,30 +67,29 @@ async def test_runs_leases_and_events_survive_a_restart(server: ValkeyServer) ->
 async def test_what_a_stopped_server_does_later_happens_once(server: ValkeyServer) -> None:
     """The calls fail here, lie in the server's buffers, and are repeated meanwhile."""
     ledger = Ledger(settings_for(server, redis_timeout_seconds=1))
-    runs = ledger.runs
     try:
         lease = await running(ledger)
         new = submission()
         server.signal(signal.SIGSTOP)
         try:
             answers = await asyncio.gather(
-                runs.submit(new, b"message"),
+                ledger.submissions.submit(new, b"message"),
                 ledger.streams.append(lease, 2, [event()]),
-                runs.requeue(lease, 1, outcome="retry", reason="x"),
+                ledger.leases.requeue(lease, 1, outcome="retry", reason="x"),
                 return_exceptions=True,
             )
         finally:
             server.signal(signal.SIGCONT)
         assert {type(answer) for answer in answers} == {FleetUnavailableError}
-        await runs.submit(new, b"message")
+        await ledger.submissions.submit(new, b"message")
         written = await ledger.streams.append(lease, 2, [event()])
-        answer = await runs.requeue(lease, 2, outcome="retry", reason="x")
+        answer = await ledger.leases.requeue(lease, 2, outcome="retry", reason="x")
         # Whether the calls from before came through or not, the answers are the same.
-        assert (written, answer) == ((2, ""), Write.REQUEUED)
+        assert (written, answer) == ((2, ""), WriteResult.REQUEUED)
         assert await ledger.connection.execute("LLEN", "celery") == 1
         again = await claimed(ledger, lease.run_id)
-        assert await runs.settle(again, TASK, again.seq, DONE) is Write.SETTLED
-        status = await runs.status(lease.run_id)
+        assert await ledger.leases.settle(again, TASK, again.seq, DONE) is WriteResult.SETTLED
+        status = await ledger.queries.status(lease.run_id)
         assert (status.state, status.retries, status.events) == (RunState.SUCCEEDED, 1, 5)
         with server.client() as client:
             assert audit(client, ledger.keys) == []

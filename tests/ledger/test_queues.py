@@ -25,7 +25,7 @@ async def test_waiting_running_and_delayed_runs_are_told_apart(ledger: Ledger) -
     assert (deep.queued, deep.running, deep.delayed, deep.demand) == (3, 1, 1, 4)
     assert (stats["later"].delayed, stats["later"].demand) == (1, 0)
     assert stats["idle"] == QueueStats(queue="idle")
-    await ledger.runs.settle(lease, "librarian.survey", lease.seq, DONE)
+    await ledger.leases.settle(lease, "librarian.survey", lease.seq, DONE)
     assert (await stats_of(ledger))["deep"].running == 0
 
 
@@ -40,11 +40,11 @@ async def test_the_age_is_that_of_the_run_that_has_waited_longest(ledger: Ledger
 
 async def test_a_delay_is_counted_until_it_ends_however_it_ends(ledger: Ledger) -> None:
     cancelled = await submitted(ledger, delay_ms=LONG_MS)
-    await ledger.runs.cancel(cancelled.id, "enough")
+    await ledger.cancellation.cancel(cancelled.id, "enough")
     assert "celery" not in await stats_of(ledger)
     retried = await submitted(ledger)
     lease = await claimed(ledger, retried.id)
-    await ledger.runs.requeue(lease, lease.seq, outcome="retry", reason="again", delay_ms=LONG_MS)
+    await ledger.leases.requeue(lease, lease.seq, outcome="retry", reason="again", delay_ms=LONG_MS)
     assert (await stats_of(ledger))["celery"].delayed == 1
 
 
@@ -53,8 +53,8 @@ async def test_all_shards_are_summed(valkey: ValkeyServer, shards: int) -> None:
     ledger = Ledger(settings_for(valkey, shards=shards))
     try:
         for _ in range(40):
-            await ledger.runs.submit(submission())
-            await ledger.runs.submit(submission(delay_ms=LONG_MS))
+            await ledger.submissions.submit(submission())
+            await ledger.submissions.submit(submission(delay_ms=LONG_MS))
         stat = (await stats_of(ledger))["celery"]
         assert (stat.queued, stat.delayed, stat.demand) == (40, 40, 40)
     finally:

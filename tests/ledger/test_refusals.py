@@ -12,9 +12,10 @@ import redis
 
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.redis_client.blocking import BlockingConnection, completed
+from skillfleet_ledger.redis_client.blocking import BlockingConnection
 from skillfleet_ledger.redis_client.connection import PipelinedConnection, RefusedError, ReplyError
-from skillfleet_ledger.runs.store import Lease
+from skillfleet_ledger.runs.records import Lease
+from skillfleet_ledger.sync import BlockingLedger, run_sync
 from tests.ledger.helpers import running, settings_for, submission
 from tests.support.ports import free_port
 from tests.support.valkey import ValkeyServer, running_server
@@ -100,12 +101,13 @@ def crowded(server: ValkeyServer) -> Iterator[None]:
 
 
 async def submits(ledger: Ledger, _: Lease) -> None:
-    assert await ledger.runs.submit(submission(), b"message")
+    assert await ledger.submissions.submit(submission(), b"message")
 
 
 async def submits_many(ledger: Ledger, _: Lease) -> None:
     assert (
-        await ledger.runs.submit_many([(submission(), b"message") for _ in range(3)]) == [True] * 3
+        await ledger.submissions.submit_many([(submission(), b"message") for _ in range(3)])
+        == [True] * 3
     )
 
 
@@ -129,17 +131,17 @@ async def blocks(ledger: Ledger, _: Lease) -> None:
     """The same from a thread without a loop."""
 
     def submit() -> bool:
-        other = Ledger(ledger.settings, blocking=True)
+        other = BlockingLedger(ledger.settings)
         try:
-            return completed(other.runs.submit(submission(), b"message"))
+            return run_sync(other.submissions.submit(submission(), b"message"))
         finally:
-            completed(other.close())
+            run_sync(other.close())
 
     assert await asyncio.to_thread(submit)
 
 
 async def reads(ledger: Ledger, lease: Lease) -> None:
-    assert (await ledger.runs.status(lease.run_id)).id == lease.run_id
+    assert (await ledger.queries.status(lease.run_id)).id == lease.run_id
 
 
 async def follows(ledger: Ledger, lease: Lease) -> None:
@@ -149,7 +151,7 @@ async def follows(ledger: Ledger, lease: Lease) -> None:
 
 
 async def listens(ledger: Ledger, _: Lease) -> None:
-    await ledger.channels.listen("a", lambda _: None)
+    await ledger.pubsub.listen("a", lambda _: None)
 
 
 WRITES: list[Work] = [submits, submits_many, sets, emits, stores, blocks]
@@ -204,7 +206,7 @@ async def test_what_passes_is_waited_for_and_then_told_in_words(
 async def test_channels_stay_open_while_the_server_cannot_save(refusing: ValkeyServer) -> None:
     heard: list[bytes | None] = []
     async with ledger_of(refusing, redis_timeout_seconds=0.3) as ledger:
-        await ledger.channels.listen("a", heard.append)
+        await ledger.pubsub.listen("a", heard.append)
         with unable_to_save(refusing), refusing.client() as client:
             await asyncio.sleep(1)
             assert client.publish("a", "1") == 1

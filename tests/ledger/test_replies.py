@@ -10,9 +10,9 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import UnknownRunError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.celery_format import End
+from skillfleet_ledger.celery_format import RunEnd
 from skillfleet_ledger.redis_client.script_loader import run_script
-from skillfleet_ledger.runs.store import ClaimStatus
+from skillfleet_ledger.runs.records import ClaimStatus, EndResult
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,
@@ -30,7 +30,7 @@ from tests.ledger.helpers import (
 from tests.support.valkey import ValkeyServer
 
 TASK = "librarian.survey"
-ENOUGH = End(RunState.CANCELLED, "cancelled_by_caller", "enough")
+ENOUGH = RunEnd(RunState.CANCELLED, "cancelled_by_caller", "enough")
 
 
 async def call(
@@ -65,21 +65,21 @@ async def test_a_claim_answers_to_the_last_number(ledger: Ledger) -> None:
 
 async def claimed_again(ledger: Ledger, run_id: str) -> Any:
     """The lease of the second attempt, which has been given back for a retry, as was the first."""
-    first = await ledger.runs.claim(run_id, "w1", "c1", LONG_MS, None)
+    first = await ledger.leases.claim(run_id, "w1", "c1", LONG_MS, None)
     assert first.lease is not None
-    await ledger.runs.requeue(first.lease, first.lease.seq, outcome="retry", reason="x")
+    await ledger.leases.requeue(first.lease, first.lease.seq, outcome="retry", reason="x")
     lease = await claimed(ledger, run_id)
-    await ledger.runs.requeue(lease, lease.seq, outcome="retry", reason="x")
+    await ledger.leases.requeue(lease, lease.seq, outcome="retry", reason="x")
     return lease
 
 
 async def test_an_adopted_run_that_does_not_start_waits_like_any_other(ledger: Ledger) -> None:
     new = submission(deadline_ms=1)
-    claim = await ledger.runs.claim(new.id, "w1", "c1", LONG_MS, new)
+    claim = await ledger.leases.claim(new.id, "w1", "c1", LONG_MS, new)
     assert (claim.status, claim.token) == (ClaimStatus.OVERDUE, 0)
     assert await touch(ledger, "ZSCORE", new.id, "ready:celery:0", new.id)
     assert await touch(ledger, "SMEMBERS", new.id, "queues") == [b"celery:0"]
-    assert (await reap(ledger)).close == ((new.id, 0, "overdue"),)
+    assert (await reap(ledger)).to_end == ((new.id, 0, "overdue"),)
 
 
 @pytest.fixture
@@ -95,9 +95,9 @@ async def test_a_run_that_has_a_result_is_over_where_records_are_not_believed(
 ) -> None:
     new = await submitted(signed)
     lease = await claimed(signed, new.id)
-    await signed.runs.settle(lease, TASK, lease.seq, DONE)
+    await signed.leases.settle(lease, TASK, lease.seq, DONE)
     await touch(signed, "HSET", new.id, f"run:{new.id}", "state", "queued")
-    claim = await signed.runs.claim(new.id, "w1", uuid.uuid4().hex, LONG_MS, None)
+    claim = await signed.leases.claim(new.id, "w1", uuid.uuid4().hex, LONG_MS, None)
     assert (claim.status, claim.detail) == (ClaimStatus.ENDED, "over")
 
 
@@ -106,26 +106,26 @@ async def test_the_reason_of_a_cancellation_is_not_replaced_by_its_callers_end(
 ) -> None:
     parent = await running(ledger)
     child = child_of(parent, parent.run_id)
-    await ledger.runs.submit(child)
+    await ledger.submissions.submit(child)
     lease = await claimed(ledger, child.id)
-    await ledger.runs.cancel(child.id, "enough", "budget_exhausted")
-    await ledger.runs.requeue(lease, lease.seq, outcome="released", reason="x")
-    await ledger.runs.settle(parent, TASK, parent.seq, DONE)
-    claim = await ledger.runs.claim(child.id, "w1", "c", LONG_MS, None)
+    await ledger.cancellation.cancel(child.id, "enough", "budget_exhausted")
+    await ledger.leases.requeue(lease, lease.seq, outcome="released", reason="x")
+    await ledger.leases.settle(parent, TASK, parent.seq, DONE)
+    claim = await ledger.leases.claim(child.id, "w1", "c", LONG_MS, None)
     assert (claim.detail, claim.code) == ("enough", "budget_exhausted")
-    assert await ledger.runs.cancel_asked(child.id) == ("enough", "budget_exhausted")
+    assert await ledger.queries.cancel_request(child.id) == ("enough", "budget_exhausted")
 
 
-@pytest.fixture(params=["cancel", "ask_cancel"])
+@pytest.fixture(params=["cancel", "request_cancel"])
 async def either(ledger: Ledger, request: pytest.FixtureRequest) -> Ledger:
     """A ledger whose user may end runs, and one whose user may only ask for it."""
-    ledger.runs._may_end_runs = request.param == "cancel"
+    ledger.cancellation._may_end_runs = request.param == "cancel"
     return ledger
 
 
 async def called(ledger: Ledger, parent: Any, **values: Any) -> Any:
     child = child_of(parent, parent.run_id, **values)
-    await ledger.runs.submit(child)
+    await ledger.submissions.submit(child)
     return await claimed(ledger, child.id)
 
 
@@ -134,13 +134,13 @@ async def open_calls(ledger: Ledger, run_id: str) -> Any:
 
 
 async def owed_at(ledger: Ledger, run_id: str) -> int | None:
-    score = await touch(ledger, "ZSCORE", run_id, "owed", run_id)
+    score = await touch(ledger, "ZSCORE", run_id, "cleanups", run_id)
     return None if score is None else int(float(score))
 
 
 async def test_nobody_is_cancelled_by_an_unknown_id(either: Ledger) -> None:
     with pytest.raises(UnknownRunError):
-        await either.runs.cancel("nobody", "enough")
+        await either.cancellation.cancel("nobody", "enough")
     assert await either.connection.execute("KEYS", "*nobody*") == []
 
 
@@ -149,13 +149,13 @@ async def test_a_mark_keeps_the_first_reason_and_counts_once(either: Ledger) -> 
     parent = await called(either, root)
     await called(either, parent, root_id=root.run_id)
     for reason in ("first", "second"):
-        end = End(RunState.CANCELLED, reason, reason)
+        end = RunEnd(RunState.CANCELLED, reason, reason)
         before = await either.directory.now_ms()
-        what, children = await either.runs._cancel_one(parent.run_id, end, only_mark="1")
+        what, children = await either.cancellation._cancel_one(parent.run_id, end, only_mark="1")
         assert (what, len(children)) == ("marked", 1)
         after = await either.directory.now_ms()
         assert before + 2000 <= (await owed_at(either, parent.run_id) or 0) <= after + 2000
-    assert await either.runs.cancel_asked(parent.run_id) == ("first", "first")
+    assert await either.queries.cancel_request(parent.run_id) == ("first", "first")
     assert await open_calls(either, root.run_id) == b"0"
 
 
@@ -165,29 +165,33 @@ async def test_an_order_keeps_the_first_reason_and_counts_once(either: Ledger) -
     other = await called(either, root, digest="another")
     heard: asyncio.Queue[bytes | None] = asyncio.Queue()
     channel = f"{either.keys.prefix(root.run_id)}worker:w1"
-    await either.channels.listen(channel, heard.put_nowait)
+    await either.pubsub.listen(channel, heard.put_nowait)
     for reason in ("first", "second"):
-        end = End(RunState.CANCELLED, reason, reason)
+        end = RunEnd(RunState.CANCELLED, reason, reason)
         # One that has called nobody is told at once, and owes nothing.
-        assert (await either.runs._cancel_one(child.run_id, end, only_mark="1"))[0] == "asked"
+        assert (await either.cancellation._cancel_one(child.run_id, end, only_mark="1"))[
+            0
+        ] == "asked"
         async with asyncio.timeout(10):
             assert await heard.get() == f"cancel {child.run_id} first".encode()
     assert await owed_at(either, child.run_id) is None
     assert await open_calls(either, root.run_id) == b"1"
-    assert await either.runs.cancel_asked(child.run_id) == ("first", "first")
-    assert await either.runs.cancel_asked(other.run_id) is None
+    assert await either.queries.cancel_request(child.run_id) == ("first", "first")
+    assert await either.queries.cancel_request(other.run_id) is None
 
 
 async def test_one_that_called_others_is_told_by_the_second_step(either: Ledger) -> None:
     root = await running(either)
     child = child_of(root, root.run_id)
-    await either.runs.submit(child)
+    await either.submissions.submit(child)
     heard: asyncio.Queue[bytes | None] = asyncio.Queue()
     channel = f"{either.keys.prefix(root.run_id)}worker:w1"
-    await either.channels.listen(channel, heard.put_nowait)
-    assert (await either.runs._cancel_one(root.run_id, ENOUGH, only_mark="1"))[0] == "marked"
-    assert await either.runs.close(child.id, TASK, ENOUGH) == "closed"
-    assert (await either.runs._cancel_one(root.run_id, ENOUGH))[0] == "asked"
+    await either.pubsub.listen(channel, heard.put_nowait)
+    assert (await either.cancellation._cancel_one(root.run_id, ENOUGH, only_mark="1"))[
+        0
+    ] == "marked"
+    assert await either.leases.end_unclaimed(child.id, TASK, ENOUGH) == EndResult.ENDED_NOW
+    assert (await either.cancellation._cancel_one(root.run_id, ENOUGH))[0] == "asked"
     async with asyncio.timeout(10):
         assert await heard.get() == f"cancel {root.run_id} enough".encode()
     assert heard.empty()
@@ -196,56 +200,58 @@ async def test_one_that_called_others_is_told_by_the_second_step(either: Ledger)
 async def test_one_that_called_others_is_told_also_without_a_mark(either: Ledger) -> None:
     root = await running(either)
     child = await called(either, root)
-    await either.runs.settle(child, TASK, child.seq, DONE)
-    assert (await either.runs._cancel_one(root.run_id, ENOUGH))[0] == "asked"
-    assert await either.runs.cancel_asked(root.run_id) == ("enough", "cancelled_by_caller")
-    assert await either.runs.cancel_asked(child.run_id) is None
+    await either.leases.settle(child, TASK, child.seq, DONE)
+    assert (await either.cancellation._cancel_one(root.run_id, ENOUGH))[0] == "asked"
+    assert await either.queries.cancel_request(root.run_id) == ("enough", "cancelled_by_caller")
+    assert await either.queries.cancel_request(child.run_id) is None
 
 
 async def test_one_that_waits_and_called_others_is_marked_first(either: Ledger) -> None:
     root = await running(either)
     await called(either, root)
-    await either.runs.requeue(root, root.seq, outcome="retry", reason="x", delay_ms=LONG_MS)
-    assert (await either.runs._cancel_one(root.run_id, ENOUGH, only_mark="1"))[0] == "marked"
-    assert (await either.runs.state(root.run_id))[0] is RunState.QUEUED
+    await either.leases.requeue(root, root.seq, outcome="retry", reason="x", delay_ms=LONG_MS)
+    assert (await either.cancellation._cancel_one(root.run_id, ENOUGH, only_mark="1"))[
+        0
+    ] == "marked"
+    assert (await either.queries.state(root.run_id))[0] is RunState.QUEUED
 
 
 async def test_a_run_that_ended_is_not_asked(either: Ledger) -> None:
     lease = await running(either)
-    await either.runs.settle(lease, TASK, lease.seq, DONE)
-    assert not await either.runs.cancel(lease.run_id, "enough")
-    assert await either.runs.cancel_asked(lease.run_id) is None
+    await either.leases.settle(lease, TASK, lease.seq, DONE)
+    assert not await either.cancellation.cancel(lease.run_id, "enough")
+    assert await either.queries.cancel_request(lease.run_id) is None
     assert await owed_at(either, lease.run_id) is None
 
 
 async def test_a_queued_run_keeps_what_was_asked_of_it(either: Ledger) -> None:
     new = await submitted(either)
-    assert await either.runs.cancel(new.id, "enough", "budget_exhausted")
-    assert await either.runs.cancel_asked(new.id) == ("enough", "budget_exhausted")
+    assert await either.cancellation.cancel(new.id, "enough", "budget_exhausted")
+    assert await either.queries.cancel_request(new.id) == ("enough", "budget_exhausted")
 
 
 async def test_a_queued_run_is_the_reapers_at_once_where_its_canceller_may_not_end_it(
     ledger: Ledger,
 ) -> None:
-    ledger.runs._may_end_runs = False
+    ledger.cancellation._may_end_runs = False
     new = await submitted(ledger)
     before = await ledger.directory.now_ms()
-    await ledger.runs.cancel(new.id, "enough")
+    await ledger.cancellation.cancel(new.id, "enough")
     assert before <= (await owed_at(ledger, new.id) or 0) <= await ledger.directory.now_ms()
 
 
 async def test_a_child_of_an_ended_run_is_the_reapers_two_seconds_later(ledger: Ledger) -> None:
     parent = await running(ledger)
     child = child_of(parent, parent.run_id)
-    await ledger.runs.submit(child)
-    await ledger.runs.settle(parent, TASK, parent.seq, DONE)
+    await ledger.submissions.submit(child)
+    await ledger.leases.settle(parent, TASK, parent.seq, DONE)
     before = await ledger.directory.now_ms()
-    await ledger.runs.claim(child.id, "w1", "c", LONG_MS, None)
+    await ledger.leases.claim(child.id, "w1", "c", LONG_MS, None)
     after = await ledger.directory.now_ms()
     assert before + 2000 <= (await owed_at(ledger, child.id) or 0) <= after + 2000
     # It counts no more among what its parent owes.
     assert await open_calls(ledger, parent.run_id) == b"0"
-    assert await ledger.runs.cancel_asked(child.id) == (
+    assert await ledger.queries.cancel_request(child.id) == (
         "its calling run has ended",
         "parent_ended",
     )
@@ -275,15 +281,15 @@ async def test_small_answers(ledger: Ledger) -> None:
     assert await call(ledger, "commit_artifact", run_id, token + 1, *entry, 1) == 0
     other = ("b", b'{"blob":"u2","chunks":1}')
     assert await call(ledger, "commit_artifact", run_id, token, *other, 1) == -1
-    assert await call(ledger, "spend", run_id, 4) == 0
-    assert await call(ledger, "spend", run_id, 1) == 1
-    assert await call(ledger, "forsake", run_id, "w2") == 0
-    assert await call(ledger, "strike", run_id) == 0
-    assert await call(ledger, "strike", "nobody") == 0
-    await touch(ledger, "ZADD", "nobody", "owed", 1, "nobody")
-    assert await call(ledger, "strike", "nobody") == 1
-    assert await call(ledger, "forsake", run_id, "w1") == 1
-    assert (await reap(ledger)).publish == (run_id,)
+    assert await call(ledger, "charge_tokens", run_id, 4) == 0
+    assert await call(ledger, "charge_tokens", run_id, 1) == 1
+    assert await call(ledger, "expire_lease", run_id, "w2") == 0
+    assert await call(ledger, "finish_cleanup", run_id) == 0
+    assert await call(ledger, "finish_cleanup", "nobody") == 0
+    await touch(ledger, "ZADD", "nobody", "cleanups", 1, "nobody")
+    assert await call(ledger, "finish_cleanup", "nobody") == 1
+    assert await call(ledger, "expire_lease", run_id, "w1") == 1
+    assert (await reap(ledger)).to_publish == (run_id,)
 
 
 async def requests(ledger: Ledger, run_id: str) -> Any:
@@ -292,11 +298,11 @@ async def requests(ledger: Ledger, run_id: str) -> Any:
 
 async def test_a_request_is_noted_once_and_only_where_it_has_a_name(either: Ledger) -> None:
     lease = await running(either)
-    await either.runs._cancel_one(lease.run_id, ENOUGH)
+    await either.cancellation._cancel_one(lease.run_id, ENOUGH)
     assert await requests(either, lease.run_id) is None
     for _ in range(2):
         for name in ("a" * 16, "b" * 16):
-            await either.runs._cancel_one(lease.run_id, ENOUGH, "1", name)
+            await either.cancellation._cancel_one(lease.run_id, ENOUGH, "1", name)
     assert await requests(either, lease.run_id) == b"a" * 16 + b"b" * 16
 
 
@@ -309,7 +315,7 @@ async def test_one_that_its_callers_list_does_not_name_does_not_count_there(
         parent = await running(ledger)
         stranger = await called(ledger, parent)
         await touch(ledger, "SREM", parent.run_id, f"children:{parent.run_id}", stranger.run_id)
-        await ledger.runs.settle(stranger, TASK, stranger.seq, DONE)
+        await ledger.leases.settle(stranger, TASK, stranger.seq, DONE)
         assert await open_calls(ledger, parent.run_id) == b"1"
     finally:
         await ledger.close()
@@ -331,19 +337,19 @@ async def test_a_round_answers_to_the_last_number(ledger: Ledger) -> None:
 
 async def test_the_last_call_of_a_budget_can_be_paid(ledger: Ledger) -> None:
     lease = await running(ledger, budget_calls=1, budget_tokens=1)
-    await ledger.runs.pay_call(lease)
+    await ledger.budgets.charge_call(lease)
     assert await touch(ledger, "HGET", lease.run_id, f"run:{lease.run_id}", "spent_calls") == b"1"
     other = await running(ledger, budget_calls=1, budget_tokens=1)
-    assert await ledger.runs.submit(child_of(other, other.run_id))
+    assert await ledger.submissions.submit(child_of(other, other.run_id))
 
 
 async def test_what_has_no_budget_is_not_charged(ledger: Ledger) -> None:
     root = await running(ledger, budget_calls=3)
     child = child_of(root, root.run_id)
-    await ledger.runs.submit(child)
+    await ledger.submissions.submit(child)
     lease = await claimed(ledger, child.id)
-    await ledger.runs.pay_call(lease)
-    await ledger.runs.submit(child_of(lease, root.run_id))
+    await ledger.budgets.charge_call(lease)
+    await ledger.submissions.submit(child_of(lease, root.run_id))
     spent = [
         await touch(ledger, "HGET", run_id, f"run:{run_id}", "spent_calls")
         for run_id in (root.run_id, child.id)

@@ -9,7 +9,7 @@ from celery.exceptions import TaskRevokedError
 from skillfleet.contracts import RunState
 from skillfleet.errors import UnknownRunError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.celery_format import End, encode_end
+from skillfleet_ledger.celery_format import RunEnd, encode_end
 from tests.ledger.helpers import DONE, running, settings_for, submitted
 from tests.support.valkey import ValkeyServer
 
@@ -29,7 +29,7 @@ async def test_a_success_is_read_through_async_result(ledger: Ledger, app: Celer
     lease = await running(ledger)
     result = app.AsyncResult(lease.run_id)
     assert str(result.state) == "PENDING"
-    await ledger.runs.settle(lease, TASK, lease.seq, DONE)
+    await ledger.leases.settle(lease, TASK, lease.seq, DONE)
     assert str(result.state) == "SUCCESS"
     assert result.get(timeout=5) == {"answer": 42}
     assert result.name == TASK
@@ -41,7 +41,9 @@ async def test_a_failure_is_raised_with_code_and_message_and_no_traceback(
     ledger: Ledger, app: Celery, state: RunState
 ) -> None:
     lease = await running(ledger)
-    await ledger.runs.settle(lease, TASK, lease.seq, End(state, "skill_error", "no such folder"))
+    await ledger.leases.settle(
+        lease, TASK, lease.seq, RunEnd(state, "skill_error", "no such folder")
+    )
     result = app.AsyncResult(lease.run_id)
     assert str(result.state) == "FAILURE"
     assert result.traceback is None
@@ -52,7 +54,7 @@ async def test_a_failure_is_raised_with_code_and_message_and_no_traceback(
 
 async def test_a_cancelled_run_is_revoked(ledger: Ledger, app: Celery) -> None:
     new = await submitted(ledger)
-    await ledger.runs.cancel(new.id, "enough")
+    await ledger.cancellation.cancel(new.id, "enough")
     result = app.AsyncResult(new.id)
     assert str(result.state) == "REVOKED"
     with pytest.raises(TaskRevokedError, match="enough"):
@@ -66,7 +68,7 @@ async def test_a_namespace_is_celerys_global_prefix(valkey: ValkeyServer) -> Non
     app.conf.result_backend_transport_options = {"global_keyprefix": prefix}
     try:
         lease = await running(ledger)
-        await ledger.runs.settle(lease, TASK, lease.seq, DONE)
+        await ledger.leases.settle(lease, TASK, lease.seq, DONE)
         assert app.AsyncResult(lease.run_id).get(timeout=5) == {"answer": 42}
     finally:
         app.backend.client.close()  # type: ignore[attr-defined]
@@ -76,10 +78,10 @@ async def test_a_namespace_is_celerys_global_prefix(valkey: ValkeyServer) -> Non
 
 async def test_a_forgotten_result_is_an_unknown_value(ledger: Ledger, app: Celery) -> None:
     lease = await running(ledger)
-    await ledger.runs.settle(lease, TASK, lease.seq, DONE)
+    await ledger.leases.settle(lease, TASK, lease.seq, DONE)
     app.AsyncResult(lease.run_id).forget()
     with pytest.raises(UnknownRunError, match="has expired"):
-        await ledger.runs.end(lease.run_id)
+        await ledger.queries.end(lease.run_id)
     # The auditor expects every finished run's result.
     await ledger.connection.execute(
         *("SET", ledger.keys.result_key(lease.run_id)),

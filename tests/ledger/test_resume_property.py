@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from skillfleet.contracts import RunEvent
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs.store import Lease
+from skillfleet_ledger.runs.records import Lease
 from tests.ledger.helpers import DONE, event, running, settings_for
 from tests.support.valkey import ValkeyServer
 
@@ -51,7 +51,7 @@ async def read_in_pieces(
             most = min(wanted, 3, missing) if missing < CAP else 1
             seen += await take(ledger, lease.run_id, seen[-1].id if seen else None, most)
             wanted -= most
-    await ledger.runs.settle(lease, TASK, seq, DONE)
+    await ledger.leases.settle(lease, TASK, seq, DONE)
     seen += await take(ledger, lease.run_id, seen[-1].id if seen else None, 10**9)
     return seen, seq + 1
 

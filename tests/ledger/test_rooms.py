@@ -61,20 +61,20 @@ async def test_a_worker_without_agents_publishes_nothing(ledger: Ledger) -> None
 
 
 async def test_a_refused_message_is_kept_with_its_reason(ledger: Ledger) -> None:
-    await ledger.refused.add("not JSON", b"\xff{")
-    await ledger.refused.add("too large", b"x" * 100_000)
-    newest, oldest = await ledger.refused.list()
+    await ledger.dead_letters.add("not JSON", b"\xff{")
+    await ledger.dead_letters.add("too large", b"x" * 100_000)
+    newest, oldest = await ledger.dead_letters.list()
     assert (oldest.reason, oldest.body) == ("not JSON", "\ufffd{")
     assert (newest.reason, len(newest.body)) == ("too large", 16 * 1024)
     assert oldest.at <= newest.at
-    assert len(await ledger.refused.list(limit=1)) == 1
-    assert await ledger.refused.purge() == 2
-    assert await ledger.refused.list() == []
+    assert len(await ledger.dead_letters.list(limit=1)) == 1
+    assert await ledger.dead_letters.purge() == 2
+    assert await ledger.dead_letters.list() == []
 
 
 async def test_refused_messages_are_bounded(ledger: Ledger) -> None:
-    await asyncio.gather(*(ledger.refused.add("bad", b"x") for _ in range(10_500)))
-    assert await touch(ledger, "XLEN", "x", "refused") <= 10_200
+    await asyncio.gather(*(ledger.dead_letters.add("bad", b"x") for _ in range(10_500)))
+    assert await touch(ledger, "XLEN", "x", "dead_letters") <= 10_200
 
 
 async def test_runs_are_listed_newest_first_by_state_and_agent(ledger: Ledger) -> None:
@@ -83,27 +83,27 @@ async def test_runs_are_listed_newest_first_by_state_and_agent(ledger: Ledger) -
         agent = "writer" if number % 3 == 0 else "librarian"
         lease = await running(ledger, agent=agent)
         if number % 2:
-            await ledger.runs.settle(lease, f"{agent}.survey", lease.seq, DONE)
+            await ledger.leases.settle(lease, f"{agent}.survey", lease.seq, DONE)
         made.append((agent, bool(number % 2), lease.run_id))
         # Runs of one millisecond have no order.
         await asyncio.sleep(0.002)
     made.append(("librarian", False, (await submitted(ledger)).id))
     newest = [run_id for _, _, run_id in reversed(made)]
-    assert [run.id for run in await ledger.runs.newest()] == newest
-    assert [run.id for run in await ledger.runs.newest(limit=3)] == newest[:3]
-    succeeded = await ledger.runs.newest(state=RunState.SUCCEEDED)
+    assert [run.id for run in await ledger.queries.newest()] == newest
+    assert [run.id for run in await ledger.queries.newest(limit=3)] == newest[:3]
+    succeeded = await ledger.queries.newest(state=RunState.SUCCEEDED)
     assert [run.id for run in succeeded] == [i for _, ended, i in reversed(made) if ended]
-    writers = await ledger.runs.newest(agent="writer")
+    writers = await ledger.queries.newest(agent="writer")
     assert [run.id for run in writers] == [i for agent, _, i in reversed(made) if agent == "writer"]
-    both = await ledger.runs.newest(state=RunState.RUNNING, agent="writer", limit=1)
+    both = await ledger.queries.newest(state=RunState.RUNNING, agent="writer", limit=1)
     assert [run.name for run in both] == ["writer.survey"]
-    assert await ledger.runs.newest(agent="nobody") == []
+    assert await ledger.queries.newest(agent="nobody") == []
 
 
 async def test_a_rare_state_is_found_behind_many_other_runs(ledger: Ledger) -> None:
     rare = await running(ledger)
     await asyncio.gather(*(submitted(ledger) for _ in range(450)))
-    found = await ledger.runs.newest(state=RunState.RUNNING, agent="librarian")
+    found = await ledger.queries.newest(state=RunState.RUNNING, agent="librarian")
     assert [run.id for run in found] == [rare.run_id]
 
 
@@ -112,11 +112,11 @@ async def test_fleets_of_different_namespaces_do_not_see_each_other(valkey: Valk
     two = Ledger(settings_for(valkey, namespace="two", shards=4))
     try:
         lease = await running(one)
-        await two.runs.renew("w2", LONG_MS, {}, timeout=5)
+        await two.leases.renew("w2", LONG_MS, {}, timeout=5)
         await one.directory.publish("w1", [CARD], LONG_MS)
-        await one.runs.settle(lease, "librarian.survey", lease.seq, DONE)
-        assert await two.runs.newest() == []
-        assert await two.runs.invocation(lease.run_id) is None
+        await one.leases.settle(lease, "librarian.survey", lease.seq, DONE)
+        assert await two.queries.newest() == []
+        assert await two.queries.invocation(lease.run_id) is None
         assert await two.directory.agents() == []
         assert await one.directory.workers() == []
         keys = await one.connection.execute("KEYS", "*")

@@ -26,8 +26,8 @@ from skillfleet.contracts import RunState
 from skillfleet.errors import LimitExceededError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.artifacts import LeaseLostError
-from skillfleet_ledger.celery_format import End
-from skillfleet_ledger.runs.store import ClaimStatus, Lease
+from skillfleet_ledger.celery_format import RunEnd
+from skillfleet_ledger.runs.records import ClaimStatus, Lease
 from tests.ledger.audit import audit
 from tests.ledger.helpers import (
     LONG_MS,
@@ -106,13 +106,13 @@ class ScriptsMachine(RuleBasedStateMachine):
     def submit_one(self, *, delayed: bool) -> None:
         delay = LONG_MS if delayed else 0
         new = submission(delay_ms=delay, max_deliveries=MAX_DELIVERIES)
-        assert self.run(self.ledger.runs.submit(new, b"message"))
+        assert self.run(self.ledger.submissions.submit(new, b"message"))
         self.runs.append(ModelRun(new, delayed=delayed))
 
     @precondition(lambda self: self.runs)
     @rule(number=PICK)
     def submit_again(self, number: int) -> None:
-        assert not self.run(self.ledger.runs.submit(self.pick(number).new, b"message"))
+        assert not self.run(self.ledger.submissions.submit(self.pick(number).new, b"message"))
 
     @precondition(lambda self: self.some_lease() and len(self.runs) < MOST_RUNS)
     @rule(number=PICK)
@@ -122,7 +122,7 @@ class ScriptsMachine(RuleBasedStateMachine):
             *(lease, lease.run_id), parent_token=lease.token, max_deliveries=MAX_DELIVERIES
         )
         try:
-            self.run(self.ledger.runs.submit(new))
+            self.run(self.ledger.submissions.submit(new))
         except LimitExceededError:
             assert parent.cancelled or not parent.holds(lease)
         else:
@@ -140,7 +140,7 @@ class ScriptsMachine(RuleBasedStateMachine):
 
     def claim_one(self, run: ModelRun, worker: str, claim_id: str) -> None:
         expected = run.claim(claim_id)
-        claim = self.run(self.ledger.runs.claim(run.new.id, worker, claim_id, LONG_MS, None))
+        claim = self.run(self.ledger.leases.claim(run.new.id, worker, claim_id, LONG_MS, None))
         assert claim.status is expected
         assert claim.token == run.token
         if expected is ClaimStatus.CLAIMED:
@@ -164,8 +164,8 @@ class ScriptsMachine(RuleBasedStateMachine):
         run, lease = self.pick_lease(number)
         seq = run.seq - late
         expected = run.settle(lease, seq, state)
-        end = End(state, "code")
-        assert self.run(self.ledger.runs.settle(lease, TASK, seq, end)) is expected
+        end = RunEnd(state, "code")
+        assert self.run(self.ledger.leases.settle(lease, TASK, seq, end)) is expected
 
     @precondition(lambda self: self.some_lease())
     @rule(number=PICK, delay=st.booleans(), outcome=st.sampled_from(["retry", "released"]))
@@ -175,7 +175,7 @@ class ScriptsMachine(RuleBasedStateMachine):
         expected = run.requeue(lease, seq, outcome, delay=delay)
         delay_ms = LONG_MS if delay else 0
         answer = self.run(
-            self.ledger.runs.requeue(lease, seq, outcome=outcome, reason="r", delay_ms=delay_ms)
+            self.ledger.leases.requeue(lease, seq, outcome=outcome, reason="r", delay_ms=delay_ms)
         )
         assert answer is expected
 
@@ -192,7 +192,7 @@ class ScriptsMachine(RuleBasedStateMachine):
     def pay_a_call(self, number: int) -> None:
         run, lease = self.pick_lease(number)
         try:
-            self.run(self.ledger.runs.pay_call(lease))
+            self.run(self.ledger.budgets.charge_call(lease))
         except LimitExceededError:
             assert run.cancelled or not run.holds(lease)
         else:
@@ -224,7 +224,7 @@ class ScriptsMachine(RuleBasedStateMachine):
     def renew(self, number: int) -> None:
         run, lease = self.pick_lease(number)
         tokens = {lease.run_id: lease.token}
-        answers = self.run(self.ledger.runs.renew("w1", LONG_MS, tokens, timeout=5))
+        answers = self.run(self.ledger.leases.renew("w1", LONG_MS, tokens, timeout=5))
         answer = answers[lease.run_id]
         expected = run.renew(lease)
         assert answer == expected or (answer[0] == expected[0] == "!" and run.cancelled)
@@ -259,13 +259,13 @@ class ScriptsMachine(RuleBasedStateMachine):
     @rule(number=PICK)
     def begin_to_cancel_and_die(self, number: int) -> None:
         run = self.pick(number)
-        end = End(RunState.CANCELLED, "code", "enough")
-        what, _ = self.run(self.ledger.runs._cancel_one(run.new.id, end, only_mark="1"))
+        end = RunEnd(RunState.CANCELLED, "code", "enough")
+        what, _ = self.run(self.ledger.cancellation._cancel_one(run.new.id, end, only_mark="1"))
         assert what == run.mark()
 
     @rule()
     def let_all_debts_be_due(self) -> None:
-        key = f"{self.ledger.keys.shard_prefix(0)}owed"
+        key = f"{self.ledger.keys.shard_prefix(0)}cleanups"
         owing: Any = self.client.zrange(key, 0, -1)
         for run_id in owing:
             self.client.zadd(key, {run_id: 1})
@@ -275,7 +275,7 @@ class ScriptsMachine(RuleBasedStateMachine):
     def end_without_an_attempt(self, number: int, how: str) -> None:
         run = self.pick(number)
         if how == "cancel":
-            assert self.run(self.ledger.runs.cancel(run.new.id, "enough")) == run.cancel()
+            assert self.run(self.ledger.cancellation.cancel(run.new.id, "enough")) == run.cancel()
         elif how == "deadline":
             self.let_the_deadline_pass(run)
         else:
@@ -285,9 +285,9 @@ class ScriptsMachine(RuleBasedStateMachine):
             self.close(run, token, RunState.DEAD)
 
     def close(self, run: ModelRun, token: int | None, state: RunState) -> None:
-        expected = run.close(token)
-        end = End(state, "code")
-        assert self.run(self.ledger.runs.close(run.new.id, TASK, end, token)) == expected
+        expected = run.end_unclaimed(token)
+        end = RunEnd(state, "code")
+        assert self.run(self.ledger.leases.end_unclaimed(run.new.id, TASK, end, token)) == expected
 
     def let_the_deadline_pass(self, run: ModelRun) -> None:
         if not run.state.terminal:
@@ -302,30 +302,32 @@ class ScriptsMachine(RuleBasedStateMachine):
         self.reap_once(closing=closing)
 
     def reap_once(self, *, closing: bool) -> None:
-        key = f"{self.ledger.keys.shard_prefix(0)}owed"
+        key = f"{self.ledger.keys.shard_prefix(0)}cleanups"
         debts: Any = self.client.zrange(key, 0, -1, withscores=True)
         began = self.now_ms()
         found = self.run(reap(self.ledger))
         # What nobody publishes comes again two seconds later, which a slow machine may need.
-        self.run(self.ledger.runs.published(0, found.publish))
+        self.run(self.ledger.maintenance.published(0, found.to_publish))
         queued = {run.new.id for run in self.runs if run.state is RunState.QUEUED}
         # A debt may have become due in between.
-        seen = {*found.owed, *(run_id for run_id, _, _ in found.close)}
+        seen = {*found.to_clean_up, *(run_id for run_id, _, _ in found.to_end)}
         due = {
             run_id.decode()
             for run_id, at in debts
             if at <= began or (at <= self.now_ms() and run_id.decode() in seen)
         }
-        expected = {run.new.id: run.reap(owed=run.new.id in due) for run in self.runs}
+        expected = {run.new.id: run.reap(cleanup=run.new.id in due) for run in self.runs}
         published = {run_id for run_id, what in expected.items() if "publish" in what}
-        assert set(found.publish) == published
-        assert len(found.publish) == len(published)
-        assert set(found.owed) == {run_id for run_id, what in expected.items() if "owed" in what}
-        self.close_all(found.close, expected, queued, closing=closing)
+        assert set(found.to_publish) == published
+        assert len(found.to_publish) == len(published)
+        assert set(found.to_clean_up) == {
+            run_id for run_id, what in expected.items() if "cleanups" in what
+        }
+        self.close_all(found.to_end, expected, queued, closing=closing)
         if closing:
-            for run_id in found.owed:
-                self.by_id(run_id).pay()
-                self.run(self.ledger.runs.pay(run_id))
+            for run_id in found.to_clean_up:
+                self.by_id(run_id).clean_up()
+                self.run(self.ledger.cancellation.clean_up(run_id))
 
     def close_all(
         self,
@@ -343,7 +345,7 @@ class ScriptsMachine(RuleBasedStateMachine):
             assert token == run.token or run.state.terminal
             if closing:
                 self.close(run, token, RunState.DEAD)
-        wanted = {run_id for run_id, what in expected.items() if what - {"publish", "owed"}}
+        wanted = {run_id for run_id, what in expected.items() if what - {"publish", "cleanups"}}
         # Those that were named and not closed come again some seconds later.
         named = {run_id for run_id, _, _ in found}
         assert wanted <= named | self.named

@@ -11,8 +11,9 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.celery_format import End
-from skillfleet_ledger.runs.store import ClaimStatus, Lease, ReapOptions, Write
+from skillfleet_ledger.celery_format import RunEnd
+from skillfleet_ledger.runs.maintenance import ReapOptions
+from skillfleet_ledger.runs.records import ClaimStatus, Lease, WriteResult
 from tests.ledger.audit import audit
 from tests.ledger.helpers import DONE, event, read_all, settings_for, submission
 from tests.support.proxy import Proxy
@@ -45,7 +46,7 @@ class Storm:
             await ledger.close()
 
     async def attempt(self, ledger: Ledger, name: str, run_id: str) -> None:
-        claim = await ledger.runs.claim(run_id, name, uuid.uuid4().hex, LEASE_MS, None)
+        claim = await ledger.leases.claim(run_id, name, uuid.uuid4().hex, LEASE_MS, None)
         if claim.status is not ClaimStatus.CLAIMED or claim.lease is None:
             return
         lease = claim.lease
@@ -67,22 +68,27 @@ class Storm:
             # The worker dies: nobody hears of this attempt again.
             return
         if fate < 0.4:
-            answer = await ledger.runs.requeue(lease, seq, outcome="retry", reason="x")
-            if answer is Write.REQUEUED:
+            answer = await ledger.leases.requeue(lease, seq, outcome="retry", reason="x")
+            if answer is WriteResult.REQUEUED:
                 self.messages.put_nowait(lease.run_id)
             return
-        assert await ledger.runs.settle(lease, TASK, seq, DONE) in (Write.SETTLED, Write.LOST)
+        assert await ledger.leases.settle(lease, TASK, seq, DONE) in (
+            WriteResult.SETTLED,
+            WriteResult.LOST,
+        )
 
     async def reaper(self, name: str, proxy: Proxy) -> None:
         ledger = Ledger(settings_for(self.server, redis_url=proxy.url, redis_timeout_seconds=0.3))
-        options = ReapOptions(office_ms=2000, grace_ms=200)
+        options = ReapOptions(lock_ttl_ms=2000, grace_ms=200)
         try:
             while True:
                 with contextlib.suppress(FleetUnavailableError):
-                    found = await ledger.runs.reap(0, name, options)
-                    for run_id, token, why in found.close if found else ():
-                        await ledger.runs.close(run_id, TASK, End(RunState.DEAD, why), token)
-                    for run_id in found.publish if found else ():
+                    found = await ledger.maintenance.reap(0, name, options)
+                    for run_id, token, why in found.to_end if found else ():
+                        await ledger.leases.end_unclaimed(
+                            run_id, TASK, RunEnd(RunState.DEAD, why), token
+                        )
+                    for run_id in found.to_publish if found else ():
                         self.messages.put_nowait(run_id)
                 await asyncio.sleep(0.02)
         finally:
@@ -109,7 +115,7 @@ async def ride_out(server: ValkeyServer, seed: int) -> None:
         proxies = [await stack.enter_async_context(Proxy(server.port)) for _ in range(4)]
         made = [submission(max_deliveries=4) for _ in range(RUNS)]
         for new in made:
-            await calm.runs.submit(new)
+            await calm.submissions.submit(new)
             if storm.dice.random() < 0.9:
                 storm.messages.put_nowait(new.id)
             if storm.dice.random() < 0.1:
@@ -123,7 +129,7 @@ async def ride_out(server: ValkeyServer, seed: int) -> None:
         async def all_over() -> bool:
             if failed := [task for task in tasks if task.done()]:
                 await failed[0]
-            return all([(await calm.runs.state(new.id))[0].terminal for new in made])
+            return all([(await calm.queries.state(new.id))[0].terminal for new in made])
 
         try:
             await wait_until_async(all_over, 60, "all runs to end")

@@ -35,7 +35,7 @@ async def test_events_are_read_in_the_order_of_their_batches(ledger: Ledger) -> 
     lease = await running(ledger)
     assert await ledger.streams.append(lease, 2, [event("a"), event("b")]) == (3, "")
     assert await ledger.streams.append(lease, 4, [event("c")]) == (4, "")
-    await ledger.runs.settle(lease, TASK, 4, DONE)
+    await ledger.leases.settle(lease, TASK, 4, DONE)
     events = await read_all(ledger, lease.run_id)
     assert [one.id for one in events] == ["1-0", "2-0", "3-0", "4-0", "5-0"]
     assert texts(events) == ["a", "b", "c"]
@@ -48,7 +48,7 @@ async def test_a_repeated_batch_is_appended_once_also_when_it_overlaps(ledger: L
     await ledger.streams.append(lease, 2, [event("a"), event("b")])
     assert await ledger.streams.append(lease, 2, [event("a"), event("b")]) == (3, "")
     assert await ledger.streams.append(lease, 3, [event("b"), event("c")]) == (4, "")
-    await ledger.runs.settle(lease, TASK, 4, DONE)
+    await ledger.leases.settle(lease, TASK, 4, DONE)
     assert texts(await read_all(ledger, lease.run_id)) == ["a", "b", "c"]
 
 
@@ -66,7 +66,7 @@ async def test_an_attempt_that_lost_its_lease_appends_nothing(ledger: Ledger) ->
     second = await claimed(ledger, lease.run_id, "w2")
     assert await ledger.streams.append(lease, second.seq + 1, [event("stale")]) is None
     await ledger.streams.append(second, second.seq + 1, [event("fresh")])
-    await ledger.runs.settle(second, TASK, second.seq + 1, DONE)
+    await ledger.leases.settle(second, TASK, second.seq + 1, DONE)
     assert await ledger.streams.append(second, second.seq + 3, [event("late")]) is None
     assert texts(await read_all(ledger, lease.run_id)) == ["fresh"]
 
@@ -80,7 +80,7 @@ async def test_the_stream_is_capped_and_a_marker_says_how_many_events_are_missin
         for first in range(2, 1002, 100):
             batch = [event(str(first + i)) for i in range(100)]
             await ledger.streams.append(lease, first, batch)
-        await ledger.runs.settle(lease, TASK, 1001, DONE)
+        await ledger.leases.settle(lease, TASK, 1001, DONE)
         marker, *rest = await read_all(ledger, lease.run_id)
         assert marker.kind == "trimmed"
         assert len(rest) < 300
@@ -97,7 +97,7 @@ async def test_a_reader_follows_a_run_from_before_its_start_to_its_end(ledger: L
     lease = await claimed(ledger, new.id)
     for number in range(2, 30):
         await ledger.streams.append(lease, number, [event(str(number))])
-    await ledger.runs.settle(lease, TASK, 29, DONE)
+    await ledger.leases.settle(lease, TASK, 29, DONE)
     events = await asyncio.wait_for(reader, 10)
     assert [int(one.id.split("-")[0]) for one in events] == list(range(1, 31))
     assert await read_all(ledger, new.id) == events
@@ -108,7 +108,7 @@ async def test_many_readers_see_the_same(ledger: Ledger) -> None:
     readers = [asyncio.create_task(read_all(ledger, lease.run_id)) for _ in range(40)]
     for number in range(2, 12):
         await ledger.streams.append(lease, number, [event(str(number))])
-    await ledger.runs.settle(lease, TASK, 11, DONE)
+    await ledger.leases.settle(lease, TASK, 11, DONE)
     seen = await asyncio.gather(*readers)
     assert all(events == seen[0] for events in seen)
     assert len(seen[0]) == 12
@@ -117,14 +117,14 @@ async def test_many_readers_see_the_same(ledger: Ledger) -> None:
 async def test_a_stream_longer_than_a_page_is_read_whole(ledger: Ledger) -> None:
     lease = await running(ledger)
     await ledger.streams.append(lease, 2, [event(str(i)) for i in range(2000)])
-    await ledger.runs.settle(lease, TASK, 2001, DONE)
+    await ledger.leases.settle(lease, TASK, 2001, DONE)
     assert len(await read_all(ledger, lease.run_id)) == 2002
     assert len(await read_all(ledger, lease.run_id, "1500-0")) == 502
 
 
 async def test_a_reader_that_resumes_behind_the_end_sees_nothing_more(ledger: Ledger) -> None:
     lease = await running(ledger)
-    await ledger.runs.settle(lease, TASK, 1, DONE)
+    await ledger.leases.settle(lease, TASK, 1, DONE)
     assert await read_all(ledger, lease.run_id, "2-0") == []
     assert await read_all(ledger, lease.run_id, "99-0") == []
 
@@ -148,7 +148,7 @@ async def test_a_reader_that_is_stopped_leaves_a_usable_ledger(ledger: Ledger) -
     for reader in waiting:
         reader.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
-    await ledger.runs.settle(lease, TASK, 1, DONE)
+    await ledger.leases.settle(lease, TASK, 1, DONE)
     assert len(await read_all(ledger, lease.run_id)) == 2
 
 
@@ -196,7 +196,7 @@ async def test_a_reader_goes_on_when_its_connections_break(valkey: ValkeyServer)
                 await ledger.streams.append(lease, number, [event(str(number))])
                 if number % 5 == 0:
                     proxy.cut()
-            await ledger.runs.settle(lease, TASK, 21, DONE)
+            await ledger.leases.settle(lease, TASK, 21, DONE)
             await asyncio.wait_for(reader, 20)
             assert [int(one.id.split("-")[0]) for one in seen] == list(range(1, 23))
         finally:
@@ -219,7 +219,7 @@ async def test_a_reader_whose_connection_fell_silent_goes_on_with_another(
 
             await wait_until_async(waits, what="the reader to wait for events")
             proxy.hold()
-            await ledger.runs.settle(lease, TASK, 1, DONE)
+            await ledger.leases.settle(lease, TASK, 1, DONE)
 
             async def noticed() -> bool:
                 return proxy.accepted >= 3
@@ -234,7 +234,7 @@ async def test_a_reader_whose_connection_fell_silent_goes_on_with_another(
 
 async def test_a_stream_that_vanished_ends_its_readers(ledger: Ledger) -> None:
     lease = await running(ledger)
-    await ledger.runs.settle(lease, TASK, 1, DONE)
+    await ledger.leases.settle(lease, TASK, 1, DONE)
     kept = await touch(ledger, "DUMP", lease.run_id, f"events:{lease.run_id}")
     await touch(ledger, "DEL", lease.run_id, f"events:{lease.run_id}")
     assert await asyncio.wait_for(read_all(ledger, lease.run_id), 10) == []

@@ -24,8 +24,8 @@ from tests.support.valkey import ValkeyServer
 
 async def test_a_submitted_run_is_queued_and_its_message_published(ledger: Ledger) -> None:
     new = submission(priority=3, trace_id="t1")
-    assert await ledger.runs.submit(new, b"message")
-    status = await ledger.runs.status(new.id)
+    assert await ledger.submissions.submit(new, b"message")
+    status = await ledger.queries.status(new.id)
     assert (status.state, status.name, status.attempt) == (RunState.QUEUED, "librarian.survey", 0)
     assert status.trace_id == "t1"
     queue = ledger.keys.broker_list("celery", 3)
@@ -36,14 +36,14 @@ async def test_the_same_submission_again_changes_nothing_and_publishes_nothing(
     ledger: Ledger,
 ) -> None:
     new = submission()
-    assert await ledger.runs.submit(new, b"message")
-    assert not await ledger.runs.submit(new, b"message")
+    assert await ledger.submissions.submit(new, b"message")
+    assert not await ledger.submissions.submit(new, b"message")
     assert await ledger.connection.execute("LLEN", "celery") == 1
 
 
 async def test_many_submissions_of_one_id_at_once_make_one_run(ledger: Ledger) -> None:
     new = submission()
-    created = await asyncio.gather(*(ledger.runs.submit(new, b"message") for _ in range(50)))
+    created = await asyncio.gather(*(ledger.submissions.submit(new, b"message") for _ in range(50)))
     assert created.count(True) == 1
     assert await ledger.connection.execute("LLEN", "celery") == 1
 
@@ -51,7 +51,7 @@ async def test_many_submissions_of_one_id_at_once_make_one_run(ledger: Ledger) -
 async def test_an_id_that_exists_with_other_arguments_is_a_conflict(ledger: Ledger) -> None:
     new = await submitted(ledger)
     with pytest.raises(IdempotencyConflictError, match="use a new key"):
-        await ledger.runs.submit(submission(id=new.id, digest="other"))
+        await ledger.submissions.submit(submission(id=new.id, digest="other"))
 
 
 async def test_an_idempotency_key_stands_for_one_run_of_one_skill(ledger: Ledger) -> None:
@@ -63,19 +63,19 @@ async def test_an_idempotency_key_stands_for_one_run_of_one_skill(ledger: Ledger
 
 async def test_a_delayed_run_is_not_published_and_waits(ledger: Ledger) -> None:
     new = submission(delay_ms=60_000)
-    await ledger.runs.submit(new, b"message")
+    await ledger.submissions.submit(new, b"message")
     assert await ledger.connection.execute("EXISTS", "celery") == 0
-    status = await ledger.runs.status(new.id)
+    status = await ledger.queries.status(new.id)
     assert status.due_at is not None
     assert (status.due_at - status.created_at).total_seconds() == 60
 
 
 async def test_a_deadline_is_kept_in_the_record_and_the_invocation(ledger: Ledger) -> None:
     new = await submitted(ledger, deadline_ms=4_102_444_800_123)
-    status = await ledger.runs.status(new.id)
+    status = await ledger.queries.status(new.id)
     assert status.deadline is not None
     assert status.deadline.timestamp() == pytest.approx(4_102_444_800.123)
-    invocation = await ledger.runs.invocation(new.id)
+    invocation = await ledger.queries.invocation(new.id)
     assert invocation is not None
     assert invocation.deadline_ms == 4_102_444_800_123
 
@@ -83,27 +83,27 @@ async def test_a_deadline_is_kept_in_the_record_and_the_invocation(ledger: Ledge
 async def test_a_child_of_a_running_run_belongs_to_its_tree(ledger: Ledger) -> None:
     parent = await running(ledger)
     child = child_of(parent, parent.run_id, parent_token=parent.token)
-    assert await ledger.runs.submit(child)
-    assert await ledger.runs.children(parent.run_id) == [child.id]
-    assert (await ledger.runs.status(parent.run_id)).children == 1
-    status = await ledger.runs.status(child.id)
+    assert await ledger.submissions.submit(child)
+    assert await ledger.queries.children(parent.run_id) == [child.id]
+    assert (await ledger.queries.status(parent.run_id)).children == 1
+    status = await ledger.queries.status(child.id)
     assert (status.parent_id, status.root_id) == (parent.run_id, parent.run_id)
 
 
 async def test_a_run_that_ended_calls_nobody(ledger: Ledger) -> None:
     parent = await running(ledger)
-    await ledger.runs.settle(parent, "librarian.survey", parent.seq, DONE)
+    await ledger.leases.settle(parent, "librarian.survey", parent.seq, DONE)
     child = child_of(parent, parent.run_id)
     with pytest.raises(LimitExceededError, match="has ended or is being cancelled"):
-        await ledger.runs.submit(child)
-    assert await ledger.runs.invocation(child.id) is None
+        await ledger.submissions.submit(child)
+    assert await ledger.queries.invocation(child.id) is None
 
 
 async def test_a_run_that_is_being_cancelled_calls_nobody(ledger: Ledger) -> None:
     parent = await running(ledger)
-    await ledger.runs.cancel(parent.run_id, "enough")
+    await ledger.cancellation.cancel(parent.run_id, "enough")
     with pytest.raises(LimitExceededError):
-        await ledger.runs.submit(child_of(parent, parent.run_id))
+        await ledger.submissions.submit(child_of(parent, parent.run_id))
 
 
 async def test_a_stale_attempt_calls_nobody(ledger: Ledger) -> None:
@@ -112,18 +112,18 @@ async def test_a_stale_attempt_calls_nobody(ledger: Ledger) -> None:
     await reap(ledger)
     fresh = await claimed(ledger, stale.run_id, "w2")
     with pytest.raises(LimitExceededError):
-        await ledger.runs.submit(child_of(stale, stale.run_id, parent_token=stale.token))
-    assert await ledger.runs.submit(child_of(fresh, fresh.run_id, parent_token=fresh.token))
+        await ledger.submissions.submit(child_of(stale, stale.run_id, parent_token=stale.token))
+    assert await ledger.submissions.submit(child_of(fresh, fresh.run_id, parent_token=fresh.token))
 
 
 async def test_a_tree_takes_no_more_runs_than_its_limit(valkey: ValkeyServer) -> None:
     ledger = Ledger(settings_for(valkey, max_tree_runs=2))
     try:
         parent = await running(ledger)
-        await ledger.runs.submit(child_of(parent, parent.run_id))
+        await ledger.submissions.submit(child_of(parent, parent.run_id))
         with pytest.raises(LimitExceededError, match="already holds 2 runs"):
-            await ledger.runs.submit(child_of(parent, parent.run_id))
-        assert len(await ledger.runs.children(parent.run_id)) == 1
+            await ledger.submissions.submit(child_of(parent, parent.run_id))
+        assert len(await ledger.queries.children(parent.run_id)) == 1
     finally:
         await ledger.close()
 
@@ -131,9 +131,9 @@ async def test_a_tree_takes_no_more_runs_than_its_limit(valkey: ValkeyServer) ->
 async def test_a_root_that_expired_is_not_brought_back_by_a_late_call(ledger: Ledger) -> None:
     root = await running(ledger)
     child = child_of(root, root.run_id)
-    await ledger.runs.submit(child)
+    await ledger.submissions.submit(child)
     lease = await claimed(ledger, child.id)
-    await ledger.runs.settle(root, "librarian.survey", root.seq, DONE)
+    await ledger.leases.settle(root, "librarian.survey", root.seq, DONE)
     for key in ("run", "events", "attempts", "children"):
         await touch(ledger, "DEL", root.run_id, f"{key}:{root.run_id}")
     await ledger.connection.execute("DEL", ledger.keys.result_key(root.run_id))
@@ -141,8 +141,8 @@ async def test_a_root_that_expired_is_not_brought_back_by_a_late_call(ledger: Le
         await touch(ledger, "ZREM", root.run_id, index, root.run_id)
     await touch(ledger, "DEL", root.run_id, "expiring")
     with pytest.raises(LimitExceededError):
-        await ledger.runs.submit(child_of(lease, root.run_id))
-    assert await ledger.runs.invocation(root.run_id) is None
+        await ledger.submissions.submit(child_of(lease, root.run_id))
+    assert await ledger.queries.invocation(root.run_id) is None
     assert await touch(ledger, "EXISTS", root.run_id, f"run:{root.run_id}") == 0
 
 

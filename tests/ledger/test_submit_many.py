@@ -11,7 +11,7 @@ from tests.support.valkey import ValkeyServer
 
 async def test_a_thousand_runs_are_queued_each_with_its_message(ledger: Ledger) -> None:
     items = [(submission(), b"message %d" % number) for number in range(1000)]
-    assert await ledger.runs.submit_many(items) == [True] * 1000
+    assert await ledger.submissions.submit_many(items) == [True] * 1000
     messages = await ledger.connection.execute("LRANGE", "celery", 0, -1)
     assert messages == [message for _, message in reversed(items)]
     assert await ledger.connection.execute("ZCARD", "{skillfleet:0}:state:queued") == 1000
@@ -19,33 +19,33 @@ async def test_a_thousand_runs_are_queued_each_with_its_message(ledger: Ledger) 
 
 async def test_runs_that_exist_are_told_apart(ledger: Ledger) -> None:
     first, second = submission(), submission()
-    assert await ledger.runs.submit(first, b"message")
+    assert await ledger.submissions.submit(first, b"message")
     both = [(first, b"message"), (second, b"message")]
-    assert await ledger.runs.submit_many(both) == [False, True]
+    assert await ledger.submissions.submit_many(both) == [False, True]
 
 
 async def test_a_server_that_forgot_the_script_is_reminded(ledger: Ledger) -> None:
-    await ledger.runs.submit(submission(), b"message")
+    await ledger.submissions.submit(submission(), b"message")
     await ledger.connection.execute("SCRIPT", "FLUSH")
     items = [(submission(), b"message") for _ in range(10)]
-    assert await ledger.runs.submit_many(items) == [True] * 10
+    assert await ledger.submissions.submit_many(items) == [True] * 10
 
 
 async def test_a_conflict_is_raised(ledger: Ledger) -> None:
     new = submission()
-    await ledger.runs.submit(new)
+    await ledger.submissions.submit(new)
     with pytest.raises(IdempotencyConflictError):
-        await ledger.runs.submit_many([(submission(id=new.id, digest="other"), b"message")])
+        await ledger.submissions.submit_many([(submission(id=new.id, digest="other"), b"message")])
 
 
 async def test_a_connection_cut_in_the_middle_leaves_each_run_once(valkey: ValkeyServer) -> None:
     async with Proxy(valkey.port) as proxy:
         ledger = Ledger(settings_for(valkey, redis_url=proxy.url))
         try:
-            await ledger.runs.submit(submission(), b"first")
+            await ledger.submissions.submit(submission(), b"first")
             proxy.cut_replies_after(200)
             items = [(submission(), b"message") for _ in range(300)]
-            await ledger.runs.submit_many(items)
+            await ledger.submissions.submit_many(items)
         finally:
             await ledger.close()
     with valkey.client() as client:

@@ -30,14 +30,14 @@ class Forger:
 
     async def prepare(self, task: str, args: Mapping[str, Any]) -> Submission:
         """A run without a token, not yet written."""
-        return await self.fleet.prepare(task, args, Options())
+        return await self.fleet.enqueuer.prepare(task, args, Options())
 
     async def submit(self, new: Submission, token: str | None) -> AsyncRunHandle:
         """Write the run with that token and publish it."""
         if token is not None:
             headers = orjson.loads(new.headers) | {TOKEN_HEADER: token}
             new = replace(new, headers=orjson.dumps(headers))
-        await self.fleet.ledger.runs.submit(new, envelope(invocation_from(new)))
+        await self.fleet.ledger.submissions.submit(new, envelope(invocation_from(new)))
         return self.fleet.run(new.id)
 
     async def submit_as(self, new: Submission, token: str, **fields: Any) -> None:
@@ -45,7 +45,7 @@ class Forger:
         headers = orjson.loads(new.headers) | {TOKEN_HEADER: token}
         new = replace(new, headers=orjson.dumps(headers))
         ledger = self.fleet.ledger
-        await ledger.runs.submit(new)
+        await ledger.submissions.submit(new)
         key = f"{ledger.keys.prefix(new.id)}run:{new.id}"
         flat = [part for pair in fields.items() for part in pair]
         await ledger.connection.execute("HSET", key, *flat)

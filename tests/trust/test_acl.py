@@ -120,7 +120,7 @@ def assert_refused(server: ValkeyServer, user: str, command: tuple[str, ...]) ->
         ("SCRIPT", "FLUSH"),
         ("SCRIPT", "KILL"),
         ("FUNCTION", "LOAD", LIBRARY),
-        ("ZREM", f"{SHARD}owed", "x"),
+        ("ZREM", f"{SHARD}cleanups", "x"),
         ("SCAN", "0"),
     ],
     ids=lambda command: " ".join(command)[:60],

@@ -104,7 +104,7 @@ async def test_a_run_that_is_over_is_not_run_again(
     attempts = (await run.status()).attempt
     ledger = forger.fleet.ledger
     result = await ledger.connection.execute("GET", ledger.keys.result_key(run.id))
-    record = await ledger.runs.invocation(run.id)
+    record = await ledger.queries.invocation(run.id)
     assert record is not None
     key, queue = f"{ledger.keys.prefix(run.id)}run:{run.id}", ledger.keys.broker_list("celery", 0)
     for reopened in (("state", "queued"), ("state", "queued", "cancel", "forged")):
@@ -122,7 +122,7 @@ async def test_a_token_does_not_outlive_the_record_of_its_run(
     settings = keys.settings(server.producer_url, auth_token_seconds=86_400, retention_seconds=60)
     async with AsyncFleet(settings=settings) as fleet:
         run = await fleet.enqueue("gate.whoami", auth=ADA)
-        record = await fleet.ledger.runs.invocation(run.id)
+        record = await fleet.ledger.queries.invocation(run.id)
     assert record is not None
     token = orjson.loads(record.headers)[TOKEN_HEADER]
     claims = jwt.decode(token, options={"verify_signature": False})
@@ -136,7 +136,7 @@ async def test_a_strangers_message_is_no_beginning(forger: Forger) -> None:
     headers = orjson.dumps(orjson.loads(new.headers) | {TOKEN_HEADER: token})
     own = replace(new, headers=headers)
     strange = envelope(invocation_from(replace(own, args=b'{"note": "yours"}')))
-    await forger.fleet.ledger.runs.submit(own, strange)
+    await forger.fleet.ledger.submissions.submit(own, strange)
     status = await forger.end_of(forger.fleet.run(new.id))
     assert (status.code, status.message) == ("unauthorized", "the run's token has expired")
     assert status.attempts == ()

@@ -134,7 +134,7 @@ async def test_a_strangers_message_for_a_run_does_not_end_the_run(
     headers = orjson.dumps(orjson.loads(new.headers) | {TOKEN_HEADER: token})
     own = replace(new, headers=headers)
     strange = envelope(invocation_from(replace(new, args=b'{"note": "yours"}')))
-    await forger.fleet.ledger.runs.submit(own, strange)
+    await forger.fleet.ledger.submissions.submit(own, strange)
     assert (await forger.fleet.run(new.id).result(timeout=20))["sub"] == "ada"
 
 
@@ -245,7 +245,7 @@ async def test_a_worker_cannot_sign_for_a_caller_that_does_not_exist(forger: For
     place = {"parent": "nobody", "root": "nobody", "depth": 1}
     token = forger.token(new, "worker", use="call", **place)
     headers = orjson.dumps(orjson.loads(new.headers) | {TOKEN_HEADER: token})
-    await forger.fleet.ledger.runs.submit(replace(new, parent_id=None, headers=headers))
+    await forger.fleet.ledger.submissions.submit(replace(new, parent_id=None, headers=headers))
     message = envelope(invocation_from(replace(new, headers=headers)))
     queue = forger.fleet.ledger.keys.broker_list("celery", 0)
     await forger.fleet.ledger.connection.execute("LPUSH", queue, message)
@@ -291,7 +291,7 @@ async def test_a_long_delay_does_not_use_up_the_tokens_life(
     settings = keys.settings(guarded.producer_url, auth_token_seconds=60)
     async with AsyncFleet(settings=settings) as fleet:
         run = await fleet.enqueue("gate.whoami", auth=ADA, delay=7200)
-        record = await fleet.ledger.runs.invocation(run.id)
+        record = await fleet.ledger.queries.invocation(run.id)
         await run.cancel()
     assert record is not None
     token = orjson.loads(record.headers)[TOKEN_HEADER]
@@ -305,8 +305,8 @@ async def test_a_message_of_an_unknown_skill_does_not_end_a_strangers_run(
     new = await forger.prepare("gate.whoami", {"note": "mine"})
     headers = orjson.dumps(orjson.loads(new.headers) | {TOKEN_HEADER: forger.token(new)})
     own = replace(new, headers=headers)
-    runs = forger.fleet.ledger.runs
+    ledger = forger.fleet.ledger
     strange = envelope(invocation_from(replace(own, skill="nothing")))
-    await runs.submit(replace(own, delay_ms=2000), b"")
+    await ledger.submissions.submit(replace(own, delay_ms=2000), b"")
     await forger.fleet.ledger.connection.execute("LPUSH", "celery", strange)
     assert (await forger.fleet.run(new.id).result(timeout=30))["sub"] == "ada"

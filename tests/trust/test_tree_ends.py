@@ -11,8 +11,8 @@ import pytest
 from skillfleet.contracts import ReasonCode, RunState, RunStatus
 from skillfleet.errors import RunCancelled, RunFailed, RunTimedOut
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.celery_format import End
-from skillfleet_ledger.runs.store import Lease, Write
+from skillfleet_ledger.celery_format import RunEnd
+from skillfleet_ledger.runs.records import Lease, WriteResult
 from skillfleet_producer import Fleet, RunHandle, Settings
 from tests.ledger.helpers import DONE, child_of, claimed, running, submitted
 from tests.support import acl
@@ -146,15 +146,15 @@ class Caller:
 
     def calling(self) -> tuple[Lease, str]:
         """Hold a run that has called `lab.polls`, which runs on a real worker."""
-        runs = self.ledger.runs
+        ledger = self.ledger
         root = self(running(self.ledger))
         child = child_of(root, root.run_id, agent="lab", skill="polls", args=b"{}", delay_ms=1)
-        assert self(runs.submit(child))
-        wait_until(lambda: self(runs.state(child.id))[0] is RunState.RUNNING)
+        assert self(ledger.submissions.submit(child))
+        wait_until(lambda: self(ledger.queries.state(child.id))[0] is RunState.RUNNING)
         return root, child.id
 
     def end_of(self, run_id: str) -> RunStatus:
-        status = self.ledger.runs.status
+        status = self.ledger.queries.status
         wait_until(lambda: self(status(run_id)).state.terminal, 30, "the end of the run")
         return self(status(run_id))
 
@@ -177,8 +177,8 @@ def caller(lab_server: ValkeyServer) -> Iterator[Caller]:
 
 def test_a_worker_that_dies_after_a_runs_end_leaves_no_called_run_behind(caller: Caller) -> None:
     root, child = caller.calling()
-    written = caller.ledger.runs.settle(root, "librarian.survey", root.seq, DONE)
-    assert caller(written) is Write.SETTLED
+    written = caller.ledger.leases.settle(root, "librarian.survey", root.seq, DONE)
+    assert caller(written) is WriteResult.SETTLED
     status = caller.end_of(child)
     assert (status.state, status.code) == (RunState.CANCELLED, "parent_ended")
     assert status.message == "the calling run ended succeeded"
@@ -189,10 +189,10 @@ def test_a_canceller_that_dies_after_its_first_request_has_the_whole_tree_ended(
 ) -> None:
     """Its run has gone back to the queue meanwhile."""
     root, child = caller.calling()
-    end = End(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, "enough")
-    runs = caller.ledger.runs
-    assert caller(runs._cancel_one(root.run_id, end, only_mark="1"))[0] == "marked"
-    caller(runs.requeue(root, root.seq, outcome="retry", reason="x", delay_ms=3_600_000))
+    end = RunEnd(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, "enough")
+    ledger = caller.ledger
+    assert caller(ledger.cancellation._cancel_one(root.run_id, end, only_mark="1"))[0] == "marked"
+    caller(ledger.leases.requeue(root, root.seq, outcome="retry", reason="x", delay_ms=3_600_000))
     assert caller.end_of(root.run_id).message == "enough"
     assert caller.end_of(child).state is RunState.CANCELLED
 
@@ -201,8 +201,8 @@ def test_a_cancelled_run_that_is_given_back_ends_without_a_worker_that_takes_it(
     caller: Caller,
 ) -> None:
     lease = caller(running(caller.ledger, queue="nobody-consumes"))
-    caller(caller.ledger.runs.cancel(lease.run_id, "enough", ReasonCode.BUDGET_EXHAUSTED))
-    caller(caller.ledger.runs.requeue(lease, lease.seq, outcome="released", reason="drain"))
+    caller(caller.ledger.cancellation.cancel(lease.run_id, "enough", ReasonCode.BUDGET_EXHAUSTED))
+    caller(caller.ledger.leases.requeue(lease, lease.seq, outcome="released", reason="drain"))
     status = caller.end_of(lease.run_id)
     assert (status.state, status.code) == (RunState.CANCELLED, "budget_exhausted")
 
@@ -211,7 +211,7 @@ def test_a_run_that_is_released_without_end_is_given_up(caller: Caller) -> None:
     new = caller(submitted(caller.ledger, queue="nobody-consumes", max_deliveries=1))
     for _ in range(101):
         lease = caller(claimed(caller.ledger, new.id))
-        caller(caller.ledger.runs.requeue(lease, lease.seq, outcome="released", reason="x"))
+        caller(caller.ledger.leases.requeue(lease, lease.seq, outcome="released", reason="x"))
     status = caller.end_of(new.id)
     assert (status.state, status.code) == (RunState.DEAD, "worker_lost")
     assert "more than a hundred times" in str(status.message)

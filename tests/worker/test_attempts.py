@@ -14,7 +14,7 @@ from skillfleet.auth import NoAuth
 from skillfleet.contracts import InvocationHeader
 from skillfleet.errors import EventsUnwritableError
 from skillfleet_engine.loop import bridge
-from skillfleet_ledger.runs.store import Lease
+from skillfleet_ledger.runs.records import Lease
 from skillfleet_worker import WorkerSettings
 from skillfleet_worker.attempts.admission import OpenAdmission
 from skillfleet_worker.attempts.attempt import Attempt
@@ -81,7 +81,7 @@ def test_a_newer_attempt_of_a_run_keeps_the_watch_when_the_older_one_ends(
 def test_a_cancellation_that_comes_before_its_attempt_is_kept_for_it(valkey: ValkeyServer) -> None:
     async def body(process: WorkerProcess) -> None:
         lease = await running(process.ledger)
-        await process.runs.cancel(lease.run_id, "enough of it")
+        await process.ledger.cancellation.cancel(lease.run_id, "enough of it")
         services = ProcessServices(process, [])
         services._on_command(f"cancel {lease.run_id} enough of it".encode())
         await asyncio.gather(*services._tasks)
@@ -197,7 +197,7 @@ def test_a_batch_that_redis_did_not_take_is_written_behind_what_is_left(
         await box.put("text", orjson.dumps({"text": "three"}))
         await box.flush()
         assert box.seq == 3
-        await process.runs.cancel(lease.run_id, "done")
+        await process.ledger.cancellation.cancel(lease.run_id, "done")
         entries = await touch(
             process.ledger, "XRANGE", lease.run_id, f"events:{lease.run_id}", "-", "+"
         )
@@ -226,7 +226,7 @@ def test_events_that_stay_unwritable_fail_what_comes_after(valkey: ValkeyServer)
 def test_an_attempt_that_is_over_writes_no_more_events(valkey: ValkeyServer) -> None:
     async def body(process: WorkerProcess) -> None:
         run = await submitted(process.ledger)
-        claim = await process.runs.claim(run.id, process.name, "c", 60_000, None)
+        claim = await process.ledger.leases.claim(run.id, process.name, "c", 60_000, None)
         assert claim.lease is not None
         box = outbox(process, claim.lease)
         await box.put("text", orjson.dumps({"text": "in time"}))
@@ -234,8 +234,8 @@ def test_an_attempt_that_is_over_writes_no_more_events(valkey: ValkeyServer) -> 
         box.close()
         with pytest.raises(EventsUnwritableError, match="the attempt has ended"):
             await box.put("text", orjson.dumps({"text": "late"}))
-        await process.runs.requeue(claim.lease, box.seq, outcome="released", reason="test")
-        await process.runs.cancel(run.id, "done")
+        await process.ledger.leases.requeue(claim.lease, box.seq, outcome="released", reason="test")
+        await process.ledger.cancellation.cancel(run.id, "done")
         assert texts(await read_all(process.ledger, run.id)) == ["in time"]
 
     in_process(valkey, body)

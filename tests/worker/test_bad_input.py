@@ -19,7 +19,7 @@ from skillfleet.errors import (
     UnknownSkillError,
 )
 from skillfleet_ledger import Ledger, Settings
-from skillfleet_ledger.dead_letters import RefusedMessage
+from skillfleet_ledger.dead_letters import DeadLetter
 from skillfleet_producer import Fleet
 from tests.support.ports import free_port
 from tests.support.valkey import ValkeyServer
@@ -241,14 +241,14 @@ def message(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def refused(shared: Shared) -> RefusedMessage:
+def refused(shared: Shared) -> DeadLetter:
     """Wait for the next refused message."""
 
-    async def look() -> RefusedMessage:
+    async def look() -> DeadLetter:
         ledger = Ledger(Settings.load(redis_url=shared.server.url))
         try:
-            found = await wait_until_async(ledger.refused.list, what="a dead letter")
-            await ledger.refused.purge()
+            found = await wait_until_async(ledger.dead_letters.list, what="a dead letter")
+            await ledger.dead_letters.purge()
             return found[0]
         finally:
             await ledger.close()

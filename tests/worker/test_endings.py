@@ -168,7 +168,7 @@ def test_an_order_to_cancel_counts_only_with_its_record(valkey: ValkeyServer) ->
             services._on_command(forged)
         await asyncio.gather(*services._tasks)
         assert held.stop is None
-        await process.runs.cancel(lease.run_id, "enough")
+        await process.ledger.cancellation.cancel(lease.run_id, "enough")
         services._on_command(f"cancel {lease.run_id} something else".encode())
         await asyncio.wait_for(held.wait_stopped(), 20)
         assert held.cancel_reason == "enough"

@@ -24,7 +24,7 @@ async def test_it_goes_on_when_it_is_let_in_and_is_logged_twice(
     url = f"redis://beats:old@127.0.0.1:{server.port}/0"
     settings = WorkerSettings.load(redis_url=url, lease_seconds=1)
     ledger = Ledger(settings, patient=patient)
-    heartbeat = Heartbeat(ledger.runs, "w1", {}, settings)
+    heartbeat = Heartbeat(ledger.leases, "w1", {}, settings)
     with server.client() as client:
 
         def tries() -> int:
@@ -76,7 +76,7 @@ async def test_while_nobody_may_write_a_run_is_held_as_long_as_its_record_knows_
     now = asyncio.get_running_loop().time()
     attempt = Attempt(lease, delivery, now)
     attempts = {lease.run_id: attempt}
-    heartbeat = Heartbeat(ledger.runs, "w1", attempts, settings)
+    heartbeat = Heartbeat(ledger.leases, "w1", attempts, settings)
     with server.client() as client:
         client.config_set("maxmemory", 1)
         beating = asyncio.create_task(heartbeat.run())

@@ -14,7 +14,7 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import UnknownRunError
 from skillfleet_ledger import Ledger, Settings
-from skillfleet_ledger.dead_letters import RefusedMessage
+from skillfleet_ledger.dead_letters import DeadLetter
 from skillfleet_producer import Fleet
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer
@@ -99,11 +99,11 @@ def hostile(seed: int) -> list[dict[str, Any]]:
     return found
 
 
-def refused_messages(server: ValkeyServer) -> list[RefusedMessage]:
-    async def look() -> list[RefusedMessage]:
+def refused_messages(server: ValkeyServer) -> list[DeadLetter]:
+    async def look() -> list[DeadLetter]:
         ledger = Ledger(Settings.load(redis_url=server.url))
         try:
-            return await ledger.refused.list(5000)
+            return await ledger.dead_letters.list(5000)
         finally:
             await ledger.close()
 

@@ -212,10 +212,10 @@ def test_a_canvas_goes_on_after_a_run_that_no_worker_ended(
         async with AsyncFleet(server.url) as fleet:
             ended = [plain_run("callbacks", journal), plain_run("errbacks", journal)]
             for new in ended:
-                assert await fleet.ledger.runs.submit(new)
+                assert await fleet.ledger.submissions.submit(new)
             lease = await claimed(fleet.ledger, ended[0].id)
-            await fleet.ledger.runs.settle(lease, "lab.same", 1, DONE)
-            await fleet.ledger.runs.cancel(ended[1].id, "enough")
+            await fleet.ledger.leases.settle(lease, "lab.same", 1, DONE)
+            await fleet.ledger.cancellation.cancel(ended[1].id, "enough")
             for new in ended:
                 await touch(fleet.ledger, "ZADD", new.id, "canvases", "XX", 1, new.id)
             return [new.id for new in ended]

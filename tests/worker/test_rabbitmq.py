@@ -148,7 +148,9 @@ def test_a_message_that_is_no_task_is_kept_with_its_reason_and_the_worker_goes_o
         producer.publish(b"\xff\xfe garbage", routing_key="celery", content_type=JSON)
         producer.publish(json.dumps({"a": 1}), routing_key="celery", content_type=JSON)
     with server.client() as client:
-        wait_until(lambda: client.xlen("{skillfleet:0}:refused") == 2, what="two refused messages")
+        wait_until(
+            lambda: client.xlen("{skillfleet:0}:dead_letters") == 2, what="two refused messages"
+        )
     assert rabbit_fleet.enqueue("lab.add", {"x": 1}).result(timeout=20) == 2
 
 

@@ -27,7 +27,7 @@ from skillfleet_engine.celery_hooks.pool import LoopPool
 from skillfleet_engine.loop import bridge
 from skillfleet_engine.loop.process_exit import end_children
 from skillfleet_engine.transport import message_undecodable
-from skillfleet_ledger.runs.store import RunStore
+from skillfleet_ledger.runs.queries import Queries
 from skillfleet_producer import AsyncFleet
 from skillfleet_worker.attempts.admission import Admission, OpenAdmission
 from skillfleet_worker.attempts.children import FleetA2AClient
@@ -72,18 +72,18 @@ def make_executor(node: Node) -> Executor:
         discovery=LedgerDiscovery(process.ledger),
         patience_seconds=settings.events_patience_seconds,
     )
-    admission = admission_from(settings, process.runs)
+    admission = admission_from(settings, process.ledger.queries)
     return Executor(process, capabilities, admission, node.served)
 
 
-def admission_from(settings: WorkerSettings, runs: RunStore) -> Admission:
+def admission_from(settings: WorkerSettings, queries: Queries) -> Admission:
     """How callers are identified; raises SettingsError for keys that cannot be used."""
     if settings.auth == "off":
         return OpenAdmission()
     # Only here: a worker without keys does without 9 MiB of cryptography.
     from skillfleet_auth.admission import TokenAdmission  # noqa: PLC0415
 
-    return TokenAdmission(_verifier(settings), runs, settings.max_tree_depth)
+    return TokenAdmission(_verifier(settings), queries, settings.max_tree_depth)
 
 
 def _verifier(settings: WorkerSettings) -> "TokenVerifier":

@@ -78,7 +78,7 @@ async def _stuck(ledger: Ledger) -> Finding:
 
 
 async def _dead(ledger: Ledger) -> Finding:
-    refused = await ledger.connection.execute("XLEN", f"{ledger.keys.shard_prefix(0)}refused")
+    refused = await ledger.connection.execute("XLEN", f"{ledger.keys.shard_prefix(0)}dead_letters")
     dead = 0
     for prefix in ledger.keys.prefixes():
         dead += await ledger.connection.execute("ZCARD", f"{prefix}state:dead")

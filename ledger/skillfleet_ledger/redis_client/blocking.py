@@ -1,14 +1,14 @@
-"""Commands to Redis from code that no event loop runs: a request and its reply, in this thread.
+"""A blocking Redis connection: sends a request and reads its reply in the calling thread.
 
-A synchronous producer pays two thread switches and an event loop's turn for each call that a loop
-in another thread makes for it: three times the processor time of the call itself.
+A call through an event loop in another thread costs two thread switches and a turn of that loop:
+three times the processor time of the call itself.
 """
 
 import contextlib
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, TypeVar
 
 import hiredis
@@ -19,17 +19,6 @@ from skillfleet_ledger.redis_client.replies import ReplyError
 
 T = TypeVar("T")
 _PIECE = 65_536
-
-
-def completed(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that awaits nothing but blocking connections; any thread."""
-    try:
-        work.send(None)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    work.close()
-    raise RuntimeError("this work needs an event loop")
 
 
 class BlockingConnection:
@@ -43,7 +32,7 @@ class BlockingConnection:
         self._endpoint = Endpoint(url, timeout)
         self._timeout = timeout
         self._name = name
-        self._idle: list[_Line] = []
+        self._idle: list[_Socket] = []
         self._pid = os.getpid()
         self._closed = False
 
@@ -60,8 +49,8 @@ class BlockingConnection:
         """As PipelinedConnection.execute."""
         return self._repeat(command, self._timeout if timeout is None else timeout)
 
-    async def once(self, name: Hashable, work: Callable[[], Awaitable[T]]) -> T:
-        """Do the work: a thread that blocks has nobody to share it with."""
+    async def single_flight(self, name: Hashable, work: Callable[[], Awaitable[T]]) -> T:
+        """Do the work: a blocking caller has no concurrent calls to share it with."""
         del name
         return await work()
 
@@ -80,7 +69,7 @@ class BlockingConnection:
                 self._endpoint.judge(error)
                 cause = error
             tries += 1
-            # An idle socket that the server has closed tells so at its next use: try again at once.
+            # An idle socket that the server has closed fails at its next use: try again at once.
             pause = pause_after(cause) if tries > 1 or isinstance(cause, ReplyError) else 0.0
             if time.monotonic() + pause >= give_up_at:
                 raise self._endpoint.unavailable(limit, cause) from cause
@@ -88,32 +77,32 @@ class BlockingConnection:
 
     def _ask(self, command: tuple[Any, ...], until: float) -> Any:
         """`until` is when the reply must be there, connecting included, by `time.monotonic`."""
-        line = self._take(until)
+        opened = self._take(until)
         try:
-            reply = line.ask(command, until)
+            reply = opened.ask(command, until)
         except BaseException:
-            # A reply may still come, which is nobody's; and what idles broke with it, most likely.
-            line.close()
+            # A late reply would be taken for the next one; idle sockets have likely broken, too.
+            opened.close()
             self._close_idle()
             raise
         if isinstance(reply, ReplyError) and reply.stale:
-            line.close()
+            opened.close()
         else:
-            self._keep(line)
+            self._keep(opened)
         if isinstance(reply, ReplyError):
             raise reply
         return reply
 
-    def _keep(self, line: "_Line") -> None:
-        self._idle.append(line)
+    def _keep(self, opened: "_Socket") -> None:
+        self._idle.append(opened)
         if self._closed:
             self._close_idle()
 
-    def _take(self, until: float) -> "_Line":
+    def _take(self, until: float) -> "_Socket":
         if self._closed:
             raise FleetClosedError("this connection of the fleet was closed: make a new fleet")
         if self._pid != os.getpid():
-            # The parent's: here only the copies of their descriptors are closed.
+            # These are the parent's sockets: only the copies of their descriptors are closed.
             self._close_idle()
             self._pid = os.getpid()
         try:
@@ -126,26 +115,26 @@ class BlockingConnection:
             while True:
                 self._idle.pop().close()
 
-    def _open(self, until: float) -> "_Line":
+    def _open(self, until: float) -> "_Socket":
         try:
-            line = _Line(self._endpoint.connect(_left(until)))
+            opened = _Socket(self._endpoint.connect(_left(until)))
             try:
-                self._introduce(line, until)
+                self._introduce(opened, until)
             except BaseException:
-                line.close()
+                opened.close()
                 raise
         except (ReplyError, OSError) as error:
             raise self._endpoint.unconnected(error) from error
-        return line
+        return opened
 
-    def _introduce(self, line: "_Line", until: float) -> None:
+    def _introduce(self, opened: "_Socket", until: float) -> None:
         for command in self._endpoint.handshake(self._name):
-            reply = line.ask(command, until)
+            reply = opened.ask(command, until)
             if isinstance(reply, ReplyError):
                 raise reply
 
 
-class _Line:
+class _Socket:
     """One socket; one thread at a time."""
 
     def __init__(self, connected: socket.socket) -> None:
@@ -157,7 +146,7 @@ class _Line:
         request = packed(command)
         self._socket.settimeout(_left(until))
         self._socket.sendall(request)
-        # What is short was sent at once, and its reply comes in one piece: almost always.
+        # A short request is sent at once and its reply mostly arrives in one piece.
         some_time_passed = len(request) > _PIECE
         try:
             while (reply := self._reader.gets()) is False:
@@ -169,7 +158,7 @@ class _Line:
                 self._reader.feed(data)
                 some_time_passed = True
         except hiredis.ProtocolError as error:
-            raise ConnectionError("what answers there is no Redis") from error
+            raise ConnectionError("the server does not speak Redis's protocol") from error
         return reply
 
     def close(self) -> None:

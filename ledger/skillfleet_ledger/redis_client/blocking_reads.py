@@ -11,7 +11,7 @@ from skillfleet_ledger.redis_client.loops import LoopOwner
 from skillfleet_ledger.redis_client.protocol import Endpoint
 
 
-class WaitingReads:
+class BlockingReadPool:
     """A pool of connections for commands that wait. Belongs to one event loop.
 
     `timeout` is the longest silence in seconds before a connection counts as broken: longer

@@ -16,7 +16,7 @@ from skillfleet_ledger.redis_client.loops import LoopOwner
 from skillfleet_ledger.redis_client.protocol import (
     RETRY_SECONDS,
     Endpoint,
-    Wire,
+    RespProtocol,
     packed,
     pause_after,
 )
@@ -42,7 +42,7 @@ class Connection(Protocol):
     async def execute(self, *command: Any, timeout: float | None = None) -> Any:
         """Send a command that may be repeated without harm."""
 
-    async def once(self, name: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def single_flight(self, name: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do the work once for all who ask meanwhile."""
 
 
@@ -68,8 +68,8 @@ class PipelinedConnection:
         self._name = name
         self._owner = owner or LoopOwner()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._outbox: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
-        self._wire: _CommandWire | None = None
+        self._unsent: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._protocol: _CommandProtocol | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._flush_due = False
         self._closed = False
@@ -86,10 +86,10 @@ class PipelinedConnection:
         if self._closed:
             future.set_exception(_was_closed())
             return future
-        self._outbox.append((command, future))
+        self._unsent.append((command, future))
         if self._flush_due:
             return future
-        if self._wire is not None and self._wire.idle:
+        if self._protocol is not None and self._protocol.idle:
             self._flush()
         else:
             # What is issued while replies are due leaves together.
@@ -108,8 +108,8 @@ class PipelinedConnection:
         """
         limit = patience = self._timeout if timeout is None else timeout
         cause: Exception | None = None
-        if timeout is None and self._wire is not None and not self._wire.lost:
-            # On an open connection the wire gives a silent server up after this very time.
+        if timeout is None and self._protocol is not None and not self._protocol.lost:
+            # On an open connection the protocol gives a silent server up after this very time.
             began = asyncio.get_running_loop().time()
             try:
                 return await self.call(*command)
@@ -136,7 +136,7 @@ class PipelinedConnection:
         except TimeoutError:
             raise self._endpoint.unavailable(limit, cause) from cause
 
-    async def once(self, name: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def single_flight(self, name: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do the work once for all who ask for what has this name while it lasts."""
         self._enter()
         if name not in self._shared:
@@ -154,15 +154,15 @@ class PipelinedConnection:
         """Send what was issued, then close; replies still missing fail. Raises WrongLoopError."""
         if not self._leave():
             return
-        if self._wire is not None and self._outbox:
+        if self._protocol is not None and self._unsent:
             self._flush()
-        connecting, wire, self._wire = self._connecting, self._wire, None
+        connecting, protocol, self._protocol = self._connecting, self._protocol, None
         if connecting is not None:
             connecting.cancel()
             await asyncio.wait([connecting])
-        if wire is not None:
-            await wire.close()
-        self._fail_outbox(ConnectionError("the connection was closed"))
+        if protocol is not None:
+            await protocol.close()
+        self._fail_unsent(ConnectionError("the connection was closed"))
 
     def abort(self) -> None:
         """Close at once; what was issued may be lost, and replies still missing fail."""
@@ -170,16 +170,16 @@ class PipelinedConnection:
             return
         if self._connecting is not None:
             self._connecting.cancel()
-        if self._wire is not None:
-            self._wire.abort()
-        self._fail_outbox(ConnectionError("the connection was closed"))
+        if self._protocol is not None:
+            self._protocol.abort()
+        self._fail_unsent(ConnectionError("the connection was closed"))
 
     def _enter(self) -> asyncio.AbstractEventLoop:
         """The running loop, which is the owner's; what an older one has left is forgotten."""
         loop = self._owner.enter()
         if loop is not self._loop:
-            self._loop, self._wire, self._connecting = loop, None, None
-            self._outbox, self._shared, self._flush_due = [], {}, False
+            self._loop, self._protocol, self._connecting = loop, None, None
+            self._unsent, self._shared, self._flush_due = [], {}, False
         return loop
 
     def _leave(self) -> bool:
@@ -194,46 +194,46 @@ class PipelinedConnection:
         if self._closed and isinstance(error, OSError):
             raise _was_closed() from error
         self._endpoint.judge(error)
-        if isinstance(error, ReplyError) and error.stale and self._wire is not None:
-            self._wire.abort()
+        if isinstance(error, ReplyError) and error.stale and self._protocol is not None:
+            self._protocol.abort()
 
     def _flush(self) -> None:
         self._flush_due = False
-        if not self._outbox:
+        if not self._unsent:
             return
-        if self._wire is None or self._wire.lost:
+        if self._protocol is None or self._protocol.lost:
             if self._connecting is None and not self._closed:
                 self._connecting = asyncio.ensure_future(self._connect())
             return
-        outbox, self._outbox = self._outbox, []
-        self._wire.send(outbox)
+        unsent, self._unsent = self._unsent, []
+        self._protocol.send(unsent)
 
     async def _connect(self) -> None:
         try:
-            self._wire = await self._open()
+            self._protocol = await self._open()
         except Exception as error:  # noqa: BLE001 - whatever it was, nobody may wait forever
             logger.debug("cannot connect to Redis at %s: %s", self.address, error)
-            self._fail_outbox(self._endpoint.unconnected(error))
+            self._fail_unsent(self._endpoint.unconnected(error))
         finally:
             self._connecting = None
         self._flush()
 
-    async def _open(self) -> "_CommandWire":
-        wire = await self._endpoint.open(_CommandWire, self._timeout)
+    async def _open(self) -> "_CommandProtocol":
+        protocol = await self._endpoint.open(_CommandProtocol, self._timeout)
         loop = asyncio.get_running_loop()
         try:
             for command in self._endpoint.handshake(self._name):
                 reply = loop.create_future()
-                wire.send([(command, reply)])
+                protocol.send([(command, reply)])
                 await reply
         except BaseException:
-            wire.abort()
+            protocol.abort()
             raise
-        return wire
+        return protocol
 
-    def _fail_outbox(self, error: Exception) -> None:
-        outbox, self._outbox = self._outbox, []
-        for _, future in outbox:
+    def _fail_unsent(self, error: Exception) -> None:
+        unsent, self._unsent = self._unsent, []
+        for _, future in unsent:
             if not future.done():
                 future.set_exception(error)
 
@@ -242,7 +242,7 @@ def _was_closed() -> FleetClosedError:
     return FleetClosedError("this connection of the fleet was closed: make a new fleet")
 
 
-class _CommandWire(Wire):
+class _CommandProtocol(RespProtocol):
     """Commands out, replies in, matched in order."""
 
     def __init__(self, timeout: float) -> None:
@@ -250,7 +250,7 @@ class _CommandWire(Wire):
         self._timeout = timeout
         self._awaited: deque[asyncio.Future[Any]] = deque()
         self._watch: asyncio.TimerHandle | None = None
-        self._heard_at = 0.0
+        self._last_reply_at = 0.0
 
     @property
     def idle(self) -> bool:
@@ -276,12 +276,12 @@ class _CommandWire(Wire):
         self.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         loop = asyncio.get_running_loop()
         if idle:
-            self._heard_at = loop.time()
+            self._last_reply_at = loop.time()
         if self._watch is None:
             self._watch = loop.call_later(self._timeout, self._check_silence)
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
+        self._last_reply_at = asyncio.get_running_loop().time()
         super().data_received(data)
 
     def on_reply(self, reply: Any) -> None:
@@ -311,7 +311,7 @@ class _CommandWire(Wire):
         if not self._awaited:
             return
         loop = asyncio.get_running_loop()
-        silent = loop.time() - self._heard_at
+        silent = loop.time() - self._last_reply_at
         if silent < self._timeout:
             self._watch = loop.call_later(self._timeout - silent, self._check_silence)
         else:

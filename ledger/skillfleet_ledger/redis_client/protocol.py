@@ -23,7 +23,7 @@ _CONNECT_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
 
 
-class Wire(asyncio.Protocol):
+class RespProtocol(asyncio.Protocol):
     """The bytes of one connection. A subclass says what a reply and the end of it mean."""
 
     def __init__(self) -> None:
@@ -88,6 +88,11 @@ class Wire(asyncio.Protocol):
         self.transport.abort()
 
 
+def connection_name(name: str) -> str:
+    """Replace what Redis refuses in the name of a connection, such as spaces."""
+    return "".join(letter if "!" <= letter <= "~" else "-" for letter in name)
+
+
 def utf8(text: str) -> bool:
     """False for text that Redis cannot be sent, as it holds half of a surrogate pair."""
     try:
@@ -114,7 +119,7 @@ def pause_after(error: Exception) -> float:
     return REFUSED_SECONDS if refused else RETRY_SECONDS
 
 
-W = TypeVar("W", bound=Wire)
+W = TypeVar("W", bound=RespProtocol)
 
 
 class Endpoint:
@@ -208,10 +213,12 @@ class Endpoint:
         address = self.address
         async with asyncio.timeout(self._timeout):
             if address.path is not None:
-                _, wire = await loop.create_unix_connection(lambda: factory(*args), address.path)
-                return wire
+                _, protocol = await loop.create_unix_connection(
+                    lambda: factory(*args), address.path
+                )
+                return protocol
             tls = self._tls_context()
-            _, wire = await loop.create_connection(
+            _, protocol = await loop.create_connection(
                 lambda: factory(*args), address.host, address.port, ssl=tls
             )
-            return wire
+            return protocol

@@ -16,7 +16,7 @@ from skillfleet_ledger.redis_client.outage import Outage
 from skillfleet_ledger.redis_client.protocol import (
     RETRY_SECONDS,
     Endpoint,
-    Wire,
+    RespProtocol,
     packed,
     pause_after,
 )
@@ -28,7 +28,7 @@ Listener = Callable[[bytes | None], None]
 """Takes a message, or None: messages may have been missed, look at the record."""
 
 
-class Channels:
+class PubSub:
     """Subscriptions of one process, multiplexed over one connection that heals itself.
 
     `timeout` bounds in seconds how long `listen` waits and a silent connection is trusted.
@@ -51,7 +51,7 @@ class Channels:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: dict[bytes, list[Listener]] = {}
         self._confirmed: dict[bytes, asyncio.Future[None]] = {}
-        self._wire: _ChannelWire | None = None
+        self._protocol: _PubSubProtocol | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._trouble: Exception | None = None
         self._closed = False
@@ -111,7 +111,7 @@ class Channels:
     def _enter(self) -> asyncio.AbstractEventLoop:
         loop = self._owner.enter()
         if loop is not self._loop:
-            self._loop, self._wire, self._keeper = loop, None, None
+            self._loop, self._protocol, self._keeper = loop, None, None
             self._listeners, self._confirmed = {}, {}
         return loop
 
@@ -122,36 +122,36 @@ class Channels:
         )
 
     def _send(self, *command: Any) -> None:
-        if self._wire is not None:
-            self._wire.write(packed(command))
+        if self._protocol is not None:
+            self._protocol.write(packed(command))
 
     async def _keep(self) -> None:
         """Hold a connection for as long as this object lives."""
         while True:
             try:
-                wire = await self._endpoint.open(_ChannelWire, self)
+                protocol = await self._endpoint.open(_PubSubProtocol, self)
             except (OSError, ValueError) as error:
                 self._failed(self._endpoint.unconnected(error))
             else:
-                await self._hold(wire)
+                await self._hold(protocol)
             await asyncio.sleep(pause_after(self._trouble) if self._trouble else RETRY_SECONDS)
 
-    async def _hold(self, wire: "_ChannelWire") -> None:
+    async def _hold(self, protocol: "_PubSubProtocol") -> None:
         """Subscribe to everything and watch the connection until it is lost."""
         try:
-            commands = self._endpoint.handshake(f"{self._name}-channels")
+            commands = self._endpoint.handshake(f"{self._name}-pubsub")
             if self._listeners:
                 commands.append((b"SUBSCRIBE", *self._listeners))
-            wire.write(b"".join(packed(command) for command in commands))
-            self._wire = wire
-            while await wire.pulse(self._timeout):
+            protocol.write(b"".join(packed(command) for command in commands))
+            self._protocol = protocol
+            while await protocol.pulse(self._timeout):
                 self._outage.end()
                 self._trouble = None
-            why = wire.why
+            why = protocol.why
             self._failed(why if isinstance(why, OSError) else self._endpoint.unconnected(why))
         finally:
-            self._wire = None
-            wire.abort()
+            self._protocol = None
+            protocol.abort()
 
     def _failed(self, error: Exception) -> None:
         """Remember why there is no connection; what will not pass by itself is told at once."""
@@ -190,13 +190,13 @@ def _was_closed() -> FleetClosedError:
 _SILENCE = ConnectionError("silence")
 
 
-class _ChannelWire(Wire):
+class _PubSubProtocol(RespProtocol):
     """Hands messages to the channels and knows whether it was heard lately."""
 
-    def __init__(self, channels: Channels) -> None:
+    def __init__(self, pubsub: PubSub) -> None:
         super().__init__()
         self.why: Exception = _SILENCE
-        self._channels = channels
+        self._pubsub = pubsub
         self._heard = False
 
     def on_reply(self, reply: Any) -> None:
@@ -208,7 +208,7 @@ class _ChannelWire(Wire):
             self.why = reply
             self.abort()
         elif isinstance(reply, list) and len(reply) == 3:  # noqa: PLR2004 - kind, channel, data
-            self._channels.dispatch(*reply)
+            self._pubsub.dispatch(*reply)
 
     def on_lost(self, error: ConnectionError) -> None:
         if self.why is _SILENCE:

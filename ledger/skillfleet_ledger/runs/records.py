@@ -1,8 +1,9 @@
-"""A run's record: what a producer writes, and the snapshot a caller gets."""
+"""The values that run operations take and return: submissions, claims, leases, snapshots."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import orjson
@@ -88,6 +89,75 @@ class Submission:
             if value is not None:
                 flat += (name, value)
         return flat
+
+
+class ClaimStatus(StrEnum):
+    """The answer to a claim; only CLAIMED gives the right to execute."""
+
+    CLAIMED = "claimed"
+    DUPLICATE = "duplicate"
+    ENDED = "ended"
+    EARLY = "early"
+    CANCELLED = "cancelled"
+    OVERDUE = "overdue"
+    EXHAUSTED = "exhausted"
+    UNKNOWN = "unknown"
+
+
+class Lease(NamedTuple):
+    """A worker's right to execute one attempt; `token` goes with every write."""
+
+    run_id: str
+    token: int
+    attempt: int
+    seq: int
+    """Number of the last event in the stream when the lease was taken."""
+    redis_ms: int
+    """Redis time of the claim, milliseconds since the epoch."""
+    deadline_ms: int | None
+    waited_ms: int
+    """How long the run had been waiting in its queue."""
+    retries: int = 0
+    """How many retries the run has had; lost and released attempts do not count."""
+
+
+class RunLimits(NamedTuple):
+    """What a skill declares for its runs; 0 means nothing.
+
+    The timeout (milliseconds) counts from the start of the first attempt.
+    """
+
+    timeout_ms: int = 0
+    max_deliveries: int = 0
+
+
+class Claim(NamedTuple):
+    """The answer to a claim: a lease when CLAIMED, else why there is none."""
+
+    status: ClaimStatus
+    token: int
+    lease: Lease | None = None
+    detail: str = ""
+    code: str = ""
+    """The reason code of one that is CANCELLED; `detail` is the reason."""
+
+
+class WriteResult(StrEnum):
+    """The answer to a write that ends an attempt, which needs its lease."""
+
+    SETTLED = "settled"
+    REQUEUED = "requeued"
+    LOST = "lost"
+    GAP = "gap"
+
+
+class EndResult(StrEnum):
+    """The answer to `Leases.end_unclaimed`."""
+
+    ENDED_NOW = "ended_now"
+    ENDED_BEFORE = "ended_before"
+    CHANGED = "changed"
+    UNKNOWN = "unknown"
 
 
 class Invocation(NamedTuple):

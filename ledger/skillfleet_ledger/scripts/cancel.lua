@@ -23,7 +23,7 @@ note_request(id, r[18], ARGV[7])
 if ARGV[6] == '1' and #children > 0 then
   if not asked then mark_cancelled(id, r[17], ARGV[2], ARGV[3]) end
   -- Should the caller not come again, the reaper does.
-  owe(id, now_ms() + PAY_MS)
+  add_cleanup(id, now_ms() + CLEANUP_MS)
   return { 'marked', children }
 end
 if r[1] == 'queued' then
@@ -32,6 +32,6 @@ if r[1] == 'queued' then
   return { 'cancelled', children }
 end
 if not asked then mark_cancelled(id, r[17], ARGV[2], ARGV[3]) end
-strike_debt(id)
+remove_cleanup(id)
 redis.call('PUBLISH', P .. 'worker:' .. worker, 'cancel ' .. id .. ' ' .. (asked or ARGV[2]))
 return { 'asked', children }

@@ -58,7 +58,7 @@ local abandoned = r[15] and not r[6] and why_abandoned(r[15])
 if abandoned then
   r[6], r[14] = abandoned, 'parent_ended'
   mark_cancelled(id, r[15], r[6], r[14])
-  owe(id, now + PAY_MS)
+  add_cleanup(id, now + CLEANUP_MS)
 end
 if r[6] then return { 'cancelled', token, attempt, seq, now, deadline, r[6], r[14] or '' } end
 if tonumber(r[16] or 0) >= tonumber(r[17] or math.huge) then

@@ -93,18 +93,18 @@ end
 
 -- The one way into the index of debts: ended and cancelled runs that still owe the end of the runs
 -- they called, or their own. The reaper pays from that moment on, unless somebody was faster.
-local function owe(id, at)
-  redis.call('ZADD', P .. 'owed', at, id)
+local function add_cleanup(id, at)
+  redis.call('ZADD', P .. 'cleanups', at, id)
 end
 
 -- Who notes a debt mostly pays it, too: until then the reaper leaves it alone.
-local PAY_MS = 2000
+local CLEANUP_MS = 2000
 -- What an ended run called is known so long at least while it owes something.
-local OWED_MS = 3600000
+local CLEANUP_KEPT_MS = 3600000
 
 -- The debt is paid. A list of children expires with its record, and is gone where that is.
-local function strike_debt(id)
-  if redis.call('ZREM', P .. 'owed', id) == 0 then return 0 end
+local function remove_cleanup(id)
+  if redis.call('ZREM', P .. 'cleanups', id) == 0 then return 0 end
   local left = redis.call('PTTL', run_key(id))
   if left ~= -1 then redis.call('PEXPIRE', P .. 'children:' .. id, left) end
   return 1
@@ -138,7 +138,7 @@ end
 -- worker that executes the run sees to that within a moment; the reaper does where none did.
 local CANVAS_MS = 10000
 
-local function owe_canvas(id, canvas, state, now)
+local function add_canvas(id, canvas, state, now)
   local goes_on = canvas == 'any' or (canvas == 'errors' and state ~= 'succeeded')
   if goes_on then redis.call('ZADD', P .. 'canvases', now + CANVAS_MS, id) end
 end
@@ -173,14 +173,14 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
   if listed > 0 then redis.call('PEXPIRE', P .. 'attempts:' .. id, ttl) end
   if not r[16] then leave_caller(id, r[17]) end
   if tonumber(r[12] or 0) > 0 then
-    owe(id, now + PAY_MS)
-    redis.call('PEXPIRE', P .. 'children:' .. id, math.max(ttl, OWED_MS))
+    add_cleanup(id, now + CLEANUP_MS)
+    redis.call('PEXPIRE', P .. 'children:' .. id, math.max(ttl, CLEANUP_KEPT_MS))
   else
     if r[12] then redis.call('PEXPIRE', P .. 'children:' .. id, ttl) end
-    if r[16] then redis.call('ZREM', P .. 'owed', id) end
+    if r[16] then redis.call('ZREM', P .. 'cleanups', id) end
   end
   if r[13] then expire_artifacts(id, ttl) end
   redis.call('ZADD', P .. 'expiring', now + ttl, id .. '|' .. state .. '|' .. r[10])
-  owe_canvas(id, r[19], state, now)
+  add_canvas(id, r[19], state, now)
   if is_first then redis.call('PUBLISH', meta_key, meta) end
 end

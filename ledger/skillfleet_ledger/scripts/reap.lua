@@ -10,14 +10,14 @@
 -- ARGV[7]  payload of the event that announces a restart
 -- ARGV[8..] names of queues that are known to be empty (for a broker elsewhere)
 --
--- Returns nil when another holds the office; else {publish, close, counts, more, owed}:
+-- Returns nil when another holds the office; else {publish, close, counts, more, cleanups}:
 --   publish  run ids whose message the caller publishes again, and then strikes off `unpublished`
 --   close    id, token, why triples: runs the caller closes; why is 'dead', 'released' (too
 --            often), 'overdue' or 'cancelled'
 --   counts   name, number pairs of what was done: restarted, due, stranded, pruned, aside (runs
 --            whose records are unreadable: looked at again in ten minutes)
 --   more     1 when a part reached its limit, so that another round is due at once
---   owed     run ids whose children the caller cancels, and then strikes off (strike.lua); a
+--   cleanups     run ids whose children the caller cancels, and then strikes off (finish_cleanup.lua); a
 --            tenth of the limit, as each may have many
 --
 -- A candidate for closing stays where it was found, a few seconds later: should its closing
@@ -31,17 +31,17 @@ redis.call('SET', P .. 'reaper', me, 'PX', ARGV[2])
 -- renew: their holders, if they live, get a moment to do so.
 local last = tonumber(redis.call('GET', P .. 'reaped') or now)
 redis.call('SET', P .. 'reaped', now)
-if now - last > 2 * tonumber(ARGV[2]) then redis.call('SET', P .. 'amnesty', 1, 'PX', 2000) end
-local amnesty = redis.call('EXISTS', P .. 'amnesty') == 1
+if now - last > 2 * tonumber(ARGV[2]) then redis.call('SET', P .. 'lease_grace', 1, 'PX', 2000) end
+local lease_grace = redis.call('EXISTS', P .. 'lease_grace') == 1
 
-local publish, close, owed, more = {}, {}, {}, 0
+local publish, ending, cleanups, more = {}, {}, {}, 0
 local again = now + 5000
 local restarted, due, stranded, pruned, aside = 0, 0, 0, 0, 0
 
-local function to_close(id, token, why)
-  close[#close + 1] = id
-  close[#close + 1] = token
-  close[#close + 1] = why
+local function to_end(id, token, why)
+  ending[#ending + 1] = id
+  ending[#ending + 1] = token
+  ending[#ending + 1] = why
 end
 
 -- The caller may die before it has published: the run then comes again, in another's round.
@@ -101,11 +101,11 @@ local function restart(id)
     end
     redis.call('ZADD', P .. 'leases', again, id)
     if r[5] then
-      to_close(id, r[2], 'cancelled')
+      to_end(id, r[2], 'cancelled')
     elseif r[6] and tonumber(r[6]) <= now then
-      to_close(id, r[2], 'overdue')
+      to_end(id, r[2], 'overdue')
     elseif lost >= tonumber(r[4]) then
-      to_close(id, r[2], 'dead')
+      to_end(id, r[2], 'dead')
     else
       local seq = tonumber(r[9]) + 1
       leave_running(id, r[7])
@@ -120,29 +120,29 @@ local function restart(id)
   end
 end
 
-if not amnesty then each('leases', limit, restart) end
+if not lease_grace then each('leases', limit, restart) end
 
 -- What ended and cancelled runs still owe: the end of those they called, else their own.
-local function collect_debt(id)
+local function check_cleanup(id)
   local r = redis.call('HMGET', run_key(id), 'state', 'token', 'cancel', 'open', 'lost', 'max_deliveries')
   local is_spent = tonumber(r[5] or 0) >= tonumber(r[6] or math.huge)
   if is_live(r[1]) and not r[3] and not is_spent then
     -- An idempotency key has brought the id back.
     redis.call('PERSIST', P .. 'children:' .. id)
-    return redis.call('ZREM', P .. 'owed', id)
+    return redis.call('ZREM', P .. 'cleanups', id)
   end
   local calls = tonumber(r[4] or 0) > 0 and (r[3] or not is_live(r[1]))
   if calls or (not r[1] and redis.call('EXISTS', P .. 'children:' .. id) == 1) then
-    owed[#owed + 1] = id
+    cleanups[#cleanups + 1] = id
   elseif r[1] == 'queued' then
-    to_close(id, r[2], r[3] and 'cancelled' or 'released')
+    to_end(id, r[2], r[3] and 'cancelled' or 'released')
   else
-    return strike_debt(id)
+    return remove_cleanup(id)
   end
-  owe(id, again)
+  add_cleanup(id, again)
 end
 
-each('owed', math.max(1, math.floor(limit / 10)), collect_debt)
+each('cleanups', math.max(1, math.floor(limit / 10)), check_cleanup)
 
 -- Ended runs whose canvas has not gone on: their message comes again, and whoever gets it sees to it.
 local function continue_canvas(id)
@@ -176,7 +176,7 @@ local function end_overdue(id)
   local r = redis.call('HMGET', run_key(id), 'state', 'token')
   if r[1] == 'queued' then
     redis.call('ZADD', P .. 'deadlines', again, id)
-    to_close(id, r[2], 'overdue')
+    to_end(id, r[2], 'overdue')
   elseif r[1] == 'running' then
     redis.call('ZADD', P .. 'deadlines', now + 60000, id)
   else
@@ -250,4 +250,4 @@ end
 redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', now)
 
 local counts = { 'restarted', restarted, 'due', due, 'stranded', stranded, 'pruned', pruned, 'aside', aside }
-return { publish, close, counts, more, owed }
+return { publish, ending, counts, more, cleanups }

@@ -37,7 +37,7 @@ redis.call('ZADD', P .. 'state:queued', r[7], id)
 list_attempt(id, r[6], r[10], r[11], ARGV[5], now)
 add_event(id, r[6], seq, 'state', ARGV[6], now)
 -- It waits neither for its delay nor for a worker: the reaper closes it in its next round.
-if is_over then owe(id, now) end
+if is_over then add_cleanup(id, now) end
 -- While it ran, its deadline was looked at now and then only.
 if r[12] then redis.call('ZADD', P .. 'deadlines', r[12], id) end
 if delay > 0 then

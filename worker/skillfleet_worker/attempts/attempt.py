@@ -11,7 +11,7 @@ from typing import Any
 
 from skillfleet.contracts import from_millis
 from skillfleet.failures import is_overdue
-from skillfleet_ledger.runs.store import Lease
+from skillfleet_ledger.runs.records import Lease
 from skillfleet_worker.attempts.delivery import Delivery
 from skillfleet_worker.attempts.outcomes import TimedOut, timed_out
 from skillfleet_worker.attempts.stop_request import StopKind, StopRequest

@@ -22,11 +22,11 @@ from skillfleet.ports.a2a import A2AClient, Caller, CallResult
 from skillfleet.types import AgentEvent, ArtifactRef
 from skillfleet_engine.celery_hooks.slots import release_slot
 from skillfleet_engine.loop import bridge
+from skillfleet_ledger.retrying import retry_until
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 from skillfleet_producer.submission import Options, Parent
 from skillfleet_worker.attempts.context import FleetRunContext
 from skillfleet_worker.attempts.inline_children import lent_to
-from skillfleet_worker.attempts.retry_until import retry_for
 from skillfleet_worker.attempts.stop_request import StopKind
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ class _RunsCalls(A2AClient):
             raise
 
     async def _at_home(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return await bridge.at_home(retry_for(self._patience, work))
+        return await bridge.at_home(retry_until(self._patience, work))
 
     def _position(self, name: str, args: Mapping[str, Any]) -> str:
         """The n-th call of this attempt with these arguments is the same call in the next."""
@@ -149,9 +149,9 @@ class _RunsCalls(A2AClient):
             budget_end_ms=header.budget_end_ms if header else None,
         )
         claims = claims_for_call(attempt.delivery.auth, self._auth)
-        new = await self._fleet.prepare(name, args, replace(options, auth=claims), parent)
+        new = await self._fleet.enqueuer.prepare(name, args, replace(options, auth=claims), parent)
         try:
-            created = await self._fleet.submit(new)
+            created = await self._fleet.enqueuer.submit(new)
         except BudgetExhaustedError:
             raise
         except LimitExceededError:
@@ -161,7 +161,7 @@ class _RunsCalls(A2AClient):
 
     async def _check_cancelled(self) -> None:
         """The ledger takes no calls of a cancelled run, perhaps before the order came here."""
-        record = await self._fleet.ledger.runs.invocation(self._attempt.run_id)
+        record = await self._fleet.ledger.queries.invocation(self._attempt.run_id)
         if record is not None and record.cancel_reason is not None:
             self._attempt.cancel(record.cancel_reason, record.cancel_code)
             raise CancelledByCaller(f"the run was cancelled: {record.cancel_reason}")

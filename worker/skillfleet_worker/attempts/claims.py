@@ -8,7 +8,7 @@ from typing import NamedTuple
 from skillfleet.contracts import ReasonCode, RunState
 from skillfleet.errors import UnauthorizedError
 from skillfleet.skills.spec import SkillSpec
-from skillfleet_ledger.runs.store import Claim, ClaimStatus, Declared, Lease
+from skillfleet_ledger.runs.records import Claim, ClaimStatus, Lease, RunLimits
 from skillfleet_telemetry.metrics import DUPLICATES, RUNS, record
 from skillfleet_worker.attempts.admission import Admission, ForeignMessageError
 from skillfleet_worker.attempts.delivery import Delivery
@@ -73,22 +73,24 @@ class Claims:
         if adoption is not None:
             await adopt(self._process.ledger, adoption)
         refused = Failed(error.code, str(error), error)
-        closed = await self._process.runs.close(delivery.run_id, delivery.task, refused.end())
+        closed = await self._process.ledger.leases.end_unclaimed(
+            delivery.run_id, delivery.task, refused.end()
+        )
         if closed == "ended":
             return Claim(ClaimStatus.ENDED, 0)
         record(RUNS, 1, delivery.task, RunState.FAILED)
         return refused
 
     async def _claim(self, spec: SkillSpec, delivery: Delivery) -> Claim:
-        runs, settings = self._process.runs, self._process.settings
-        claim = await runs.claim(
+        ledger, settings = self._process.ledger, self._process.settings
+        claim = await ledger.leases.claim(
             delivery.run_id,
             self._process.name,
             # Differs for each delivery, in all processes.
             f"{self._process.name}-{next(self._numbers)}",
             settings.lease_ms,
             delivery.adoption(settings),
-            Declared(int((spec.timeout or 0) * 1000), spec.max_deliveries or 0),
+            RunLimits(int((spec.timeout or 0) * 1000), spec.max_deliveries or 0),
         )
         ended: Cancelled | TimedOut | None = None
         if claim.status is ClaimStatus.CANCELLED:
@@ -97,5 +99,7 @@ class Claims:
             header = delivery.header
             ended = timed_out(header, header.deadline_ms if header else None)
         if ended is not None:
-            await runs.close(delivery.run_id, delivery.task, ended.end(), claim.token)
+            await ledger.leases.end_unclaimed(
+                delivery.run_id, delivery.task, ended.end(), claim.token
+            )
         return claim

@@ -31,14 +31,14 @@ from skillfleet.redaction import Redactor
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.artifacts import LeaseLostError
-from skillfleet_ledger.runs.store import Lease
+from skillfleet_ledger.retrying import retry_until
+from skillfleet_ledger.runs.records import Lease
 from skillfleet_telemetry.model_calls import measure_call
 from skillfleet_telemetry.redaction import process_secrets
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.event_buffer import EventBuffer
 from skillfleet_worker.attempts.outcomes import Outcome
 from skillfleet_worker.attempts.redaction import RedactingEventBuffer, redact_outcome
-from skillfleet_worker.attempts.retry_until import retry_for
 from skillfleet_worker.attempts.stop_request import StopKind, StopRequest
 
 
@@ -186,9 +186,11 @@ class FleetRunContext(RunContext[Any]):
 
         Raises BudgetExhaustedError, LimitExceededError, CancelledByCaller.
         """
-        runs, patience = self._capabilities.ledger.runs, self._capabilities.patience_seconds
+        ledger, patience = self._capabilities.ledger, self._capabilities.patience_seconds
         try:
-            await bridge.at_home(retry_for(patience, lambda: runs.pay_call(self.run.lease)))
+            await bridge.at_home(
+                retry_until(patience, lambda: ledger.budgets.charge_call(self.run.lease))
+            )
         except BudgetExhaustedError:
             raise
         except LimitExceededError:
@@ -203,7 +205,7 @@ class FleetRunContext(RunContext[Any]):
     async def _spend(self, tokens: int) -> None:
         """Charge the tree's budget; the run that uses it up is stopped."""
         with contextlib.suppress(FleetUnavailableError):
-            if await self._capabilities.ledger.runs.spend(self.task_id, tokens):
+            if await self._capabilities.ledger.budgets.charge_tokens(self.task_id, tokens):
                 self.run.request_stop(
                     StopRequest(StopKind.BUDGET, "the tree's budget of tokens is used up")
                 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from skillfleet.errors import EventsUnwritableError, FleetUnavailableError
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger.redis_client.connection import RETRY_SECONDS
-from skillfleet_ledger.runs.store import Lease
+from skillfleet_ledger.runs.records import Lease
 from skillfleet_ledger.streams import EventStreams, PackedEvent
 from skillfleet_telemetry.metrics import (
     EVENT_BYTES,

@@ -10,8 +10,7 @@ import orjson
 from skillfleet.contracts import RunState
 from skillfleet.errors import UnknownRunError
 from skillfleet_engine.loop import bridge
-from skillfleet_ledger.runs.records import Invocation
-from skillfleet_ledger.runs.store import Claim
+from skillfleet_ledger.runs.records import Claim, Invocation
 from skillfleet_producer.message import headers
 from skillfleet_telemetry.logs import begin_run
 from skillfleet_worker.attempts.admission import Admission
@@ -104,12 +103,12 @@ class Executor:
         await self.run(served, delivery)
 
     async def _queued(self, run_id: str) -> Invocation | None:
-        runs = self.process.runs
+        ledger = self.process.ledger
         try:
-            state, _ = await runs.state(run_id)
+            state, _ = await ledger.queries.state(run_id)
         except UnknownRunError:
             return None
-        return await runs.invocation(run_id) if state is RunState.QUEUED else None
+        return await ledger.queries.invocation(run_id) if state is RunState.QUEUED else None
 
     def _event_buffer(self, attempt: Attempt) -> EventBuffer:
         settings = self.process.settings

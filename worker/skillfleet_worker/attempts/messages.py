@@ -212,9 +212,9 @@ def new_record(
 async def adopt(ledger: Ledger, adoption: Submission) -> bool:
     """Write the record of a plain client's run; False when there is one."""
     try:
-        await ledger.runs.state(adoption.id)
+        await ledger.queries.state(adoption.id)
     except UnknownRunError:
-        return await ledger.runs.submit(adoption)
+        return await ledger.submissions.submit(adoption)
     return False
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from skillfleet.contracts import InvocationHeader, ReasonCode, RunState
 from skillfleet.failures import error_text
 from skillfleet.texts import shortened_text
-from skillfleet_ledger.celery_format import End
+from skillfleet_ledger.celery_format import RunEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class Succeeded:
     message: ClassVar[str] = ""
     value: Any
 
-    def end(self) -> End:
+    def end(self) -> RunEnd:
         """The end of the run."""
-        return End(RunState.SUCCEEDED, ReasonCode.COMPLETED, self.message, self.value)
+        return RunEnd(RunState.SUCCEEDED, ReasonCode.COMPLETED, self.message, self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class Failed:
     message: str
     error: BaseException | None = None
 
-    def end(self) -> End:
+    def end(self) -> RunEnd:
         """The end of the run."""
-        return End(RunState.FAILED, self.code, self.message)
+        return RunEnd(RunState.FAILED, self.code, self.message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,9 @@ class Cancelled:
     message: str
     code: str = ReasonCode.CANCELLED_BY_CALLER
 
-    def end(self) -> End:
+    def end(self) -> RunEnd:
         """The end of the run."""
-        return End(RunState.CANCELLED, self.code, self.message)
+        return RunEnd(RunState.CANCELLED, self.code, self.message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,9 @@ class TimedOut:
     message: str = "the run's deadline passed"
     code: str = ReasonCode.DEADLINE_EXCEEDED
 
-    def end(self) -> End:
+    def end(self) -> RunEnd:
         """The end of the run."""
-        return End(RunState.TIMED_OUT, self.code, self.message)
+        return RunEnd(RunState.TIMED_OUT, self.code, self.message)
 
 
 @dataclass(frozen=True, slots=True)

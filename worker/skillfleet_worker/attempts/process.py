@@ -17,7 +17,6 @@ from typing import Any
 from skillfleet_engine.loop import bridge
 from skillfleet_engine.loop.watchdog import LoopWatchdog
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs.store import RunStore
 from skillfleet_producer.publisher import Publisher, publisher_for
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.stop_request import SHUTS_DOWN
@@ -55,11 +54,6 @@ class WorkerProcess:
         self._release_at = float("inf")
         self._releasing = False
         self._early_cancels: dict[str, tuple[str, str]] = {}
-
-    @property
-    def runs(self) -> RunStore:
-        """The ledger's runs."""
-        return self.ledger.runs
 
     @property
     def draining(self) -> bool:

@@ -10,9 +10,9 @@ from skillfleet.contracts import ReasonCode
 from skillfleet.errors import FleetUnavailableError, SkillfleetError, UnknownRunError
 from skillfleet.failures import error_code, error_text
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.celery_format import End
-from skillfleet_ledger.runs.records import Invocation
-from skillfleet_ledger.runs.store import Write
+from skillfleet_ledger.celery_format import RunEnd
+from skillfleet_ledger.retrying import retry_until
+from skillfleet_ledger.runs.records import EndResult, Invocation, WriteResult
 from skillfleet_producer.message import envelope
 from skillfleet_producer.publisher import Publisher, publish_or_leave
 from skillfleet_worker.attempts.attempt import Attempt
@@ -28,7 +28,6 @@ from skillfleet_worker.attempts.outcomes import (
     goes_on,
     internal_error,
 )
-from skillfleet_worker.attempts.retry_until import retry_for
 
 logger = logging.getLogger(__name__)
 
@@ -49,80 +48,84 @@ class Settlement:
         Returns what was written, which differs from `outcome` when that could not be written;
         `Lost` when the lease is gone, or Redis stayed away.
         """
-        written = Write.LOST
+        written = WriteResult.LOST
         try:
             if not isinstance(outcome, Lost):
                 outcome, written = await self._write_somehow(attempt, events, outcome)
         finally:
             events.close()
-        if written is Write.LOST:
+        if written is WriteResult.LOST:
             return Lost()
         if not goes_on(outcome) and (attempt.open_calls or attempt.lease.attempt > 1):
             await self._cancel_children(attempt.run_id, _CALLER_ENDED)
         return outcome
 
-    async def settle_at_once(self, attempt: Attempt, outcome: Outcome) -> Write:
+    async def settle_at_once(self, attempt: Attempt, outcome: Outcome) -> WriteResult:
         """Write the outcome after the events that are in the stream, without the buffered ones.
 
         For a process that is about to end. Raises FleetUnavailableError and UnknownRunError.
         """
-        written = Write.GAP
-        while written is Write.GAP:
-            _, seq = await self._ledger.runs.state(attempt.run_id)
+        written = WriteResult.GAP
+        while written is WriteResult.GAP:
+            _, seq = await self._ledger.queries.state(attempt.run_id)
             written = await self._write(attempt, seq, outcome)
-        if written is Write.SETTLED:
+        if written is WriteResult.SETTLED:
             await self._cancel_children(attempt.run_id, _CALLER_ENDED)
         return written
 
-    async def end_run(self, run_id: str, task: str, end: End, token: int | None = None) -> bool:
+    async def end_run(self, run_id: str, task: str, end: RunEnd, token: int | None = None) -> bool:
         """End a run that no attempt holds, and the runs it called; False if it cannot end so.
 
         With `token`, the run ends only if that is still the token of its last attempt.
         """
-        ended = await self._ledger.runs.close(run_id, task, end, token) == "closed"
+        ended = (
+            await self._ledger.leases.end_unclaimed(run_id, task, end, token) == EndResult.ENDED_NOW
+        )
         if ended:
             await self._cancel_children(run_id, f"the calling run ended {end.state}")
         return ended
 
     async def _write_somehow(
         self, attempt: Attempt, events: EventBuffer, outcome: Outcome
-    ) -> tuple[Outcome, Write]:
+    ) -> tuple[Outcome, WriteResult]:
         """Write the outcome, or another one in place of one that cannot be written."""
 
-        async def write() -> Write:
+        async def write() -> WriteResult:
             return await self._write_after(attempt, events, outcome)
 
         while True:
             try:
-                return outcome, await retry_for(_SETTLE_SECONDS, write)
+                return outcome, await retry_until(_SETTLE_SECONDS, write)
             except UnknownRunError:
-                return outcome, Write.LOST
+                return outcome, WriteResult.LOST
             except FleetUnavailableError as error:
                 logger.critical("run %s could not be settled: %s", attempt.run_id, error)
-                return outcome, Write.LOST
+                return outcome, WriteResult.LOST
             except Exception as error:  # noqa: BLE001 - the run ends all the same
                 outcome = _writable(attempt, outcome, error, events_lack=not events.closed)
                 events.close()
 
-    async def _write_after(self, attempt: Attempt, events: EventBuffer, outcome: Outcome) -> Write:
+    async def _write_after(
+        self, attempt: Attempt, events: EventBuffer, outcome: Outcome
+    ) -> WriteResult:
         """Write the outcome after all events of the attempt."""
         while True:
             await events.flush()
             if attempt.is_lost:
-                return Write.LOST
+                return WriteResult.LOST
             written = await self._write(attempt, events.seq, outcome)
-            if written is not Write.GAP:
+            if written is not WriteResult.GAP:
                 return written
             # Redis came back with less than it had: the run ends after what is left.
-            _, seq = await self._ledger.runs.state(attempt.run_id)
+            _, seq = await self._ledger.queries.state(attempt.run_id)
             events.resume_after(seq)
 
-    async def _write(self, attempt: Attempt, seq: int, outcome: Outcome) -> Write:
+    async def _write(self, attempt: Attempt, seq: int, outcome: Outcome) -> WriteResult:
         """Write the outcome once; `seq` is the number of the attempt's last event."""
-        runs, lease = self._ledger.runs, attempt.lease
+        ledger, lease = self._ledger, attempt.lease
         match outcome:
             case Retry(delay, message):
-                return await runs.requeue(
+                return await ledger.leases.requeue(
                     lease,
                     seq,
                     outcome=outcome.name,
@@ -132,35 +135,35 @@ class Settlement:
             case Released(message):
                 return await self._release(attempt, seq, message)
             case Lost():
-                return Write.LOST
+                return WriteResult.LOST
             case Cancelled():
-                outcome = cancelled_as_asked(await runs.invocation(lease.run_id), outcome)
-        return await runs.settle(lease, attempt.delivery.task, seq, outcome.end())
+                outcome = cancelled_as_asked(await ledger.queries.invocation(lease.run_id), outcome)
+        return await ledger.leases.settle(lease, attempt.delivery.task, seq, outcome.end())
 
-    async def _release(self, attempt: Attempt, seq: int, reason: str) -> Write:
+    async def _release(self, attempt: Attempt, seq: int, reason: str) -> WriteResult:
         """Give the run back to its queue at once, and wake a worker for it.
 
         Where the broker is the ledger's Redis, state and message change together. With any other
         broker, a crash between the two leaves the run to the reaper.
         """
         ledger, lease = self._ledger, attempt.lease
-        invocation = await ledger.runs.invocation(lease.run_id)
+        invocation = await ledger.queries.invocation(lease.run_id)
         if invocation is None:
-            return Write.LOST
+            return WriteResult.LOST
         message = None
         if ledger.settings.broker_is_ledger:
             queue = ledger.keys.broker_list(invocation.queue, invocation.priority)
             message = (queue, envelope(invocation))
-        written = await ledger.runs.requeue(
+        written = await ledger.leases.requeue(
             lease, seq, outcome=Released.name, reason=reason, message=message
         )
-        if message is None and written is Write.REQUEUED:
+        if message is None and written is WriteResult.REQUEUED:
             await publish_or_leave(self._publisher, invocation)
         return written
 
     async def _cancel_children(self, run_id: str, reason: str) -> None:
         try:
-            await self._ledger.runs.cancel_children(run_id, reason)
+            await self._ledger.cancellation.cancel_children(run_id, reason)
         except FleetUnavailableError as error:
             logger.warning("the children of run %s are left to the reaper: %s", run_id, error)
 

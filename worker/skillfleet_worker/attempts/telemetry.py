@@ -22,7 +22,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, T
 from skillfleet import semconv
 from skillfleet.contracts import RunStatus
 from skillfleet.errors import FleetUnavailableError, UnknownRunError
-from skillfleet_ledger.runs.store import RunStore
+from skillfleet_ledger.runs.queries import Queries
 from skillfleet_producer.tracing import run_trace_id
 from skillfleet_telemetry.ids import NextIds, span_id
 from skillfleet_telemetry.logs import FIELDS, log_fields, run_logger
@@ -207,31 +207,31 @@ def abandon_all(reason: str) -> None:
         telemetry.abandon(reason)
 
 
-async def record_lost_attempt(runs: RunStore, run_id: str) -> None:
+async def record_lost_attempt(queries: Queries, run_id: str) -> None:
     """Record the spans of an attempt that died with its worker, after its lease was taken away."""
     if tracing.tracer is None:
         return
     try:
-        status = await runs.status(run_id)
+        status = await queries.status(run_id)
         lost = next((a for a in reversed(status.attempts) if a.outcome == "lost"), None)
         if lost is not None:
-            await _record_lost(runs, status, lost.number, lost.started_at, lost.ended_at)
+            await _record_lost(queries, status, lost.number, lost.started_at, lost.ended_at)
     except (FleetUnavailableError, UnknownRunError) as error:
         logger.debug("the lost attempt of run %s has no spans: %s", run_id, error)
 
 
-async def record_dead_attempt(runs: RunStore, status: RunStatus) -> None:
+async def record_dead_attempt(queries: Queries, status: RunStatus) -> None:
     """Do the same for a run that the reaper ends; `status` is from before its end."""
     if tracing.tracer is not None and status.attempts and status.attempts[-1].ended_at is None:
         last = status.attempts[-1]
-        await _record_lost(runs, status, last.number, last.started_at, None)
+        await _record_lost(queries, status, last.number, last.started_at, None)
 
 
 async def _record_lost(
-    runs: RunStore, status: RunStatus, number: int, began: datetime, ended: datetime | None
+    queries: Queries, status: RunStatus, number: int, began: datetime, ended: datetime | None
 ) -> None:
     """Write the spans of a lost attempt with the ids they had, above what was exported already."""
-    tracer, invocation = tracing.tracer, await runs.invocation(status.id)
+    tracer, invocation = tracing.tracer, await queries.invocation(status.id)
     if invocation is None or tracer is None or not tracing.has_run_ids:
         return
     headers = orjson.loads(invocation.headers)

@@ -12,7 +12,7 @@ from celery import signals
 from skillfleet.contracts import AgentCard, ReasonCode, RunState
 from skillfleet_engine.celery_hooks.consumer import LoopConsumer
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.celery_format import End
+from skillfleet_ledger.celery_format import RunEnd
 from skillfleet_ledger.runs.records import Submission
 from skillfleet_telemetry.metrics import DEAD_LETTERS, record
 from skillfleet_worker.attempts.messages import adopt, adoption_of, body_of
@@ -108,7 +108,7 @@ class FleetConsumer(LoopConsumer):
         own = {task for task in self.app.tasks if not task.startswith("celery.")}
         known = ", ".join(sorted(own | queues.keys()))
         reason = f"no worker serves {name}; known skills: {known}"
-        self._end(message, End(RunState.FAILED, ReasonCode.UNKNOWN_SKILL, reason))
+        self._end(message, RunEnd(RunState.FAILED, ReasonCode.UNKNOWN_SKILL, reason))
         self._tell_monitors(message, reason)
         signals.task_unknown.send(
             sender=self, message=message, exc=exc, name=name, id=message.headers.get("id")
@@ -166,7 +166,7 @@ class FleetConsumer(LoopConsumer):
             f"message refused: {reason}",
         )
 
-    def _end(self, message: Any, end: End) -> None:
+    def _end(self, message: Any, end: RunEnd) -> None:
         """End the run behind a message; a message without a run is kept instead."""
         adoption = adoption_of(message, node_of(self.app).settings, of_anyone=True)
         if adoption is None:
@@ -177,11 +177,11 @@ class FleetConsumer(LoopConsumer):
             if adoption_of(message, ledger.settings) is not None:
                 await adopt(ledger, adoption)
             # Anybody can make up a message with a stranger's run id.
-            record = await ledger.runs.invocation(adoption.id)
+            record = await ledger.queries.invocation(adoption.id)
             if record is not None and record.task == adoption.task:
-                await ledger.runs.close(adoption.id, adoption.task, end)
+                await ledger.leases.end_unclaimed(adoption.id, adoption.task, end)
                 # Whoever gets the message again knows the skill as little.
-                await ledger.runs.strike_canvas(adoption.id)
+                await ledger.maintenance.finish_canvas(adoption.id)
 
         self._then_acknowledge(message, close, f"run {adoption.id} ended: {end.message}")
 
@@ -219,11 +219,11 @@ def _adoption_of(message: Any, settings: WorkerSettings) -> Submission | None:
 
 
 async def _refuse(ledger: Ledger, body: bytes, reason: str, adoption: Submission | None) -> None:
-    await ledger.refused.add(reason, body)
+    await ledger.dead_letters.add(reason, body)
     record(DEAD_LETTERS, 1, "message")
     if adoption is not None and await adopt(ledger, adoption):
-        end = End(RunState.FAILED, ReasonCode.INVALID_ARGUMENTS, reason)
-        await ledger.runs.close(adoption.id, adoption.task, end)
+        end = RunEnd(RunState.FAILED, ReasonCode.INVALID_ARGUMENTS, reason)
+        await ledger.leases.end_unclaimed(adoption.id, adoption.task, end)
 
 
 def run_in_thread_with_ledger(settings: WorkerSettings, work: LedgerWork) -> Any:

@@ -98,7 +98,7 @@ async def _cancel(run_ids: list[str], ledger: Ledger) -> list[str]:
     unknown = []
     for run_id in run_ids:
         try:
-            await ledger.runs.cancel(run_id, "revoked through Celery")
+            await ledger.cancellation.cancel(run_id, "revoked through Celery")
         except UnknownRunError:
             unknown.append(run_id)
     return unknown

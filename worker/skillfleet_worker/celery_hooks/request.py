@@ -11,7 +11,8 @@ from celery.worker.request import Request
 
 from skillfleet.contracts import ReasonCode, RunState
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.celery_format import End
+from skillfleet_ledger.celery_format import RunEnd
+from skillfleet_ledger.runs.records import EndResult
 from skillfleet_producer.tracing import run_trace_id
 from skillfleet_worker.attempts.messages import (
     TIME_LIMIT,
@@ -113,7 +114,7 @@ class SkillRequest(Request):
     def _forsake(self, holder: str) -> None:
         try:
             run_in_thread_with_ledger(
-                self.task.node.settings, lambda ledger: ledger.runs.forsake(self.id, holder)
+                self.task.node.settings, lambda ledger: ledger.leases.expire_lease(self.id, holder)
             )
         except Exception as error:  # noqa: BLE001 - nothing is lost but time
             logger.warning("run %s waits for the lease of its lost process: %s", self.id, error)
@@ -128,7 +129,7 @@ class SkillRequest(Request):
         settings = self.task.node.settings
         adoption = adoption_of(self.message, settings)
         why = "its message expired" if expired else "revoked through Celery"
-        end = End(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, why)
+        end = RunEnd(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, why)
 
         async def close(ledger: Ledger) -> bool:
             """Whether the run ends by this; one that is executed, or has ended, does not."""
@@ -136,10 +137,13 @@ class SkillRequest(Request):
                 return True
             if not await adopt(ledger, adoption) and not await _is_plain(ledger, adoption.id):
                 return True
-            if await ledger.runs.close(adoption.id, adoption.task, end) != "closed":
+            if (
+                await ledger.leases.end_unclaimed(adoption.id, adoption.task, end)
+                != EndResult.ENDED_NOW
+            ):
                 return False
             # Celery itself tells a chord of it, below.
-            await ledger.runs.strike_canvas(adoption.id)
+            await ledger.maintenance.finish_canvas(adoption.id)
             return True
 
         try:
@@ -158,5 +162,5 @@ class SkillRequest(Request):
 
 async def _is_plain(ledger: Ledger, run_id: str) -> bool:
     """Whether a plain Celery client sent the run: then its message may end it."""
-    invocation = await ledger.runs.invocation(run_id)
+    invocation = await ledger.queries.invocation(run_id)
     return invocation is not None and invocation.celery is not None

@@ -17,7 +17,7 @@ from skillfleet.errors import FleetUnavailableError, RunError, RunFailed, RunTim
 from skillfleet.skills.skill import Skill
 from skillfleet_engine.celery_hooks.task import AsyncTask
 from skillfleet_engine.loop import bridge
-from skillfleet_ledger.runs.store import Claim, ClaimStatus
+from skillfleet_ledger.runs.records import Claim, ClaimStatus
 from skillfleet_telemetry.metrics import REDIS_ERRORS, record
 from skillfleet_worker.attempts.delivery import Delivery, read_delivery
 from skillfleet_worker.attempts.execution import Registration
@@ -121,7 +121,7 @@ class SkillTask(AsyncTask):
         process = self.node.process
         if process is not None and HEADER not in request and any(map(request.get, CANVAS)):
             try:
-                bridge.run(bridge.at_home(process.runs.strike_canvas(task_id)))
+                bridge.run(bridge.at_home(process.ledger.maintenance.finish_canvas(task_id)))
             except FleetUnavailableError as error:
                 logger.warning("the canvas of run %s goes on once more: %s", task_id, error)
 
@@ -129,11 +129,13 @@ class SkillTask(AsyncTask):
         """Whether the run ended without its worker, and its canvas has to go on from here."""
         if claim.status is not ClaimStatus.ENDED or not (delivery.plain and delivery.plain.canvas):
             return False
-        return await bridge.at_home(executor.process.runs.take_canvas(delivery.run_id))
+        return await bridge.at_home(
+            executor.process.ledger.maintenance.take_canvas(delivery.run_id)
+        )
 
     async def _end_again(self, executor: Executor, run_id: str) -> Any:
         """Return or raise the end of a run once more, so that Celery's tracer goes on from it."""
-        end = await bridge.at_home(executor.process.runs.end(run_id))
+        end = await bridge.at_home(executor.process.ledger.queries.end(run_id))
         if end is None or end.state is RunState.SUCCEEDED:
             return None if end is None else end.value
         raise RunFailed(end.message, code=end.code, run_id=run_id)

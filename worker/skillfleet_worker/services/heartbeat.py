@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger.redis_client.connection import RETRY_SECONDS, ReplyError
 from skillfleet_ledger.redis_client.outage import Outage
-from skillfleet_ledger.runs.store import RunStore
+from skillfleet_ledger.runs.leases import Leases
 from skillfleet_telemetry.metrics import REDIS_ERRORS, record
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.stop_request import LOST_TOUCH
@@ -35,9 +35,9 @@ class Heartbeat:
     """Renews, hears of lost leases and cancellations, and stops what it can no longer renew."""
 
     def __init__(
-        self, runs: RunStore, worker: str, attempts: Mapping[str, Attempt], settings: WorkerSettings
+        self, leases: Leases, worker: str, attempts: Mapping[str, Attempt], settings: WorkerSettings
     ) -> None:
-        self._runs = runs
+        self._leases = leases
         self._worker = worker
         self._attempts = attempts
         self._settings = settings
@@ -71,7 +71,7 @@ class Heartbeat:
         tokens = {run_id: attempt.lease.token for run_id, attempt in attempts.items()}
         began = asyncio.get_running_loop().time()
         try:
-            answers = await self._runs.renew(
+            answers = await self._leases.renew(
                 self._worker, self._settings.lease_ms, tokens, self._patience(attempts)
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the leases run out meanwhile
@@ -100,7 +100,7 @@ class Heartbeat:
         """
         now = asyncio.get_running_loop().time()
         try:
-            held = await self._runs.held(tokens, _LOOK_SECONDS)
+            held = await self._leases.held(tokens, _LOOK_SECONDS)
         except (FleetUnavailableError, ReplyError):
             return
         for run_id, attempt in attempts.items():

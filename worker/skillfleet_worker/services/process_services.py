@@ -27,7 +27,7 @@ class ProcessServices:
         self._process = process
         self._cards = tuple(cards)
         self._heartbeat = Heartbeat(
-            process.ledger.runs, process.name, process.attempts, process.settings
+            process.ledger.leases, process.name, process.attempts, process.settings
         )
         self._reaper = Reaper(process.ledger, process.publisher, process.name, process.settings)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -61,7 +61,7 @@ class ProcessServices:
         outage = Outage(logger, "commands cannot be received yet")
         while True:
             try:
-                await self._process.ledger.channels.listen(channel, self._on_command)
+                await self._process.ledger.pubsub.listen(channel, self._on_command)
             except OSError as error:
                 outage.begin(error)
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -83,7 +83,7 @@ class ProcessServices:
     async def _cancel_as_recorded(self, run_id: str) -> None:
         """Cancel a run if its record says so: anyone who reaches Redis can publish a command."""
         try:
-            cancellation = await self._process.runs.cancel_asked(run_id)
+            cancellation = await self._process.ledger.queries.cancel_request(run_id)
         except (FleetUnavailableError, OSError):
             self._heartbeat.soon()
             return

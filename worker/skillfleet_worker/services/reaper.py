@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from skillfleet.contracts import HEADER, InvocationHeader, ReasonCode, RunState
 from skillfleet.errors import FleetUnavailableError, UnknownRunError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.celery_format import End
+from skillfleet_ledger.celery_format import RunEnd
 from skillfleet_ledger.redis_client.outage import Outage
+from skillfleet_ledger.runs.maintenance import ReapOptions, ReapResult
 from skillfleet_ledger.runs.records import Invocation
-from skillfleet_ledger.runs.store import Reaped, ReapOptions
 from skillfleet_producer.publisher import Publisher
 from skillfleet_telemetry.metrics import (
     DEAD_LETTERS,
@@ -41,7 +41,7 @@ _UNEVEN = random.SystemRandom()
 
 
 class Reaper:
-    """Runs rounds over all shards; does nothing while another worker holds the office."""
+    """Runs rounds over all shards; does nothing while another worker holds the leader lock."""
 
     def __init__(
         self, ledger: Ledger, publisher: Publisher, worker: str, settings: WorkerSettings
@@ -74,13 +74,13 @@ class Reaper:
     async def round(self, shard: int) -> None:
         """One round over a shard, or several while there is more to do at once."""
         options = ReapOptions(
-            office_ms=int(self._settings.reap_seconds * 1000 * _LOCK_ROUNDS),
+            lock_ttl_ms=int(self._settings.reap_seconds * 1000 * _LOCK_ROUNDS),
             grace_ms=int(self._settings.stranded_seconds * 1000),
             empty_queues=await self._empty_queues(shard),
         )
         more = True
         while more:
-            reaped = await self._ledger.runs.reap(shard, self._worker, options)
+            reaped = await self._ledger.maintenance.reap(shard, self._worker, options)
             if reaped is None:
                 return
             await self._handle(shard, reaped)
@@ -96,30 +96,30 @@ class Reaper:
             return ()
         self._ask_broker_at[shard] = now + self._settings.stranded_seconds / 2
         try:
-            return await self._publisher.empty(await self._ledger.runs.waiting_queues(shard))
+            return await self._publisher.empty(await self._ledger.maintenance.waiting_queues(shard))
         except OSError as error:
             logger.warning("the reaper cannot ask the broker: %s", error)
             return ()
 
-    async def _handle(self, shard: int, reaped: Reaped) -> None:
-        published = await asyncio.gather(*(self._publish(run_id) for run_id in reaped.publish))
-        await self._ledger.runs.published(shard, [run_id for run_id in published if run_id])
+    async def _handle(self, shard: int, reaped: ReapResult) -> None:
+        published = await asyncio.gather(*(self._publish(run_id) for run_id in reaped.to_publish))
+        await self._ledger.maintenance.published(shard, [run_id for run_id in published if run_id])
         # The script lists the runs whose lease ran out first.
-        for run_id in reaped.publish[: reaped.counts.get("restarted", 0)]:
-            await record_lost_attempt(self._ledger.runs, run_id)
-        for run_id, token, why in reaped.close:
+        for run_id in reaped.to_publish[: reaped.counts.get("restarted", 0)]:
+            await record_lost_attempt(self._ledger.queries, run_id)
+        for run_id, token, why in reaped.to_end:
             try:
                 await self._close(run_id, token, why)
             except Exception:
                 logger.exception("run %s could not be ended yet", run_id)
-        for run_id in reaped.owed:
+        for run_id in reaped.to_clean_up:
             try:
-                await self._ledger.runs.pay(run_id)
+                await self._ledger.cancellation.clean_up(run_id)
             except Exception:
                 logger.exception("what run %s called could not be cancelled yet", run_id)
         self._report(reaped)
 
-    def _report(self, reaped: Reaped) -> None:
+    def _report(self, reaped: ReapResult) -> None:
         for work, count in reaped.counts.items():
             if count:
                 record(REAPER_WORK, count, work)
@@ -133,7 +133,7 @@ class Reaper:
     async def _publish(self, run_id: str) -> str:
         """Publish one run's message; '' when it must be tried again. Never raises."""
         try:
-            invocation = await self._ledger.runs.invocation(run_id)
+            invocation = await self._ledger.queries.invocation(run_id)
             if invocation is not None:
                 await self._publisher.publish(invocation)
         except Exception as error:  # noqa: BLE001 - whatever it is, the others go out
@@ -144,8 +144,8 @@ class Reaper:
     async def _close(self, run_id: str, token: int, why: str) -> None:
         """End a run that no worker will end, and the runs that it called."""
         try:
-            status = await self._ledger.runs.status(run_id)
-            invocation = await self._ledger.runs.invocation(run_id)
+            status = await self._ledger.queries.status(run_id)
+            invocation = await self._ledger.queries.invocation(run_id)
         except UnknownRunError:
             return
         end = _end_of(why, invocation)
@@ -156,18 +156,18 @@ class Reaper:
             record(LEASES_LOST)
         if end.state is RunState.DEAD:
             record(DEAD_LETTERS, 1, "run")
-        await record_dead_attempt(self._ledger.runs, status)
+        await record_dead_attempt(self._ledger.queries, status)
         logger.warning("run %s of %s ended %s: %s", run_id, status.name, end.state, end.message)
 
 
-def _end_of(why: str, invocation: Invocation | None) -> End:
+def _end_of(why: str, invocation: Invocation | None) -> RunEnd:
     """Return how a run ends; `why` is the reason that the reaper's script gives."""
     if why == "cancelled":
         return cancelled_as_asked(invocation, Cancelled("cancelled by the caller")).end()
     if why == "overdue":
         header = _header_of(invocation) if invocation is not None else None
         return timed_out(header, invocation.deadline_ms if invocation is not None else None).end()
-    return End(RunState.DEAD, ReasonCode.WORKER_LOST, _DEAD[why])
+    return RunEnd(RunState.DEAD, ReasonCode.WORKER_LOST, _DEAD[why])
 
 
 def _header_of(invocation: Invocation) -> InvocationHeader | None:

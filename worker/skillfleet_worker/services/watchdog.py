@@ -92,7 +92,7 @@ class Watchdog:
         began = self._process.loop_time()
         ledger = Ledger(self._settings, name="skillfleet-watchdog", patient=True)
         try:
-            answers = await ledger.runs.renew(
+            answers = await ledger.leases.renew(
                 self._process.name, self._settings.lease_ms, tokens, self._settings.lease_seconds
             )
         finally:

@@ -12,8 +12,8 @@
 local id = ARGV[1]
 local r = read_for_finish(id)
 if not r[1] then return 'unknown' end
-if not is_live(r[1]) then return 'ended' end
+if not is_live(r[1]) then return 'ended_before' end
 if ARGV[2] ~= '' and r[2] ~= ARGV[2] then return 'changed' end
 if ARGV[2] == '' and r[1] == 'running' then return 'changed' end
 finish(id, r, ARGV[3], ARGV[4], ARGV[5], ARGV[6], KEYS[2], ARGV[7])
-return 'closed'
+return 'ended_now'

@@ -17,11 +17,11 @@ if not is_live(r[1]) then return { is_known(r[5], ARGV[5]) and 'asked' or 'ended
 note_request(id, r[5], ARGV[5])
 if not r[3] then mark_cancelled(id, r[4], ARGV[2], ARGV[3]) end
 if ARGV[4] == '1' and #children > 0 then
-  owe(id, now_ms() + PAY_MS)
+  add_cleanup(id, now_ms() + CLEANUP_MS)
   return { 'marked', children }
 end
 if r[1] == 'queued' then
-  owe(id, now_ms())
+  add_cleanup(id, now_ms())
 else
   redis.call('PUBLISH', P .. 'worker:' .. r[2], 'cancel ' .. id .. ' ' .. (r[3] or ARGV[2]))
 end

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from skillfleet.errors import FleetUnavailableError
-from skillfleet_ledger.redis_client.blocking_reads import WaitingReads
+from skillfleet_ledger.redis_client.blocking_reads import BlockingReadPool
 from skillfleet_ledger.redis_client.connection import ReplyError
 from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer
@@ -18,7 +18,7 @@ async def test_those_who_wait_do_not_hold_others_up_and_connections_serve_again(
     valkey: ValkeyServer,
 ) -> None:
     async with Proxy(valkey.port) as proxy:
-        reads = WaitingReads(proxy.url, timeout=10, name="reads")
+        reads = BlockingReadPool(proxy.url, timeout=10, name="reads")
         first = asyncio.create_task(reads.execute("BLPOP", "a", 0))
         await wait_until_async(lambda: _accepted(proxy, 1))
         for number in range(20):
@@ -31,7 +31,7 @@ async def test_those_who_wait_do_not_hold_others_up_and_connections_serve_again(
 
 
 async def test_who_stops_waiting_leaves_no_reply_to_the_next(valkey: ValkeyServer) -> None:
-    reads = WaitingReads(valkey.url, timeout=10, name="stopped-reads")
+    reads = BlockingReadPool(valkey.url, timeout=10, name="stopped-reads")
 
     tasks = [asyncio.create_task(reads.execute("BLPOP", "b", 0)) for _ in range(3)]
     await wait_until_async(lambda: _connected(valkey, "stopped-reads", 3))
@@ -48,7 +48,7 @@ async def test_who_stops_waiting_leaves_no_reply_to_the_next(valkey: ValkeyServe
 async def test_an_error_of_redis_is_raised_and_closing_ends_all_waiting(
     valkey: ValkeyServer,
 ) -> None:
-    reads = WaitingReads(valkey.url, timeout=10, name="reads")
+    reads = BlockingReadPool(valkey.url, timeout=10, name="reads")
     with pytest.raises(ReplyError, match="wrong number"):
         await reads.execute("GET")
     task = asyncio.create_task(reads.execute(*FOREVER))

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from skillfleet.errors import FleetUnavailableError
-from skillfleet_ledger.redis_client.pubsub import Channels
+from skillfleet_ledger.redis_client.pubsub import PubSub
 from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until_async
@@ -30,8 +30,8 @@ class Ear:
 
 
 @pytest.fixture
-async def channels(valkey: ValkeyServer) -> AsyncIterator[Channels]:
-    channels = Channels(valkey.url, timeout=2)
+async def channels(valkey: ValkeyServer) -> AsyncIterator[PubSub]:
+    channels = PubSub(valkey.url, timeout=2)
     yield channels
     await channels.close()
 
@@ -42,7 +42,7 @@ def publish(valkey: ValkeyServer, channel: str, message: str) -> int:
 
 
 async def test_every_listener_of_a_channel_hears_its_messages(
-    valkey: ValkeyServer, channels: Channels
+    valkey: ValkeyServer, channels: PubSub
 ) -> None:
     one, two, other = Ear(), Ear(), Ear()
     await channels.listen("a", one)
@@ -57,7 +57,7 @@ async def test_every_listener_of_a_channel_hears_its_messages(
 
 async def test_many_channels_share_one_connection(valkey: ValkeyServer) -> None:
     async with Proxy(valkey.port) as proxy:
-        channels = Channels(proxy.url, timeout=5)
+        channels = PubSub(proxy.url, timeout=5)
         try:
             ears = [Ear() for _ in range(300)]
             await asyncio.gather(*(channels.listen(f"c{i}", ear) for i, ear in enumerate(ears)))
@@ -71,7 +71,7 @@ async def test_many_channels_share_one_connection(valkey: ValkeyServer) -> None:
 
 
 async def test_a_forgotten_listener_hears_nothing_more(
-    valkey: ValkeyServer, channels: Channels
+    valkey: ValkeyServer, channels: PubSub
 ) -> None:
     one, two = Ear(), Ear()
     await channels.listen("a", one)
@@ -89,7 +89,7 @@ async def test_a_forgotten_listener_hears_nothing_more(
     await wait_until_async(unsubscribed, what="the channel to be given up")
 
 
-async def test_a_channel_can_be_listened_to_again(valkey: ValkeyServer, channels: Channels) -> None:
+async def test_a_channel_can_be_listened_to_again(valkey: ValkeyServer, channels: PubSub) -> None:
     for number in range(20):
         ear = Ear()
         await channels.listen("a", ear)
@@ -100,7 +100,7 @@ async def test_a_channel_can_be_listened_to_again(valkey: ValkeyServer, channels
 
 async def test_after_a_lost_connection_listeners_are_told_to_look(valkey: ValkeyServer) -> None:
     async with Proxy(valkey.port) as proxy:
-        channels = Channels(proxy.url, timeout=2)
+        channels = PubSub(proxy.url, timeout=2)
         try:
             one, two = Ear(), Ear()
             await channels.listen("a", one)
@@ -119,7 +119,7 @@ async def test_after_a_lost_connection_listeners_are_told_to_look(valkey: Valkey
 
 async def test_listeners_survive_a_restart_of_the_server() -> None:
     server = ValkeyServer().start()
-    channels = Channels(server.url, timeout=5)
+    channels = PubSub(server.url, timeout=5)
     try:
         ear = Ear()
         await channels.listen("a", ear)
@@ -135,7 +135,7 @@ async def test_listeners_survive_a_restart_of_the_server() -> None:
 
 async def test_a_silent_connection_is_given_up(valkey: ValkeyServer) -> None:
     async with Proxy(valkey.port) as proxy:
-        channels = Channels(proxy.url, timeout=0.3)
+        channels = PubSub(proxy.url, timeout=0.3)
         try:
             ear = Ear()
             await channels.listen("a", ear)
@@ -160,7 +160,7 @@ async def test_who_listens_while_redis_is_away_learns_so_in_bounded_time(
 ) -> None:
     async with Proxy(valkey.port) as proxy:
         await proxy.refuse()
-        channels = Channels(proxy.url, timeout=0.3)
+        channels = PubSub(proxy.url, timeout=0.3)
         try:
             one, two = Ear(), Ear()
             answers = await asyncio.gather(
@@ -181,7 +181,7 @@ async def test_a_listener_that_is_cancelled_while_it_waits_is_forgotten(
 ) -> None:
     async with Proxy(valkey.port) as proxy:
         proxy.hold()
-        channels = Channels(proxy.url, timeout=5)
+        channels = PubSub(proxy.url, timeout=5)
         try:
             first, second = Ear(), Ear()
             waiting = asyncio.create_task(channels.listen("a", first))
@@ -200,7 +200,7 @@ async def test_a_listener_that_is_cancelled_while_it_waits_is_forgotten(
 async def test_a_refused_login_is_reported(
     valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    channels = Channels(valkey.url.replace("//", "//nobody:wrong@"), timeout=2)
+    channels = PubSub(valkey.url.replace("//", "//nobody:wrong@"), timeout=2)
     try:
         with caplog.at_level(logging.WARNING), pytest.raises(FleetUnavailableError):
             await channels.listen("a", Ear())

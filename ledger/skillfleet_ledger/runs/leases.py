@@ -1,0 +1,155 @@
+"""Leases: which attempt may write to a run, from its claim to its end."""
+
+import asyncio
+from typing import Any
+
+import orjson
+
+from skillfleet.contracts import RunState
+from skillfleet_ledger.celery_format import RunEnd, encode_end, final_payload
+from skillfleet_ledger.redis_client.script_loader import run_script
+from skillfleet_ledger.runs.base import RunOperations
+from skillfleet_ledger.runs.records import (
+    Claim,
+    ClaimStatus,
+    EndResult,
+    Lease,
+    RunLimits,
+    Submission,
+    WriteResult,
+)
+
+
+class Leases(RunOperations):
+    """Claims runs, keeps and ends their leases; for workers."""
+
+    async def claim(
+        self,
+        run_id: str,
+        worker: str,
+        claim: str,
+        lease_ms: int,
+        unknown: Submission | None,
+        limits: RunLimits | None = None,
+    ) -> Claim:
+        """Try to make the run an attempt of `worker`.
+
+        `claim` is unique to the delivery. `unknown` describes the run for the case that it
+        has no record, as the message of a plain Celery client; None refuses such a run.
+        `limits` are those that the skill itself declares.
+        """
+        limits = limits or RunLimits()
+        payload = orjson.dumps({"state": RunState.RUNNING, "worker": worker})
+        fields = unknown.fields() if unknown else ()
+        reply = await self._run(
+            "claim",
+            run_id,
+            *(worker, claim, lease_ms, payload),
+            *(limits.timeout_ms, limits.max_deliveries, *fields),
+            key=self._keys.result_key(run_id) if self._settings.auth == "required" else None,
+        )
+        status = ClaimStatus(reply[0].decode())
+        if status is not ClaimStatus.CLAIMED:
+            code = reply[7].decode() if status is ClaimStatus.CANCELLED else ""
+            return Claim(status, int(reply[1]), detail=bytes(reply[6]).decode(), code=code)
+        deadline = int(reply[5]) if reply[5] else None
+        lease = Lease(run_id, reply[1], reply[2], reply[3], reply[4], deadline, reply[6], reply[7])
+        return Claim(status, lease.token, lease)
+
+    async def renew(
+        self, worker: str, lease_ms: int, tokens: dict[str, int], timeout: float
+    ) -> dict[str, str]:
+        """Renew the leases of a process's runs (run id -> token), one round trip a shard.
+
+        Returns '' (renewed), 'lost', or '!' and the reason of a cancellation, for each run.
+        """
+        shards: dict[int, list[str]] = {shard: [] for shard in range(self._keys.shards)}
+        for run_id in tokens:
+            shards[self._keys.shard(run_id)].append(run_id)
+
+        async def renew_shard(shard: int, run_ids: list[str]) -> dict[str, str]:
+            pairs = [part for run_id in run_ids for part in (run_id, tokens[run_id])]
+            keys = (self._keys.shard_prefix(shard),)
+            args = (lease_ms, worker, *pairs)
+            reply = await run_script(self._connection, "renew", keys, args, timeout)
+            return dict(zip(run_ids, (answer.decode() for answer in reply), strict=True))
+
+        answers = await asyncio.gather(*(renew_shard(*shard) for shard in shards.items()))
+        return {run_id: answer for part in answers for run_id, answer in part.items()}
+
+    async def held(self, tokens: dict[str, int], timeout: float) -> set[str]:
+        """Return those of the runs (run id -> token) whose lease has that token; only reads."""
+
+        async def is_held(run_id: str, token: int) -> bool:
+            key = self._key("run", run_id)
+            found = await self._connection.execute("HMGET", key, "state", "token", timeout=timeout)
+            return bool(found == [RunState.RUNNING.encode(), str(token).encode()])
+
+        answers = await asyncio.gather(*(is_held(*pair) for pair in tokens.items()))
+        return {run_id for run_id, held in zip(tokens, answers, strict=True) if held}
+
+    async def expire_lease(self, run_id: str, holder: str) -> bool:
+        """End the lease of a worker process that is known to be dead.
+
+        `holder` is how the process's name begins; False when no such worker holds the run.
+        """
+        return bool(await self._run("expire_lease", run_id, holder))
+
+    async def settle(self, lease: Lease, task: str, seq: int, end: RunEnd) -> WriteResult:
+        """End the attempt and the run; `seq` is the number of the attempt's last event."""
+        run_id = lease.run_id
+        reply = await self._run(
+            "settle",
+            run_id,
+            *(lease.token, seq, end.state, end.code, end.message),
+            final_payload(end.state, end.code, end.message),
+            encode_end(run_id, task, end.state, end.code, end.message, end.value),
+            key=self._keys.result_key(run_id),
+        )
+        return WriteResult(reply.decode())
+
+    async def requeue(
+        self,
+        lease: Lease,
+        seq: int,
+        *,
+        outcome: str,
+        reason: str,
+        delay_ms: int = 0,
+        message: tuple[str, bytes] | None = None,
+    ) -> WriteResult:
+        """Return the run to its queue: `outcome` is 'retry' (counted) or 'released' (not counted).
+
+        Released more than a hundred times, it counts as lost each time.
+        Without a delay it needs its message: `message` is the broker's list on this Redis and
+        what is pushed onto it; None when the caller publishes.
+        """
+        payload: dict[str, Any] = {
+            "state": RunState.QUEUED,
+            "outcome": outcome,
+            "message": reason,
+        }
+        if delay_ms:
+            payload["delay_seconds"] = delay_ms / 1000
+        reply = await self._run(
+            "requeue",
+            lease.run_id,
+            *(lease.token, seq, delay_ms, outcome, orjson.dumps(payload)),
+            message[1] if message else b"",
+            key=message[0] if message else None,
+        )
+        return WriteResult(reply.decode())
+
+    async def end_unclaimed(
+        self, run_id: str, task: str, end: RunEnd, token: int | None = None
+    ) -> EndResult:
+        """End a run that no attempt holds; with `token`, only if it still has it."""
+        reply = await self._run(
+            "end_unclaimed",
+            run_id,
+            *("" if token is None else token, end.state, end.code, end.message),
+            final_payload(end.state, end.code, end.message),
+            encode_end(run_id, task, end.state, end.code, end.message),
+            key=self._keys.result_key(run_id),
+        )
+        return EndResult(reply.decode())

@@ -1,0 +1,144 @@
+"""Reading runs: states, snapshots, ends, lists."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from skillfleet.contracts import Attempt, RunState, RunStatus
+from skillfleet.errors import UnknownRunError
+from skillfleet_ledger.celery_format import RunEnd, decode_end
+from skillfleet_ledger.runs.base import RunOperations
+from skillfleet_ledger.runs.records import (
+    INVOCATION_FIELDS,
+    Invocation,
+    attempt_of,
+    invocation_of,
+    status_of,
+)
+
+_PAGE = 200
+_MOST_LISTED = 50 * _PAGE
+
+
+class Queries(RunOperations):
+    """Reads of runs; none of them changes anything."""
+
+    async def invocation(self, run_id: str) -> Invocation | None:
+        """Return what the run's message is built from; None when there is no record."""
+        values = await self._connection.execute(
+            "HMGET", self._key("run", run_id), *INVOCATION_FIELDS
+        )
+        return invocation_of(run_id, values)
+
+    async def cancel_request(self, run_id: str) -> tuple[str, str] | None:
+        """Return reason and code of the run's cancellation; None when none was requested.
+
+        Also once the run has ended; None when there is no record.
+        """
+        key = self._key("run", run_id)
+        reason, code = await self._connection.execute("HMGET", key, "cancel", "cancel_code")
+        return None if reason is None else (reason.decode(), (code or b"").decode())
+
+    async def children(self, run_id: str) -> list[str]:
+        """Return the ids of the runs that the run called, sorted."""
+        found = await self._connection.execute("SMEMBERS", self._key("children", run_id))
+        return sorted(child.decode() for child in found)
+
+    async def state(self, run_id: str) -> tuple[RunState, int]:
+        """Return the run's state and the number of its last event; raises UnknownRunError."""
+        state, seq = await self._connection.execute(
+            "HMGET", self._key("run", run_id), "state", "seq"
+        )
+        if state is None:
+            raise unknown_run(run_id)
+        return RunState(state.decode()), int(seq)
+
+    async def status(self, run_id: str) -> RunStatus:
+        """Return a snapshot of the run; raises UnknownRunError."""
+        (status,) = await self._statuses([run_id])
+        if status is None:
+            raise unknown_run(run_id)
+        return status
+
+    async def end(self, run_id: str) -> RunEnd | None:
+        """Return how the run ended, with its value; None before. Raises UnknownRunError."""
+        # The state is read first: a run that had ended then has its result now, if ever.
+        (state, _), meta = await asyncio.gather(
+            self.state(run_id), self._connection.execute("GET", self._keys.result_key(run_id))
+        )
+        if meta is not None:
+            return decode_end(meta)
+        if state.terminal:
+            raise UnknownRunError(f"the result of run {run_id!r} has expired")
+        return None
+
+    async def former_attempts(self, run_id: str) -> tuple[Attempt, ...]:
+        """Return the attempts that ended without ending the run, as workers have listed them.
+
+        Empty for a run that has a result, whatever its record says of its state.
+        """
+        entries, ended = await asyncio.gather(
+            self._connection.execute("LRANGE", self._key("attempts", run_id), 0, -1),
+            self._connection.execute("EXISTS", self._keys.result_key(run_id)),
+        )
+        return () if ended else tuple(attempt_of(orjson.loads(entry)) for entry in entries)
+
+    async def newest(
+        self, *, state: RunState | None = None, agent: str | None = None, limit: int = 50
+    ) -> list[RunStatus]:
+        """Return runs, newest first, of a state and an agent when they are given."""
+        found: dict[str, RunStatus] = {}
+        for prefix in self._keys.prefixes():
+            for index in _indexes(prefix, state, agent):
+                # By id: a run may change its state, and so its index, while they are read.
+                found |= {run.id: run for run in await self._newest_of(index, state, limit)}
+        return sorted(found.values(), key=lambda run: run.created_at, reverse=True)[:limit]
+
+    async def _newest_of(self, index: str, state: RunState | None, limit: int) -> list[RunStatus]:
+        found: list[RunStatus] = []
+        page = min(limit, _PAGE)
+        for start in range(0, _MOST_LISTED, page):
+            ids = await self._connection.execute("ZREVRANGE", index, start, start + page - 1)
+            for status in await self._statuses([run_id.decode() for run_id in ids]):
+                if status is not None and state in (None, status.state):
+                    found.append(status)
+                if len(found) == limit:
+                    return found
+            if len(ids) < page:
+                break
+        return found
+
+    async def _statuses(self, run_ids: Sequence[str]) -> list[RunStatus | None]:
+        calls = [
+            (
+                self._connection.execute("HGETALL", self._key("run", run_id)),
+                self._connection.execute("LRANGE", self._key("attempts", run_id), 0, -1),
+                self._connection.execute("SCARD", self._key("children", run_id)),
+            )
+            for run_id in run_ids
+        ]
+        statuses: list[RunStatus | None] = []
+        for run_id, (record, attempts, children) in zip(
+            run_ids, await _gather_triples(calls), strict=True
+        ):
+            fields = {record[i].decode(): record[i + 1] for i in range(0, len(record), 2)}
+            statuses.append(status_of(run_id, fields, attempts, children) if fields else None)
+        return statuses
+
+
+def unknown_run(run_id: str) -> UnknownRunError:
+    """The error for a run that has no record."""
+    return UnknownRunError(f"there is no run {run_id!r}: wrong id, or it expired")
+
+
+def _indexes(prefix: str, state: RunState | None, agent: str | None) -> list[str]:
+    if agent is not None:
+        return [f"{prefix}agent:{agent}"]
+    return [f"{prefix}state:{name}" for name in ([state] if state is not None else RunState)]
+
+
+async def _gather_triples(calls: list[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, Any]]:
+    flat = await asyncio.gather(*(call for triple in calls for call in triple))
+    return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]

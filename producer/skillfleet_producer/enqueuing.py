@@ -1,0 +1,161 @@
+"""Enqueuing runs: checks an invocation, makes its record, writes and publishes it."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from skillfleet_auth.signing import Signing
+from skillfleet_ledger import Settings
+from skillfleet_ledger.directory import Directory
+from skillfleet_ledger.keys import Keyspace
+from skillfleet_ledger.redis_client.connection import Connection
+from skillfleet_ledger.runs.records import Submission
+from skillfleet_ledger.runs.submissions import Submissions
+from skillfleet_producer.clock import RedisClock
+from skillfleet_producer.message import envelope
+from skillfleet_producer.publisher import Publisher, publish_or_leave
+from skillfleet_producer.routes import Catalogue
+from skillfleet_producer.submission import (
+    Call,
+    Options,
+    Parent,
+    build_submission,
+    claims_of,
+    invocation_from,
+    read_call,
+    split_task,
+)
+from skillfleet_producer.tracing import mark_duplicate, sending
+
+_BATCH = 100
+_BATCHES_IN_FLIGHT = 10
+
+
+class EnqueueLedger(Protocol):
+    """The part of the ledger that enqueuing needs: `Ledger` and `BlockingLedger` have it."""
+
+    settings: Settings
+    keys: Keyspace
+    submissions: Submissions
+    directory: Directory
+
+    @property
+    def connection(self) -> Connection:
+        """The connection that all calls share."""
+
+
+class Enqueuer:
+    """Enqueues runs in one step, or in two for callers that need the record in between.
+
+    `publisher` is for brokers that are not the ledger's Redis; without it, such runs are left to
+    the reaper. Errors as `AsyncFleet.enqueue`.
+    """
+
+    def __init__(self, ledger: EnqueueLedger, publisher: Publisher | None = None) -> None:
+        self._ledger = ledger
+        self._settings = ledger.settings
+        self._publisher = publisher
+        self._catalogue = Catalogue(ledger.directory, ledger.connection)
+        self._clock = RedisClock(ledger.directory)
+        self._signing = Signing(ledger.settings)
+
+    async def enqueue(
+        self, skill: object, args: Mapping[str, Any], options: Options
+    ) -> tuple[str, bool]:
+        """Enqueue a run and return its id, and whether it is new."""
+        new = await self.prepare(skill, args, options)
+        return new.id, await self.submit(new)
+
+    async def enqueue_many(
+        self, skill: object, args_list: Sequence[Mapping[str, Any]], options: Options
+    ) -> list[str]:
+        """Enqueue one run for each entry of `args_list` and return their ids.
+
+        All arguments are checked before the first run is written.
+        """
+        if options.idempotency_key is not None:
+            keys = [f"{options.idempotency_key}/{index}" for index in range(len(args_list))]
+            each = [replace(options, idempotency_key=key) for key in keys]
+        else:
+            each = [options] * len(args_list)
+        calls = await self._checked(skill, args_list)
+        now_ms = await self._clock.now_ms()
+        errors: list[Exception] = []
+        in_flight = asyncio.Semaphore(_BATCHES_IN_FLIGHT)
+
+        async def write(start: int) -> list[str]:
+            async with in_flight:
+                if errors:
+                    return []
+                batch = slice(start, start + _BATCH)
+                pairs = zip(calls[batch], each[batch], strict=True)
+                try:
+                    new = [self._built(call, option, now_ms) for call, option in pairs]
+                    await self._submit_batch(new)
+                except Exception as error:  # noqa: BLE001 - raised below
+                    # Raised once the other batches have ended: nothing is written after that.
+                    errors.append(error)
+                    return []
+                return [submission.id for submission in new]
+
+        writes = []
+        async with asyncio.TaskGroup() as group:
+            for start in range(0, len(calls), _BATCH):
+                writes.append(group.create_task(write(start)))
+                # Lets the batch leave while the next one is made.
+                await asyncio.sleep(0)
+        if errors:
+            raise errors[0]
+        return [run_id for batch in writes for run_id in batch.result()]
+
+    async def prepare(
+        self,
+        skill: object,
+        args: Mapping[str, Any],
+        options: Options,
+        parent: Parent | None = None,
+    ) -> Submission:
+        """Check an invocation and return the record of its run, which is not written yet."""
+        (call,) = await self._checked(skill, [args])
+        return self._built(call, options, await self._clock.now_ms(), parent)
+
+    async def submit(self, new: Submission) -> bool:
+        """Write a prepared run and publish it; False when it existed before."""
+        with sending(new) as sent:
+            created = await self._write(sent)
+            if not created:
+                mark_duplicate()
+            return created
+
+    async def _checked(self, skill: object, args_list: Sequence[Mapping[str, Any]]) -> list[Call]:
+        """Return calls that some worker accepts, as far as is known."""
+        agent, name = split_task(skill)
+        route = await self._catalogue.route_for(agent, name)
+        return [read_call(self._settings, agent, name, args, route) for args in args_list]
+
+    def _built(
+        self, call: Call, options: Options, now_ms: float, parent: Parent | None = None
+    ) -> Submission:
+        claims = claims_of(options.auth)
+        new = build_submission(self._settings, call, options, now_ms, parent, claims)
+        return self._signing.signed(new, claims, parent.depth + 1 if parent else 0)
+
+    async def _submit_batch(self, new: Sequence[Submission]) -> None:
+        if not self._settings.broker_is_ledger or new[0].delay_ms:
+            await asyncio.gather(*(self.submit(submission) for submission in new))
+            return
+        items = []
+        for submission in new:
+            with sending(submission) as sent:
+                items.append((sent, envelope(invocation_from(sent))))
+        await self._ledger.submissions.submit_many(items)
+
+    async def _write(self, new: Submission) -> bool:
+        submissions = self._ledger.submissions
+        if self._settings.broker_is_ledger and not new.delay_ms:
+            return await submissions.submit(new, envelope(invocation_from(new)))
+        created = await submissions.submit(new)
+        if created and not new.delay_ms and self._publisher is not None:
+            await publish_or_leave(self._publisher, invocation_from(new))
+        return created
