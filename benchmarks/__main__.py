@@ -25,7 +25,7 @@ Collected = dict[str, dict[str, list[float]]]
 
 def main(  # noqa: PLR0913, PLR0917  # the options of a command
     systems: Annotated[str, typer.Option(help="Which, by comma; or all.")] = (
-        "skillfleet,celery-threads"
+        "skillfleet,skillfleet-quiet,celery-threads"
     ),
     rounds: Annotated[int, typer.Option(min=1, help="How often each workload runs.")] = 3,
     jobs: Annotated[int, typer.Option(min=100, help="No-ops a round.")] = 2000,
@@ -67,7 +67,7 @@ def run(names: list[str], rounds: int, sizes: Sizes, output: Path) -> Results:
         collector = stack.enter_context(collecting())
         running = {}
         for name in names:
-            server = ValkeyServer("--appendonly", "no")
+            server = ValkeyServer(*KINDS[name].server)
             stack.callback(server.close)
             running[name] = System(KINDS[name], server.start(), collector)
         for number in range(rounds):

@@ -1,4 +1,4 @@
-"""What is measured: the one list that the table on the terminal, the page and the chart follow."""
+"""The measures, in the order of the terminal table, the page and the chart."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -24,7 +24,8 @@ def _less(name: str, title: str, unit: str = "ms") -> Measure:
 
 MEASURES = (
     _more("drain_rate", "no-ops, queue drained"),
-    _more("two_workers", "the same with two workers, over one", "x"),
+    _more("result_rate", "no-ops, until the producer has every result, one call each"),
+    _more("two_workers", "no-ops, queue drained by two workers, over one", "x"),
     _less("drain_cpu_ms", "worker CPU a job"),
     _less("server_cpu_ms", "Redis CPU a job, submit to result"),
     _less("commands", "Redis commands a job, submit to result", ""),
@@ -48,6 +49,7 @@ MEASURES = (
     _less("queued_bytes", "Redis memory a queued job", "B"),
     _less("running_mib", "worker memory, all 1,000 slots taken", "MiB"),
     _less("running_bytes", "Redis memory a running job", "B"),
+    _less("running_stream_bytes", "Redis memory a running job that has emitted an event", "B"),
     _more("artifact_1_write", "artifact of 1 MiB, write", "MiB/s"),
     _more("artifact_1_read", "artifact of 1 MiB, read", "MiB/s"),
     _less("artifact_1_stall_ms", "artifact of 1 MiB, worst stall of another client"),

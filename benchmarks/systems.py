@@ -1,4 +1,4 @@
-"""The systems under test: each has a server, a worker and a driver of its own."""
+"""The systems under test: each has its own server, worker and driver."""
 
 import json
 import os
@@ -20,12 +20,17 @@ _REST_SECONDS = 0.5
 _LEAST_START = 0.1
 _MOST_STARTS = 60
 
+APPEND_ONLY = ("--appendonly", "yes", "--appendfsync", "everysec")
+_BARE = ("--appendonly", "no")
+_OURS = (*APPEND_ONLY, "--stream-node-max-bytes", "1024")
+"""As the chart, the manifests and `skillfleet dev` set it."""
+
 
 @dataclass(frozen=True)
 class Slots:
-    """How many jobs a worker runs at once: in most workloads, while all sleep, while all stay.
+    """How many jobs a worker runs at once: in most workloads, while all sleep, while all are held.
 
-    `sleepers` is how many sleeping jobs it gets. None: such a worker is not sensible.
+    `sleepers` is how many sleeping jobs it gets. None: such a worker makes no sense.
     """
 
     busy: int = 100
@@ -36,13 +41,19 @@ class Slots:
 
 @dataclass(frozen=True)
 class Kind:
-    """One way to run one system; `variant` is for its driver."""
+    """One way to run one system; `variant` is for its driver.
+
+    `server` holds the options of its Redis. With `drain_only` it is an extra row of the
+    workload that empties a queue, and of no other.
+    """
 
     name: str
     peer: str
     slots: Slots = Slots()
     variant: str = ""
     traced: bool = False
+    server: tuple[str, ...] = APPEND_ONLY
+    drain_only: bool = False
 
 
 _THREADS = Slots(busy=16)
@@ -51,8 +62,10 @@ _PROCESSES = Slots(busy=os.cpu_count() or 1, sleeping=16, sleepers=64, held=None
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("skillfleet", "skillfleet"),
-        Kind("skillfleet-traced", "skillfleet", traced=True),
+        Kind("skillfleet", "skillfleet", server=_OURS),
+        Kind("skillfleet-quiet", "skillfleet", variant="quiet", server=_OURS, drain_only=True),
+        Kind("dramatiq-bare", "dramatiq", _THREADS, server=_BARE, drain_only=True),
+        Kind("skillfleet-traced", "skillfleet", traced=True, server=_OURS),
         Kind("celery-threads", "celery", _THREADS, "threads"),
         Kind("celery-prefork", "celery", _PROCESSES, "prefork"),
         Kind("dramatiq", "dramatiq", _THREADS),
@@ -93,7 +106,7 @@ class System:
 
     @contextmanager
     def joined(self, slots: int) -> Iterator[None]:
-        """A second worker works on the same queue inside; it has started, and is not warm."""
+        """Run a second worker on the same queue inside; it has started, but is not warm."""
         with (
             _logged(self.kind.name) as log,
             self._worker(self._environment(slots), slots, log) as other,
@@ -107,15 +120,22 @@ class System:
 
     @contextmanager
     def _worker(self, environment: dict[str, str], slots: int, log: int) -> Iterator[int]:
-        worker = self._popen(self.ask("worker", concurrency=slots), environment, log)
+        # A pipe, as a container's log is: what reads it keeps it for a failure.
+        reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log)
+        if reader.stdin is None:
+            raise RuntimeError("the reader of the log has no input")
+        arguments = self.ask("worker", concurrency=slots)
+        worker = self._popen(arguments, environment, reader.stdin.fileno())
+        reader.stdin.close()
         try:
             yield worker.pid
         finally:
             _kill(worker)
+            reader.wait()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The workers and their children stand still inside."""
+        """Stop the workers and their children inside."""
         pids = [pid for worker in (self.pid, *self._others) for pid in tree(worker)]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -126,7 +146,7 @@ class System:
                 os.kill(pid, signal.SIGCONT)
 
     def ask(self, what: str, **arguments: Any) -> Any:
-        """Let the driver do something and return its answer."""
+        """Have the driver do something and return its answer."""
         driver = self._driver
         if driver is None or driver.stdin is None or driver.stdout is None:
             raise RuntimeError("the driver was not started")
@@ -165,9 +185,9 @@ class System:
 
 
 def _wait_started(pid: int) -> None:
-    """Return when a process has used the processor for a while, and then uses it little.
+    """Return when a process has used the processor for a while, and then uses little of it.
 
-    Some poll while they wait: half a core's time is little beside a start.
+    Some workers poll while they wait: half a core is little compared with a start.
     """
     used = cpu_seconds(pid)
     for _ in range(_MOST_STARTS):
@@ -180,7 +200,7 @@ def _wait_started(pid: int) -> None:
 
 @contextmanager
 def _logged(name: str) -> Iterator[int]:
-    """A file for what the processes say; shown when the block fails."""
+    """A file for the output of the processes; shown when the block fails."""
     with tempfile.NamedTemporaryFile(prefix=f"bench-{name}-", suffix=".log") as log:
         try:
             yield log.fileno()
@@ -190,7 +210,7 @@ def _logged(name: str) -> Iterator[int]:
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    """End a process and its descendants at once; what it holds in Redis is thrown away anyway."""
+    """Kill a process and its descendants; what it holds in Redis is discarded anyway."""
     if process.poll() is None:
         for pid in reversed(tree(process.pid)):
             with suppress(ProcessLookupError):

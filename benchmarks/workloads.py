@@ -35,6 +35,9 @@ def measure(system: System, sizes: Sizes) -> Iterator[tuple[str, Figures]]:
     slots = system.kind.slots
     with system.started(slots.busy):
         yield "drain", {"idle_mib": resident_mib(system.pid)} | drain(system, sizes.jobs)
+        yield "results", results(system, sizes.jobs // 2)
+        if system.kind.drain_only:
+            return
         yield "latency", latency(system, sizes.latencies)
         yield "start", starts(system, sizes.latencies)
         yield "events", events(system, sizes.events)
@@ -51,10 +54,14 @@ def measure(system: System, sizes: Sizes) -> Iterator[tuple[str, Figures]]:
     if slots.held is not None:
         with system.started(slots.held):
             yield "running", running(system, min(slots.held, sizes.held))
+        if system.kind.peer == "skillfleet":
+            with system.started(slots.held):
+                held = min(slots.held, sizes.held)
+                yield "running with a stream", running_with_stream(system, held)
 
 
 def drain(system: System, jobs: int) -> Figures:
-    """Fill the queue while the worker stands still, then let it empty it."""
+    """Fill the queue while the worker is stopped, then let the worker empty it."""
     singles = jobs // 4
     figures: Figures = {}
     start = usage(system)
@@ -88,6 +95,15 @@ def drain(system: System, jobs: int) -> Figures:
     }
 
 
+def results(system: System, jobs: int) -> Figures:
+    """Empty a full queue until the producer has every result, one call each."""
+    with system.paused():
+        system.ask("prepare", count=jobs)
+        began = time.perf_counter()
+    system.ask("fetch")
+    return {"result_rate": jobs / (time.perf_counter() - began)}
+
+
 def two_workers(system: System, jobs: int) -> Figures:
     """How much faster two worker processes empty a queue than the first of them alone."""
     alone = _emptied(system, jobs)
@@ -114,7 +130,7 @@ def latency(system: System, count: int) -> Figures:
 
 
 def starts(system: System, count: int) -> Figures:
-    """Submit to the start of the job, where the worker tells."""
+    """Submit to the start of the job, where the worker reports it."""
     found = system.ask("starts", count=count)
     if found is None:
         return {}
@@ -179,3 +195,10 @@ def running(system: System, count: int) -> Figures:
         "running_mib": resident_mib(system.pid),
         "running_bytes": (data_bytes(system) - before) / count,
     }
+
+
+def running_with_stream(system: System, count: int) -> Figures:
+    """What a running job that has emitted an event takes in Redis."""
+    before = data_bytes(system)
+    system.ask("hold", count=count, seconds=120, job="hold_emitting")
+    return {"running_stream_bytes": (data_bytes(system) - before) / count}

@@ -1,4 +1,4 @@
-"""What a driver answers: JSON lines on stdin and stdout, `{"do": NAME, ...}` to `{"ok": ...}`.
+"""Protocol of a driver: JSON lines on stdin and stdout, `{"do": NAME, ...}` to `{"ok": ...}`.
 
 The harness imports no peer: it starts a driver with the peer's own Python and asks it to submit,
 to wait and to measure. A peer derives `Driver` and calls `serve`.
@@ -27,12 +27,13 @@ class Driver(ABC):
     """A producer of one system. Blocking clients block: nothing else runs in a driver."""
 
     cancels_jobs = False
-    tells_start = False
-    """True when its worker has the job `started`, which tells when it began."""
+    reports_start = False
+    """True when its worker has the job `started`, which returns the time of its start."""
 
     def __init__(self) -> None:
         self.redis = redis.Redis.from_url(URL)
         self._last: Any = None
+        self._handles: list[Any] = []
 
     async def open(self) -> None:  # noqa: B027  # most connect with their first job
         """Connect; the worker runs already."""
@@ -58,7 +59,7 @@ class Driver(ABC):
         """How many jobs have no result yet; one or two commands."""
 
     async def cancel(self, handle: Any) -> None:
-        """Order a running job to stop."""
+        """Cancel a running job."""
         raise NotImplementedError(f"{type(self).__name__} cannot cancel {handle}")
 
     # --- what the harness asks for ------------------------------------------------------------
@@ -101,6 +102,18 @@ class Driver(ABC):
             self._last = None
         return looks
 
+    async def do_prepare(self, count: int) -> None:
+        """Submit no-ops in the fastest way and keep their handles."""
+        batch = [{"number": number, "text": "x"} for number in range(count)]
+        self._handles = await self.submit_many("noop", batch)
+
+    async def do_fetch(self) -> None:
+        """Wait for the result of each prepared job, one call each."""
+        for number, handle in enumerate(self._handles):
+            if await self.result(handle) != number:
+                raise AssertionError("a result of another job")
+        self._handles = []
+
     async def do_latency(self, count: int) -> list[float]:
         """Seconds from each submit to its result, one job at a time."""
         found = []
@@ -112,8 +125,8 @@ class Driver(ABC):
         return found
 
     async def do_starts(self, count: int) -> list[float] | None:
-        """Seconds from each submit to the start of its job, one at a time; None where untold."""
-        if not self.tells_start:
+        """Seconds from each submit to the start of its job, one at a time; None if not known."""
+        if not self.reports_start:
             return None
         found = []
         for _ in range(count):
@@ -128,10 +141,10 @@ class Driver(ABC):
         await self.do_drain()
         return time.perf_counter() - began
 
-    async def do_hold(self, count: int, seconds: float) -> None:
+    async def do_hold(self, count: int, seconds: float, job: str = "hold") -> None:
         """Return when that many jobs run at once."""
         arguments = {"mark": "bench:held", "count": count, "seconds": seconds}
-        await self.submit_many("hold", [arguments] * count)
+        await self.submit_many(job, [arguments] * count)
         await self._key("bench:held")
 
     async def do_streams(self, runs: int, count: int) -> float:
@@ -152,7 +165,7 @@ class Driver(ABC):
         return time.time() - min(starts)
 
     async def do_cancels(self, count: int) -> list[float] | None:
-        """Seconds from each order to stop until the running job saw it; None without orders."""
+        """Seconds from each cancellation until the running job saw it; None if it has none."""
         if not self.cancels_jobs:
             return None
         return [await self._cancelled(f"bench:wait:{number}") for number in range(count)]
@@ -160,7 +173,7 @@ class Driver(ABC):
     async def _cancelled(self, key: str) -> float:
         handle = await self.submit("wait", mark=key)
         await self._key(f"{key}:started")
-        await asyncio.sleep(random.uniform(0, 0.5))  # noqa: S311  # not in step with who polls
+        await asyncio.sleep(random.uniform(0, 0.5))  # noqa: S311  # not in step with a poller
         began = time.time()
         await self.cancel(handle)
         return float(await self._key(f"{key}:seen")) - began
@@ -169,7 +182,7 @@ class Driver(ABC):
         end = time.monotonic() + 60
         while (value := self.redis.get(key)) is None:
             if time.monotonic() > end:
-                raise TimeoutError(f"waited in vain for {key}")
+                raise TimeoutError(f"{key} did not appear")
             await asyncio.sleep(0.01)
         return bytes(value)  # type: ignore[arg-type]
 
@@ -179,7 +192,7 @@ def _spent(began: float, used: float) -> dict[str, float]:
 
 
 def serve(driver: Driver) -> None:
-    """Answer until stdin ends. What the peer prints goes to stderr."""
+    """Answer until stdin ends. The output of the peer goes to stderr."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     asyncio.run(_serve(driver, answers))

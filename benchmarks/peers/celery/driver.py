@@ -12,7 +12,7 @@ class CeleryDriver(Driver):
 
     pool = os.environ.get("BENCH_VARIANT", "threads")
     cancels_jobs = pool == "prefork"
-    tells_start = True
+    reports_start = True
 
     def worker(self, concurrency: int) -> list[str]:
         lean = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "WARNING"]

@@ -1,6 +1,7 @@
-"""skillfleet's producer: the asynchronous fleet, and the synchronous one where that is asked."""
+"""skillfleet's producer: the asynchronous fleet, and the synchronous one for one workload."""
 
 import asyncio
+import os
 import time
 from typing import Any
 
@@ -15,13 +16,15 @@ class SkillfleetDriver(Driver):
     """`enqueue`, `enqueue_many`, `result`, `events`, `cancel`."""
 
     cancels_jobs = True
-    tells_start = True
+    reports_start = True
 
     async def open(self) -> None:
         self.fleet = AsyncFleet(URL)
 
     def worker(self, concurrency: int) -> list[str]:
-        options = ["--concurrency", str(concurrency), "--log-level", "warning", "--quiet"]
+        options = ["--concurrency", str(concurrency)]
+        if os.environ.get("BENCH_VARIANT") == "quiet":
+            options += ["--log-level", "warning"]
         return ["-m", "skillfleet_cli", "worker", "benchmarks.peers.skillfleet.worker", *options]
 
     async def submit(self, job: str, **arguments: Any) -> Any:

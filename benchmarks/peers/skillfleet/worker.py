@@ -18,7 +18,7 @@ async def noop(ctx: RunContext, number: int = 0, text: str = "") -> int:
 
 @bench.skill
 async def started(ctx: RunContext) -> float:
-    """Tell when it began, by this machine's clock."""
+    """Return the time of its start, by this machine's clock."""
     return time.time()
 
 
@@ -30,7 +30,7 @@ async def sleep(ctx: RunContext, seconds: float) -> float:
 
 @bench.skill
 async def stream(ctx: RunContext, count: int) -> int:
-    """Emit text deltas of 50 characters; the first tells the time."""
+    """Emit text deltas of 50 characters; the first holds the time."""
     await ctx.emit_text_delta(str(time.time()).ljust(blocking.TEXT))
     for _ in range(count - 1):
         await ctx.emit_text_delta("." * blocking.TEXT)
@@ -44,8 +44,15 @@ async def hold(ctx: RunContext, mark: str, count: int, seconds: float) -> int:
 
 
 @bench.skill
+async def hold_emitting(ctx: RunContext, mark: str, count: int, seconds: float) -> int:
+    """Occupy a slot after an event of its own."""
+    await ctx.emit_progress("held")
+    return await awaiting.hold(mark, count, seconds)
+
+
+@bench.skill
 async def wait(ctx: RunContext, mark: str) -> None:
-    """Look each millisecond whether the run was cancelled, and note when that was seen."""
+    """Check every millisecond whether the run was cancelled, and record when that was seen."""
     await awaiting.client().set(f"{mark}:started", 1)
     try:
         while True:
