@@ -15,7 +15,7 @@ OF_MODULE = frozenset(
         "guarded",
         "harbour",
         "house",
-        "lab_server",
+        "kit_server",
         "locked",
         "measured",
         "newsroom",

@@ -6,11 +6,11 @@ import secrets
 import sys
 from pathlib import Path
 
-from tests.chaos.battle import GAP_SECONDS, RATE, Battle, fight
+from tests.chaos.scenario import GAP_SECONDS, RATE, Scenario, run_scenario
 
 
 def main() -> int:
-    """Fight and report; 1 when a promise was broken."""
+    """Run and report; 1 when a promise was broken."""
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=None, help="default: a new one")
@@ -20,9 +20,9 @@ def main() -> int:
     parser.add_argument("--rabbit", action="store_true", help="with RabbitMQ as the broker")
     given = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if given.seed is None else given.seed
-    battle = Battle(seed, given.seconds, given.rate, given.gap, rabbit=given.rabbit)
-    say(f"{battle}\n" + "\n".join(str(fault) for fault in battle.faults()))
-    verdict = asyncio.run(fight(battle))
+    scenario = Scenario(seed, given.seconds, given.rate, given.gap, rabbit=given.rabbit)
+    say(f"{scenario}\n" + "\n".join(str(fault) for fault in scenario.faults()))
+    verdict = asyncio.run(run_scenario(scenario))
     say(verdict.summary)
     if given.keep is not None:
         given.keep.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def main() -> int:
     if verdict.problems:
         say(verdict.tails())
         say("\n".join(verdict.problems))
-        say(f"{len(verdict.problems)} promises broken with {battle}")
+        say(f"{len(verdict.problems)} promises broken with {scenario}")
         return 1
     say("every promise was kept")
     return 0

@@ -14,11 +14,11 @@ from skillfleet.contracts import RunEvent, RunState
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_producer import AsyncFleet, Settings
 from skillfleet_producer.fleet_async import AsyncRunHandle
-from tests.chaos.arena import REDIS_TIMEOUT_SECONDS
+from tests.chaos.harness import REDIS_TIMEOUT_SECONDS
 from tests.chaos.plain import Plain, PlainClient
 from tests.support.proxy import Proxy, Trap
 
-# An enqueue may ask Redis twice before it writes the record, and then a broker elsewhere.
+# An enqueue may ask Redis twice before it writes the record, and then another broker.
 ENQUEUE_SECONDS = 4 * REDIS_TIMEOUT_SECONDS + 1
 _FOLLOWED = 0.3
 

@@ -53,13 +53,13 @@ def test_a_worker_outlives_a_restart_of_rabbitmq_and_executes_each_run_once(
     pool: str, server: ValkeyServer, rabbit: RabbitServer, start_worker: StartWorker
 ) -> None:
     settings = Settings.load(redis_url=server.url, broker_url=rabbit.url)
-    worker = start_worker("tests.worker.lab", pool=pool, concurrency=2, broker_url=rabbit.url)
+    worker = start_worker("tests.worker.kit", pool=pool, concurrency=2, broker_url=rabbit.url)
     with Fleet(settings=settings) as fleet:
-        running = fleet.enqueue("lab.sleep", {"seconds": 4})
+        running = fleet.enqueue("kit.sleep", {"seconds": 4})
         wait_kind(running, "progress")
         rabbit.stop()
         rabbit.start()
-        assert fleet.enqueue("lab.add", {"x": 1}).result(timeout=60) == 2
+        assert fleet.enqueue("kit.add", {"x": 1}).result(timeout=60) == 2
         assert running.result(timeout=30) == 4
         assert [attempt.outcome for attempt in running.status().attempts] == ["succeeded"]
     assert worker.process is not None

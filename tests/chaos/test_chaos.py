@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.chaos.battle import Battle, fight
+from tests.chaos.scenario import Scenario, run_scenario
 
 SEED = int(os.environ.get("CHAOS_SEED", "2314"))
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
@@ -15,8 +15,8 @@ SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
     "broker", ["redis", pytest.param("rabbitmq", marks=pytest.mark.xdist_group("rabbitmq"))]
 )
 async def test_nothing_is_lost_and_nothing_done_twice_whatever_breaks(broker: str) -> None:
-    battle = Battle(SEED, SECONDS, patience=60, rabbit=broker == "rabbitmq")
-    told = "\n".join(map(str, (battle, *battle.faults())))
-    verdict = await fight(battle)
+    scenario = Scenario(SEED, SECONDS, patience=60, rabbit=broker == "rabbitmq")
+    told = "\n".join(map(str, (scenario, *scenario.faults())))
+    verdict = await run_scenario(scenario)
     report = [verdict.tails(), told, verdict.summary, *verdict.problems]
     assert not verdict.problems, "\n".join(report)

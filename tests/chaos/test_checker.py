@@ -132,8 +132,8 @@ def test_time_in_trouble_does_not_count(struck: int | None) -> None:
     handler = Execution(1, 1, SOON.words, SOON.times, group=7)
     away = Troubles(Trouble(2000 * MS, 20_000 * MS, struck), Trouble(15_000 * MS, 40_000 * MS))
     assert verdict([late], Told(p=[handler]), troubles=away) == []
-    elsewhere = Troubles(Trouble(2000 * MS, 40_000 * MS, worker=1))
-    assert verdict([late], Told(p=[handler]), troubles=elsewhere) != []
+    other_worker = Troubles(Trouble(2000 * MS, 40_000 * MS, worker=1))
+    assert verdict([late], Told(p=[handler]), troubles=other_worker) != []
 
 
 def test_a_call_that_outlives_its_caller_is_found() -> None:

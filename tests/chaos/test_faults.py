@@ -8,7 +8,7 @@ from pathlib import Path
 
 from skillfleet.contracts import RunState
 from skillfleet_producer.fleet_async import AsyncFleet, AsyncRunHandle
-from tests.chaos.arena import ENDED, ENDS_A_CALLER
+from tests.chaos.harness import ENDED, ENDS_A_CALLER
 from tests.chaos.load import Load, Made, Order
 from tests.support.proxy import Proxy, Trap
 from tests.support.valkey import ValkeyServer

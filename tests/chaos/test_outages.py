@@ -163,7 +163,7 @@ async def test_a_lease_is_given_up_before_anybody_else_may_take_it(valkey: Valke
         try:
             now = asyncio.get_running_loop().time()
             lease = Lease("r1", 1, 1, 1, 0, None, 0)
-            delivery = Delivery("r1", "lab", "add", "celery", {}, None, None, "r1", {})
+            delivery = Delivery("r1", "kit", "add", "celery", {}, None, None, "r1", {})
             # A renewal that failed after a whole second would end before the lease, the next after.
             attempt = Attempt(lease, delivery, now - 1.9)
             await Heartbeat(ledger.leases, "w1", {"r1": attempt}, settings).beat()

@@ -16,14 +16,14 @@ from skillfleet_worker.settings import WorkerSettings
 from tests.support.valkey import ValkeyServer
 from tests.worker.shared import StartWorker, wait_kind
 
-LAB = "tests.worker.lab"
+KIT = "tests.worker.kit"
 
 
 def test_the_run_of_a_killed_child_does_not_wait_for_its_lease(
     own_fleet: Fleet, start_worker: StartWorker
 ) -> None:
-    start_worker(LAB, pool="prefork", concurrency=2, lease_seconds=600, reap_seconds=0.2)
-    run = own_fleet.enqueue("lab.sleep", {"seconds": 2})
+    start_worker(KIT, pool="prefork", concurrency=2, lease_seconds=600, reap_seconds=0.2)
+    run = own_fleet.enqueue("kit.sleep", {"seconds": 2})
     wait_kind(run, "progress")
     child = str(run.status().worker).partition(":")[2].partition("-")[0]
     os.kill(int(child), signal.SIGKILL)
@@ -50,7 +50,7 @@ class Stumbling(LedgerPublisher):
 async def due_runs(settings: WorkerSettings, count: int) -> list[str]:
     """Runs whose delay is over, with nobody to publish them yet."""
     async with AsyncFleet(settings=settings) as fleet:
-        runs = [await fleet.enqueue("lab.add", {"x": n}, delay=0.001) for n in range(count)]
+        runs = [await fleet.enqueue("kit.add", {"x": n}, delay=0.001) for n in range(count)]
     await asyncio.sleep(0.01)
     return [run.id for run in runs]
 
@@ -79,9 +79,9 @@ async def test_a_run_whose_producer_died_before_publishing_executes(
 ) -> None:
     settings = Settings.load(redis_url=server.url)
     async with AsyncFleet(settings=settings) as fleet:
-        new = await fleet.enqueuer.prepare("lab.add", {"x": 1}, Options())
+        new = await fleet.enqueuer.prepare("kit.add", {"x": 1}, Options())
         assert await fleet.ledger.submissions.submit(new)
-        await asyncio.to_thread(start_worker, LAB, reap_seconds=0.2, stranded_seconds=0.5)
+        await asyncio.to_thread(start_worker, KIT, reap_seconds=0.2, stranded_seconds=0.5)
         assert await fleet.run(new.id).result(timeout=30) == 2
 
 
@@ -100,7 +100,7 @@ async def test_runs_that_a_dying_reaper_took_up_are_published_by_the_next(
     finally:
         await ledger.close()
     # The runs are not stranded for long: nobody has to wait for that patience.
-    await asyncio.to_thread(start_worker, LAB, reap_seconds=0.2, stranded_seconds=600)
+    await asyncio.to_thread(start_worker, KIT, reap_seconds=0.2, stranded_seconds=600)
     async with AsyncFleet(settings=settings) as fleet:
         values = [await fleet.run(run_id).result(timeout=30) for run_id in due]
     assert sorted(values) == [1, 2, 3]

@@ -5,17 +5,17 @@ from typing import Any
 
 from skillfleet import Agent, AgentEvent, RunContext, SkillError
 
-lab = Agent("lab", description="Skills of every temper")
+kit = Agent("kit", description="Skills of every temper")
 annex = Agent("annex", description="On a queue of its own", queue="annex-queue")
 
 
-@lab.skill
+@kit.skill
 async def add(ctx: RunContext, x: int, y: int = 1) -> int:
     """Add two numbers."""
     return x + y
 
 
-@lab.skill
+@kit.skill
 async def tell(ctx: RunContext, words: list[str]) -> dict[str, int]:
     """Count words, then tell them, and keep them."""
     for number, word in enumerate(words, start=1):
@@ -28,20 +28,20 @@ async def tell(ctx: RunContext, words: list[str]) -> dict[str, int]:
     return {"words": len(words)}
 
 
-@lab.skill
+@kit.skill
 async def big(ctx: RunContext, mebibytes: int) -> None:
     """Write an artifact of many chunks."""
     pieces = (bytes([number]) * 1024 * 1024 for number in range(mebibytes))
     await ctx.write_artifact("big.bin", pieces, "application/octet-stream")
 
 
-@lab.skill
+@kit.skill
 async def sleep(ctx: RunContext, seconds: float = 60) -> None:
     """Wait."""
     await asyncio.sleep(seconds)
 
 
-@lab.skill
+@kit.skill
 async def linger(ctx: RunContext) -> None:
     """Take its time to end when it is cancelled."""
     try:
@@ -51,7 +51,7 @@ async def linger(ctx: RunContext) -> None:
         raise
 
 
-@lab.skill
+@kit.skill
 async def plays(
     ctx: RunContext, events: list[tuple[str, dict[str, Any]]], artifact: str | None = None
 ) -> Any:
@@ -64,7 +64,7 @@ async def plays(
     return artifact
 
 
-@lab.skill
+@kit.skill
 async def fail(ctx: RunContext) -> None:
     """End with an error."""
     raise SkillError("the flask broke", code="broken_flask")

@@ -17,17 +17,17 @@ QUICK = {
 
 
 @pytest.fixture(scope="session")
-def lab_server() -> Iterator[ValkeyServer]:
+def kit_server() -> Iterator[ValkeyServer]:
     """The server of the shared fleet; no test may empty it."""
     with running_server() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def shell(lab_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+def shell(kit_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """A shell on a fleet whose worker serves `agents.py`."""
     folder = tmp_path_factory.mktemp("cli")
-    shell = Shell(lab_server.url, folder, QUICK, users=True)
+    shell = Shell(kit_server.url, folder, QUICK, users=True)
     with shell.start("worker", AGENTS, log=folder / "worker.log") as worker:
         worker.wait_for(r" ready\.")
         yield shell

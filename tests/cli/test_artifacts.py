@@ -14,7 +14,7 @@ pytestmark = pytest.mark.xdist_group("cli")
 @pytest.fixture(scope="module")
 def told(shell: Shell) -> str:
     """The id of a run that wrote deep/words.txt."""
-    return shell.finished("lab.tell", '{"words": ["one", "two"]}')
+    return shell.finished("kit.tell", '{"words": ["one", "two"]}')
 
 
 def test_artifacts_are_listed(shell: Shell, told: str) -> None:
@@ -49,7 +49,7 @@ def test_without_a_target_it_takes_the_last_part_of_its_name_but_replaces_nothin
 
 
 def test_an_artifact_of_many_chunks_arrives_whole(shell: Shell, tmp_path: Path) -> None:
-    run_id = shell.finished("lab.big", '{"mebibytes": 5}')
+    run_id = shell.finished("kit.big", '{"mebibytes": 5}')
     target = tmp_path / "big.bin"
     shell.ok("artifacts", run_id, "big.bin", "-o", str(target))
     assert target.read_bytes() == b"".join(bytes([n]) * 1024 * 1024 for n in range(5))

@@ -22,10 +22,10 @@ pytestmark = pytest.mark.xdist_group("cli")
         (("status", "nope"), "there is no run 'nope'"),
         (("events", "nope"), "there is no run 'nope'"),
         (("cancel", "nope"), "there is no run 'nope'"),
-        (("enqueue", "lab.nope"), "known skills: "),
-        (("enqueue", "lab.add", '{"x": "one"}'), 'x: "one" is not of type "integer"'),
-        (("enqueue", "lab.add", "{x"), "'{x' is not valid JSON"),
-        (("enqueue", "lab.add", "--arg", "x=1", "--timeout", "-1"), "timeout must be"),
+        (("enqueue", "kit.nope"), "known skills: "),
+        (("enqueue", "kit.add", '{"x": "one"}'), 'x: "one" is not of type "integer"'),
+        (("enqueue", "kit.add", "{x"), "'{x' is not valid JSON"),
+        (("enqueue", "kit.add", "--arg", "x=1", "--timeout", "-1"), "timeout must be"),
         (("events", "nope", "--after", "first"), "'first' is not an event id"),
     ],
 )
@@ -56,7 +56,7 @@ def test_arguments_that_cannot_be_read_say_what_to_write(
 
 
 def test_arguments_of_the_command_that_are_not_utf8_are_refused(bare: Shell) -> None:
-    result = bare.run("enqueue", "lab.add", "--arg", os.fsdecode(b"x=\xff\xfe"))
+    result = bare.run("enqueue", "kit.add", "--arg", os.fsdecode(b"x=\xff\xfe"))
     assert result.code == 2
     assert "is not UTF-8" in result.err
     assert result.err.count("\n") == 1
@@ -101,14 +101,14 @@ def test_numbers_of_64_bits_and_all_letters_arrive_as_they_are(shell: Shell) -> 
     arguments = json.dumps({"events": [["my.kind", given]]})
     (shell.folder / "utf8.json").write_bytes(b"\xef\xbb\xbf" + arguments.encode())
     for source in (arguments, "@utf8.json"):
-        lines = shell.run("enqueue", "lab.plays", source, "--follow", "--json").json_lines
+        lines = shell.run("enqueue", "kit.plays", source, "--follow", "--json").json_lines
         (event,) = (line for line in lines if line.get("kind") == "my.kind")
         assert event["payload"] == given
 
 
 def test_what_is_not_utf8_is_refused(shell: Shell) -> None:
     (shell.folder / "latin.json").write_bytes(b'{"x": "caf\xe9"}')
-    result = shell.run("enqueue", "lab.add", "@latin.json")
+    result = shell.run("enqueue", "kit.add", "@latin.json")
     assert result.code == 2
     assert "the content of latin.json is not UTF-8" in result.err
 
@@ -129,7 +129,7 @@ def test_a_wrong_option_shows_the_usage() -> None:
 def test_a_redis_out_of_reach_is_told_within_the_timeout(shell: Shell) -> None:
     settings = {"SKILLFLEET_REDIS_TIMEOUT_SECONDS": "0.5"}
     away = Shell(f"redis://127.0.0.1:{free_port()}/0", shell.folder, settings)
-    result = away.run("enqueue", "lab.add", '{"x": 1}')
+    result = away.run("enqueue", "kit.add", '{"x": 1}')
     assert result.code == 5
     assert "did not answer within 0.5 s" in result.err
     assert "SKILLFLEET_REDIS_URL" in result.err

@@ -21,7 +21,7 @@ def dead(shell: Shell) -> str:
         args = {"x": 40, "y": 2}
         budget = Budget(calls=7, tokens=500, seconds=900)
         run = fleet.enqueue(
-            "lab.add", args, queue="elsewhere", priority=3, timeout=600, budget=budget
+            "kit.add", args, queue="elsewhere", priority=3, timeout=600, budget=budget
         )
         asyncio.run(_claim(settings, run.id))
         wait_until(lambda: run.status().state == "dead", what="the reaper to give the run up")

@@ -35,12 +35,12 @@ def test_a_working_fleet_is_healthy(shell: Shell) -> None:
     sound = {"redis", "eviction", "memory", "persistence", "writing", "clock", "workers", "agents"}
     sound.add("reaper")
     assert {name: found[name]["level"] for name in sound} == dict.fromkeys(sound, "ok")
-    assert found["agents"]["text"] == "annex, fleet, lab"
+    assert found["agents"]["text"] == "annex, fleet, kit"
     assert found["queue annex-queue"]["text"] == "0 waiting, 0 running"
 
 
 def test_a_fleet_without_workers_is_warned_of_and_fails_only_when_strict(bare: Shell) -> None:
-    bare.enqueue("lab.add", '{"x": 1}', "--queue", "lonely")
+    bare.enqueue("kit.add", '{"x": 1}', "--queue", "lonely")
     found = findings(bare)
     assert {name for name, finding in found.items() if finding["level"] == "warning"} == {
         "workers",
@@ -55,7 +55,7 @@ def test_a_fleet_without_workers_is_warned_of_and_fails_only_when_strict(bare: S
 
 
 def test_runs_of_a_lost_worker_are_told(bare: Shell) -> None:
-    run_id = bare.enqueue("lab.add", '{"x": 1}')
+    run_id = bare.enqueue("kit.add", '{"x": 1}')
     asyncio.run(_hold_long_ago(bare.url, run_id))
     found = findings(bare)
     assert found["stuck"]["level"] == "warning"

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.xdist_group("cli")
 
 
 def test_enqueue_prints_the_id_and_nothing_else(shell: Shell) -> None:
-    result = shell.ok("enqueue", "lab.sleep", "--queue", "elsewhere", "--delay", "600")
+    result = shell.ok("enqueue", "kit.sleep", "--queue", "elsewhere", "--delay", "600")
     run_id = result.out.strip()
     assert result.err == ""
     status = shell.ok("status", run_id, "--json").json
@@ -31,14 +31,14 @@ def test_arguments_come_from_json_stdin_a_file_and_pairs(shell: Shell) -> None:
         ("--arg", "x=7", "--arg", "y=-7"): 0,
     }
     for arguments, value in given.items():
-        lines = shell.ok("enqueue", "lab.add", *arguments, "--follow", "--json").json_lines
+        lines = shell.ok("enqueue", "kit.add", *arguments, "--follow", "--json").json_lines
         assert lines[-1]["result"] == value
-    words = ("enqueue", "lab.tell", "-", "--follow", "--json")
+    words = ("enqueue", "kit.tell", "-", "--follow", "--json")
     assert shell.ok(*words, stdin='{"words": ["a"]}').json_lines[-1]["result"] == {"words": 1}
 
 
 def test_a_followed_run_streams_its_text_to_stdout_and_all_else_to_stderr(shell: Shell) -> None:
-    result = shell.ok("enqueue", "lab.tell", '{"words": ["one", "two"]}', "--follow")
+    result = shell.ok("enqueue", "kit.tell", '{"words": ["one", "two"]}', "--follow")
     text, _, value = result.out.partition("\n")
     assert text == "one two "
     assert json.loads(value) == {"words": 2}
@@ -54,7 +54,7 @@ def test_a_followed_run_streams_its_text_to_stdout_and_all_else_to_stderr(shell:
 
 def test_json_of_a_followed_run_is_the_id_the_events_and_the_status(shell: Shell) -> None:
     first, *events, last = shell.ok(
-        "enqueue", "lab.tell", '{"words": ["one"]}', "-f", "--json"
+        "enqueue", "kit.tell", '{"words": ["one"]}', "-f", "--json"
     ).json_lines
     assert first["id"] == last["id"]
     assert [event["id"] for event in events] == [f"{n}-0" for n in range(1, len(events) + 1)]
@@ -63,24 +63,24 @@ def test_json_of_a_followed_run_is_the_id_the_events_and_the_status(shell: Shell
 
 
 def test_the_exit_code_tells_how_the_run_ended(shell: Shell) -> None:
-    failed = shell.run("enqueue", "lab.fail", "--follow")
+    failed = shell.run("enqueue", "kit.fail", "--follow")
     assert failed.code == 1
     assert "broken_flask: the flask broke" in failed.err
-    timed_out = shell.run("enqueue", "lab.sleep", "--timeout", "0.3", "--follow")
+    timed_out = shell.run("enqueue", "kit.sleep", "--timeout", "0.3", "--follow")
     assert timed_out.code == 4
     assert "timed_out" in timed_out.err
 
 
 def test_an_idempotency_key_gives_the_same_run(shell: Shell) -> None:
-    once = ("lab.add", '{"x": 1}', "--idempotency-key", "once")
+    once = ("kit.add", '{"x": 1}', "--idempotency-key", "once")
     assert shell.enqueue(*once) == shell.enqueue(*once)
-    other = shell.run("enqueue", "lab.add", '{"x": 2}', "--idempotency-key", "once")
+    other = shell.run("enqueue", "kit.add", '{"x": 2}', "--idempotency-key", "once")
     assert other.code == 2
     assert "idempotency key" in other.err
 
 
 def test_ctrl_c_cancels_the_followed_run_on_the_fleet(shell: Shell, tmp_path: Path) -> None:
-    with shell.start("enqueue", "lab.sleep", "--follow", log=tmp_path / "log") as command:
+    with shell.start("enqueue", "kit.sleep", "--follow", log=tmp_path / "log") as command:
         command.wait_for("running, attempt 1")
         command.signal(signal.SIGINT)
         assert command.wait_end() == 3
@@ -90,7 +90,7 @@ def test_ctrl_c_cancels_the_followed_run_on_the_fleet(shell: Shell, tmp_path: Pa
 
 
 def test_a_second_ctrl_c_leaves_without_the_run_s_end(shell: Shell, tmp_path: Path) -> None:
-    with shell.start("enqueue", "lab.linger", "--follow", log=tmp_path / "log") as command:
+    with shell.start("enqueue", "kit.linger", "--follow", log=tmp_path / "log") as command:
         command.wait_for("running, attempt 1")
         command.signal(signal.SIGINT)
         command.wait_for("cancelling run")
@@ -105,16 +105,16 @@ def test_a_second_ctrl_c_leaves_without_the_run_s_end(shell: Shell, tmp_path: Pa
 def test_following_says_when_nobody_serves_the_skill(bare: Shell, tmp_path: Path) -> None:
     # Without a worker only an administrator can end the run.
     with replace(bare, users=False).start(
-        "enqueue", "lab.add", "-f", log=tmp_path / "log"
+        "enqueue", "kit.add", "-f", log=tmp_path / "log"
     ) as command:
-        command.wait_for("no live worker serves lab.add")
+        command.wait_for("no live worker serves kit.add")
         command.signal(signal.SIGINT)
         assert command.wait_end() == 3
 
 
 def test_on_a_terminal_progress_is_a_bar_below_the_text(shell: Shell) -> None:
     words = '{"words": ["one", "two"]}'
-    code, shown = on_terminal(shell, "enqueue", "lab.tell", words, "--follow")
+    code, shown = on_terminal(shell, "enqueue", "kit.tell", words, "--follow")
     assert code == 0
     assert "2/2" in shown
     assert "━" in shown

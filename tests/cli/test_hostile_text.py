@@ -40,7 +40,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 
 @pytest.fixture(scope="module")
 def run_id(hostile: Shell) -> str:
-    run = hostile.enqueue("lab.add", '{"x": 1}')
+    run = hostile.enqueue("kit.add", '{"x": 1}')
     asyncio.run(_forge(hostile.url, run))
     return run
 
@@ -53,7 +53,7 @@ async def _forge(url: str, run: str) -> None:
         schema = {"properties": {HOSTILE: 1}, "required": 7}
         skill = SkillCard(name="add", description=HOSTILE, input_schema=schema)
         card = AgentCard(
-            name="lab", version=HOSTILE, queue=HOSTILE, description=HOSTILE, skills=(skill,)
+            name="kit", version=HOSTILE, queue=HOSTILE, description=HOSTILE, skills=(skill,)
         )
         await ledger.directory.publish(HOSTILE, [card], 600_000)
         await ledger.dead_letters.add(HOSTILE, HOSTILE.encode() + b"\xff")
@@ -104,8 +104,8 @@ LOOKS: dict[str, tuple[str, ...]] = {
     "dead retry": ("dead", "retry", "RUN"),
     "refused message": ("dead", "show", "MESSAGE"),
     "unknown run": ("status", HOSTILE),
-    "unknown skill": ("enqueue", f"lab.{HOSTILE}"),
-    "no JSON": ("enqueue", "lab.add", HOSTILE),
+    "unknown skill": ("enqueue", f"kit.{HOSTILE}"),
+    "no JSON": ("enqueue", "kit.add", HOSTILE),
     "unknown verb": (HOSTILE,),
     "unknown option": (f"--{HOSTILE}",),
     "wrong option": ("runs", "--state", HOSTILE),

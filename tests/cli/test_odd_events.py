@@ -37,7 +37,7 @@ SEVERAL = json.dumps({"events": ODD})
 
 
 def test_a_run_with_odd_events_is_followed_to_its_end_on_a_terminal(shell: Shell) -> None:
-    code, shown = on_terminal(shell, "enqueue", "lab.plays", SEVERAL, "--follow")
+    code, shown = on_terminal(shell, "enqueue", "kit.plays", SEVERAL, "--follow")
     assert code == 0, shown
     assert not harmful(shown)
     assert "\x1b]" not in shown
@@ -47,7 +47,7 @@ def test_a_run_with_odd_events_is_followed_to_its_end_on_a_terminal(shell: Shell
 
 
 def test_into_a_pipe_text_goes_as_it_is_and_all_else_printable(shell: Shell) -> None:
-    result = shell.ok("enqueue", "lab.plays", SEVERAL, "--follow")
+    result = shell.ok("enqueue", "kit.plays", SEVERAL, "--follow")
     assert result.out == f"5{HOSTILE}\n{HOSTILE}\n".replace("\r", "\n"), "universal newlines"
     assert not harmful(result.err)
     for line in ("[/x] of [red]nothing", "3 of 5/5", "[1]/{}", "true/true", "-5/-1", "0/0"):
@@ -56,7 +56,7 @@ def test_into_a_pipe_text_goes_as_it_is_and_all_else_printable(shell: Shell) -> 
 
 
 def test_lines_of_json_hold_no_control_characters(shell: Shell) -> None:
-    result = shell.ok("enqueue", "lab.plays", SEVERAL, "--follow", "--json")
+    result = shell.ok("enqueue", "kit.plays", SEVERAL, "--follow", "--json")
     assert not harmful(result.out)
     first, *_, last = result.json_lines
     assert last["result"] == HOSTILE
@@ -69,7 +69,7 @@ def test_lines_of_json_hold_no_control_characters(shell: Shell) -> None:
 
 
 def test_an_artifact_that_is_shown_on_a_terminal_does_not_steer_it(shell: Shell) -> None:
-    run = shell.finished("lab.plays", json.dumps({"events": [], "artifact": HOSTILE}))
+    run = shell.finished("kit.plays", json.dumps({"events": [], "artifact": HOSTILE}))
     code, shown = on_terminal(shell, "artifacts", run, "art\u202efact.txt", "-o", "-")
     assert code == 0
     assert VISIBLE in shown
@@ -85,7 +85,7 @@ def test_a_stdout_that_lacks_letters_fails_no_command(
     settings = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "LC_ALL": "C"}
     poor = Shell(shell.url, shell.folder, {**shell.settings, **settings}, users=True)
     snowman = json.dumps({"events": [MARKUP], "artifact": "\u2603"})
-    result = poor.ok("enqueue", "lab.plays", snowman, "--follow")
+    result = poor.ok("enqueue", "kit.plays", snowman, "--follow")
     assert result.out.endswith("\u2603\n".encode(encoding, "backslashreplace").decode())
     for verb in ("runs", "agents", "doctor"):
         assert poor.run(verb).code in (0, 1)

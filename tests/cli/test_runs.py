@@ -12,12 +12,12 @@ from tests.cli.commands import Shell
 
 pytestmark = pytest.mark.xdist_group("cli")
 
-TELL = ("lab.tell", '{"words": ["one", "two"]}')
+TELL = ("kit.tell", '{"words": ["one", "two"]}')
 
 
 @pytest.fixture(scope="module")
 def told(shell: Shell) -> str:
-    """The id of a finished run of `lab.tell`."""
+    """The id of a finished run of `kit.tell`."""
     return shell.finished(*TELL)
 
 
@@ -26,7 +26,7 @@ def test_status_shows_the_record_and_the_result(shell: Shell, told: str) -> None
     assert (status["state"], status["result"]) == ("succeeded", {"words": 2})
     assert [attempt["outcome"] for attempt in status["attempts"]] == ["succeeded"]
     shown = shell.ok("status", told).out
-    for text in (told, "lab.tell", "succeeded", '"words": 2'):
+    for text in (told, "kit.tell", "succeeded", '"words": 2'):
         assert text in shown
 
 
@@ -45,7 +45,7 @@ def test_events_for_people_are_one_line_each(shell: Shell, told: str) -> None:
 
 
 def test_events_without_following_stop_at_the_newest(shell: Shell) -> None:
-    run_id = shell.enqueue("lab.sleep")
+    run_id = shell.enqueue("kit.sleep")
     shell.run("events", run_id, "--no-follow")
     cancelled = shell.ok("cancel", run_id, "--reason", "enough")
     assert run_id in cancelled.out
@@ -61,7 +61,7 @@ def test_events_without_following_stop_at_the_newest(shell: Shell) -> None:
 
 
 def test_ctrl_c_ends_the_printing_of_events_and_not_the_run(shell: Shell, tmp_path: Path) -> None:
-    run_id = shell.enqueue("lab.sleep")
+    run_id = shell.enqueue("kit.sleep")
     with shell.start("events", run_id, log=tmp_path / "log") as command:
         command.wait_for("running, attempt 1")
         command.signal(signal.SIGINT)
@@ -103,11 +103,11 @@ def test_ctrl_c_is_heard_while_the_command_still_loads(bare: Shell, loading: str
 
 
 def test_runs_are_listed_newest_first_and_by_state_and_agent(shell: Shell, told: str) -> None:
-    failed = shell.finished("lab.fail")
+    failed = shell.finished("kit.fail")
     newest = shell.ok("runs", "--json", "--limit", "2").json
     assert newest[0]["id"] == failed
     assert len(newest) == 2
-    only = shell.ok("runs", "--state", "failed", "--agent", "lab", "--json").json
+    only = shell.ok("runs", "--state", "failed", "--agent", "kit", "--json").json
     assert {run["state"] for run in only} == {"failed"}
     assert shell.ok("runs", "--agent", "nobody", "--json").json == []
     table = shell.ok("runs").out
@@ -117,10 +117,10 @@ def test_runs_are_listed_newest_first_and_by_state_and_agent(shell: Shell, told:
 
 def test_agents_are_listed_with_their_skills_and_queues(shell: Shell) -> None:
     cards = {card["name"]: card for card in shell.ok("agents", "--json").json}
-    assert set(cards) == {"lab", "annex", "fleet"}
+    assert set(cards) == {"kit", "annex", "fleet"}
     assert cards["annex"]["queue"] == "annex-queue"
     table = shell.ok("agents").out
-    assert "lab.add" in table
+    assert "kit.add" in table
     assert "x [y]" in table
     assert "Add two numbers." in table
 

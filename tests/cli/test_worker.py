@@ -19,7 +19,7 @@ def test_celery_s_own_tools_see_the_worker(shell: Shell) -> None:
         inspect = client.control.inspect(timeout=5, limit=1)
         (registered,) = (inspect.registered() or {}).values()
         (queues,) = (inspect.active_queues() or {}).values()
-    assert {"lab.add", "annex.greet", "fleet.echo"} <= set(registered)
+    assert {"kit.add", "annex.greet", "fleet.echo"} <= set(registered)
     assert {queue["name"] for queue in queues} == {"celery", "annex-queue"}
 
 
@@ -93,7 +93,7 @@ def test_the_producer_s_verbs_work_without_the_runtime(bare: Shell) -> None:
         "sys.meta_path.insert(0, Refuse())\n"
         "from skillfleet_cli.main import main; main()"
     )
-    for arguments in (("enqueue", "lab.add", '{"x": 1}'), ("runs",), ("doctor",)):
+    for arguments in (("enqueue", "kit.add", '{"x": 1}'), ("runs",), ("doctor",)):
         ended = subprocess.run(
             [sys.executable, "-c", refuse, *arguments],
             env=bare.environment(arguments[0]),

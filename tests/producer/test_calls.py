@@ -13,13 +13,13 @@ from tests.worker.shared import Shared, StartWorker, wait_state
 
 
 def called_by(fleet: Fleet, run: RunHandle) -> list[RunStatus]:
-    return [each for each in fleet.runs(agent="lab", limit=500) if each.parent_id == run.id]
+    return [each for each in fleet.runs(agent="kit", limit=500) if each.parent_id == run.id]
 
 
 def test_a_called_run_knows_its_parent_its_root_and_its_trace(fleet: Fleet) -> None:
     tracer = TracerProvider().get_tracer("test")
     with tracer.start_as_current_span("caller") as span:
-        run = fleet.enqueue("lab.nest", {"depth": 2})
+        run = fleet.enqueue("kit.nest", {"depth": 2})
         trace_id = trace.format_trace_id(span.get_span_context().trace_id)
     assert run.result(timeout=20) == 2
     status = run.status()
@@ -32,17 +32,17 @@ def test_a_called_run_knows_its_parent_its_root_and_its_trace(fleet: Fleet) -> N
 
 
 def test_calls_nest_only_so_deep(fleet: Fleet) -> None:
-    assert fleet.enqueue("lab.nest", {"depth": 15}).result(timeout=30) == 15
+    assert fleet.enqueue("kit.nest", {"depth": 15}).result(timeout=30) == 15
     with pytest.raises(RunFailed, match="nested 16 deep") as caught:
-        fleet.enqueue("lab.nest", {"depth": 16}).result(timeout=30)
+        fleet.enqueue("kit.nest", {"depth": 16}).result(timeout=30)
     assert caught.value.code == "limit_exceeded"
 
 
 def test_a_tree_of_runs_grows_only_so_large(own_fleet: Fleet, start_worker: StartWorker) -> None:
-    start_worker("tests.worker.lab", max_tree_runs=20)
-    assert own_fleet.enqueue("lab.parent", {"n": 19}).result(timeout=30) == sum(range(19))
+    start_worker("tests.worker.kit", max_tree_runs=20)
+    assert own_fleet.enqueue("kit.parent", {"n": 19}).result(timeout=30) == sum(range(19))
     with pytest.raises(RunFailed, match="already holds 20 runs") as caught:
-        own_fleet.enqueue("lab.parent", {"n": 20}).result(timeout=30)
+        own_fleet.enqueue("kit.parent", {"n": 20}).result(timeout=30)
     assert caught.value.code == "limit_exceeded"
 
 
@@ -52,7 +52,7 @@ def test_a_tree_of_runs_grows_only_so_large(own_fleet: Fleet, start_worker: Star
 def test_a_childs_deadline_is_never_later_than_its_parents(
     fleet: Fleet, own: float, of_call: float | None, expected: float
 ) -> None:
-    run = fleet.enqueue("lab.deadline_of_child", {"timeout": of_call}, timeout=own)
+    run = fleet.enqueue("kit.deadline_of_child", {"timeout": of_call}, timeout=own)
     mine, childs = run.result(timeout=20)
     created = run.status().created_at.timestamp()
     assert mine - created == pytest.approx(own, abs=1)
@@ -61,7 +61,7 @@ def test_a_childs_deadline_is_never_later_than_its_parents(
 
 
 def test_a_parents_deadline_ends_its_child(fleet: Fleet) -> None:
-    run = fleet.enqueue("lab.calls_sleeper", timeout=1.0)
+    run = fleet.enqueue("kit.calls_sleeper", timeout=1.0)
     assert wait_state(run, RunState.TIMED_OUT).code == "deadline_exceeded"
     for child in called_by(fleet, run):
         ended = wait_state(fleet.run(child.id), RunState.TIMED_OUT, RunState.CANCELLED)
@@ -72,7 +72,7 @@ def test_a_retried_parent_does_not_run_its_finished_child_again(
     fleet: Fleet, tmp_path: Path
 ) -> None:
     journal = tmp_path / "journal"
-    run = fleet.enqueue("lab.retried_parent", {"journal": str(journal)})
+    run = fleet.enqueue("kit.retried_parent", {"journal": str(journal)})
     assert run.result(timeout=30) == "child 2"
     assert len(journal.read_text().splitlines()) == 1
     status = run.status()
@@ -80,7 +80,7 @@ def test_a_retried_parent_does_not_run_its_finished_child_again(
 
 
 def test_children_end_when_their_parent_has_ended(shared: Shared, tmp_path: Path) -> None:
-    run = shared.fleet.enqueue("lab.leaves_a_child", {"journal": str(tmp_path / "journal")})
+    run = shared.fleet.enqueue("kit.leaves_a_child", {"journal": str(tmp_path / "journal")})
     assert run.result(timeout=20) == "gone"
     [child] = called_by(shared.fleet, run)
     assert wait_state(shared.fleet.run(child.id), RunState.CANCELLED).code == "parent_ended"

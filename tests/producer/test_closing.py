@@ -32,7 +32,7 @@ NEVER: list[Callable[[RunHandle], Any]] = [
 
 
 def enqueued(fleet: Fleet) -> RunHandle:
-    return fleet.enqueue("lab.sleep", {"seconds": 1}, queue=QUEUE)
+    return fleet.enqueue("kit.sleep", {"seconds": 1}, queue=QUEUE)
 
 
 async def start(server: ValkeyServer, run: RunHandle | AsyncRunHandle) -> None:
@@ -142,7 +142,7 @@ async def test_a_synchronous_fleet_works_inside_a_running_loop(valkey: ValkeySer
         run = enqueued(fleet)
         assert run.cancel()
         assert [event.kind for event in run.events()] == ["state"]
-        assert len(fleet.enqueue_many("lab.add", [{"x": 1}], queue=QUEUE)) == 1
+        assert len(fleet.enqueue_many("kit.add", [{"x": 1}], queue=QUEUE)) == 1
 
 
 async def test_the_fleets_own_thread_is_refused_and_may_collect_iterators() -> None:
@@ -195,7 +195,7 @@ def _in_child(run: RunHandle, events: Any) -> None:
 
 async def test_tasks_that_wait_are_told_when_their_fleet_is_closed(valkey: ValkeyServer) -> None:
     fleet = AsyncFleet(valkey.producer_url)
-    run = await fleet.enqueue("lab.sleep", {"seconds": 1}, queue=QUEUE)
+    run = await fleet.enqueue("kit.sleep", {"seconds": 1}, queue=QUEUE)
 
     async def follow() -> None:
         async for _ in run.events():
@@ -212,8 +212,8 @@ async def test_tasks_that_wait_are_told_when_their_fleet_is_closed(valkey: Valke
 
 
 VERBS: list[Callable[[AsyncFleet, AsyncRunHandle], Any]] = [
-    lambda fleet, _: fleet.enqueue("lab.add", {"x": 1}, queue=QUEUE),
-    lambda fleet, _: fleet.enqueue_many("lab.add", [{"x": 1}], queue=QUEUE),
+    lambda fleet, _: fleet.enqueue("kit.add", {"x": 1}, queue=QUEUE),
+    lambda fleet, _: fleet.enqueue_many("kit.add", [{"x": 1}], queue=QUEUE),
     lambda fleet, _: fleet.runs(),
     lambda fleet, _: fleet.agents(),
     lambda _, run: run.status(),
@@ -228,7 +228,7 @@ VERBS: list[Callable[[AsyncFleet, AsyncRunHandle], Any]] = [
 
 async def test_another_loop_is_refused_by_name_and_at_once(valkey: ValkeyServer) -> None:
     async with AsyncFleet(valkey.producer_url) as fleet:
-        run = await fleet.enqueue("lab.add", {"x": 1}, queue=QUEUE)
+        run = await fleet.enqueue("kit.add", {"x": 1}, queue=QUEUE)
         assert (await run.status()).id == run.id
 
         async def each() -> None:
@@ -246,7 +246,7 @@ def test_a_fleet_moves_on_when_its_loop_was_closed(valkey: ValkeyServer) -> None
     fleet = AsyncFleet(valkey.producer_url)
 
     async def use() -> AsyncRunHandle:
-        run = await fleet.enqueue("lab.add", {"x": 1}, queue=QUEUE)
+        run = await fleet.enqueue("kit.add", {"x": 1}, queue=QUEUE)
         await start(valkey, run)
         waiting = asyncio.create_task(run.result(timeout=600))
         assert (await anext(run.events())).kind == "state"

@@ -17,7 +17,7 @@ OURS = {HEADER, "traceparent", "tracestate", "baggage"}
 def by_celery(server: ValkeyServer, run_id: str) -> dict[str, Any]:
     app = Celery("plain", broker=server.url, set_as_current=False)
     try:
-        app.send_task("lab.same", kwargs=ARGUMENTS, task_id=run_id, queue="waiting", priority=3)
+        app.send_task("kit.same", kwargs=ARGUMENTS, task_id=run_id, queue="waiting", priority=3)
     finally:
         app.close()
     return taken(server)
@@ -34,7 +34,7 @@ def taken(server: ValkeyServer) -> dict[str, Any]:
 
 def test_the_message_equals_celerys_own_field_by_field(valkey: ValkeyServer) -> None:
     with Fleet(valkey.producer_url) as fleet:
-        run = fleet.enqueue("lab.same", ARGUMENTS, queue="waiting", priority=3)
+        run = fleet.enqueue("kit.same", ARGUMENTS, queue="waiting", priority=3)
     ours = taken(valkey)
     celerys = by_celery(valkey, run.id)
     assert ours["properties"].pop("delivery_tag") != celerys["properties"].pop("delivery_tag")
@@ -56,8 +56,8 @@ def test_every_priority_lands_in_the_list_that_celery_uses(valkey: ValkeyServer)
     # Not as the producer's user, who may only write to the queues of its fleet.
     with Fleet(valkey.url) as fleet, valkey.client() as client:
         for priority in range(10):
-            fleet.enqueue("lab.same", queue=f"ours{priority}", priority=priority)
-            app.send_task("lab.same", queue=f"celerys{priority}", priority=priority)
+            fleet.enqueue("kit.same", queue=f"ours{priority}", priority=priority)
+            app.send_task("kit.same", queue=f"celerys{priority}", priority=priority)
             [ours] = client.keys(f"ours{priority}*")
             [celerys] = client.keys(f"celerys{priority}*")
             assert ours.removeprefix(b"ours") == celerys.removeprefix(b"celerys")

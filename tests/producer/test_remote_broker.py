@@ -28,6 +28,6 @@ def test_a_run_that_cannot_be_published_yet_is_left_to_the_reaper(
             redis_url=valkey.url, broker_url=urls[broker], redis_timeout_seconds=2
         )
         with caplog.at_level(logging.WARNING), Fleet(settings=settings) as fleet:
-            run = fleet.enqueue("lab.add", {"x": 1})
+            run = fleet.enqueue("kit.add", {"x": 1})
             assert run.status().state is RunState.QUEUED
         assert "not published yet" in caplog.text

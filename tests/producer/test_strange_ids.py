@@ -42,7 +42,7 @@ def test_an_id_that_no_run_has_is_unknown(valkey: ValkeyServer, run_id: str, sha
 @pytest.mark.parametrize("after", NO_EVENTS, ids=lambda after: repr(after)[:12])
 def test_what_is_no_event_id_is_refused(valkey: ValkeyServer, after: Any) -> None:
     with Fleet(valkey.producer_url) as fleet:
-        run = fleet.enqueue("lab.add", {"x": 1})
+        run = fleet.enqueue("kit.add", {"x": 1})
         with pytest.raises(ValueError, match="not an event id") as caught:
             list(run.events(after=after))
         assert len(str(caught.value)) < 200
@@ -50,7 +50,7 @@ def test_what_is_no_event_id_is_refused(valkey: ValkeyServer, after: Any) -> Non
 
 def test_the_last_number_of_a_stream_is_an_event_id(valkey: ValkeyServer) -> None:
     with Fleet(valkey.url) as fleet:
-        run = fleet.enqueue("lab.add", {"x": 1})
+        run = fleet.enqueue("kit.add", {"x": 1})
         assert run.cancel("half of a pair: \ud800")
         assert run.status().message == "half of a pair: ?"
         for last in ("18446744073709551615-0", "18446744073709551615"):
@@ -60,6 +60,6 @@ def test_the_last_number_of_a_stream_is_an_event_id(valkey: ValkeyServer) -> Non
 @pytest.mark.parametrize("name", ["", "\ud800", "a\x00b", "x" * 3_000_000], ids=lambda n: n[:3])
 def test_a_name_that_no_artifact_has_is_unknown(valkey: ValkeyServer, name: str) -> None:
     with Fleet(valkey.producer_url) as fleet:
-        run = fleet.enqueue("lab.add", {"x": 1})
+        run = fleet.enqueue("kit.add", {"x": 1})
         with pytest.raises(UnknownArtifactError):
             run.read_artifact(name)

@@ -86,9 +86,9 @@ class Load:
             with self._goes:
                 seconds = (n * 37 % 20) / 20
                 runs = [{"seconds": seconds}] * 5
-                self._fleet.enqueue_many("lab.sleep", runs, queue=QUEUES[n % 2], priority=n % 10)
+                self._fleet.enqueue_many("kit.sleep", runs, queue=QUEUES[n % 2], priority=n % 10)
                 if n % 10 == 0:
-                    self._fleet.enqueue("lab.sleep", runs[0], queue="parked", delay=3000)
+                    self._fleet.enqueue("kit.sleep", runs[0], queue="parked", delay=3000)
 
 
 @contextmanager
@@ -161,8 +161,8 @@ def compare(port: int, client: redis.Redis, expected: dict[str, Truth]) -> None:
 def test_the_numbers_are_those_of_the_records_while_workers_run(server: ValkeyServer) -> None:
     seen: list[dict[str, Truth]] = []
     with (
-        FleetWorker(server, "tests.worker.lab", concurrency=10, options=("-Q", "celery")) as first,
-        FleetWorker(server, "tests.worker.lab", concurrency=10) as second,
+        FleetWorker(server, "tests.worker.kit", concurrency=10, options=("-Q", "celery")) as first,
+        FleetWorker(server, "tests.worker.kit", concurrency=10) as second,
         exporting(server) as port,
         Fleet(server.producer_url) as fleet,
         server.client() as client,

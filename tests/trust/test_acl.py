@@ -28,7 +28,7 @@ LIBRARY = "#!lua name=evil\nredis.register_function('evil', function() return 1 
 def locked() -> Iterator[ValkeyServer]:
     """A server with the users and a worker that is one of them."""
     with running_server() as server:
-        with FleetWorker(server, "tests.trust.agents,tests.worker.lab", reap_seconds=0.2):
+        with FleetWorker(server, "tests.trust.agents,tests.worker.kit", reap_seconds=0.2):
             yield server
         with server.client() as client:
             client.execute_command("ACL", "LOG", "RESET")
@@ -48,22 +48,22 @@ def fleet(locked: ValkeyServer) -> Iterator[Fleet]:
 
 
 def test_the_fleet_works_with_both_users(locked: ValkeyServer, fleet: Fleet) -> None:
-    run = fleet.enqueue("lab.stream", {"n": 5})
+    run = fleet.enqueue("kit.stream", {"n": 5})
     kinds = [event.kind for event in run.events(timeout=20)]
     assert kinds == ["state", *["progress"] * 5, "state"]
     assert run.result(timeout=20) == "done"
-    assert fleet.enqueue("lab.parent", {"n": 3}, priority=3).result(timeout=20) == 3
-    assert fleet.enqueue("lab.flaky").result(timeout=20) == 3
-    delayed = fleet.enqueue("lab.add", {"x": 1}, delay=0.3)
+    assert fleet.enqueue("kit.parent", {"n": 3}, priority=3).result(timeout=20) == 3
+    assert fleet.enqueue("kit.flaky").result(timeout=20) == 3
+    delayed = fleet.enqueue("kit.add", {"x": 1}, delay=0.3)
     assert delayed.result(timeout=20) == 2
-    assert {card.name for card in fleet.agents()} >= {"lab", "fleet"}
+    assert {card.name for card in fleet.agents()} >= {"kit", "fleet"}
     assert run.id in {status.id for status in fleet.runs(limit=50)}
-    assert fleet.enqueue("lab.add", {"x": 1}, idempotency_key="k").id
+    assert fleet.enqueue("kit.add", {"x": 1}, idempotency_key="k").id
     assert locked.denied() == []
 
 
 def test_a_producer_reads_artifacts(locked: ValkeyServer, fleet: Fleet) -> None:
-    run = fleet.enqueue("lab.large_artifact", {"size": 100_000})
+    run = fleet.enqueue("kit.large_artifact", {"size": 100_000})
     run.result(timeout=20)
     assert len(run.read_artifact("large.bin")) == 100_000
     assert locked.denied() == []
@@ -72,9 +72,9 @@ def test_a_producer_reads_artifacts(locked: ValkeyServer, fleet: Fleet) -> None:
 def test_a_producer_cancels_running_queued_and_delayed_runs(
     locked: ValkeyServer, fleet: Fleet
 ) -> None:
-    running = fleet.enqueue("lab.polls")
+    running = fleet.enqueue("kit.polls")
     wait_until(lambda: running.status().state is RunState.RUNNING)
-    queued = fleet.enqueue("lab.add", {"x": 1}, queue="celery", delay=600)
+    queued = fleet.enqueue("kit.add", {"x": 1}, queue="celery", delay=600)
     for run in (running, queued):
         assert run.cancel("enough")
         with pytest.raises(RunCancelled, match="enough"):
@@ -244,7 +244,7 @@ def test_flower_cannot(locked: ValkeyServer, command: tuple[str, ...]) -> None:
 
 async def test_many_cancels_of_a_producer_learn_what_it_may_once(locked: ValkeyServer) -> None:
     async with AsyncFleet(locked.producer_url) as fleet:
-        runs = [await fleet.enqueue("lab.add", {"x": n}, delay=600) for n in range(5)]
+        runs = [await fleet.enqueue("kit.add", {"x": n}, delay=600) for n in range(5)]
         before = len(locked.denied())
         await asyncio.gather(*(run.cancel() for run in runs[:1]))
         await asyncio.gather(*(run.cancel() for run in runs[1:]))
@@ -257,22 +257,22 @@ async def test_many_cancels_of_a_producer_learn_what_it_may_once(locked: ValkeyS
 def test_the_users_fit_a_namespace_of_ones_own_when_its_name_is_put_in() -> None:
     """As docs/security.md says: another name in braces, and in front of Celery's keys."""
     with running_server() as server:
-        worker = FleetWorker(server, "tests.worker.lab", namespace="north")
+        worker = FleetWorker(server, "tests.worker.kit", namespace="north")
         url = server.url_of(PRODUCER, "north")
         with worker, Fleet(settings=Settings.load(redis_url=url, namespace="north")) as fleet:
-            assert fleet.enqueue("lab.parent", {"n": 2}).result(timeout=20) == 1
+            assert fleet.enqueue("kit.parent", {"n": 2}).result(timeout=20) == 1
             assert server.denied() == []
 
 
 def busy_fleet(server: ValkeyServer, namespace: str) -> None:
     """Have a fleet do something that leaves each kind of key."""
     settings = Settings.load(redis_url=server.url_of(PRODUCER, namespace), namespace=namespace)
-    worker = FleetWorker(server, "tests.worker.lab", namespace=namespace)
+    worker = FleetWorker(server, "tests.worker.kit", namespace=namespace)
     with worker, Fleet(settings=settings) as fleet:
-        fleet.enqueue("lab.parent", {"n": 2}).result(timeout=20)
-        fleet.enqueue("lab.large_artifact", {"size": 10}).result(timeout=20)
-        fleet.enqueue("lab.add", {"x": 1}, delay=600)
-        fleet.enqueue("lab.add", {"x": 1}, queue="parked", priority=3)
+        fleet.enqueue("kit.parent", {"n": 2}).result(timeout=20)
+        fleet.enqueue("kit.large_artifact", {"size": 10}).result(timeout=20)
+        fleet.enqueue("kit.add", {"x": 1}, delay=600)
+        fleet.enqueue("kit.add", {"x": 1}, queue="parked", priority=3)
         # A plain client of Celery whose answer nobody fetches.
         prefix = settings.keyspace.broker_prefix
         with Celery(broker=server.url) as app:

@@ -21,11 +21,11 @@ from tests.worker.shared import wait_state
 
 @pytest.fixture(scope="module")
 def shared_server() -> Iterator[ValkeyServer]:
-    """A server with a worker of `north` (agents of trust) and one of `south` (the lab)."""
+    """A server with a worker of `north` (agents of trust) and one of `south` (the kit)."""
     with (
         running_server() as server,
         FleetWorker(server, "tests.trust.agents", namespace="north"),
-        FleetWorker(server, "tests.worker.lab,tests.trust.agents", namespace="south"),
+        FleetWorker(server, "tests.worker.kit,tests.trust.agents", namespace="south"),
     ):
         yield server
 
@@ -45,10 +45,10 @@ def south(shared_server: ValkeyServer) -> Iterator[Fleet]:
 
 
 def test_each_fleet_finds_its_own_agents_only(north: Fleet, south: Fleet) -> None:
-    assert "lab" not in {card.name for card in north.agents()}
-    assert "lab" in {card.name for card in south.agents()}
-    with pytest.raises(UnknownSkillError, match=r"lab\.add"):
-        north.enqueue("lab.add", {"x": 1})
+    assert "kit" not in {card.name for card in north.agents()}
+    assert "kit" in {card.name for card in south.agents()}
+    with pytest.raises(UnknownSkillError, match=r"kit\.add"):
+        north.enqueue("kit.add", {"x": 1})
 
 
 def test_a_run_is_known_in_its_own_fleet_only(north: Fleet, south: Fleet) -> None:
@@ -78,7 +78,7 @@ def test_each_workers_queue_carries_its_own_fleets_runs(north: Fleet, south: Fle
 
 
 def test_a_call_of_an_agent_that_only_the_other_fleet_has_is_refused(north: Fleet) -> None:
-    run = north.enqueue("abroad.asks", {"target": "lab", "skill": "add"})
+    run = north.enqueue("abroad.asks", {"target": "kit", "skill": "add"})
     with pytest.raises(RunFailed, match="known skills") as refused:
         run.result(timeout=20)
     assert refused.value.code == "unknown_skill"

@@ -23,17 +23,17 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
 def test_a_worker_and_a_producer_meet_over_tls(secure: TlsServer) -> None:
     settings = Settings.load(redis_url=secure.producer_url, redis_ca_file=secure.certificate)
     with (
-        FleetWorker(secure, "tests.worker.lab", redis_ca_file=secure.certificate),
+        FleetWorker(secure, "tests.worker.kit", redis_ca_file=secure.certificate),
         Fleet(settings=settings) as fleet,
     ):
-        run = fleet.enqueue("lab.stream", {"n": 3})
+        run = fleet.enqueue("kit.stream", {"n": 3})
         kinds = [event.kind for event in run.events(timeout=20)]
         assert kinds == ["state", *["progress"] * 3, "state"]
         assert run.result(timeout=20) == "done"
-        assert fleet.enqueue("lab.parent", {"n": 2}).result(timeout=20) == 1
+        assert fleet.enqueue("kit.parent", {"n": 2}).result(timeout=20) == 1
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(secure: TlsServer) -> None:
     settings = Settings.load(redis_url=secure.producer_url, redis_timeout_seconds=1)
     with Fleet(settings=settings) as fleet, pytest.raises(FleetUnavailableError):
-        fleet.enqueue("lab.add", {"x": 1})
+        fleet.enqueue("kit.add", {"x": 1})

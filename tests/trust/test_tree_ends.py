@@ -145,10 +145,10 @@ class Caller:
         return self.runner.run(coroutine)
 
     def calling(self) -> tuple[Lease, str]:
-        """Hold a run that has called `lab.polls`, which runs on a real worker."""
+        """Hold a run that has called `kit.polls`, which runs on a real worker."""
         ledger = self.ledger
         root = self(running(self.ledger))
-        child = child_of(root, root.run_id, agent="lab", skill="polls", args=b"{}", delay_ms=1)
+        child = child_of(root, root.run_id, agent="kit", skill="polls", args=b"{}", delay_ms=1)
         assert self(ledger.submissions.submit(child))
         wait_until(lambda: self(ledger.queries.state(child.id))[0] is RunState.RUNNING)
         return root, child.id
@@ -160,14 +160,14 @@ class Caller:
 
 
 @pytest.fixture(scope="module")
-def lab_server() -> Iterator[ValkeyServer]:
-    with running_server() as server, FleetWorker(server, "tests.worker.lab", **QUICK):
+def kit_server() -> Iterator[ValkeyServer]:
+    with running_server() as server, FleetWorker(server, "tests.worker.kit", **QUICK):
         yield server
 
 
 @pytest.fixture
-def caller(lab_server: ValkeyServer) -> Iterator[Caller]:
-    caller = Caller(lab_server)
+def caller(kit_server: ValkeyServer) -> Iterator[Caller]:
+    caller = Caller(kit_server)
     try:
         yield caller
     finally:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, model_serializer
 
 from skillfleet import Agent, RunContext, SkillError
-from tests.worker.lab import note
+from tests.worker.kit import note
 
 agent = Agent("ends")
 _kept: list[asyncio.Task[Any]] = []
@@ -92,7 +92,7 @@ async def leaves(ctx: RunContext, how: str, journal: str) -> str:
 
     def call() -> asyncio.Task[Any]:
         arguments = {"seconds": 600.0, "journal": journal}
-        return asyncio.ensure_future(ctx.call("lab", "sleep", args=arguments))
+        return asyncio.ensure_future(ctx.call("kit", "sleep", args=arguments))
 
     async def begun() -> None:
         while not any("start" in line for line in _lines(journal)):  # noqa: ASYNC110
@@ -104,7 +104,7 @@ async def leaves(ctx: RunContext, how: str, journal: str) -> str:
 
     async def calls_boom() -> None:
         await begun()
-        await ctx.call("lab", "boom")
+        await ctx.call("kit", "boom")
 
     if how == "gather":
         await asyncio.gather(call(), fails())

@@ -54,7 +54,7 @@ def in_process(valkey: ValkeyServer, body: Body) -> None:
 
 def attempt(token: int = 1, run_id: str = "r1") -> Attempt:
     lease = Lease(run_id, token, token, 1, 0, None, 0)
-    delivery = Delivery(run_id, "lab", "add", "celery", {}, None, None, run_id, {})
+    delivery = Delivery(run_id, "kit", "add", "celery", {}, None, None, run_id, {})
     return Attempt(lease, delivery, 0.0)
 
 
@@ -146,7 +146,7 @@ def test_a_claim_whose_answer_outlasts_its_lease_starts_nothing(
     async def handler(ctx: RunContext) -> None:
         started.append(ctx.task_id)
 
-    skill = Agent("lab").skill(name="late")(handler)
+    skill = Agent("kit").skill(name="late")(handler)
 
     async def body(process: WorkerProcess) -> None:
         new = await submitted(process.ledger, skill="late")
@@ -155,7 +155,7 @@ def test_a_claim_whose_answer_outlasts_its_lease_starts_nothing(
         capabilities: Any = SimpleNamespace(limits=None)
         executor = Executor(process, capabilities, OpenAdmission(), {})
         header = InvocationHeader()
-        delivery = Delivery(new.id, "lab", "late", "celery", {}, header, None, new.id, {})
+        delivery = Delivery(new.id, "kit", "late", "celery", {}, header, None, new.id, {})
         outcome = await executor.run(Registration(skill, NoAuth), delivery)
         assert isinstance(outcome, Succeeded if executed else Lost)
         assert started == ([new.id] if executed else [])

@@ -35,15 +35,15 @@ def failure(shared: Shared, skill: str, arguments: dict[str, Any]) -> RunFailed:
 
 
 def assert_serves(shared: Shared) -> None:
-    assert shared.fleet.enqueue("lab.add", {"x": 20, "y": 22}).result(timeout=20) == 42
+    assert shared.fleet.enqueue("kit.add", {"x": 20, "y": 22}).result(timeout=20) == 42
 
 
 # --- at the call --------------------------------------------------------------------------
 
 
 def test_an_unknown_skill_is_refused_at_enqueue_with_the_known_ones(loop: Shared) -> None:
-    with pytest.raises(UnknownSkillError, match=r"lab\.fly.*known skills: .*lab\.add.*") as caught:
-        loop.fleet.enqueue("lab.fly")
+    with pytest.raises(UnknownSkillError, match=r"kit\.fly.*known skills: .*kit\.add.*") as caught:
+        loop.fleet.enqueue("kit.fly")
     assert caught.value.code == "unknown_skill"
 
 
@@ -56,23 +56,23 @@ def test_wrong_arguments_are_refused_with_the_same_words_at_enqueue_and_by_the_w
     loop: Shared, arguments: dict[str, Any], names: str
 ) -> None:
     with pytest.raises(InvalidArgumentsError, match=names) as caught:
-        loop.fleet.enqueue("lab.add", arguments)
-    code = f'tell(outcome(app.send_task("lab.add", kwargs={arguments!r})))'
+        loop.fleet.enqueue("kit.add", arguments)
+    code = f'tell(outcome(app.send_task("kit.add", kwargs={arguments!r})))'
     [[_, message, state]] = plain_celery(loop.server.url, code)
     assert state == "FAILURE"
     assert str(caught.value) in message
 
 
 def test_arguments_that_are_no_json_are_refused_by_name(fleet: Fleet) -> None:
-    with pytest.raises(InvalidArgumentsError, match=r"argument 'x' of lab\.add is not JSON"):
-        fleet.enqueue("lab.add", {"x": object()})
+    with pytest.raises(InvalidArgumentsError, match=r"argument 'x' of kit\.add is not JSON"):
+        fleet.enqueue("kit.add", {"x": object()})
 
 
 def test_arguments_over_the_limit_are_refused_with_advice(loop: Shared) -> None:
     large = {"value": "x" * (256 * 1024)}
     with pytest.raises(ArgumentsTooLargeError, match="store large data as an artifact"):
-        loop.fleet.enqueue("lab.same", large)
-    code = 'tell(outcome(app.send_task("lab.same", kwargs={"value": "x" * (256 * 1024)})))'
+        loop.fleet.enqueue("kit.same", large)
+    code = 'tell(outcome(app.send_task("kit.same", kwargs={"value": "x" * (256 * 1024)})))'
     [[_, message, state]] = plain_celery(loop.server.url, code)
     assert state == "FAILURE"
     assert "store large data as an artifact" in message
@@ -90,7 +90,7 @@ def test_arguments_over_the_limit_are_refused_with_advice(loop: Shared) -> None:
 )
 def test_bad_options_are_refused_by_name(fleet: Fleet, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgumentsError, match=next(iter(options))):
-        fleet.enqueue("lab.add", {"x": 1}, **options)
+        fleet.enqueue("kit.add", {"x": 1}, **options)
 
 
 def test_an_unknown_run_says_so_whatever_is_asked(fleet: Fleet) -> None:
@@ -113,8 +113,8 @@ def test_redis_out_of_reach_is_a_clear_error_within_the_timeout() -> None:
     with Fleet(settings=settings) as fleet:
         run = fleet.run("a-run")
         for ask in (
-            lambda: fleet.enqueue("lab.add", {"x": 1}),
-            lambda: fleet.enqueue_many("lab.add", [{"x": 1}] * 3),
+            lambda: fleet.enqueue("kit.add", {"x": 1}),
+            lambda: fleet.enqueue_many("kit.add", [{"x": 1}] * 3),
             fleet.runs,
             run.status,
             run.cancel,
@@ -129,23 +129,23 @@ def test_redis_out_of_reach_is_a_clear_error_within_the_timeout() -> None:
 
 
 def test_a_result_of_a_wrong_type_fails_the_run(loop: Shared) -> None:
-    assert failure(loop, "lab.wrong_result", {}).code == "invalid_result"
+    assert failure(loop, "kit.wrong_result", {}).code == "invalid_result"
 
 
 def test_a_result_over_the_limit_fails_the_run_with_advice(loop: Shared) -> None:
-    error = failure(loop, "lab.large_result", {"size": 1024 * 1024})
+    error = failure(loop, "kit.large_result", {"size": 1024 * 1024})
     assert error.code == "result_too_large"
     assert "artifact" in error.message
 
 
 def test_an_artifact_over_the_limit_fails_the_run_and_leaves_nothing(loop: Shared) -> None:
-    error = failure(loop, "lab.large_artifact", {"size": 64 * 1024 * 1024 + 1})
+    error = failure(loop, "kit.large_artifact", {"size": 64 * 1024 * 1024 + 1})
     assert error.code == "artifact_too_large"
     assert loop.fleet.run(error.run_id).artifacts() == []
 
 
 def test_an_event_over_the_limit_fails_the_run(loop: Shared) -> None:
-    assert failure(loop, "lab.large_event", {"size": 1024 * 1024}).code == "event_too_large"
+    assert failure(loop, "kit.large_event", {"size": 1024 * 1024}).code == "event_too_large"
 
 
 @pytest.mark.parametrize(
@@ -162,9 +162,9 @@ def test_an_event_over_the_limit_fails_the_run(loop: Shared) -> None:
 def test_whatever_a_handler_raises_ends_its_run_at_once_and_nothing_else(
     shared: Shared, how: str, message: str
 ) -> None:
-    other = shared.fleet.enqueue("lab.sleep", {"seconds": 1})
+    other = shared.fleet.enqueue("kit.sleep", {"seconds": 1})
     wait_state(other)
-    run = shared.fleet.enqueue("lab.raises", {"how": how})
+    run = shared.fleet.enqueue("kit.raises", {"how": how})
     with pytest.raises(RunFailed) as caught:
         run.result(timeout=20)
     assert caught.value.code == "skill_error"
@@ -176,9 +176,9 @@ def test_whatever_a_handler_raises_ends_its_run_at_once_and_nothing_else(
 
 
 def test_an_unexpected_error_reaches_the_caller_without_its_traceback(loop: Shared) -> None:
-    error = failure(loop, "lab.boom", {})
+    error = failure(loop, "kit.boom", {})
     assert (error.code, error.message) == ("skill_error", "ValueError: bad thing")
-    [[_, message, _]] = plain_celery(loop.server.url, 'tell(outcome(app.send_task("lab.boom")))')
+    [[_, message, _]] = plain_celery(loop.server.url, 'tell(outcome(app.send_task("kit.boom")))')
     assert "Traceback" not in message
 
 
@@ -187,7 +187,7 @@ def test_an_unknown_skill_of_a_plain_client_fails_with_the_known_ones(shared: Sh
     run_id, [_, message, state] = plain_celery(shared.server.url, code)
     assert state == "FAILURE"
     assert "nobody.here" in message
-    assert "lab.add" in message
+    assert "kit.add" in message
     status = shared.fleet.run(run_id).status()
     assert (status.state, status.code) == (RunState.FAILED, "unknown_skill")
     assert_serves(shared)
@@ -197,8 +197,8 @@ def test_an_unknown_skill_before_any_worker_was_seen_ends_its_run(
     own_fleet: Fleet, start_worker: StartWorker
 ) -> None:
     run = own_fleet.enqueue("nobody.here")
-    start_worker("tests.worker.lab")
-    with pytest.raises(RunFailed, match=r"no worker serves nobody\.here.*lab\.add") as caught:
+    start_worker("tests.worker.kit")
+    with pytest.raises(RunFailed, match=r"no worker serves nobody\.here.*kit\.add") as caught:
         run.result(timeout=20)
     assert caught.value.code == "unknown_skill"
 
@@ -206,8 +206,8 @@ def test_an_unknown_skill_before_any_worker_was_seen_ends_its_run(
 def test_a_skill_that_another_worker_serves_is_passed_on(
     own_fleet: Fleet, start_worker: StartWorker
 ) -> None:
-    start_worker("tests.worker.lab")
-    start_worker("tests.worker.elsewhere")
+    start_worker("tests.worker.kit")
+    start_worker("tests.worker.two_queues")
     here = [own_fleet.enqueue("here.add", {"x": n}, queue="celery") for n in range(6)]
     there = own_fleet.enqueue("there.add", {"x": 1}, queue="celery")
     assert [run.result(timeout=30) for run in here] == [n + 100 for n in range(6)]
@@ -218,10 +218,10 @@ def test_a_skill_that_another_worker_serves_is_passed_on(
 
 
 def message(**changes: Any) -> dict[str, Any]:
-    """A message for lab.add as Celery's client builds it, changed; None removes a header."""
+    """A message for kit.add as Celery's client builds it, changed; None removes a header."""
     body = changes.pop("body", [[], {"x": 1}, {}])
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    headers: dict[str, Any] = {"lang": "py", "task": "lab.add", "id": str(uuid.uuid4())}
+    headers: dict[str, Any] = {"lang": "py", "task": "kit.add", "id": str(uuid.uuid4())}
     for name in ("id", "task", "retries", "timelimit", "eta", "skillfleet", "stamped_headers"):
         if name in changes:
             headers[name] = changes.pop(name)
@@ -305,12 +305,12 @@ def _known(run: Any) -> bool:
 def test_messages_that_fail_on_their_way_to_the_pool_keep_no_slots(
     server: ValkeyServer, start_worker: StartWorker, pool: str
 ) -> None:
-    start_worker("tests.worker.lab", pool=pool, concurrency=2)
+    start_worker("tests.worker.kit", pool=pool, concurrency=2)
     raws = [message(stamped_headers=bad) for bad in (5, [["unhashable"]], 5, 5)]
     with server.client() as client, Fleet(server.producer_url) as fleet:
         for raw in raws:
             client.lpush("celery", json.dumps(raw))
-        assert fleet.enqueue("lab.add", {"x": 1, "y": 2}).result(timeout=20) == 3
+        assert fleet.enqueue("kit.add", {"x": 1, "y": 2}).result(timeout=20) == 3
         for raw in raws:
             run = fleet.run(raw["headers"]["id"])
             wait_until(partial(_known, run))

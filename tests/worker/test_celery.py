@@ -37,16 +37,16 @@ def celery_command(url: str, *arguments: str) -> str:
 
 def test_a_plain_client_sends_tasks_that_become_runs(shared: Shared) -> None:
     code = """
-by_name = app.send_task("lab.add", kwargs={"x": 1, "y": 2})
-by_position = app.send_task("lab.add", args=[3, 4])
-mixed = app.send_task("lab.add", args=[5], kwargs={"y": 6})
-nothing = app.send_task("lab.same")
+by_name = app.send_task("kit.add", kwargs={"x": 1, "y": 2})
+by_position = app.send_task("kit.add", args=[3, 4])
+mixed = app.send_task("kit.add", args=[5], kwargs={"y": 6})
+nothing = app.send_task("kit.same")
 tell([outcome(each) for each in (by_name, by_position, mixed, nothing)])
 tell(by_name.id)
-fails = app.send_task("lab.boom")
-late = app.send_task("lab.overdue")
-twice = app.send_task("lab.add", args=[1], kwargs={"x": 1})
-many = app.send_task("lab.add", args=[1, 2, 3])
+fails = app.send_task("kit.boom")
+late = app.send_task("kit.overdue")
+twice = app.send_task("kit.add", args=[1], kwargs={"x": 1})
+many = app.send_task("kit.add", args=[1, 2, 3])
 tell([outcome(each) for each in (fails, late, twice, many)])
 """
     values, run_id, errors = plain_celery(shared.server.url, code)
@@ -60,8 +60,8 @@ tell([outcome(each) for each in (fails, late, twice, many)])
 
 
 def test_a_plain_client_sees_the_result_of_a_fleets_run_and_a_pending_one(loop: Shared) -> None:
-    run = loop.fleet.enqueue("lab.add", {"x": 1})
-    waiting = loop.fleet.enqueue("lab.sleep", {"seconds": 600})
+    run = loop.fleet.enqueue("kit.add", {"x": 1})
+    waiting = loop.fleet.enqueue("kit.sleep", {"seconds": 600})
     wait_state(waiting)
     code = f"""
 tell(outcome(app.AsyncResult({run.id!r})))
@@ -74,7 +74,7 @@ tell(app.AsyncResult({waiting.id!r}).state)
 def test_revoke_cancels_a_running_run_and_its_client_sees_it_revoked(shared: Shared) -> None:
     code = """
 import time
-result = app.send_task("lab.sleep", kwargs={"seconds": 600})
+result = app.send_task("kit.sleep", kwargs={"seconds": 600})
 while True:
     active = app.control.inspect().active() or {}
     if any(task["id"] == result.id for tasks in active.values() for task in tasks):
@@ -95,7 +95,7 @@ import uuid
 stamp, other = str(uuid.uuid4()), str(uuid.uuid4())
 def send(value, seconds):
     stamps = {"stamped_headers": ["tenant"], "tenant": value}
-    return app.send_task("lab.sleep", kwargs={"seconds": seconds}, **stamps)
+    return app.send_task("kit.sleep", kwargs={"seconds": seconds}, **stamps)
 marked, unmarked = send(stamp, 600), send(other, 1)
 while True:
     active = app.control.inspect().active() or {}
@@ -115,7 +115,7 @@ tell([outcome(later)[0], later.state])
 
 
 def test_revoke_ends_a_fleets_queued_run(loop: Shared) -> None:
-    run = loop.fleet.enqueue("lab.add", {"x": 1}, queue="nobody-consumes")
+    run = loop.fleet.enqueue("kit.add", {"x": 1}, queue="nobody-consumes")
     plain_celery(loop.server.url, f"app.control.revoke({run.id!r})")
     assert wait_state(run, RunState.CANCELLED).attempt == 0
 
@@ -124,9 +124,9 @@ def test_revoke_does_not_call_a_run_revoked_that_goes_on(
     start_worker: StartWorker, own_fleet: Fleet
 ) -> None:
     """A worker that has not the run tells Celery's result backend nothing of it."""
-    first = start_worker("tests.worker.lab", cancel_grace_seconds=10)
-    start_worker("tests.worker.lab", cancel_grace_seconds=10)
-    run = own_fleet.enqueue("lab.shielded", {"seconds": 2.0})
+    first = start_worker("tests.worker.kit", cancel_grace_seconds=10)
+    start_worker("tests.worker.kit", cancel_grace_seconds=10)
+    run = own_fleet.enqueue("kit.shielded", {"seconds": 2.0})
     wait_kind(run, "progress")
     code = f"""
 states = set()
@@ -146,7 +146,7 @@ def test_a_plain_clients_task_that_is_revoked_before_a_worker_has_it_never_start
 import uuid
 run_id = str(uuid.uuid4())
 app.control.revoke(run_id, reply=True, timeout=1)
-result = app.send_task("lab.add", kwargs={"x": 1}, task_id=run_id)
+result = app.send_task("kit.add", kwargs={"x": 1}, task_id=run_id)
 tell(outcome(result))
 tell(run_id)
 """
@@ -158,7 +158,7 @@ tell(run_id)
 
 def test_a_plain_clients_task_that_expired_never_starts(loop: Shared) -> None:
     code = """
-result = app.send_task("lab.add", kwargs={"x": 1}, expires=-1)
+result = app.send_task("kit.add", kwargs={"x": 1}, expires=-1)
 tell(outcome(result))
 tell(result.id)
 """
@@ -170,24 +170,24 @@ tell(result.id)
 
 def test_a_plain_clients_countdown_is_kept(loop: Shared) -> None:
     code = """
-tell(outcome(app.send_task("lab.add", kwargs={"x": 1}, countdown=0.3)))
+tell(outcome(app.send_task("kit.add", kwargs={"x": 1}, countdown=0.3)))
 """
     assert plain_celery(loop.server.url, code) == [["value", 2, "SUCCESS"]]
 
 
 def test_a_plain_clients_task_retries_by_the_skills_policy(loop: Shared) -> None:
-    code = 'tell(outcome(app.send_task("lab.flaky")))'
+    code = 'tell(outcome(app.send_task("kit.flaky")))'
     assert plain_celery(loop.server.url, code) == [["value", 3, "SUCCESS"]]
 
 
 def test_chains_groups_and_chords_of_skills_work_for_a_plain_client(shared: Shared) -> None:
     code = """
-add = lambda **given: signature("lab.add", kwargs=given, app=app)
-after = lambda **given: signature("lab.add", kwargs=given, app=app)
+add = lambda **given: signature("kit.add", kwargs=given, app=app)
+after = lambda **given: signature("kit.add", kwargs=given, app=app)
 tell(outcome(chain(add(x=1, y=2), after(y=10), after(y=100), app=app).apply_async()))
 several = group([add(x=n, y=0) for n in range(4)], app=app).apply_async()
 tell(several.get(timeout=30))
-total = chord([add(x=n, y=0) for n in range(4)], signature("lab.total", app=app), app=app)
+total = chord([add(x=n, y=0) for n in range(4)], signature("kit.total", app=app), app=app)
 tell(outcome(total.apply_async()))
 """
     assert plain_celery(shared.server.url, code) == [
@@ -199,8 +199,8 @@ tell(outcome(total.apply_async()))
 
 def test_a_failing_link_ends_a_chain_and_its_error_callback_is_called(loop: Shared) -> None:
     code = """
-first = signature("lab.boom", app=app)
-whole = chain(first, signature("lab.add", args=[1], app=app), app=app).apply_async()
+first = signature("kit.boom", app=app)
+whole = chain(first, signature("kit.add", args=[1], app=app), app=app).apply_async()
 tell(outcome(whole.parent))
 """
     [[_, text, state]] = plain_celery(loop.server.url, code)
@@ -212,7 +212,7 @@ tell(outcome(whole.parent))
 
 
 def test_inspect_sees_the_workers_skills_and_runs(shared: Shared) -> None:
-    run = shared.fleet.enqueue("lab.sleep", {"seconds": 600})
+    run = shared.fleet.enqueue("kit.sleep", {"seconds": 600})
     wait_kind(run, "progress")
     code = """
 inspect = app.control.inspect(limit=1)
@@ -223,9 +223,9 @@ tell(inspect.stats())
     name = shared.worker.name
     registered, active, stats = plain_celery(shared.server.url, code)
     skills = {each.split()[0] for each in registered[name]}
-    assert {"lab.add", "conformance.echo", "fleet.echo"} <= skills
-    assert [(task["name"], task["id"]) for task in active[name]] == [("lab.sleep", run.id)]
-    assert stats[name]["total"]["lab.sleep"] >= 1
+    assert {"kit.add", "conformance.echo", "fleet.echo"} <= skills
+    assert [(task["name"], task["id"]) for task in active[name]] == [("kit.sleep", run.id)]
+    assert stats[name]["total"]["kit.sleep"] >= 1
     run.cancel()
 
 
@@ -234,7 +234,7 @@ def test_celerys_command_revokes_and_terminates_runs_and_kills_no_process(
 ) -> None:
     before = shared.worker.children()
     for command in (["revoke"], ["terminate", "SIGKILL"]):
-        run = shared.fleet.enqueue("lab.sleep", {"seconds": 600})
+        run = shared.fleet.enqueue("kit.sleep", {"seconds": 600})
         wait_kind(run, "progress")
         celery_command(shared.server.url, "control", *command, run.id)
         status = wait_state(run, RunState.CANCELLED)
@@ -308,31 +308,31 @@ def test_flower_shows_the_worker(flower: tuple[Flower, Shared]) -> None:
     page, shared = flower
     workers = wait_until(lambda: page.ask("workers?refresh=1"))
     assert list(workers) == [shared.worker.name]
-    assert "lab.add" in " ".join(workers[shared.worker.name]["registered"])
+    assert "kit.add" in " ".join(workers[shared.worker.name]["registered"])
 
 
 def test_flower_shows_runs_by_skill_name_with_their_states(flower: tuple[Flower, Shared]) -> None:
     page, shared = flower
     fleet = shared.fleet
-    succeeded = fleet.enqueue("lab.add", {"x": 1})
-    failed = fleet.enqueue("lab.boom")
-    retried = fleet.enqueue("lab.flaky")
-    late = fleet.enqueue("lab.overdue")
-    cancelled = fleet.enqueue("lab.sleep", {"seconds": 600})
+    succeeded = fleet.enqueue("kit.add", {"x": 1})
+    failed = fleet.enqueue("kit.boom")
+    retried = fleet.enqueue("kit.flaky")
+    late = fleet.enqueue("kit.overdue")
+    cancelled = fleet.enqueue("kit.sleep", {"seconds": 600})
     wait_kind(cancelled, "progress")
     cancelled.cancel()
-    assert page.wait_task(succeeded.id, "SUCCESS")["name"] == "lab.add"
+    assert page.wait_task(succeeded.id, "SUCCESS")["name"] == "kit.add"
     assert "bad thing" in page.wait_task(failed.id, "FAILURE")["exception"]
     assert page.wait_task(retried.id, "SUCCESS")["result"] == "3"
     assert "deadline" in page.wait_task(late.id, "FAILURE")["exception"]
     revoked = page.wait_task(cancelled.id, "REVOKED")
-    assert revoked["name"] == "lab.sleep"
+    assert revoked["name"] == "kit.sleep"
     assert list(page.ask("workers")) == [shared.worker.name]
 
 
 def test_flowers_button_cancels_a_run(flower: tuple[Flower, Shared]) -> None:
     page, shared = flower
-    run = shared.fleet.enqueue("lab.sleep", {"seconds": 600})
+    run = shared.fleet.enqueue("kit.sleep", {"seconds": 600})
     wait_kind(run, "progress")
     page.ask(f"task/revoke/{run.id}", terminate="true")
     assert wait_state(run, RunState.CANCELLED).message == "revoked through Celery"

@@ -1,4 +1,4 @@
-"""Killed, paused and cut-off workers: their runs go on elsewhere, and stale ones write nothing."""
+"""Killed, paused and cut-off workers: their runs go on, and stale ones write nothing."""
 
 import os
 import signal
@@ -14,24 +14,24 @@ from tests.support.waiting import wait_until
 from tests.worker.shared import StartWorker, wait_kind, wait_state
 from tests.worker.test_drain import outcomes, words
 
-LAB = "tests.worker.lab"
+KIT = "tests.worker.kit"
 QUICK = {"lease_seconds": 3, "reap_seconds": 0.2, "drain_seconds": 0.5}
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_the_runs_of_a_killed_worker_execute_again_elsewhere(
+def test_the_runs_of_a_killed_worker_execute_again_on_another_worker(
     pool: str, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     journal, until = tmp_path / "journal", tmp_path / "until"
-    first = start_worker(LAB, pool=pool, concurrency=3, **QUICK)
+    first = start_worker(KIT, pool=pool, concurrency=3, **QUICK)
     arguments = {"journal": str(journal), "until": str(until)}
-    runs = [own_fleet.enqueue("lab.drains", arguments) for _ in range(3)]
+    runs = [own_fleet.enqueue("kit.drains", arguments) for _ in range(3)]
     for run in runs:
         wait_kind(run, "progress")
     first.signal_all(signal.SIGKILL)
     first.wait_end()
     until.touch()
-    start_worker(LAB, pool=pool, concurrency=3, **QUICK)
+    start_worker(KIT, pool=pool, concurrency=3, **QUICK)
     for run in runs:
         assert run.result(timeout=30) == "ended"
         assert outcomes(run) == ["lost", "succeeded"]
@@ -43,8 +43,8 @@ def test_the_run_of_a_killed_child_executes_again_in_the_same_worker(
     own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     journal, until = tmp_path / "journal", tmp_path / "until"
-    worker = start_worker(LAB, pool="prefork", concurrency=2, **QUICK)
-    run = own_fleet.enqueue("lab.drains", {"journal": str(journal), "until": str(until)})
+    worker = start_worker(KIT, pool="prefork", concurrency=2, **QUICK)
+    run = own_fleet.enqueue("kit.drains", {"journal": str(journal), "until": str(until)})
     wait_kind(run, "progress")
     child = str(run.status().worker).partition(":")[2].partition("-")[0]
     os.kill(int(child), signal.SIGKILL)
@@ -55,18 +55,18 @@ def test_the_run_of_a_killed_child_executes_again_in_the_same_worker(
     assert worker.process.poll() is None
 
 
-def test_the_children_of_a_killed_main_process_end_and_their_runs_go_on_elsewhere(
+def test_the_children_of_a_killed_main_process_end_and_their_runs_continue(
     own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     journal, until = tmp_path / "journal", tmp_path / "until"
     settings = QUICK | {"stranded_seconds": 1}
-    first = start_worker(LAB, pool="prefork", concurrency=2, **settings)
-    run = own_fleet.enqueue("lab.drains", {"journal": str(journal), "until": str(until)})
+    first = start_worker(KIT, pool="prefork", concurrency=2, **settings)
+    run = own_fleet.enqueue("kit.drains", {"journal": str(journal), "until": str(until)})
     wait_kind(run, "progress")
     children = first.children()
     first.send_signal(signal.SIGKILL)
     first.wait_end()
-    start_worker(LAB, pool="prefork", concurrency=2, **settings)
+    start_worker(KIT, pool="prefork", concurrency=2, **settings)
     wait_until(lambda: "2 start" in words(journal, run), 30, "the second attempt")
     until.touch()
     assert run.result(timeout=30) == "ended"
@@ -83,8 +83,8 @@ def test_a_poison_run_ends_dead_and_takes_no_other_run_along(
     own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     journal = tmp_path / "journal"
-    start_worker(LAB, pool="prefork", concurrency=2, **QUICK)
-    poison = own_fleet.enqueue("lab.poison", {"journal": str(journal)})
+    start_worker(KIT, pool="prefork", concurrency=2, **QUICK)
+    poison = own_fleet.enqueue("kit.poison", {"journal": str(journal)})
     with pytest.raises(RunFailed) as caught:
         poison.result(timeout=40)
     assert caught.value.code == "worker_lost"
@@ -92,7 +92,7 @@ def test_a_poison_run_ends_dead_and_takes_no_other_run_along(
     assert status.state is RunState.DEAD
     assert [attempt.outcome for attempt in status.attempts] == ["lost", "dead"]
     assert words(journal, poison) == ["1 start", "2 start"]
-    assert own_fleet.enqueue("lab.add", {"x": 1}).result(timeout=20) == 2
+    assert own_fleet.enqueue("kit.add", {"x": 1}).result(timeout=20) == 2
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -100,19 +100,19 @@ def test_a_stale_attempt_writes_nothing(
     pool: str, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     journal, go = tmp_path / "journal", tmp_path / "go"
-    paused = start_worker(LAB, pool=pool, concurrency=2, **QUICK)
-    run = own_fleet.enqueue("lab.writes_on", {"journal": str(journal), "go": str(go)})
+    paused = start_worker(KIT, pool=pool, concurrency=2, **QUICK)
+    run = own_fleet.enqueue("kit.writes_on", {"journal": str(journal), "go": str(go)})
     wait_kind(run, "progress")
     paused.signal_all(signal.SIGSTOP)
     try:
-        start_worker(LAB, pool=pool, concurrency=2, **QUICK)
+        start_worker(KIT, pool=pool, concurrency=2, **QUICK)
         assert run.result(timeout=30) == "second"
         before = [event.id for event in run.events()]
         go.touch()
     finally:
         paused.signal_all(signal.SIGCONT)
     wait_until(lambda: "1 wrote" in words(journal, run) or "lost" in paused.text())
-    fresh = own_fleet.enqueue("lab.add", {"x": 1})
+    fresh = own_fleet.enqueue("kit.add", {"x": 1})
     assert fresh.result(timeout=20) == 2
     assert run.result() == "second"
     assert [event.id for event in run.events()] == before
@@ -126,8 +126,8 @@ def test_a_paused_worker_gets_its_own_run_back_and_goes_on_watching_it(
 ) -> None:
     """Both attempts live in one process for a moment; the newer one must keep its lease."""
     journal = tmp_path / "journal"
-    worker = start_worker(LAB, **QUICK)
-    run = own_fleet.enqueue("lab.sleep", {"journal": str(journal), "seconds": 6})
+    worker = start_worker(KIT, **QUICK)
+    run = own_fleet.enqueue("kit.sleep", {"journal": str(journal), "seconds": 6})
     wait_kind(run, "progress")
     worker.signal_all(signal.SIGSTOP)
     with worker.server.client() as client:
@@ -149,9 +149,9 @@ def test_runs_survive_the_loss_of_all_connections(
     pool: str, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     journal = tmp_path / "journal"
-    worker = start_worker(LAB, pool=pool, concurrency=3)
+    worker = start_worker(KIT, pool=pool, concurrency=3)
     runs = [
-        own_fleet.enqueue("lab.sleep", {"journal": str(journal), "seconds": 1.5}) for _ in range(3)
+        own_fleet.enqueue("kit.sleep", {"journal": str(journal), "seconds": 1.5}) for _ in range(3)
     ]
     for run in runs:
         wait_kind(run, "progress")
@@ -161,15 +161,15 @@ def test_runs_survive_the_loss_of_all_connections(
     for run in runs:
         assert run.result(timeout=30) == 1.5
         assert words(journal, run) == ["1 start", "1 end"]
-    assert own_fleet.enqueue("lab.add", {"x": 1}).result(timeout=30) == 2
+    assert own_fleet.enqueue("kit.add", {"x": 1}).result(timeout=30) == 2
 
 
 def test_a_run_whose_events_cannot_be_written_fails_and_the_worker_goes_on(
     own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     journal = tmp_path / "journal"
-    worker = start_worker(LAB, events_patience_seconds=0.5, redis_timeout_seconds=0.5)
-    run = own_fleet.enqueue("lab.tells_on", {"journal": str(journal)})
+    worker = start_worker(KIT, events_patience_seconds=0.5, redis_timeout_seconds=0.5)
+    run = own_fleet.enqueue("kit.tells_on", {"journal": str(journal)})
     wait_kind(run, "progress")
     worker.server.signal(signal.SIGSTOP)
     try:
@@ -179,4 +179,4 @@ def test_a_run_whose_events_cannot_be_written_fails_and_the_worker_goes_on(
     with pytest.raises(RunFailed) as caught:
         run.result(timeout=30)
     assert caught.value.code == "events_unwritable"
-    assert own_fleet.enqueue("lab.add", {"x": 1}).result(timeout=30) == 2
+    assert own_fleet.enqueue("kit.add", {"x": 1}).result(timeout=30) == 2

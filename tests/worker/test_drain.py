@@ -1,4 +1,4 @@
-"""Shutdown: short runs finish, long ones go on elsewhere, uncounted."""
+"""Shutdown: short runs finish, long ones continue on another worker, uncounted."""
 
 import signal
 from collections import Counter
@@ -12,7 +12,7 @@ from tests.support.fleet import POOLS
 from tests.support.waiting import wait_until
 from tests.worker.shared import StartWorker, wait_kind
 
-LAB = "tests.worker.lab"
+KIT = "tests.worker.kit"
 
 
 def words(journal: Path, run: RunHandle) -> list[str]:
@@ -30,11 +30,11 @@ def test_a_drained_worker_finishes_short_runs_and_releases_long_ones(
 ) -> None:
     journal, soon, late = (tmp_path / name for name in ("journal", "soon", "late"))
     settings = {"drain_seconds": 2.5, "abandon_seconds": 1, "lease_seconds": 30}
-    first = start_worker(LAB, pool=pool, concurrency=4, **settings)
+    first = start_worker(KIT, pool=pool, concurrency=4, **settings)
 
     def enqueue(until: Path, *, heed: bool = False) -> RunHandle:
         arguments = {"journal": str(journal), "until": str(until), "heed": heed}
-        return own_fleet.enqueue("lab.drains", arguments)
+        return own_fleet.enqueue("kit.drains", arguments)
 
     long, other_long, short = enqueue(late), enqueue(late), enqueue(soon)
     heeding = enqueue(late, heed=True)
@@ -44,7 +44,7 @@ def test_a_drained_worker_finishes_short_runs_and_releases_long_ones(
     first.send_signal(signal.SIGTERM)
     wait_until(lambda: "1 told" in words(journal, short), what="the short one to be told")
     soon.touch()
-    second = start_worker(LAB, pool=pool, concurrency=4, **settings)
+    second = start_worker(KIT, pool=pool, concurrency=4, **settings)
     assert first.wait_end() == 0
     late.touch()
     assert short.result(timeout=5) == "ended"
@@ -71,9 +71,9 @@ def test_a_fast_shutdown_releases_running_runs_at_once(
 ) -> None:
     journal = tmp_path / "journal"
     settings = {"drain_seconds": 600, "abandon_seconds": 1, "lease_seconds": 600}
-    worker = start_worker(LAB, pool=pool, concurrency=3, **settings)
+    worker = start_worker(KIT, pool=pool, concurrency=3, **settings)
     arguments = {"journal": str(journal), "until": str(tmp_path / "never")}
-    runs = [own_fleet.enqueue("lab.drains", arguments) for _ in range(3)]
+    runs = [own_fleet.enqueue("kit.drains", arguments) for _ in range(3)]
     for run in runs:
         wait_kind(run, "progress")
     if how == "SIGQUIT":
@@ -91,8 +91,8 @@ def test_a_fast_shutdown_releases_running_runs_at_once(
 def test_an_idle_worker_ends_at_once_and_leaves_the_directory(
     pool: str, own_fleet: Fleet, start_worker: StartWorker
 ) -> None:
-    worker = start_worker(LAB, pool=pool, lease_seconds=600)
-    assert {card.name for card in own_fleet.agents()} == {"lab", "fleet"}
+    worker = start_worker(KIT, pool=pool, lease_seconds=600)
+    assert {card.name for card in own_fleet.agents()} == {"kit", "fleet"}
     worker.send_signal(signal.SIGTERM)
     assert worker.wait_end(30) == 0
     assert own_fleet.agents() == []

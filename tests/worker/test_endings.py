@@ -89,13 +89,13 @@ def test_a_caller_that_ends_frees_its_slot(
     start_worker: StartWorker, own_fleet: Fleet, tmp_path: Path, pool: str
 ) -> None:
     """With one slot the caller itself executes what it called."""
-    start_worker("tests.worker.lab,tests.worker.ends", pool=pool, concurrency=1, **QUICK)
+    start_worker("tests.worker.kit,tests.worker.ends", pool=pool, concurrency=1, **QUICK)
     for how in ("gather", "forget"):
         journal = tmp_path / how
         arguments = {"how": how, "journal": str(journal)}
         run = own_fleet.enqueue("ends.leaves", arguments)
         wait_state(run, RunState.FAILED if how in FAILING else RunState.SUCCEEDED)
-        assert own_fleet.enqueue("lab.add", {"x": 1}).result(timeout=20) == 2
+        assert own_fleet.enqueue("kit.add", {"x": 1}).result(timeout=20) == 2
         (child,) = [each for each in own_fleet.runs(limit=9) if each.parent_id == run.id]
         ended = wait_state(own_fleet.run(child.id), RunState.CANCELLED)
         assert ended.attempt == 1
@@ -105,10 +105,10 @@ def test_a_caller_that_ends_frees_its_slot(
 def test_a_caller_learns_of_a_failed_call_while_it_executes_another(
     start_worker: StartWorker, own_fleet: Fleet, tmp_path: Path, pool: str
 ) -> None:
-    start_worker("tests.worker.lab,tests.worker.ends", pool=pool, concurrency=2, **QUICK)
+    start_worker("tests.worker.kit,tests.worker.ends", pool=pool, concurrency=2, **QUICK)
     journal, free = tmp_path / "journal", tmp_path / "free"
     blocker = {"journal": str(tmp_path / "blocker"), "until": str(free)}
-    wait_kind(own_fleet.enqueue("lab.drains", blocker), "progress")
+    wait_kind(own_fleet.enqueue("kit.drains", blocker), "progress")
     run = own_fleet.enqueue("ends.leaves", {"how": "failed call", "journal": str(journal)})
     wait_until(lambda: lines(journal), 20, "the caller to execute what it called")
     free.touch()
@@ -117,7 +117,7 @@ def test_a_caller_learns_of_a_failed_call_while_it_executes_another(
 
 def child_of(shared: Shared, parent: RunHandle, skill: str) -> RunHandle:
     def found() -> RunHandle | None:
-        for status in shared.fleet.runs(agent="lab", limit=200):
+        for status in shared.fleet.runs(agent="kit", limit=200):
             if status.parent_id == parent.id and status.skill == skill:
                 return shared.fleet.run(status.id)
         return None

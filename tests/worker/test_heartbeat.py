@@ -72,7 +72,7 @@ async def test_while_nobody_may_write_a_run_is_held_as_long_as_its_record_knows_
     settings = WorkerSettings.load(redis_url=server.url, lease_seconds=1, reap_seconds=0.1)
     ledger = Ledger(settings, patient=True)
     lease = await claimed(ledger, (await submitted(ledger)).id, lease_ms=1000)
-    delivery = Delivery(lease.run_id, "lab", "add", "celery", {}, None, None, lease.run_id, {})
+    delivery = Delivery(lease.run_id, "kit", "add", "celery", {}, None, None, lease.run_id, {})
     now = asyncio.get_running_loop().time()
     attempt = Attempt(lease, delivery, now)
     attempts = {lease.run_id: attempt}

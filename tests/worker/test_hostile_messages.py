@@ -46,7 +46,7 @@ BODIES: list[bytes] = [
     *(b'[[], {}, {"callbacks": 5}]', b'[[], {}, {"chain": ["x"]}]', b'[[], {}, {"chord": []}]'),
     *(b"[" * 100_000 + b"]" * 100_000, b'[[], {"x": NaN}, {}]', b'[[], {"x": 1e999}, {}]'),
     *(b"\xff\xfe", b'[[], {"__type__": "x", "__value__": {}}, {}]', b'{"args": [], "kwargs": 7}'),
-    b'{"task": "lab.add", "id": "old", "args": [1], "kwargs": {}}',
+    b'{"task": "kit.add", "id": "old", "args": [1], "kwargs": {}}',
 ]
 
 
@@ -55,7 +55,7 @@ def message(headers: dict[str, Any], body: bytes = b'[[], {"x": 1}, {}]') -> dic
         "body": base64.b64encode(body).decode(),
         "content-encoding": "utf-8",
         "content-type": "application/json",
-        "headers": {"lang": "py", "task": "lab.add", "id": str(uuid.uuid4())} | headers,
+        "headers": {"lang": "py", "task": "kit.add", "id": str(uuid.uuid4())} | headers,
         "properties": {
             "delivery_mode": 2,
             "delivery_info": {"exchange": "", "routing_key": "celery"},
@@ -138,8 +138,8 @@ def test_every_hostile_message_ends_and_holds_nothing(
     own_fleet: Fleet,
     sent: list[dict[str, Any]],
 ) -> None:
-    worker = start_worker("tests.worker.lab", pool=pool, lease_seconds=600)
-    assert own_fleet.enqueue("lab.add", {"x": 1, "y": 2}).result(timeout=120) == 3
+    worker = start_worker("tests.worker.kit", pool=pool, lease_seconds=600)
+    assert own_fleet.enqueue("kit.add", {"x": 1, "y": 2}).result(timeout=120) == 3
     wait_until(lambda: unsettled(server) == 0, 120, "all to be settled")
     wait_until(lambda: not own_fleet.runs(RunState.RUNNING, limit=10), 30, "no run to be left")
     assert "could not settle it" not in worker.text()
@@ -157,7 +157,7 @@ def test_every_hostile_message_ends_and_holds_nothing(
             ended += 1
     assert refused > 200
     assert refused + ended >= len(sent)
-    assert own_fleet.enqueue("lab.add", {"x": 1, "y": 2}).result(timeout=60) == 3
+    assert own_fleet.enqueue("kit.add", {"x": 1, "y": 2}).result(timeout=60) == 3
 
 
 def bomb(mebibytes: int) -> bytes:
@@ -171,8 +171,8 @@ def bomb(mebibytes: int) -> bytes:
 def test_a_message_that_is_large_is_refused_before_it_takes_memory(
     what: str, server: ValkeyServer, start_worker: StartWorker, own_fleet: Fleet
 ) -> None:
-    worker = start_worker("tests.worker.lab")
-    assert own_fleet.enqueue("lab.add", {"x": 1, "y": 2}).result(timeout=60) == 3
+    worker = start_worker("tests.worker.kit")
+    assert own_fleet.enqueue("kit.add", {"x": 1, "y": 2}).result(timeout=60) == 3
     before = peak_mib(worker)
     if what == "a large body":
         text = json.dumps(message({}, b'[[], {"x": "' + b"x" * 50_000_000 + b'"}, {}]'))
@@ -181,7 +181,7 @@ def test_a_message_that_is_large_is_refused_before_it_takes_memory(
     run_id = json.loads(text[text.index('"headers": ') + 11 :].partition("}")[0] + "}")["id"]
     with server.client() as client:
         client.lpush("celery", text)
-    assert own_fleet.enqueue("lab.add", {"x": 1, "y": 2}).result(timeout=60) == 3
+    assert own_fleet.enqueue("kit.add", {"x": 1, "y": 2}).result(timeout=60) == 3
     wait_until(lambda: unsettled(server) == 0, 60, "it to be settled")
     (kept,) = refused_messages(server)
     assert "bytes" in kept.reason
@@ -194,7 +194,7 @@ def test_a_message_that_is_large_is_refused_before_it_takes_memory(
 def test_a_small_compressed_message_is_taken(
     server: ValkeyServer, start_worker: StartWorker, own_fleet: Fleet
 ) -> None:
-    start_worker("tests.worker.lab")
+    start_worker("tests.worker.kit")
     small = message(
         {"compression": "application/x-gzip"}, zlib.compress(b'[[], {"x": 1, "y": 5}, {}]')
     )

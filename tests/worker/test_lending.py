@@ -19,8 +19,8 @@ BLOCKING = pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_parents_that_fill_all_slots_finish(
     start_worker: StartWorker, own_fleet: Fleet, pool: str
 ) -> None:
-    start_worker("tests.worker.lab", pool=pool, concurrency=4)
-    runs = own_fleet.enqueue_many("lab.parent", [{"n": 3}] * 40)
+    start_worker("tests.worker.kit", pool=pool, concurrency=4)
+    runs = own_fleet.enqueue_many("kit.parent", [{"n": 3}] * 40)
     assert [run.result(timeout=90) for run in runs] == [3] * 40
     assert {run.attempt for run in own_fleet.runs(limit=500)} == {1}
 
@@ -29,45 +29,45 @@ def test_parents_that_fill_all_slots_finish(
 def test_calls_deeper_than_there_are_slots_finish(
     start_worker: StartWorker, own_fleet: Fleet, pool: str
 ) -> None:
-    start_worker("tests.worker.lab", pool=pool, concurrency=1)
-    assert own_fleet.enqueue("lab.nest", {"depth": 6}).result(timeout=60) == 6
+    start_worker("tests.worker.kit", pool=pool, concurrency=1)
+    assert own_fleet.enqueue("kit.nest", {"depth": 6}).result(timeout=60) == 6
 
 
 @BLOCKING
 def test_a_cancelled_caller_ends_with_what_it_executes(
     start_worker: StartWorker, own_fleet: Fleet, pool: str
 ) -> None:
-    start_worker("tests.worker.lab", pool=pool, concurrency=1, **QUICK)
-    root = own_fleet.enqueue("lab.nest", {"depth": 2, "seconds": 600})
+    start_worker("tests.worker.kit", pool=pool, concurrency=1, **QUICK)
+    root = own_fleet.enqueue("kit.nest", {"depth": 2, "seconds": 600})
     wait_kind(innermost(own_fleet, 3), "innermost")
     root.cancel("enough")
     with pytest.raises(RunCancelled, match="enough"):
         root.result(timeout=10)
     assert {wait_state(each, RunState.CANCELLED).attempt for each in nested(own_fleet)} == {1}
-    assert own_fleet.enqueue("lab.add", {"x": 1}).result(timeout=20) == 2
+    assert own_fleet.enqueue("kit.add", {"x": 1}).result(timeout=20) == 2
 
 
 def test_a_caller_s_deadline_ends_what_it_executes(
     start_worker: StartWorker, own_fleet: Fleet
 ) -> None:
-    start_worker("tests.worker.lab", pool="prefork", concurrency=1, **QUICK)
-    root = own_fleet.enqueue("lab.nest", {"depth": 1, "seconds": 600}, timeout=3)
+    start_worker("tests.worker.kit", pool="prefork", concurrency=1, **QUICK)
+    root = own_fleet.enqueue("kit.nest", {"depth": 1, "seconds": 600}, timeout=3)
     with pytest.raises(RunTimedOut):
         root.result(timeout=20)
     for each in nested(own_fleet):
         assert wait_state(each, RunState.TIMED_OUT, RunState.CANCELLED).attempt == 1
-    assert own_fleet.enqueue("lab.add", {"x": 1}).result(timeout=20) == 2
+    assert own_fleet.enqueue("kit.add", {"x": 1}).result(timeout=20) == 2
 
 
 @BLOCKING
 def test_a_drain_gives_back_what_a_caller_executes(
     start_worker: StartWorker, own_fleet: Fleet, pool: str
 ) -> None:
-    first = start_worker("tests.worker.lab", pool=pool, concurrency=1, drain_seconds=0.2, **QUICK)
-    root = own_fleet.enqueue("lab.nest", {"depth": 1, "seconds": 2})
+    first = start_worker("tests.worker.kit", pool=pool, concurrency=1, drain_seconds=0.2, **QUICK)
+    root = own_fleet.enqueue("kit.nest", {"depth": 1, "seconds": 2})
     wait_kind(innermost(own_fleet, 2), "innermost")
     first.send_signal(signal.SIGTERM)
-    start_worker("tests.worker.lab")
+    start_worker("tests.worker.kit")
     assert root.result(timeout=60) == 1
     assert {each.status().state for each in nested(own_fleet)} == {RunState.SUCCEEDED}
 
@@ -75,9 +75,9 @@ def test_a_drain_gives_back_what_a_caller_executes(
 def test_a_child_that_its_caller_executes_is_retried(
     start_worker: StartWorker, own_fleet: Fleet, tmp_path: Path
 ) -> None:
-    start_worker("tests.worker.lab", pool="prefork", concurrency=1)
+    start_worker("tests.worker.kit", pool="prefork", concurrency=1)
     journal = str(tmp_path / "journal")
-    root = own_fleet.enqueue("lab.calls_retried", {"journal": journal})
+    root = own_fleet.enqueue("kit.calls_retried", {"journal": journal})
     assert root.result(timeout=60) == "child 2"
 
 

@@ -56,14 +56,14 @@ def test_a_message_built_from_the_record_says_what_the_client_s_said() -> None:
     app = Celery("plain", set_as_current=False)
     run_id = random_uuid()
     sent = app.amqp.as_task_v2(
-        run_id, "lab.add", kwargs={"x": 1}, reply_to="my-queue", **ODD_OPTIONS
+        run_id, "kit.add", kwargs={"x": 1}, reply_to="my-queue", **ODD_OPTIONS
     )
     sent.headers.update({"my-own": {"deep": [1]}, "zero": 0, "no": False, "own-id": run_id})
     sent.body[2]["chain"][0]["args"] = [Decimal("1.5"), 2**70, datetime(2026, 1, 2, tzinfo=UTC)]
     sent.headers["traceparent"] = f"00-{'a' * 32}-{'b' * 16}-01"
     info = {"routing_key": "celery", "priority": 7}
     received = {**sent.headers, **sent.body[2], "delivery_info": info, **sent.properties}
-    delivery = read_delivery("lab.add", received, (), {"x": 1}, (), 1_000_000)
+    delivery = read_delivery("kit.add", received, (), {"x": 1}, (), 1_000_000)
     adoption = delivery.adoption(WorkerSettings.load())
     assert adoption is not None
     invocation = invocation_of(run_id, fields_of(adoption))
@@ -85,12 +85,12 @@ def test_a_message_built_from_the_record_says_what_the_client_s_said() -> None:
 
 
 def test_a_fleet_s_own_record_keeps_nothing_twice() -> None:
-    plain = {"id": "r", "task": "lab.add", "root_id": "r", "delivery_info": {"routing_key": "q"}}
-    delivery = read_delivery("lab.add", plain, (), {}, (), 1000)
+    plain = {"id": "r", "task": "kit.add", "root_id": "r", "delivery_info": {"routing_key": "q"}}
+    delivery = read_delivery("kit.add", plain, (), {}, (), 1000)
     adoption = delivery.adoption(WorkerSettings.load())
     assert adoption is not None
     assert adoption.celery is None
-    own = read_delivery("lab.add", {**plain, "skillfleet": {"version": 1}}, (), {}, (), 1000)
+    own = read_delivery("kit.add", {**plain, "skillfleet": {"version": 1}}, (), {}, (), 1000)
     assert own.adoption(WorkerSettings.load()) is None
 
 
@@ -108,8 +108,8 @@ def test_a_canvas_goes_on_after_a_retry(shared: Shared, tmp_path: Path) -> None:
     code = f"""
 s, journal = app.signature, {str(tmp_path / "journal")!r}
 once = lambda value: s("ends.second_try", kwargs={{"value": value}})
-chained = chain(once(1), s("lab.add", kwargs={{"y": 1}}), once(5).set(immutable=True))()
-joined = chord([once(1), once(2)], s("lab.total"))()
+chained = chain(once(1), s("kit.add", kwargs={{"y": 1}}), once(5).set(immutable=True))()
+joined = chord([once(1), once(2)], s("kit.total"))()
 grouped = group(once(3), once(4))()
 linked = once(6).apply_async(link=s("ends.journals", kwargs={{"journal": journal}}))
 tell([outcome(chained), outcome(chained.parent), outcome(joined), grouped.get(timeout=30)])
@@ -130,8 +130,8 @@ tell(linked.id)
 def test_what_is_chained_after_a_failed_run_fails(shared: Shared) -> None:
     code = """
 s = app.signature
-chained = chain(s("lab.boom"), s("lab.add", kwargs={"y": 1}), s("lab.add", kwargs={"y": 1}))()
-joined = chord([s("lab.boom"), s("lab.add", kwargs={"x": 1})], s("lab.total"))()
+chained = chain(s("kit.boom"), s("kit.add", kwargs={"y": 1}), s("kit.add", kwargs={"y": 1}))()
+joined = chord([s("kit.boom"), s("kit.add", kwargs={"x": 1})], s("kit.total"))()
 # By id alone: a result that knows its parents raises their errors.
 tell([outcome(app.AsyncResult(each.id)) for each in (chained, chained.parent, joined)])
 """
@@ -158,7 +158,7 @@ def test_an_error_s_link_is_called_after_the_last_attempt(shared: Shared, tmp_pa
     journal = tmp_path / "journal"
     code = f"""
 note = app.signature("ends.journals", kwargs={{"journal": {str(journal)!r}}})
-failing = app.send_task("lab.boom", link_error=note)
+failing = app.send_task("kit.boom", link_error=note)
 tell([failing.id, outcome(failing)[0]])
 """
     ((run_id, kind),) = plain_celery(shared.server.url, code)
@@ -170,11 +170,11 @@ tell([failing.id, outcome(failing)[0]])
 def test_a_chain_goes_on_after_a_drain(
     start_worker: StartWorker, own_fleet: Fleet, tmp_path: Path, pool: str
 ) -> None:
-    modules = "tests.worker.lab,tests.worker.ends"
+    modules = "tests.worker.kit,tests.worker.ends"
     first = start_worker(modules, pool=pool, drain_seconds=0.1, abandon_seconds=0.5)
     app = plain_app(first.server.url)
     arguments = {"value": 4, "journal": str(tmp_path / "journal")}
-    chained = chain(task(app, "ends.first_drained", **arguments), task(app, "lab.add", y=1))()
+    chained = chain(task(app, "ends.first_drained", **arguments), task(app, "kit.add", y=1))()
     run = own_fleet.run(chained.parent.id)
     wait_until((tmp_path / "journal").exists, 20, "the first attempt")
     wait_kind(run, "progress")
@@ -188,11 +188,11 @@ def test_a_chain_goes_on_after_a_drain(
 def test_a_chain_goes_on_after_a_lost_worker(
     start_worker: StartWorker, own_fleet: Fleet, tmp_path: Path
 ) -> None:
-    modules = "tests.worker.lab,tests.worker.ends"
+    modules = "tests.worker.kit,tests.worker.ends"
     worker = start_worker(modules, pool="prefork", concurrency=1, lease_seconds=3, reap_seconds=0.2)
     app = plain_app(worker.server.url)
     arguments = {"value": 4, "journal": str(tmp_path / "journal")}
-    chained = chain(task(app, "ends.first_drained", **arguments), task(app, "lab.add", y=1))()
+    chained = chain(task(app, "ends.first_drained", **arguments), task(app, "kit.add", y=1))()
     run = own_fleet.run(chained.parent.id)
     wait_until((tmp_path / "journal").exists, 20, "the first attempt")
     wait_kind(run, "progress")
@@ -214,14 +214,14 @@ def test_a_canvas_goes_on_after_a_run_that_no_worker_ended(
             for new in ended:
                 assert await fleet.ledger.submissions.submit(new)
             lease = await claimed(fleet.ledger, ended[0].id)
-            await fleet.ledger.leases.settle(lease, "lab.same", 1, DONE)
+            await fleet.ledger.leases.settle(lease, "kit.same", 1, DONE)
             await fleet.ledger.cancellation.cancel(ended[1].id, "enough")
             for new in ended:
                 await touch(fleet.ledger, "ZADD", new.id, "canvases", "XX", 1, new.id)
             return [new.id for new in ended]
 
     linked, failed = asyncio.run(ends())
-    start_worker("tests.worker.lab,tests.worker.ends", reap_seconds=0.2)
+    start_worker("tests.worker.kit,tests.worker.ends", reap_seconds=0.2)
     expected = {str(DONE.value), failed}
     wait_until(lambda: words(journal) >= expected, 20, "both links")
     with server.client() as client:
@@ -236,7 +236,7 @@ def test_a_time_limit_ends_the_run_once(
     journal = tmp_path / "journal"
     app = plain_app(shared.server.url)
     arguments = {"seconds": 600.0, "journal": str(journal)}
-    sent = app.send_task("lab.sleep", kwargs=arguments, **limits)
+    sent = app.send_task("kit.sleep", kwargs=arguments, **limits)
     with pytest.raises(Exception, match="time limit of 1 s"):
         sent.get(timeout=30)
     status = wait_state(shared.fleet.run(sent.id), RunState.TIMED_OUT)
@@ -247,10 +247,10 @@ def test_a_time_limit_ends_the_run_once(
 def test_a_limit_set_by_remote_control_ends_the_run_once(
     start_worker: StartWorker, own_fleet: Fleet, tmp_path: Path
 ) -> None:
-    worker = start_worker("tests.worker.lab")
+    worker = start_worker("tests.worker.kit")
     app = plain_app(worker.server.url)
-    assert app.control.time_limit("lab.sleep", soft=1, hard=90, reply=True, timeout=10)
-    run = own_fleet.enqueue("lab.sleep", {"seconds": 600.0})
+    assert app.control.time_limit("kit.sleep", soft=1, hard=90, reply=True, timeout=10)
+    run = own_fleet.enqueue("kit.sleep", {"seconds": 600.0})
     assert wait_state(run, RunState.TIMED_OUT).attempt == 1
 
 
@@ -265,7 +265,7 @@ def plain_run(link: str, journal: Path) -> Submission:
     run_id = random_uuid()
     request = {"id": run_id, link: [note]}
     return new_record(
-        WorkerSettings.load(), run_id, ("lab", "same"), plain_message(request, "celery")
+        WorkerSettings.load(), run_id, ("kit", "same"), plain_message(request, "celery")
     )
 
 

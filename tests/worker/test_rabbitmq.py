@@ -62,7 +62,7 @@ def rabbit_fleet(server: ValkeyServer, rabbit: RabbitServer) -> Iterator[Fleet]:
 
 
 def start(start_worker: StartWorker, rabbit: RabbitServer, **options: object) -> FleetWorker:
-    return start_worker("tests.worker.lab", broker_url=rabbit.url, **(QUICK | options))
+    return start_worker("tests.worker.kit", broker_url=rabbit.url, **(QUICK | options))
 
 
 @pytest.mark.parametrize("pool", ["loop", "prefork", "threads"])
@@ -70,10 +70,10 @@ def test_runs_execute_stream_and_cancel(
     pool: str, start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet
 ) -> None:
     start(start_worker, rabbit, pool=pool)
-    assert rabbit_fleet.enqueue("lab.add", {"x": 1}).result(timeout=20) == 2
-    many = rabbit_fleet.enqueue_many("lab.add", [{"x": x} for x in range(50)])
+    assert rabbit_fleet.enqueue("kit.add", {"x": 1}).result(timeout=20) == 2
+    many = rabbit_fleet.enqueue_many("kit.add", [{"x": x} for x in range(50)])
     assert [run.result(timeout=30) for run in many] == [x + 1 for x in range(50)]
-    run = rabbit_fleet.enqueue("lab.sleep", {"seconds": 600})
+    run = rabbit_fleet.enqueue("kit.sleep", {"seconds": 600})
     wait_kind(run, "progress")
     run.cancel("enough")
     with pytest.raises(RunCancelled, match="enough"):
@@ -85,20 +85,20 @@ def test_a_plain_celery_client_sends_waits_and_revokes(
 ) -> None:
     start(start_worker, rabbit)
     with celery.Celery(broker=rabbit.url, backend=server.url, set_as_current=False) as client:
-        assert client.send_task("lab.add", kwargs={"x": 4}).get(timeout=20) == 5
-        sleeping = client.send_task("lab.sleep", kwargs={"seconds": 600})
+        assert client.send_task("kit.add", kwargs={"x": 4}).get(timeout=20) == 5
+        sleeping = client.send_task("kit.sleep", kwargs={"seconds": 600})
         wait_until(lambda: sleeping.id in {run.id for run in rabbit_fleet.runs("running")})
         sleeping.revoke()
         wait_until(lambda: str(sleeping.state) == "REVOKED", what="the revoked state")
     assert rabbit_fleet.run(sleeping.id).status().state is RunState.CANCELLED
 
 
-def test_a_killed_workers_run_goes_on_elsewhere(
+def test_a_killed_workers_run_continues_on_another_worker(
     start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet, tmp_path: Path
 ) -> None:
     first = start(start_worker, rabbit)
     journal, until = tmp_path / "journal", tmp_path / "until"
-    run = rabbit_fleet.enqueue("lab.drains", {"until": str(until), "journal": str(journal)})
+    run = rabbit_fleet.enqueue("kit.drains", {"until": str(until), "journal": str(journal)})
     wait_kind(run, "progress")
     first.send_signal(signal.SIGKILL)
     first.wait_end()
@@ -114,13 +114,13 @@ def test_a_killed_workers_run_goes_on_elsewhere(
     ]
 
 
-def test_a_drained_workers_run_is_released_and_goes_on_elsewhere(
+def test_a_drained_workers_run_is_released_and_continues_on_another_worker(
     start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet, tmp_path: Path
 ) -> None:
     first = start(start_worker, rabbit, drain_seconds=0.5)
     until = tmp_path / "until"
     arguments = {"until": str(until), "journal": str(tmp_path / "journal")}
-    run = rabbit_fleet.enqueue("lab.drains", arguments)
+    run = rabbit_fleet.enqueue("kit.drains", arguments)
     wait_kind(run, "progress")
     start(start_worker, rabbit)
     first.send_signal(signal.SIGTERM)
@@ -133,7 +133,7 @@ def test_a_drained_workers_run_is_released_and_goes_on_elsewhere(
 def test_a_run_whose_message_the_broker_lost_is_published_again(
     start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet
 ) -> None:
-    run = rabbit_fleet.enqueue("lab.add", {"x": 1})
+    run = rabbit_fleet.enqueue("kit.add", {"x": 1})
     with kombu.Connection(rabbit.url) as connection:
         assert purge(connection) == 1
     start(start_worker, rabbit)
@@ -151,14 +151,14 @@ def test_a_message_that_is_no_task_is_kept_with_its_reason_and_the_worker_goes_o
         wait_until(
             lambda: client.xlen("{skillfleet:0}:dead_letters") == 2, what="two refused messages"
         )
-    assert rabbit_fleet.enqueue("lab.add", {"x": 1}).result(timeout=20) == 2
+    assert rabbit_fleet.enqueue("kit.add", {"x": 1}).result(timeout=20) == 2
 
 
 def test_parents_that_wait_for_children_leave_their_slots_to_them(
     start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet
 ) -> None:
     start(start_worker, rabbit, concurrency=2)
-    parents = [rabbit_fleet.enqueue("lab.parent", {"n": 3}) for _ in range(10)]
+    parents = [rabbit_fleet.enqueue("kit.parent", {"n": 3}) for _ in range(10)]
     expected = sum(range(3))
     assert [parent.result(timeout=60) for parent in parents] == [expected] * 10
 
@@ -170,9 +170,9 @@ def test_a_queued_run_stays_queued_while_its_broker_is_away_and_then_executes(
     try:
         settings = Settings.load(redis_url=server.url, broker_url=broker.url)
         with Fleet(settings=settings) as fleet:
-            fleet.enqueue("lab.add", {"x": 1})
+            fleet.enqueue("kit.add", {"x": 1})
             broker.stop()
-            run = fleet.enqueue("lab.add", {"x": 2})
+            run = fleet.enqueue("kit.add", {"x": 2})
             assert run.status().state is RunState.QUEUED
             broker.start()
             start(start_worker, broker)
@@ -193,14 +193,14 @@ def test_a_run_outlasts_the_time_that_the_broker_gives_for_acknowledgements(
         settings = Settings.load(redis_url=server.url, broker_url=broker.url)
         with Fleet(settings=settings) as fleet:
             worker = start(start_worker, broker, pool=pool, concurrency=3)
-            long = fleet.enqueue("lab.drains", arguments)
+            long = fleet.enqueue("kit.drains", arguments)
             wait_kind(long, "progress")
             wait_until(lambda: "PRECONDITION_FAILED" in worker.text(), 60, "the broker's refusal")
-            others = [fleet.enqueue("lab.add", {"x": x}) for x in range(10)]
+            others = [fleet.enqueue("kit.add", {"x": x}) for x in range(10)]
             assert [run.result(timeout=60) for run in others] == [x + 1 for x in range(10)]
             until.touch()
             assert long.result(timeout=60) == "ended"
-            assert fleet.enqueue("lab.add", {"x": 1}).result(timeout=60) == 2
+            assert fleet.enqueue("kit.add", {"x": 1}).result(timeout=60) == 2
             lines = journal.read_text().splitlines()
             assert lines == [f"{long.id} 1 start", f"{long.id} 1 end"]
             assert "Unrecoverable" not in worker.text()
@@ -214,13 +214,13 @@ def test_a_run_outlasts_the_time_that_the_broker_gives_for_acknowledgements(
 def test_a_plain_client_s_chain_and_limits_are_kept_through_a_retry(
     start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet, server: ValkeyServer
 ) -> None:
-    start_worker("tests.worker.lab,tests.worker.ends", broker_url=rabbit.url, **QUICK)
+    start_worker("tests.worker.kit,tests.worker.ends", broker_url=rabbit.url, **QUICK)
     app = celery.Celery("plain", broker=rabbit.url, backend=server.url, set_as_current=False)
     once = app.signature("ends.second_try", kwargs={"value": 4}).set(priority=3)
-    chained = celery.chain(once, app.signature("lab.add", kwargs={"y": 1}))()
+    chained = celery.chain(once, app.signature("kit.add", kwargs={"y": 1}))()
     assert chained.get(timeout=30) == 5
     assert rabbit_fleet.run(chained.parent.id).status().attempt == 2
-    limited = app.send_task("lab.sleep", kwargs={"seconds": 600.0}, time_limit=1)
+    limited = app.send_task("kit.sleep", kwargs={"seconds": 600.0}, time_limit=1)
     with pytest.raises(Exception, match="time limit of 1 s"):
         limited.get(timeout=30)
     assert wait_state(rabbit_fleet.run(limited.id), RunState.TIMED_OUT).attempt == 1

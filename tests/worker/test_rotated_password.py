@@ -16,8 +16,8 @@ from tests.worker.shared import wait_kind
 @pytest.mark.parametrize("pool", ["loop", "prefork"])
 def test_a_run_goes_on_while_its_worker_is_not_let_in(server: ValkeyServer, pool: str) -> None:
     with fleet_starter(server) as start, Fleet(server.url) as fleet, server.client() as admin:
-        worker = start("tests.worker.lab", pool=pool)
-        run = fleet.enqueue("lab.stream", {"n": 40, "pause": 0.1})
+        worker = start("tests.worker.kit", pool=pool)
+        run = fleet.enqueue("kit.stream", {"n": 40, "pause": 0.1})
         wait_kind(run, "progress")
         try:
             admin.execute_command("ACL", "SETUSER", acl.WORKER, "resetpass", ">another")
@@ -29,7 +29,7 @@ def test_a_run_goes_on_while_its_worker_is_not_let_in(server: ValkeyServer, pool
             password = acl.password_of(acl.WORKER)
             admin.execute_command("ACL", "SETUSER", acl.WORKER, "resetpass", f">{password}")
         assert run.result(timeout=120) == "done"
-        assert fleet.enqueue("lab.add", {"x": 1}).result(timeout=120) == 2
+        assert fleet.enqueue("kit.add", {"x": 1}).result(timeout=120) == 2
         status = run.status()
         assert (status.state, status.attempt) == (RunState.SUCCEEDED, 1)
         assert len(told.findall(worker.text())) <= len(worker.children() or [0])

@@ -11,7 +11,7 @@ from skillfleet_producer import Fleet, RunHandle
 from tests.support.waiting import wait_until
 from tests.worker.shared import StartWorker, wait_kind, wait_state
 
-MODULES = "tests.worker.lab,tests.worker.blocking"
+MODULES = "tests.worker.kit,tests.worker.blocking"
 FOREVER = {"seconds": 600}
 QUICK = {
     "lease_seconds": 3,
@@ -32,7 +32,7 @@ def test_a_cancelled_handler_that_blocks_ends_with_its_process_and_the_worker_go
     run.cancel("enough")
     with pytest.raises(RunCancelled, match="enough"):
         run.result(timeout=30)
-    assert own_fleet.enqueue("lab.add", {"x": 1}).result(timeout=30) == 2
+    assert own_fleet.enqueue("kit.add", {"x": 1}).result(timeout=30) == 2
     assert "cannot be stopped: this process is recycled" in worker.text()
     assert "time.sleep(0.1)" in worker.text()
 
@@ -43,7 +43,7 @@ def test_the_other_runs_of_a_blocked_process_keep_their_leases_and_go_on_uncount
     start_worker(MODULES, pool="loop", **QUICK)
     until = tmp_path / "until"
     arguments = {"journal": str(tmp_path / "journal"), "until": str(until)}
-    other = own_fleet.enqueue("lab.drains", arguments)
+    other = own_fleet.enqueue("kit.drains", arguments)
     wait_kind(other, "progress")
     blocking = own_fleet.enqueue("blocking.block", FOREVER)
     wait_state(blocking)

@@ -89,9 +89,9 @@ def test_a_worker_writes_it_when_it_turns_busy_and_idle(
         "kubernetes_account": tmp_path,
     }
     with fleet_starter(valkey) as start, Fleet(valkey.producer_url) as fleet:
-        start("tests.worker.lab", **settings)
+        start("tests.worker.kit", **settings)
         wait_until(lambda: api.costs == ["0"], what="an idle worker's cost")
-        run = fleet.enqueue("lab.sleep", {"seconds": 600})
+        run = fleet.enqueue("kit.sleep", {"seconds": 600})
         wait_until(lambda: api.costs == ["0", "10"], what="a busy worker's cost")
         run.cancel()
         wait_until(lambda: api.costs == ["0", "10", "0"], what="an idle worker's cost again")
@@ -101,4 +101,4 @@ def test_a_worker_writes_it_when_it_turns_busy_and_idle(
 def test_prefork_workers_cannot_keep_it() -> None:
     settings = WorkerSettings.load(pod_deletion_cost=True, pod_name="w", pod_namespace="agents")
     with pytest.raises(SettingsError, match="SKILLFLEET_POD_DELETION_COST"):
-        create_app("tests.worker.lab", settings=settings, pool="prefork")
+        create_app("tests.worker.kit", settings=settings, pool="prefork")

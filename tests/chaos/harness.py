@@ -78,7 +78,7 @@ class Machine:
         return None if self.worker.process is None else self.worker.process.poll()
 
 
-class Arena:
+class Harness:
     """An async context manager; the last of the proxies is the producer's.
 
     The broker is the ledger's Redis, or a RabbitMQ node when `rabbit`.

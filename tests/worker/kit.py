@@ -1,4 +1,4 @@
-"""The agent that the tests of worker and producer try the fleet with.
+"""Test kit: the agent whose skills the tests of worker and producer run.
 
 A journal, where a skill takes one, is a file outside the fleet: a line `<run> <attempt> <word>`
 is on the disk when the skill goes on.
@@ -12,7 +12,7 @@ from typing import Any
 from skillfleet import Agent, AgentEvent, RunContext, SkillError
 from skillfleet.errors import EventsUnwritableError
 
-agent = Agent("lab", description="What the tests run")
+agent = Agent("kit", description="What the tests run")
 _together = {"now": 0, "most": 0}
 
 
@@ -151,7 +151,7 @@ async def large_event(ctx: RunContext, size: int) -> None:
 @agent.skill
 async def parent(ctx: RunContext, n: int = 5) -> int:
     answers = await asyncio.gather(
-        *(ctx.call("lab", "add", args={"x": i, "y": 0}) for i in range(n))
+        *(ctx.call("kit", "add", args={"x": i, "y": 0}) for i in range(n))
     )
     return sum(answer.result for answer in answers)
 
@@ -159,14 +159,14 @@ async def parent(ctx: RunContext, n: int = 5) -> int:
 @agent.skill
 async def calls_sleeper(ctx: RunContext, seconds: float = 60.0) -> None:
     await ctx.emit_progress("calling")
-    await ctx.call("lab", "nest", args={"depth": 1, "seconds": seconds})
+    await ctx.call("kit", "nest", args={"depth": 1, "seconds": seconds})
 
 
 @agent.skill
 async def nest(ctx: RunContext, depth: int, seconds: float = 0.0) -> int:
     """Call itself `depth` times; the innermost sleeps."""
     if depth:
-        answer = await ctx.call("lab", "nest", args={"depth": depth - 1, "seconds": seconds})
+        answer = await ctx.call("kit", "nest", args={"depth": depth - 1, "seconds": seconds})
         return int(answer.result) + 1
     await ctx.emit_event(AgentEvent("innermost"))
     await asyncio.sleep(seconds)
@@ -182,7 +182,7 @@ async def journals(ctx: RunContext, journal: str, word: str) -> str:
 @agent.skill(max_retries=2)
 async def retried_parent(ctx: RunContext, journal: str) -> str:
     """Call a child in each attempt, and fail once after it ended."""
-    answer = await ctx.call("lab", "journals", args={"journal": journal, "word": "child"})
+    answer = await ctx.call("kit", "journals", args={"journal": journal, "word": "child"})
     if ctx.attempt == 1:
         raise SkillError("once", retryable=True, retry_after=0.01)
     return f"{answer.result} {ctx.attempt}"
@@ -190,7 +190,7 @@ async def retried_parent(ctx: RunContext, journal: str) -> str:
 
 @agent.skill
 async def calls_retried(ctx: RunContext, journal: str) -> str:
-    answer = await ctx.call("lab", "retried_parent", args={"journal": journal})
+    answer = await ctx.call("kit", "retried_parent", args={"journal": journal})
     return str(answer.result)
 
 
@@ -198,7 +198,7 @@ async def calls_retried(ctx: RunContext, journal: str) -> str:
 async def deadline_of_child(ctx: RunContext, timeout: float | None = None) -> list[float]:
     """The deadlines (seconds since the epoch) of this run and of one that it calls."""
     mine = ctx.deadline.timestamp() if ctx.deadline else 0.0
-    answer = await ctx.call("lab", "my_deadline", timeout=timeout)
+    answer = await ctx.call("kit", "my_deadline", timeout=timeout)
     return [mine, answer.result]
 
 
@@ -279,7 +279,7 @@ async def artifact(ctx: RunContext, size: int) -> int:
 async def leaves_a_child(ctx: RunContext, journal: str) -> str:
     """Return while a called run still runs."""
     arguments = {"seconds": 600, "journal": journal}
-    call = asyncio.ensure_future(ctx.call("lab", "sleep", args=arguments))
+    call = asyncio.ensure_future(ctx.call("kit", "sleep", args=arguments))
     while not Path(journal).exists():  # noqa: ASYNC110, ASYNC240 - a test's skill may
         await asyncio.sleep(0.01)
     return "gone" if not call.done() else "done"

@@ -13,9 +13,9 @@ from redis.exceptions import RedisError
 
 from skillfleet.contracts import RunState
 from skillfleet_ledger.keys import Keyspace
-from tests.chaos.arena import LEASE_SECONDS, POOLS, Arena
 from tests.chaos.checker import check
 from tests.chaos.evidence import Journal, Run, read_messages, read_runs
+from tests.chaos.harness import LEASE_SECONDS, POOLS, Harness
 from tests.chaos.load import Load, draw_orders
 from tests.chaos.schedule import Fault, draw
 from tests.ledger.audit import audit
@@ -27,7 +27,7 @@ _CALM_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Battle:
+class Scenario:
     """What a round is made of; the same numbers make the same round."""
 
     seed: int
@@ -60,38 +60,38 @@ class Verdict:
         return "\n".join("\n".join(log.splitlines()[-lines:]) for log in logs)
 
 
-async def fight(battle: Battle) -> Verdict:
-    """Fight one round; everything it started is gone afterwards."""
+async def run_scenario(scenario: Scenario) -> Verdict:
+    """Run one round; everything it started is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="skillfleet-chaos-") as folder:
         journal = Path(folder) / "journal"
         journal.touch()
-        async with Arena(rabbit=battle.rabbit) as arena:
+        async with Harness(rabbit=scenario.rabbit) as harness:
             load = Load(
-                arena.proxies[-1].url,
-                arena.server.port,
-                random.Random(battle.seed),
-                **arena.broker,
+                harness.proxies[-1].url,
+                harness.server.port,
+                random.Random(scenario.seed),
+                **harness.broker,
             )
             orders = draw_orders(
-                random.Random(battle.seed), str(journal), battle.seconds, battle.rate
+                random.Random(scenario.seed), str(journal), scenario.seconds, scenario.rate
             )
             async with asyncio.TaskGroup() as group:
-                group.create_task(arena.play(battle.faults()))
-                group.create_task(load.run(orders, battle.seconds))
+                group.create_task(harness.play(scenario.faults()))
+                group.create_task(load.run(orders, scenario.seconds))
             healed = time.monotonic()
-            await load.finish(battle.patience)
-            await asyncio.to_thread(_wait_idle, arena, load, healed + battle.patience)
+            await load.finish(scenario.patience)
+            await asyncio.to_thread(_wait_idle, harness, load, healed + scenario.patience)
             took = time.monotonic() - healed
-            await arena.end()
-            return await asyncio.to_thread(_judge, arena, load, Journal(journal), took)
+            await harness.end()
+            return await asyncio.to_thread(_judge, harness, load, Journal(journal), took)
 
 
-def _wait_idle(arena: Arena, load: Load, end: float) -> None:
+def _wait_idle(harness: Harness, load: Load, end: float) -> None:
     """Until no run is queued or running; what a plain client sent may not be a run yet."""
     idle_since = None
     while time.monotonic() < end:
-        with suppress(RedisError), arena.server.client() as client:
-            if not _idle(client, load, rabbit=arena.rabbit is not None):
+        with suppress(RedisError), harness.server.client() as client:
+            if not _idle(client, load, rabbit=harness.rabbit is not None):
                 idle_since = None
             elif (idle_since := idle_since or time.monotonic()) + _CALM_SECONDS < time.monotonic():
                 return
@@ -108,23 +108,23 @@ def _idle(client: redis.Redis, load: Load, *, rabbit: bool) -> bool:
     return not client.llen("celery")
 
 
-def _judge(arena: Arena, load: Load, journal: Journal, took: float) -> Verdict:
+def _judge(harness: Harness, load: Load, journal: Journal, took: float) -> Verdict:
     keys = Keyspace()
-    with arena.server.client() as client:
+    with harness.server.client() as client:
         runs = read_runs(client, keys)
-        scene = arena.scene(read_messages(client) if arena.rabbit is None else ())
-        problems = [*arena.problems, *load.problems, *audit(client, keys)]
+        scene = harness.scene(read_messages(client) if harness.rabbit is None else ())
+        problems = [*harness.problems, *load.problems, *audit(client, keys)]
     problems += check(runs, journal, load.made, scene)
-    summary = f"{_counts(arena, load, runs)}; all at rest {took:.1f} s after the last fault"
-    return Verdict(problems, summary, arena.logs(), journal.text)
+    summary = f"{_counts(harness, load, runs)}; all at rest {took:.1f} s after the last fault"
+    return Verdict(problems, summary, harness.logs(), journal.text)
 
 
-def _counts(arena: Arena, load: Load, runs: dict[str, Run]) -> str:
+def _counts(harness: Harness, load: Load, runs: dict[str, Run]) -> str:
     outcomes = [attempt.get("outcome") for run in runs.values() for attempt in run.attempts]
     counts = ", ".join(f"{outcomes.count(name)} {name}" for name in sorted(set(map(str, outcomes))))
     unclaimed = sum(run_id not in runs for run_id in load.made)
     return (
         f"{len(load.made)} orders ({unclaimed} left to the broker), {len(runs)} runs,"
-        f" {len(outcomes)} attempts ({counts}), {arena.sprung} faults"
+        f" {len(outcomes)} attempts ({counts}), {harness.sprung} faults"
         f" right after an end, {load.died} cancellers died"
     )
