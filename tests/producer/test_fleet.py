@@ -163,7 +163,7 @@ def test_artifacts_are_read_as_a_stream(fleet: Fleet) -> None:
 def test_runs_are_listed_by_state_and_agent_newest_first(
     own_fleet: Fleet, start_worker: StartWorker
 ) -> None:
-    start_worker("tests.worker.kit,tests.worker.elsewhere")
+    start_worker("tests.worker.kit,tests.worker.two_queues")
     first = own_fleet.enqueue("kit.add", {"x": 1})
     first.result(timeout=20)
     failed = own_fleet.enqueue("kit.boom")
@@ -194,7 +194,7 @@ def test_the_catalogue_is_read_again_when_a_new_worker_appears(
     assert own_fleet.enqueue("kit.add", {"x": 1}).result(timeout=20) == 2
     with pytest.raises(LookupError, match=r"there\.add"):
         own_fleet.enqueue("there.add", {"x": 1})
-    start_worker("tests.worker.elsewhere")
+    start_worker("tests.worker.two_queues")
     run = own_fleet.enqueue("there.add", {"x": 1})
     assert run.result(timeout=20) == 201
     assert run.status().queue == "there"
