@@ -1,4 +1,4 @@
-"""One task's execution in `LoopPool`: Celery's tracer in a greenlet, time limits, endings."""
+"""Execution of one task in `LoopPool`: direct or in Celery's tracer, time limits, stops."""
 
 import asyncio
 import contextlib
@@ -20,11 +20,13 @@ from skillfleet_engine.loop.threads import Owner, current_owner
 
 T = TypeVar("T")
 
+Work = Callable[[int], Coroutine[Any, Any, bool]]
+
 current_job: ContextVar["Job | None"] = ContextVar("current_job", default=None)
 
 
 class Call(NamedTuple):
-    """What Celery's worker hands to a pool for one task; limits are in seconds."""
+    """The arguments with which Celery's worker passes a task to a pool; limits in seconds."""
 
     target: Callable[..., Any]
     args: Sequence[Any]
@@ -39,15 +41,15 @@ class Call(NamedTuple):
 
 
 class StopReason(Enum):
-    """Why a job was ended before its handler had returned."""
+    """Why a job was stopped before its handler returned."""
 
     TERMINATED = "terminated"  # revoked with terminate, or cancelled by Celery
-    TIMED_OUT = "timed out"  # the hard time limit; Celery was told when it was reached
+    TIMED_OUT = "timed out"  # the hard time limit; reported to Celery when it was reached
     ABANDONED = "abandoned"  # the worker stops at once; the message stays unacknowledged
 
 
 class JobStopped(BaseException):
-    """Leaves Celery's tracer without an outcome: the stop_reason already has its own."""
+    """Leaves Celery's tracer without an outcome: the stop has its own."""
 
 
 class Slots(Protocol):
@@ -57,26 +59,31 @@ class Slots(Protocol):
         """Run synchronous code in a greenlet on the loop."""
 
     def release_slot(self, job: "Job") -> None:
-        """Give the job's slot back."""
+        """Release the job's slot."""
 
     def retake_slot(self, job: "Job") -> None:
-        """Take a slot again."""
+        """Take a slot for the job again."""
 
 
 @dataclass(eq=False)
 class Job:
-    """All methods belong to the loop's thread, except `end`."""
+    """One task in the pool. All methods belong to the loop's thread, except `stop`.
+
+    A job with `work` is a direct one: it needs no tracer for a plain success. `work` gets the
+    job's pseudo process id and returns True when nothing is left to do. Otherwise, and for all
+    other jobs, Celery's tracer executes `call` and reports the outcome.
+    """
 
     call: Call
     pid: int
     loop: asyncio.AbstractEventLoop
     slots: Slots
+    work: Work | None = None
     stop_reason: StopReason | None = None
     greenlet: Driven | None = None
     released: int = 0
     owner: Owner = field(init=False)
     _task: "asyncio.Task[None] | None" = None
-    _cancel_is_due: bool = False
     _in_handler: bool = False
     _timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
@@ -90,43 +97,57 @@ class Job:
 
     @property
     def is_executing(self) -> bool:
-        """True while the task's own code runs, and does not wait (any thread may ask)."""
+        """True while the job's own asyncio task or greenlet runs (any thread may ask).
+
+        False while code runs that the job started as a task of its own.
+        """
+        if self.greenlet is None:
+            return self._in_handler and asyncio.current_task(self.loop) is self._task
         # A greenlet that was switched away from keeps its frame for later.
-        return bool(self.greenlet) and self.greenlet is not None and self.greenlet.gr_frame is None
+        return bool(self.greenlet) and self.greenlet.gr_frame is None
 
     def here(self) -> bool:
         """True in the greenlet of this job, outside of its handler."""
         return getcurrent() is self.greenlet and not self._in_handler
 
     def terminate(self, signum: int) -> None:
-        """Celery's ApplyResult has this; the pool's `terminate_job` has done it."""
+        """Do nothing: Celery's ApplyResult has this, and `terminate_job` has stopped the job."""
 
-    def end(self, stop_reason: StopReason) -> None:
+    def stop(self, reason: StopReason) -> None:
         """Cancel the handler if it runs, or as soon as it starts. Any thread."""
         if self.stop_reason is None:
-            self.stop_reason = stop_reason
+            self.stop_reason = reason
             self.loop.call_soon_threadsafe(self._cancel)
 
     async def run(self) -> None:
         """Execute the task to its end; the asyncio task that awaits this is the job's."""
-        self._task = asyncio.current_task()
+        self._task = task = asyncio.current_task()
         current_job.set(self)
         current_owner.set(self.owner)
         try:
-            await self._execute()
+            if self.work is not None and self.stop_reason is None:
+                self._in_handler = True
+                try:
+                    if await self.work(self.pid):
+                        return
+                except asyncio.CancelledError:
+                    if self.stop_reason is None:
+                        raise
+                finally:
+                    self._in_handler = False
+                    if task is not None and task.cancelling():
+                        await _absorbed(task)
+            await in_greenlet(self._trace, self._started)
         finally:
-            # The task's context holds the job: a circle that would keep all of the message until
-            # the next full collection.
+            # The task's context references the job: a cycle that would keep the whole message
+            # until the next full collection.
             self._task = None
-
-    async def _execute(self) -> None:
-        await in_greenlet(self._trace, self._started)
 
     def handle(self, coro: Coroutine[Any, Any, T]) -> T:
         """Await the handler's coroutine, under the time limits; in the job's greenlet.
 
         Raises:
-            JobStopped: the job was ended meanwhile, whatever the handler made of it.
+            JobStopped: the job was stopped meanwhile, whatever the handler returned or raised.
         """
         if self.stop_reason is not None:
             coro.close()
@@ -168,7 +189,7 @@ class Job:
             self.report(exc)
 
     def report(self, error: BaseException) -> None:
-        """Tell Celery's request that the task ended with an error which the tracer did not see."""
+        """Report an error that the tracer did not see to Celery's request."""
         try:
             raise error  # noqa: TRY301 - ExceptionInfo needs a traceback
         except BaseException:  # noqa: BLE001
@@ -185,14 +206,14 @@ class Job:
     def _soft_limit(self, body: Interruptible[Any], seconds: float) -> None:
         if self._task is not None and self.stop_reason is None:
             body.interrupt(self._task, SoftTimeLimitExceeded(seconds))
-            self._tell_timeout(seconds, soft=True)
+            self._report_timeout(seconds, soft=True)
 
     def _hard_limit(self, seconds: float) -> None:
         if self.stop_reason is None:
-            self.end(StopReason.TIMED_OUT)
-            self._tell_timeout(seconds, soft=False)
+            self.stop(StopReason.TIMED_OUT)
+            self._report_timeout(seconds, soft=False)
 
-    def _tell_timeout(self, seconds: float, *, soft: bool) -> None:
+    def _report_timeout(self, seconds: float, *, soft: bool) -> None:
         callback = self.call.timeout_callback
         if callback is not None:
             # In a greenlet: it stores the outcome and calls the user's hooks, which may wait.
@@ -203,48 +224,13 @@ class Job:
             self._task.cancel()
 
     def _absorb_cancellation(self) -> None:
-        """Take a cancellation that came too late for the handler, before the tracer meets it."""
+        """Absorb a cancellation that came too late for the handler, before the tracer sees it."""
         if self._task is not None and self._task.cancelling():
             await_here(_absorbed(self._task))
 
 
-@dataclass(eq=False, kw_only=True)
-class DirectJob(Job):
-    """Work that settles its task by itself, without Celery's tracer around it.
-
-    `work` gets the job's pseudo process id and returns True when nothing is left to do. Else, and
-    when the job was ended meanwhile, Celery's tracer tells the outcome, by `call`.
-    """
-
-    work: Callable[[int], Coroutine[Any, Any, bool]]
-
-    @property
-    def is_executing(self) -> bool:
-        """True while the work's own code runs, and does not wait (any thread may ask)."""
-        if self._in_handler:
-            return self._task is not None and asyncio.current_task(self.loop) is self._task
-        return super().is_executing
-
-    async def _execute(self) -> None:
-        if self.stop_reason is not None or not await self._worked():
-            await super()._execute()
-
-    async def _worked(self) -> bool:
-        self._in_handler = True
-        try:
-            return await self.work(self.pid)
-        except asyncio.CancelledError:
-            if self.stop_reason is None:
-                raise
-            return False
-        finally:
-            self._in_handler = False
-            if self._task is not None and self._task.cancelling():
-                await _absorbed(self._task)
-
-
 async def _absorbed(task: "asyncio.Task[Any]") -> None:
-    """Take a cancellation of the task that awaits this, and forget it."""
+    """Absorb a cancellation of the task that awaits this."""
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.sleep(0)
     while task.cancelling():

@@ -17,7 +17,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from celery.concurrency.base import BasePool
 from celery.exceptions import ImproperlyConfigured
 from celery.worker import state
 
-from skillfleet_engine.celery_hooks.jobs import Call, DirectJob, Job, StopReason
+from skillfleet_engine.celery_hooks.jobs import Call, Job, StopReason, Work
 from skillfleet_engine.celery_hooks.settings import EngineSettings
 from skillfleet_engine.loop import bridge
 from skillfleet_engine.loop.greenlets import in_greenlet
@@ -126,12 +126,15 @@ class LoopPool(BasePool):
             options.get("timeout") or self.options.get("timeout"),
             options.get("correlation_id"),
         )
-        return self._admit(Job(call, next(self._pids), self.host.loop, self))
+        job = Job(call, next(self._pids), self.host.loop, self)
+        self._pending.append(job)
+        self._fill()
+        return job
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:  # noqa: ARG002
         """Cancel the task with this pseudo process id (any thread)."""
         if (job := self._running.get(pid)) is not None:
-            job.end(StopReason.TERMINATED)
+            job.stop(StopReason.TERMINATED)
 
     def grow(self, n: int = 1) -> None:
         """Allow `n` more tasks at once."""
@@ -155,7 +158,7 @@ class LoopPool(BasePool):
         """Cold shutdown: cancel all tasks and give them the grace to clean up."""
         self._pending.clear()
         for job in self.jobs():
-            job.end(StopReason.ABANDONED)
+            job.stop(StopReason.ABANDONED)
         self.drain(self.settings.cancel_grace)
         self._finish()
 
@@ -174,7 +177,7 @@ class LoopPool(BasePool):
 
     # -- for requests that need no tracer
 
-    def apply_direct(self, work: Callable[[int], Coroutine[Any, Any, bool]], call: Call) -> Job:
+    def apply_direct(self, work: Work, call: Call) -> Job:
         """Run work that settles its task by itself, now or as soon as a slot is free.
 
         Args:
@@ -182,7 +185,10 @@ class LoopPool(BasePool):
                 is to tell, which then carries out `call`.
             call: without an `accept_callback`, and without time limits.
         """
-        return self._admit(DirectJob(call, next(self._pids), self.host.loop, self, work=work))
+        job = Job(call, next(self._pids), self.host.loop, self, work)
+        self._pending.append(job)
+        self._fill()
+        return job
 
     # -- for the engine's other parts
 
@@ -241,11 +247,6 @@ class LoopPool(BasePool):
         self._fill()
         self.host.wake()
 
-    def _admit(self, job: Job) -> Job:
-        self._pending.append(job)
-        self._fill()
-        return job
-
     def _fill(self) -> None:
         while self._pending and self._state == self.RUN and len(self._running) < self.num_processes:
             job = self._pending.popleft()
@@ -253,27 +254,27 @@ class LoopPool(BasePool):
                 self._revoke(job)
             else:
                 self._running[job.pid] = job
-                self.host.loop.create_task(self._run(job), name=job.id)
+                task = self.host.loop.create_task(job.run(), name=job.id)
+                task.add_done_callback(partial(self._ended, job))
 
     def _revoke(self, job: Job) -> None:
         job.stop_reason = StopReason.TERMINATED
         self.spawn(lambda: job.report(Terminated("revoked")))
 
-    async def _run(self, job: Job) -> None:
-        try:
-            await job.run()
-        except Exception as error:
-            logger.critical("Task %s: the pool could not settle it", job.id, exc_info=True)
+    def _ended(self, job: Job, task: "asyncio.Task[None]") -> None:
+        """Free the slot of a job whose task is done."""
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            logger.critical("Task %s: the pool could not settle it", job.id, exc_info=error)
             self.spawn(partial(job.report, error))
-        finally:
-            del self._running[job.pid]
-            if self._threads is not None:
-                self._threads.over(job.owner)
-            if job.released:
-                job.released = 0
-                self._change_released(-1)
-            self._fill()
-            self.host.wake()
+        del self._running[job.pid]
+        if self._threads is not None:
+            self._threads.over(job.owner)
+        if job.released:
+            job.released = 0
+            self._change_released(-1)
+        self._fill()
+        self.host.wake()
 
     def _hub_loop(self, host: LoopHost) -> Iterator[None]:
         try:

@@ -142,10 +142,24 @@ class Channel(stock.Channel):
         """Deliver the messages of a claim from `queues`; both lists as the script returns them."""
         for position, raw, reason in _triples(refused):
             self._refuse(queues[(position - 1) % len(queues)], raw, bytes_to_str(reason))
-        for position, raw, tag in _triples(claimed):
+        for position, raw, raw_tag in _triples(claimed):
             queue = queues[(position - 1) % len(queues)]
             self._queue_cycle.rotate(queue)
-            self._deliver_one(queue, raw, bytes_to_str(tag))
+            tag = bytes_to_str(raw_tag)
+            self.qos.claimed.add(tag)
+            try:
+                self.connection._deliver(_decoded(raw, tag), queue)  # noqa: SLF001
+            except (*BROKEN, MemoryError):
+                raise
+            except Exception as error:
+                # A faulty message must not end the worker, now or at each redelivery.
+                logger.exception("The message %s cannot be delivered", tag)
+                self._refuse(queue, raw, f"{type(error).__name__}: {error}", tag)
+            else:
+                if queue in self._no_ack_queues:
+                    self.ack(tag)
+            finally:
+                self.qos.claimed.discard(tag)
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001
         """Consume from a queue, from the next poll on."""
@@ -237,22 +251,6 @@ class Channel(stock.Channel):
         super()._after_fork()  # type: ignore[misc]
 
     # -- one message
-
-    def _deliver_one(self, queue: str, raw: bytes, tag: str) -> None:
-        self.qos.claimed.add(tag)
-        try:
-            self.connection._deliver(_decoded(raw, tag), queue)  # noqa: SLF001
-        except (*BROKEN, MemoryError):
-            raise
-        except Exception as error:
-            # A faulty message must not end the worker, now or at each redelivery.
-            logger.exception("The message %s cannot be delivered", tag)
-            self._refuse(queue, raw, f"{type(error).__name__}: {error}", tag)
-        else:
-            if queue in self._no_ack_queues:
-                self.ack(tag)
-        finally:
-            self.qos.claimed.discard(tag)
 
     def _message(self, queue: str, raw: bytes, tag: str) -> Any:
         try:

@@ -109,13 +109,22 @@ class MessageFetcher:
         except BROKEN:
             self.abandon()
             raise
-        if socket is self._main:
-            return self._on_polls(replies)
-        for reply in replies:
-            if isinstance(reply, ResponseError):
-                self._fail(reply)
-            self._woken = self._may_have_messages = True
-        return 0
+        if socket is not self._main:
+            for reply in replies:
+                if isinstance(reply, ResponseError):
+                    self._fail(reply)
+                self._woken = self._may_have_messages = True
+            return 0
+        polls = self._confirmed(replies)
+        for sent, (claimed, refused) in polls:
+            try:
+                self._delivered = self._delivered or bool(claimed)
+                self.channel.deliver(sent.queues, claimed, refused)
+            except BaseException:
+                # Only one claim is in flight at a time: this one.
+                self.channel.pending_acks.unconfirmed_claims.add(sent.at)
+                raise
+        return sum(len(claimed) // 3 for _, (claimed, _) in polls)
 
     def queues_added(self) -> None:
         """Check all queues again before the next wait."""
@@ -210,22 +219,15 @@ class MessageFetcher:
                 seconds = self.channel.wakeup_timeout
                 wait.send("BLMOVE", key, self.channel.keys.woken(key), "RIGHT", "LEFT", seconds)
 
-    def _on_polls(self, replies: list[Any]) -> int:
+    def _confirmed(self, replies: list[Any]) -> list[tuple[Sent, Any]]:
+        """The polls that the replies answer, each with its reply."""
         confirmed = []
         for reply in replies:
             if isinstance(reply, ResponseError) and str(reply).startswith("NOSCRIPT"):
                 self._repeat()
             else:
                 confirmed.append((self._confirm(reply), reply))
-        for sent, (claimed, refused) in confirmed:
-            try:
-                self._delivered = self._delivered or bool(claimed)
-                self.channel.deliver(sent.queues, claimed, refused)
-            except BaseException:
-                # Only one claim is in flight at a time: this one.
-                self.channel.pending_acks.unconfirmed_claims.add(sent.at)
-                raise
-        return sum(len(claimed) // 3 for _, (claimed, _) in confirmed)
+        return confirmed
 
     def _confirm(self, reply: Any) -> Sent:
         if isinstance(reply, ResponseError):

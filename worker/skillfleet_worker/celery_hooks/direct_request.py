@@ -26,9 +26,10 @@ _CANVAS = ("callbacks", "chain", "chord")
 class DirectRequest(SkillRequest):
     """Tells of a plain success by itself; every other outcome goes through Celery's tracer."""
 
-    def _begin(self, pool: Any, **_: Any) -> Any:
-        """Give the run a slot of the pool; raises TaskRevokedError as Celery's own does."""
+    def execute_using_pool(self, pool: Any, **_: Any) -> Any:
+        """Give the run a slot of the pool; raise TaskRevokedError as Celery's own method does."""
         if self.revoked():
+            state.task_ready(self)
             raise TaskRevokedError(self.id)
         encoding = (self.content_type, self.content_encoding)
         call = Call(

@@ -71,13 +71,10 @@ class SkillRequest(Request):
     def execute_using_pool(self, pool: Any, **options: Any) -> Any:
         """Give the message to the pool; one that fails here keeps no slot of the worker."""
         try:
-            return self._begin(pool, **options)
+            return super().execute_using_pool(pool, **options)
         except BaseException:
             state.task_ready(self)
             raise
-
-    def _begin(self, pool: Any, **options: Any) -> Any:
-        return super().execute_using_pool(pool, **options)
 
     @property
     def argsrepr(self) -> str:
