@@ -18,7 +18,7 @@ from greenlet import getcurrent, greenlet
 
 from skillfleet_engine.loop.greenlets import Driven, await_here
 from skillfleet_engine.loop.interrupt import awaiting
-from skillfleet_engine.loop.loops import close_loop, new_event_loop, turn_forever
+from skillfleet_engine.loop.loops import close_loop, new_event_loop, run_until_stopped
 from skillfleet_engine.loop.watchdog import LoopWatchdog
 
 P = ParamSpec("P")
@@ -149,7 +149,7 @@ class LoopHost:
             raise RuntimeError("only Celery's own code on the event loop's thread can wait for it")
         self._waiting = getcurrent()
         if self._loop_greenlet is None or self._loop_greenlet.dead:
-            self._loop_greenlet = greenlet(partial(turn_forever, self.loop))
+            self._loop_greenlet = greenlet(partial(run_until_stopped, self.loop))
         else:
             asyncio._set_running_loop(self.loop)  # noqa: SLF001 - documented for hosts of loops
         try:

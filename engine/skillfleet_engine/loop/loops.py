@@ -23,7 +23,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def turn_forever(loop: asyncio.AbstractEventLoop) -> None:
+def run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
     """Turn the loop until it is stopped.
 
     Raises:

@@ -15,7 +15,7 @@ from billiard.pool import soft_timeout_sighandler
 from celery import current_task
 
 from skillfleet_engine.loop.interrupt import Interruptible, awaiting
-from skillfleet_engine.loop.loops import close_loop, new_event_loop, report_exit, turn_forever
+from skillfleet_engine.loop.loops import close_loop, new_event_loop, report_exit, run_until_stopped
 from skillfleet_engine.loop.threads import Owner, TaskThreads, current_owner
 from skillfleet_engine.loop.watchdog import LoopWatchdog
 
@@ -43,7 +43,7 @@ class LoopThread:
         return self._watchdog
 
     def _turn(self) -> None:
-        turn_forever(self.loop)
+        run_until_stopped(self.loop)
         close_loop(self.loop, 1.0)
 
     def _stop(self) -> None:
