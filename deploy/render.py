@@ -1,7 +1,7 @@
 """Render deploy/k8s from the chart: a base that runs by itself, and what each overlay changes.
 
 `python -m deploy.render` writes the files, `--check` only compares them with the chart's output.
-`--out` and `--namespace` render the same objects elsewhere and for another namespace.
+`--out` and `--namespace` render the same objects to another folder and for another namespace.
 Needs helm-python-sdk (the real Helm engine) and PyYAML.
 """
 

@@ -14,7 +14,7 @@ _PLAIN_STEPS = 10
 
 
 class Screen:
-    """Shows a run's events as they come: live in a terminal, as plain lines elsewhere."""
+    """Display of a run's events: live on a terminal, otherwise as plain lines."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

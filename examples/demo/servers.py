@@ -29,7 +29,7 @@ _TRIES = 3
 
 
 class ServerError(Exception):
-    """A process could not start, or ended before its time; the message tells all there is."""
+    """A process could not start, or ended early; the message has its log."""
 
 
 class Server:

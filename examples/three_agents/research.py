@@ -29,7 +29,7 @@ async def research(ctx: RunContext[JWTAuth], question: str, seconds: float = 0.0
     """Look a question up, which takes so many `seconds`; needs the scope library:read."""
     await ctx.emit_progress(f"looking up: {question}")
     await asyncio.sleep(seconds)
-    answer = f"The library has {len(question)} letters to say about it."
+    answer = f"The library has {len(question)} characters to say about it."
     (reviewer,) = await ctx.discover.find_agents(tags=["review"], limit=1)
     verdict = await ctx.call(reviewer.name, "check", args={"text": answer})
     return Finding(question=question, answer=answer, reader=ctx.auth.sub, checked=verdict.result)

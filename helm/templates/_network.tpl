@@ -47,7 +47,7 @@
 {{- define "skillfleet.validateNetwork" -}}
 {{- /* A rule without ports would open all of them. */}}
 {{- if and .Values.networkPolicy.enabled (include "skillfleet.external" .) (not (include "skillfleet.externalPorts" . | fromJsonArray)) -}}
-{{- fail "networkPolicy.redisPorts: the addresses come from Secrets, so say on which ports Redis and the broker listen" -}}
+{{- fail "networkPolicy.redisPorts: the addresses come from Secrets, so list the ports on which Redis and the broker listen" -}}
 {{- end -}}
 {{- end }}
 
@@ -56,7 +56,7 @@
 {{ include "skillfleet.egressDns" . }}
 {{- if .Values.valkey.enabled }}
 - ports:
-    {{- /* By number: not every network plugin knows names of ports that are elsewhere. */}}
+    {{- /* By number: not every network plugin resolves port names of other pods. */}}
     - port: 6379
       protocol: TCP
   to:

@@ -1,7 +1,7 @@
 {{/* Rules between values, which the schema cannot say. Each message names the key and the way out. */}}
 {{- define "skillfleet.validate" -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9.]*[a-z0-9])?$" (include "skillfleet.fullname" .)) -}}
-{{- fail "fullnameOverride: names of objects must start with a letter and hold a-z, 0-9 and '-' only; set fullnameOverride, or choose another release name" -}}
+{{- fail "fullnameOverride: names of objects must start with a letter and contain only a-z, 0-9 and '-'; set fullnameOverride, or choose another release name" -}}
 {{- end -}}
 {{- include "skillfleet.validateRedis" . -}}
 {{- include "skillfleet.validateFlower" . -}}
@@ -21,7 +21,7 @@
 {{- fail "redis.url: set either redis.url or valkey.enabled, not both" -}}
 {{- end -}}
 {{- if and (not .Values.valkey.enabled) (not $redis.url) (not (and $redis.existingSecret.name $redis.existingSecret.urlKey)) -}}
-{{- fail "redis: say where Redis is: redis.existingSecret.name and urlKey, or redis.url, or valkey.enabled=true for a trial" -}}
+{{- fail "redis: set the address: redis.existingSecret.name and urlKey, or redis.url, or valkey.enabled=true for a trial" -}}
 {{- end -}}
 {{- range $role := include "skillfleet.redisRoles" . | fromJsonArray -}}
 {{- $user := include "skillfleet.redisUser" (dict "root" $ "role" $role) | fromJson -}}
@@ -32,7 +32,7 @@
 {{- $own := get $redis.users $role | default dict -}}
 {{- $borrowed := and (or $own.username $own.usernameKey) (not (or $own.passwordKey $own.secret)) -}}
 {{- if or $borrowed (and (or $user.username $user.usernameKey) (not $user.passwordKey)) -}}
-{{- fail (printf "%s.passwordKey: a Redis user needs a password; say where it is, or put user and password into the URL" $where) -}}
+{{- fail (printf "%s.passwordKey: a Redis user needs a password; set its key, or put user and password into the URL" $where) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $redis.tls.caSecret (hasPrefix "redis://" $redis.url) -}}
@@ -54,7 +54,7 @@
 {{- end -}}
 {{- if and $flower.enabled $flower.ingress.enabled -}}
 {{- if not (or $auth.basic.existingSecret $auth.oauth.provider $auth.proxy) -}}
-{{- fail "flower.ingress.enabled: an Ingress needs authentication: set flower.auth.basic.existingSecret, flower.auth.oauth, or flower.auth.proxy when an OAuth proxy stands before it" -}}
+{{- fail "flower.ingress.enabled: an Ingress needs authentication: set flower.auth.basic.existingSecret, flower.auth.oauth, or flower.auth.proxy if an OAuth proxy protects it" -}}
 {{- end -}}
 {{- if not $flower.ingress.host -}}
 {{- fail "flower.ingress.host: an Ingress needs a host name" -}}
@@ -73,7 +73,7 @@
 {{- $where := printf "workers[%s].autoscaling" .pool.name -}}
 {{- $scaling := .pool.autoscaling -}}
 {{- if and .pool.preStop.command (lt (int .pool.preStop.seconds) 1) -}}
-{{- fail (printf "workers[%s].preStop.seconds: say how long preStop.command may take; it is added to the grace period" .pool.name) -}}
+{{- fail (printf "workers[%s].preStop.seconds: set how long preStop.command may take; it is added to the grace period" .pool.name) -}}
 {{- end -}}
 {{- /* Servers that apply refuse a list that names one thing twice. */ -}}
 {{- range $key := list "env" "extraVolumes" -}}
@@ -82,10 +82,10 @@
 {{- end -}}
 {{- end -}}
 {{- if and (regexMatch "^0+%?$" (toString .pool.rollingUpdate.maxSurge)) (regexMatch "^0+%?$" (toString .pool.rollingUpdate.maxUnavailable)) -}}
-{{- fail (printf "workers[%s].rollingUpdate: with maxSurge and maxUnavailable both 0 no update could start; set one of them" .pool.name) -}}
+{{- fail (printf "workers[%s].rollingUpdate: with maxSurge and maxUnavailable both 0, no update can start; raise one of them" .pool.name) -}}
 {{- end -}}
 {{- if and .pool.podDeletionCost (eq .pool.pool "prefork") -}}
-{{- fail (printf "workers[%s].podDeletionCost: prefork workers cannot keep it; set it to false for this pool" .pool.name) -}}
+{{- fail (printf "workers[%s].podDeletionCost: prefork workers do not support it; set it to false for this pool" .pool.name) -}}
 {{- end -}}
 {{- if and (ne $scaling.mode "none") (gt (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
 {{- fail (printf "%s: minReplicas (%d) is above maxReplicas (%d)" $where (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
@@ -100,7 +100,7 @@
 {{- fail (printf "%s.mode: demand needs exporter.enabled or keda.exporterUrl" $where) -}}
 {{- end -}}
 {{- if and (eq $scaling.mode "redisList") (or .root.Values.broker.url .root.Values.broker.existingSecret.name) (not $scaling.redisList.address) -}}
-{{- fail (printf "%s.redisList.address: with a broker of its own, say which Redis holds its lists; for RabbitMQ use mode demand" $where) -}}
+{{- fail (printf "%s.redisList.address: with a separate broker, set the address of the Redis that holds its lists; for RabbitMQ use mode demand" $where) -}}
 {{- end -}}
 {{- if and (eq $scaling.mode "redisList") (not (or $scaling.redisList.address .root.Values.redis.url .root.Values.valkey.enabled)) -}}
 {{- fail (printf "%s.redisList.address: KEDA cannot read the address from redis.existingSecret; set host:port" $where) -}}

@@ -16,14 +16,14 @@ async def add(ctx: RunContext, x: int, y: int = 1) -> int:
 
 
 @kit.skill
-async def tell(ctx: RunContext, words: list[str]) -> dict[str, int]:
-    """Count words, then tell them, and keep them."""
+async def recite(ctx: RunContext, words: list[str]) -> dict[str, int]:
+    """Count words, then stream and store them."""
     for number, word in enumerate(words, start=1):
         await ctx.emit_progress(f"weighing {word}", current=number, total=len(words))
     for word in words:
         await ctx.emit_text_delta(f"{word} ")
-    told = " ".join(words).encode()
-    await ctx.emit_artifact(await ctx.write_artifact("deep/words.txt", told, "text/plain"))
+    joined = " ".join(words).encode()
+    await ctx.emit_artifact(await ctx.write_artifact("deep/words.txt", joined, "text/plain"))
     await ctx.emit_error("one word was dull", code="dull")
     return {"words": len(words)}
 

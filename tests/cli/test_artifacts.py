@@ -12,38 +12,38 @@ pytestmark = pytest.mark.xdist_group("cli")
 
 
 @pytest.fixture(scope="module")
-def told(shell: Shell) -> str:
+def recited(shell: Shell) -> str:
     """The id of a run that wrote deep/words.txt."""
-    return shell.finished("kit.tell", '{"words": ["one", "two"]}')
+    return shell.finished("kit.recite", '{"words": ["one", "two"]}')
 
 
-def test_artifacts_are_listed(shell: Shell, told: str) -> None:
-    (info,) = shell.ok("artifacts", told, "--json").json
+def test_artifacts_are_listed(shell: Shell, recited: str) -> None:
+    (info,) = shell.ok("artifacts", recited, "--json").json
     assert (info["name"], info["size_bytes"]) == ("deep/words.txt", 7)
     assert info["sha256"] == hashlib.sha256(b"one two").hexdigest()
-    assert "deep/words.txt" in shell.ok("artifacts", told).out
+    assert "deep/words.txt" in shell.ok("artifacts", recited).out
 
 
 def test_an_artifact_goes_to_stdout_a_file_or_a_folder(
-    shell: Shell, told: str, tmp_path: Path
+    shell: Shell, recited: str, tmp_path: Path
 ) -> None:
-    assert shell.ok("artifacts", told, "deep/words.txt", "-o", "-").out == "one two"
+    assert shell.ok("artifacts", recited, "deep/words.txt", "-o", "-").out == "one two"
     target = tmp_path / "mine.txt"
     target.write_text("old")
-    shell.ok("artifacts", told, "deep/words.txt", "-o", str(target))
+    shell.ok("artifacts", recited, "deep/words.txt", "-o", str(target))
     assert target.read_text() == "one two"
-    saved = shell.ok("artifacts", told, "deep/words.txt", "-o", str(tmp_path), "--json").json
+    saved = shell.ok("artifacts", recited, "deep/words.txt", "-o", str(tmp_path), "--json").json
     assert saved["path"] == str(tmp_path / "words.txt")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "words.txt"]
 
 
 def test_without_a_target_it_takes_the_last_part_of_its_name_but_replaces_nothing(
-    shell: Shell, told: str, tmp_path: Path
+    shell: Shell, recited: str, tmp_path: Path
 ) -> None:
     here = replace(shell, folder=tmp_path)
-    here.ok("artifacts", told, "deep/words.txt")
+    here.ok("artifacts", recited, "deep/words.txt")
     assert (tmp_path / "words.txt").read_text() == "one two"
-    again = here.run("artifacts", told, "deep/words.txt")
+    again = here.run("artifacts", recited, "deep/words.txt")
     assert again.code == 2
     assert "already exists" in again.err
 
@@ -55,14 +55,14 @@ def test_an_artifact_of_many_chunks_arrives_whole(shell: Shell, tmp_path: Path) 
     assert target.read_bytes() == b"".join(bytes([n]) * 1024 * 1024 for n in range(5))
 
 
-def test_a_target_that_cannot_be_written_is_one_clear_line(shell: Shell, told: str) -> None:
-    result = shell.run("artifacts", told, "deep/words.txt", "-o", "no/such/folder/words.txt")
+def test_a_target_that_cannot_be_written_is_one_clear_line(shell: Shell, recited: str) -> None:
+    result = shell.run("artifacts", recited, "deep/words.txt", "-o", "no/such/folder/words.txt")
     assert result.code == 1
     assert "cannot write no/such/folder/words.txt" in result.err
     assert result.err.count("\n") == 1
 
 
-def test_an_unknown_artifact_names_the_known_ones(shell: Shell, told: str) -> None:
-    result = shell.run("artifacts", told, "nope.txt")
+def test_an_unknown_artifact_names_the_known_ones(shell: Shell, recited: str) -> None:
+    result = shell.run("artifacts", recited, "nope.txt")
     assert result.code == 2
     assert "it has: deep/words.txt" in result.err

@@ -126,7 +126,7 @@ def test_a_wrong_option_shows_the_usage() -> None:
     assert "timed_out" in result.output
 
 
-def test_a_redis_out_of_reach_is_told_within_the_timeout(shell: Shell) -> None:
+def test_an_unreachable_redis_is_reported_within_the_timeout(shell: Shell) -> None:
     settings = {"SKILLFLEET_REDIS_TIMEOUT_SECONDS": "0.5"}
     away = Shell(f"redis://127.0.0.1:{free_port()}/0", shell.folder, settings)
     result = away.run("enqueue", "kit.add", '{"x": 1}')
@@ -150,7 +150,7 @@ def test_debug_shows_the_traceback(shell: Shell) -> None:
     assert result.err.splitlines()[-1].startswith("skillfleet: there is no run")
 
 
-def test_what_nobody_foresaw_is_named_as_a_bug() -> None:
+def test_an_unexpected_error_is_reported_as_a_bug() -> None:
     assert explain(ZeroDivisionError("by zero")) == ("ZeroDivisionError: by zero", ExitCode.BUG)
 
 
@@ -180,7 +180,7 @@ def test_a_worker_without_modules_says_what_to_name(bare: Shell) -> None:
     assert "SKILLFLEET_MODULES" in result.err
 
 
-def test_an_argument_that_celery_does_not_know_is_told(bare: Shell) -> None:
+def test_an_argument_unknown_to_celery_is_reported(bare: Shell) -> None:
     result = bare.run("worker", AGENTS, "--", "--nonsense")
     assert result.code == 2
     assert "Celery's worker: No such option" in result.err

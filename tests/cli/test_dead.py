@@ -1,4 +1,4 @@
-"""Dead letters: runs that were given up, messages that were refused."""
+"""Dead runs and dead letters."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ def dead(shell: Shell) -> str:
         args = {"x": 40, "y": 2}
         budget = Budget(calls=7, tokens=500, seconds=900)
         run = fleet.enqueue(
-            "kit.add", args, queue="elsewhere", priority=3, timeout=600, budget=budget
+            "kit.add", args, queue="unserved", priority=3, timeout=600, budget=budget
         )
         asyncio.run(_claim(settings, run.id))
         wait_until(lambda: run.status().state == "dead", what="the reaper to give the run up")
@@ -44,7 +44,7 @@ def test_a_dead_run_is_listed_and_shown_with_its_history(shell: Shell, dead: str
     assert [attempt["outcome"] for attempt in shown["attempts"]] == ["dead"]
     invocation = shown["invocation"]
     assert invocation["arguments"] == {"x": 40, "y": 2}
-    assert (invocation["queue"], invocation["priority"]) == ("elsewhere", 3)
+    assert (invocation["queue"], invocation["priority"]) == ("unserved", 3)
     assert invocation["timeout"] == pytest.approx(600, abs=1)
 
 
@@ -58,7 +58,7 @@ def test_a_retry_is_a_new_run_of_the_same_invocation_once(shell: Shell, dead: st
     assert new != dead
     assert shell.ok("dead", "retry", dead, "--json").json == {"id": new, "retry_of": dead}
     shown = shell.ok("dead", "show", new, "--json").json
-    assert (shown["state"], shown["queue"]) == ("queued", "elsewhere")
+    assert (shown["state"], shown["queue"]) == ("queued", "unserved")
     assert shown["invocation"]["arguments"] == {"x": 40, "y": 2}
     assert shown["invocation"]["timeout"] == pytest.approx(600, abs=1)
     assert asyncio.run(_budget_of(shell.url, new)) == (7, 500)

@@ -1,4 +1,4 @@
-"""The doctor tells what is wrong, how bad it is and what to do."""
+"""The doctor reports problems, their severity and advice."""
 
 import asyncio
 import subprocess
@@ -54,7 +54,7 @@ def test_a_fleet_without_workers_is_warned_of_and_fails_only_when_strict(bare: S
     assert "-> start one: skillfleet worker MODULE" in shown
 
 
-def test_runs_of_a_lost_worker_are_told(bare: Shell) -> None:
+def test_runs_of_a_lost_worker_are_reported(bare: Shell) -> None:
     run_id = bare.enqueue("kit.add", '{"x": 1}')
     asyncio.run(_hold_long_ago(bare.url, run_id))
     found = findings(bare)
@@ -63,7 +63,7 @@ def test_runs_of_a_lost_worker_are_told(bare: Shell) -> None:
 
 
 async def _hold_long_ago(url: str, run_id: str) -> None:
-    """A running run whose lease ran out a minute ago, and that nobody restarted."""
+    """A running run whose lease expired a minute ago, and that was not restarted."""
     ledger = Ledger(Settings.load(redis_url=url))
     try:
         await ledger.leases.claim(run_id, "lost-worker", "claim", 50, None)
@@ -232,9 +232,9 @@ def test_a_user_without_rights_is_a_problem_and_one_that_only_reads_a_warning(
         client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", *reading)
     for number, what in enumerate(RIGHTS):
         problems = found(f"u{number}", "pw", 1).values()
-        told = [finding for finding in problems if finding["level"] == "problem"]
-        assert told, what
-        assert "users.acl" in told[0]["advice"], what
+        shown = [finding for finding in problems if finding["level"] == "problem"]
+        assert shown, what
+        assert "users.acl" in shown[0]["advice"], what
     reader = found("reader", "pw", 0)["writing"]
     assert (reader["level"], "may only read" in reader["text"]) == ("warning", True)
     producer = found(acl.PRODUCER, acl.password_of(acl.PRODUCER), 1)["writing"]
@@ -249,7 +249,7 @@ def test_what_the_doctor_writes_is_gone_and_counts_nowhere(bare: Shell) -> None:
         assert client.keys() == []
 
 
-def test_what_is_not_the_fleets_is_told_and_no_bug(bare: Shell) -> None:
+def test_data_of_another_program_is_a_finding_and_not_a_bug(bare: Shell) -> None:
     with closing(redis.Redis.from_url(bare.url)) as client:
         client.set("{skillfleet:0}:queues", "text")
         assert "WRONGTYPE" in findings(bare, code=1)["fleet"]["text"]

@@ -14,11 +14,11 @@ pytestmark = pytest.mark.xdist_group("cli")
 
 
 def test_enqueue_prints_the_id_and_nothing_else(shell: Shell) -> None:
-    result = shell.ok("enqueue", "kit.sleep", "--queue", "elsewhere", "--delay", "600")
+    result = shell.ok("enqueue", "kit.sleep", "--queue", "unserved", "--delay", "600")
     run_id = result.out.strip()
     assert result.err == ""
     status = shell.ok("status", run_id, "--json").json
-    assert (status["state"], status["queue"]) == ("queued", "elsewhere")
+    assert (status["state"], status["queue"]) == ("queued", "unserved")
     assert status["due_at"] is not None
     shell.ok("cancel", run_id)
 
@@ -33,12 +33,12 @@ def test_arguments_come_from_json_stdin_a_file_and_pairs(shell: Shell) -> None:
     for arguments, value in given.items():
         lines = shell.ok("enqueue", "kit.add", *arguments, "--follow", "--json").json_lines
         assert lines[-1]["result"] == value
-    words = ("enqueue", "kit.tell", "-", "--follow", "--json")
+    words = ("enqueue", "kit.recite", "-", "--follow", "--json")
     assert shell.ok(*words, stdin='{"words": ["a"]}').json_lines[-1]["result"] == {"words": 1}
 
 
 def test_a_followed_run_streams_its_text_to_stdout_and_all_else_to_stderr(shell: Shell) -> None:
-    result = shell.ok("enqueue", "kit.tell", '{"words": ["one", "two"]}', "--follow")
+    result = shell.ok("enqueue", "kit.recite", '{"words": ["one", "two"]}', "--follow")
     text, _, value = result.out.partition("\n")
     assert text == "one two "
     assert json.loads(value) == {"words": 2}
@@ -54,7 +54,7 @@ def test_a_followed_run_streams_its_text_to_stdout_and_all_else_to_stderr(shell:
 
 def test_json_of_a_followed_run_is_the_id_the_events_and_the_status(shell: Shell) -> None:
     first, *events, last = shell.ok(
-        "enqueue", "kit.tell", '{"words": ["one"]}', "-f", "--json"
+        "enqueue", "kit.recite", '{"words": ["one"]}', "-f", "--json"
     ).json_lines
     assert first["id"] == last["id"]
     assert [event["id"] for event in events] == [f"{n}-0" for n in range(1, len(events) + 1)]
@@ -62,7 +62,7 @@ def test_json_of_a_followed_run_is_the_id_the_events_and_the_status(shell: Shell
     assert (last["state"], last["result"]) == ("succeeded", {"words": 1})
 
 
-def test_the_exit_code_tells_how_the_run_ended(shell: Shell) -> None:
+def test_the_exit_code_reports_how_the_run_ended(shell: Shell) -> None:
     failed = shell.run("enqueue", "kit.fail", "--follow")
     assert failed.code == 1
     assert "broken_flask: the flask broke" in failed.err
@@ -102,7 +102,7 @@ def test_a_second_ctrl_c_leaves_without_the_run_s_end(shell: Shell, tmp_path: Pa
     assert ended["payload"]["state"] == "cancelled"
 
 
-def test_following_says_when_nobody_serves_the_skill(bare: Shell, tmp_path: Path) -> None:
+def test_following_reports_that_no_worker_serves_the_skill(bare: Shell, tmp_path: Path) -> None:
     # Without a worker only an administrator can end the run.
     with replace(bare, users=False).start(
         "enqueue", "kit.add", "-f", log=tmp_path / "log"
@@ -114,7 +114,7 @@ def test_following_says_when_nobody_serves_the_skill(bare: Shell, tmp_path: Path
 
 def test_on_a_terminal_progress_is_a_bar_below_the_text(shell: Shell) -> None:
     words = '{"words": ["one", "two"]}'
-    code, shown = on_terminal(shell, "enqueue", "kit.tell", words, "--follow")
+    code, shown = on_terminal(shell, "enqueue", "kit.recite", words, "--follow")
     assert code == 0
     assert "2/2" in shown
     assert "━" in shown

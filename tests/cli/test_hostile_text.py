@@ -41,15 +41,15 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 @pytest.fixture(scope="module")
 def run_id(hostile: Shell) -> str:
     run = hostile.enqueue("kit.add", '{"x": 1}')
-    asyncio.run(_forge(hostile.url, run))
+    asyncio.run(_write_all(hostile.url, run))
     return run
 
 
-async def _forge(url: str, run: str) -> None:
+async def _write_all(url: str, run: str) -> None:
     ledger = Ledger(Settings.load(redis_url=url))
     try:
         now = await ledger.directory.now_ms()
-        await _forge_run(ledger, run, now)
+        await _write_run(ledger, run, now)
         schema = {"properties": {HOSTILE: 1}, "required": 7}
         skill = SkillCard(name="add", description=HOSTILE, input_schema=schema)
         card = AgentCard(
@@ -65,7 +65,7 @@ async def _forge(url: str, run: str) -> None:
         await ledger.close()
 
 
-async def _forge_run(ledger: Ledger, run: str, now: int) -> None:
+async def _write_run(ledger: Ledger, run: str, now: int) -> None:
     prefix, execute = ledger.keys.prefix(run), ledger.connection.execute
     texts = ("code", "message", "worker", "cancel", "skill", "queue")
     fields = dict.fromkeys(texts, HOSTILE) | {"state": "failed", "seq": len(EVENTS)}

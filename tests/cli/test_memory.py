@@ -159,7 +159,7 @@ def test_the_exporter_stays_small_and_idle_whatever_is_queued(
 ) -> None:
     with Fleet(valkey.url) as fleet:
         for _ in range(QUEUED // 1000):
-            fleet.enqueue_many("nobody.serves", [{"number": 1}] * 1000)
+            fleet.enqueue_many("unserved.skill", [{"number": 1}] * 1000)
     port = free_port()
     with bare.start("exporter", "--port", str(port), log=tmp_path / "log") as exporter:
         wait_until(lambda: _answer(port, "/healthz"), what="the exporter")

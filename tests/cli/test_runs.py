@@ -12,34 +12,34 @@ from tests.cli.commands import Shell
 
 pytestmark = pytest.mark.xdist_group("cli")
 
-TELL = ("kit.tell", '{"words": ["one", "two"]}')
+RECITE = ("kit.recite", '{"words": ["one", "two"]}')
 
 
 @pytest.fixture(scope="module")
-def told(shell: Shell) -> str:
-    """The id of a finished run of `kit.tell`."""
-    return shell.finished(*TELL)
+def recited(shell: Shell) -> str:
+    """The id of a finished run of `kit.recite`."""
+    return shell.finished(*RECITE)
 
 
-def test_status_shows_the_record_and_the_result(shell: Shell, told: str) -> None:
-    status = shell.ok("status", told, "--json").json
+def test_status_shows_the_record_and_the_result(shell: Shell, recited: str) -> None:
+    status = shell.ok("status", recited, "--json").json
     assert (status["state"], status["result"]) == ("succeeded", {"words": 2})
     assert [attempt["outcome"] for attempt in status["attempts"]] == ["succeeded"]
-    shown = shell.ok("status", told).out
-    for text in (told, "kit.tell", "succeeded", '"words": 2'):
+    shown = shell.ok("status", recited).out
+    for text in (recited, "kit.recite", "succeeded", '"words": 2'):
         assert text in shown
 
 
-def test_events_resume_behind_any_id(shell: Shell, told: str) -> None:
-    everything = shell.ok("events", told, "--json").json_lines
+def test_events_resume_after_any_id(shell: Shell, recited: str) -> None:
+    everything = shell.ok("events", recited, "--json").json_lines
     third = everything[2]["id"]
-    assert shell.ok("events", told, "--after", third, "--json").json_lines == everything[3:]
-    assert shell.ok("events", told, "--after", everything[-1]["id"], "--no-follow").out == ""
+    assert shell.ok("events", recited, "--after", third, "--json").json_lines == everything[3:]
+    assert shell.ok("events", recited, "--after", everything[-1]["id"], "--no-follow").out == ""
 
 
-def test_events_for_people_are_one_line_each(shell: Shell, told: str) -> None:
-    lines = shell.ok("events", told).out.splitlines()
-    assert len(lines) == len(shell.ok("events", told, "--json").json_lines)
+def test_events_for_people_are_one_line_each(shell: Shell, recited: str) -> None:
+    lines = shell.ok("events", recited).out.splitlines()
+    assert len(lines) == len(shell.ok("events", recited, "--json").json_lines)
     assert "2/2 weighing two" in lines[2]
     assert lines[-1].endswith("succeeded [completed]")
 
@@ -91,7 +91,7 @@ main()
     "loading",
     ["typer", "skillfleet_cli.app", "skillfleet_ledger.runs.store", "asyncio", "rich.text"],
 )
-def test_ctrl_c_is_heard_while_the_command_still_loads(bare: Shell, loading: str) -> None:
+def test_ctrl_c_works_while_the_command_still_loads(bare: Shell, loading: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, loading, "status", "some-run"],
         env=bare.environment("status"),
@@ -102,14 +102,14 @@ def test_ctrl_c_is_heard_while_the_command_still_loads(bare: Shell, loading: str
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
 
-def test_runs_are_listed_newest_first_and_by_state_and_agent(shell: Shell, told: str) -> None:
+def test_runs_are_listed_newest_first_and_by_state_and_agent(shell: Shell, recited: str) -> None:
     failed = shell.finished("kit.fail")
     newest = shell.ok("runs", "--json", "--limit", "2").json
     assert newest[0]["id"] == failed
     assert len(newest) == 2
     only = shell.ok("runs", "--state", "failed", "--agent", "kit", "--json").json
     assert {run["state"] for run in only} == {"failed"}
-    assert shell.ok("runs", "--agent", "nobody", "--json").json == []
+    assert shell.ok("runs", "--agent", "unknown", "--json").json == []
     table = shell.ok("runs").out
     assert table.startswith("RUN")
     assert "broken_flask: the flask broke" in table
@@ -125,6 +125,6 @@ def test_agents_are_listed_with_their_skills_and_queues(shell: Shell) -> None:
     assert "Add two numbers." in table
 
 
-def test_output_into_a_pipe_is_never_cut(shell: Shell, told: str) -> None:
+def test_output_into_a_pipe_is_never_cut(shell: Shell, recited: str) -> None:
     narrow = replace(shell, settings={"COLUMNS": "20"})
-    assert told in narrow.ok("runs", "--limit", "200").out
+    assert recited in narrow.ok("runs", "--limit", "200").out

@@ -61,7 +61,7 @@ async def test_a_survey_writes_its_report_and_its_data(
     assert announced == ["report.md", "survey.json"]
 
 
-async def test_a_survey_tells_how_far_it_is(ctx: LocalRunContext[NoAuth], library: Path) -> None:
+async def test_a_survey_reports_its_progress(ctx: LocalRunContext[NoAuth], library: Path) -> None:
     await survey(ctx, folder=str(library))
     steps = [event.payload for event in ctx.events if event.kind == "progress"]
     assert steps[0] == {"message": "looking for text files"}
@@ -177,7 +177,7 @@ async def test_read_file_refuses_paths_outside_of_the_folder(
     assert caught.value.code == "outside_folder"
 
 
-@pytest.mark.parametrize("folder", ["no/such/folder", "\0", "~nobody-of-that-name/x"])
+@pytest.mark.parametrize("folder", ["no/such/folder", "\0", "~unknown-user/x"])
 async def test_a_folder_that_does_not_exist_is_an_error_that_names_it(
     ctx: LocalRunContext[NoAuth], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,7 +74,7 @@ def test_the_command_says_modules_pool_concurrency_and_queues() -> None:
     ]
 
 
-def test_probes_ask_the_port_that_the_worker_is_told_to_open(fleet: list[Manifest]) -> None:
+def test_probes_use_the_port_that_the_worker_opens(fleet: list[Manifest]) -> None:
     paths = {"startupProbe": "/startupz", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
     for deployment in workers(fleet):
         container = main_container(deployment)
@@ -172,7 +172,7 @@ def test_an_unreadable_demand_never_shrinks_the_fleet(fleet: list[Manifest]) -> 
         assert scaler["spec"]["fallback"]["replicas"] >= 1
 
 
-def test_updates_surge_and_take_nobody_away_first(fleet: list[Manifest]) -> None:
+def test_updates_surge_and_remove_no_pod_first(fleet: list[Manifest]) -> None:
     for deployment in workers(fleet):
         assert deployment["spec"]["strategy"] == {
             "type": "RollingUpdate",
@@ -298,7 +298,7 @@ def test_the_trial_valkey_keeps_its_data_and_evicts_nothing() -> None:
     assert server["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] == "data"
 
 
-def test_every_process_is_told_how_to_reach_redis(fleet: list[Manifest]) -> None:
+def test_every_process_gets_the_address_of_redis(fleet: list[Manifest]) -> None:
     settings = one(fleet, "ConfigMap", "settings")["data"]
     for deployment in kinds(fleet, "Deployment"):
         for container in containers(pod_template(deployment)):

@@ -29,7 +29,7 @@ DRAIN_SECONDS = 5
 
 
 def get(url: str, user: str = "", data: bytes | None = None) -> tuple[int, str]:
-    """Status and body of a GET (a POST with `data`); status 0 while nobody answers.
+    """Status and body of a GET (a POST with `data`); status 0 without an answer.
 
     `user` is `name:password`.
     """
@@ -223,14 +223,14 @@ def test_a_worker_serves_signed_runs_and_refuses_others(
         LocalPod(worker(manifests), manifests, given) as pod,
         LocalPod(one(manifests, "Pod", "test"), manifests, given) as hook,
         Fleet(valkey.producer_url) as unsigned,
-        Fleet(settings=keys.settings(valkey.producer_url, "stranger")) as stranger,
+        Fleet(settings=keys.settings(valkey.producer_url, "untrusted")) as untrusted,
         Fleet(settings=keys.settings(valkey.producer_url)) as signed,
     ):
         pod.initialise().start()
         wait_until(partial(answers, port, "/readyz"), 60, "the worker")
         assert hook.start().wait(timeout=60) == 0
         assert signed.enqueue("fleet.echo", {"text": "hello"}).result(timeout=30) == "hello"
-        for fleet in (unsigned, stranger):
+        for fleet in (unsigned, untrusted):
             with pytest.raises(RunFailed) as refused:
                 fleet.enqueue("fleet.echo", {"text": "hello"}).result(timeout=30)
             assert refused.value.code == "unauthorized"
@@ -282,7 +282,7 @@ def test_each_part_reaches_a_server_with_tls_as_its_own_user(tmp_path: Path) -> 
         server.close()
 
 
-def test_flowers_buttons_work_behind_a_proxy_and_for_nobody_else(valkey: ValkeyServer) -> None:
+def test_flowers_buttons_work_behind_a_proxy_only(valkey: ValkeyServer) -> None:
     for proxy, status in ((True, 200), (False, 401)):
         port = free_port()
         manifests = render(fleet_values(flower={"port": port, "auth": {"proxy": proxy}}))

@@ -119,10 +119,10 @@ def prometheus(
         for workload in workloads:
             stack.enter_context(LocalPod(workload, manifests, secrets(server))).start()
         # A second fleet in the same namespace, which has an exporter and no worker.
-        elsewhere = stack.enter_context(running_server())
-        lost = LocalPod(workloads[1], manifests, secrets(elsewhere))
+        other = stack.enter_context(running_server())
+        lost = LocalPod(workloads[1], manifests, secrets(other))
         stack.enter_context(lost).start(None, "--port", str(ports[LOST]))
-        with Fleet(elsewhere.producer_url) as fleet:
+        with Fleet(other.producer_url) as fleet:
             fleet.enqueue("fleet.echo", {"text": "waits"})
         for part, port in ports.items():
             wait_until(partial(answers, port, "/metrics"), 60, part)

@@ -91,7 +91,7 @@ def callers(policy: Manifest) -> set[str]:
     return {value for path, value in found if path[-1:] == ("kubernetes.io/metadata.name",)}
 
 
-def test_only_keda_reaches_the_exporter_and_nobody_flower_by_default() -> None:
+def test_only_keda_reaches_the_exporter_and_no_pod_flower_by_default() -> None:
     manifests = render()
     assert callers(one(manifests, "NetworkPolicy", "exporter")) == {"keda"}
     assert one(manifests, "NetworkPolicy", "flower")["spec"]["ingress"] == []
@@ -166,7 +166,7 @@ def test_every_part_of_a_trial_reaches_its_valkey() -> None:
     manifests = render({"valkey": {"enabled": True}})
     (container,) = pod_template(one(manifests, "StatefulSet", "valkey"))["spec"]["containers"]
     labels = one(manifests, "NetworkPolicy", "valkey")["spec"]["podSelector"]["matchLabels"]
-    # By number: not every network plugin knows names of ports that are elsewhere.
+    # By number: not every network plugin resolves port names of other pods.
     rule = {
         "ports": [{"port": container["ports"][0]["containerPort"], "protocol": "TCP"}],
         "to": [{"podSelector": {"matchLabels": labels}}],
@@ -250,8 +250,10 @@ def test_passwords_never_stand_in_a_command_or_a_setting(fleet: list[Manifest]) 
     for _, pod in pods(fleet):
         for container in containers(pod):
             for name, value in env(container).items():
-                told = value in ("required", "true") or str(value).startswith("/etc/skillfleet/")
-                if re.search("PASSWORD|SECRET$|AUTH|_KEY|HEADERS", name) and not told:
+                harmless = value in ("required", "true") or str(value).startswith(
+                    "/etc/skillfleet/"
+                )
+                if re.search("PASSWORD|SECRET$|AUTH|_KEY|HEADERS", name) and not harmless:
                     assert isinstance(value, dict), name
 
 

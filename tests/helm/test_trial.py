@@ -19,7 +19,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("trial")
 
-# Whatever stands in a password: no shell, configuration file or URL may stumble over it.
+# Any character in a password must be safe in shell, configuration files and URLs.
 ODD = """ p"w's $(id) `id` \\1 &|#/%40?:@"""
 PASSWORDS = {role: role + ODD for role in ("worker", "producer", "exporter", "flower")}
 SECRETS: Secrets = {"valkey-auth": PASSWORDS, "flower-auth": {"basic-auth": "ann:secret"}}
@@ -47,7 +47,7 @@ class Trial:
         return redis.Redis(port=self.port, username=user, password=password or None)
 
     def settings(self) -> Settings:
-        """A producer's, as the notes of the chart tell it."""
+        """A producer's, as in the notes of the chart."""
         return Settings.load(
             redis_url=f"redis://127.0.0.1:{self.port}/0",
             redis_username="skillfleet-producer",
@@ -105,7 +105,7 @@ def reachable(trial: Trial) -> bool:
         return False
 
 
-def test_the_server_knows_its_users_by_password_and_nobody_else(trial: Trial) -> None:
+def test_the_server_admits_its_users_by_password_and_no_others(trial: Trial) -> None:
     for role, password in PASSWORDS.items():
         with trial.client(f"skillfleet-{role}", password) as client:
             assert client.ping()

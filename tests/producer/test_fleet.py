@@ -217,7 +217,7 @@ def test_a_timeout_counts_from_the_end_of_the_delay(fleet: Fleet) -> None:
 
 
 def test_a_run_that_waits_past_its_deadline_never_starts(fleet: Fleet) -> None:
-    run = fleet.enqueue("kit.add", {"x": 1}, timeout=0.3, queue="nobody-consumes")
+    run = fleet.enqueue("kit.add", {"x": 1}, timeout=0.3, queue="unconsumed")
     with pytest.raises(RunTimedOut):
         run.result(timeout=20)
     assert run.status().attempt == 0

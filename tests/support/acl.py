@@ -14,8 +14,8 @@ from skillfleet_ledger.keys import DEFAULT_NAMESPACE
 PRODUCER, WORKER = "skillfleet-producer", "skillfleet-worker"
 EXPORTER, FLOWER = "skillfleet-exporter", "skillfleet-flower"
 QUEUES = (
-    *("celery", "annex-queue", "editors", "elsewhere", "lonely", "nobody-consumes"),
-    *("nobody-listens", "parked", "research", "there", "waiting"),
+    *("celery", "annex-queue", "editors", "lonely", "unconsumed", "unserved"),
+    *("unread", "parked", "remote", "research", "there", "waiting"),
 )
 """The queues that tests use, Celery's own first."""
 

@@ -38,8 +38,8 @@ class Trap:
     """Waits for a request, and for a reply that comes after it on the same connection.
 
     Both patterns are searched in the pieces of data that pass, so a match must be short. When
-    the reply has passed, `sprung` is set and the proxy holds: whoever got the reply gets nothing
-    more, and what it asks next does not arrive.
+    the reply has passed, `sprung` is set and the proxy holds: the receiver of the reply gets no
+    more, and its next request does not arrive.
     """
 
     request: re.Pattern[bytes]
@@ -74,7 +74,7 @@ class _Pieces:
 
 @dataclass
 class Proxy:
-    """Passes bytes between its own port and the server at `target`, until told otherwise."""
+    """Passes bytes between its own port and the server at `target`, until a fault is set."""
 
     target: int
     port: int = field(default_factory=free_port)

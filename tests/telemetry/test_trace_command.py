@@ -86,7 +86,7 @@ def test_a_running_run_is_shown_as_far_as_it_is(loop: Watched) -> None:
 
 
 def test_a_queued_run_is_shown_with_its_wait(loop: Watched) -> None:
-    run = loop.fleet.enqueue("watched.add", {"x": 1}, queue="nobody-listens")
+    run = loop.fleet.enqueue("watched.add", {"x": 1}, queue="unread")
     text = trace(loop, run)
     assert "queued" in text
     assert "░" in text

@@ -178,7 +178,7 @@ async def innocent(ctx: RunContext) -> str:
     return "fine"
 
 
-far = Agent("far", description="On a queue of its own", queue="elsewhere")
+far = Agent("far", description="On a queue of its own", queue="remote")
 
 
 @far.skill

@@ -200,7 +200,7 @@ def test_a_canceller_that_dies_after_its_first_request_has_the_whole_tree_ended(
 def test_a_cancelled_run_that_is_given_back_ends_without_a_worker_that_takes_it(
     caller: Caller,
 ) -> None:
-    lease = caller(running(caller.ledger, queue="nobody-consumes"))
+    lease = caller(running(caller.ledger, queue="unconsumed"))
     caller(caller.ledger.cancellation.cancel(lease.run_id, "enough", ReasonCode.BUDGET_EXHAUSTED))
     caller(caller.ledger.leases.requeue(lease, lease.seq, outcome="released", reason="drain"))
     status = caller.end_of(lease.run_id)
@@ -208,7 +208,7 @@ def test_a_cancelled_run_that_is_given_back_ends_without_a_worker_that_takes_it(
 
 
 def test_a_run_that_is_released_without_end_is_given_up(caller: Caller) -> None:
-    new = caller(submitted(caller.ledger, queue="nobody-consumes", max_deliveries=1))
+    new = caller(submitted(caller.ledger, queue="unconsumed", max_deliveries=1))
     for _ in range(101):
         lease = caller(claimed(caller.ledger, new.id))
         caller(caller.ledger.leases.requeue(lease, lease.seq, outcome="released", reason="x"))

@@ -87,7 +87,7 @@ def test_a_deadline_before_the_budgets_end_is_a_deadline(fleet: Fleet) -> None:
 
 
 def test_a_run_whose_time_is_used_up_in_the_queue_says_so_too(fleet: Fleet) -> None:
-    run = fleet.enqueue("tree.leaf", queue="nobody-listens", budget=Budget(seconds=0.3))
+    run = fleet.enqueue("tree.leaf", queue="unread", budget=Budget(seconds=0.3))
     with pytest.raises(RunTimedOut) as over:
         run.result(timeout=20)
     assert over.value.code == "budget_exhausted"

@@ -64,7 +64,7 @@ def test_a_queued_run_that_is_cancelled_never_starts(fleet: Fleet, tmp_path: Pat
     journal = tmp_path / "journal"
     # No worker consumes this queue yet.
     arguments = {"seconds": 0, "journal": str(journal)}
-    run = fleet.enqueue("kit.sleep", arguments, queue="nobody-consumes")
+    run = fleet.enqueue("kit.sleep", arguments, queue="unconsumed")
     assert run.cancel("enough")
     assert_cancelled(run)
     assert run.status().attempt == 0

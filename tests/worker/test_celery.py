@@ -115,7 +115,7 @@ tell([outcome(later)[0], later.state])
 
 
 def test_revoke_ends_a_fleets_queued_run(loop: Shared) -> None:
-    run = loop.fleet.enqueue("kit.add", {"x": 1}, queue="nobody-consumes")
+    run = loop.fleet.enqueue("kit.add", {"x": 1}, queue="unconsumed")
     plain_celery(loop.server.url, f"app.control.revoke({run.id!r})")
     assert wait_state(run, RunState.CANCELLED).attempt == 0
 

@@ -73,7 +73,7 @@ class Plan:
         }
 
     def client_variables(self, settings: Settings) -> str:
-        """Return the variables to put before `skillfleet` elsewhere; '' for a default fleet."""
+        """Return the variables that other terminals need; '' for a default fleet."""
         variables = []
         if not self.url == settings.redis_url == _DEFAULT_URL:
             variables.append(f"SKILLFLEET_REDIS_URL={self.url}")
