@@ -16,7 +16,6 @@ OBJECTS = {
 }
 OURS = {"on_signal"}
 """Attributes of our own classes that are reached through one of Celery's objects."""
-REGISTRIES = {"register", "addFilter"}
 
 
 def rows() -> list[str]:
@@ -26,27 +25,31 @@ def rows() -> list[str]:
 
 
 def adjusted(path: str) -> Iterator[str]:
-    """The names of what a file adjusts: attributes, tables and registries."""
+    """The names of what a file adjusts: attributes, tables, commands and registries."""
     tree = ast.parse(text_of(path))
     imported = set(_imported(tree))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            if OBJECTS.intersection(_names(node.value)) and node.attr not in OURS:
-                yield node.attr
-        elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
-            names = _names(node.value)
-            if imported.intersection(names) or OBJECTS.intersection(names[1:]):
-                yield names[-1]
+        if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
+            yield from _stored(node, imported)
         elif isinstance(node, ast.FunctionDef):
             decorators = (each for each in node.decorator_list if isinstance(each, ast.Call))
             if any(_names(each.func) == ["control_command"] for each in decorators):
                 yield node.name
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            name = node.func.attr
-            if name == "register" and imported.intersection(_names(node.func.value)):
-                yield name
-            if name == "addFilter" and "_CELERYS" in text_of(path):
-                yield name
+            of_foreign = imported.intersection(_names(node.func.value))
+            if (node.func.attr == "register" and of_foreign) or (
+                node.func.attr == "addFilter" and "_CELERYS" in text_of(path)
+            ):
+                yield node.func.attr
+
+
+def _stored(node: ast.Attribute | ast.Subscript, imported: set[str]) -> Iterator[str]:
+    names = _names(node.value)
+    if isinstance(node, ast.Attribute):
+        if OBJECTS.intersection(names) and node.attr not in OURS:
+            yield node.attr
+    elif imported.intersection(names) or OBJECTS.intersection(names[1:]):
+        yield names[-1]
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:
