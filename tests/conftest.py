@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 
 import pytest
 
@@ -23,6 +24,12 @@ OF_MODULE = frozenset(
     }
     | {"shared_server", "woods"}
 )
+
+
+def pytest_configure() -> None:
+    """Workers find adapters by entry points, which are written when the project is installed."""
+    if not entry_points(group="skillfleet.discovery"):
+        pytest.exit("the installation is older than pyproject.toml: run `make install`", 4)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,4 +1,4 @@
-"""The public keys that a worker trusts, read from files again whenever they may have changed."""
+"""The public keys that a worker trusts, read again when their files change."""
 
 import logging
 import time
@@ -23,43 +23,43 @@ _SUFFIXES = (".pem", ".jwk", ".json")
 class PublicKeys:
     """The Ed25519 keys of a folder (.pem, .jwk, .json) or of a JWKS file, by their ids.
 
-    A PEM file's key has the file's name up to the first dot as its id. What is added is known
-    at once, what is removed is trusted no more after a few seconds. Raises SettingsError,
-    naming `variable`, when there is no key at the start.
+    A PEM file's key has the file's name up to the first dot as its id. An added key is trusted
+    at once, a removed one for a few seconds more. Raises SettingsError, naming `variable`, when
+    there is no key at the start.
     """
 
     def __init__(self, path: Path, variable: str) -> None:
         self._path = path
         self._variable = variable
-        self._stamp = self._stamp_now()
+        self._stamp = self._read_stamp()
         self._keys = self._read()
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
         if not self._keys:
             raise SettingsError(f"{variable}: there is no public key in {path}")
 
     def get(self, key_id: str) -> Ed25519PublicKey | None:
-        """The key of that id; None when it is not trusted (any more)."""
-        stale = time.monotonic() - self._looked_at > _FRESH_SECONDS
+        """The key of that id; None when it is not trusted."""
+        stale = time.monotonic() - self._checked_at > _FRESH_SECONDS
         if stale or key_id not in self._keys:
-            self._look_again()
+            self._reload()
         return self._keys.get(key_id)
 
-    def _look_again(self) -> None:
-        self._looked_at = time.monotonic()
+    def _reload(self) -> None:
+        self._checked_at = time.monotonic()
         try:
-            stamp = self._stamp_now()
+            stamp = self._read_stamp()
             if stamp != self._stamp:
                 self._stamp = stamp
                 self._keys = self._read()
         except SettingsError as error:
-            logger.error("the public keys stay as they were: %s", error)  # noqa: TRY400
+            logger.error("the former public keys stay in use: %s", error)  # noqa: TRY400
 
-    def _stamp_now(self) -> list[tuple[str, int, int]]:
+    def _read_stamp(self) -> list[tuple[str, int, int]]:
         """Differs when a file was added, removed or changed."""
         try:
             stats = [(path.name, path.stat()) for path in self._files()]
         except OSError as error:
-            raise self._wrong(self._path, f"cannot be read: {error.strerror}") from None
+            raise self._error(self._path, f"cannot be read: {error.strerror}") from None
         return [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]
 
     def _read(self) -> dict[str, Ed25519PublicKey]:
@@ -68,7 +68,7 @@ class PublicKeys:
             for path in self._files():
                 found |= self._keys_of(path)
         except OSError as error:
-            raise self._wrong(self._path, f"cannot be read: {error.strerror}") from None
+            raise self._error(self._path, f"cannot be read: {error.strerror}") from None
         return found
 
     def _files(self) -> Iterator[Path]:
@@ -85,13 +85,15 @@ class PublicKeys:
         except OSError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the parsers raise
-            raise self._wrong(path, f"holds no public key ({type(error).__name__})") from None
+            raise self._error(
+                path, f"does not contain a public key ({type(error).__name__})"
+            ) from None
         for key in keys.values():
             if not isinstance(key, Ed25519PublicKey):
-                raise self._wrong(path, "must hold public Ed25519 keys only, and no private key")
+                raise self._error(path, "must contain public Ed25519 keys only, and no private key")
         return keys
 
-    def _wrong(self, path: Path, why: str) -> SettingsError:
+    def _error(self, path: Path, why: str) -> SettingsError:
         return SettingsError(f"{self._variable}: {path} {why}")
 
 

@@ -1,4 +1,4 @@
-"""Signing runs: the token that says who calls, bound to one run, skill and set of arguments."""
+"""Signing of runs: a token names the caller, for one run, skill and set of arguments."""
 
 import time
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from skillfleet_ledger.runs.records import Submission
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-# ruff: noqa: PLC0415 - who signs nothing shall not wait for the import of cryptography
+# ruff: noqa: PLC0415 - processes that sign nothing must not load cryptography
 
 PRIVATE_SUFFIX = ".private.pem"
 PUBLIC_SUFFIX = ".pem"
@@ -40,7 +40,7 @@ class TokenSigner:
     def sign(self, new: Submission, caller: Mapping[str, Any] | None, depth: int = 0) -> str:
         """The token of a new run.
 
-        `caller` are the claims of whoever asks for it; its `sub` defaults to the issuer. A run
+        `caller` are the claims of the run's caller; its `sub` defaults to the issuer. A run
         with a parent gets a token of use `call`. Raises InvalidArgumentsError for claims of
         the wrong type or too many of them.
         """
@@ -51,7 +51,7 @@ class TokenSigner:
         subject = claims.pop("sub", None) or settings.auth_issuer
         scopes = claims.pop("scopes", None) or ()
         if not isinstance(subject, str) or not _are_names(scopes):
-            raise InvalidArgumentsError("auth: sub must be text, scopes a list of texts")
+            raise InvalidArgumentsError("auth: sub must be a string, scopes a list of strings")
         called = new.parent_id is not None
         # Never longer than the run's record: without it, the token could start the run again.
         seconds = min(settings.auth_token_seconds, settings.retention_seconds)
@@ -85,7 +85,7 @@ class TokenSigner:
 
 
 class Signing:
-    """A process's way to sign what it submits; reads the key of the settings at once.
+    """Signs what a process submits; reads the key of the settings at once.
 
     Raises SettingsError for a key that cannot be used.
     """
@@ -104,7 +104,7 @@ class Signing:
         if self._signer is None:
             if self._required:
                 raise UnauthorizedError(
-                    "this fleet takes signed runs only (SKILLFLEET_AUTH=required): set"
+                    "this fleet accepts signed runs only (SKILLFLEET_AUTH=required): set"
                     " SKILLFLEET_AUTH_SIGNING_KEY_FILE here (skillfleet keys new makes a key)"
                 )
             return new
@@ -133,17 +133,17 @@ def load_private_key(path: Path) -> tuple[str, "Ed25519PrivateKey"]:
         else:
             key = load_pem_private_key(data, password=None)
     except Exception as error:  # noqa: BLE001 - whatever the parsers raise
-        # Neither the file's content nor what a library says of it belongs into a message.
+        # Neither the file's content nor a library's message about it may be shown.
         raise SettingsError(
-            f"{variable}: {path} holds no private key ({type(error).__name__})"
+            f"{variable}: {path} does not contain a private key ({type(error).__name__})"
         ) from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise SettingsError(f"{variable}: {path} holds no private Ed25519 key")
+        raise SettingsError(f"{variable}: {path} does not contain a private Ed25519 key")
     return key_id, key
 
 
 def write_new_key(folder: Path, name: str) -> tuple[Path, Path]:
-    """Make an Ed25519 key pair and write `NAME.private.pem` (for its owner's eyes) and `NAME.pem`.
+    """Write a new Ed25519 key pair: `NAME.private.pem`, for its owner only, and `NAME.pem`.
 
     `name` becomes the key's id. Returns both paths. Raises FileExistsError rather than
     replace a key, and SettingsError for a name that cannot be an id.

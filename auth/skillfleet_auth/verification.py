@@ -1,5 +1,6 @@
-"""Verifying a run's token: signature, fleet, expiry, and that it is this very run's."""
+"""Verification of a run's token: its signature, its fleet, its expiry, and the run it is for."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,7 +17,8 @@ from skillfleet.contracts import (
 )
 from skillfleet.errors import SettingsError, UnauthorizedError
 from skillfleet_auth.keys import PublicKeys
-from skillfleet_worker.settings import WorkerSettings
+from skillfleet_auth.settings import AuthSettings
+from skillfleet_ledger import Settings
 
 _LEEWAY_SECONDS = 10
 _REQUIRED = ["iss", "aud", "sub", "iat", "exp"]
@@ -35,13 +37,13 @@ class TokenVerifier:
     workers: PublicKeys | None
 
     def verify(self, token: str | None) -> TokenClaims:
-        """The claims of a token that is good, or was once: see `lived_at` for its expiry.
+        """The claims of a token that is valid, or was: see `valid_at` for its expiry.
 
-        Raises UnauthorizedError, which never shows anything of the token.
+        Raises UnauthorizedError, which shows nothing of the token.
         """
         if token is None:
             raise UnauthorizedError(
-                f"the run has no token of at most {TOKEN_BYTES} bytes that says who calls"
+                f"the run has no token of at most {TOKEN_BYTES} bytes that identifies the caller"
             )
         try:
             return TokenClaims.model_validate(self._decode(token))
@@ -56,7 +58,7 @@ class TokenVerifier:
         header = jwt.get_unverified_header(token)
         if header.get("alg") != TOKEN_ALGORITHM:
             raise UnauthorizedError(f"the run's token is not signed with {TOKEN_ALGORITHM}")
-        # Read before the signature is checked, and believed only if that key has signed it.
+        # Read before the signature is checked; it only selects the key, which must have signed it.
         use = jwt.decode(token, options={"verify_signature": False}).get("use")
         keys = self.workers if use == TokenUse.CALL else self.producers
         key = keys.get(str(header.get("kid"))) if keys is not None else None
@@ -74,12 +76,12 @@ class TokenVerifier:
         return payload
 
 
-def lived_at(claims: TokenClaims, moment: datetime) -> bool:
-    """Whether a token had not expired by then."""
+def valid_at(claims: TokenClaims, moment: datetime) -> bool:
+    """Whether a token had not expired at that moment."""
     return moment.timestamp() <= claims.exp
 
 
-def check_call(claims: TokenClaims, run_id: str, task: str, arguments: dict[str, Any]) -> None:
+def check_call(claims: TokenClaims, run_id: str, task: str, arguments: Mapping[str, Any]) -> None:
     """Raise UnauthorizedError unless the token was made for this run and call."""
     if claims.run != run_id:
         raise UnauthorizedError("the run's token was made for another run")
@@ -91,19 +93,19 @@ def check_call(claims: TokenClaims, run_id: str, task: str, arguments: dict[str,
         raise UnauthorizedError("the run's token was made for another skill or other arguments")
 
 
-def verifier_from(settings: WorkerSettings) -> TokenVerifier:
+def verifier_from(keys: AuthSettings, settings: Settings) -> TokenVerifier:
     """The verifier of a worker's settings; raises SettingsError."""
-    if settings.auth_keys is None:
+    if keys.auth_keys is None:
         raise SettingsError(
             "SKILLFLEET_AUTH_KEYS is missing: SKILLFLEET_AUTH=required needs the public keys of"
             " your producers (a folder of .pem files or a JWKS file)"
         )
     workers = None
-    if settings.auth_worker_keys is not None:
-        workers = PublicKeys(settings.auth_worker_keys, "SKILLFLEET_AUTH_WORKER_KEYS")
+    if keys.auth_worker_keys is not None:
+        workers = PublicKeys(keys.auth_worker_keys, "SKILLFLEET_AUTH_WORKER_KEYS")
     return TokenVerifier(
         settings.auth_issuer,
         settings.namespace,
-        PublicKeys(settings.auth_keys, "SKILLFLEET_AUTH_KEYS"),
+        PublicKeys(keys.auth_keys, "SKILLFLEET_AUTH_KEYS"),
         workers,
     )

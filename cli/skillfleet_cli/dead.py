@@ -111,19 +111,18 @@ async def _caller(fleet: AsyncFleet, invocation: Invocation) -> Mapping[str, Any
     if fleet.settings.auth == "off":
         return _header(invocation).auth
     try:
-        from skillfleet_auth.admission import TokenAdmission  # noqa: PLC0415
+        from skillfleet_auth.settings import AuthSettings  # noqa: PLC0415
+        from skillfleet_auth.token_admission import TokenAdmission  # noqa: PLC0415
         from skillfleet_auth.verification import verifier_from  # noqa: PLC0415
-        from skillfleet_worker.settings import WorkerSettings  # noqa: PLC0415
     except ImportError:
         raise CommandError(
-            "retrying signed runs needs the worker's parts: pip install 'skillfleet[cli,worker]'"
+            "retrying signed runs needs PyJWT: pip install 'skillfleet[cli,auth]'"
         ) from None
-    settings = WorkerSettings.load()
-    admission = TokenAdmission(
-        verifier_from(settings), fleet.ledger.queries, settings.max_tree_depth
-    )
+    settings = fleet.settings
+    verifier = verifier_from(AuthSettings.load(), settings)
+    admission = TokenAdmission(verifier, lambda: fleet.ledger, settings.max_tree_depth)
     try:
-        claims = await admission.vouched(invocation)
+        claims = await admission.verify_expired(invocation)
     except UnauthorizedError as error:
         raise CommandError(f"run {invocation.id} is not retried: {error}") from None
     return claims.identity

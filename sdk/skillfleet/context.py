@@ -1,4 +1,4 @@
-"""The interface between a skill and whatever runs it."""
+"""The run context: the interface between a skill and the runtime that executes it."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -14,10 +14,8 @@ from skillfleet.auth import scopes_of
 from skillfleet.contracts import Budget, Limits
 from skillfleet.errors import CancelledByCaller, InvalidArgumentsError, MissingScopes
 from skillfleet.model_calls import CallReport, ModelCall, ToolCall, model_call, tool_call
-from skillfleet.ports.a2a import A2AClient, CallResult
+from skillfleet.ports.a2a import A2AClient, CallOptions, CallResult
 from skillfleet.ports.discovery import DiscoveryClient
-from skillfleet.ports.sandbox import SandboxClient
-from skillfleet.ports.workspace import WorkspaceClient
 from skillfleet.texts import code_text
 from skillfleet.types import AgentEvent, ArtifactRef
 from skillfleet.validation import (
@@ -69,15 +67,15 @@ class RunContext(ABC, Generic[AuthT]):
     @property
     @abstractmethod
     def shutting_down(self) -> bool:
-        """True once this worker drains: finish soon, or the run starts again elsewhere."""
+        """True once this worker drains: finish soon, or the run starts again on another worker."""
 
     async def emit_event(self, event: AgentEvent) -> None:
         """Append an event to the run's stream.
 
         The payload must be writable as a JSON object (dict keys are str; pydantic models,
         dataclasses, dates and the like inside it are converted). When the call returns, the
-        event is accepted: it comes into the stream, once, behind all events whose call began
-        earlier in the same task. A fleet writes behind, within milliseconds: only the sudden
+        event is accepted: it enters the stream, once, after all events whose call began
+        earlier in the same task. A fleet writes within milliseconds after that: only the sudden
         death of the worker's process can lose what was accepted last, and then the run's next
         attempt emits again. A run never succeeds with an accepted event missing.
 
@@ -109,7 +107,11 @@ class RunContext(ABC, Generic[AuthT]):
     async def _write_artifact(
         self, name: str, chunks: AsyncIterator[bytes], mime_type: str
     ) -> ArtifactRef:
-        """Store an artifact whose name and media type are checked; see `ArtifactsClient`."""
+        """Store an artifact whose name and media type are checked.
+
+        Stored only as a whole: a cancelled or failed write leaves the former content. Raises
+        `ArtifactTooLargeError` over the limit, and what `chunks` raises.
+        """
 
     async def check_cancelled(self) -> None:
         """Raise `CancelledByCaller` if the run was cancelled; else give way to other tasks.
@@ -136,18 +138,18 @@ class RunContext(ABC, Generic[AuthT]):
 
     @property
     @abstractmethod
-    def workspace(self) -> WorkspaceClient:
-        """The caller's files; raises `CapabilityUnavailableError` when there are none."""
+    def workspace(self) -> Any:
+        """The client for the caller's files; raises `CapabilityUnavailableError` without one."""
 
     @property
     @abstractmethod
-    def sandbox(self) -> SandboxClient:
-        """Where code runs apart; raises `SandboxUnavailable` when there is no such place."""
+    def sandbox(self) -> Any:
+        """The client for running code in isolation; raises `SandboxUnavailable` without one."""
 
     @property
     @abstractmethod
     def discover(self) -> DiscoveryClient:
-        """Finds other agents; raises `CapabilityUnavailableError` when it cannot."""
+        """The client that finds agents; raises `CapabilityUnavailableError` without one."""
 
     async def call(
         self,
@@ -176,19 +178,17 @@ class RunContext(ABC, Generic[AuthT]):
         if timeout is not None:
             check_seconds("timeout", timeout)
         given = json_arguments(f"{target}.{skill}", {} if args is None else args).plain
-        if self._reveals(given):
+        if self._contains_secret(given):
             raise InvalidArgumentsError(
-                f"the arguments for {skill!r} of {target} hold the value of a secret: arguments are"
-                " kept and shown; let the called skill declare the secret itself"
+                f"the arguments for {skill!r} of {target} contain the value of a secret: arguments"
+                " are stored and shown; let the called skill declare the secret itself"
             )
-        client = self._a2a_client().for_caller(self)
-        return await client.call(
-            target, skill, args=given, grant=grant, timeout=timeout, key=key, budget=budget
-        )
+        options = CallOptions(grant=grant, timeout=timeout, key=key, budget=budget)
+        return await self._a2a_client().call(target, skill, given, options)
 
     @abstractmethod
     def _a2a_client(self) -> A2AClient:
-        """What `call` calls through; raises `CapabilityUnavailableError` when there is none."""
+        """The client of this run's calls; raises `CapabilityUnavailableError` without one."""
 
     def model_call(self, model: str, *, provider: str, operation: str = "chat") -> ModelCall:
         """A context manager that records one call of a model; for clients without telemetry.
@@ -207,18 +207,18 @@ class RunContext(ABC, Generic[AuthT]):
         """A context manager that records one call of a tool; `call_id` is the model's."""
         return tool_call(name, call_id, tool_type, self._called)
 
-    def _reveals(self, args: Mapping[str, Any] | None) -> bool:
-        """For runtimes: whether a call's arguments hold the value of one of the run's secrets."""
+    def _contains_secret(self, args: Mapping[str, Any] | None) -> bool:
+        """For runtimes: whether a call's arguments contain one of the run's secrets."""
         del args
         return False
 
     def _called(self, report: CallReport) -> None:
-        """For runtimes: hear of each model or tool call that was recorded."""
+        """For runtimes: receive the report of each model or tool call."""
 
     async def emit_progress(
         self, message: str, *, current: float | None = None, total: float | None = None
     ) -> None:
-        """Tell how far the run is, in words and, if known, as `current` of `total`."""
+        """Report progress, in words and, if known, as `current` of `total`."""
         payload: dict[str, Any] = {"message": message}
         if current is not None:
             payload["current"] = current
@@ -231,7 +231,7 @@ class RunContext(ABC, Generic[AuthT]):
         await self.emit_event(AgentEvent("text_delta", {"text": text}))
 
     async def emit_artifact(self, ref: ArtifactRef) -> None:
-        """Tell readers that an artifact can be fetched now."""
+        """Announce to readers that an artifact can be fetched."""
         payload = {
             "name": ref.name,
             "uri": ref.uri,
@@ -241,9 +241,9 @@ class RunContext(ABC, Generic[AuthT]):
         await self.emit_event(AgentEvent("artifact", payload))
 
     async def emit_error(self, message: str, *, code: str | int | None = None) -> None:
-        """Tell readers of a problem; the run goes on. To fail the run, raise `SkillError`."""
-        told = code_text(code) or None
-        await self.emit_event(AgentEvent("error", {"message": message, "code": told}))
+        """Report a problem to readers; the run goes on. To fail the run, raise `SkillError`."""
+        payload = {"message": message, "code": code_text(code) or None}
+        await self.emit_event(AgentEvent("error", payload))
 
     def require_scopes(self, required: Sequence[str]) -> None:
         """Raise `MissingScopes` unless the caller has all the scopes in `required`.

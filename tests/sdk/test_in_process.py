@@ -316,11 +316,12 @@ async def test_calls_with_one_key_are_one_run_even_at_once() -> None:
 
 
 async def test_a_key_belongs_to_one_call_of_one_run() -> None:
-    ctx = caller()
+    client = InProcessA2AClient([tools])
+    ctx: LocalRunContext[Any] = LocalRunContext(auth=NoAuth(), task_id="one", a2a=client)
     await ctx.call("tools", "shout", args={"text": "a"}, key="k")
     with pytest.raises(IdempotencyConflictError, match="'k'"):
         await ctx.call("tools", "shout", args={"text": "b"}, key="k")
-    other = LocalRunContext(auth=NoAuth(), task_id="other", a2a=ctx._a2a_client())
+    other: LocalRunContext[Any] = LocalRunContext(auth=NoAuth(), task_id="other", a2a=client)
     assert (await other.call("tools", "shout", args={"text": "b"}, key="k")).result == "B"
 
 

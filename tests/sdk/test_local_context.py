@@ -22,10 +22,9 @@ from skillfleet.errors import (
     UnknownSecretError,
 )
 from skillfleet.redaction import HIDDEN
-from skillfleet.testing.in_process import InProcessA2AClient, LocalDiscovery
-from skillfleet.testing.runner import run_skill, run_to_end
-from tests.sdk.conformance import (
+from skillfleet.testing.conformance.run_context import (
     AUTH,
+    CALLED_BY_OTHERS,
     CASES,
     SECRETS,
     Case,
@@ -33,6 +32,8 @@ from tests.sdk.conformance import (
     agent,
     assert_conforms,
 )
+from skillfleet.testing.in_process import InProcessA2AClient, LocalDiscovery
+from skillfleet.testing.runner import run_skill, run_to_end
 from tests.support.waiting import wait_until_async
 
 tools = Agent("tools")
@@ -110,8 +111,7 @@ async def test_the_local_context_conforms(case: Case) -> None:
 
 
 def test_the_table_exercises_every_skill_of_the_conformance_agent() -> None:
-    called_by_others = {"echo", "unique", "who_calls", "leaf", "calls_back"}
-    assert {case.skill for case in CASES} | called_by_others == set(agent.skills)
+    assert {case.skill for case in CASES} | CALLED_BY_OTHERS == set(agent.skills)
 
 
 async def test_a_skill_is_called_like_the_function_it_is() -> None:
@@ -307,5 +307,5 @@ async def test_a_result_holds_no_secret() -> None:
 async def test_an_encoded_secret_may_not_be_passed_to_another_agent() -> None:
     ctx = LocalRunContext(auth=NoAuth(), secrets={"key": "sk-1234567890"})
     encoded = base64.b64encode(b"ada:sk-1234567890").decode()
-    assert ctx._reveals({"header": f"Basic {encoded}"})
-    assert not ctx._reveals({"header": "Basic"})
+    assert ctx._contains_secret({"header": f"Basic {encoded}"})
+    assert not ctx._contains_secret({"header": "Basic"})

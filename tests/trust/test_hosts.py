@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from skillfleet.errors import SettingsError, TargetRefusedError
-from skillfleet_adapters.a2a.ca_bundles import Authorities
-from skillfleet_adapters.a2a.credentials import credentials_from
-from skillfleet_adapters.a2a.host_allowlist import Hosts
+from skillfleet_adapters.a2a.ca_bundles import CABundles
+from skillfleet_adapters.a2a.credentials import bearer_tokens
+from skillfleet_adapters.a2a.host_allowlist import HostAllowlist
 from skillfleet_adapters.a2a.transport import GuardedTransport
 from skillfleet_adapters.secrets.environment import EnvironmentSecrets
 from tests.support.tls import write_certificate
@@ -20,7 +20,7 @@ from tests.support.tls import write_certificate
 
 async def test_a_listed_name_that_resolves_to_loopback_is_refused() -> None:
     with pytest.raises(TargetRefusedError, match="not public and not listed"):
-        await Hosts.parse("localhost").resolve("localhost", 80)
+        await HostAllowlist.parse("localhost").resolve("localhost", 80)
 
 
 async def test_a_credential_goes_to_its_host_alone_over_tls_to_the_address_that_was_checked(
@@ -32,7 +32,7 @@ async def test_a_credential_goes_to_its_host_alone_over_tls_to_the_address_that_
         sent.append(request)
         return httpx.Response(200, stream=httpx.ByteStream(b"ok"))
 
-    hosts = Hosts.parse("localhost, 127.0.0.0/8, ::1")
+    hosts = HostAllowlist.parse("localhost, 127.0.0.0/8, ::1")
     guarded = GuardedTransport(hosts, 1000, {"localhost": lambda: "Bearer t0ken"})
     monkeypatch.setattr(guarded, "_inner_for", lambda _: httpx.MockTransport(answer))
     async with httpx.AsyncClient(transport=guarded) as client:
@@ -48,7 +48,7 @@ async def test_a_credential_goes_to_its_host_alone_over_tls_to_the_address_that_
 
 
 async def test_a_listed_name_may_resolve_to_a_listed_address() -> None:
-    hosts = Hosts.parse("localhost, 127.0.0.0/8, ::1")
+    hosts = HostAllowlist.parse("localhost, 127.0.0.0/8, ::1")
     assert await hosts.resolve("localhost", 80) in {"127.0.0.1", "::1"}
 
 
@@ -72,7 +72,7 @@ async def test_an_address_that_is_not_public_is_refused(
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", answers)
     with pytest.raises(TargetRefusedError, match="not public"):
-        await Hosts.parse("partner.test").resolve("partner.test", 80)
+        await HostAllowlist.parse("partner.test").resolve("partner.test", 80)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ async def test_an_address_that_is_not_public_is_refused(
     ],
 )
 def test_names_are_compared_whole(listed: str, host: str, allowed: bool) -> None:
-    hosts = Hosts.parse(listed)
+    hosts = HostAllowlist.parse(listed)
     if allowed:
         hosts.check_name(host)
     else:
@@ -98,15 +98,15 @@ def test_names_are_compared_whole(listed: str, host: str, allowed: bool) -> None
 @pytest.mark.parametrize("text", ["http://x", "a b", "*", "10.0.0.0/33"])
 def test_a_list_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="SKILLFLEET_A2A_HOSTS"):
-        Hosts.parse(text)
+        HostAllowlist.parse(text)
 
 
 def test_a_credential_needs_a_host_and_a_secret_that_exists() -> None:
-    secrets = EnvironmentSecrets({"S_TOKEN": "t0ken"}, "S_")
-    assert credentials_from("Partner.test=token", secrets)["partner.test"]() == "Bearer t0ken"
+    secret = EnvironmentSecrets({"S_TOKEN": "t0ken"}, "S_").get
+    assert bearer_tokens("Partner.test=token", secret)["partner.test"]() == "Bearer t0ken"
     for text in ("partner.test", "=token", "partner.test=nothing"):
         with pytest.raises(SettingsError, match="SKILLFLEET_A2A_CREDENTIALS"):
-            credentials_from(text, secrets)
+            bearer_tokens(text, secret)
 
 
 def resolving(monkeypatch: pytest.MonkeyPatch, answers: Mapping[str, list[str]]) -> None:
@@ -132,7 +132,7 @@ async def test_a_name_that_resolves_anew_is_checked_anew_and_never_asked_twice(
         sent.append(request.url.host)
         return httpx.Response(200, stream=httpx.ByteStream(b"ok"))
 
-    guarded = GuardedTransport(Hosts.parse("partner.test"), 1000)
+    guarded = GuardedTransport(HostAllowlist.parse("partner.test"), 1000)
     monkeypatch.setattr(guarded, "_inner_for", lambda _: httpx.MockTransport(answer))
     async with httpx.AsyncClient(transport=guarded) as client:
         await client.get("https://partner.test/")
@@ -160,10 +160,10 @@ async def test_a_connection_to_one_host_is_not_used_for_another_at_the_same_addr
     port = server.sockets[0].getsockname()[1]
     resolving(monkeypatch, {"mean.test": ["127.0.0.1"], "kind.test": ["127.0.0.1"]})
     guarded = GuardedTransport(
-        Hosts.parse("mean.test, kind.test, 127.0.0.1"),
+        HostAllowlist.parse("mean.test, kind.test, 127.0.0.1"),
         1000,
         {"kind.test": lambda: "Bearer t0ken"},
-        Authorities.parse(f"*.test={certificate}"),
+        CABundles.parse(f"*.test={certificate}"),
     )
     async with server, httpx.AsyncClient(transport=guarded) as client:
         assert (await client.get(f"https://mean.test:{port}/")).text == "ok"
@@ -174,7 +174,7 @@ async def test_a_connection_to_one_host_is_not_used_for_another_at_the_same_addr
 
 def test_an_authority_vouches_for_its_own_hosts_only(tmp_path: Path) -> None:
     certificate, _ = write_certificate(tmp_path)
-    known = Authorities.parse(f"agents.corp={certificate}, *.lab.corp={certificate}")
+    known = CABundles.parse(f"agents.corp={certificate}, *.lab.corp={certificate}")
     for host in ("agents.corp", "AGENTS.corp.", "a.lab.corp", "a.b.lab.corp"):
         assert known.for_host(host) is not known.public
     for host in ("corp", "lab.corp", "b.agents.corp", "agents.corp.evil.test"):
@@ -186,10 +186,10 @@ def test_an_authority_that_cannot_be_used_is_told_at_the_start(text: str, tmp_pa
     empty = tmp_path / "empty.pem"
     empty.touch()
     with pytest.raises(SettingsError, match="SKILLFLEET_A2A_CA_FILES"):
-        Authorities.parse(text.format(empty=empty))
+        CABundles.parse(text.format(empty=empty))
 
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1", "::ffff:5db8:d822"])
 async def test_a_public_address_is_taken(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     resolving(monkeypatch, {"partner.test": [address]})
-    assert await Hosts.parse("partner.test").resolve("partner.test", 443) == address
+    assert await HostAllowlist.parse("partner.test").resolve("partner.test", 443) == address

@@ -96,7 +96,7 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     pem = other.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
     file = tmp_path / "ec.pem"
     file.write_bytes(pem)
-    with pytest.raises(SettingsError, match=r"ec\.pem holds no private Ed25519 key"):
+    with pytest.raises(SettingsError, match=r"ec\.pem does not contain a private Ed25519 key"):
         Signing(Settings.load(auth_signing_key_file=file))
 
 
@@ -110,9 +110,13 @@ def test_a_signing_key_that_is_missing_or_broken_is_named_by_its_variable(tmp_pa
         assert "garbage" not in str(error.value)
 
 
-def test_a_worker_that_requires_tokens_does_not_start_without_keys(tmp_path: Path) -> None:
+def test_a_worker_that_requires_tokens_does_not_start_without_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for keys in (None, tmp_path):
-        settings = WorkerSettings.load(auth="required", auth_keys=keys)
+        if keys is not None:
+            monkeypatch.setenv("SKILLFLEET_AUTH_KEYS", str(keys))
+        settings = WorkerSettings.load(auth="required")
         with pytest.raises(SettingsError, match="SKILLFLEET_AUTH_KEYS"):
             create_app("tests.trust.agents", settings=settings)
 

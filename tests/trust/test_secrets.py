@@ -1,23 +1,26 @@
 """Secrets: where they come from, who gets them, and that nothing of a run tells them."""
 
 import base64
+import importlib
 import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.metadata import EntryPoint, EntryPoints
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from skillfleet.contracts import RunState
 from skillfleet.errors import RunFailed, SettingsError, UnknownSecretError, UnknownSkillError
-from skillfleet.ports.secrets import Secrets
+from skillfleet.ports import loading
+from skillfleet.ports.provider import AdapterEnvironment
+from skillfleet.ports.secrets import SECRETS, Secrets
 from skillfleet.redaction import HIDDEN
-from skillfleet_adapters.secrets import entry_points
 from skillfleet_adapters.secrets.chain import ChainedSecrets
 from skillfleet_producer import Fleet, RunHandle
-from skillfleet_worker.bootstrap import secrets_from
+from skillfleet_worker.adapters import load_adapters
 from skillfleet_worker.settings import WorkerSettings
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer, running_server
@@ -244,6 +247,18 @@ class FromVault(Secrets):
         return {"a": "vault"}.get(name)
 
 
+def from_vault(environment: AdapterEnvironment) -> Secrets:
+    assert environment.fleet
+    return FromVault()
+
+
+def _load(entry_point: EntryPoint) -> Any:
+    """A test's module is not found by its name: its factory is this one."""
+    if entry_point.module == __name__:
+        return from_vault
+    return getattr(importlib.import_module(entry_point.module), entry_point.attr)
+
+
 class Broken(Secrets):
     """A source whose errors talk."""
 
@@ -254,10 +269,12 @@ class Broken(Secrets):
 def test_sources_are_asked_in_the_order_of_the_settings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    vault = EntryPoint("vault", f"{__name__}:FromVault", entry_points.GROUP)
-    monkeypatch.setattr(entry_points, "entry_points", lambda group: EntryPoints([vault]))
-    monkeypatch.setattr(EntryPoint, "load", lambda self: FromVault)
+    known = loading._entry_points(SECRETS.group)
+    vault = EntryPoint("vault", f"{__name__}:from_vault", SECRETS.group)
+    monkeypatch.setattr(loading, "_entry_points", lambda _: {**known, "vault": vault})
+    monkeypatch.setattr(EntryPoint, "load", _load)
     monkeypatch.setenv("SKILLFLEET_SECRET_A", "environment")
+    monkeypatch.setenv("SKILLFLEET_SECRETS_DIR", str(tmp_path))
     (tmp_path / "a").write_text("file")
     for order, value in {
         "files,environment": "file",
@@ -265,15 +282,15 @@ def test_sources_are_asked_in_the_order_of_the_settings(
         "vault,files": "vault",
         " files , vault ": "file",
     }.items():
-        settings = WorkerSettings.load(secrets_dir=tmp_path, secrets_sources=order)
-        assert secrets_from(settings).get("a") == value
-        assert secrets_from(settings).get("b") is None
+        secrets = load_adapters(WorkerSettings.load(secrets_sources=order), "loop").secrets
+        assert secrets.get("a") == value
+        assert secrets.get("b") is None
 
 
 def test_a_source_that_does_not_exist_is_named_with_those_that_do() -> None:
     settings = WorkerSettings.load(secrets_sources="files,keyrin")
     with pytest.raises(SettingsError, match=r"'keyrin'; known are: environment, files"):
-        secrets_from(settings)
+        load_adapters(settings, "loop")
 
 
 def test_a_source_that_fails_is_named_without_its_words() -> None:

@@ -11,7 +11,7 @@ from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import wait_until
 
 StartWorker = Callable[..., FleetWorker]
-MODULES = "tests.worker.kit,tests.worker.ends,tests.sdk.conformance"
+MODULES = "tests.worker.kit,tests.worker.ends,skillfleet.testing.conformance.run_context"
 
 
 @dataclass(frozen=True)

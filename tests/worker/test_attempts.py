@@ -13,10 +13,10 @@ from skillfleet import Agent, RunContext
 from skillfleet.auth import NoAuth
 from skillfleet.contracts import InvocationHeader
 from skillfleet.errors import EventsUnwritableError
+from skillfleet_auth.open_admission import OpenAdmission
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger.runs.records import Lease
 from skillfleet_worker import WorkerSettings
-from skillfleet_worker.attempts.admission import OpenAdmission
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.delivery import Delivery
 from skillfleet_worker.attempts.event_buffer import EventBuffer, EventBufferHooks
@@ -152,7 +152,9 @@ def test_a_claim_whose_answer_outlasts_its_lease_starts_nothing(
         new = await submitted(process.ledger, skill="late")
         clock = iter([0.0, passed * process.settings.lease_seconds])
         process.loop_time = lambda: next(clock)  # type: ignore[method-assign]
-        capabilities: Any = SimpleNamespace(limits=None)
+        capabilities: Any = SimpleNamespace(
+            limits=None, ledger=process.ledger, fleet="fleet", patience_seconds=1.0
+        )
         executor = Executor(process, capabilities, OpenAdmission(), {})
         header = InvocationHeader()
         delivery = Delivery(new.id, "kit", "late", "celery", {}, header, None, new.id, {})

@@ -4,7 +4,7 @@ import pytest
 
 from skillfleet.contracts import RESERVED_KINDS
 from skillfleet.errors import InvalidArgumentsError, RunError
-from tests.sdk.conformance import AUTH, CASES, Case, Observed, assert_conforms
+from skillfleet.testing.conformance.run_context import AUTH, CASES, Case, Observed, assert_conforms
 from tests.worker.shared import Shared, wait_kind
 
 

@@ -98,7 +98,13 @@ def test_a_worker_writes_it_when_it_turns_busy_and_idle(
     assert api.refusals == 0
 
 
-def test_prefork_workers_cannot_keep_it() -> None:
-    settings = WorkerSettings.load(pod_deletion_cost=True, pod_name="w", pod_namespace="agents")
+def test_prefork_workers_cannot_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "POD_DELETION_COST": "true",
+        "POD_NAME": "w",
+        "POD_NAMESPACE": "agents",
+    }.items():
+        monkeypatch.setenv(f"SKILLFLEET_{name}", value)
+    settings = WorkerSettings.load()
     with pytest.raises(SettingsError, match="SKILLFLEET_POD_DELETION_COST"):
         create_app("tests.worker.kit", settings=settings, pool="prefork")

@@ -1,27 +1,22 @@
 """The Celery app of a worker. `celery -A skillfleet_worker.app worker` serves SKILLFLEET_MODULES.
 
-A project with a module of its own writes `app = create_app("my_agents")` there.
+A project with its own module writes `app = create_app("my_agents")` there.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from celery import Celery
 from kombu import Exchange, Queue
 
 from skillfleet.agent import Agent
-from skillfleet.errors import SettingsError
 from skillfleet_engine.celery_hooks.compression import bound_decompression
 from skillfleet_engine.transport import broker_settings
 from skillfleet_ledger.settings import celery_url
+from skillfleet_worker.adapters import unusable_secrets
 from skillfleet_worker.agents import find_agents
-from skillfleet_worker.bootstrap import (
-    check_settings,
-    connect_signals,
-    make_executor,
-    secrets_from,
-    unusable_secrets,
-)
+from skillfleet_worker.bootstrap import check_settings, connect_signals, make_executor
 from skillfleet_worker.builtin import fleet
 from skillfleet_worker.celery_hooks import remote_control  # noqa: F401 - registers the command
 from skillfleet_worker.celery_hooks.envelope import most_message_bytes
@@ -46,20 +41,15 @@ def create_app(
     or a module has no agent, SettingsError for a bad setting.
     """
     chosen = settings or WorkerSettings.load()
-    check_settings(chosen)
+    adapters = check_settings(chosen, pool)
     bound_decompression(most_message_bytes(chosen))
-    if pool == "prefork" and chosen.pod_deletion_cost:
-        raise SettingsError(
-            "SKILLFLEET_POD_DELETION_COST: not with prefork, whose children know of their own runs"
-            " only; leave it out, or take another pool"
-        )
     names = [name.strip() for name in chosen.modules.split(",") if name.strip()]
     agents = find_agents([fleet, *(sources or names)])
-    node = Node(chosen, agents, make_executor)
+    node = Node(chosen, agents, partial(make_executor, pool))
     app = Celery("skillfleet", set_as_current=True)
     queues = [Queue(name, Exchange(name), routing_key=name) for name in node.queues]
     app.config_from_object(_configuration(chosen, pool, concurrency) | {"task_queues": queues})
-    node.disabled = unusable_secrets(agents, secrets_from(chosen))
+    node.disabled = unusable_secrets(agents, adapters.secrets)
     _register(app, agents, node)
     connect_signals(app, node)
     return app
@@ -82,7 +72,7 @@ def _register(app: Celery, agents: Sequence[Agent], node: Node) -> None:
 
 
 def _configuration(settings: WorkerSettings, pool: str, concurrency: int | None) -> dict[str, Any]:
-    """Celery's settings, against the known pains of Celery on Redis (docs/internals.md)."""
+    """Celery's settings, against known problems of Celery on Redis (docs/internals.md)."""
     timeout = settings.redis_timeout_seconds
     backend = "skillfleet_worker.celery_hooks.result_backend:LedgerBackend"
     prefix = settings.keyspace.broker_prefix
@@ -143,7 +133,7 @@ def _transport_options(settings: WorkerSettings) -> dict[str, Any]:
 
 
 def __getattr__(name: str) -> Any:
-    """`app`, built at its first use, so that nothing is read at import time."""
+    """Build `app` at its first use, so that nothing is read at import time."""
     if name == "app":
         globals()["app"] = create_app()
         return globals()["app"]

@@ -1,1 +1,1 @@
-"""Calling agents outside the fleet."""
+"""Calls to agents outside the fleet over A2A."""

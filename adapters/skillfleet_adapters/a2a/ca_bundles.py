@@ -1,4 +1,4 @@
-"""Which host is vouched for by a certificate authority of one's own."""
+"""Custom certificate authorities by host."""
 
 import ssl
 from dataclasses import dataclass, field
@@ -7,15 +7,15 @@ from skillfleet.errors import SettingsError
 
 
 @dataclass(frozen=True)
-class Authorities:
-    """How certificates are checked: by public authorities, for listed hosts by another alone."""
+class CABundles:
+    """Checks listed hosts by their own certificate authority, all others by the public ones."""
 
-    own: dict[str, ssl.SSLContext] = field(default_factory=dict)
-    """By host, or by `*.names` for all below."""
+    custom: dict[str, ssl.SSLContext] = field(default_factory=dict)
+    """By host, or by `*.suffix` for all hosts below it."""
     public: ssl.SSLContext = field(default_factory=ssl.create_default_context)
 
     @classmethod
-    def parse(cls, text: str) -> "Authorities":
+    def parse(cls, text: str) -> "CABundles":
         """Read `host=file.pem` entries, separated by commas; raises SettingsError."""
         found: dict[str, ssl.SSLContext] = {}
         for entry in filter(None, (part.strip() for part in text.split(","))):
@@ -31,12 +31,12 @@ class Authorities:
         return cls(found)
 
     def for_host(self, host: str) -> ssl.SSLContext:
-        """What checks the certificate of that host: the closest entry, else the public ones."""
+        """The context that checks a host: the closest entry's, else that of public authorities."""
         name = host.lower().rstrip(".")
-        if name in self.own:
-            return self.own[name]
+        if name in self.custom:
+            return self.custom[name]
         labels = name.split(".")
         for start in range(1, len(labels)):
-            if (context := self.own.get("*." + ".".join(labels[start:]))) is not None:
+            if (context := self.custom.get("*." + ".".join(labels[start:]))) is not None:
                 return context
         return self.public

@@ -1,4 +1,4 @@
-"""Which hosts skills may call over HTTP: a list, and what its names may resolve to."""
+"""The allow-list of hosts that skills may call over HTTP, and of addresses they may resolve to."""
 
 import asyncio
 import ipaddress
@@ -11,17 +11,17 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _UNICAST = ipaddress.ip_network("2000::/3")
-"""What IPv6 has given out; outside of it are many ways to write an IPv4 address."""
+"""The allocated IPv6 addresses; outside of them are several notations of IPv4 addresses."""
 _RESERVED = tuple(
     ipaddress.ip_network(text)
     for text in ("192.0.0.0/24", "192.88.99.0/24", "2002::/16", "3fff::/20")
 )
-"""What Python's `is_global` takes for public, at least in some versions."""
+"""Networks that are not public, although `is_global` of some Python versions says so."""
 
 
 @dataclass(frozen=True)
-class Hosts:
-    """The allow-list: names (`*.example.com` for all below), addresses, networks.
+class HostAllowlist:
+    """Names (`*.example.com` for all below it), addresses and networks.
 
     A name may resolve to public addresses; to a private, loopback or link-local one only when
     that address, or its network, is listed itself.
@@ -32,7 +32,7 @@ class Hosts:
     networks: tuple[Network, ...]
 
     @classmethod
-    def parse(cls, text: str) -> "Hosts":
+    def parse(cls, text: str) -> "HostAllowlist":
         """Read the entries, separated by commas; raises SettingsError."""
         names: set[str] = set()
         suffixes: list[str] = []
@@ -44,7 +44,7 @@ class Hosts:
                 bare = entry.removeprefix("*.")
                 if not bare or not all(c.isalnum() or c in "-._" for c in bare):
                     raise SettingsError(
-                        f"SKILLFLEET_A2A_HOSTS: {entry!r} is no host name, address or network"
+                        f"SKILLFLEET_A2A_HOSTS: {entry!r} is not a host name, address or network"
                     ) from None
                 if entry.startswith("*."):
                     suffixes.append("." + bare)
@@ -73,7 +73,7 @@ class Hosts:
         """
         self.check_name(host)
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        # A link-local address may carry its interface behind a %.
+        # A link-local address may carry its interface after a %.
         addresses = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found]
         for address in addresses:
             if not _is_public(address) and not self._lists(address):
@@ -96,7 +96,7 @@ def _address(host: str) -> Address | None:
 
 
 def _is_public(address: Address) -> bool:
-    """False also for IPv6 addresses that stand for an IPv4 one, but for mapped public ones."""
+    """Whether an address is public; of IPv6 forms of IPv4 addresses only mapped ones can be."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return _is_public(address.ipv4_mapped)

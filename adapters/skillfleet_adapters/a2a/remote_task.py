@@ -1,7 +1,7 @@
-"""A task of an agent elsewhere, put together from what its agent streams.
+"""A remote task, assembled from the responses that its agent streams.
 
-What it tells may be the very credential that it was called with, which no skill has declared:
-`telemetry.redaction` knows it.
+A response may echo the credential that the agent was called with. No skill declared that
+secret, so texts are redacted here.
 """
 
 import base64
@@ -29,7 +29,7 @@ _WAITING = {TaskState.TASK_STATE_INPUT_REQUIRED, TaskState.TASK_STATE_AUTH_REQUI
 
 
 class RemoteTask:
-    """Takes responses in order; `result` judges the end."""
+    """Takes responses in order; `result` gives the task's end."""
 
     def __init__(self, target: str) -> None:
         self.id = ""
@@ -39,7 +39,7 @@ class RemoteTask:
         self._artifacts: dict[str, Artifact] = {}
         self._events: list[AgentEvent] = []
         self.tokens = 0
-        """What the agent says it has used so far for this task, input and output together."""
+        """The tokens that the agent reports for this task so far, input and output together."""
 
     @property
     def running(self) -> bool:
@@ -64,30 +64,30 @@ class RemoteTask:
                 self._take_artifact(response)
 
     def result(self) -> CallResult:
-        """What the call brought back; raises RunFailed or RunCancelled for other ends."""
-        state, said = self._status.state, list(self._status.message.parts)
+        """The result of a completed task; raises RunFailed or RunCancelled for other ends."""
+        state, final = self._status.state, list(self._status.message.parts)
         if self._answer is not None:
             return CallResult(_value(self._answer), tuple(self._events), self._references())
         if state == TaskState.TASK_STATE_COMPLETED:
-            parts = said or [p for artifact in self._artifacts.values() for p in artifact.parts]
+            parts = final or [p for artifact in self._artifacts.values() for p in artifact.parts]
             return CallResult(_value(parts), tuple(self._events), self._references())
-        message = _text(said) or f"the task of {self._target} ended {TaskState.Name(state)}"
+        message = _text(final) or f"the task of {self._target} ended {TaskState.Name(state)}"
         if state == TaskState.TASK_STATE_CANCELED:
             raise RunCancelled(message, run_id=self.id)
         code = redact_value(MessageToDict(self._status.message.metadata).get("code"))
         if state in _WAITING:
-            code, message = "input_required", f"the agent waits for a person: {message}"
+            code, message = "input_required", f"the agent waits for input: {message}"
         elif state in _RUNNING:
             code, message = "remote_error", "the answer ended before the task did"
         raise RunFailed(message, code=str(code or ReasonCode.SKILL_ERROR), run_id=self.id)
 
     def _take_usage(self, response: StreamResponse) -> None:
-        """A2A has no field for it: we read `usage` in the metadata, in any known spelling."""
+        """Read `usage` in the metadata, in any known spelling: A2A has no field for it."""
         payload = getattr(response, response.WhichOneof("payload") or "task")
-        said = [payload.metadata]
+        reports = [payload.metadata]
         if response.WhichOneof("payload") in ("task", "status_update"):
-            said.append(payload.status.message.metadata)
-        for metadata in said:
+            reports.append(payload.status.message.metadata)
+        for metadata in reports:
             counts = token_counts(MessageToDict(metadata).get("usage"))
             used = sum(max(counts.get(name, 0), 0) for name in (INPUT_TOKENS, OUTPUT_TOKENS))
             self.tokens = max(self.tokens, min(used, _MOST_TOKENS))
@@ -135,7 +135,7 @@ def _bytes(part: Part) -> bytes:
 
 
 def _value(parts: Sequence[Part]) -> Any:
-    """The first data part's JSON value; else all texts as one; None for nothing."""
+    """The first data part's JSON value, else the joined texts, else None."""
     for part in parts:
         if part.WhichOneof("content") == "data":
             return redact_value(MessageToDict(part.data))

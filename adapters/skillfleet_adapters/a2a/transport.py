@@ -1,4 +1,4 @@
-"""HTTP to hosts of other people: each request checked, pinned, bounded and without our secrets."""
+"""HTTP transport to untrusted hosts: requests are checked, pinned and bounded."""
 
 import asyncio
 import ssl
@@ -7,18 +7,18 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import httpx
 
 from skillfleet.errors import TargetRefusedError
-from skillfleet_adapters.a2a.ca_bundles import Authorities
-from skillfleet_adapters.a2a.host_allowlist import Hosts
+from skillfleet_adapters.a2a.ca_bundles import CABundles
+from skillfleet_adapters.a2a.host_allowlist import HostAllowlist
 
 _PORTS = {"http": 80, "https": 443}
 _CONNECT_SECONDS = 10.0
 
 Credential = Callable[[], str]
-"""Gives the present value of the header `Authorization`."""
+"""Returns the present value of the header `Authorization`."""
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
-    """Connects to the address that was checked, and to that one only.
+    """Connects to the checked address only.
 
     `credentials` holds the `Authorization` for hosts that get one, and only over TLS. No
     proxies and no redirects: a redirect's target is another request, checked again.
@@ -26,19 +26,19 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
     def __init__(
         self,
-        hosts: Hosts,
+        hosts: HostAllowlist,
         max_bytes: int,
         credentials: Mapping[str, Credential] | None = None,
-        authorities: Authorities | None = None,
+        ca_bundles: CABundles | None = None,
     ) -> None:
         self._hosts = hosts
         self._max_bytes = max_bytes
         self._credentials = dict(credentials or {})
-        self._authorities = authorities or Authorities()
+        self._ca_bundles = ca_bundles or CABundles()
         self._inner: dict[ssl.SSLContext, httpx.AsyncBaseTransport] = {}
 
     def check(self, url: httpx.URL) -> None:
-        """Raise TargetRefusedError for a URL that is no target here, as far as its text tells."""
+        """Raise TargetRefusedError for a URL that may not be called; resolves nothing."""
         if url.scheme not in _PORTS or url.userinfo:
             raise TargetRefusedError("a target is an http(s) URL without user and password")
         self._hosts.check_name(url.host)
@@ -77,11 +77,11 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             await inner.aclose()
 
     def _inner_for(self, host: str) -> httpx.AsyncBaseTransport:
-        """What connects to the host, which is to prove its name to the right authorities."""
-        context = self._authorities.for_host(host)
+        """The transport whose certificate authorities are those of the host."""
+        context = self._ca_bundles.for_host(host)
         if context not in self._inner:
-            # No connection is kept: found again by its address, it may be that of another
-            # host there, whose certificate nobody checked for this one.
+            # No connection is kept alive: the pool finds it by its address, which another host
+            # may share whose certificate was not checked for this one.
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
             self._inner[context] = httpx.AsyncHTTPTransport(
                 verify=context, trust_env=False, limits=limits

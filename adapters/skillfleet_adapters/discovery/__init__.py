@@ -1,1 +1,1 @@
-"""Finding other agents."""
+"""Discovery of agents."""

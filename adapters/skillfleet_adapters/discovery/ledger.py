@@ -1,18 +1,34 @@
-"""Finding agents in the ledger's directory."""
+"""Discovery in the ledger's directory of live agents."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from skillfleet.contracts import AgentCard
 from skillfleet.errors import UnknownAgentError
-from skillfleet.ports.discovery import DiscoveredAgent, DiscoveryClient, card_matches
-from skillfleet_engine.loop import bridge
+from skillfleet.hidden_state import HiddenState
+from skillfleet.ports.discovery import (
+    DiscoveredAgent,
+    DiscoveryClient,
+    DiscoveryProvider,
+    card_matches,
+)
+from skillfleet.ports.provider import AdapterEnvironment
+from skillfleet.ports.scope import RunScope
 from skillfleet_ledger import Ledger
 
 
-class LedgerDiscovery(DiscoveryClient):
-    """Knows the agents whose workers' heartbeat lasts."""
+@dataclass(frozen=True)
+class _State:
+    ledger: Ledger
+    scope: RunScope
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+
+_states: HiddenState[_State] = HiddenState()
+"""The state of each client: skills hold clients, and must not reach the ledger through them."""
+
+
+class LedgerDiscovery(DiscoveryClient):
+    """Finds the agents that live workers of the fleet serve."""
 
     async def find_agents(
         self,
@@ -23,19 +39,40 @@ class LedgerDiscovery(DiscoveryClient):
         limit: int = 10,
     ) -> list[DiscoveredAgent]:
         """See `DiscoveryClient.find_agents`."""
-        cards = await bridge.at_home(self._ledger.directory.agents())
         found = [
             DiscoveredAgent(card.name, card)
-            for card in cards
+            for card in await self._cards()
             if card_matches(card, tags=tags, capability=capability, skill=skill)
         ]
         return found[:limit]
 
     async def get_agent(self, name: str) -> DiscoveredAgent:
         """See `DiscoveryClient.get_agent`."""
-        cards = await bridge.at_home(self._ledger.directory.agents())
+        cards = await self._cards()
         found = [card for card in cards if card.name == name]
         if not found:
             known = ", ".join(sorted({card.name for card in cards})) or "none"
             raise UnknownAgentError(f"no live agent is called {name!r}; known agents: {known}")
         return DiscoveredAgent(name, found[-1])
+
+    async def _cards(self) -> Sequence[AgentCard]:
+        state = _states.of(self)
+        return await state.scope.on_home_loop(state.ledger.directory.agents())
+
+
+class LedgerDiscoveryProvider(DiscoveryProvider):
+    """Opens clients that read the ledger of their worker."""
+
+    def __init__(self, environment: AdapterEnvironment) -> None:
+        self._environment = environment
+
+    def open(self, scope: RunScope) -> DiscoveryClient:
+        """The client of one attempt."""
+        client = LedgerDiscovery()
+        _states.attach(client, _State(self._environment.service(Ledger), scope))
+        return client
+
+
+def create(environment: AdapterEnvironment) -> DiscoveryProvider:
+    """The discovery of the fleet's own agents."""
+    return LedgerDiscoveryProvider(environment)

@@ -1,1 +1,1 @@
-"""Telling Kubernetes about a worker."""
+"""Kubernetes as the orchestrator of workers."""

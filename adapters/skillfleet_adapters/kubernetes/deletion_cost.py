@@ -1,8 +1,8 @@
-"""Kubernetes removes the pod first whose loss costs least: this worker tells what its costs.
+"""The deletion cost of the worker's pod: Kubernetes removes the pods with the lowest cost first.
 
 Keeps the annotation `controller.kubernetes.io/pod-deletion-cost` (KEP-2255) on the worker's own
 pod: 0 while it is idle; 10 and a point for each minute of its oldest run, at most a day's,
-while it is busy. Written when it changes and at most every few seconds.
+while it is busy. Written when it changes, at most every few seconds.
 """
 
 import asyncio
@@ -12,9 +12,16 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
+
+from pydantic import model_validator
+
+from skillfleet.errors import SettingsError
+from skillfleet.ports.orchestrator import OldestStarted, Orchestrator
+from skillfleet.ports.provider import AdapterEnvironment
+from skillfleet.ports.settings import AdapterSettings
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +32,34 @@ _PAUSE_SECONDS = 5.0
 _TIMEOUT_SECONDS = 5.0
 
 
+class KubernetesSettings(AdapterSettings):
+    """Settings of the report to Kubernetes."""
+
+    pod_deletion_cost: bool = False
+    """Report to Kubernetes how busy this pod is, by its deletion-cost annotation; not with
+    prefork."""
+    pod_name: str = ""
+    """Name of this pod."""
+    pod_namespace: str = ""
+    """Namespace of this pod."""
+    kubernetes_url: str = "https://kubernetes.default.svc"
+    """URL of the Kubernetes API server."""
+    kubernetes_account: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+    """Folder of the service account's token and `ca.crt`."""
+
+    @model_validator(mode="after")
+    def _names_the_pod(self) -> Self:
+        if self.pod_deletion_cost and not (self.pod_name and self.pod_namespace):
+            raise ValueError(
+                "SKILLFLEET_POD_DELETION_COST needs SKILLFLEET_POD_NAME"
+                " and SKILLFLEET_POD_NAMESPACE"
+            )
+        return self
+
+
 @dataclass(frozen=True)
 class Pod:
-    """Where the worker's pod is found: API server, folder of the service account, names."""
+    """The address of a pod: API server, folder of the service account, namespace and name."""
 
     api_url: str
     account: Path
@@ -47,37 +79,30 @@ def deletion_cost(oldest_started: float | None, now: float) -> int:
     return BUSY + min(int((now - oldest_started) / 60), MOST_MINUTES)
 
 
-class DeletionCostKeeper:
-    """Writes the cost of one pod; `oldest_started` tells when its oldest run started."""
+class DeletionCost(Orchestrator):
+    """Writes the deletion cost of one pod."""
 
-    def __init__(
-        self,
-        pod: Pod,
-        oldest_started: Callable[[], float | None],
-        *,
-        pause_seconds: float = _PAUSE_SECONDS,
-    ) -> None:
+    def __init__(self, pod: Pod, *, pause_seconds: float = _PAUSE_SECONDS) -> None:
         self._pod = pod
-        self._oldest_started = oldest_started
         self._pause = pause_seconds
-        self._written: int | None = None
 
-    async def run(self) -> None:
-        """Keep the annotation until cancelled; what fails is tried again at the next change."""
+    async def report(self, oldest_started: OldestStarted) -> None:
+        """Keep the annotation until cancelled; a failed write is repeated after a pause."""
+        written: int | None = None
         while True:
-            cost = deletion_cost(self._oldest_started(), time.monotonic())
-            if cost != self._written:
+            cost = deletion_cost(oldest_started(), time.monotonic())
+            if cost != written:
                 try:
                     await asyncio.to_thread(self._write, cost)
                 except (OSError, urllib.error.URLError) as error:
-                    logger.warning("the pod's deletion cost could not be written: %s", error)
+                    logger.warning("cannot write the pod's deletion cost: %s", error)
                 else:
-                    self._written = cost
+                    written = cost
             await asyncio.sleep(self._pause)
 
     def _write(self, cost: int) -> None:
         body = json.dumps({"metadata": {"annotations": {ANNOTATION: str(cost)}}}).encode()
-        # The token is rotated: it is read each time.
+        # The token is rotated, so it is read each time.
         token = (self._pod.account / "token").read_text().strip()
         request = urllib.request.Request(  # noqa: S310 - the operator's own API server
             self._pod.url,
@@ -88,7 +113,7 @@ class DeletionCostKeeper:
                 "Content-Type": "application/merge-patch+json",
             },
         )
-        # A proxy for the skills' calls is none for the API server.
+        # A proxy in the environment is meant for the skills' calls, not for the API server.
         direct = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self._tls())
         )
@@ -99,3 +124,22 @@ class DeletionCostKeeper:
         if not self._pod.api_url.startswith("https://"):
             return None
         return ssl.create_default_context(cafile=str(self._pod.account / "ca.crt"))
+
+
+def create(environment: AdapterEnvironment) -> Orchestrator | None:
+    """The report of this pod; None unless SKILLFLEET_POD_DELETION_COST is true."""
+    settings = KubernetesSettings.load(environment.variables)
+    if not settings.pod_deletion_cost:
+        return None
+    if environment.pool == "prefork":
+        raise SettingsError(
+            "SKILLFLEET_POD_DELETION_COST: not with prefork, whose children know their own runs"
+            " only; leave it out, or choose another pool"
+        )
+    pod = Pod(
+        settings.kubernetes_url,
+        settings.kubernetes_account,
+        settings.pod_namespace,
+        settings.pod_name,
+    )
+    return DeletionCost(pod)

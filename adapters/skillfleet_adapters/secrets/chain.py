@@ -20,9 +20,9 @@ class ChainedSecrets(Secrets):
         for source_name, source in self._sources.items():
             try:
                 value = source.get(name)
-            except Exception as error:  # noqa: BLE001 - a stranger's code, whose words may tell
+            except Exception as error:  # noqa: BLE001 - foreign code, whose message may be secret
                 raise UnknownSecretError(
-                    f"the source {source_name!r} could not look for the secret {name!r}:"
+                    f"the source {source_name!r} could not look up the secret {name!r}:"
                     f" {type(error).__name__}"
                 ) from None
             if value is not None:

@@ -2,11 +2,20 @@
 
 from collections.abc import Mapping
 
+from skillfleet.ports.provider import AdapterEnvironment
 from skillfleet.ports.secrets import Secrets
+from skillfleet.ports.settings import AdapterSettings
+
+
+class EnvironmentSecretsSettings(AdapterSettings):
+    """Settings of the source `environment`."""
+
+    secrets_env_prefix: str = "SKILLFLEET_SECRET_"
+    """Prefix of secrets in the environment: `openai-key` is `SKILLFLEET_SECRET_OPENAI_KEY`."""
 
 
 class EnvironmentSecrets(Secrets):
-    """`openai-key` is `<PREFIX>OPENAI_KEY`."""
+    """Reads `openai-key` from `<PREFIX>OPENAI_KEY`."""
 
     def __init__(self, environment: Mapping[str, str], prefix: str) -> None:
         self._environment = environment
@@ -16,3 +25,9 @@ class EnvironmentSecrets(Secrets):
         """The variable's value; None when it is not set."""
         variable = self._prefix + name.upper().replace("-", "_")
         return self._environment.get(variable)
+
+
+def create(environment: AdapterEnvironment) -> Secrets:
+    """The source of the environment's own variables."""
+    settings = EnvironmentSecretsSettings.load(environment.variables)
+    return EnvironmentSecrets(environment.variables, settings.secrets_env_prefix)

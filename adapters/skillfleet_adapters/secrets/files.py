@@ -2,11 +2,20 @@
 
 from pathlib import Path
 
+from skillfleet.ports.provider import AdapterEnvironment
 from skillfleet.ports.secrets import Secrets
+from skillfleet.ports.settings import AdapterSettings
+
+
+class FileSecretsSettings(AdapterSettings):
+    """Settings of the source `files`."""
+
+    secrets_dir: Path | None = None
+    """Folder of secrets, one file each, as Kubernetes mounts them."""
 
 
 class FileSecrets(Secrets):
-    """Reads `<folder>/<name>` at each call, so that a rotated secret is seen at once."""
+    """Reads `<folder>/<name>` at each call, so that a rotated secret is used at once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -19,3 +28,9 @@ class FileSecrets(Secrets):
             return (self._folder / name).read_text().removesuffix("\n")
         except (FileNotFoundError, IsADirectoryError):
             return None
+
+
+def create(environment: AdapterEnvironment) -> Secrets | None:
+    """The source of a folder; None when SKILLFLEET_SECRETS_DIR is not set."""
+    folder = FileSecretsSettings.load(environment.variables).secrets_dir
+    return FileSecrets(folder) if folder is not None else None

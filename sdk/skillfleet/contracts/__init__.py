@@ -22,6 +22,7 @@ from skillfleet.contracts.token import (
     TokenClaims,
     TokenUse,
     call_digest,
+    readable_token,
 )
 
 __all__ = [
@@ -49,4 +50,5 @@ __all__ = [
     "TokenUse",
     "call_digest",
     "from_millis",
+    "readable_token",
 ]

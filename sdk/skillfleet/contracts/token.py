@@ -1,4 +1,4 @@
-"""The signed token that says who called a run: a JWT whose claims bind it to that one run."""
+"""The signed token of a run: a JWT that names its caller and is bound to that run."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ TOKEN_ALGORITHM: Final = "EdDSA"  # noqa: S105
 """The one algorithm that is signed with and accepted."""
 
 TOKEN_BYTES: Final = 8192
-"""The longest token that is made or looked at."""
+"""The longest token that is created or read."""
 
 
 class TokenUse(StrEnum):
@@ -68,3 +68,8 @@ def call_digest(task: str, arguments: Mapping[str, Any]) -> str:
         {"args": arguments, "skill": task}, sort_keys=True, separators=(",", ":"), allow_nan=False
     )
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def readable_token(value: Any) -> str | None:
+    """The token in a header; None for what is not a string, or too long."""
+    return value if isinstance(value, str) and len(value) <= TOKEN_BYTES else None

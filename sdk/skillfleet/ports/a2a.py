@@ -1,14 +1,13 @@
-"""Calling other agents."""
+"""The port for calls to other agents."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Protocol
-
-from pydantic import BaseModel
+from typing import Any, Final
 
 from skillfleet.contracts import Budget
+from skillfleet.ports.loading import Port
+from skillfleet.ports.provider import Provider
 from skillfleet.types import AgentEvent, ArtifactRef
 
 
@@ -26,24 +25,27 @@ class CallResult:
     grant_id: str | None = None
 
 
-class Caller(Protocol):
-    """The run on whose behalf a call is made; every `RunContext` is one."""
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """The options of one call.
 
-    @property
-    def task_id(self) -> str:
-        """The run's id."""
+    `timeout` in seconds shortens the call's deadline, which is never later than the caller's
+    own. `grant` is a token that hands workspace access over. With a `key`, an attempt that
+    makes the same call again gets the first call's result instead of a second run. `budget`
+    bounds the called run and all that it calls.
+    """
 
-    @property
-    def auth(self) -> BaseModel:
-        """Who called the run; a call made by the run carries at most these scopes."""
+    grant: str | None = None
+    timeout: float | None = None
+    key: str | None = None
+    budget: Budget | None = None
 
-    @property
-    def deadline(self) -> datetime | None:
-        """The end of the run; a call made by the run ends no later."""
+
+NO_OPTIONS: Final = CallOptions()
 
 
 class A2AClient(ABC):
-    """Runs a skill of another agent and waits for its end.
+    """Runs skills of other agents on behalf of one attempt, and waits for their end.
 
     Concurrency: any number of calls may be awaited at once, from one event loop.
     Cancellation: cancelling the awaiting task cancels the called run before it propagates.
@@ -55,29 +57,22 @@ class A2AClient(ABC):
         self,
         target: str,
         skill: str,
-        *,
         args: Mapping[str, Any] | None = None,
-        grant: str | None = None,
-        timeout: float | None = None,
-        key: str | None = None,
-        budget: Budget | None = None,
+        options: CallOptions = NO_OPTIONS,
     ) -> CallResult:
         """Run `skill` of the agent `target` with the JSON arguments `args`.
-
-        `timeout` in seconds shortens the call's deadline, which is never later than the
-        caller's own. `grant` is a token that hands workspace access over. With a `key`, an
-        attempt that makes the same call again gets the first call's result instead of a
-        second run. `budget` bounds the called run and all that it calls.
 
         Raises before anything runs: `UnknownAgentError` or `UnknownSkillError` (listing the
         known ones), `InvalidArgumentsError`, `LimitExceededError` (the tree of runs is too
         deep or too large, or would be a cycle), `BudgetExhaustedError`,
-        `IdempotencyConflictError` (the key was used for another call),
+        `IdempotencyConflictError` (the key was used for another call), `TargetRefusedError`,
         `CapabilityUnavailableError` (the client cannot hand over grants). Raises for the run's
         end: `RunFailed`, `RunCancelled`, `RunTimedOut`, each with the run's code.
         """
 
-    def for_caller(self, caller: Caller) -> "A2AClient":
-        """The client that acts for `caller`; itself where the caller makes no difference."""
-        del caller
-        return self
+
+class A2AProvider(Provider[A2AClient]):
+    """Opens the client of each attempt, for targets that are URLs."""
+
+
+A2A: Final[Port[A2AProvider]] = Port("a2a", A2AProvider, "SKILLFLEET_A2A")

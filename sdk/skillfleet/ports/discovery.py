@@ -1,11 +1,14 @@
-"""Finding other agents."""
+"""The port for discovery: finding agents that can be called."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from skillfleet.contracts import AgentCard
 from skillfleet.errors import InvalidArgumentsError
+from skillfleet.ports.loading import Port
+from skillfleet.ports.provider import Provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,15 @@ class DiscoveryClient(ABC):
         """
 
 
+class DiscoveryProvider(Provider[DiscoveryClient]):
+    """Opens the discovery client of each attempt."""
+
+
+DISCOVERY: Final[Port[DiscoveryProvider]] = Port(
+    "discovery", DiscoveryProvider, "SKILLFLEET_DISCOVERY"
+)
+
+
 def card_matches(
     card: AgentCard,
     *,
@@ -58,10 +70,10 @@ def card_matches(
 ) -> bool:
     """Whether an agent fits every given criterion of `DiscoveryClient.find_agents`.
 
-    Raises InvalidArgumentsError for tags that are one text, whose letters would be looked for.
+    Raises InvalidArgumentsError for tags given as one string, which is a sequence of letters.
     """
     if isinstance(tags, str):
-        raise InvalidArgumentsError(f"tags must be a list of texts: [{tags!r}], not {tags!r}")
+        raise InvalidArgumentsError(f"tags must be a list of strings: [{tags!r}], not {tags!r}")
     if tags and not _folded(tags) & _folded(_all_tags(card)):
         return False
     if capability is not None and capability.casefold() not in _all_words(card).casefold():

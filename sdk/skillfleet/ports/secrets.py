@@ -1,13 +1,19 @@
-"""Where secrets come from."""
+"""The port for secrets: where the values of secrets come from."""
 
 from abc import ABC, abstractmethod
+from typing import Final
+
+from skillfleet.ports.loading import Port
 
 SHORTEST = 4
-"""Characters of a secret, at least: a shorter one cannot be hidden, as it turns up by chance."""
+"""The fewest characters of a secret: a shorter one occurs by chance and cannot be redacted."""
 
 
 class Secrets(ABC):
     """One source of secrets; a runtime asks an ordered list of them.
+
+    Sources belong to a worker process, not to a run: which skill may read which secret is
+    decided before a source is asked.
 
     Concurrency: `get` is called from any thread and any number of times; it answers from
     memory or a local file and never waits for a network. A changed secret is seen by the next
@@ -17,3 +23,6 @@ class Secrets(ABC):
     @abstractmethod
     def get(self, name: str) -> str | None:
         """The secret's value, or None when this source does not have it."""
+
+
+SECRETS: Final[Port[Secrets]] = Port("secrets", Secrets, "SKILLFLEET_SECRETS_SOURCES")

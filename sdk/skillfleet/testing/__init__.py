@@ -1,1 +1,26 @@
-"""Running skills without a fleet: contexts, calls between agents in this process, a runner."""
+"""Testing skills without a fleet: a context in memory, calls in this process, a runner.
+
+`skillfleet.testing.conformance` has the suites that runtimes and adapters must pass.
+"""
+
+from typing import TYPE_CHECKING
+
+from skillfleet._lazy import exported
+
+if TYPE_CHECKING:
+    from skillfleet.testing.in_process import InProcessA2AClient, LocalDiscovery
+    from skillfleet.testing.local_context import LocalRunContext
+    from skillfleet.testing.runner import run_skill, run_to_end
+else:
+    __getattr__ = exported(
+        __name__,
+        {
+            "InProcessA2AClient": "skillfleet.testing.in_process",
+            "LocalDiscovery": "skillfleet.testing.in_process",
+            "LocalRunContext": "skillfleet.testing.local_context",
+            "run_skill": "skillfleet.testing.runner",
+            "run_to_end": "skillfleet.testing.runner",
+        },
+    )
+
+__all__ = ["InProcessA2AClient", "LocalDiscovery", "LocalRunContext", "run_skill", "run_to_end"]

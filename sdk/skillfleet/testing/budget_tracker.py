@@ -1,4 +1,4 @@
-"""What a tree of runs in this process has left of its budgets."""
+"""The budgets of a tree of runs in this process."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -8,38 +8,38 @@ from skillfleet.errors import BudgetExhaustedError
 
 
 @dataclass
-class _Left:
-    """What is left of one budget; None for what it leaves open."""
+class _Remaining:
+    """The rest of one budget; None for what it does not limit."""
 
     calls: int | None
     tokens: int | None
 
 
-class Purse:
-    """The budget of one run and of all that it calls; `above` is that of whoever called it.
+class BudgetTracker:
+    """Tracks the budget of one run and of all that it calls; `parent` is its caller's tracker.
 
-    Counts as the fleet's ledger does: a call needs something left of every budget above it and
-    takes one from each; tokens are charged when they were used, so the last ones may overdraw.
+    Counts as the fleet's ledger does: a call needs a rest of every budget up to the root and
+    takes one call from each; tokens are charged after their use, so the last ones may overdraw.
     """
 
-    def __init__(self, budget: Budget | None = None, above: "Purse | None" = None) -> None:
+    def __init__(self, budget: Budget | None = None, parent: "BudgetTracker | None" = None) -> None:
         budget = budget or Budget()
-        higher = above.left if above is not None else ()
-        self.left: tuple[_Left, ...] = (_Left(budget.calls, budget.tokens), *higher)
-        """This budget's, and that of all above."""
-        self.ends: datetime | None = above.ends if above is not None else None
-        """When the tree's time is up (UTC), once it began; None when it is not bounded."""
+        inherited = parent.left if parent is not None else ()
+        self.left: tuple[_Remaining, ...] = (_Remaining(budget.calls, budget.tokens), *inherited)
+        """The rest of this budget, then of the caller's, up to the root's."""
+        self.ends: datetime | None = parent.ends if parent is not None else None
+        """When the tree's time is up (UTC), once it began; None without a limit."""
         self._seconds = budget.seconds
 
     def begin(self) -> None:
-        """The run may start: its budget of time runs from now on. A second call does nothing."""
+        """Start the budget of time; a second call does nothing."""
         if self._seconds is not None:
             own = datetime.now(UTC) + timedelta(seconds=self._seconds)
             self.ends = own if self.ends is None else min(own, self.ends)
             self._seconds = None
 
-    def take_call(self) -> None:
-        """Take one call out of every budget; raises BudgetExhaustedError and takes none then."""
+    def charge_call(self) -> None:
+        """Charge one call to every budget; raises BudgetExhaustedError and charges none then."""
         for left in self.left:
             if left.calls is not None and left.calls < 1:
                 raise BudgetExhaustedError("the tree's budget of calls is used up")
@@ -49,8 +49,8 @@ class Purse:
             if left.calls is not None:
                 left.calls -= 1
 
-    def spend(self, tokens: int) -> bool:
-        """Charge tokens to every budget; True when one of them is used up by now."""
+    def charge_tokens(self, tokens: int) -> bool:
+        """Charge tokens to every budget; True when one of them is used up now."""
         exhausted = False
         for left in self.left:
             if left.tokens is not None:

@@ -1,4 +1,4 @@
-"""Agents that find and call each other in one process, without a fleet."""
+"""In-process calls: agents that find and call each other without a fleet."""
 
 import asyncio
 import itertools
@@ -13,7 +13,7 @@ import orjson
 from skillfleet.agent import Agent
 from skillfleet.arguments import json_arguments
 from skillfleet.auth import NoAuth, narrowed_auth
-from skillfleet.contracts import Budget, Limits
+from skillfleet.contracts import Limits
 from skillfleet.errors import (
     CapabilityUnavailableError,
     DeclarationError,
@@ -25,27 +25,29 @@ from skillfleet.errors import (
     UnknownSkillError,
 )
 from skillfleet.failures import error_code, error_text
-from skillfleet.ports.a2a import A2AClient, Caller, CallResult
+from skillfleet.ports.a2a import NO_OPTIONS, A2AClient, A2AProvider, CallOptions, CallResult
 from skillfleet.ports.discovery import DiscoveredAgent, DiscoveryClient, card_matches
+from skillfleet.ports.scope import RunScope
 from skillfleet.skills.skill import Skill
-from skillfleet.testing.budget_tracker import Purse
-from skillfleet.testing.local_context import LocalRunContext
+from skillfleet.testing.budget_tracker import BudgetTracker
+from skillfleet.testing.local_context import LocalRunContext, LocalRunScope
 from skillfleet.testing.runner import earlier, run_to_end
 
 _QUEUE = "local"
 _Call = tuple[str, dict[str, Any]]  # a task name and its arguments
+_Context = LocalRunContext[Any]
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a run stands in its tree: the first caller, and the calls from there to it."""
+class _TreePosition:
+    """The position of a run in its tree: the first caller, and the calls from there to the run."""
 
-    root: Caller
-    above: tuple[_Call, ...] = ()
+    root: _Context
+    calls: tuple[_Call, ...] = ()
 
 
 @dataclass
-class _Made:
+class _CallHistory:
     """The calls that one run made."""
 
     finished: dict[str, tuple[_Call, CallResult]] = field(default_factory=dict)
@@ -54,17 +56,17 @@ class _Made:
     same: Counter[str] = field(default_factory=Counter)
 
     def position(self, call: _Call, attempt: int) -> str:
-        """The n-th call of an attempt with these arguments is the same call in the next."""
+        """The key of a call without one: the n-th call of an attempt with these arguments."""
         if attempt != self.attempt:
             self.attempt, self.same = attempt, Counter()
-        told = f"{call[0]} {orjson.dumps(call[1], option=orjson.OPT_SORT_KEYS).decode()}"
-        self.same[told] += 1
-        return f"position:{self.same[told]}:{told}"
+        text = f"{call[0]} {orjson.dumps(call[1], option=orjson.OPT_SORT_KEYS).decode()}"
+        self.same[text] += 1
+        return f"position:{self.same[text]}:{text}"
 
 
 @dataclass
-class _Shared:
-    """What the clients of one tree of calls have in common."""
+class _TreeState:
+    """The state that the clients of one tree of calls share."""
 
     agents: Mapping[str, Agent]
     secrets: Mapping[str, str]
@@ -72,12 +74,12 @@ class _Shared:
     max_runs: int
     grace: float
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    runs: WeakKeyDictionary[Caller, int] = field(default_factory=WeakKeyDictionary)
-    """How many runs the tree of each first caller holds, itself included."""
-    made: WeakKeyDictionary[Caller, _Made] = field(default_factory=WeakKeyDictionary)
+    runs: WeakKeyDictionary[_Context, int] = field(default_factory=WeakKeyDictionary)
+    """The number of runs in the tree of each first caller, itself included."""
+    histories: WeakKeyDictionary[_Context, _CallHistory] = field(default_factory=WeakKeyDictionary)
 
 
-class InProcessA2AClient(A2AClient):
+class InProcessA2AClient(A2AProvider, A2AClient):
     """Runs the skills of `agents` in this process, under the fleet's rules.
 
     Each call gets a `LocalRunContext` of its own: with the caller's identity and no more than
@@ -100,61 +102,54 @@ class InProcessA2AClient(A2AClient):
         grace: float = 1.0,
     ) -> None:
         known = _by_name(agents)
-        self._shared = _Shared(known, dict(secrets or {}), max_depth, max_runs, grace)
+        self._tree = _TreeState(known, dict(secrets or {}), max_depth, max_runs, grace)
 
-    def for_caller(self, caller: Caller) -> A2AClient:
-        """A client for the calls of `caller`'s run."""
-        return _CallerClient(self._shared, caller, _Place(caller))
+    def open(self, scope: RunScope) -> A2AClient:
+        """The client for the calls of a `LocalRunContext`'s run."""
+        if not isinstance(scope, LocalRunScope):
+            raise CapabilityUnavailableError("calls in process are made by a LocalRunContext only")
+        return self._client_of(scope.context)
 
     async def call(
         self,
         target: str,
         skill: str,
-        *,
         args: Mapping[str, Any] | None = None,
-        grant: str | None = None,
-        timeout: float | None = None,
-        key: str | None = None,
-        budget: Budget | None = None,
+        options: CallOptions = NO_OPTIONS,
     ) -> CallResult:
-        """Run a skill for nobody in particular (`NoAuth`); see `A2AClient.call`."""
-        client = self.for_caller(LocalRunContext(auth=NoAuth(), task_id="local"))
-        return await client.call(
-            target, skill, args=args, grant=grant, timeout=timeout, key=key, budget=budget
-        )
+        """Run a skill without an authenticated caller (`NoAuth`); see `A2AClient.call`."""
+        caller: _Context = LocalRunContext(auth=NoAuth(), task_id="local")
+        return await self._client_of(caller).call(target, skill, args, options)
+
+    def _client_of(self, caller: _Context) -> A2AClient:
+        return _CallerClient(self._tree, caller, _TreePosition(caller))
 
 
 class _CallerClient(A2AClient):
     """Makes the calls of one run."""
 
-    def __init__(self, shared: _Shared, caller: Caller, place: _Place) -> None:
-        self._shared = shared
+    def __init__(self, tree: _TreeState, caller: _Context, position: _TreePosition) -> None:
+        self._tree = tree
         self._caller = caller
-        self._place = place
-
-    def for_caller(self, caller: Caller) -> A2AClient:
-        return _CallerClient(self._shared, caller, self._place)
+        self._position = position
 
     async def call(
         self,
         target: str,
         skill: str,
-        *,
         args: Mapping[str, Any] | None = None,
-        grant: str | None = None,
-        timeout: float | None = None,
-        key: str | None = None,
-        budget: Budget | None = None,
+        options: CallOptions = NO_OPTIONS,
     ) -> CallResult:
-        if grant is not None:
+        if options.grant is not None:
             raise CapabilityUnavailableError("calls in process cannot hand over workspace grants")
         agent, found = self._find(target, skill)
         call = (found.spec.task_name, _arguments(found, args))
-        made = self._shared.made.setdefault(self._caller, _Made())
-        name = f"key:{key}" if key is not None else made.position(call, self._attempt)
+        made = self._tree.histories.setdefault(self._caller, _CallHistory())
+        key = options.key
+        name = f"key:{key}" if key is not None else made.position(call, self._caller.attempt)
         async with made.locks[name]:
             if name not in made.finished:
-                result = await self._run(agent, found, call, timeout, budget)
+                result = await self._run(agent, found, call, options)
                 made.finished[name] = (call, result)
         former, result = made.finished[name]
         if former != call:
@@ -163,18 +158,14 @@ class _CallerClient(A2AClient):
             )
         return result
 
-    @property
-    def _attempt(self) -> int:
-        return self._caller.attempt if isinstance(self._caller, LocalRunContext) else 1
-
     def _find(self, target: str, skill: str) -> tuple[Agent, Skill[..., Any]]:
         # The first caller stands for a run, too.
-        if len(self._place.above) + 1 >= self._shared.max_depth:
-            limit = self._shared.max_depth
+        if len(self._position.calls) + 1 >= self._tree.max_depth:
+            limit = self._tree.max_depth
             raise LimitExceededError(
                 f"runs may be nested {limit} deep: {target}.{skill} would be deeper"
             )
-        agent = _known(self._shared.agents, target)
+        agent = _known(self._tree.agents, target)
         if skill not in agent.skills:
             raise UnknownSkillError(
                 f"agent {target!r} has no skill {skill!r}; it has: {_listed(agent.skills)}"
@@ -182,60 +173,68 @@ class _CallerClient(A2AClient):
         return agent, agent.skills[skill]
 
     async def _run(
-        self,
-        agent: Agent,
-        skill: Skill[..., Any],
-        call: _Call,
-        timeout: float | None,
-        budget: Budget | None,
+        self, agent: Agent, skill: Skill[..., Any], call: _Call, options: CallOptions
     ) -> CallResult:
-        parent = self._caller if isinstance(self._caller, LocalRunContext) else None
+        parent = self._caller
         self._join_tree(call)
-        above = parent.purse if parent is not None else Purse()
-        above.take_call()
+        parent.budget_tracker.charge_call()
         child = self._child(agent, skill, call)
-        child.purse = Purse(budget, above)
-        child.deadline = earlier(self._caller.deadline, timeout)
-        if parent is not None:
-            parent.adopt(child)
+        child.budget_tracker = BudgetTracker(options.budget, parent.budget_tracker)
+        child.deadline = earlier(parent.deadline, options.timeout)
+        parent.adopt(child)
         try:
-            result = await run_to_end(skill, child, call[1], grace=self._shared.grace)
+            result = await run_to_end(skill, child, call[1], grace=self._tree.grace)
         finally:
             child.cancel("the run has ended")
-            if parent is not None:
-                parent.release(child)
+            parent.release(child)
         return CallResult(result, tuple(child.events), tuple(child.artifact_refs.values()))
 
     def _join_tree(self, call: _Call) -> None:
-        """Make room for one more run; raises LimitExceededError where there can be none."""
-        if call in self._place.above:
+        """Add a run to the tree; raises LimitExceededError where there can be no more."""
+        if call in self._position.calls:
             raise LimitExceededError(
                 f"{call[0]} is called with the same arguments by a run above: a cycle"
             )
-        held = self._shared.runs.get(self._place.root, 1)
-        if held >= self._shared.max_runs:
-            raise LimitExceededError(f"the tree of runs already holds {held} runs")
-        self._shared.runs[self._place.root] = held + 1
+        root = self._position.root
+        count = self._tree.runs.get(root, 1)
+        if count >= self._tree.max_runs:
+            raise LimitExceededError(f"the tree of runs already holds {count} runs")
+        self._tree.runs[root] = count + 1
 
-    def _child(self, agent: Agent, skill: Skill[..., Any], call: _Call) -> LocalRunContext[Any]:
-        run_id = f"{self._caller.task_id}.{next(self._shared.numbers)}"
-        secrets = self._shared.secrets
+    def _child(self, agent: Agent, skill: Skill[..., Any], call: _Call) -> _Context:
+        run_id = f"{self._caller.task_id}.{next(self._tree.numbers)}"
+        secrets = self._tree.secrets
         try:
             auth = narrowed_auth(agent.auth_model, self._caller.auth)
         except UnauthorizedError as error:
             raise RunFailed(error_text(error), code=error_code(error), run_id=run_id) from error
-        place = replace(self._place, above=(*self._place.above, call))
-        return LocalRunContext(
+        position = replace(self._position, calls=(*self._position.calls, call))
+        child: _Context = LocalRunContext(
             auth=auth,
             task_id=run_id,
             secrets={name: secrets[name] for name in skill.spec.secrets if name in secrets},
-            a2a=_CallerClient(self._shared, self._caller, place),
-            discover=LocalDiscovery(self._shared.agents.values()),
+            a2a=_ChildCalls(self._tree, position),
+            discover=LocalDiscovery(self._tree.agents.values()),
         )
+        child.root_id = self._caller.root_id
+        return child
+
+
+class _ChildCalls(A2AProvider):
+    """Opens the client of one called run."""
+
+    def __init__(self, tree: _TreeState, position: _TreePosition) -> None:
+        self._tree = tree
+        self._position = position
+
+    def open(self, scope: RunScope) -> A2AClient:
+        if not isinstance(scope, LocalRunScope):
+            raise CapabilityUnavailableError("calls in process are made by a LocalRunContext only")
+        return _CallerClient(self._tree, scope.context, self._position)
 
 
 class LocalDiscovery(DiscoveryClient):
-    """Finds the given agents; all of them are always alive."""
+    """Finds the given agents; all of them are alive at any time."""
 
     def __init__(self, agents: Iterable[Agent]) -> None:
         self._agents = _by_name(agents)

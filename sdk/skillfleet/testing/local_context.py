@@ -1,12 +1,15 @@
-"""A context in memory, for unit tests and for running a skill in a plain script."""
+"""The local run context: everything in memory, for unit tests and plain scripts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
+from pydantic import BaseModel
 
+from skillfleet.cleanups import Cleanups
 from skillfleet.context import AuthT, RunContext
 from skillfleet.contracts import Budget
 from skillfleet.errors import (
@@ -16,14 +19,16 @@ from skillfleet.errors import (
     UnknownSecretError,
 )
 from skillfleet.model_calls import CallReport
-from skillfleet.ports.a2a import A2AClient
-from skillfleet.ports.discovery import DiscoveryClient
-from skillfleet.ports.sandbox import SandboxClient
+from skillfleet.ports.a2a import A2AClient, A2AProvider
+from skillfleet.ports.discovery import DiscoveryClient, DiscoveryProvider
+from skillfleet.ports.provider import Provider
+from skillfleet.ports.scope import FLEET_LABEL, LEASE_LABEL, RUN_LABEL, Cleanup, RunScope
 from skillfleet.ports.secrets import SHORTEST
-from skillfleet.ports.workspace import WorkspaceClient
 from skillfleet.redaction import Redactor, SecretRegistry
-from skillfleet.testing.budget_tracker import Purse
+from skillfleet.testing.budget_tracker import BudgetTracker
 from skillfleet.types import AgentEvent, ArtifactRef
+
+T = TypeVar("T")
 
 
 class LocalRunContext(RunContext[AuthT]):
@@ -34,9 +39,11 @@ class LocalRunContext(RunContext[AuthT]):
         assert ctx.events[-1].kind == "text_delta"
 
     Pass `a2a=InProcessA2AClient([...])` and `discover=LocalDiscovery([...])` of
-    `skillfleet.testing.in_process` for skills that call others. `attempt` and `deadline` may be
-    set; a deadline, and the time and tokens of a `budget`, are enforced by
-    `skillfleet.testing.runner.run_skill`, which runs a skill under the fleet's rules.
+    `skillfleet.testing` for skills that call others. Each capability is a client or a provider,
+    whose client is then opened at its first use. `attempt` and `deadline` may be set; a
+    deadline, and the time and tokens of a `budget`, are enforced by
+    `skillfleet.testing.run_skill`, which runs a skill under the fleet's rules and closes at its
+    end what the run opened. After a direct call of a skill, `await ctx.aclose()` does that.
 
     Concurrency: one event loop; `cancel` and `shut_down` must be called in its thread.
     """
@@ -47,38 +54,46 @@ class LocalRunContext(RunContext[AuthT]):
         auth: AuthT,
         task_id: str = "local-task",
         secrets: Mapping[str, str] | None = None,
-        workspace: WorkspaceClient | None = None,
-        sandbox: SandboxClient | None = None,
-        a2a: A2AClient | None = None,
-        discover: DiscoveryClient | None = None,
+        workspace: Any = None,
+        sandbox: Any = None,
+        a2a: A2AClient | A2AProvider | None = None,
+        discover: DiscoveryClient | DiscoveryProvider | None = None,
         budget: Budget | None = None,
     ) -> None:
         self.auth = auth
         self.task_id = task_id
+        self.root_id = task_id
+        """The `task_id` of the run that called the first run of this tree."""
         self.events: list[AgentEvent] = []
         """What was emitted, as a reader would see it (payloads of plain JSON values)."""
         self.artifacts: dict[str, bytes] = {}
         """The content of each artifact."""
         self.artifact_refs: dict[str, ArtifactRef] = {}
         """The reference that `write_artifact` returned for each artifact."""
-        self.purse = Purse(budget)
-        """What the run, and all that it calls, may still use up."""
+        self.budget_tracker = BudgetTracker(budget)
+        """The rest of the budgets of the run and its callers."""
         self.overspent = False
         """True once the run has used up a budget of tokens: `run_skill` stops it."""
+        self.cleanups = Cleanups()
+        """What `run_skill` runs at the end of the attempt."""
         self._secrets = dict(secrets or {})
         registry = SecretRegistry()
         for name, value in self._secrets.items():
             registry.register(value, name)
         self._redactor = Redactor(tuple(self._secrets), registry)
-        self._workspace = workspace
-        self._sandbox = sandbox
-        self._a2a = a2a
-        self._discover = discover
+        self._capabilities = {
+            "workspace": workspace,
+            "sandbox": sandbox,
+            "a2a": a2a,
+            "discover": discover,
+        }
+        self._opened: dict[str, Any] = {}
         self._attempt = 1
         self._deadline: datetime | None = None
         self._shutting_down = False
         self._reason: str | None = None
         self._stopped = asyncio.Event()
+        self._cancelled = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._children: list[LocalRunContext] = []
 
@@ -125,7 +140,17 @@ class LocalRunContext(RunContext[AuthT]):
             child.cancel(reason)
         if self._reason is None:
             self._reason = reason or ""
+            self._cancelled.set()
             self._stopped.set()
+
+    @property
+    def cancel_reason(self) -> str | None:
+        """The reason of the cancellation ("" without one); None while there was none."""
+        return self._reason
+
+    async def wait_cancelled(self) -> None:
+        """Return once the run is cancelled."""
+        await self._cancelled.wait()
 
     async def wait_stopped(self) -> None:
         """Return once the run is cancelled or overspent."""
@@ -133,12 +158,17 @@ class LocalRunContext(RunContext[AuthT]):
         await self._stopped.wait()
 
     def adopt(self, child: "LocalRunContext") -> None:
-        """Let a called run share this run's cancellation and drain, also one long since begun."""
+        """Let a called run share this run's cancellation and drain, past ones included."""
         self._children.append(child)
         if self._reason is not None:
             child.cancel(self._reason)
         if self._shutting_down:
             child.shut_down()
+
+    async def aclose(self) -> None:
+        """End the attempt: run its cleanups, the last one first."""
+        self._opened.clear()
+        await self.cleanups.run(self.task_id)
 
     def release(self, child: "LocalRunContext") -> None:
         """Forget a called run that ended."""
@@ -169,18 +199,21 @@ class LocalRunContext(RunContext[AuthT]):
         self.artifact_refs[name] = ref
         return ref
 
-    def _reveals(self, args: Mapping[str, Any] | None) -> bool:
+    def _contains_secret(self, args: Mapping[str, Any] | None) -> bool:
         return bool(self._secrets) and self._redactor.occurs_in(args or {})
 
     def _called(self, report: CallReport) -> None:
-        tokens = report.charged_tokens
+        self.charge_tokens(report.charged_tokens)
+
+    def charge_tokens(self, tokens: int) -> None:
+        """Charge tokens to the budgets; the run that overdraws one is stopped. Any thread."""
         if self._loop is None or self._loop is _running_loop():
             self._charge(tokens)
         else:
             self._loop.call_soon_threadsafe(self._charge, tokens)
 
     def _charge(self, tokens: int) -> None:
-        if tokens and self.purse.spend(tokens):
+        if tokens and self.budget_tracker.charge_tokens(tokens):
             self.overspent = True
             self._stopped.set()
 
@@ -201,34 +234,116 @@ class LocalRunContext(RunContext[AuthT]):
         return value
 
     @property
-    def workspace(self) -> WorkspaceClient:
+    def workspace(self) -> Any:
         """The client that was passed; raises `CapabilityUnavailableError` without one."""
-        if self._workspace is None:
+        client = self._client("workspace")
+        if client is None:
             raise CapabilityUnavailableError("this run has no workspace: pass workspace=...")
-        return self._workspace
+        return client
 
     @property
-    def sandbox(self) -> SandboxClient:
+    def sandbox(self) -> Any:
         """The client that was passed; raises `SandboxUnavailable` without one."""
-        if self._sandbox is None:
+        client = self._client("sandbox")
+        if client is None:
             raise SandboxUnavailable("this run has no sandbox: pass sandbox=...")
-        return self._sandbox
+        return client
 
     @property
     def discover(self) -> DiscoveryClient:
         """The client that was passed; raises `CapabilityUnavailableError` without one."""
-        if self._discover is None:
+        client: DiscoveryClient | None = self._client("discover")
+        if client is None:
             raise CapabilityUnavailableError(
                 "this run cannot find agents: pass discover=LocalDiscovery([...])"
             )
-        return self._discover
+        return client
 
     def _a2a_client(self) -> A2AClient:
-        if self._a2a is None:
+        client: A2AClient | None = self._client("a2a")
+        if client is None:
             raise CapabilityUnavailableError(
                 "this run cannot call agents: pass a2a=InProcessA2AClient([...])"
             )
-        return self._a2a
+        return client
+
+    def _client(self, capability: str) -> Any:
+        """The capability's client, opened once for each attempt; None without one."""
+        given = self._capabilities[capability]
+        if not isinstance(given, Provider):
+            return given
+        if capability not in self._opened:
+            self._opened[capability] = given.open(LocalRunScope(self))
+        return self._opened[capability]
+
+
+class LocalRunScope(RunScope):
+    """The scope of the attempt that a `LocalRunContext` stands for."""
+
+    def __init__(self, context: LocalRunContext[Any]) -> None:
+        self.context = context
+        """The context itself, for calls inside of this process."""
+
+    @property
+    def run_id(self) -> str:
+        """The context's `task_id`."""
+        return self.context.task_id
+
+    @property
+    def root_id(self) -> str:
+        """The `task_id` of the first caller."""
+        return self.context.root_id
+
+    @property
+    def attempt(self) -> int:
+        """The context's `attempt`."""
+        return self.context.attempt
+
+    @property
+    def auth(self) -> BaseModel:
+        """The context's `auth`."""
+        auth: BaseModel = self.context.auth
+        return auth
+
+    @property
+    def deadline(self) -> datetime | None:
+        """The context's `deadline`."""
+        return self.context.deadline
+
+    @property
+    def cancel_reason(self) -> str | None:
+        """What was passed to `LocalRunContext.cancel`; None before."""
+        return self.context.cancel_reason
+
+    async def wait_cancelled(self) -> None:
+        """Return once `LocalRunContext.cancel` was called."""
+        await self.context.wait_cancelled()
+
+    async def charge_call(self) -> None:
+        """Charge the context's budget and those of its callers."""
+        await self.context.check_cancelled()
+        self.context.budget_tracker.charge_call()
+
+    def charge_tokens(self, tokens: int) -> None:
+        """Charge the context's budget and those of its callers."""
+        self.context.charge_tokens(tokens)
+
+    @asynccontextmanager
+    async def release_slot(self) -> AsyncIterator[bool]:
+        """Yield False: there are no slots."""
+        yield False
+
+    async def on_home_loop(self, coro: Coroutine[Any, Any, T]) -> T:
+        """Await the coroutine here: there is one loop."""
+        return await coro
+
+    def defer(self, cleanup: Cleanup) -> None:
+        """Run `cleanup` at the end of `run_skill`, or in `LocalRunContext.aclose`."""
+        self.context.cleanups.add(cleanup)
+
+    def resource_labels(self) -> Mapping[str, str]:
+        """Labels of no fleet: what carries them is never reaped by a worker."""
+        return {FLEET_LABEL: "local", RUN_LABEL: self.run_id, LEASE_LABEL: str(self.attempt)}
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -1,4 +1,4 @@
-"""Running a skill in this process, under the fleet's rules."""
+"""The runner: runs a skill in this process under the fleet's rules."""
 
 import asyncio
 import contextlib
@@ -42,12 +42,12 @@ async def run_skill(
     Raises `MissingScopes`, `InvalidArgumentsError`, `InvalidResultError`, `CancelledByCaller`,
     `RunTimedOut`, `BudgetExhaustedError`, or what the skill raises. Cancelling the awaiting
     task cancels the skill. A skill that suppresses its cancellation is left behind `grace`
-    seconds later.
+    seconds later. What the run deferred (`RunScope.defer`) runs at its end, whatever that is.
     """
     bound = skill.check_and_bind(arguments or {})
     ctx.require_scopes(skill.spec.scopes)
-    ctx.purse.begin()
-    ends = [end for end in (ctx.deadline, ctx.purse.ends) if end is not None]
+    ctx.budget_tracker.begin()
+    ends = [end for end in (ctx.deadline, ctx.budget_tracker.ends) if end is not None]
     ctx.deadline = earlier(min(ends, default=None), skill.spec.timeout)
     await ctx.check_cancelled()
     _check_deadline(ctx)
@@ -57,6 +57,7 @@ async def run_skill(
         ended = task.done()
     finally:
         await _stop(task, grace)
+        await ctx.aclose()
     if ctx.overspent and (not ended or task.cancelled() or task.exception() is not None):
         raise BudgetExhaustedError("the tree's budget of tokens is used up")
     if not ended:
@@ -141,7 +142,7 @@ async def _check_ended(error: BaseException, ctx: LocalRunContext[Any]) -> None:
 
 
 def _overdue(ctx: LocalRunContext[Any]) -> RunTimedOut:
-    if ctx.deadline is not None and ctx.deadline == ctx.purse.ends:
+    if ctx.deadline is not None and ctx.deadline == ctx.budget_tracker.ends:
         message, code = "the tree's budget of time is used up", ReasonCode.BUDGET_EXHAUSTED
     else:
         message, code = "the run's deadline passed", ReasonCode.DEADLINE_EXCEEDED
@@ -153,7 +154,7 @@ def _is_overdue(error: BaseException, ctx: LocalRunContext[Any]) -> bool:
 
 
 def _run_error(error: BaseException, ctx: LocalRunContext[Any]) -> RunError:
-    """What the caller of a run is told that ended with `error`."""
+    """The error that the caller of a run receives when it ended with `error`."""
     if isinstance(error, RunTimedOut) and _is_overdue(error, ctx):
         return error
     if is_cancellation(error):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from functools import cached_property
 from typing import Any
 
+from skillfleet.cleanups import Cleanups
 from skillfleet.contracts import from_millis
 from skillfleet.failures import is_overdue
 from skillfleet_ledger.runs.records import Lease
@@ -45,6 +46,8 @@ class Attempt:
         """How many child runs this attempt has started and not seen end."""
         self.call_counts: Counter[str] = Counter()
         """How often the attempt made the same call; part of a call's identity."""
+        self.cleanups = Cleanups()
+        """What adapters opened for this attempt, and have to close at its end."""
         self.loop = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
         self.started_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""Calling agents of the same fleet: every call is a run of its own, a child of the caller's."""
+"""Child runs: each call of an agent of the fleet is a run, whose parent is the caller's run."""
 
 import asyncio
 from collections import Counter
@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import orjson
+from pydantic import BaseModel
 
 from skillfleet.auth import claims_for_call
-from skillfleet.contracts import STATE_KIND, TRIMMED_KIND, Budget, RunState
+from skillfleet.contracts import STATE_KIND, TRIMMED_KIND, RunState
 from skillfleet.errors import (
     BudgetExhaustedError,
     CancelledByCaller,
@@ -18,79 +19,59 @@ from skillfleet.errors import (
     RunCancelled,
     RunTimedOut,
 )
-from skillfleet.ports.a2a import A2AClient, Caller, CallResult
+from skillfleet.ports.a2a import NO_OPTIONS, A2AClient, CallOptions, CallResult
 from skillfleet.types import AgentEvent, ArtifactRef
 from skillfleet_engine.celery_hooks.slots import release_slot
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger.retrying import retry_until
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 from skillfleet_producer.submission import Options, Parent
-from skillfleet_worker.attempts.context import FleetRunContext
-from skillfleet_worker.attempts.inline_children import lent_to
+from skillfleet_worker.attempts.attempt import Attempt
+from skillfleet_worker.attempts.inline_children import run_inline_if_queued
 from skillfleet_worker.attempts.stop_request import StopKind
 
 T = TypeVar("T")
 _ENDS_CALLS = (StopKind.DEADLINE, StopKind.BUDGET)
 
 
-class FleetA2AClient(A2AClient):
-    """Shared by all runs of a process; `for_caller` gives the client of one run.
+class ChildCalls(A2AClient):
+    """Runs the calls of one attempt as child runs.
 
-    A call goes on when Redis comes back within `patience` seconds.
+    A call continues when Redis comes back within `patience` seconds.
     """
 
-    def __init__(self, fleet: AsyncFleet, *, patience: float) -> None:
+    def __init__(
+        self, fleet: AsyncFleet, attempt: Attempt, auth: BaseModel, patience: float
+    ) -> None:
         self._fleet = fleet
+        self._attempt = attempt
+        self._auth = auth
         self._patience = patience
-
-    async def call(self, target: str, skill: str, **_: Any) -> CallResult:
-        """Not without a caller; raises CapabilityUnavailableError."""
-        raise CapabilityUnavailableError(f"{target}.{skill} can only be called by a run")
-
-    def for_caller(self, caller: Caller) -> A2AClient:
-        """The client that makes calls on behalf of a run of this fleet."""
-        if not isinstance(caller, FleetRunContext):
-            raise CapabilityUnavailableError("only a run of this fleet can call through it")
-        return _RunsCalls(self._fleet, caller, self._patience)
-
-
-class _RunsCalls(A2AClient):
-    """The calls of one attempt."""
-
-    def __init__(self, fleet: AsyncFleet, caller: FleetRunContext, patience: float) -> None:
-        self._fleet = fleet
-        self._patience = patience
-        self._auth = caller.auth
-        self._attempt = caller.run
 
     async def call(
         self,
         target: str,
         skill: str,
-        *,
         args: Mapping[str, Any] | None = None,
-        grant: str | None = None,
-        timeout: float | None = None,
-        key: str | None = None,
-        budget: Budget | None = None,
+        options: CallOptions = NO_OPTIONS,
     ) -> CallResult:
         """See `A2AClient.call`; the default key is the call's arguments and position."""
-        if grant is not None:
-            raise CapabilityUnavailableError("this fleet hands no workspace grants over")
-        name = f"{target}.{skill}"
+        if options.grant is not None:
+            raise CapabilityUnavailableError("this fleet cannot hand over workspace grants")
+        name, key = f"{target}.{skill}", options.key
         call = f"key:{key}" if key is not None else self._position(name, args or {})
-        options = Options(timeout=timeout, budget=budget)
-        handle = await self._at_home(lambda: self._submit(name, args or {}, options, call))
+        enqueued = Options(timeout=options.timeout, budget=options.budget)
+        handle = await self._at_home(lambda: self._submit(name, args or {}, enqueued, call))
         try:
             async with release_slot() as released:
                 if released:
                     await self._wait(handle)
                 else:
-                    async with lent_to(handle.id, self._attempt):
+                    async with run_inline_if_queued(handle.id, self._attempt):
                         await self._wait(handle)
                 self._attempt.open_calls -= 1
         except asyncio.CancelledError:
-            # Once the handler is over, the executor ends what was called.
+            # Once the handler has ended, the executor ends the runs that it called.
             stop = self._attempt.stop
             if not self._attempt.ended and (stop is None or stop.kind in _ENDS_CALLS):
                 await bridge.at_home(handle.cancel("the caller waits no more"))
@@ -98,11 +79,11 @@ class _RunsCalls(A2AClient):
         try:
             return await self._at_home(lambda: _call_result(self._fleet, handle))
         except RunTimedOut as error:
-            # Of the same deadline the child may hear a moment before its caller.
+            # The child may reach a deadline that it shares with its caller a moment earlier.
             error.deadline = (await self._at_home(handle.status)).deadline
             raise
         except RunCancelled:
-            # A tree is cancelled leaves first: our own order may still be on its way.
+            # A tree is cancelled leaves first: the caller's own request may be on its way.
             await self._at_home(self._check_cancelled)
             raise
 
@@ -110,7 +91,7 @@ class _RunsCalls(A2AClient):
         return await bridge.at_home(retry_until(self._patience, work))
 
     def _position(self, name: str, args: Mapping[str, Any]) -> str:
-        """The n-th call of this attempt with these arguments is the same call in the next."""
+        """The key of the n-th call with these arguments, which the next attempt makes again."""
         digest = orjson.dumps(args, option=orjson.OPT_SORT_KEYS, default=repr).decode()
         same: Counter[str] = self._attempt.call_counts
         call = f"{name} {digest}"
@@ -160,16 +141,16 @@ class _RunsCalls(A2AClient):
         return self._fleet.run(new.id), created
 
     async def _check_cancelled(self) -> None:
-        """The ledger takes no calls of a cancelled run, perhaps before the order came here."""
+        """Raise CancelledByCaller for a cancelled run: the ledger may know before this process."""
         record = await self._fleet.ledger.queries.invocation(self._attempt.run_id)
         if record is not None and record.cancel_reason is not None:
             self._attempt.cancel(record.cancel_reason, record.cancel_code)
             raise CancelledByCaller(f"the run was cancelled: {record.cancel_reason}")
 
     async def _wait(self, handle: AsyncRunHandle) -> None:
-        """Return at the child's end; a cancelled caller hears of it at once.
+        """Return at the child's end; raises CancelledByCaller once the caller is cancelled.
 
-        Raises CancelledError in a task that waits on after the handler's end.
+        Raises CancelledError in a task that is still waiting after the handler's end.
         """
         ended = asyncio.ensure_future(self._at_home(handle.ended))
         stopped = asyncio.ensure_future(self._attempt.wait_stopped())

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from skillfleet.contracts import ReasonCode, RunState
 from skillfleet.errors import UnauthorizedError
+from skillfleet.ports.admission import Admission, ForeignMessageError
 from skillfleet.skills.spec import SkillSpec
 from skillfleet_ledger.runs.records import Claim, ClaimStatus, Lease, RunLimits
 from skillfleet_telemetry.metrics import DUPLICATES, RUNS, record
-from skillfleet_worker.attempts.admission import Admission, ForeignMessageError
 from skillfleet_worker.attempts.delivery import Delivery
 from skillfleet_worker.attempts.messages import adopt
 from skillfleet_worker.attempts.outcomes import (
@@ -52,7 +52,7 @@ class Claims:
         Raises FleetUnavailableError: the ledger is unchanged then, or repeats the claim's answer.
         """
         try:
-            admitted = await self._admission.admit(delivery)
+            admitted = delivery.admitted(await self._admission.admit(delivery.call))
         except ForeignMessageError:
             message = "a message that is not the run's own was dropped"
             logger.warning("run %s: %s", delivery.run_id, message)

@@ -8,8 +8,9 @@ import orjson
 from pydantic import ValidationError
 
 from skillfleet.arguments import json_arguments
-from skillfleet.contracts import HEADER, TOKEN_BYTES, TOKEN_HEADER, InvocationHeader
+from skillfleet.contracts import HEADER, TOKEN_HEADER, InvocationHeader, readable_token
 from skillfleet.errors import InvalidArgumentsError
+from skillfleet.ports.admission import IncomingCall
 from skillfleet_ledger.runs.records import Submission
 from skillfleet_worker.attempts.messages import (
     WORKER_TIME_LIMITS,
@@ -65,9 +66,24 @@ class Delivery:
         """How many runs stand above this one."""
         return self.header.depth if self.header else 0
 
-    def admitted(self, claims: Mapping[str, Any]) -> "Delivery":
-        """The delivery with the claims of a caller who proved them."""
-        return replace(self, auth=claims)
+    @property
+    def call(self) -> IncomingCall:
+        """What admission decides about."""
+        return IncomingCall(
+            run_id=self.run_id,
+            task=self.task,
+            arguments=self.arguments,
+            claims=self.auth,
+            token=self.token,
+            parent_id=self.parent_id,
+            root_id=self.root_id,
+            depth=self.depth,
+            plain=self.header is None,
+        )
+
+    def admitted(self, claims: Mapping[str, Any] | None) -> "Delivery":
+        """The delivery with the caller's claims as they are to be believed."""
+        return self if claims is self.auth else replace(self, auth=claims)
 
     def adoption(self, settings: WorkerSettings) -> Submission | None:
         """The record of a run that a plain Celery client sent; None for a fleet's own message.
@@ -154,11 +170,6 @@ def _fields_of(error: ValidationError | TypeError) -> str:
         return "it is not JSON"
     problems = error.errors(include_input=False, include_url=False)
     return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in problems)
-
-
-def readable_token(value: Any) -> str | None:
-    """The token in a header; None for what is no text, or too long to be looked at."""
-    return value if isinstance(value, str) and len(value) <= TOKEN_BYTES else None
 
 
 def _by_name(

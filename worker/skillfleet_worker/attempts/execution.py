@@ -16,7 +16,7 @@ from skillfleet.retry import retry_delay
 from skillfleet.skills.skill import Skill
 from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_worker.attempts.attempt import Attempt
-from skillfleet_worker.attempts.context import Capabilities, FleetRunContext
+from skillfleet_worker.attempts.context import Capabilities, ContextState, FleetRunContext
 from skillfleet_worker.attempts.event_buffer import EventBuffer
 from skillfleet_worker.attempts.outcomes import (
     Cancelled,
@@ -65,7 +65,8 @@ class Execution:
         try:
             bound = skill.check_and_bind(delivery.arguments)
             auth = auth_from_claims(served.auth_model, delivery.auth)
-            ctx = FleetRunContext(attempt, events, auth, spec.secrets, self._capabilities)
+            state = ContextState(attempt, events, auth, spec.secrets, self._capabilities)
+            ctx = FleetRunContext(state)
             ctx.require_scopes(spec.scopes)
             ended = await supervise(skill(ctx, **bound), attempt, self._settings)
         except SkillfleetError as error:
@@ -75,7 +76,7 @@ class Execution:
             return internal_error("the handler could not be executed", error)
         outcome = self._judge(skill, attempt, ended) if isinstance(ended, HandlerEnd) else ended
         try:
-            return shortened(await ctx.finish(outcome))
+            return shortened(await state.finish(outcome))
         except Exception as error:
             logger.exception("run %s: its outcome could not be prepared", attempt.run_id)
             # Without the error's own text, which may hold a secret.

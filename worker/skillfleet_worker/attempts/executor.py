@@ -9,11 +9,11 @@ import orjson
 
 from skillfleet.contracts import RunState
 from skillfleet.errors import UnknownRunError
+from skillfleet.ports.admission import Admission
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger.runs.records import Claim, Invocation
 from skillfleet_producer.message import headers
 from skillfleet_telemetry.logs import begin_run
-from skillfleet_worker.attempts.admission import Admission
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.claims import Claimed, Claims
 from skillfleet_worker.attempts.context import Capabilities
@@ -73,6 +73,7 @@ class Executor:
                 outcome = await self._execution.run(served, attempt, events)
                 attempt.end()
                 stop_inline_runs(process, attempt, outcome)
+                await attempt.cleanups.run(attempt.run_id)
                 with _telemetry_of(attempt):
                     telemetry.executed(outcome)
                 outcome = await bridge.at_home(self._settlement.settle(attempt, events, outcome))
@@ -81,6 +82,8 @@ class Executor:
                     telemetry.settled(outcome, events.flushed_ns)
                 return outcome
         finally:
+            # Again, for an attempt whose own task was cancelled.
+            await attempt.cleanups.run(attempt.run_id)
             process.end(attempt)
 
     async def run_queued(self, caller: Delivery, run_id: str) -> None:

@@ -1,8 +1,8 @@
-"""How callers do not starve those they call in pools whose slots cannot be given back.
+"""Inline execution of child runs, for pools whose slots cannot be released.
 
-In `prefork` and `threads` pools a run that waits keeps its process or thread. When callers fill all
-of them, nobody is left for what they call. So a caller executes a called run itself, on its own
-loop, when nobody else has taken it for a moment.
+In `prefork` and `threads` pools a run that waits keeps its process or thread. When callers fill
+all of them, no worker is left for their children. So a caller executes a child itself, on its
+own loop, when no other worker has taken it after a moment.
 """
 
 import asyncio
@@ -15,61 +15,61 @@ from skillfleet_worker.attempts.attempt import Attempt, RunInline
 
 logger = logging.getLogger(__name__)
 
-_SHORTEST_MOMENT, _LONGEST_MOMENT = 0.25, 2.0
+_FIRST_WAIT_SECONDS, _MAX_WAIT_SECONDS = 0.25, 2.0
 
 
 @contextlib.asynccontextmanager
-async def lent_to(run_id: str, attempt: Attempt) -> AsyncIterator[None]:
-    """Inside, the attempt waits for the run and lends it its slot.
+async def run_inline_if_queued(run_id: str, attempt: Attempt) -> AsyncIterator[None]:
+    """Inside, where the attempt waits for the child, execute it if no worker takes it.
 
-    A run that is being executed here is waited for on leaving, unless the attempt itself is given
-    up: its executor releases the run then.
+    On exit, wait for a child that is being executed here, unless the attempt itself is given up:
+    its executor releases the child then.
     """
     if attempt.run_child_inline is None:
         yield
         return
-    lending = _Lending(run_id, attempt, attempt.run_child_inline)
-    task = asyncio.ensure_future(lending.run())
+    inline = _InlineChild(run_id, attempt, attempt.run_child_inline)
+    task = asyncio.ensure_future(inline.run())
     attempt.inline_runs[task] = run_id
     task.add_done_callback(attempt.inline_runs.pop)
     try:
         yield
     except asyncio.CancelledError:
-        lending.over.set()
+        inline.over.set()
         raise
     finally:
-        if not lending.over.is_set():
-            lending.over.set()
-            # While another call has the slot, this one has nothing to wait for.
-            if lending.executes:
+        if not inline.over.is_set():
+            inline.over.set()
+            # While the slot executes another child, there is nothing to wait for.
+            if inline.executes:
                 await asyncio.wait({task})
             else:
                 task.cancel()
 
 
-class _Lending:
-    """Executes one called run in its caller's slot, should nobody else take it."""
+class _InlineChild:
+    """Executes one child in its caller's slot if no worker takes it."""
 
-    def __init__(self, run_id: str, attempt: Attempt, lend: RunInline) -> None:
+    def __init__(self, run_id: str, attempt: Attempt, run_inline: RunInline) -> None:
         self.over = asyncio.Event()
-        """Set once the caller waits no more."""
+        """Set once the caller no longer waits."""
         self.executes = False
-        """True from when the slot is lent."""
+        """True while the slot executes the child."""
         self._run_id = run_id
         self._attempt = attempt
-        self._lend = lend
+        self._run_inline = run_inline
 
     async def run(self) -> None:
-        """Return once the run was executed here, or the caller waits no more."""
-        moment = _SHORTEST_MOMENT
+        """Return once the child was executed here, or the caller no longer waits."""
+        wait = _FIRST_WAIT_SECONDS
         while not self._is_over:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(moment):
+                async with asyncio.timeout(wait):
                     await self.over.wait()
                     return
-            moment = min(moment * 2, _LONGEST_MOMENT)
+            wait = min(wait * 2, _MAX_WAIT_SECONDS)
             async with self._attempt.inline_lock:
-                if self._is_over or not await self._lent():
+                if self._is_over or not await self._try_once():
                     return
 
     @property
@@ -77,11 +77,11 @@ class _Lending:
         attempt = self._attempt
         return self.over.is_set() or attempt.ended or attempt.stop is not None
 
-    async def _lent(self) -> bool:
-        """RunInline the slot; False when that fails for good."""
+    async def _try_once(self) -> bool:
+        """Execute the child if it is queued; False when that can never succeed."""
         self.executes = True
         try:
-            await self._lend(self._run_id)
+            await self._run_inline(self._run_id)
         except FleetUnavailableError as error:
             logger.debug("run %s is not executed by its caller: %s", self._run_id, error)
         except Exception:

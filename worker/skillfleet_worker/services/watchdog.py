@@ -59,6 +59,7 @@ class Watchdog:
     def release_all(self) -> None:
         """Release all runs of this process, which is ending; in a thread without a loop."""
         asyncio.run(self._hand_over([]))
+        asyncio.run(self._clean_up())
 
     def _run(self) -> None:
         while not self._stopped.wait(_CHECK_SECONDS):
@@ -138,6 +139,8 @@ class Watchdog:
             asyncio.run(asyncio.wait_for(self._hand_over(stuck), _RECYCLE_SECONDS))
         except Exception as error:  # noqa: BLE001 - the process ends in any case
             logger.warning("the runs of this process are left to the reaper: %r", error)
+        try:
+            asyncio.run(self._clean_up())
         finally:
             self._restart()
 
@@ -156,6 +159,12 @@ class Watchdog:
         finally:
             await publisher.close()
             await ledger.close()
+
+    async def _clean_up(self) -> None:
+        """Close what the attempts of this process opened: their own loops may be blocked."""
+        await asyncio.gather(
+            *(attempt.cleanups.run(attempt.run_id) for attempt in self._attempts())
+        )
 
 
 def _outcome(attempt: Attempt, *, is_stuck: bool) -> Outcome:

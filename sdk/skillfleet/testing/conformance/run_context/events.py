@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from skillfleet import AgentEvent, APIKeyAuth, RunContext
-from tests.sdk.conformance.table import LIMIT, Case, agent, code_of
+from skillfleet.testing.conformance.run_context.table import LIMIT, Case, agent, code_of
 
 
 class Note(BaseModel):

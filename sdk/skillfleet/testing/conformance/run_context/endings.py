@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from skillfleet import AgentEvent, APIKeyAuth, CancelledByCaller, RunContext, SkillError
-from tests.sdk.conformance.table import Case, Event, agent
+from skillfleet.testing.conformance.run_context.table import Case, Event, agent
 
 
 @agent.skill

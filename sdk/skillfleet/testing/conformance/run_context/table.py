@@ -1,8 +1,4 @@
-"""What every context is tried with: the agent, and the form of the table of what must come out.
-
-The table says nothing of how a run is made. A runner starts `agent`'s skills with the claims
-`AUTH` and the secrets `SECRETS`, collects an `Observed`, and hands it to `assert_conforms`.
-"""
+"""The agent that tries contexts, and the form of a case."""
 
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
@@ -33,7 +29,7 @@ async def code_of(awaitable: Awaitable[Any]) -> str:
 
 
 class Anything:
-    """Equal to everything: for values that are each runtime's own."""
+    """Equal to everything: for values that differ between runtimes."""
 
     def __eq__(self, other: object) -> bool:
         return True
@@ -52,10 +48,10 @@ Stored = tuple[bytes, str]
 
 @dataclass(frozen=True)
 class Case:
-    """One run and what must come of it.
+    """One run and its expected end.
 
     `code` is None for a run that succeeds with `result`. `cancel_on` is the kind of the event
-    upon which the runner cancels the run.
+    after which the runner cancels the run.
     """
 
     skill: str
@@ -76,7 +72,7 @@ class Case:
 
 @dataclass
 class Observed:
-    """What came of a run: its events without the fleet's own, its stored artifacts.
+    """The end of a run: its result or code, its events without the fleet's own, its artifacts.
 
     `message` is the error's, only to explain a surprise.
     """
@@ -89,7 +85,7 @@ class Observed:
 
 
 def assert_conforms(case: Case, seen: Observed) -> None:
-    """Compare what a runtime did with what it must do; the message says what differs."""
+    """Compare the end of a run with the expected one; the message names the difference."""
     assert seen.code == case.code, (
         f"{case.id}: code {seen.code!r} ({seen.message}), expected {case.code!r}"
     )

@@ -4,7 +4,7 @@ import asyncio
 
 from skillfleet import APIKeyAuth, RunContext
 from skillfleet.contracts import Budget
-from tests.sdk.conformance.table import Case, agent, code_of
+from skillfleet.testing.conformance.run_context.table import Case, agent, code_of
 
 FOREVER = 60.0
 

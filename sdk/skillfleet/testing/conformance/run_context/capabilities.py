@@ -3,7 +3,7 @@
 import hashlib
 
 from skillfleet import APIKeyAuth, RunContext
-from tests.sdk.conformance.table import SECRETS, Case, agent, code_of
+from skillfleet.testing.conformance.run_context.table import SECRETS, Case, agent, code_of
 
 
 @agent.skill(secrets=("conformance-token",))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from skillfleet import AgentEvent, APIKeyAuth, RunContext
-from tests.sdk.conformance.table import AUTH, Case, Event, agent, code_of
+from skillfleet.testing.conformance.run_context.table import AUTH, Case, Event, agent, code_of
 
 
 @agent.skill(tags=("Echo",))

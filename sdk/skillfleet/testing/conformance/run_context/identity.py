@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from skillfleet import APIKeyAuth, RunContext
-from tests.sdk.conformance.table import AUTH, Case, agent
+from skillfleet.testing.conformance.run_context.table import AUTH, Case, agent
 
 
 @agent.skill

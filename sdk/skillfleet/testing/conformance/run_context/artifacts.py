@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from skillfleet import APIKeyAuth, RunContext, SkillError
-from tests.sdk.conformance.table import ANYTHING, Case, agent, code_of
+from skillfleet.testing.conformance.run_context.table import ANYTHING, Case, agent, code_of
 
 
 async def pieces(*parts: bytes) -> AsyncIterator[bytes]:

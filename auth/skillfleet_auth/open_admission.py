@@ -1,0 +1,21 @@
+"""Open admission: believes every message, for fleets whose Redis only trusted people reach."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from skillfleet.ports.admission import Admission, IncomingCall
+from skillfleet.ports.provider import AdapterEnvironment
+
+
+class OpenAdmission(Admission):
+    """Admits everyone as the caller that the message names."""
+
+    async def admit(self, call: IncomingCall) -> Mapping[str, Any] | None:
+        """The claims of the message, unchecked."""
+        return call.claims
+
+
+def create(environment: AdapterEnvironment) -> Admission:
+    """The admission without tokens."""
+    del environment
+    return OpenAdmission()

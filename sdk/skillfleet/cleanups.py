@@ -1,0 +1,72 @@
+"""The cleanups of an attempt: what `RunScope.defer` collects and every runtime runs at the end."""
+
+import asyncio
+import logging
+import time
+from typing import Final
+
+from skillfleet.ports.scope import Cleanup
+
+logger = logging.getLogger(__name__)
+
+CLEANUP_SECONDS: Final = 10.0
+"""How long the cleanups of one attempt may take together."""
+
+
+class Cleanups:
+    """Collects cleanups and runs each once, the last one first. Any thread."""
+
+    __slots__ = ("_late", "_pending", "_ran")
+
+    def __init__(self) -> None:
+        self._pending: list[Cleanup] = []
+        self._late: set[asyncio.Future[None]] = set()
+        self._ran = False
+
+    def add(self, cleanup: Cleanup) -> None:
+        """Run `cleanup` at the end of the attempt; at once when that is over."""
+        self._pending.append(cleanup)
+        if self._ran:
+            # A handler that was left behind opens things that no one will close later.
+            task = asyncio.ensure_future(self.run("left behind"))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+
+    def __bool__(self) -> bool:
+        """True while there is something to run."""
+        return bool(self._pending)
+
+    async def run(self, run_id: str, seconds: float = CLEANUP_SECONDS) -> None:
+        """Run what is pending; errors are logged, and what takes too long is cancelled.
+
+        Each cleanup may take half of the time that is left, so that one that hangs leaves some
+        for the others.
+        """
+        self._ran = True
+        end = time.monotonic() + seconds
+        while self._pending:
+            try:
+                cleanup = self._pending.pop()
+            except IndexError:
+                # Another thread, which replaces this process, took it.
+                return
+            task = asyncio.ensure_future(_contained(cleanup, run_id))
+            await asyncio.wait({task}, timeout=max(end - time.monotonic(), 0) / 2)
+            if not task.done():
+                task.cancel()
+                logger.error("run %s: a cleanup takes too long and is cancelled", run_id)
+
+
+async def _contained(cleanup: Cleanup, run_id: str) -> None:
+    try:
+        await cleanup()
+    except BaseException as error:  # an exit would end the process and all its runs
+        if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+            raise
+        logger.exception("run %s: a cleanup failed", run_id)
+
+
+def _is_cancelled() -> bool:
+    """Whether this task itself was cancelled; a cleanup may raise CancelledError by itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

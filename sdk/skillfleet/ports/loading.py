@@ -1,0 +1,69 @@
+"""Loading of adapters: entry points of the group `skillfleet.<port>`.
+
+A package that brings an adapter declares, for instance,
+
+    [project.entry-points."skillfleet.secrets"]
+    vault = "my_package.vault:create"
+
+and `SKILLFLEET_SECRETS_SOURCES=vault` selects it. `create(environment)` takes an
+`AdapterEnvironment` and returns the port's adapter, or None when its settings leave it off. The
+adapters of skillfleet itself are registered in the same way.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from skillfleet.errors import SettingsError
+from skillfleet.ports.provider import AdapterEnvironment
+
+AdapterT = TypeVar("AdapterT")
+
+
+@dataclass(frozen=True)
+class Port(Generic[AdapterT]):
+    """A port: its name, the class that its adapters implement, the variable that selects one."""
+
+    name: str
+    kind: type
+    variable: str
+
+    @property
+    def group(self) -> str:
+        """The group of the port's entry points."""
+        return f"skillfleet.{self.name}"
+
+
+def load(port: Port[AdapterT], name: str, environment: AdapterEnvironment) -> AdapterT | None:
+    """Create the adapter of that name; None when its settings leave it off.
+
+    Raises SettingsError for an unknown name, which lists the known ones, for an adapter of
+    another class, and for what `create` finds wrong with its settings.
+    """
+    found = _entry_points(port.group)
+    if name not in found:
+        known = ", ".join(sorted(found)) or "none (is skillfleet installed?)"
+        raise SettingsError(
+            f"{port.variable}: there is no {port.name} adapter {name!r}; known are: {known}"
+        )
+    adapter: Any = found[name].load()(environment)
+    right: bool = adapter is None or isinstance(adapter, port.kind)
+    if not right:
+        raise SettingsError(
+            f"{port.variable}: {name!r} creates a {type(adapter).__name__}, not a"
+            f" {port.kind.__module__}.{port.kind.__qualname__}"
+        )
+    created: AdapterT | None = adapter
+    return created
+
+
+def names_of(variable: str) -> tuple[str, ...]:
+    """The names in a setting that lists adapters, separated by commas."""
+    return tuple(name for each in variable.split(",") if (name := each.strip()))
+
+
+@cache
+def _entry_points(group: str) -> dict[str, EntryPoint]:
+    """The group's entry points by name; read once, since reading searches all distributions."""
+    return {found.name: found for found in entry_points(group=group)}

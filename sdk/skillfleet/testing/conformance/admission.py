@@ -1,0 +1,69 @@
+"""Conformance of admissions."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from skillfleet.errors import UnauthorizedError
+from skillfleet.ports.admission import Admission, IncomingCall
+
+
+@dataclass(frozen=True)
+class AdmissionCases:
+    """An admission, and calls that it has to admit or to refuse."""
+
+    admission: Admission
+    admitted: IncomingCall
+    claims: Mapping[str, Any] | None
+    """The claims of the admitted call's caller, as they are to be believed."""
+    refused: Mapping[str, IncomingCall] = field(default_factory=dict)
+    """Calls of new runs to refuse, by what is wrong with them."""
+
+
+class AdmissionSuite(ABC):
+    """Subclass it as `Test...` and implement `cases`."""
+
+    @abstractmethod
+    def cases(self) -> AbstractAsyncContextManager[AdmissionCases]:
+        """The admission under test, and its cases."""
+
+    def test_admits_with_the_callers_claims(self) -> None:
+        async def main() -> None:
+            async with self.cases() as cases:
+                assert await cases.admission.admit(cases.admitted) == cases.claims
+
+        asyncio.run(main())
+
+    def test_admits_any_number_at_once(self) -> None:
+        async def main() -> None:
+            async with self.cases() as cases:
+                admitted = [cases.admission.admit(cases.admitted) for _ in range(20)]
+                assert await asyncio.gather(*admitted) == [cases.claims] * 20
+
+        asyncio.run(main())
+
+    def test_refuses_with_an_error_that_shows_neither_token_nor_claims(self) -> None:
+        async def main() -> None:
+            async with self.cases() as cases:
+                for what, call in cases.refused.items():
+                    with pytest.raises(UnauthorizedError) as refused:
+                        await cases.admission.admit(call)
+                    message = str(refused.value)
+                    assert not call.token or call.token not in message, what
+                    shown = [each for each in (call.claims or {}).values() if str(each) in message]
+                    assert not shown, what
+
+        asyncio.run(main())
+
+    def test_a_call_does_not_show_its_token(self) -> None:
+        async def main() -> None:
+            async with self.cases() as cases:
+                token = cases.admitted.token
+                assert token is None or token not in repr(cases.admitted)
+
+        asyncio.run(main())
