@@ -116,7 +116,7 @@ def test_an_answer_that_is_too_large_is_cut_off(abroad: Fleet, elsewhere: Elsewh
         ("http://[::ffff:127.0.0.2]/", "is not on the list"),
         ("http://partner.test.evil.test/", "is not on the list"),
         ("http://partner.test@evil.test/", "without user and password"),
-        ("http://[::1/", "is no URL"),
+        ("http://[::1/", "is not a URL"),
         ("ftp://partner.test", "http"),
         ("http://user:pw@127.0.0.1/", "without user and password"),
     ],
@@ -137,7 +137,7 @@ def test_a_card_cannot_lure_us_to_another_host(abroad: Fleet, elsewhere: Elsewhe
 def test_an_agent_that_speaks_otherwise_is_refused_with_what_it_offers(
     abroad: Fleet, elsewhere: Elsewhere, path: str, offered: str
 ) -> None:
-    with pytest.raises(RunFailed, match=f"offers {offered}; a fleet speaks") as refused:
+    with pytest.raises(RunFailed, match=f"offers {offered}; a fleet supports") as refused:
         asking(abroad, elsewhere.url + path, "add")
     assert refused.value.code == "capability_unavailable"
 

@@ -224,8 +224,8 @@ def test_a_secret_that_is_rotated_to_one_that_cannot_be_hidden_is_not_given(
 @pytest.mark.parametrize(
     ("name", "mime_type", "problem"),
     [
-        ("{}.txt", "text/plain", "name holds the value of a secret"),
-        ("a.txt", "text/{}", "media type holds the value of a secret"),
+        ("{}.txt", "text/plain", "name contains the value of a secret"),
+        ("a.txt", "text/{}", "media type contains the value of a secret"),
         ("a.txt", f"{'x' * 60} {{}}", f"{HIDDEN}' is not of the form"),
     ],
 )
@@ -269,9 +269,9 @@ class Broken(Secrets):
 def test_sources_are_asked_in_the_order_of_the_settings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    known = loading._entry_points(SECRETS.group)
-    vault = EntryPoint("vault", f"{__name__}:from_vault", SECRETS.group)
-    monkeypatch.setattr(loading, "_entry_points", lambda _: {**known, "vault": vault})
+    known = loading._entry_points
+    vault = {"vault": EntryPoint("vault", f"{__name__}:from_vault", SECRETS.group)}
+    monkeypatch.setattr(loading, "_entry_points", lambda group: {**known(group), **vault})
     monkeypatch.setattr(EntryPoint, "load", _load)
     monkeypatch.setenv("SKILLFLEET_SECRET_A", "environment")
     monkeypatch.setenv("SKILLFLEET_SECRETS_DIR", str(tmp_path))
