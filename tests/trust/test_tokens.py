@@ -212,7 +212,7 @@ CHILDREN: dict[str, tuple[dict[str, Any], str | None]] = {
     "scopes widened": ({"scopes": ["files:read", "admin"]}, "scopes that the calling run"),
     "another subject": ({"sub": "root"}, "another caller"),
     "another claim": ({"claims": {"org_id": "acme"}}, "another caller"),
-    "another position": ({"depth": 2}, "another place"),
+    "another position": ({"depth": 2}, "another position"),
 }
 
 
