@@ -37,9 +37,9 @@ def test_a_message_rejected_after_its_connection_was_lost_is_delivered_again(
         queue.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rabbit() -> Iterator[RabbitServer]:
-    """A node of the test's own."""
+    """One node for this module, whose tests restart it."""
     node = RabbitServer()
     try:
         yield node.start()

@@ -58,6 +58,24 @@ async def test_a_lapsed_lease_returns_the_run_to_its_queue(ledger: Ledger) -> No
     assert states == ["running", "queued", "running", "succeeded"]
 
 
+async def test_a_round_names_the_runs_that_it_restarted_apart(ledger: Ledger) -> None:
+    waiting, lease = await submitted(ledger), await running(ledger)
+    await touch(ledger, "ZADD", waiting.id, "unpublished", 0, waiting.id)
+    await lapse(ledger, lease.run_id)
+    found = await reap(ledger)
+    assert found.to_publish == (waiting.id, lease.run_id)
+    assert found.restarted == (lease.run_id,)
+
+
+async def test_a_lost_run_is_read_at_once(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    lost = await ledger.queries.lost_run(lease.run_id)
+    assert lost is not None
+    assert lost.status == await ledger.queries.status(lease.run_id)
+    assert lost.invocation == await ledger.queries.invocation(lease.run_id)
+    assert await ledger.queries.lost_run("unknown") is None
+
+
 async def test_a_lease_lapses_by_redis_time_alone(ledger: Ledger) -> None:
     new = await submitted(ledger)
     await claimed(ledger, new.id, lease_ms=1)

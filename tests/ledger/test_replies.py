@@ -329,10 +329,11 @@ async def test_a_round_answers_to_the_last_number(ledger: Ledger) -> None:
         options = ("reaper", 5000, limit, 10_000, "-", "-", b'{"state":"queued"}')
         prefix = (ledger.keys.prefix("x"),)
         reply = await run_script(ledger.connection, "reap", prefix, options)
-        publish, close, counts, more_found, owed = reply
+        publish, close, counts, more_found, owed, restarted = reply
         assert {name.decode() for name in publish} == {lease.run_id for lease in leases}
         assert counts == [b"restarted", 2, b"due", 0, b"stranded", 0, b"pruned", 0, b"aside", 0]
         assert (close, more_found, owed) == ([], more, [])
+        assert sorted(restarted) == sorted(publish)
 
 
 async def test_the_last_call_of_a_budget_can_be_paid(ledger: Ledger) -> None:

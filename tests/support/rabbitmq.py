@@ -56,6 +56,8 @@ class RabbitServer:
             "RABBITMQ_PID_FILE": str(self.folder / "pid"),
             "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_NODE_PORT": "",
+            # Its schedulers would spin while they have nothing to do, beside all other tests.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
             "ERL_EPMD_PORT": str(self.names_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             # Else it refuses to end while it has not noticed yet that its node was killed.

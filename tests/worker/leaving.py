@@ -53,9 +53,12 @@ async def forks(ctx: RunContext, how: str) -> list[int]:
 
 
 @agent.skill
-async def rests(ctx: RunContext, seconds: float) -> str:
+async def rests(ctx: RunContext, until: str) -> str:
+    """Wait until a file exists."""
     await ctx.emit_progress("resting")
-    await asyncio.sleep(seconds)
+    async with asyncio.timeout(120):
+        while not Path(until).exists():  # noqa: ASYNC110, ASYNC240 - simple on purpose
+            await asyncio.sleep(0.05)
     return "rested"
 
 

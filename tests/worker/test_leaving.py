@@ -10,10 +10,10 @@ from skillfleet.contracts import RunState
 from skillfleet.errors import RunFailed
 from skillfleet_producer import Fleet
 from tests.support.fleet import POOLS, FleetWorker
-from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from tests.worker.shared import StartWorker, wait_kind
 
+QUICK = {"drain_seconds": 0.5, "abandon_seconds": 0.5, "cancel_grace_seconds": 0.1}
 EXITS = ("gather", "group", "wait_for", "interrupt", "thread", "callback")
 LEFT = ("to_thread", "thread", "executor", "processes", "multiprocessing", "subprocess", "leftover")
 
@@ -28,10 +28,10 @@ def until(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_exits_and_forks_of_a_handler_end_its_run_only(
-    pool: str, server: ValkeyServer, start_worker: StartWorker, own_fleet: Fleet
+    pool: str, start_worker: StartWorker, own_fleet: Fleet, until: Path
 ) -> None:
     worker = start_worker("tests.worker.leaving", pool=pool, concurrency=3)
-    bystander = own_fleet.enqueue("leaving.rests", {"seconds": 8})
+    bystander = own_fleet.enqueue("leaving.rests", {"until": str(until)})
     wait_kind(bystander, "progress")
     children = worker.children() if pool == "prefork" else [worker.pid]
     for how in EXITS:
@@ -48,6 +48,8 @@ def test_exits_and_forks_of_a_handler_end_its_run_only(
         ended, parent = run.result(timeout=30)
         assert ended == status
         assert parent in children
+    assert bystander.status().state is RunState.RUNNING
+    until.touch()
     assert bystander.result(timeout=30) == "rested"
     assert bystander.status().attempt == 1
     assert worker.process is not None
@@ -77,9 +79,7 @@ def leave(worker: FleetWorker, fleet: Fleet, until: Path, *hows: str) -> None:
 def test_a_drained_worker_ends_whatever_its_runs_leave_behind(
     pool: str, start_worker: StartWorker, own_fleet: Fleet, until: Path
 ) -> None:
-    worker = start_worker(
-        "tests.worker.leaving", pool=pool, concurrency=len(LEFT), drain_seconds=0.5
-    )
+    worker = start_worker("tests.worker.leaving", pool=pool, concurrency=len(LEFT), **QUICK)
     leave(worker, own_fleet, until, *LEFT)
     if pool != "prefork":
         assert "The process ends although threads of it still run" in worker.text()
@@ -90,14 +90,7 @@ def test_a_drained_worker_ends_whatever_its_runs_leave_behind(
 def test_a_drained_worker_ends_though_a_handler_blocks_its_thread(
     pool: str, start_worker: StartWorker, own_fleet: Fleet, until: Path
 ) -> None:
-    worker = start_worker(
-        "tests.worker.leaving",
-        pool=pool,
-        concurrency=1,
-        drain_seconds=0.5,
-        abandon_seconds=0.5,
-        cancel_grace_seconds=0.1,
-    )
+    worker = start_worker("tests.worker.leaving", pool=pool, concurrency=1, **QUICK)
     leave(worker, own_fleet, until, "blocked")
     assert worker.text().count(" ready.") == 1
 
@@ -105,8 +98,8 @@ def test_a_drained_worker_ends_though_a_handler_blocks_its_thread(
 def test_a_worker_that_ends_itself_ends_though_threads_hang(
     start_worker: StartWorker, own_fleet: Fleet, until: Path
 ) -> None:
-    """As ordered by Celery's remote control, which gives runs no time to end."""
-    worker = start_worker("tests.worker.leaving", drain_seconds=0.5)
+    """As requested by Celery's remote control, which gives runs no time to end."""
+    worker = start_worker("tests.worker.leaving", **QUICK)
     run = own_fleet.enqueue("leaving.hangs", {"how": "to_thread", "until": str(until)})
     wait_kind(run, "progress")
     run.cancel()

@@ -40,6 +40,16 @@ def rabbit() -> Iterator[RabbitServer]:
         server.close()
 
 
+@pytest.fixture(scope="module")
+def strict_rabbit() -> Iterator[RabbitServer]:
+    """One node for this module whose consumers have a second to acknowledge."""
+    server = RabbitServer(consumer_timeout=1)
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
 def purge(connection: Any) -> int:
     """Empty the queue; returns how many messages it held."""
     with suppress(*connection.channel_errors):
@@ -164,51 +174,47 @@ def test_parents_that_wait_for_children_leave_their_slots_to_them(
 
 
 def test_a_queued_run_stays_queued_while_its_broker_is_away_and_then_executes(
-    start_worker: StartWorker, server: ValkeyServer
+    start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet
 ) -> None:
-    broker = RabbitServer().start()
+    rabbit_fleet.enqueue("kit.add", {"x": 1})
+    rabbit.stop()
     try:
-        settings = Settings.load(redis_url=server.url, broker_url=broker.url)
-        with Fleet(settings=settings) as fleet:
-            fleet.enqueue("kit.add", {"x": 1})
-            broker.stop()
-            run = fleet.enqueue("kit.add", {"x": 2})
-            assert run.status().state is RunState.QUEUED
-            broker.start()
-            start(start_worker, broker)
-            wait_state(run, RunState.SUCCEEDED, timeout=60)
-            assert run.result() == 3
+        run = rabbit_fleet.enqueue("kit.add", {"x": 2})
+        assert run.status().state is RunState.QUEUED
     finally:
-        broker.close()
+        rabbit.start()
+    start(start_worker, rabbit)
+    wait_state(run, RunState.SUCCEEDED, timeout=60)
+    assert run.result() == 3
 
 
 @pytest.mark.parametrize("pool", ["loop", "prefork"])
 def test_a_run_outlasts_the_time_that_the_broker_gives_for_acknowledgements(
-    pool: str, start_worker: StartWorker, server: ValkeyServer, tmp_path: Path
+    pool: str,
+    start_worker: StartWorker,
+    server: ValkeyServer,
+    strict_rabbit: RabbitServer,
+    tmp_path: Path,
 ) -> None:
-    broker = RabbitServer(consumer_timeout=1).start()
     journal, until = tmp_path / "journal", tmp_path / "until"
     arguments = {"until": str(until), "journal": str(journal)}
-    try:
-        settings = Settings.load(redis_url=server.url, broker_url=broker.url)
-        with Fleet(settings=settings) as fleet:
-            worker = start(start_worker, broker, pool=pool, concurrency=3)
-            long = fleet.enqueue("kit.drains", arguments)
-            wait_kind(long, "progress")
-            wait_until(lambda: "PRECONDITION_FAILED" in worker.text(), 60, "the broker's refusal")
-            others = [fleet.enqueue("kit.add", {"x": x}) for x in range(10)]
-            assert [run.result(timeout=60) for run in others] == [x + 1 for x in range(10)]
-            until.touch()
-            assert long.result(timeout=60) == "ended"
-            assert fleet.enqueue("kit.add", {"x": 1}).result(timeout=60) == 2
-            lines = journal.read_text().splitlines()
-            assert lines == [f"{long.id} 1 start", f"{long.id} 1 end"]
-            assert "Unrecoverable" not in worker.text()
-            assert "Couldn't ack" not in worker.text()
-            worker.send_signal(signal.SIGTERM)
-            assert worker.wait_end() == 0
-    finally:
-        broker.close()
+    settings = Settings.load(redis_url=server.url, broker_url=strict_rabbit.url)
+    with Fleet(settings=settings) as fleet:
+        worker = start(start_worker, strict_rabbit, pool=pool, concurrency=3)
+        long = fleet.enqueue("kit.drains", arguments)
+        wait_kind(long, "progress")
+        wait_until(lambda: "PRECONDITION_FAILED" in worker.text(), 60, "the broker's refusal")
+        others = [fleet.enqueue("kit.add", {"x": x}) for x in range(10)]
+        assert [run.result(timeout=60) for run in others] == [x + 1 for x in range(10)]
+        until.touch()
+        assert long.result(timeout=60) == "ended"
+        assert fleet.enqueue("kit.add", {"x": 1}).result(timeout=60) == 2
+        lines = journal.read_text().splitlines()
+        assert lines == [f"{long.id} 1 start", f"{long.id} 1 end"]
+        assert "Unrecoverable" not in worker.text()
+        assert "Couldn't ack" not in worker.text()
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait_end() == 0
 
 
 def test_a_plain_client_s_chain_and_limits_are_kept_through_a_retry(

@@ -35,6 +35,8 @@ class ReapResult:
     to_clean_up: tuple[str, ...] = ()
     """Ended and cancelled runs whose children still have to be cancelled
     (`Cancellation.clean_up`)."""
+    restarted: tuple[str, ...] = ()
+    """Those runs in `to_publish` whose last attempt was lost with its worker."""
 
 
 class Maintenance(RunOperations):
@@ -57,7 +59,7 @@ class Maintenance(RunOperations):
         )
         if reply is None:
             return None
-        publish, end, counts, more, cleanups = reply
+        publish, end, counts, more, cleanups, restarted = reply
         return ReapResult(
             tuple(run_id.decode() for run_id in publish),
             tuple(
@@ -69,6 +71,7 @@ class Maintenance(RunOperations):
             {counts[i].decode(): int(counts[i + 1]) for i in range(0, len(counts), 2)},
             more=bool(more),
             to_clean_up=tuple(run_id.decode() for run_id in cleanups),
+            restarted=tuple(run_id.decode() for run_id in restarted),
         )
 
     async def published(self, shard: int, run_ids: Sequence[str]) -> None:

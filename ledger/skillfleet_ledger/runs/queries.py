@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -20,6 +20,13 @@ from skillfleet_ledger.runs.records import (
 
 _PAGE = 200
 _MOST_LISTED = 50 * _PAGE
+
+
+class LostRun(NamedTuple):
+    """A run whose worker was lost, as its record has it."""
+
+    status: RunStatus
+    invocation: Invocation
 
 
 class Queries(RunOperations):
@@ -61,6 +68,13 @@ class Queries(RunOperations):
         if status is None:
             raise unknown_run(run_id)
         return status
+
+    async def lost_run(self, run_id: str) -> LostRun | None:
+        """Return status and invocation of a run, in one round trip; None without a record."""
+        (status,), invocation = await asyncio.gather(
+            self._statuses([run_id]), self.invocation(run_id)
+        )
+        return LostRun(status, invocation) if status and invocation else None
 
     async def end(self, run_id: str) -> RunEnd | None:
         """Return how the run ended, with its value; None before. Raises UnknownRunError."""

@@ -10,7 +10,7 @@
 -- ARGV[7]  payload of the event that announces a restart
 -- ARGV[8..] names of queues that are known to be empty (for a broker elsewhere)
 --
--- Returns nil when another holds the office; else {publish, close, counts, more, cleanups}:
+-- Returns nil when another holds the office; else {publish, close, counts, more, cleanups, restarted}:
 --   publish  run ids whose message the caller publishes again, and then strikes off `unpublished`
 --   close    id, token, why triples: runs the caller closes; why is 'dead', 'released' (too
 --            often), 'overdue' or 'cancelled'
@@ -19,6 +19,7 @@
 --   more     1 when a part reached its limit, so that another round is due at once
 --   cleanups     run ids whose children the caller cancels, and then strikes off (finish_cleanup.lua); a
 --            tenth of the limit, as each may have many
+--   restarted  ids of the published runs whose attempt was lost with its worker
 --
 -- A candidate for closing stays where it was found, a few seconds later: should its closing
 -- fail, it comes again, and until then it does not stand in the way of others.
@@ -36,7 +37,7 @@ local lease_grace = redis.call('EXISTS', P .. 'lease_grace') == 1
 
 local publish, ending, cleanups, more = {}, {}, {}, 0
 local again = now + 5000
-local restarted, due, stranded, pruned, aside = 0, 0, 0, 0, 0
+local restarted, due, stranded, pruned, aside = {}, 0, 0, 0, 0
 
 local function to_end(id, token, why)
   ending[#ending + 1] = id
@@ -115,7 +116,7 @@ local function restart(id)
       add_event(id, r[10], seq, 'state', ARGV[7], now)
       mark_ready(id, r[7], r[8], now)
       to_publish(id)
-      restarted = restarted + 1
+      restarted[#restarted + 1] = id
     end
   end
 end
@@ -249,5 +250,5 @@ for _, entry in ipairs(expired) do
 end
 redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', now)
 
-local counts = { 'restarted', restarted, 'due', due, 'stranded', stranded, 'pruned', pruned, 'aside', aside }
-return { publish, ending, counts, more, cleanups }
+local counts = { 'restarted', #restarted, 'due', due, 'stranded', stranded, 'pruned', pruned, 'aside', aside }
+return { publish, ending, counts, more, cleanups, restarted }

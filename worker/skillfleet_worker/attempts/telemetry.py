@@ -20,9 +20,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, TraceFlags, Tracer
 
 from skillfleet import semconv
-from skillfleet.contracts import RunStatus
-from skillfleet.errors import FleetUnavailableError, UnknownRunError
-from skillfleet_ledger.runs.queries import Queries
+from skillfleet.errors import FleetUnavailableError
+from skillfleet_ledger.runs.queries import LostRun, Queries
 from skillfleet_producer.tracing import run_trace_id
 from skillfleet_telemetry.ids import NextIds, span_id
 from skillfleet_telemetry.logs import FIELDS, log_fields, run_logger
@@ -212,27 +211,27 @@ async def record_lost_attempt(queries: Queries, run_id: str) -> None:
     if tracing.tracer is None:
         return
     try:
-        status = await queries.status(run_id)
-        lost = next((a for a in reversed(status.attempts) if a.outcome == "lost"), None)
-        if lost is not None:
-            await _record_lost(queries, status, lost.number, lost.started_at, lost.ended_at)
-    except (FleetUnavailableError, UnknownRunError) as error:
+        run = await queries.lost_run(run_id)
+    except FleetUnavailableError as error:
         logger.debug("the lost attempt of run %s has no spans: %s", run_id, error)
+        return
+    attempts = run.status.attempts if run is not None else ()
+    lost = next((a for a in reversed(attempts) if a.outcome == "lost"), None)
+    if run is not None and lost is not None:
+        _record_lost(run, lost.number, lost.started_at, lost.ended_at)
 
 
-async def record_dead_attempt(queries: Queries, status: RunStatus) -> None:
-    """Do the same for a run that the reaper ends; `status` is from before its end."""
-    if tracing.tracer is not None and status.attempts and status.attempts[-1].ended_at is None:
-        last = status.attempts[-1]
-        await _record_lost(queries, status, last.number, last.started_at, None)
+def record_dead_attempt(run: LostRun) -> None:
+    """Do the same for a run that the reaper has ended; `run` is from before its end."""
+    attempts = run.status.attempts
+    if attempts and attempts[-1].ended_at is None:
+        _record_lost(run, attempts[-1].number, attempts[-1].started_at, None)
 
 
-async def _record_lost(
-    queries: Queries, status: RunStatus, number: int, began: datetime, ended: datetime | None
-) -> None:
+def _record_lost(run: LostRun, number: int, began: datetime, ended: datetime | None) -> None:
     """Write the spans of a lost attempt with the ids they had, above what was exported already."""
-    tracer, invocation = tracing.tracer, await queries.invocation(status.id)
-    if invocation is None or tracer is None or not tracing.has_run_ids:
+    tracer, (status, invocation) = tracing.tracer, run
+    if tracer is None or not tracing.has_run_ids:
         return
     headers = orjson.loads(invocation.headers)
     identity = _Identity(

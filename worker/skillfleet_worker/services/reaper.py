@@ -1,4 +1,4 @@
-"""Bringing runs back whose worker or message is gone; one reaper in the fleet is active."""
+"""Reaper: restarts or ends runs whose worker or message is lost; one in the fleet is active."""
 
 import asyncio
 import logging
@@ -6,10 +6,9 @@ import random
 import time
 
 import orjson
-from pydantic import ValidationError
 
 from skillfleet.contracts import HEADER, InvocationHeader, ReasonCode, RunState
-from skillfleet.errors import FleetUnavailableError, UnknownRunError
+from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.celery_format import RunEnd
 from skillfleet_ledger.redis_client.outage import Outage
@@ -68,11 +67,11 @@ class Reaper:
                 logger.exception("reaper round failed; continuing")
             else:
                 self._outage.end()
-            # A little unevenness keeps many workers from asking in step.
+            # Uneven intervals keep many workers from asking at the same moment.
             await asyncio.sleep(self._settings.reap_seconds * _UNEVEN.uniform(0.8, 1.0))
 
     async def round(self, shard: int) -> None:
-        """One round over a shard, or several while there is more to do at once."""
+        """Do a round over a shard, and further ones while there is more to do at once."""
         options = ReapOptions(
             lock_ttl_ms=int(self._settings.reap_seconds * 1000 * _LOCK_ROUNDS),
             grace_ms=int(self._settings.stranded_seconds * 1000),
@@ -90,7 +89,7 @@ class Reaper:
             await self._ledger.directory.prune()
 
     async def _empty_queues(self, shard: int) -> tuple[str, ...]:
-        """Ask a broker that is not the ledger's Redis, now and then, which queues are empty."""
+        """Ask a broker that is not the ledger's Redis, at intervals, which queues are empty."""
         now = asyncio.get_running_loop().time()
         if self._settings.broker_is_ledger or now < self._ask_broker_at.get(shard, 0):
             return ()
@@ -102,21 +101,22 @@ class Reaper:
             return ()
 
     async def _handle(self, shard: int, reaped: ReapResult) -> None:
+        """Do what the reaper's script left to this process."""
+        ledger = self._ledger
         published = await asyncio.gather(*(self._publish(run_id) for run_id in reaped.to_publish))
-        await self._ledger.maintenance.published(shard, [run_id for run_id in published if run_id])
-        # The script lists the runs whose lease ran out first.
-        for run_id in reaped.to_publish[: reaped.counts.get("restarted", 0)]:
-            await record_lost_attempt(self._ledger.queries, run_id)
+        await ledger.maintenance.published(shard, [run_id for run_id in published if run_id])
+        for run_id in reaped.restarted:
+            await record_lost_attempt(ledger.queries, run_id)
         for run_id, token, why in reaped.to_end:
             try:
-                await self._close(run_id, token, why)
+                await self._end(run_id, token, why)
             except Exception:
                 logger.exception("run %s could not be ended yet", run_id)
         for run_id in reaped.to_clean_up:
             try:
-                await self._ledger.cancellation.clean_up(run_id)
+                await ledger.cancellation.clean_up(run_id)
             except Exception:
-                logger.exception("what run %s called could not be cancelled yet", run_id)
+                logger.exception("the children of run %s could not be cancelled yet", run_id)
         self._report(reaped)
 
     def _report(self, reaped: ReapResult) -> None:
@@ -131,47 +131,45 @@ class Reaper:
             logger.info("reaped: %s", ", ".join(f"{name} {n}" for name, n in done.items()))
 
     async def _publish(self, run_id: str) -> str:
-        """Publish one run's message; '' when it must be tried again. Never raises."""
+        """Publish one run's message and return its id; '' when that failed. Never raises."""
         try:
             invocation = await self._ledger.queries.invocation(run_id)
             if invocation is not None:
                 await self._publisher.publish(invocation)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the others go out
+        except Exception as error:  # noqa: BLE001 - the other runs are published all the same
             logger.warning("run %s is not published yet: %s", run_id, error)
             return ""
         return run_id
 
-    async def _close(self, run_id: str, token: int, why: str) -> None:
+    async def _end(self, run_id: str, token: int, why: str) -> None:
         """End a run that no worker will end, and the runs that it called."""
-        try:
-            status = await self._ledger.queries.status(run_id)
-            invocation = await self._ledger.queries.invocation(run_id)
-        except UnknownRunError:
+        run = await self._ledger.queries.lost_run(run_id)
+        if run is None:
             return
-        end = _end_of(why, invocation)
-        if not await self._settlement.end_run(run_id, status.name, end, token):
+        name, end = run.status.name, _end_of(why, run.invocation)
+        if not await self._settlement.end_run(run_id, name, end, token):
             return
-        record(RUNS, 1, status.name, end.state)
-        if status.state is RunState.RUNNING:
+        record(RUNS, 1, name, end.state)
+        if run.status.state is RunState.RUNNING:
             record(LEASES_LOST)
         if end.state is RunState.DEAD:
             record(DEAD_LETTERS, 1, "run")
-        await record_dead_attempt(self._ledger.queries, status)
-        logger.warning("run %s of %s ended %s: %s", run_id, status.name, end.state, end.message)
+        record_dead_attempt(run)
+        logger.warning("run %s of %s ended %s: %s", run_id, name, end.state, end.message)
 
 
-def _end_of(why: str, invocation: Invocation | None) -> RunEnd:
+def _end_of(why: str, invocation: Invocation) -> RunEnd:
     """Return how a run ends; `why` is the reason that the reaper's script gives."""
     if why == "cancelled":
         return cancelled_as_asked(invocation, Cancelled("cancelled by the caller")).end()
     if why == "overdue":
-        header = _header_of(invocation) if invocation is not None else None
-        return timed_out(header, invocation.deadline_ms if invocation is not None else None).end()
+        return timed_out(_header_of(invocation), invocation.deadline_ms).end()
     return RunEnd(RunState.DEAD, ReasonCode.WORKER_LOST, _DEAD[why])
 
 
 def _header_of(invocation: Invocation) -> InvocationHeader | None:
     try:
         return InvocationHeader.model_validate(orjson.loads(invocation.headers).get(HEADER))
-    except ValidationError:
+    except (ValueError, AttributeError):
+        # A record may hold invalid values.
         return None
