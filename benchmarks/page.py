@@ -1,9 +1,10 @@
-"""`python -m benchmarks.page FILE`: the generated part of docs/performance.md, from the JSON."""
+"""`python -m benchmarks.page FILE`: generates the figures of docs/performance.md from the JSON."""
 
 import json
 import sys
 from pathlib import Path
 
+from benchmarks import goals
 from benchmarks.chart import draw
 from benchmarks.measures import MEASURES
 from benchmarks.results import Results, cell, rows
@@ -14,20 +15,21 @@ _BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
 def renew(results: Results, source: Path, page: Path = PAGE) -> None:
-    """Replace what stands between the two markers."""
+    """Replace the text between the two markers."""
     before, _, rest = page.read_text().partition(_BEGIN)
     after = rest.partition(_END)[2]
     page.write_text(f"{before}{_BEGIN}\n{figures(results, source)}\n{_END}{after}")
 
 
 def figures(results: Results, source: Path) -> str:
-    """The generated part: chart, machine, tables, wins and losses."""
+    """Return the generated part: chart, machine, goals, tables, losses."""
     name = source.resolve().relative_to(ROOT)
     chart = name.with_suffix(".svg")
     return "\n\n".join(
         [
             f"![The main figures as bars](../{chart})",
             _where(results, str(name)),
+            goals.table(results),
             _grid(results),
             _losses(results),
             _versions(results),
@@ -42,7 +44,7 @@ def _where(results: Results, name: str) -> str:
         f"{machine['cores']} cores, Python {machine['python']}, "
         f"load {min(results.load_1m)} to {max(results.load_1m)}, "
         f"{_rounds(results)} interleaved rounds. Median (least-greatest). The last column says "
-        "how many times better ours is than the best peer: below 1, we lose."
+        "how many times better skillfleet is than the best peer: below 1, it is behind."
     )
 
 
@@ -58,14 +60,16 @@ def _grid(results: Results) -> str:
 
 
 def _losses(results: Results) -> str:
-    lines = ["Where a peer is ahead in this run:", ""]
+    lines = ["Measures in which a peer is ahead:", ""]
     for measure in MEASURES:
         ratio, peer = results.against_best(measure), results.best_peer(measure)
         if ratio is None or peer is None or ratio >= 1:
             continue
         ours, theirs = (results.of(name, measure.name) for name in ("skillfleet", peer))
         unit = f" {measure.unit}" if measure.unit else ""
-        lines.append(f"- {measure.title}: ours {cell(ours)}{unit}, {peer} {cell(theirs)}{unit}")
+        lines.append(
+            f"- {measure.title}: skillfleet {cell(ours)}{unit}, {peer} {cell(theirs)}{unit}"
+        )
     return "\n".join(lines)
 
 

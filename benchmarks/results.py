@@ -1,4 +1,4 @@
-"""The figures of all rounds, as they are written to a JSON file and shown."""
+"""Results of all rounds: their JSON file and their table."""
 
 import statistics
 from pathlib import Path
@@ -11,7 +11,7 @@ from benchmarks.measures import MEASURES, Measure
 
 
 class Spread(BaseModel):
-    """The rounds' figures of one measure."""
+    """The figures of one measure in all rounds."""
 
     median: float
     least: float
@@ -51,7 +51,7 @@ class Results(BaseModel):
         return self.figures[system].get(measure)
 
     def best_peer(self, measure: Measure) -> str | None:
-        """The other system (not ours in any variant) with the best median."""
+        """Return the system with the best median that is no variant of skillfleet."""
         found = {
             name: spread.median
             for name in self.figures
@@ -64,10 +64,10 @@ class Results(BaseModel):
         """A peer; and with as many sleeping jobs as ours, where those are measured."""
         sleepers = (self.slots.get(each, {}).get("sleepers") for each in (name, "skillfleet"))
         alike = not measure.name.startswith("sleep_") or len(set(sleepers)) == 1
-        return alike and not name.startswith("skillfleet")
+        return alike and not name.startswith("skillfleet") and not name.endswith("-bare")
 
     def against_best(self, measure: Measure) -> float | None:
-        """How many times better than the best peer ours is: below one, we lose."""
+        """Return how many times better skillfleet is than the best peer; below 1 it is behind."""
         peer, ours = self.best_peer(measure), self.figures.get("skillfleet", {}).get(measure.name)
         theirs = self.of(peer, measure.name) if peer else None
         if ours is None or theirs is None or not ours.median or not theirs.median:
@@ -77,14 +77,14 @@ class Results(BaseModel):
 
 
 def number(value: float) -> str:
-    """Three digits that matter, and no more."""
+    """Format a number with three significant digits."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def cell(spread: Spread | None) -> str:
-    """Median with the range of the rounds."""
+    """Format the median with the range of the rounds."""
     if spread is None:
         return "-"
     if len(spread.rounds) == 1:

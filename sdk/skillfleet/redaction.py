@@ -97,7 +97,7 @@ class SecretRegistry:
         """Return the text without registered secrets and without JSON Web Tokens."""
         if _TOKEN_START in text:
             text = _TOKEN.sub(HIDDEN, text)
-        if any(probe in text for probe in self._probes):
+        if _occurs(self._probes, text):
             for form in self._longest_first:
                 text = text.replace(form, HIDDEN)
         return text
@@ -111,7 +111,7 @@ class SecretRegistry:
 
         One pass over a whole document, instead of one over each of its values.
         """
-        return _TOKEN_START in document or any(probe in document for probe in self._json_probes)
+        return _TOKEN_START in document or _occurs(self._json_probes, document)
 
     def _compile(self) -> None:
         every: set[str] = set().union(*self._forms.values())
@@ -232,6 +232,14 @@ def _probes(value: str) -> tuple[str, ...]:
         if not any(shorter in form for shorter in found):
             found.append(form)
     return tuple(found)
+
+
+def _occurs(probes: tuple[str, ...], text: str) -> bool:
+    # A loop takes half the time of `any` over a generator, for each line of the log.
+    for probe in probes:  # noqa: SIM110
+        if probe in text:
+            return True
+    return False
 
 
 def _in_json(text: str) -> set[str]:

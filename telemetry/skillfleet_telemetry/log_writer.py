@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-_LINGER_SECONDS = 0.005
+_LINGER_SECONDS = 0.02
 _MAX_CHARACTERS = 16 * 1024 * 1024
 _WAIT_SECONDS = 0.5
 """How long a full queue holds a caller up before lines are dropped."""

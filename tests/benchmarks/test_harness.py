@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import goals
 from benchmarks.measures import MEASURES
 from benchmarks.page import figures, renew
 from benchmarks.results import Results, Spread, cell
@@ -24,7 +25,7 @@ TINY = {
     "queued": 10,
     "held": 5,
 }
-OURS_ALONE = {"cancel_p50_ms", "submit_sync_cpu_ms"}
+OURS_ALONE = {"cancel_p50_ms", "submit_sync_cpu_ms", "running_stream_bytes"}
 
 
 @pytest.fixture
@@ -62,6 +63,8 @@ def test_the_harness_measures_skillfleet_and_plain_celery(tmp_path: Path) -> Non
     of_both = {each.name for each in MEASURES if not each.name.startswith("artifact_")} - OURS_ALONE
     assert set(found.figures["celery-threads"]) == of_both
     assert set(found.figures["skillfleet"]) == {each.name for each in MEASURES}
+    assert {"drain_rate", "result_rate"} < set(found.figures["skillfleet-quiet"])
+    assert "events_1" not in found.figures["skillfleet-quiet"]
     for figures_of in found.figures.values():
         assert all(len(spread.rounds) == TINY["rounds"] for spread in figures_of.values())
     assert found.figures["celery-threads"]["commands"].median > 10
@@ -96,7 +99,7 @@ def test_the_page_names_each_loss_and_keeps_what_stands_around_the_figures(
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
-    losses = text.partition("Where a peer is ahead")[2]
+    losses = text.partition("Measures in which a peer is ahead")[2]
     assert "idle worker's memory" in losses
     assert "no-ops, queue drained" not in losses
 
@@ -108,3 +111,17 @@ def test_the_committed_page_follows_the_committed_figures() -> None:
     assert shown is not None
     assert shown[1] == figures(Results.read(source), source)
     assert json.loads(source.read_text())["sizes"]["jobs"] >= 1000
+
+
+def test_a_goal_compares_round_by_round_and_gives_the_reason_where_it_is_missed(
+    results: Results,
+) -> None:
+    results.figures["skillfleet"]["drain_rate"] = Spread.of([20.0, 30.0, 40.0])
+    results.figures["skillfleet-quiet"] = {"drain_rate": Spread.of([20.0, 60.0, 40.0])}
+    results.figures["dramatiq-bare"] = {"drain_rate": Spread.of([20.0, 20.0, 20.0])}
+    shown = goals.table(results)
+    assert "| default configuration over quiet, drained no-ops | ≥ 0.85 | 1.00 (0.50-1.00)" in shown
+    assert "drained no-ops | ≥ 2.00 | 1.50 (1.00-2.00) | no |" in shown
+    assert "- default configuration over dramatiq bare, drained no-ops: two cores" in shown
+    assert "- default configuration over quiet" not in shown
+    assert "artifact" not in shown, "it was not measured"

@@ -1,0 +1,124 @@
+"""The goals of the default configuration, which docs/performance.md compares with the figures."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.results import Results, Spread, cell, number
+
+OURS = "skillfleet"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound for a measure of ours, or for its ratio to the same measure of `over`.
+
+    `reason` is for the page, where the goal is missed.
+    """
+
+    title: str
+    measure: str
+    bound: float
+    better: Literal["more", "less"]
+    over: str | None = None
+    unit: str = ""
+    reason: str = ""
+
+    def now(self, results: Results) -> Spread | None:
+        """Return the figure, a ratio round by round; None where it was not measured."""
+        ours = self._spread(results, OURS)
+        if self.over is None or ours is None:
+            return ours
+        other = self._spread(results, self.over)
+        if other is None:
+            return None
+        pairs = zip(ours.rounds, other.rounds, strict=True)
+        return Spread.of([mine / theirs for mine, theirs in pairs])
+
+    def is_met_by(self, now: Spread) -> bool:
+        """Whether the median keeps to the bound."""
+        return now.median >= self.bound if self.better == "more" else now.median <= self.bound
+
+    def _spread(self, results: Results, system: str) -> Spread | None:
+        return results.figures.get(system, {}).get(self.measure)
+
+
+GOALS = (
+    Goal(
+        "default configuration over quiet, drained no-ops",
+        "drain_rate",
+        0.85,
+        "more",
+        over="skillfleet-quiet",
+        reason="the line of a run is formatted in the thread that executes it",
+    ),
+    Goal(
+        "default configuration over dramatiq bare, drained no-ops",
+        "drain_rate",
+        2.0,
+        "more",
+        over="dramatiq-bare",
+        reason="two cores: Redis, which executes the scripts, and the worker share them",
+    ),
+    Goal(
+        "the same until the producer has every result, one call each",
+        "result_rate",
+        1.5,
+        "more",
+        over="dramatiq-bare",
+        reason=(
+            "worker, producer and Redis share two cores, and the producer's event loop costs more"
+            " for each result than a blocking read does"
+        ),
+    ),
+    Goal(
+        "Redis commands per no-op run, submit to result",
+        "commands",
+        20,
+        "less",
+        reason="commands inside of scripts count: record, indexes, lease, result and notification",
+    ),
+    Goal(
+        "Redis memory of a running run that emitted nothing",
+        "running_bytes",
+        2500,
+        "less",
+        unit="B",
+        reason="the record keeps the message, so that it can be published again",
+    ),
+    Goal(
+        "the same with a stream, at the chart's `stream-node-max-bytes`",
+        "running_stream_bytes",
+        3500,
+        "less",
+        unit="B",
+        reason="a stream reserves a node with its first entry",
+    ),
+    Goal(
+        "64 MiB artifact, worst stall of another client",
+        "artifact_64_stall_ms",
+        5,
+        "less",
+        unit="ms",
+        reason="the append-only file and the ping share the disk and two cores with the writer",
+    ),
+)
+
+
+def table(results: Results) -> str:
+    """Return the goals as a Markdown table, and the reasons for those that are missed."""
+    lines = ["| goal | bound | measured | met |", "| --- | --: | --: | --- |"]
+    missed = []
+    for goal in GOALS:
+        now = goal.now(results)
+        if now is None:
+            continue
+        met = goal.is_met_by(now)
+        sign = "≥" if goal.better == "more" else "≤"
+        unit = f" {goal.unit}" if goal.unit else ""
+        bound = f"{sign} {number(goal.bound)}{unit}"
+        lines.append(f"| {goal.title} | {bound} | {cell(now)}{unit} | {'yes' if met else 'no'} |")
+        if not met:
+            missed.append(f"- {goal.title}: {goal.reason}.")
+    if missed:
+        lines += ["", "Missed, and why:", "", *missed]
+    return "\n".join(lines)
