@@ -29,8 +29,8 @@ TRANSPORTS = {"kombu": None, "engine": "skillfleet_engine.transport:Transport"}
 
 app = Celery("drain", broker=os.environ.get("DRAIN_URL", "memory://"), set_as_current=False)
 app.conf.update(
-    worker_pool="skillfleet_engine.celery_hooks.pool:LoopPool",
-    worker_consumer="skillfleet_engine.celery_hooks.consumer:LoopConsumer",
+    worker_pool="skillfleet_engine:LoopPool",
+    worker_consumer="skillfleet_engine:LoopConsumer",
     worker_disable_prefetch=True,
     worker_prefetch_multiplier=1,
     task_ignore_result=True,

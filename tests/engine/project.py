@@ -18,8 +18,8 @@ from typing import Any
 from celery import Celery, Task, current_task, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
+from skillfleet_engine import AsyncTask
 from skillfleet_engine.celery_hooks.slots import release_slot
-from skillfleet_engine.celery_hooks.task import AsyncTask
 from skillfleet_engine.loop import bridge
 from skillfleet_engine.loop.watchdog import BlockedReport, loop_blocked
 

@@ -9,9 +9,8 @@ import pytest
 from celery import Celery, Task
 from celery.exceptions import ImproperlyConfigured
 
-from skillfleet_engine.celery_hooks.pool import LoopPool
+from skillfleet_engine import AsyncTask, LoopPool
 from skillfleet_engine.celery_hooks.settings import EngineSettings
-from skillfleet_engine.celery_hooks.task import AsyncTask
 
 
 @pytest.fixture
@@ -85,3 +84,13 @@ def test_the_engine_knows_nothing_of_skills() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_the_package_loads_its_names_at_first_use() -> None:
+    code = (
+        "import sys, skillfleet_engine\n"
+        "assert not [name for name in sys.modules if name.startswith('celery')]\n"
+        "assert skillfleet_engine.LoopConsumer and skillfleet_engine.LoopPool\n"
+        "assert not hasattr(skillfleet_engine, 'Nothing')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

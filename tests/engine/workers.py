@@ -16,8 +16,8 @@ from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 LOOP = {
-    "worker_pool": "skillfleet_engine.celery_hooks.pool:LoopPool",
-    "worker_consumer": "skillfleet_engine.celery_hooks.consumer:LoopConsumer",
+    "worker_pool": "skillfleet_engine:LoopPool",
+    "worker_consumer": "skillfleet_engine:LoopConsumer",
 }
 POOLS: dict[str, dict[str, Any]] = {
     "loop": LOOP,

@@ -24,7 +24,7 @@ from skillfleet_worker.celery_hooks.skill_task import SkillTask
 from skillfleet_worker.services.node import Node
 from skillfleet_worker.settings import WorkerSettings
 
-LOOP_POOL = "skillfleet_engine.celery_hooks.pool:LoopPool"
+LOOP_POOL = "skillfleet_engine:LoopPool"
 POOLS = {"loop": LOOP_POOL, "prefork": "prefork", "threads": "threads"}
 LOOP_CONCURRENCY = 100
 

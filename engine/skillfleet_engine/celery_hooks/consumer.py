@@ -1,6 +1,6 @@
 """Celery's consumer, without standing in the event loop's way.
 
-Select it with `worker_consumer = "skillfleet_engine.celery_hooks.consumer:LoopConsumer"`. Under
+Select it with `worker_consumer = "skillfleet_engine:LoopConsumer"`. Under
 `LoopPool` the loop keeps turning while the consumer connects, loses its connection, waits for the
 broker to come back, starts and stops its parts, and sends events. Under any other pool it is
 Celery's own.

@@ -1,7 +1,7 @@
 """A Celery pool that runs tasks on one event loop, hundreds at once in one process.
 
-Select it with `worker_pool = "skillfleet_engine.celery_hooks.pool:LoopPool"`, best together with
-`worker_consumer = "skillfleet_engine.celery_hooks.consumer:LoopConsumer"`, which keeps the loop
+Select it with `worker_pool = "skillfleet_engine:LoopPool"`, best together with
+`worker_consumer = "skillfleet_engine:LoopConsumer"`, which keeps the loop
 turning while the broker is away. `worker_concurrency` is the number of tasks that run at once. With
 `worker_disable_prefetch` (Redis) or late acknowledgement and `worker_prefetch_multiplier = 1`
 (any broker) the worker fetches no more messages than it has free slots.

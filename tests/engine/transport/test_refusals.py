@@ -13,7 +13,7 @@ from tests.engine.workers import Worker
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
-CONSUMER = "skillfleet_engine.celery_hooks.consumer:LoopConsumer"
+CONSUMER = "skillfleet_engine:LoopConsumer"
 Commands = tuple[tuple[str, ...], tuple[str, ...]]
 
 REFUSALS: dict[str, Commands] = {
