@@ -64,9 +64,9 @@ def test_a_message_built_from_the_record_says_what_the_client_s_said() -> None:
     info = {"routing_key": "celery", "priority": 7}
     received = {**sent.headers, **sent.body[2], "delivery_info": info, **sent.properties}
     delivery = read_delivery("kit.add", received, (), {"x": 1}, (), 1_000_000)
-    adoption = delivery.adoption(WorkerSettings.load())
-    assert adoption is not None
-    invocation = invocation_of(run_id, fields_of(adoption))
+    foreign = delivery.foreign_record(WorkerSettings.load())
+    assert foreign is not None
+    invocation = invocation_of(run_id, fields_of(foreign))
     assert invocation is not None
     again = headers(invocation)
     assert {**again, "kwargsrepr": 0, "argsrepr": 0} == {
@@ -87,11 +87,11 @@ def test_a_message_built_from_the_record_says_what_the_client_s_said() -> None:
 def test_a_fleet_s_own_record_keeps_nothing_twice() -> None:
     plain = {"id": "r", "task": "kit.add", "root_id": "r", "delivery_info": {"routing_key": "q"}}
     delivery = read_delivery("kit.add", plain, (), {}, (), 1000)
-    adoption = delivery.adoption(WorkerSettings.load())
-    assert adoption is not None
-    assert adoption.celery is None
+    foreign = delivery.foreign_record(WorkerSettings.load())
+    assert foreign is not None
+    assert foreign.celery is None
     own = read_delivery("kit.add", {**plain, "skillfleet": {"version": 1}}, (), {}, (), 1000)
-    assert own.adoption(WorkerSettings.load()) is None
+    assert own.foreign_record(WorkerSettings.load()) is None
 
 
 def fields_of(new: Submission) -> list[bytes | None]:

@@ -18,8 +18,8 @@ from skillfleet_worker.attempts.context import Capabilities
 from skillfleet_worker.attempts.executor import Executor
 from skillfleet_worker.attempts.process import WorkerProcess
 from skillfleet_worker.celery_hooks.consumer import keep_refused
-from skillfleet_worker.services.drain import DrainLine
-from skillfleet_worker.services.gc_tuning import relieve_collector
+from skillfleet_worker.services.drain import ShutdownPipes
+from skillfleet_worker.services.gc_tuning import tune_gc
 from skillfleet_worker.services.node import Node
 from skillfleet_worker.services.resource_reaper import ResourceReaper
 from skillfleet_worker.services.telemetry import Telemetry
@@ -60,7 +60,7 @@ def check_settings(settings: WorkerSettings, pool: str) -> Adapters:
 
 def connect_signals(app: Celery, node: Node) -> None:
     """Start, drain and stop the node with Celery's worker, in every pool."""
-    line = DrainLine(node)
+    line = ShutdownPipes(node)
     node.release_runs = line.release
     node.end_process = line.end
 
@@ -78,7 +78,7 @@ def connect_signals(app: Celery, node: Node) -> None:
         _log_disabled(node)
         if not _has_children(sender):
             node.start()
-            relieve_collector()
+            tune_gc()
 
     def shuts_down(how: str = "Warm", **_: Any) -> None:
         line.drain(fast=how == "Cold")
@@ -103,11 +103,11 @@ def connect_signals(app: Celery, node: Node) -> None:
     signals.worker_shutdown.connect(stopped, weak=False)
     Telemetry(node).connect()
     # Last, after the handlers above have loaded what they need, and before prefork forks.
-    signals.worker_init.connect(relieve_collector, weak=False)
+    signals.worker_init.connect(tune_gc, weak=False)
     node.bind(app)
 
 
-def _forward_signals(consumer: Any, line: DrainLine) -> None:
+def _forward_signals(consumer: Any, line: ShutdownPipes) -> None:
     if isinstance(getattr(consumer, "pool", None), LoopPool):
         consumer.pool.on_signal = line.noted
 

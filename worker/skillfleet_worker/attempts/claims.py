@@ -12,7 +12,7 @@ from skillfleet.skills.spec import SkillSpec
 from skillfleet_ledger.runs.records import Claim, ClaimStatus, Lease, RunLimits
 from skillfleet_telemetry.metrics import DUPLICATES, RUNS, record
 from skillfleet_worker.attempts.delivery import Delivery
-from skillfleet_worker.attempts.messages import adopt
+from skillfleet_worker.attempts.messages import register_foreign_run
 from skillfleet_worker.attempts.outcomes import (
     Cancelled,
     Failed,
@@ -69,9 +69,9 @@ class Claims:
     async def _refuse(self, delivery: Delivery, error: UnauthorizedError) -> Outcome | Claim:
         """End the run of a caller who may not start it."""
         logger.warning("run %s is refused: %s", delivery.run_id, error)
-        adoption = delivery.adoption(self._process.settings)
-        if adoption is not None:
-            await adopt(self._process.ledger, adoption)
+        foreign = delivery.foreign_record(self._process.settings)
+        if foreign is not None:
+            await register_foreign_run(self._process.ledger, foreign)
         refused = Failed(error.code, str(error), error)
         closed = await self._process.ledger.leases.end_unclaimed(
             delivery.run_id, delivery.task, refused.end()
@@ -89,7 +89,7 @@ class Claims:
             # Differs for each delivery, in all processes.
             f"{self._process.name}-{next(self._numbers)}",
             settings.lease_ms,
-            delivery.adoption(settings),
+            delivery.foreign_record(settings),
             RunLimits(int((spec.timeout or 0) * 1000), spec.max_deliveries or 0),
         )
         ended: Cancelled | TimedOut | None = None

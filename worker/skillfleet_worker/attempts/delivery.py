@@ -85,7 +85,7 @@ class Delivery:
         """The delivery with the caller's claims as they are to be believed."""
         return self if claims is self.auth else replace(self, auth=claims)
 
-    def adoption(self, settings: WorkerSettings) -> Submission | None:
+    def foreign_record(self, settings: WorkerSettings) -> Submission | None:
         """The record of a run that a plain Celery client sent; None for a fleet's own message.
 
         The record of a fleet's own message exists until the run expired: it must not start

@@ -112,7 +112,7 @@ class EventBuffer:
         """True once the attempt may write no more events."""
         return self._closed
 
-    def resume_after(self, number: int) -> None:
+    def rewind_to(self, number: int) -> None:
         """Continue after event `number`: the stream has lost what was written after it."""
         self._written = number
 

@@ -146,17 +146,19 @@ def _is_limit(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
-def adoption_of(message: Any, settings: Settings, *, of_anyone: bool = False) -> Submission | None:
+def record_from_message(
+    message: Any, settings: Settings, *, require_plain: bool = True
+) -> Submission | None:
     """The record for the run of a plain Celery client's message, without its arguments.
 
     None for a message without the id of a run and the name of a skill, and for a fleet's own,
-    whose record exists until the run expired, unless `of_anyone`.
+    whose record exists until the run expired, unless `require_plain` is false.
     """
     headers = message.headers or {}
     run_id = headers.get("id")
     if not isinstance(run_id, str) or not 0 < len(run_id) <= _LONGEST_ID:
         return None
-    if HEADER in headers and not of_anyone:
+    if HEADER in headers and require_plain:
         return None
     try:
         agent, skill = split_task(headers.get("task"))
@@ -209,12 +211,12 @@ def new_record(
     )
 
 
-async def adopt(ledger: Ledger, adoption: Submission) -> bool:
+async def register_foreign_run(ledger: Ledger, foreign: Submission) -> bool:
     """Write the record of a plain client's run; False when there is one."""
     try:
-        await ledger.queries.state(adoption.id)
+        await ledger.queries.state(foreign.id)
     except UnknownRunError:
-        return await ledger.submissions.submit(adoption)
+        return await ledger.submissions.submit(foreign)
     return False
 
 

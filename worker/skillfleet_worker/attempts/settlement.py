@@ -118,7 +118,7 @@ class Settlement:
                 return written
             # Redis came back with less than it had: the run ends after what is left.
             _, seq = await self._ledger.queries.state(attempt.run_id)
-            events.resume_after(seq)
+            events.rewind_to(seq)
 
     async def _write(self, attempt: Attempt, seq: int, outcome: Outcome) -> WriteResult:
         """Write the outcome once; `seq` is the number of the attempt's last event."""

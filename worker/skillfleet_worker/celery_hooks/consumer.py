@@ -15,7 +15,7 @@ from skillfleet_ledger import Ledger
 from skillfleet_ledger.celery_format import RunEnd
 from skillfleet_ledger.runs.records import Submission
 from skillfleet_telemetry.metrics import DEAD_LETTERS, record
-from skillfleet_worker.attempts.messages import adopt, adoption_of, body_of
+from skillfleet_worker.attempts.messages import body_of, record_from_message, register_foreign_run
 from skillfleet_worker.celery_hooks.envelope import (
     legible_part,
     most_message_bytes,
@@ -158,32 +158,32 @@ class FleetConsumer(LoopConsumer):
 
     def _keep(self, message: Any, reason: str) -> None:
         """A dead letter; the run of a plain Celery client ends with the same reason."""
-        adoption = _adoption_of(message, node_of(self.app).settings)
+        foreign = _legible_record(message, node_of(self.app).settings)
         body = body_of(message)
         self._then_acknowledge(
             message,
-            lambda ledger: _refuse(ledger, body, reason, adoption),
+            lambda ledger: _refuse(ledger, body, reason, foreign),
             f"message refused: {reason}",
         )
 
     def _end(self, message: Any, end: RunEnd) -> None:
         """End the run behind a message; a message without a run is kept instead."""
-        adoption = adoption_of(message, node_of(self.app).settings, of_anyone=True)
-        if adoption is None:
+        foreign = record_from_message(message, node_of(self.app).settings, require_plain=False)
+        if foreign is None:
             self._keep(message, end.message)
             return
 
         async def close(ledger: Ledger) -> None:
-            if adoption_of(message, ledger.settings) is not None:
-                await adopt(ledger, adoption)
+            if record_from_message(message, ledger.settings) is not None:
+                await register_foreign_run(ledger, foreign)
             # Anybody can make up a message with a stranger's run id.
-            record = await ledger.queries.invocation(adoption.id)
-            if record is not None and record.task == adoption.task:
-                await ledger.leases.end_unclaimed(adoption.id, adoption.task, end)
+            record = await ledger.queries.invocation(foreign.id)
+            if record is not None and record.task == foreign.task:
+                await ledger.leases.end_unclaimed(foreign.id, foreign.task, end)
                 # Whoever gets the message again knows the skill as little.
-                await ledger.maintenance.finish_canvas(adoption.id)
+                await ledger.maintenance.finish_canvas(foreign.id)
 
-        self._then_acknowledge(message, close, f"run {adoption.id} ended: {end.message}")
+        self._then_acknowledge(message, close, f"run {foreign.id} ended: {end.message}")
 
     def _then_acknowledge(self, message: Any, work: LedgerWork, report: str) -> None:
         try:
@@ -209,21 +209,21 @@ def keep_refused(settings: WorkerSettings, body: bytes, reason: str) -> None:
     The run of a plain Celery client ends, where the message still says which it is.
     """
     message = undecoded(body)
-    adoption = _adoption_of(message, settings) if message is not None else None
-    run_in_thread_with_ledger(settings, lambda ledger: _refuse(ledger, body, reason, adoption))
+    foreign = _legible_record(message, settings) if message is not None else None
+    run_in_thread_with_ledger(settings, lambda ledger: _refuse(ledger, body, reason, foreign))
 
 
-def _adoption_of(message: Any, settings: WorkerSettings) -> Submission | None:
+def _legible_record(message: Any, settings: WorkerSettings) -> Submission | None:
     legible = legible_part(message)
-    return adoption_of(legible, settings) if legible is not None else None
+    return record_from_message(legible, settings) if legible is not None else None
 
 
-async def _refuse(ledger: Ledger, body: bytes, reason: str, adoption: Submission | None) -> None:
+async def _refuse(ledger: Ledger, body: bytes, reason: str, foreign: Submission | None) -> None:
     await ledger.dead_letters.add(reason, body)
     record(DEAD_LETTERS, 1, "message")
-    if adoption is not None and await adopt(ledger, adoption):
+    if foreign is not None and await register_foreign_run(ledger, foreign):
         end = RunEnd(RunState.FAILED, ReasonCode.INVALID_ARGUMENTS, reason)
-        await ledger.leases.end_unclaimed(adoption.id, adoption.task, end)
+        await ledger.leases.end_unclaimed(foreign.id, foreign.task, end)
 
 
 def run_in_thread_with_ledger(settings: WorkerSettings, work: LedgerWork) -> Any:

@@ -17,9 +17,9 @@ from skillfleet_producer.tracing import run_trace_id
 from skillfleet_worker.attempts.messages import (
     TIME_LIMIT,
     WORKER_TIME_LIMITS,
-    adopt,
-    adoption_of,
     attempt_time_limit,
+    record_from_message,
+    register_foreign_run,
 )
 from skillfleet_worker.attempts.process import name_of
 from skillfleet_worker.celery_hooks.consumer import run_in_thread_with_ledger
@@ -124,23 +124,25 @@ class SkillRequest(Request):
         expired: bool,  # noqa: FBT001
     ) -> None:
         settings = self.task.node.settings
-        adoption = adoption_of(self.message, settings)
+        foreign = record_from_message(self.message, settings)
         why = "its message expired" if expired else "revoked through Celery"
         end = RunEnd(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, why)
 
         async def close(ledger: Ledger) -> bool:
             """Whether the run ends by this; one that is executed, or has ended, does not."""
-            if adoption is None:
+            if foreign is None:
                 return True
-            if not await adopt(ledger, adoption) and not await _is_plain(ledger, adoption.id):
+            if not await register_foreign_run(ledger, foreign) and not await _is_plain(
+                ledger, foreign.id
+            ):
                 return True
             if (
-                await ledger.leases.end_unclaimed(adoption.id, adoption.task, end)
+                await ledger.leases.end_unclaimed(foreign.id, foreign.task, end)
                 != EndResult.ENDED_NOW
             ):
                 return False
             # Celery itself tells a chord of it, below.
-            await ledger.maintenance.finish_canvas(adoption.id)
+            await ledger.maintenance.finish_canvas(foreign.id)
             return True
 
         try:

@@ -26,7 +26,7 @@ _END_SECONDS = 2.0
 _PARENT_SECONDS = 0.5
 
 
-class DrainLine:
+class ShutdownPipes:
     """Opened before the pool forks; a second order to drain is one to be fast."""
 
     def __init__(self, node: Node) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 _YOUNG_OBJECTS = 10_000
 
 
-def relieve_collector(**_: Any) -> None:
+def tune_gc(**_: Any) -> None:
     """Leave what the start has made out of the collector's rounds, and have fewer of them.
 
     Modules, classes and the app stay until the process ends, yet each full round would look at
