@@ -1,1 +1,1 @@
-"""What puts skillfleet on machines: image, compose file, manifests, and what makes them."""
+"""Deployment: image, compose file, manifests, and the generators of files."""

@@ -1,4 +1,4 @@
-"""Make the values tables of helm/README.md from the `# --` comments of helm/values.yaml.
+"""Write the values tables of helm/README.md from the `# --` comments of helm/values.yaml.
 
 `python -m deploy.chart_readme` writes them, `--check` only compares.
 """
@@ -22,7 +22,7 @@ MARK = "# -- "
 
 @dataclass(frozen=True)
 class Value:
-    """One documented key: its dotted path, its default as JSON, and what its comment says."""
+    """One documented key: its dotted path, its default as JSON, and its comment."""
 
     path: str
     default: str
@@ -30,7 +30,7 @@ class Value:
 
 
 def comment_above(lines: list[str], line: int) -> str | None:
-    """The `# --` comment that ends right above a line, without its marks; None without one."""
+    """Return the `# --` comment right above a line, without its marks; None without one."""
     block: list[str] = []
     while line > 0 and lines[line - 1].lstrip().startswith("#"):
         line -= 1
@@ -41,9 +41,9 @@ def comment_above(lines: list[str], line: int) -> str | None:
 
 
 def read_values(text: str) -> list[Value]:
-    """All documented keys in their order.
+    """Read all documented keys in their order.
 
-    Raises ValueError for a key without a comment, neither of its own nor for what is in it.
+    Raises ValueError for a key without a comment, on itself or on the keys below it.
     """
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     return list(_walk(root, text.splitlines(), ""))
@@ -69,7 +69,7 @@ def _default(node: yaml.Node) -> str:
 
 
 def tables(values: list[Value]) -> str:
-    """The values as Markdown, one table a top-level key that has several."""
+    """Format the values as Markdown, one table per top-level key."""
     lines: list[str] = []
     group = None
     for value in values:
@@ -83,9 +83,9 @@ def tables(values: list[Value]) -> str:
 
 
 def render(readme: str, values: str) -> str:
-    """The README with its tables made anew.
+    """Replace the tables of the README.
 
-    Raises ValueError when its two marks are not there.
+    Raises ValueError when one of its two marks is missing.
     """
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -96,7 +96,7 @@ def render(readme: str, values: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run the script; returns the exit status, 1 when `--check` finds a difference."""
-    parser = argparse.ArgumentParser(description="Make the values tables of helm/README.md.")
+    parser = argparse.ArgumentParser(description="Write the values tables of helm/README.md.")
     parser.add_argument("--check", action="store_true", help="compare only; exit 1 on drift")
     options = parser.parse_args(arguments)
     readme = CHART / "README.md"

@@ -1,4 +1,4 @@
-"""Write generated files, or check that those on disk are what would be written."""
+"""Writer of generated files, and comparison with those on disk."""
 
 import difflib
 import sys
@@ -16,7 +16,7 @@ def write(files: Mapping[Path, str], stale: Sequence[Path] = ()) -> None:
 
 
 def drift(files: Mapping[Path, str], stale: Sequence[Path] = ()) -> list[str]:
-    """What differs on disk, as lines of unified diffs; empty when nothing does."""
+    """Compare with the files on disk; returns lines of unified diffs."""
     lines: list[str] = []
     for path, wanted in files.items():
         found = path.read_text(encoding="utf-8") if path.exists() else ""

@@ -1,4 +1,4 @@
-"""Pick the image's dependencies out of requirements.lock, hashes included.
+"""Select the image's dependencies from requirements.lock, hashes included.
 
 `python -m deploy.image_lock` writes deploy/docker/runtime.lock (what the image runs) and build.lock
 (what builds the wheel), `--check` only compares. It needs no network: requirements.lock stays the
@@ -23,14 +23,14 @@ ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "deploy" / "docker"
 EXTRAS = ("worker", "cli", "auth")
 ITSELF = "skillfleet"
-# Flower stands in the extra `dev` with what only a laptop wants.
+# Flower is in the extra `dev`, with packages that only a laptop needs.
 FROM_DEV = ("flower",)
 HEADER = "# Picked from requirements.lock by `python -m deploy.image_lock`; do not edit.\n"
 PYTHON = {"python_version": "3.13", "python_full_version": "3.13.0", "sys_platform": "linux"}
 
 
 def entries(lock: str) -> dict[str, str]:
-    """The lock's entries with their hashes, by package name."""
+    """Read the lock's entries with their hashes, by package name."""
     found: dict[str, str] = {}
     for block in re.split(r"\n(?=[A-Za-z0-9])", lock):
         name = re.match(r"[A-Za-z0-9._-]+(?===)", block.strip())
@@ -40,14 +40,14 @@ def entries(lock: str) -> dict[str, str]:
 
 
 def wanted(requirement: Requirement, extras: Iterable[str]) -> bool:
-    """True when the image's Python needs this requirement of a package with these extras."""
+    """Return True when the image's Python needs this requirement of a package with these extras."""
     if requirement.marker is None:
         return True
     return any(requirement.marker.evaluate({**PYTHON, "extra": extra}) for extra in ("", *extras))
 
 
 def closure(roots: Iterable[Requirement]) -> set[str]:
-    """The names of all packages that the roots need, themselves included.
+    """Return the names of all packages that the roots need, themselves included.
 
     Raises importlib.metadata.PackageNotFoundError when one of them is not installed here.
     """
@@ -65,12 +65,12 @@ def closure(roots: Iterable[Requirement]) -> set[str]:
 
 
 def pick(lock: dict[str, str], roots: Iterable[Requirement]) -> str:
-    """The lock's part that the roots need, as a lock of its own."""
+    """Return the part of the lock that the roots need, as a lock file."""
     return HEADER + "".join(lock[name] for name in sorted(closure(roots)))
 
 
 def runtime_roots(project: dict[str, Any]) -> list[Requirement]:
-    """What the image runs: the project's dependencies, two extras, Flower."""
+    """Return the image's requirements: the project's dependencies, two extras, Flower."""
     optional = project["project"]["optional-dependencies"]
     lines = [*project["project"]["dependencies"], *(line for e in EXTRAS for line in optional[e])]
     # An extra that includes another names the project itself.
@@ -79,7 +79,7 @@ def runtime_roots(project: dict[str, Any]) -> list[Requirement]:
 
 
 def locks() -> dict[Path, str]:
-    """Both files with their text."""
+    """Build both files."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     lock = entries((ROOT / "requirements.lock").read_text("utf-8"))
     build = [Requirement(line) for line in project["build-system"]["requires"]]

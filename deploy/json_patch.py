@@ -1,4 +1,4 @@
-"""The difference of two objects as a JSON patch (RFC 6902), as kustomize takes it."""
+"""Difference of two objects as a JSON patch (RFC 6902) for kustomize."""
 
 from typing import Any
 

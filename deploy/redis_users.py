@@ -16,9 +16,9 @@ NAMESPACE, QUEUE = "skillfleet", "celery"
 
 
 def users(namespace: str, queues: list[str]) -> str:
-    """The users as an ACL file without passwords, one a line.
+    """Return the users as an ACL file without passwords, one per line.
 
-    Raises helm_python's HelmError for a namespace or a queue that the chart refuses.
+    Raises helm_python's HelmError for a namespace or queue that the chart refuses.
     """
     first, *_ = queues
     values = {

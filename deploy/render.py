@@ -1,4 +1,4 @@
-"""Render deploy/k8s from the chart: a base that runs by itself, and what each overlay changes.
+"""Render deploy/k8s from the chart: a base that works alone, and the changes of each overlay.
 
 `python -m deploy.render` writes the files, `--check` only compares them with the chart's output.
 `--out` and `--namespace` render the same objects to another folder and for another namespace.
@@ -25,12 +25,12 @@ MANIFESTS = ROOT / "k8s"
 OVERLAYS = ("small", "production")
 RELEASE = "skillfleet"
 HEADER = "# Rendered from the chart by `python -m deploy.render`; do not edit.\n"
-# Helm's own labels: nothing here is Helm's.
+# Helm's own labels: Helm does not manage these objects.
 HELM_LABELS = ("helm.sh/chart", "app.kubernetes.io/managed-by")
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML as people write it: long texts as blocks."""
+    """Dumper of readable YAML: long texts as blocks."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -42,7 +42,7 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def render_chart(values: Mapping[str, Any], release: str, namespace: str) -> list[Manifest]:
-    """The chart's objects for these values, hooks left out.
+    """Render the chart's objects for these values, without hooks.
 
     Raises helm_python's HelmError when the values are refused.
     """
@@ -59,13 +59,13 @@ def render_chart(values: Mapping[str, Any], release: str, namespace: str) -> lis
 
 
 def is_hook(manifest: Manifest) -> bool:
-    """True for what Helm runs beside a release, such as its test pod and that pod's policy."""
+    """Return True for hooks, such as the test pod and its policy."""
     labels = manifest["metadata"].get("labels", {})
     return bool(labels.get("app.kubernetes.io/component") == "test")
 
 
 def without_helm_labels(value: Any) -> Any:
-    """A copy without the labels that only mean something to Helm, at any depth."""
+    """Copy an object without Helm's own labels, at any depth."""
     if isinstance(value, dict):
         kept = ((key, item) for key, item in value.items() if key not in HELM_LABELS)
         return {key: without_helm_labels(item) for key, item in kept}
@@ -75,12 +75,12 @@ def without_helm_labels(value: Any) -> Any:
 
 
 def identity(manifest: Manifest) -> tuple[str, str]:
-    """An object's kind and name."""
+    """Return an object's kind and name."""
     return manifest["kind"], manifest["metadata"]["name"]
 
 
 def part_of(manifest: Manifest) -> str:
-    """The file an object belongs to: its part, and its pool for what each pool has."""
+    """Return the file of an object: its component, with its pool for a worker."""
     labels = manifest["metadata"]["labels"]
     pool = labels.get("skillfleet/pool")
     component = str(labels["app.kubernetes.io/component"])
@@ -88,12 +88,12 @@ def part_of(manifest: Manifest) -> str:
 
 
 def dump(documents: Iterable[Any]) -> str:
-    """The documents as one YAML stream."""
+    """Dump the documents as one YAML stream."""
     return HEADER + yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=1000)
 
 
 def folder_files(folder: Path, manifests: Iterable[Manifest]) -> dict[Path, str]:
-    """One file a part, with all its objects."""
+    """Build one file per component, with all its objects."""
     parts: dict[str, list[Manifest]] = {}
     for manifest in manifests:
         parts.setdefault(part_of(manifest), []).append(manifest)
@@ -101,14 +101,14 @@ def folder_files(folder: Path, manifests: Iterable[Manifest]) -> dict[Path, str]
 
 
 def kustomization(namespace: str, resources: list[str], patches: list[Manifest]) -> str:
-    """A kustomization.yaml."""
+    """Build a kustomization.yaml."""
     head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
     body: Manifest = {**head, "namespace": namespace, "resources": resources}
     return dump([{**body, "patches": patches} if patches else body])
 
 
 def base_files(folder: Path, manifests: list[Manifest], namespace: str) -> dict[Path, str]:
-    """The base: the namespace and all objects."""
+    """Build the base: the namespace and all objects."""
     files = folder_files(folder, [namespace_object(namespace), *manifests])
     resources = sorted(path.name for path in files)
     return {folder / "kustomization.yaml": kustomization(namespace, resources, []), **files}
@@ -117,7 +117,7 @@ def base_files(folder: Path, manifests: list[Manifest], namespace: str) -> dict[
 def overlay_files(
     folder: Path, manifests: list[Manifest], base: list[Manifest], namespace: str
 ) -> dict[Path, str]:
-    """An overlay: the objects that the base lacks, and a patch for each that differs.
+    """Build an overlay: the objects that the base lacks, and a patch for each that differs.
 
     Raises ValueError when the base has an object that the overlay's values do not make.
     """
@@ -138,7 +138,7 @@ def overlay_files(
 
 
 def namespace_object(name: str) -> Manifest:
-    """The namespace, which refuses any pod outside the restricted Pod Security Standard."""
+    """Return the namespace, which enforces the restricted Pod Security Standard."""
     labels = {
         "app.kubernetes.io/component": "namespace",
         "pod-security.kubernetes.io/enforce": "restricted",
@@ -148,14 +148,14 @@ def namespace_object(name: str) -> Manifest:
 
 
 def render_values(name: str, namespace: str) -> list[Manifest]:
-    """What the chart makes of one of the values files."""
+    """Render the chart with one of the values files."""
     values = yaml.safe_load((MANIFESTS / "values" / f"{name}.yaml").read_text("utf-8"))
     manifests: list[Manifest] = without_helm_labels(render_chart(values, RELEASE, namespace))
     return manifests
 
 
 def render_all(out: Path, namespace: str) -> dict[Path, str]:
-    """Every generated file of deploy/k8s, by path under `out`."""
+    """Build all generated files of deploy/k8s, by path under `out`."""
     base = render_values("base", namespace)
     files = base_files(out / "base", base, namespace)
     for overlay in OVERLAYS:
@@ -165,7 +165,7 @@ def render_all(out: Path, namespace: str) -> dict[Path, str]:
 
 
 def stale_files(out: Path, files: Mapping[Path, str]) -> list[Path]:
-    """Manifests on disk that nothing renders any more."""
+    """Return manifests on disk that are no longer rendered."""
     found = [*out.glob("base/*.yaml"), *out.glob("overlays/**/*.yaml")]
     return sorted(path for path in found if path not in files)
 

@@ -1,4 +1,4 @@
-"""What skills of some size need: calls, retries, secrets, callers, blocking code, cleaning up."""
+"""Patterns of larger skills: calls, retries, secrets, callers, blocking code, cleaning up."""
 
 import asyncio
 import hashlib
@@ -11,7 +11,7 @@ from skillfleet import Agent, CancelledByCaller, RunContext, SkillError
 
 
 class Caller(BaseModel):
-    """Who calls; what the backend passes as `auth`."""
+    """The caller; the backend passes it as `auth`."""
 
     tenant: str
     scopes: tuple[str, ...] = ()
@@ -22,7 +22,7 @@ patterns = Agent("patterns", description="What skills of some size need", auth_m
 
 @patterns.skill
 async def compare(ctx: RunContext[Caller], first: str, second: str) -> str:
-    """Call another agent's skill twice at once; each call is a run of its own."""
+    """Call another agent's skill twice at once; each call is a child run."""
     calls = [ctx.call("words", "count", args={"text": text}) for text in (first, second)]
     one, two = [reply.result["words"] for reply in await asyncio.gather(*calls)]
     return "as long" if one == two else "longer" if one > two else "shorter"
@@ -30,7 +30,7 @@ async def compare(ctx: RunContext[Caller], first: str, second: str) -> str:
 
 @patterns.skill(max_retries=3, retry_on=(ConnectionError,))
 async def fetch(ctx: RunContext[Caller], page: str) -> str:
-    """Failures that may pass are tried again, later and later; others are not."""
+    """Retry temporary failures, with a growing backoff."""
     match ctx.attempt:
         case 1:
             raise ConnectionError("the connection was reset")
@@ -41,14 +41,14 @@ async def fetch(ctx: RunContext[Caller], page: str) -> str:
 
 @patterns.skill(scopes=("reports:read",), secrets=("signing-key",))
 async def sign(ctx: RunContext[Caller], text: str) -> str:
-    """Only callers with the scope get here; only declared secrets can be read."""
+    """Sign a text; requires a scope, and reads a declared secret."""
     key = ctx.secret("signing-key")
     return hashlib.sha256(f"{key}{ctx.auth.tenant}{text}".encode()).hexdigest()
 
 
 @patterns.skill(timeout=300)
 async def crunch(ctx: RunContext[Caller], rounds: int) -> str:
-    """Blocking code goes to a thread: on the event loop it would stop all other runs."""
+    """Run blocking code in a thread: on the event loop it would stop all other runs."""
     digest = b""
     for number in range(rounds):
         await ctx.check_cancelled()
@@ -59,7 +59,7 @@ async def crunch(ctx: RunContext[Caller], rounds: int) -> str:
 
 @patterns.skill
 async def careful(ctx: RunContext[Caller], seconds: float) -> None:
-    """Clean up however the run ends: `finally` also runs when the run is cancelled."""
+    """Clean up at every end of the run: `finally` also runs when the run is cancelled."""
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "half-done").touch()
         await ctx.emit_progress("at work")

@@ -20,7 +20,7 @@ async def stream(fleet: AsyncFleet, folder: str) -> None:
 
 
 async def resume(fleet: AsyncFleet, folder: str) -> None:
-    """Stop reading in the middle and go on later, behind the last event that was seen."""
+    """Stop reading in the middle and resume later, after the last event that was seen."""
     run = await fleet.enqueue("librarian.survey", {"folder": folder})
     seen = [await anext(run.events())]
     later = fleet.run(run.id)

@@ -19,7 +19,7 @@ def stream(fleet: Fleet, folder: str) -> None:
 
 
 def resume(fleet: Fleet, folder: str) -> None:
-    """Stop reading in the middle and go on later, behind the last event that was seen."""
+    """Stop reading in the middle and resume later, after the last event that was seen."""
     run = fleet.enqueue("librarian.survey", {"folder": folder})
     seen = [next(run.events())]
     later = fleet.run(run.id)  # perhaps in another process: ids are all it takes
@@ -28,7 +28,7 @@ def resume(fleet: Fleet, folder: str) -> None:
 
 
 def only_once(fleet: Fleet, folder: str) -> None:
-    """The same key is the same run, however often a request is repeated."""
+    """Repeat a request with the same key: it returns the same run."""
     key = f"nightly survey of {folder}"
     first = fleet.enqueue("librarian.survey", {"folder": folder}, idempotency_key=key)
     again = fleet.enqueue("librarian.survey", {"folder": folder}, idempotency_key=key)
@@ -46,7 +46,7 @@ def cancel(fleet: Fleet, folder: str) -> None:
 
 
 def fetch(fleet: Fleet, folder: str) -> None:
-    """What a run wrote can be fetched for a day."""
+    """List and read the artifacts of a run, which are kept for a day."""
     run = fleet.enqueue("librarian.survey", {"folder": folder}, timeout=120)
     run.result()
     for artifact in run.artifacts():

@@ -1,4 +1,4 @@
-"""The smallest agent worth showing: one skill that streams, stores and returns something."""
+"""The smallest useful agent: one skill that streams, stores and returns something."""
 
 from pydantic import BaseModel
 
@@ -8,7 +8,7 @@ words = Agent("words", description="Counts words")
 
 
 class Count(BaseModel):
-    """How many words there are, and the longest of them."""
+    """The number of words, and the longest one."""
 
     words: int
     longest: str

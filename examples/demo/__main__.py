@@ -1,4 +1,4 @@
-"""`python -m examples.demo --folder FOLDER`: the librarian at work on a fleet of its own."""
+"""`python -m examples.demo --folder FOLDER`: the librarian on a new fleet."""
 
 import argparse
 import asyncio
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Run the demo; the exit status: 0, 1 for a failure, 130 after Ctrl-C."""
+    """Run the demo; returns the exit status: 0, 1 on failure, 130 after Ctrl-C."""
     options = _options()
     folder = options.folder.expanduser().resolve()
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""What the demo shows: a progress bar, the streamed report, a table of the run."""
+"""Output of the demo: a progress bar, the streamed report, a table of the run."""
 
 from pathlib import Path
 from types import TracebackType
@@ -70,7 +70,7 @@ class Screen:
 
 
 def run_table(status: RunStatus, artifacts: list[ArtifactInfo], saved: Path | None) -> Table:
-    """How the run went, and where its artifacts are."""
+    """Build the table of the run and its artifacts."""
     table = Table(title=f"run {status.id}", show_header=False, title_justify="left")
     outcome = status.state if status.code in (None, "completed") else f"{status.state}: "
     if outcome != status.state:

@@ -1,7 +1,7 @@
-"""The processes of the demo's own little fleet: a Valkey server and a worker.
+"""Processes of the demo's own fleet: a Valkey server and a worker.
 
-Each runs in a session of its own, so that Ctrl-C in the terminal reaches the demo alone, which
-then ends them in order.
+Each runs in its own session, so that Ctrl-C in the terminal reaches only the demo, which then ends
+them in order.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from skillfleet_ledger import Settings
 
 CHECKOUT = Path(__file__).parents[2]
 CONCURRENCY = 400
-"""How many runs the worker executes at once; more than the librarian keeps in flight."""
+"""Concurrent runs of the worker; more than the librarian starts at once."""
 
 _START_SECONDS = 20.0
 _STOP_SECONDS = 5.0
@@ -35,7 +35,7 @@ class ServerError(Exception):
 class Server:
     """One child process. Its output goes to `<folder>/<name>.log`.
 
-    The cleanup ends it should the demo itself be killed.
+    The cleanup process ends it if the demo itself is killed.
     """
 
     def __init__(self, name: str, folder: Path, cleanup: CleanupProcess) -> None:
@@ -63,23 +63,23 @@ class Server:
 
     @property
     def running(self) -> bool:
-        """True while the process lives."""
+        """True while the process runs."""
         return self._process is not None and self._process.returncode is None
 
     async def died(self) -> ServerError:
-        """Wait until the process ends; the error that says so."""
+        """Wait until the process ends; returns the error to raise."""
         if self._process is not None:
             await self._process.wait()
         return self.failure("ended unexpectedly")
 
     def failure(self, what: str) -> ServerError:
-        """An error with the end of the process's log."""
+        """Build an error with the end of the process's log."""
         status = self._process.returncode if self._process else None
         ended = f" (exit status {status})" if status is not None else ""
         return ServerError(f"the {self.name} {what}{ended}. Its log ends with:\n{self._tail()}")
 
     async def stop(self) -> None:
-        """End the process and whatever it has started; returns when it is gone."""
+        """End the process and all it has started; returns when they are gone."""
         if self._process is None:
             return
         try:
@@ -100,7 +100,7 @@ class Server:
 
 
 async def start_valkey(server: Server, folder: Path) -> str:
-    """Start a Valkey server on a free loopback port, with its data in `folder`; its URL.
+    """Start a Valkey server on a free loopback port, with its data in `folder`; returns its URL.
 
     Raises ServerError, and CommandError when there is no server program.
     """
@@ -114,7 +114,7 @@ async def start_valkey(server: Server, folder: Path) -> str:
         )
         if await _answers(server, port):
             return f"redis://127.0.0.1:{port}/0"
-        # Somebody may have taken the port meanwhile.
+        # Another program may have taken the port meanwhile.
         await server.stop()
     raise server.failure("did not start")
 
@@ -129,7 +129,7 @@ async def start_worker(server: Server, settings: Settings) -> None:
 
 
 def fleet_settings(url: str) -> Settings:
-    """The demo's settings, whatever fleet the environment points to."""
+    """Return the demo's settings, independent of the fleet in the environment."""
     return Settings.load(
         redis_url=url,
         redis_username=None,
@@ -138,13 +138,13 @@ def fleet_settings(url: str) -> Settings:
         broker_url=None,
         namespace="demo",
         shards=1,
-        # One child run a file: as many as a folder has.
+        # One child run per file, however many a folder has.
         max_tree_runs=1_000_000,
     )
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """The environment of the worker: ours, but for the fleet that ours may point to."""
+    """Build the worker's environment: ours without the settings of another fleet."""
     ours = {
         name: value
         for name, value in os.environ.items()  # noqa: TID251 - for a child process
@@ -159,7 +159,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 
 async def _answers(server: Server, port: int) -> bool:
-    """True once the server takes commands; False when it ended instead."""
+    """Return True once the server accepts commands, False if it ended instead."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_START_SECONDS):
             while server.running:

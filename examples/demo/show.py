@@ -1,4 +1,4 @@
-"""The demo itself: start a fleet, run the survey on it, show it, and stop everything."""
+"""The demo: start a fleet, run the survey on it, show it, and stop everything."""
 
 import asyncio
 import contextlib
@@ -28,12 +28,12 @@ from skillfleet_producer import AsyncFleet, AsyncRunHandle
 SUCCEEDED, FAILED, INTERRUPTED = 0, 1, 130
 
 _CANCEL_SECONDS = 10.0
-# Lets programs that look for somebody's own files pass our results by.
+# Marks the folder for backup and search programs as one to skip.
 _CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Results of the skillfleet demo.\n"
 
 
 async def show(folder: Path, out: Path) -> int:
-    """Survey `folder` on a fleet of its own and save the artifacts below `out`; the exit status."""
+    """Survey `folder` on a new fleet and save its artifacts in `out`; returns the exit status."""
     console = Console()
     _cancel_on_signals()
     try:
@@ -48,9 +48,9 @@ async def show(folder: Path, out: Path) -> int:
 
 
 def _cancel_on_signals() -> None:
-    """Let Ctrl-C and its like cancel this task: once to cancel the run, twice not to wait for it.
+    """Let Ctrl-C and SIGTERM cancel this task: once to cancel the run, twice to leave at once.
 
-    Further ones change nothing: everything is being stopped by then.
+    Further signals have no effect: everything is being stopped by then.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     left = 2
@@ -67,7 +67,7 @@ def _cancel_on_signals() -> None:
 
 @asynccontextmanager
 async def _fleet() -> AsyncIterator[tuple[AsyncFleet, list[Server]]]:
-    """A Valkey server and a worker, and the way to them; all gone at the end."""
+    """Run a Valkey server and a worker, and connect to them; all are stopped at the end."""
     async with AsyncExitStack() as stack:
         cleanup = CleanupProcess()
         stack.push_async_callback(asyncio.to_thread, cleanup.close)
@@ -126,7 +126,7 @@ async def _while_alive(following: "asyncio.Task[None]", servers: list[Server]) -
 
 
 async def _save(run: AsyncRunHandle, out: Path) -> Path:
-    """Write the run's artifacts into a folder of its own."""
+    """Write the run's artifacts into a new folder."""
     folder = out / run.id
     for info in await run.artifacts():
         target = folder / info.name

@@ -1,7 +1,7 @@
 """The librarian: an agent that knows what is in a folder of text files.
 
-skills.py holds its two skills, models.py what they return, files.py and report.py plain code
-that knows nothing of the fleet.
+skills.py has its two skills, models.py their results, and files.py and report.py plain code that
+does not depend on the fleet.
 """
 
 from examples.librarian.models import FileNotes, Survey

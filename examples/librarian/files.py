@@ -1,4 +1,4 @@
-"""Finding and reading text files: plain, blocking code. The skills run it in threads."""
+"""Search and reading of text files: plain, blocking code that the skills run in threads."""
 
 import os
 import re
@@ -14,7 +14,7 @@ _MOST_NOTE_CHARS = 160
 _SNIFFED_BYTES = 8192
 _NOTE = re.compile(r"\b(?:TODO|FIXME)\s?[:(].*")
 
-# Folders that programs fill: version control, packages, caches.
+# Folders of generated files: version control, packages, caches.
 _NOT_OURS = frozenset({".git", ".hg", ".svn", ".hypothesis", "__pycache__", "node_modules"})
 _NOT_OURS_MARKS = ("CACHEDIR.TAG", "pyvenv.cfg")
 
@@ -46,7 +46,7 @@ _LANGUAGES = {
 
 @dataclass
 class Found:
-    """What lies directly in one folder."""
+    """The content of one folder."""
 
     texts: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Found:
 
 
 def look_into(root: Path, folder: Path) -> Found:
-    """Text files, files to skip and folders to visit in `folder`; paths are relative to `root`.
+    """List text files, files to skip and folders to visit in `folder`, relative to `root`.
 
     Links are not followed, so there are no loops and no file counts twice.
     """
@@ -79,7 +79,7 @@ def look_into(root: Path, folder: Path) -> Found:
 
 
 def read_notes(root: Path, path: str) -> FileNotes:
-    """Read a text file; bytes that are not UTF-8 do no harm. Raises OSError."""
+    """Read a text file; invalid UTF-8 is replaced. Raises OSError."""
     data = (root / path).read_bytes()
     return FileNotes(
         path=path,
@@ -91,7 +91,7 @@ def read_notes(root: Path, path: str) -> FileNotes:
 
 
 def language_of(path: str) -> str:
-    """The language by the file's extension; the extension itself when it is not known."""
+    """Return the language for the file's extension, or an unknown extension itself."""
     extension = Path(path).suffix.lower()
     return _LANGUAGES.get(extension, extension or "other")
 
@@ -123,7 +123,7 @@ def _reason_to_skip(entry: os.DirEntry[str]) -> str | None:
 
 
 def _shown(root: Path, path: Path) -> str:
-    """The path below the root, as text that can always be written as JSON."""
+    """Return the path below the root, as text that is valid in JSON."""
     return os.fsencode(path.relative_to(root).as_posix()).decode(errors="replace")
 
 

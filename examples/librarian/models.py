@@ -1,17 +1,17 @@
-"""What the librarian's skills return."""
+"""Results of the librarian's skills."""
 
 from pydantic import BaseModel
 
 
 class Note(BaseModel):
-    """A TODO or FIXME, and the line it stands on (from 1)."""
+    """A TODO or FIXME, and its line number (from 1)."""
 
     line: int
     text: str
 
 
 class FileSize(BaseModel):
-    """How large a text file is; `path` is relative to the folder."""
+    """The size of a text file; `path` is relative to the folder."""
 
     path: str
     language: str
@@ -20,13 +20,13 @@ class FileSize(BaseModel):
 
 
 class FileNotes(FileSize):
-    """What the librarian wrote down about one file."""
+    """The librarian's notes on one file."""
 
     notes: list[Note] = []
 
 
 class Skipped(BaseModel):
-    """A file that was not read, and why."""
+    """A file that was not read, and the reason."""
 
     path: str
     reason: str
@@ -47,7 +47,7 @@ class Place(Note):
 
 
 class Survey(BaseModel):
-    """What is in a folder. `longest` has the longest files first, `languages` the largest."""
+    """The content of a folder. `longest` has the longest files first, `languages` the largest."""
 
     folder: str
     files: int

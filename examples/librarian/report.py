@@ -1,4 +1,4 @@
-"""The survey as a page for people."""
+"""Formatter of the survey as a Markdown report."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ _MOST_LISTED = 20
 
 
 def sections(survey: Survey) -> Iterator[str]:
-    """The report in Markdown, section by section."""
+    """Yield the report in Markdown, section by section."""
     yield (
         f"# What is in {_plain(survey.folder)}\n\n"
         f"{survey.files:,} text files, {survey.lines:,} lines, {survey.size_bytes:,} bytes; "
@@ -29,7 +29,7 @@ def sections(survey: Survey) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """Text of one line: file names may contain anything."""
+    """Make a text one safe line: file names may contain anything."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 

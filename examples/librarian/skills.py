@@ -1,4 +1,4 @@
-"""The librarian's skills. Nothing here knows Celery or Redis."""
+"""The librarian's skills, which depend on neither Celery nor Redis."""
 
 import asyncio
 from collections import defaultdict
@@ -14,7 +14,7 @@ from skillfleet import Agent, CancelledByCaller, RunContext, SkillError
 from skillfleet.errors import RunFailed
 
 IN_FLIGHT = 350
-"""How many files are read at once, each as a run of its own."""
+"""Number of files that are read at once, each in a child run."""
 
 _MOST_IN_RESULT = 100
 _PROGRESS_EVENTS = 100
@@ -46,7 +46,7 @@ async def survey(
     files = await _read_all(ctx, root, paths, skipped)
     found = _summary(root, files, skipped, top)
     await _publish(ctx, found)
-    # The whole lists are in survey.json: a result has a limit, an artifact hardly one.
+    # The complete lists are in survey.json: an artifact may be much larger than a result.
     return found.model_copy(
         update={
             "todos": found.todos[:_MOST_IN_RESULT],
@@ -129,7 +129,7 @@ def _summary(root: Path, files: list[FileNotes], skipped: list[Skipped], top: in
 
 
 async def _publish(ctx: RunContext, found: Survey) -> None:
-    """Stream the report, and keep it together with the data as artifacts."""
+    """Stream the report, and store report and data as artifacts."""
     page = ""
     for section in report.sections(found):
         await ctx.check_cancelled()

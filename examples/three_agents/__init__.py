@@ -1,6 +1,6 @@
-"""Three agents on two queues that find each other by tag, call each other and trust each other.
+"""Three agents on two queues that find each other by tag and call each other.
 
-    editor.brief ─┬─ researcher.research (one a question) ── reviewer.check
+    editor.brief ─┬─ researcher.research (one per question) ── reviewer.check
                   └─ reviewer.check
 
 The editor and the reviewer work from the queue `editors` (`editors.py`), the researcher from

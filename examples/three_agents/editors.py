@@ -27,7 +27,7 @@ class Brief(BaseModel):
 
 @editor.skill
 async def brief(ctx: RunContext[JWTAuth], topic: str, seconds: float = 0.0) -> Brief:
-    """Ask a researcher from all angles at once, then have the whole reviewed."""
+    """Ask a researcher from all angles at once, then have the text reviewed."""
     (researcher,) = await ctx.discover.find_agents(tags=["research"], limit=1)
     (checker,) = await ctx.discover.find_agents(tags=["review"], limit=1)
     await ctx.emit_progress(f"asking {researcher.name} from {len(ANGLES)} angles")
@@ -48,19 +48,19 @@ async def brief(ctx: RunContext[JWTAuth], topic: str, seconds: float = 0.0) -> B
 
 @reviewer.skill(scopes=("library:read",))
 async def check(ctx: RunContext[JWTAuth], text: str) -> bool:
-    """Whether the text is fit to be shown; needs the scope library:read."""
+    """Decide if a text can be published; needs the scope library:read."""
     await ctx.check_cancelled()
     return bool(text.strip())
 
 
 @reviewer.skill(scopes=("library:publish",))
 async def publish(ctx: RunContext[JWTAuth], text: str) -> str:
-    """Print a text for everybody; needs a scope that readers do not have."""
+    """Publish a text; needs a scope that readers do not have."""
     return f"published by {ctx.auth.sub}: {text}"
 
 
 @editor.skill
 async def brief_and_publish(ctx: RunContext[JWTAuth], text: str) -> str:
-    """Publish in the caller's name: refused unless the caller itself might."""
+    """Publish on behalf of the caller: refused unless the caller has the right itself."""
     published = await ctx.call("reviewer", "publish", args={"text": text})
     return str(published.result)

@@ -16,7 +16,7 @@ researcher = Agent(
 
 
 class Finding(BaseModel):
-    """An answer, for whom it was found, and whether the reviewer agreed."""
+    """An answer, its recipient, and the reviewer's verdict."""
 
     question: str
     answer: str
@@ -26,7 +26,7 @@ class Finding(BaseModel):
 
 @researcher.skill(scopes=("library:read",))
 async def research(ctx: RunContext[JWTAuth], question: str, seconds: float = 0.0) -> Finding:
-    """Look a question up, which takes so many `seconds`; needs the scope library:read."""
+    """Look a question up, which takes `seconds`; needs the scope library:read."""
     await ctx.emit_progress(f"looking up: {question}")
     await asyncio.sleep(seconds)
     answer = f"The library has {len(question)} characters to say about it."
