@@ -154,4 +154,5 @@ async def publish_or_leave(publisher: Publisher, invocation: Invocation) -> None
     try:
         await publisher.publish(invocation)
     except OSError as error:
-        logger.warning("run %s is recorded but not published yet: %s", invocation.id, error)
+        reason = str(error) or type(error).__name__
+        logger.warning("run %s is recorded but not published yet: %s", invocation.id, reason)

@@ -23,7 +23,13 @@ from skillfleet_producer import AsyncFleet, Fleet
 from skillfleet_producer.message import body, envelope, headers
 from skillfleet_worker import WorkerSettings
 from skillfleet_worker.attempts.delivery import read_delivery
-from skillfleet_worker.attempts.messages import name_links, new_record, plain_message
+from skillfleet_worker.attempts.messages import (
+    WORKER_TIME_LIMITS,
+    attempt_time_limit,
+    name_links,
+    new_record,
+    plain_message,
+)
 from tests.ledger.helpers import DONE, claimed, touch
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -82,6 +88,23 @@ def test_a_message_built_from_the_record_says_what_the_client_s_said() -> None:
     # The step under which kombu's Redis transport files it.
     assert message["properties"]["priority"] == 6
     assert delivery.time_limit == 20
+
+
+@pytest.mark.parametrize(
+    ("message", "task", "pool", "limit"),
+    [
+        ([None, None], (None, None), (None, None), None),
+        ([None, None], (None, None), (7, None), 7),
+        ([None, None], (5, None), (3, None), 5),
+        ([9, None], (5, None), (3, None), 9),
+        ([9, None], (None, 4), (3, 2), 4),
+        (None, (None, None), None, None),
+    ],
+)
+def test_the_message_s_time_limit_counts_before_the_task_s_and_the_pool_s(
+    message: Any, task: Any, pool: Any, limit: float | None
+) -> None:
+    assert attempt_time_limit({"timelimit": message, WORKER_TIME_LIMITS: pool}, task) == limit
 
 
 def test_a_fleet_s_own_record_keeps_nothing_twice() -> None:

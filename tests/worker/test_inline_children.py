@@ -1,13 +1,15 @@
-"""Calls in pools whose slots cannot be given back: the caller executes what nobody else takes."""
+"""Calls in pools whose slots cannot be given back: the caller executes its children inline."""
 
 import signal
 from pathlib import Path
 
+import celery
 import pytest
 
 from skillfleet.contracts import RunState
 from skillfleet.errors import RunCancelled, RunTimedOut
 from skillfleet_producer import Fleet, RunHandle
+from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from tests.worker.shared import StartWorker, wait_kind, wait_state
 
@@ -70,6 +72,19 @@ def test_a_drain_gives_back_what_a_caller_executes(
     start_worker("tests.worker.kit")
     assert root.result(timeout=60) == 1
     assert {each.status().state for each in nested(own_fleet)} == {RunState.SUCCEEDED}
+
+
+@BLOCKING
+def test_a_child_that_its_caller_executes_has_the_time_limit_of_the_worker(
+    start_worker: StartWorker, own_fleet: Fleet, server: ValkeyServer, pool: str
+) -> None:
+    options = ("--time-limit=2",)
+    start_worker("tests.worker.kit", pool=pool, concurrency=1, options=options, **QUICK)
+    with celery.Celery(broker=server.url, set_as_current=False) as client:
+        arguments = {"depth": 1, "seconds": 600}
+        client.send_task("kit.nest", kwargs=arguments, time_limit=60, ignore_result=True)
+    child = wait_state(innermost(own_fleet, 2), RunState.TIMED_OUT)
+    assert "time limit of 2 s" in (child.message or "")
 
 
 def test_a_child_that_its_caller_executes_is_retried(
