@@ -1,4 +1,4 @@
-"""The public keys that a worker trusts, read again when their files change."""
+"""Public keys, read by workers, read again when their files change."""
 
 import logging
 import time

@@ -6,7 +6,7 @@ from skillfleet.ports.settings import AdapterSettings
 
 
 class AuthSettings(AdapterSettings):
-    """The public keys that a worker trusts."""
+    """Public keys, read by workers."""
 
     auth_keys: Path | None = None
     """Public keys of producers: a folder of .pem and .jwk files, or a JWKS file."""

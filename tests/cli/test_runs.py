@@ -89,7 +89,7 @@ main()
 
 @pytest.mark.parametrize(
     "loading",
-    ["typer", "skillfleet_cli.app", "skillfleet_ledger.runs.store", "asyncio", "rich.text"],
+    ["typer", "skillfleet_cli.app", "skillfleet_ledger.runs.queries", "asyncio", "rich.text"],
 )
 def test_ctrl_c_works_while_the_command_still_loads(bare: Shell, loading: str) -> None:
     ended = subprocess.run(

@@ -12,7 +12,7 @@ from skillfleet_adapters.a2a.host_allowlist import HostAllowlist
 
 
 class HttpA2ASettings(AdapterSettings):
-    """Settings of calls to agents outside the fleet."""
+    """Calls to remote agents, read by workers."""
 
     a2a_hosts: str = ""
     """Hosts that skills may call over HTTP: names, `*.names`, addresses, networks, separated by

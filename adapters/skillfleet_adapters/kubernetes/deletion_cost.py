@@ -33,7 +33,7 @@ _TIMEOUT_SECONDS = 5.0
 
 
 class KubernetesSettings(AdapterSettings):
-    """Settings of the report to Kubernetes."""
+    """Kubernetes, read by workers."""
 
     pod_deletion_cost: bool = False
     """Report to Kubernetes how busy this pod is, by its deletion-cost annotation; not with

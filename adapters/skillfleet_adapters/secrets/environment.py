@@ -8,7 +8,7 @@ from skillfleet.ports.settings import AdapterSettings
 
 
 class EnvironmentSecretsSettings(AdapterSettings):
-    """Settings of the source `environment`."""
+    """Secrets from the environment, read by workers."""
 
     secrets_env_prefix: str = "SKILLFLEET_SECRET_"
     """Prefix of secrets in the environment: `openai-key` is `SKILLFLEET_SECRET_OPENAI_KEY`."""

@@ -8,7 +8,7 @@ from skillfleet.ports.settings import AdapterSettings
 
 
 class FileSecretsSettings(AdapterSettings):
-    """Settings of the source `files`."""
+    """Secrets from files, read by workers."""
 
     secrets_dir: Path | None = None
     """Folder of secrets, one file each, as Kubernetes mounts them."""
