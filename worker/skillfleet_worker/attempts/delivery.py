@@ -1,4 +1,4 @@
-"""A Celery message as the runtime sees it, whoever sent it."""
+"""Delivery: a Celery message, from a fleet or a plain Celery client, as an attempt needs it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,19 +22,19 @@ from skillfleet_worker.attempts.messages import (
 )
 from skillfleet_worker.settings import WorkerSettings
 
-# Most runs have it, and share it.
+# Most runs have this header, and share one object.
 _PLAIN_HEADER = InvocationHeader()
 _PLAIN_FIELDS = _PLAIN_HEADER.model_dump(exclude_none=True)
 MOST_HEADER_BYTES: Final = 16 * 1024
-"""The largest invocation header that is looked at."""
+"""The largest invocation header that is parsed."""
 
 
 @dataclass(frozen=True)
 class Delivery:
     """One delivery of a run's message. `header` is None for a plain Celery client's.
 
-    `problem` says what is wrong with a message that cannot be executed, `auth` are the
-    caller's claims, `token` is what vouches for them.
+    `problem` is the error of a message that cannot be executed, `auth` has the caller's claims,
+    `token` proves them.
     """
 
     run_id: str
@@ -50,7 +50,7 @@ class Delivery:
     token: str | None = field(default=None, repr=False)
     auth: Mapping[str, Any] | None = None
     plain: PlainMessage | None = field(default=None, repr=False)
-    """What the record keeps of a plain Celery client's message; None for a fleet's own."""
+    """What the record stores of a plain Celery client's message; None for a fleet's own."""
     time_limit: float | None = None
     """The seconds that this attempt may take, by Celery's time limits."""
     worker_time_limits: tuple[float | None, float | None] = (None, None)
@@ -63,7 +63,7 @@ class Delivery:
 
     @property
     def depth(self) -> int:
-        """How many runs stand above this one."""
+        """The number of runs above this one in its tree."""
         return self.header.depth if self.header else 0
 
     @property
@@ -86,14 +86,14 @@ class Delivery:
         return self if claims is self.auth else replace(self, auth=claims)
 
     def foreign_record(self, settings: WorkerSettings) -> Submission | None:
-        """The record of a run that a plain Celery client sent; None for a fleet's own message.
+        """Return the record for a plain Celery client's run; None for a fleet's own message.
 
         The record of a fleet's own message exists until the run expired: it must not start
         again then.
         """
         if self.header is not None or self.plain is None:
             return None
-        # What cannot be executed is not kept either: it may be endless, or no JSON.
+        # Arguments that cannot be executed are not stored: they may be huge, or not valid JSON.
         arguments = b"{}" if self.problem else orjson.dumps(self.arguments)
         plain = self.plain
         if self.token is not None:
@@ -109,7 +109,7 @@ def read_delivery(
     names: Sequence[str],
     limit: int,
 ) -> Delivery:
-    """The delivery behind a Celery request.
+    """Return the delivery in a Celery request.
 
     `request` holds the message's headers and what Celery adds to them. `names` are the skill's
     parameters in order: a plain client may pass values by position. `limit` is the most bytes
@@ -135,7 +135,7 @@ def read_delivery(
         arguments=arguments,
         header=header,
         parent_id=request.get("parent_id"),
-        # A plain Celery client's root may be no run, and is no tree of runs.
+        # The root of a plain Celery client may be a task that is not a run: no tree of runs.
         root_id=root_id or run_id if header else run_id,
         trace=trace_of(request),
         problem=problem,
@@ -165,9 +165,9 @@ def _header(value: Any) -> InvocationHeader | None:
 
 
 def _fields_of(error: ValidationError | TypeError) -> str:
-    """What is wrong, without the values: they may tell who calls."""
+    """Describe the errors without the values, which may identify the caller."""
     if not isinstance(error, ValidationError):
-        return "it is not JSON"
+        return "it is not valid JSON"
     problems = error.errors(include_input=False, include_url=False)
     return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in problems)
 

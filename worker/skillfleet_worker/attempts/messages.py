@@ -1,8 +1,8 @@
-"""Messages of plain Celery clients: the record of their run, and what it keeps of the message.
+"""Messages of plain Celery clients, and the records of their runs (foreign runs).
 
-Each later attempt is started by a message that is built from the record. So the record keeps all
-that the client's message says: a retried, released or lost run still has its chain, chord, links,
-limits, stamps and headers.
+Each further attempt is started by a message that is built from the record. So the record stores
+everything that the client's message has: a retried, released or lost run keeps its chain, chord,
+links, limits, stamps and headers.
 """
 
 import uuid
@@ -21,16 +21,16 @@ from skillfleet_producer.tracing import callers_trace_id
 
 TRACE_HEADERS: Final = ("traceparent", "tracestate", "baggage")
 TIME_LIMIT: Final = "skillfleet_time_limit"
-"""Where a worker's request carries the time limit of its attempt, in seconds (request.py)."""
+"""Request field with the time limit of the attempt, in seconds (request.py)."""
 WORKER_TIME_LIMITS: Final = "skillfleet_worker_time_limits"
-"""Where a worker's request carries the pool's hard and soft time limit (request.py)."""
+"""Request field with the hard and soft time limit of the pool, in seconds (request.py)."""
 PROCESSED: Final = "skillfleet_processed"
-"""Where a request carries the outcome of its execution (skill_task.py)."""
+"""Request field with the result of an execution that Celery's tracer reports (skill_task.py)."""
 _LONGEST_ID = 255
 _LINKS = uuid.UUID("5c1f0c3a-9c5b-4f0e-8a43-0c8f4c7f2d11")
 CANVAS = ("callbacks", "errbacks", "chain", "chord")
 _PROPERTIES = ("reply_to",)
-# The fields of the record say these, or the message has them only on its way.
+# These are fields of the record, or belong to one transmission of the message.
 _NOT_KEPT = frozenset(
     {
         *("id", "task", "args", "kwargs", "argsrepr", "kwargsrepr", "eta", "lang"),
@@ -40,7 +40,7 @@ _NOT_KEPT = frozenset(
         *(TIME_LIMIT, WORKER_TIME_LIMITS, PROCESSED, *CANVAS, *_PROPERTIES, *TRACE_HEADERS),
     }
 )
-# What a fleet's own message says as well (message.py).
+# A fleet's own message has these, too (message.py).
 _DEFAULTS: Final[Mapping[str, Any]] = {
     **dict.fromkeys(("shadow", "expires", "group", "group_index", "parent_id", "stamped_headers")),
     "ignore_result": None,
@@ -52,7 +52,7 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 
 
 class PlainMessage(NamedTuple):
-    """What the record of a plain client's run takes from its message, beside the arguments."""
+    """What the record of a foreign run stores of its message, apart from the arguments."""
 
     queue: str
     trace: Mapping[str, str]
@@ -80,7 +80,7 @@ def _canvas_kind(request: Mapping[str, Any]) -> str | None:
 
 
 def _kept(request: Mapping[str, Any]) -> bytes | None:
-    """What `message.PlainPart` reads again; None where the message says nothing of its own."""
+    """Return what `message.PlainPart` reads; None for a message without fields of its own."""
     defaults = {**_DEFAULTS, "root_id": request.get("id")}
     kept = {
         "headers": {
@@ -97,13 +97,13 @@ def _kept(request: Mapping[str, Any]) -> bytes | None:
 
 
 def name_links(request: Mapping[str, Any], run_id: str) -> None:
-    """Give each task that is linked to a run a fixed id, in place: called again, it is the same.
+    """Give each task that is linked to a run an id that is the same at each call, in place.
 
-    A worker may die after it published a link and before it could note that.
+    A worker may die after it has published a link, and before it could record that.
     """
     for part in ("callbacks", "errbacks"):
         for position, link in enumerate(request.get(part) or ()):
-            # Groups and chains have ids of their own in them, or make them when they are sent.
+            # Groups and chains contain ids of their own, or get them when they are sent.
             if isinstance(link, dict) and not link.get("subtask_type"):
                 options = link["options"] = link.get("options") or {}
                 name = f"{run_id}/{part}/{position}"
@@ -111,7 +111,7 @@ def name_links(request: Mapping[str, Any], run_id: str) -> None:
 
 
 def _json(value: Any) -> bytes | None:
-    """JSON with kombu's typed values, as the message had it; None for what no text can carry."""
+    """Return JSON with kombu's typed values, as in the message; None for other values."""
     try:
         return str(kombu_json.dumps(value, ensure_ascii=False)).encode()
     except (TypeError, ValueError):
@@ -119,7 +119,7 @@ def _json(value: Any) -> bytes | None:
 
 
 def time_limit_of(request: Mapping[str, Any]) -> float | None:
-    """The seconds that one attempt may take by Celery's limits; None without a limit.
+    """Return the seconds that one attempt may take by Celery's limits; None without a limit.
 
     The soft limit counts as well: a run ends at the earlier one.
     """
@@ -149,7 +149,7 @@ def _is_limit(value: Any) -> bool:
 def record_from_message(
     message: Any, settings: Settings, *, require_plain: bool = True
 ) -> Submission | None:
-    """The record for the run of a plain Celery client's message, without its arguments.
+    """Return the record for the run of a plain Celery client's message, without its arguments.
 
     None for a message without the id of a run and the name of a skill, and for a fleet's own,
     whose record exists until the run expired, unless `require_plain` is false.
@@ -170,10 +170,10 @@ def record_from_message(
 
 
 def _canvas_of(message: Any) -> Mapping[str, Any]:
-    """The canvas in the body of a message; empty where the body is unreadable."""
+    """Return the canvas in the body of a message; empty when the body is unreadable."""
     try:
         embedded = message.payload[2]
-    except Exception:  # noqa: BLE001 - the message may hold anything
+    except Exception:  # noqa: BLE001 - the message may contain anything
         return {}
     return embedded if isinstance(embedded, dict) else {}
 
@@ -193,7 +193,7 @@ def new_record(
     message: PlainMessage,
     arguments: bytes = b"{}",
 ) -> Submission:
-    """The record of a run that a plain Celery client sent; `skill` is agent and skill."""
+    """Return the record of a foreign run; `skill` is agent and skill."""
     return Submission(
         id=run_id,
         agent=skill[0],
@@ -212,7 +212,7 @@ def new_record(
 
 
 async def register_foreign_run(ledger: Ledger, foreign: Submission) -> bool:
-    """Write the record of a plain client's run; False when there is one."""
+    """Write the record of a foreign run; False when there is one."""
     try:
         await ledger.queries.state(foreign.id)
     except UnknownRunError:
@@ -221,7 +221,7 @@ async def register_foreign_run(ledger: Ledger, foreign: Submission) -> bool:
 
 
 def body_of(message: Any) -> bytes:
-    """A message's body as it came."""
+    """Return a message's body as it arrived."""
     body = message.body
     return (
         bytes(body) if isinstance(body, bytes | memoryview) else str(body).encode(errors="replace")
@@ -229,7 +229,7 @@ def body_of(message: Any) -> bytes:
 
 
 def trace_of(headers: Mapping[str, Any]) -> dict[str, str]:
-    """The W3C trace context among message headers."""
+    """Return the W3C trace context among message headers."""
     found = {}
     for name in TRACE_HEADERS:
         value = headers.get(name)

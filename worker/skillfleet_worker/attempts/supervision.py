@@ -1,4 +1,4 @@
-"""Running a handler until it ends or must stop: cooperative first, then by cancelling its task."""
+"""Supervision: runs a handler until it ends or must stop, and cancels it if it has to."""
 
 import asyncio
 import logging
@@ -31,8 +31,8 @@ async def supervise(
 ) -> HandlerEnd | Outcome:
     """Run the handler until it ends, must stop, or the attempt's deadline passes.
 
-    Returns how the handler ended when it did so by itself, and the outcome of the order when it
-    had to stop. A handler that resists its cancellation is left behind, with a report.
+    Returns how the handler ended by itself, or the outcome of the request to stop. A handler that
+    resists its cancellation is abandoned, with a line in the log.
     """
     task = attempt.start(_contained(handler))
     try:
@@ -42,7 +42,7 @@ async def supervise(
             if _has_returned(task):
                 return _end_of(task)
     except asyncio.CancelledError:
-        # Celery's pool gave this task up (a cold shutdown): hand the run back at once.
+        # Celery's pool cancelled this task (a cold shutdown): release the run at once.
         attempt.request_stop(StopRequest(StopKind.RELEASED, "the worker was stopped"))
         stop = attempt.stop
     if stop is None:
@@ -63,20 +63,20 @@ def _end_of(task: "asyncio.Task[Any]") -> HandlerEnd:
 
 
 async def _contained(handler: Coroutine[Any, Any, Any]) -> Any:
-    """Await the handler; what would end the whole process ends its run only."""
+    """Await the handler; an exit that it requests ends its run only, not the process."""
     try:
         return await ForkGuard(handler)
     except (SystemExit, KeyboardInterrupt) as error:
-        # Out of a task, asyncio would raise them from the loop itself, through all other runs.
+        # asyncio raises these from the event loop itself, which would end all other runs.
         raise HandlerExitError from error
 
 
 class HandlerExitError(BaseException):
-    """The handler wanted to end the process; no Exception, so that no run is retried for it."""
+    """Raised when a handler calls `sys.exit()`. A BaseException: retry policies never match it."""
 
 
 async def _until(task: "asyncio.Task[Any]", attempt: Attempt) -> StopRequest | None:
-    """The order that ends the handler's time; None when it ended by itself."""
+    """Wait for the handler; return the request that stops it, None when it ended by itself."""
     await _first_of(task, attempt)
     if attempt.stop is not None:
         ended_by_itself = _has_returned(task) and attempt.stop.kind is not StopKind.LOST
@@ -85,7 +85,7 @@ async def _until(task: "asyncio.Task[Any]", attempt: Attempt) -> StopRequest | N
 
 
 async def _first_of(task: "asyncio.Task[Any]", attempt: Attempt) -> None:
-    """Return when the handler ended, was ordered to stop, or is out of time."""
+    """Return when the handler has ended, has to stop, or has reached its deadline."""
     loop = attempt.loop
     happened = loop.create_future()
 
@@ -121,6 +121,6 @@ async def _cancel(
     if not task.done():
         frame = getattr(handler, "cr_frame", None)
         stack = f"\n  {frame}" if frame is not None else ""
-        logger.error("run %s resists its cancellation and is left behind:%s", attempt.run_id, stack)
+        logger.error("run %s resists its cancellation and is abandoned:%s", attempt.run_id, stack)
     elif not task.cancelled() and (error := task.exception()) is not None:
-        logger.debug("run %s ended its stop with %r", attempt.run_id, error)
+        logger.debug("run %s raised %r while it was stopped", attempt.run_id, error)

@@ -1,11 +1,10 @@
-"""How the order to drain reaches every process of a worker: pipes that the main process closes.
+"""Shutdown pipes: the main process tells all child processes to drain by closing a pipe.
 
-Every child sees the end of a pipe, but only one of them would read what was written to it, so
-there are several: one for the drain, one for its fast version, and one the other way, which
-ends when every child has released its runs. Works without Redis.
+Every child sees that a pipe was closed, but only one of them would read what was written to it.
+So there are three pipes: one for the drain, one for its fast version, and one in the other
+direction, which is closed when every child has released its runs. This works without Redis.
 
-An order to drain is one to end, too: each process ends some seconds after its drain, whatever its
-threads do.
+A process that drains also ends: some seconds after the drain, whatever its threads do.
 """
 
 import contextlib
@@ -21,13 +20,13 @@ from skillfleet_engine.loop.process_exit import ProcessExit
 from skillfleet_worker.services.node import Node
 
 _RELEASE_SECONDS = 5.0
-_LOOK_SECONDS = 0.05
+_CHECK_SECONDS = 0.05
 _END_SECONDS = 2.0
 _PARENT_SECONDS = 0.5
 
 
 class ShutdownPipes:
-    """Opened before the pool forks; a second order to drain is one to be fast."""
+    """Drains all processes of a node. A second request to drain makes the drain fast."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -38,27 +37,27 @@ class ShutdownPipes:
         self._ending = ProcessExit(self._node.hand_over)
 
     def open(self) -> None:
-        """In the main process, before children exist."""
+        """Open the pipes; in the main process, before children exist."""
         self._node.main_pid = os.getpid()
         self._ending = ProcessExit(self._node.hand_over)
         if threading.current_thread() is threading.main_thread():
-            # Else somebody's own program runs the worker.
+            # Otherwise another program runs the worker in one of its threads.
             self._ending.at_exit()
         self._slow.open()
         self._fast.open()
         self._done.open()
 
     def watch(self) -> None:
-        """In a child: drain when the main process says so."""
+        """In a child: drain when the main process closes a pipe."""
         if self._node.in_child:
             self._ending = ProcessExit(self._node.hand_over)
             self._slow.when_closed(self._slow_in_child)
             self._fast.when_closed(self._fast_in_child)
 
     def drain(self, *, fast: bool) -> None:
-        """In the main process: begin the drain everywhere; safe in a signal handler.
+        """In the main process: start the drain of all processes; safe in a signal handler.
 
-        Running runs get the grace of the settings, or none when `fast`.
+        Runs have `drain_seconds` to finish, or no time when `fast`.
         """
         fast = fast or self._draining
         self._draining = True
@@ -69,30 +68,30 @@ class ShutdownPipes:
         self._slow.close()
 
     def release(self) -> None:
-        """In the main process: have all runs released, and wait for it, within reason.
+        """In the main process: release all runs, and wait until that is done, with a limit.
 
-        Called where Celery is about to end what still runs.
+        Called before Celery ends what still runs.
         """
         self.drain(fast=True)
         end = time.monotonic() + self._node.settings.abandon_seconds + _RELEASE_SECONDS
         self._done.close()
         self._done.wait_closed(end)
         while self._node.busy and time.monotonic() < end:
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_CHECK_SECONDS)
 
     def noted(self, number: int) -> None:
-        """A signal came that orders to stop, and is obeyed when the event loop turns.
+        """Note in the signal handler that a signal to stop has arrived.
 
-        In the signal handler; should the loop be blocked, the process ends all the same.
+        The event loop acts on it; if the loop is blocked, the process still ends in time.
         """
         self._end_after(0.0 if number == signal.SIGQUIT else self._node.settings.drain_seconds)
 
     def stopped(self, exit_code: int | None) -> None:
-        """The worker stopped: with this status it ends."""
+        """Note that the worker has stopped, and its exit status."""
         self._ending.code = exit_code or 0
 
     def end(self) -> None:
-        """End this process now: its runs were released, and its threads cannot be stopped."""
+        """End this process now, whose runs were released and whose threads cannot be stopped."""
         self._ending.now()
 
     def _end_after(self, seconds: float, more: float = 0.0) -> None:
@@ -107,17 +106,17 @@ class ShutdownPipes:
     def _fast_in_child(self) -> None:
         self._node.drain(0.0)
         self._end_after(0.0)
-        bridge.home_loop().call_later(_LOOK_SECONDS, self._tell_done)
+        bridge.home_loop().call_later(_CHECK_SECONDS, self._report_done)
 
-    def _tell_done(self) -> None:
+    def _report_done(self) -> None:
         if self._node.busy:
-            bridge.home_loop().call_later(_LOOK_SECONDS, self._tell_done)
+            bridge.home_loop().call_later(_CHECK_SECONDS, self._report_done)
         else:
             self._done.close()
 
 
 class _Pipe:
-    """One that nobody writes to: its end is the message."""
+    """A pipe without data: closing it is the message."""
 
     def __init__(self) -> None:
         self._reader = self._writer = -1
@@ -132,18 +131,18 @@ class _Pipe:
                 os.close(writer)
 
     def wait_closed(self, end: float) -> None:
-        """Return once no process holds the writer, or at the monotonic time `end`."""
+        """Wait until no process holds the writer, or until the monotonic time `end`."""
         if self._reader >= 0:
             select.select([self._reader], [], [], max(end - time.monotonic(), 0))
 
     def when_closed(self, call: Callable[[], None]) -> None:
-        """Call back, on the home loop, once the main process has closed its end."""
+        """Call `call` on the home loop once the main process has closed its end."""
         self.close()
         reader, loop = self._reader, bridge.home_loop()
 
-        def hear() -> None:
+        def on_closed() -> None:
             loop.remove_reader(reader)
             call()
 
         if reader >= 0:
-            loop.call_soon_threadsafe(loop.add_reader, reader, hear)
+            loop.call_soon_threadsafe(loop.add_reader, reader, on_closed)

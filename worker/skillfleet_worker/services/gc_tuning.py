@@ -1,4 +1,4 @@
-"""Python's garbage collector in a worker that has started."""
+"""Tuning of Python's garbage collector for a worker that has started."""
 
 import gc
 from typing import Any
@@ -7,12 +7,12 @@ _YOUNG_OBJECTS = 10_000
 
 
 def tune_gc(**_: Any) -> None:
-    """Leave what the start has made out of the collector's rounds, and have fewer of them.
+    """Freeze start-up objects (`gc.freeze`) and collect less often.
 
-    Modules, classes and the app stay until the process ends, yet each full round would look at
-    all of their hundred thousands of objects again: tens of milliseconds in which no run goes on,
-    and a write to every page that prefork's children share with their parent. For the end of the
-    start, and for what children inherit; also a receiver of Celery's signals.
+    Modules, classes and the app live as long as the process, yet each full collection would visit
+    their several hundred thousand objects again: tens of milliseconds in which no run continues,
+    and a write to every page that prefork's children share with their parent. Call it at the end
+    of the start, and before a fork; it is also a receiver of Celery's signals.
     """
     gc.collect()
     gc.freeze()

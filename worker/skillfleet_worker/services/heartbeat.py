@@ -1,4 +1,4 @@
-"""Keeping the leases of a process alive: all of them in one round trip."""
+"""Heartbeat: renews all leases of a process in one round trip."""
 
 import asyncio
 import contextlib
@@ -18,21 +18,21 @@ from skillfleet_worker.settings import WorkerSettings
 logger = logging.getLogger(__name__)
 
 _STOP_PART, _STOP_SECONDS = 0.05, 0.3
-"""What is left of a lease when its run is given up: a part of it, and no less than this."""
+"""The rest of a lease at which its run is given up: this part of it, at least these seconds."""
 _SHORTEST_SECONDS = 0.05
 _LOOK_SECONDS = 0.3
 _ROUNDS = 10
 _SEEN_SECONDS = 1.0
-"""How long a run is held by a look at its record: less than the reaper leaves it alone."""
+"""How long a run may go on after its record was read: less than the reaper waits after a gap."""
 
 
 def held_seconds(lease_seconds: float) -> float:
-    """How long after its last renewal an attempt may go on; stopping its handler takes a moment."""
+    """Return how long an attempt may go on after a renewal; stopping its handler takes time."""
     return lease_seconds - max(lease_seconds * _STOP_PART, _STOP_SECONDS)
 
 
 class Heartbeat:
-    """Renews, hears of lost leases and cancellations, and stops what it can no longer renew."""
+    """Renews leases, receives losses and cancellations, stops attempts it can no longer renew."""
 
     def __init__(
         self, leases: Leases, worker: str, attempts: Mapping[str, Attempt], settings: WorkerSettings
@@ -42,15 +42,15 @@ class Heartbeat:
         self._attempts = attempts
         self._settings = settings
         self._held_seconds = held_seconds(settings.lease_seconds)
-        # The reaper leaves lapsed leases alone after a gap of six rounds; two thirds of a lease,
-        # at least, have passed without a write when one lapses.
+        # The reaper ignores expired leases for a while after a gap of six rounds. When a lease
+        # expires, at least two thirds of it have passed without a write.
         self._reaper_waits = settings.lease_seconds >= _ROUNDS * settings.reap_seconds
         self._seen: WeakKeyDictionary[Attempt, float] = WeakKeyDictionary()
         self._early = asyncio.Event()
         self._outage = Outage(logger, "leases cannot be renewed")
 
     def soon(self) -> None:
-        """Beat at once: orders may have been missed."""
+        """Beat at once: commands may have been missed."""
         self._early.set()
 
     async def run(self) -> None:
@@ -58,7 +58,7 @@ class Heartbeat:
         while True:
             self._early.clear()
             if not await self.beat():
-                # What fails at once must not be tried without a pause.
+                # A failure may be immediate: pause before the next try.
                 await asyncio.sleep(self._pause())
                 continue
             with contextlib.suppress(TimeoutError):
@@ -66,7 +66,7 @@ class Heartbeat:
                     await self._early.wait()
 
     async def beat(self) -> bool:
-        """Renew all leases once; attempts that lost theirs are told so. False when it failed."""
+        """Renew all leases once and stop attempts that lost theirs; False when that failed."""
         attempts = dict(self._attempts)
         tokens = {run_id: attempt.lease.token for run_id, attempt in attempts.items()}
         began = asyncio.get_running_loop().time()
@@ -74,7 +74,7 @@ class Heartbeat:
             answers = await self._leases.renew(
                 self._worker, self._settings.lease_ms, tokens, self._patience(attempts)
             )
-        except Exception as error:  # noqa: BLE001 - whatever it is, the leases run out meanwhile
+        except Exception as error:  # noqa: BLE001 - the leases expire whatever the error is
             record(REDIS_ERRORS, 1, "renew")
             self._outage.begin(error)
             if self._reaper_waits and _refuses_everybody(error):
@@ -93,10 +93,10 @@ class Heartbeat:
         return True
 
     async def _look(self, attempts: Mapping[str, Attempt], tokens: dict[str, int]) -> None:
-        """Where nobody may write, see whose record still knows its attempt: it may go on a little.
+        """While Redis refuses writes, let attempts go on whose record still names them.
 
-        Others can restart a run only when Redis takes writes again, and its reaper first leaves
-        the runs of such a time alone for two seconds.
+        Another worker can restart a run only when Redis accepts writes again, and the reaper then
+        first waits two seconds.
         """
         now = asyncio.get_running_loop().time()
         try:
@@ -110,7 +110,7 @@ class Heartbeat:
                 attempt.lose()
 
     def _patience(self, attempts: Mapping[str, Attempt]) -> float:
-        """How long a renewal may take: never beyond the moment at which a run must be given up."""
+        """Return how long a renewal may take: until the first run has to be given up."""
         left = self._seconds_left(attempts)
         return max(min(self._settings.heartbeat_seconds, left), _SHORTEST_SECONDS)
 
@@ -118,7 +118,7 @@ class Heartbeat:
         return max(min(RETRY_SECONDS, self._seconds_left(self._attempts)), _SHORTEST_SECONDS)
 
     def _seconds_left(self, attempts: Mapping[str, Attempt]) -> float:
-        """How long until the first of the runs must be given up."""
+        """Return the time until the first run has to be given up."""
         now = asyncio.get_running_loop().time()
         left = (
             self._held_until(attempt) - now
@@ -132,7 +132,7 @@ class Heartbeat:
         return max(renewed, self._seen.get(attempt, 0.0) + _SEEN_SECONDS)
 
     def _give_up_overdue(self, attempts: Mapping[str, Attempt]) -> None:
-        """Another worker may start these runs now: they must not go on here."""
+        """Stop attempts whose run another worker may start now."""
         now = asyncio.get_running_loop().time()
         for attempt in attempts.values():
             if now >= self._held_until(attempt):

@@ -1,4 +1,4 @@
-"""A worker as Celery starts it: one node, which may consist of several executing processes."""
+"""Node: a worker as Celery starts it, with one or several processes that execute runs."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ ExecutorFactory = Callable[["Node"], Executor]
 
 
 class Node:
-    """The agents a worker serves, and the executor of each of its processes."""
+    """The agents that a worker serves, and the executor of each of its processes."""
 
     def __init__(
         self, settings: WorkerSettings, agents: Sequence[Agent], make_executor: ExecutorFactory
@@ -36,13 +36,13 @@ class Node:
         self.settings = settings
         self.agents = tuple(agents)
         self.disabled: dict[str, tuple[str, ...]] = {}
-        """Skills that are not served (task names), and what is wrong with their secrets."""
+        """Skills that are not served, by task name, with the problems of their secrets."""
         self.release_runs: Callable[[], None] = lambda: None
-        """Releases all runs of the worker and waits for it; in the process that consumes."""
+        """Releases all runs of the worker and waits until that is done; in the main process."""
         self.end_process: Callable[[], None] = lambda: None
-        """Ends this very process at once, with the exit status of a worker that drained."""
+        """Ends this process at once, with the exit status of a worker that has drained."""
         self.consumer: Any = None
-        """Celery's consumer in the process that consumes; None elsewhere."""
+        """Celery's consumer in the main process; None in children."""
         self._app: Any = None
         self._make_executor = make_executor
         self._executor: Executor | None = None
@@ -50,22 +50,22 @@ class Node:
         self._watchdog: Watchdog | None = None
         self._pid = os.getpid()
         self.main_pid = os.getpid()
-        """The process that consumes; others are children of its pool."""
+        """The process that consumes messages; the others are children of its pool."""
         self._lock = threading.Lock()
 
     @property
     def busy(self) -> bool:
-        """True while this very process executes runs."""
+        """True while this process executes runs."""
         return self.process is not None and bool(self.process.attempts)
 
     def bind(self, app: Any) -> None:
-        """Become the node of a Celery app; `node_of(app)` finds it."""
+        """Bind the node to a Celery app; `node_of(app)` returns it."""
         self._app = app
         app.skillfleet = self
 
     @property
     def cards(self) -> list[AgentCard]:
-        """What the worker publishes of its agents."""
+        """The cards of the agents, as the worker publishes them."""
         cards = []
         for agent in self.agents:
             card = agent.card(self.queue_of(agent))
@@ -98,7 +98,7 @@ class Node:
 
     @property
     def process(self) -> WorkerProcess | None:
-        """What executes runs in this very process; None before it started, or if none does."""
+        """The running attempts of this process; None before it starts, or if it executes none."""
         if self._executor is None or self._pid != os.getpid():
             return None
         return self._executor.process
@@ -127,7 +127,7 @@ class Node:
             bridge.home_loop().call_soon_threadsafe(executor.process.drain, seconds)
 
     def hand_over(self) -> None:
-        """Release what this process still executes, in the calling thread: it ends now."""
+        """Release what this ending process still executes, in the calling thread."""
         if self._watchdog is not None and self.busy:
             self._watchdog.release_all()
 
@@ -153,7 +153,7 @@ class Node:
         abandon_all("its worker process was recycled")
         tracing.stop(_LAST_SPANS_SECONDS)
         if self.process is not None and self.process.draining:
-            # It was to end anyway: no order reaches one that starts afresh.
+            # It has to end anyway: no signal would reach a process that starts again.
             self.end_process()
         if self.in_child:
             end_child()
