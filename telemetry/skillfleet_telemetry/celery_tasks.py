@@ -1,7 +1,7 @@
-"""Spans of Celery tasks that are no skills, by OpenTelemetry's own instrumentation.
+"""Spans of Celery tasks that are not skills, by OpenTelemetry's own instrumentation.
 
-A skill's run has its own spans (attempts.py): the instrumentation knows neither attempts nor
-outcomes, names its spans by superseded conventions, and would only double ours.
+A skill's run has spans of its own (the worker's attempts/telemetry.py): the instrumentation knows
+neither attempts nor outcomes, follows superseded conventions, and would duplicate those spans.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from opentelemetry.instrumentation.celery import CeleryInstrumentor
 
 
 class PlainTaskInstrumentor(CeleryInstrumentor):
-    """The official instrumentation, which leaves skills alone."""
+    """The official instrumentation without skills."""
 
     _instance = None
 
@@ -24,7 +24,7 @@ class PlainTaskInstrumentor(CeleryInstrumentor):
 
 
 def instrument_plain_tasks() -> None:
-    """Begin, in the place of the unchanged instrumentation if a project began that."""
+    """Start it, in place of the unchanged instrumentation if the project started that."""
     official = CeleryInstrumentor()  # type: ignore[no-untyped-call]
     if official.is_instrumented_by_opentelemetry:
         official.uninstrument()

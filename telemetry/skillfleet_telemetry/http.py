@@ -1,4 +1,4 @@
-"""A small HTTP server in a thread: for probes and metrics, which must answer when loops do not."""
+"""HTTP server in a thread, for probes and metrics, which must answer while a loop is blocked."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ _IDLE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a route answers."""
+    """The response of a route."""
 
     body: bytes
     status: HTTPStatus = HTTPStatus.OK
@@ -25,23 +25,23 @@ class Answer:
 
     @classmethod
     def text(cls, text: str, status: HTTPStatus = HTTPStatus.OK) -> "Answer":
-        """A line of text."""
+        """Respond with a line of text."""
         return cls(f"{text}\n".encode(), status)
 
     @classmethod
     def metrics(cls, exposition: bytes) -> "Answer":
-        """Metrics in Prometheus's text format."""
+        """Respond with metrics in Prometheus's text format."""
         return cls(exposition, content_type="text/plain; version=0.0.4; charset=utf-8")
 
     @classmethod
     def json(cls, value: object) -> "Answer":
-        """A JSON value."""
+        """Respond with a JSON value."""
         return cls(orjson.dumps(value), content_type="application/json")
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What was asked: the path below a route that ends in a slash, and the query's parameters."""
+    """A request: the path below a route that ends in a slash, and the query's parameters."""
 
     rest: str
     parameters: Mapping[str, list[str]]
@@ -57,7 +57,7 @@ class HttpServer:
     """
 
     def __init__(self, host: str, port: int, routes: Mapping[str, Route]) -> None:
-        """Listen at once; raises OSError when that cannot be. `start` begins to answer."""
+        """Listen at once, or raise OSError. Requests are answered from `start` on."""
         self._server = _Server((host, port), _Handler)
         self._server.routes = routes
         self.port: int = self._server.server_address[1]
@@ -66,20 +66,20 @@ class HttpServer:
         )
 
     def start(self) -> None:
-        """Answer from now on, in a daemon thread."""
+        """Start answering, in a daemon thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Answer no more and free the port."""
+        """Stop answering and free the port."""
         self._server.shutdown()
         self._server.server_close()
 
     def wait(self) -> None:
-        """Return when the server was closed."""
+        """Wait until the server is closed."""
         self._thread.join()
 
     def forget(self) -> None:
-        """In a forked child: let go of the parent's port."""
+        """Close the parent's socket in a forked child."""
         self._server.socket.close()
 
 

@@ -1,7 +1,7 @@
-"""Span ids that follow from a run: whoever knows run and attempt can point at its spans.
+"""Span ids derived from run and attempt, so that any process can refer to an attempt's spans.
 
-So an attempt links to the one before it, and the span of an attempt that died with its worker
-can be told by somebody else, without a word in the ledger.
+An attempt links to the one before it, and another worker can record the spans of an attempt that
+died with its worker, without any entry in the ledger.
 """
 
 import hashlib
@@ -13,13 +13,13 @@ _next: ContextVar[tuple[int, int] | None] = ContextVar("skillfleet_next_ids", de
 
 
 def span_id(run_id: str, attempt: int, role: str) -> int:
-    """The id (64 bits, never 0) of the span that plays `role` in an attempt."""
+    """Return the id (64 bits, never 0) of the span with a `role` in an attempt."""
     digest = hashlib.blake2b(f"{run_id}\0{attempt}\0{role}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") or 1
 
 
 class NextIds:
-    """A context manager: the span started inside gets this id, and this trace's if it is a root."""
+    """A context manager: a span started inside gets this id, a root span also this trace id."""
 
     __slots__ = ("_ids", "_token")
 
@@ -34,14 +34,14 @@ class NextIds:
 
 
 class RunIdGenerator(RandomIdGenerator):
-    """Random ids, as ever, but for spans that are started inside `NextIds`."""
+    """Random ids, except for spans that are started inside `NextIds`."""
 
     def generate_span_id(self) -> int:
-        """A span id."""
+        """Return a span id."""
         chosen = _next.get()
         return super().generate_span_id() if chosen is None else chosen[0]
 
     def generate_trace_id(self) -> int:
-        """A trace id."""
+        """Return a trace id."""
         chosen = _next.get()
         return super().generate_trace_id() if chosen is None else chosen[1]

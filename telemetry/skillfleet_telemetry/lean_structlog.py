@@ -1,7 +1,7 @@
-"""structlog without rich, which it imports where that is installed.
+"""Import of structlog without rich, which it imports where that is installed.
 
-rich and what it brings take 4 MiB of every worker, for coloured tracebacks that logs.py switches
-off. Whoever uses rich itself still gets it.
+rich and its dependencies take 4 MiB of every worker, for coloured tracebacks that logs.py switches
+off. Code that imports rich itself still gets it.
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 _modules: dict[str, Any] = sys.modules
 _hidden = "rich" not in _modules
 if _hidden:
-    # Python's way to say that a module cannot be imported.
+    # None makes an import of the module fail.
     _modules["rich"] = None
 try:
     import structlog

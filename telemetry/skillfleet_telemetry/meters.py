@@ -1,4 +1,4 @@
-"""Metrics in the process that serves them: OpenTelemetry's SDK behind `metrics.record`.
+"""Metrics of the process that serves them: OpenTelemetry's SDK as the sink of `metrics.record`.
 
 With prefork that is the main process; its children send their measurements there (relay.py).
 """
@@ -54,18 +54,18 @@ class Meters:
                 )
 
     def add(self, metric: Metric, value: float, labels: tuple[str, ...]) -> None:
-        """Take one measurement."""
+        """Record one measurement."""
         take = self._record.get(metric.name)
         if take is not None:
             take(value, dict(zip(metric.labels, labels, strict=True)))
 
     def exposition(self) -> bytes:
-        """All metrics in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         text: bytes = generate_latest(self._registry)
         return text
 
     def stop(self, timeout: float) -> None:
-        """Send what is left, within `timeout` seconds."""
+        """Export pending measurements, within `timeout` seconds."""
         self._provider.shutdown(timeout_millis=timeout * 1000)
 
 

@@ -1,4 +1,4 @@
-"""Every metric of a worker: one table, and `record`, which the runtime calls.
+"""Table of a worker's metrics, and `record`, which the worker calls.
 
 Names and units are OpenTelemetry's; Prometheus shows `skillfleet.run.duration` in `s` as
 `skillfleet_run_duration_seconds`. Labels are bounded: no ids, no texts. docs/telemetry.md shows
@@ -19,8 +19,8 @@ _TOKEN_BUCKETS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
 class Metric:
     """One metric; `labels` are given to `record` by position.
 
-    `at_zero` holds the label values that a counter shows before anything was counted: Prometheus
-    sees no increase in a series that begins with 1.
+    `at_zero` holds the label values that a counter exposes before anything was counted:
+    Prometheus sees no increase in a series that begins with 1.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Metric:
 
     @property
     def prometheus(self) -> str:
-        """Its name in Prometheus's exposition, without a histogram's suffixes."""
+        """The name in Prometheus's exposition, without the suffixes of a histogram."""
         unit = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")
         total = "_total" if self.kind == "counter" else ""
         return self.name.replace(".", "_") + unit + total
@@ -55,42 +55,51 @@ RUN_DURATION = _timing(
 QUEUE_WAIT = _timing(
     "skillfleet.run.queue_wait", _RUN_BUCKETS, "From published to claimed", "skill"
 )
-IN_FLIGHT = Metric("skillfleet.runs.in_flight", "gauge", "{run}", "Runs that execute now")
+IN_FLIGHT = Metric("skillfleet.runs.in_flight", "gauge", "{run}", "Runs in execution")
 RETRIES = _counter("skillfleet.retries", "{attempt}", "Attempts that ended in a retry", "skill")
 RELEASES = _counter(
-    "skillfleet.releases", "{attempt}", "Attempts given back to the queue, uncounted", "skill"
+    "skillfleet.releases", "{attempt}", "Attempts returned to the queue, not counted", "skill"
 )
 LEASES_LOST = _counter("skillfleet.leases.lost", "{lease}", "Leases that ran out")
 DUPLICATES = _counter(
-    "skillfleet.duplicates.dropped", "{message}", "Messages that gave no lease", "status"
+    "skillfleet.duplicates.dropped",
+    "{message}",
+    "Messages that did not lead to an attempt",
+    "status",
 )
 DEAD_LETTERS = Metric(
     "skillfleet.dead_letters",
     "counter",
     "{run}",
-    "Runs buried and messages refused",
+    "Dead runs and dead-lettered messages",
     ("kind",),
     at_zero=(("run",), ("message",)),
 )
 CANCEL_LATENCY = _timing(
-    "skillfleet.cancel.latency", _FAST_BUCKETS, "From the order to the run's end", "skill"
+    "skillfleet.cancel.latency", _FAST_BUCKETS, "From the cancellation to the run's end", "skill"
 )
 EVENTS = _counter("skillfleet.events", "{event}", "Events written to streams")
 EVENT_BYTES = _counter("skillfleet.event.size", "By", "Payload of those events")
 EVENT_FLUSH = _timing("skillfleet.event.flush", _FAST_BUCKETS, "Writing one batch of events")
 SETTLE = _timing("skillfleet.run.settle", _FAST_BUCKETS, "Writing an attempt's outcome")
 LOOP_LAG = Metric(
-    "skillfleet.loop.lag", "gauge", SECONDS, "Longest lateness of the event loop since last asked"
+    "skillfleet.loop.lag",
+    "gauge",
+    SECONDS,
+    "Longest delay of the event loop since the last collection",
 )
 THREADS_LEFT = Metric(
     "skillfleet.threads.left", "gauge", "{thread}", "Threads that outlive the runs that used them"
 )
 REAPER_WORK = _counter("skillfleet.reaper.runs", "{run}", "Runs the reaper acted on", "work")
 REDIS_ERRORS = _counter(
-    "skillfleet.redis.errors", "{error}", "Operations that gave Redis up", "operation"
+    "skillfleet.redis.errors",
+    "{error}",
+    "Operations that failed: Redis was unreachable",
+    "operation",
 )
 TELEMETRY_LOST = _counter(
-    "skillfleet.telemetry.lost", "{span}", "Spans that reached no collector", "reason"
+    "skillfleet.telemetry.lost", "{span}", "Spans that were not exported", "reason"
 )
 MODEL_TOKENS = Metric(
     "gen_ai.client.token.usage",
@@ -114,15 +123,15 @@ TABLE: tuple[Metric, ...] = tuple(
 )
 
 Gauges = Mapping[Metric, Callable[[], float | None]]
-"""Where the values of gauges come from, asked at each collection; None for no value."""
+"""The sources of gauges, called at each collection; None for no value."""
 Sink = Callable[[Metric, float, tuple[str, ...]], None]
 
 
-def _nowhere(metric: Metric, value: float, labels: tuple[str, ...]) -> None:
-    """Where measurements go that nobody asked for."""
+def _discard(metric: Metric, value: float, labels: tuple[str, ...]) -> None:
+    """Discard a measurement: no reader is configured."""
 
 
-_sink: Sink = _nowhere
+_sink: Sink = _discard
 
 
 def record(metric: Metric, value: float = 1, *labels: str) -> None:
@@ -131,26 +140,26 @@ def record(metric: Metric, value: float = 1, *labels: str) -> None:
 
 
 def send_to(sink: Sink | None) -> None:
-    """Choose where this process's measurements go; None for nowhere."""
+    """Set the sink of this process's measurements; None discards them."""
     global _sink  # noqa: PLW0603 - one for each process
-    _sink = sink or _nowhere
+    _sink = sink or _discard
 
 
 def is_measured() -> bool:
-    """True when somebody wants to know."""
-    return _sink is not _nowhere
+    """Return whether measurements are recorded."""
+    return _sink is not _discard
 
 
-_MOST_NAMES = 100
+_MAX_NAMES = 100
 _names: set[str] = set()
 
 
 def bounded(name: str | None) -> str:
-    """A label for a name that skills choose: the first hundred names keep theirs."""
+    """Return a label for a name that skills choose; after the first hundred it is `other`."""
     if name is None:
         return ""
     if name not in _names:
-        if len(_names) >= _MOST_NAMES:
+        if len(_names) >= _MAX_NAMES:
             return "other"
         _names.add(name)
     return name

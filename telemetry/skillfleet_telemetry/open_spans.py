@@ -1,4 +1,4 @@
-"""The spans that are open in an attempt, whoever started them: none outlives it."""
+"""Open spans of an attempt, from whichever library: none outlives the attempt."""
 
 from contextvars import ContextVar
 
@@ -16,17 +16,17 @@ LEFT_OPEN = "the attempt ended before this did"
 
 
 class OpenSpanProcessor(SpanProcessor):
-    """Keeps account of each attempt's open spans."""
+    """Tracks the open spans of each attempt."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Note a span that an attempt's code starts."""
+        """Add a span that an attempt's code starts."""
         del parent_context
         spans = in_attempt.get()
         if spans is not None:
             spans[span.get_span_context().span_id] = span
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Strike it off the list; one that ends in another context stays, which does no harm."""
+        """Remove a span; one that ends in another context stays, which does no harm."""
         spans = in_attempt.get()
         if spans and span.context is not None:
             spans.pop(span.context.span_id, None)

@@ -1,6 +1,6 @@
-"""How a prefork worker's children tell their measurements: datagrams to the main process.
+"""Relay of measurements from the children of a prefork worker to its main process.
 
-The main process so holds all metrics, and none is lost or counted anew when a child goes.
+The main process holds all metrics, so none is lost or starts again when a child ends.
 """
 
 import os
@@ -11,13 +11,13 @@ import orjson
 
 from skillfleet_telemetry.metrics import IN_FLIGHT, TABLE, Metric, Sink
 
-_MOST_BYTES = 4096
+_MAX_BYTES = 4096
 _BUFFER_BYTES = 1024 * 1024
 _BY_NAME = {metric.name: metric for metric in TABLE}
 
 
 class Relay:
-    """Opened before the pool forks; both ends close with their processes."""
+    """Datagrams over a pair of sockets, opened before the pool forks."""
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -27,10 +27,10 @@ class Relay:
         self._in_flight: dict[int, float] = {}
 
     def listen(self, sink: Sink) -> None:
-        """In the main process: pass measurements on to `sink`, in a thread."""
+        """Pass measurements on to `sink`, in a thread of the main process."""
 
         def run() -> None:
-            while data := self._reader.recv(_MOST_BYTES):
+            while data := self._reader.recv(_MAX_BYTES):
                 pid, name, value, labels = orjson.loads(data)
                 if name == IN_FLIGHT.name:
                     self._in_flight[pid] = value
@@ -40,12 +40,12 @@ class Relay:
         threading.Thread(target=run, name="skillfleet-metrics", daemon=True).start()
 
     def in_flight(self) -> float:
-        """In the main process: how many runs execute in its living children."""
+        """Return how many runs execute in the living children; in the main process."""
         self._in_flight = {pid: n for pid, n in self._in_flight.items() if _lives(pid)}
         return sum(self._in_flight.values())
 
     def send(self, metric: Metric, value: float, labels: tuple[str, ...]) -> None:
-        """In a child: the sink for its measurements. A full buffer costs the measurement."""
+        """Send a measurement from a child; it is dropped when the buffer is full."""
         try:
             self._writer.send(orjson.dumps((os.getpid(), metric.name, value, labels)))
         except OSError:

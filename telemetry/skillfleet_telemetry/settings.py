@@ -44,7 +44,7 @@ class TelemetrySettings(BaseSettings):
 
     @classmethod
     def load(cls) -> Self:
-        """Read the environment; raises SettingsError, which names the variable."""
+        """Read the environment; raise SettingsError, which names the variable."""
         try:
             return cls()
         except ValidationError as error:
@@ -53,13 +53,13 @@ class TelemetrySettings(BaseSettings):
 
     @property
     def exports_traces(self) -> bool:
-        """True when spans leave this machine."""
+        """True when spans are exported."""
         endpoint = self.otel_exporter_otlp_traces_endpoint or self.otel_exporter_otlp_endpoint
         return bool(endpoint) and self._on(self.otel_traces_exporter)
 
     @property
     def exports_metrics(self) -> bool:
-        """True when metrics leave this machine on their own, beside Prometheus's asking."""
+        """True when metrics are pushed over OTLP, in addition to Prometheus's scrapes."""
         endpoint = self.otel_exporter_otlp_metrics_endpoint or self.otel_exporter_otlp_endpoint
         return bool(endpoint) and self._on(self.otel_metrics_exporter)
 

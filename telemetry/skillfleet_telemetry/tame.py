@@ -1,7 +1,7 @@
-"""Values of any kind as plain JSON values: for log lines that could not be written otherwise.
+"""Conversion of any value to plain JSON values, for log lines that fail otherwise.
 
-Nothing here raises, whatever the value does: a line about a trouble must not be lost to the
-value that is the trouble.
+Nothing here raises, whatever the value's code does: a line about a problem must not be lost to the
+value that is the problem.
 """
 
 import logging
@@ -10,57 +10,58 @@ import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_DEEPEST = 20
-_MOST = 10_000
-_LEFT_OUT = "…"
-_LEAST_WHOLE, _MOST_WHOLE = -(2**63), 2**64 - 1
+_MAX_DEPTH = 20
+_MAX_VALUES = 10_000
+_OMITTED = "…"
+_MIN_WHOLE, _MAX_WHOLE = -(2**63), 2**64 - 1
 
 
 def tame(value: object) -> Any:
-    """The value as dicts with text as keys, lists, texts, numbers of 64 bits, booleans and None.
+    """Return the value as dicts with string keys, lists, strings, 64-bit numbers, booleans, None.
 
-    What is deeper than 20 levels, contains itself, or comes after 10,000 others is left out.
+    Values deeper than 20 levels, values that contain themselves, and those after the first 10,000
+    are omitted.
     """
     return _Taming().take(value, ())
 
 
 def safe_repr(value: object) -> str:
-    """The value's `repr`, or its type where that fails."""
+    """Return the value's `repr`, or its type where that fails."""
     try:
         return _text(repr(value))
-    except Exception as error:  # noqa: BLE001 - anybody's code
+    except Exception as error:  # noqa: BLE001 - the value's own code
         return f"<{type(value).__qualname__} without a repr: {type(error).__name__}>"
 
 
 def message_of(record: logging.LogRecord) -> str:
-    """A record's message; as it is, with its arguments behind it, where they do not fit in."""
+    """Return a record's message, followed by its arguments where they do not fit into it."""
     try:
         return _text(record.getMessage())
-    except Exception:  # noqa: BLE001 - anybody's code
+    except Exception:  # noqa: BLE001 - the value's own code
         return unfilled(record.msg, record.args)
 
 
 def unfilled(template: object, args: object) -> str:
-    """A message whose arguments do not fit into it."""
+    """Return a message, followed by the arguments that do not fit into it."""
     return f"{tame(template)} {tame(args)!r}"
 
 
 def trace_of(exc_info: object) -> str:
-    """The traceback of what was given as `exc_info`, whatever it is."""
+    """Return the traceback of a value given as `exc_info`, of whatever type."""
     try:
         error = exc_info[1] if isinstance(exc_info, tuple) and len(exc_info) > 1 else exc_info
         if isinstance(error, BaseException):
             return _text("".join(traceback.format_exception(error)))
-    except Exception:  # noqa: BLE001 - anybody's code
+    except Exception:  # noqa: BLE001 - the value's own code
         return safe_repr(exc_info)
     return safe_repr(exc_info)
 
 
 class _Taming:
-    """Taming one value."""
+    """The conversion of one value."""
 
     def __init__(self) -> None:
-        self._left = _MOST
+        self._left = _MAX_VALUES
 
     def take(self, value: object, above: tuple[int, ...]) -> Any:
         """`above` are the ids of the containers around the value."""
@@ -68,10 +69,10 @@ class _Taming:
         try:
             if not isinstance(value, Mapping | list | tuple | set | frozenset):
                 return _scalar(value)
-            if self._left < 0 or len(above) >= _DEEPEST or id(value) in above:
-                return _LEFT_OUT
+            if self._left < 0 or len(above) >= _MAX_DEPTH or id(value) in above:
+                return _OMITTED
             return self._container(value, (*above, id(value)))
-        except Exception:  # noqa: BLE001 - anybody's code, or a container that changes meanwhile
+        except Exception:  # noqa: BLE001 - the value's own code, or a container that changes meanwhile
             return safe_repr(value)
 
     def _container(self, value: Mapping[Any, Any] | Iterable[Any], above: tuple[int, ...]) -> Any:
@@ -92,7 +93,7 @@ def _scalar(value: object) -> str | float | None:
             return _text(value)
         case int():
             # Python writes no decimal number of thousands of digits.
-            return int(value) if _LEAST_WHOLE <= value <= _MOST_WHOLE else hex(value)
+            return int(value) if _MIN_WHOLE <= value <= _MAX_WHOLE else hex(value)
         case float():
             return float(value) if math.isfinite(value) else safe_repr(value)
         case _:
@@ -104,6 +105,6 @@ def _key(key: object) -> str:
 
 
 def _text(text: str) -> str:
-    """The text without halves of surrogate pairs, which JSON cannot carry."""
-    # Of subclasses, too, whatever they do.
+    """The string without halves of surrogate pairs, which JSON cannot carry."""
+    # `str.encode`, because a subclass may override its own.
     return str.encode(text, errors="backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""The tracer of an executing process: set up after the fork, flushed at its end."""
+"""Tracer of a process that executes runs: set up after the fork, flushed at the end."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
-from skillfleet_telemetry.export import CountingExporter, CountingProcessor, hush_exporters
+from skillfleet_telemetry.export import CountingExporter, CountingProcessor, rate_limit_sdk_logs
 from skillfleet_telemetry.ids import RunIdGenerator
 from skillfleet_telemetry.open_spans import OpenSpanProcessor
 from skillfleet_telemetry.settings import TelemetrySettings
@@ -21,7 +21,7 @@ _SERVICE = "skillfleet-worker"
 
 
 def resource(settings: TelemetrySettings, namespace: str) -> Resource:
-    """What this process is; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win."""
+    """Return the attributes of this process; those of OTEL_* variables take precedence."""
     own: dict[str, str | int] = {
         "service.name": _SERVICE,
         "service.namespace": namespace,
@@ -44,7 +44,7 @@ def _is_named(settings: TelemetrySettings) -> bool:
 
 
 class Tracing:
-    """The tracer provider of this process, if spans are wanted. One object a process."""
+    """The tracer provider of this process, if spans are recorded."""
 
     def __init__(self) -> None:
         self._pid: int | None = None
@@ -54,22 +54,22 @@ class Tracing:
 
     @property
     def tracer(self) -> trace.Tracer | None:
-        """The tracer for attempts; None when nobody wants spans."""
+        """The tracer for attempts; None when no spans are recorded."""
         if self._provider is None or self._pid != os.getpid():
             return None
         return self._tracer
 
     @property
     def has_run_ids(self) -> bool:
-        """True when the ids of attempts' spans follow from their runs."""
+        """True when the span ids of attempts are derived from their runs."""
         return self._provider is not None and isinstance(
             self._provider.id_generator, RunIdGenerator
         )
 
     def start(self, settings: TelemetrySettings, namespace: str) -> None:
-        """Begin, once in each process that executes runs, and after its fork.
+        """Start, once in each process that executes runs, after its fork.
 
-        A tracer provider that the project set up itself is used as it is.
+        A tracer provider that the project has set up is used unchanged.
         """
         if self._pid == os.getpid():
             return
@@ -83,16 +83,16 @@ class Tracing:
         else:
             return
         self._provider.add_span_processor(OpenSpanProcessor())
-        # Asking for one takes as long as half of a span.
+        # Getting a tracer takes half as long as a span.
         self._tracer = self._provider.get_tracer("skillfleet")
 
     def stop(self, timeout: float) -> None:
-        """Send all finished spans, within `timeout` seconds; afterwards none are taken."""
+        """Export all finished spans within `timeout` seconds; later ones are dropped."""
         provider, self._provider = self._provider, None
         if provider is None or self._pid != os.getpid():
             return
         finish = provider.shutdown if self._owned else provider.force_flush
-        # In a thread: neither of the two keeps to a time limit.
+        # In a thread, because neither call keeps to a time limit.
         thread = threading.Thread(target=finish, name="skillfleet-last-spans", daemon=True)
         thread.start()
         thread.join(timeout)
@@ -101,7 +101,7 @@ class Tracing:
 
 
 def _provider(settings: TelemetrySettings, namespace: str) -> TracerProvider:
-    # Only where spans leave: it brings protobuf along.
+    # Imported only where spans are exported: it imports protobuf.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
         OTLPSpanExporter,
     )
@@ -112,7 +112,7 @@ def _provider(settings: TelemetrySettings, namespace: str) -> TracerProvider:
         shutdown_on_exit=False,
     )
     provider.add_span_processor(CountingProcessor(CountingExporter(OTLPSpanExporter()), settings))
-    hush_exporters()
+    rate_limit_sdk_logs()
     return provider
 
 

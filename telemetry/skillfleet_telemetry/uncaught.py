@@ -1,6 +1,6 @@
-"""Errors that Python itself would print on stderr, past the log: their texts may hold secrets.
+"""Log lines for errors that Python itself prints on stderr, whose texts may hold secrets.
 
-Those of plain threads, and those in `__del__` and the like, which nobody can catch.
+These are errors of plain threads, and those in `__del__` and the like, which no code can catch.
 """
 
 import logging
@@ -16,9 +16,9 @@ logger = logging.getLogger(__name__)
 
 
 def log_uncaught() -> Callable[[], None]:
-    """From here on such errors are log lines; call what is returned to undo it.
+    """Log such errors from now on; return a function that undoes it.
 
-    A hook that the project set itself stays.
+    A hook that the project has set stays.
     """
     threads, unraisable = threading.excepthook, sys.unraisablehook
     if threads is threading.__excepthook__:
@@ -40,7 +40,7 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
 
 
 def _not_raised(failure: "sys.UnraisableHookArgs") -> None:
-    # It may come at any moment, also when the interpreter has all but ended.
+    # Called at any moment, also while the interpreter shuts down.
     with suppress(Exception):
         text = failure.err_msg or "an error was ignored in"
         logger.error("%s %s", text, safe_repr(failure.object), exc_info=_exc_info(failure))

@@ -1,7 +1,7 @@
-"""Whether a worker is well, seen from a thread that does not depend on its loops.
+"""Health of a worker, checked in a thread that does not depend on its loops.
 
-Never asks through Celery: a remote-control ping says nothing of the loop that executes runs, and
-many of them are a load of their own.
+Celery's remote-control ping is not used: it does not test the loop that executes runs, and many
+pings are a load of their own.
 """
 
 import time
@@ -14,14 +14,14 @@ from skillfleet_ledger.sync import Portal
 from skillfleet_telemetry.http import Answer, Route
 from skillfleet_worker.settings import WorkerSettings
 
-_PATIENCE = 3
-"""How many times `blocked_seconds` a loop may stand still until it counts as dead."""
+_BLOCKED_FACTOR = 3
+"""How many times `blocked_seconds` a loop may be blocked before it counts as dead."""
 _PING_SECONDS = 2.0
 TICK_SECONDS = 1.0
 
 
 class Process(Protocol):
-    """An executing process, as far as its health and load show here."""
+    """A process that executes runs, as far as its health needs it."""
 
     attempts: Any
 
@@ -31,29 +31,29 @@ class Process(Protocol):
 
 
 class Worker(Protocol):
-    """A worker, as far as its health shows here."""
+    """A worker, as far as its health needs it."""
 
     settings: WorkerSettings
     consumer: Any
 
     @property
     def process(self) -> Process | None:
-        """What executes runs in this very process; None when children do."""
+        """The part that executes runs in this process; None when children do."""
 
 
 class Health:
-    """Belongs to the process that consumes messages. Any thread may ask."""
+    """Health checks of the process that consumes messages. Any thread."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._limit = _PATIENCE * worker.settings.blocked_seconds
+        self._limit = _BLOCKED_FACTOR * worker.settings.blocked_seconds
         self._ticked: float | None = None
         self._draining = False
         self._portal: Portal | None = None
         self._ledger: Ledger | None = None
 
     def routes(self) -> dict[str, Route]:
-        """The probes by path."""
+        """Return the probes by path."""
         return {
             "/startupz": lambda _: _verdict(self.not_started()),
             "/livez": lambda _: _verdict(self.not_live()),
@@ -61,40 +61,40 @@ class Health:
         }
 
     def watch_consumer(self, consumer: Any) -> None:
-        """Celery's consumer is ready: from now on its own loop must turn, too."""
+        """Check the loop of Celery's consumer, too, from now on."""
         hub = getattr(consumer, "hub", None)
         if hub is not None:
             self._tick()
             hub.timer.call_repeatedly(TICK_SECONDS, self._tick)
 
     def drain(self) -> None:
-        """The worker shuts down: alive, but not ready."""
+        """Report the worker as live but not ready: it shuts down."""
         self._draining = True
 
     def not_started(self) -> str | None:
-        """Why the worker has not started yet; None once it has."""
+        """Return why the worker has not started yet; None once it has."""
         return None if self._worker.consumer is not None else "the worker has not started yet"
 
     def not_live(self) -> str | None:
-        """What stands still, if something does."""
+        """Return which loop is blocked; None if none is."""
         now = time.monotonic()
         process = self._worker.process
         if process is not None and now - process.last_turn > self._limit:
             return f"the event loop has not turned for {now - process.last_turn:.0f} s"
-        # While it drains, Celery's consumer waits for the pool and need not turn.
+        # While the worker drains, Celery's consumer waits for the pool and does not turn.
         consumes = self._ticked is not None and not self._draining and self._connected()
         if consumes and now - (self._ticked or now) > self._limit:
             return f"the consumer has not turned for {now - (self._ticked or now):.0f} s"
         return None
 
     def not_ready(self) -> str | None:
-        """Why the worker takes no runs, if it does not."""
+        """Return why the worker takes no runs; None if it takes them."""
         if (why := self.not_started() or self.not_live()) is not None:
             return why
         if self._draining:
-            return "the worker shuts down"
+            return "the worker is shutting down"
         if not self._connected():
-            return "the broker is out of reach"
+            return "the broker is unreachable"
         return self._cannot_reach_redis()
 
     def close(self) -> None:

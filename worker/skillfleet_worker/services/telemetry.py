@@ -1,13 +1,13 @@
-"""Tying telemetry to Celery's signals, in every pool.
+"""Telemetry at Celery's signals, in every pool.
 
 | when | what |
 |---|---|
-| the program starts | JSON lines get no company; what Python would print becomes a line |
-| logging is set up | structlog, for Celery's lines too |
-| the main process starts | probe server and metrics |
-| an executing process starts, after its fork | tracing; a child sends its measurements on |
-| a task begins and ends | whose log lines these are |
-| an executing process ends | the last spans leave |
+| process start | keep stdout and stderr JSON-only; log what Python would print |
+| logging set-up | structlog, for Celery's lines too; a thread writes the lines |
+| start of the main process | probe server and metrics |
+| start of an executing process, after its fork | tracing; a child relays its measurements |
+| start and end of a task | the run of the log lines in between |
+| end of an executing process | export of the last spans |
 """
 
 import logging
@@ -22,7 +22,7 @@ from celery import current_app, signals
 
 from skillfleet_engine.loop.threads import threads_left
 from skillfleet_telemetry import logs
-from skillfleet_telemetry.export import hush_exporters
+from skillfleet_telemetry.export import rate_limit_sdk_logs
 from skillfleet_telemetry.http import Answer, HttpServer, Query
 from skillfleet_telemetry.metrics import (
     IN_FLIGHT,
@@ -41,7 +41,7 @@ from skillfleet_worker.services.health import Health
 if TYPE_CHECKING:
     from skillfleet_telemetry.meters import Meters
 
-# ruff: noqa: PLC0415 - exporters and instrumentation are 8 MiB, which only who wants them needs
+# ruff: noqa: PLC0415 - exporters and instrumentation are 8 MiB, needed only where they are used
 
 _FOR_TRACES = (
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
@@ -52,7 +52,7 @@ _TICK_SECONDS = 0.25
 
 
 class Worker(health.Worker, Protocol):
-    """A worker, as telemetry sees it."""
+    """A worker, as far as telemetry needs it."""
 
     @property
     def in_child(self) -> bool:
@@ -60,7 +60,7 @@ class Worker(health.Worker, Protocol):
 
 
 class Telemetry:
-    """The telemetry of one worker; its methods are what happens at Celery's signals."""
+    """The telemetry of one worker; its methods are receivers of Celery's signals."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -86,16 +86,16 @@ class Telemetry:
         threads_left.connect(self._count_threads, weak=False)
 
     def _program_starts(self, instance: Any, options: Mapping[str, Any], **_: Any) -> None:
-        """Keep a stream of JSON lines free of what Celery and Python print past logging."""
+        """Keep what Celery and Python print without logging out of a stream of JSON lines."""
         log_uncaught()
         settings, logfile = self._worker.settings, options.get("logfile")
         if not logs.writes_json(settings.log_format, logfile):
             return
-        # Celery warns of root's rights before it sets up logging.
+        # Celery warns about running as root before it sets up logging.
         logs.configure(settings.log_level, settings.log_format, logfile, background=True)
         logging.captureWarnings(capture=True)
         instance.quiet = True
-        # At a signal Celery writes a line straight to this file; without one it writes none.
+        # At a signal Celery writes a line to this file directly, if there is one.
         sys.__stdout__ = None  # type: ignore[misc]
 
     def _set_up_logging(self, loglevel: Any = None, logfile: Any = None, **_: Any) -> None:
@@ -125,7 +125,7 @@ class Telemetry:
         self._server.start()
 
     def _process_starts(self, **_: Any) -> None:
-        """In an executing process; with the threads pool, Celery does not say so."""
+        """Set up an executing process; with the threads pool, Celery sends no such signal."""
         if self._worker.in_child:
             if self._server is not None:
                 self._server.forget()
@@ -163,7 +163,7 @@ class Telemetry:
             prometheus=self._worker.settings.metrics,
             otlp=self._settings.exports_metrics,
         )
-        hush_exporters()
+        rate_limit_sdk_logs()
         self._relay.listen(self._meters.add)
         send_to(self._meters.add)
 
@@ -188,7 +188,7 @@ class Telemetry:
         return Answer.metrics(text)
 
     def _count_threads(self, sender: Any, count: int, **_: Any) -> None:
-        """In any thread; those of prefork's children are counted by these alone."""
+        """Note a count, in any thread; a prefork child counts its own."""
         self._threads_left[sender] = count
 
     def _in_flight(self) -> float:
