@@ -17,7 +17,7 @@ from skillfleet_worker.adapters import Adapters, load_adapters
 from skillfleet_worker.attempts.context import Capabilities
 from skillfleet_worker.attempts.executor import Executor
 from skillfleet_worker.attempts.process import WorkerProcess
-from skillfleet_worker.celery_hooks.consumer import keep_refused
+from skillfleet_worker.celery_hooks.consumer import dead_letter_undecodable
 from skillfleet_worker.services.drain import ShutdownPipes
 from skillfleet_worker.services.gc_tuning import tune_gc
 from skillfleet_worker.services.node import Node
@@ -113,7 +113,7 @@ def _forward_signals(consumer: Any, line: ShutdownPipes) -> None:
 
 
 def _keep_unreadable(node: Node, queue: str, body: bytes, reason: str, **_: Any) -> None:
-    keep_refused(node.settings, body, f"in queue {queue}: {reason}")
+    dead_letter_undecodable(node.settings, body, f"in queue {queue}: {reason}")
 
 
 def _log_auth(settings: WorkerSettings) -> None:

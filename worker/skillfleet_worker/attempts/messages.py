@@ -24,7 +24,7 @@ TIME_LIMIT: Final = "skillfleet_time_limit"
 """Request field with the time limit of the attempt, in seconds (request.py)."""
 WORKER_TIME_LIMITS: Final = "skillfleet_worker_time_limits"
 """Request field with the hard and soft time limit of the pool, in seconds (request.py)."""
-PROCESSED: Final = "skillfleet_processed"
+REPLAYED: Final = "skillfleet_replayed"
 """Request field with the result of an execution that Celery's tracer reports (skill_task.py)."""
 _LONGEST_ID = 255
 _LINKS = uuid.UUID("5c1f0c3a-9c5b-4f0e-8a43-0c8f4c7f2d11")
@@ -37,7 +37,7 @@ _NOT_KEPT = frozenset(
         *("headers", "properties", "delivery_info", "correlation_id", "hostname", "compression"),
         *("called_directly", "is_eager", "loglevel", "logfile", "utc", "time_limit"),
         *("soft_time_limit", "taskset", "_protected", "_children", HEADER, TOKEN_HEADER),
-        *(TIME_LIMIT, WORKER_TIME_LIMITS, PROCESSED, *CANVAS, *_PROPERTIES, *TRACE_HEADERS),
+        *(TIME_LIMIT, WORKER_TIME_LIMITS, REPLAYED, *CANVAS, *_PROPERTIES, *TRACE_HEADERS),
     }
 )
 # A fleet's own message has these, too (message.py).

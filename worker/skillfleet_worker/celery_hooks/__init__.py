@@ -1,1 +1,1 @@
-"""What Celery's worker calls: strategy, requests, task, consumer, result backend."""
+"""Hooks that Celery's worker calls: strategy, requests, task, consumer, result backend."""

@@ -1,4 +1,4 @@
-"""Celery's consumer for a fleet: nothing that arrives is lost, and nothing stops the worker."""
+"""Celery's consumer for a fleet: faulty messages become dead letters and never stop the worker."""
 
 import asyncio
 import logging
@@ -17,10 +17,10 @@ from skillfleet_ledger.runs.records import Submission
 from skillfleet_telemetry.metrics import DEAD_LETTERS, record
 from skillfleet_worker.attempts.messages import body_of, record_from_message, register_foreign_run
 from skillfleet_worker.celery_hooks.envelope import (
-    legible_part,
+    message_from_raw,
     most_message_bytes,
     problem_of,
-    undecoded,
+    readable_part,
 )
 from skillfleet_worker.services.node import node_of
 from skillfleet_worker.settings import WorkerSettings
@@ -28,33 +28,33 @@ from skillfleet_worker.settings import WorkerSettings
 logger = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 10.0
-_PASS_ON_SECONDS = 1.0
-_ITS_OWN = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+_REQUEUE_SECONDS = 1.0
+_OF_MESSAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 LedgerWork = Callable[[Ledger], Coroutine[Any, Any, Any]]
 
 
 class FleetConsumer(LoopConsumer):
-    """Ends runs of unknown skills, keeps what cannot be read with its reason."""
+    """Ends runs of unknown skills; dead-letters messages that cannot be processed."""
 
     connection_errors: Any
     event_dispatcher: Any
     timer: Any
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        # Both cost a second at each start, and the ledger knows the other workers.
+        # Each costs a second at start-up, and the ledger knows the other workers.
         super().__init__(*args, **options | {"without_gossip": True, "without_mingle": True})
         if self.loop_pool is None and self.controller is not None:
-            # The first that Celery calls at a cold shutdown, before it ends what still runs.
+            # Celery's first call at a cold shutdown, before it ends what still runs.
             self.controller.wait_for_soft_shutdown = node_of(self.app).release_runs
 
     def cancel_active_requests(self) -> None:
-        """Cancel what still runs; not every pool can, and the runs were released before."""
+        """Cancel active requests where the pool can; their runs were released before."""
         with suppress(NotImplementedError):
             super().cancel_active_requests()
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
-        """Celery's handler of messages; what it stumbles over is kept."""
+        """Celery's task handler; messages it cannot process are dead-lettered."""
         handle = super().create_task_handler(*args, **kwargs)
         most_bytes = most_message_bytes(node_of(self.app).settings)
 
@@ -63,61 +63,63 @@ class FleetConsumer(LoopConsumer):
                 if "task" not in message.headers:
                     self.on_unknown_message(None, message)
                 elif (problem := problem_of(message, most_bytes)) is not None:
-                    self._keep(message, f"the message is invalid: {problem}")
+                    self._dead_letter(message, f"the message is invalid: {problem}")
                 else:
                     handle(message)
             except Exception as error:
-                # Transports count errors among the lost connections that are the message's.
-                if isinstance(error, self.connection_errors) and not isinstance(error, _ITS_OWN):
+                # Transports count some errors of messages among the connection errors.
+                if isinstance(error, self.connection_errors) and not isinstance(error, _OF_MESSAGE):
                     raise
                 logger.debug("a message cannot be read", exc_info=True)
-                self._keep(message, f"the message cannot be read: {error!r}")
+                self._dead_letter(message, f"the message cannot be read: {error!r}")
 
         return on_message
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
-        """Keep a message that is no task."""
+        """Dead-letter a message that is not a task."""
         del body
-        self._keep(message, "not a message of Celery's protocol 2: no header 'task'")
+        self._dead_letter(message, "not a message of Celery's protocol 2: no header 'task'")
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """Keep a message whose body cannot be read."""
-        self._keep(message, f"its body cannot be decoded: {exc}")
+        """Dead-letter a message whose body cannot be decoded."""
+        self._dead_letter(message, f"its body cannot be decoded: {exc}")
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """Keep a message that Celery's protocol does not allow."""
+        """Dead-letter a message that violates Celery's protocol."""
         del body
-        self._keep(message, f"the message is invalid: {exc}")
+        self._dead_letter(message, f"the message is invalid: {exc}")
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """End the run of a skill that nobody serves; pass on what another worker serves."""
+        """End the run of a skill that no worker serves; forward one that another worker serves."""
         del body
         name = str(message.headers["task"])
         try:
             cards: list[AgentCard] = self.with_ledger(lambda ledger: ledger.directory.catalogue())
         except Exception:
-            logger.exception("cannot tell who serves %s: the message goes back", name)
-            self._put_back(message)
+            logger.exception(
+                "could not look up the workers that serve %s: the message is requeued", name
+            )
+            self._requeue(message)
             return
         queues = {
             f"{card.name}.{skill.name}": card.queue for card in cards for skill in card.skills
         }
         if name in queues:
-            self._pass_on(message, queues[name])
+            self._forward(message, queues[name])
             return
         own = {task for task in self.app.tasks if not task.startswith("celery.")}
         known = ", ".join(sorted(own | queues.keys()))
         reason = f"no worker serves {name}; known skills: {known}"
         self._end(message, RunEnd(RunState.FAILED, ReasonCode.UNKNOWN_SKILL, reason))
-        self._tell_monitors(message, reason)
+        self._send_failure_events(message, reason)
         signals.task_unknown.send(
             sender=self, message=message, exc=exc, name=name, id=message.headers.get("id")
         )
 
     def with_ledger(self, work: LedgerWork) -> Any:
-        """Do something with a ledger and wait for it, without standing in the loop's way.
+        """Run `work` with a ledger and wait for it, without blocking the event loop.
 
-        For the rare orders that reach Celery's consumer; on its thread. Raises what `work`
+        For the rare requests that reach Celery's consumer; on its thread. Raises what `work`
         raises, and TimeoutError.
         """
         settings = node_of(self.app).settings
@@ -125,10 +127,10 @@ class FleetConsumer(LoopConsumer):
             return self.loop_pool.offload(run_in_thread_with_ledger, settings, work)
         return run_in_thread_with_ledger(settings, work)
 
-    def _pass_on(self, message: Any, queue: str) -> None:
-        """Another worker serves it: put it onto that worker's queue, or back onto ours."""
+    def _forward(self, message: Any, queue: str) -> None:
+        """Move a message to the queue of the worker that serves it; requeue it if that is ours."""
         if queue in self.app.amqp.queues.consume_from:
-            self._put_back(message)
+            self._requeue(message)
             return
         properties = {
             name: message.properties[name]
@@ -147,40 +149,40 @@ class FleetConsumer(LoopConsumer):
             )
         message.ack_log_error(logger, self.connection_errors)
 
-    def _put_back(self, message: Any) -> None:
-        """Back onto the queue after a while, so that it does not come round and round."""
+    def _requeue(self, message: Any) -> None:
+        """Requeue a message after a delay, so that it does not circulate at full speed."""
         self.timer.call_after(
-            _PASS_ON_SECONDS,
+            _REQUEUE_SECONDS,
             message.reject_log_error,
             (logger, self.connection_errors),
             {"requeue": True},
         )
 
-    def _keep(self, message: Any, reason: str) -> None:
-        """A dead letter; the run of a plain Celery client ends with the same reason."""
-        foreign = _legible_record(message, node_of(self.app).settings)
+    def _dead_letter(self, message: Any, reason: str) -> None:
+        """Dead-letter a message; the run of a plain Celery client ends with the same reason."""
+        foreign = _record_of(message, node_of(self.app).settings)
         body = body_of(message)
         self._then_acknowledge(
             message,
-            lambda ledger: _refuse(ledger, body, reason, foreign),
-            f"message refused: {reason}",
+            lambda ledger: _add_dead_letter(ledger, body, reason, foreign),
+            f"message dead-lettered: {reason}",
         )
 
     def _end(self, message: Any, end: RunEnd) -> None:
-        """End the run behind a message; a message without a run is kept instead."""
+        """End the run of a message; dead-letter a message without a run."""
         foreign = record_from_message(message, node_of(self.app).settings, require_plain=False)
         if foreign is None:
-            self._keep(message, end.message)
+            self._dead_letter(message, end.message)
             return
 
         async def close(ledger: Ledger) -> None:
             if record_from_message(message, ledger.settings) is not None:
                 await register_foreign_run(ledger, foreign)
-            # Anybody can make up a message with a stranger's run id.
+            # Any client can send a message with the id of another client's run.
             record = await ledger.queries.invocation(foreign.id)
             if record is not None and record.task == foreign.task:
                 await ledger.leases.end_unclaimed(foreign.id, foreign.task, end)
-                # Whoever gets the message again knows the skill as little.
+                # A worker that receives the message again does not know the skill either.
                 await ledger.maintenance.finish_canvas(foreign.id)
 
         self._then_acknowledge(message, close, f"run {foreign.id} ended: {end.message}")
@@ -189,36 +191,40 @@ class FleetConsumer(LoopConsumer):
         try:
             self.with_ledger(work)
         except Exception:
-            logger.exception("could not record: %s; the message goes back", report)
-            self._put_back(message)
+            logger.exception("could not record: %s; the message is requeued", report)
+            self._requeue(message)
             return
         logger.error("%s", report)
         if not message.acknowledged:
             message.ack_log_error(logger, self.connection_errors)
 
-    def _tell_monitors(self, message: Any, reason: str) -> None:
+    def _send_failure_events(self, message: Any, reason: str) -> None:
         if self.event_dispatcher:
             run_id, name = message.headers.get("id"), message.headers["task"]
             self.event_dispatcher.send("task-received", uuid=run_id, name=name)
             self.event_dispatcher.send("task-failed", uuid=run_id, exception=reason)
 
 
-def keep_refused(settings: WorkerSettings, body: bytes, reason: str) -> None:
-    """Keep a message that nobody can read; raises when Redis is out of reach.
+def dead_letter_undecodable(settings: WorkerSettings, body: bytes, reason: str) -> None:
+    """Dead-letter a message that cannot be decoded; raise when Redis is unreachable.
 
-    The run of a plain Celery client ends, where the message still says which it is.
+    The run of a plain Celery client ends, if the message still names it.
     """
-    message = undecoded(body)
-    foreign = _legible_record(message, settings) if message is not None else None
-    run_in_thread_with_ledger(settings, lambda ledger: _refuse(ledger, body, reason, foreign))
+    message = message_from_raw(body)
+    foreign = _record_of(message, settings) if message is not None else None
+    run_in_thread_with_ledger(
+        settings, lambda ledger: _add_dead_letter(ledger, body, reason, foreign)
+    )
 
 
-def _legible_record(message: Any, settings: WorkerSettings) -> Submission | None:
-    legible = legible_part(message)
-    return record_from_message(legible, settings) if legible is not None else None
+def _record_of(message: Any, settings: WorkerSettings) -> Submission | None:
+    readable = readable_part(message)
+    return record_from_message(readable, settings) if readable is not None else None
 
 
-async def _refuse(ledger: Ledger, body: bytes, reason: str, foreign: Submission | None) -> None:
+async def _add_dead_letter(
+    ledger: Ledger, body: bytes, reason: str, foreign: Submission | None
+) -> None:
     await ledger.dead_letters.add(reason, body)
     record(DEAD_LETTERS, 1, "message")
     if foreign is not None and await register_foreign_run(ledger, foreign):
@@ -227,7 +233,7 @@ async def _refuse(ledger: Ledger, body: bytes, reason: str, foreign: Submission 
 
 
 def run_in_thread_with_ledger(settings: WorkerSettings, work: LedgerWork) -> Any:
-    """Do something with a ledger of its own, on a loop and in a thread of its own; any thread.
+    """Run `work` with a ledger of its own, in a new thread with its own loop; any thread.
 
     Returns what `work` returns; raises what it raises, or TimeoutError.
     """
@@ -246,7 +252,7 @@ def run_in_thread_with_ledger(settings: WorkerSettings, work: LedgerWork) -> Any
         except Exception as error:  # noqa: BLE001 - handed to the caller
             result.append((None, error))
 
-    thread = threading.Thread(target=run, name="skillfleet-run_in_thread_with_ledger", daemon=True)
+    thread = threading.Thread(target=run, name="skillfleet-ledger-work", daemon=True)
     thread.start()
     thread.join(_WAIT_SECONDS)
     if not result:

@@ -1,4 +1,4 @@
-"""A skill's message in the event-loop pool: executed on the loop, without Celery's tracer."""
+"""Celery's request for a run that the event-loop pool executes without Celery's tracer."""
 
 import logging
 import time
@@ -14,9 +14,9 @@ from celery.worker import state, strategy
 from skillfleet_engine.celery_hooks.jobs import Call
 from skillfleet_engine.transport.channel import Channel
 from skillfleet_telemetry import logs
-from skillfleet_worker.attempts.messages import PROCESSED
+from skillfleet_worker.attempts.messages import REPLAYED
 from skillfleet_worker.celery_hooks.request import SkillRequest
-from skillfleet_worker.celery_hooks.skill_task import Processed
+from skillfleet_worker.celery_hooks.skill_task import ReplayedResult
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +24,10 @@ _CANVAS = ("callbacks", "chain", "chord")
 
 
 class DirectRequest(SkillRequest):
-    """Tells of a plain success by itself; every other outcome goes through Celery's tracer."""
+    """Reports a plain success itself; every other outcome goes through Celery's tracer."""
 
     def execute_using_pool(self, pool: Any, **_: Any) -> Any:
-        """Give the run a slot of the pool; raise TaskRevokedError as Celery's own method does."""
+        """Queue the run for a slot of the pool; raise TaskRevokedError as Celery's method does."""
         if self.revoked():
             state.task_ready(self)
             raise TaskRevokedError(self.id)
@@ -57,20 +57,20 @@ class DirectRequest(SkillRequest):
 
     @property
     def monitored(self) -> bool:
-        """True while somebody wants to hear of tasks, as Flower does."""
+        """True while a monitor such as Flower receives events of tasks."""
         eventer = self.eventer
         if eventer is None or not eventer.enabled:
             return False
-        # Without -E the worker tells of itself only, until a monitor asks for more.
+        # Without -E the worker only sends events about itself, until a monitor enables others.
         return not eventer.groups or "task" in eventer.groups
 
     def send_event(self, type: str, **fields: Any) -> None:
-        """Tell Celery's monitors, if there are any."""
+        """Send an event to Celery's monitors, if there are any."""
         if self.monitored:
             super().send_event(type, **fields)
 
-    def tell_received(self) -> None:
-        """Tell Celery's monitors of the message."""
+    def send_received_event(self) -> None:
+        """Send the event for a received message to Celery's monitors."""
         if not self.monitored:
             return
         headers = self.request_dict
@@ -87,7 +87,7 @@ class DirectRequest(SkillRequest):
         )
 
     def acknowledge(self) -> None:
-        """Settle the message; where that is only noted for the transport's next turn, at once."""
+        """Acknowledge the message; directly where the transport just queues that."""
         if isinstance(self.message.channel, Channel) and not self.acknowledged:
             self.message.ack_log_error(logger, self.connection_errors)
             self.acknowledged = True
@@ -101,25 +101,25 @@ class DirectRequest(SkillRequest):
         try:
             request = {**self.request_dict, **self._canvas} if self._canvas else self.request_dict
             value = await self.task.execute(request, self.args, self.kwargs)
-        except Exception as error:  # noqa: BLE001 - Celery's tracer judges it
-            processed = Processed(error=error)
+        except Exception as error:  # noqa: BLE001 - Celery's tracer reports it
+            replayed = ReplayedResult(error=error)
         else:
             if not self._continues:
                 self._succeeded(value, time.monotonic() - began)
                 return True
-            processed = Processed(value)
-        self.request_dict[PROCESSED] = processed
+            replayed = ReplayedResult(value)
+        self.request_dict[REPLAYED] = replayed
         return False
 
     @property
     def _canvas(self) -> Mapping[str, Any]:
-        """What the message says beside the arguments: callbacks, errbacks, chain, chord."""
+        """The canvas of the message: callbacks, errbacks, chain, chord."""
         embedded: Mapping[str, Any] | None = self.message.payload[2]
         return embedded or {}
 
     @property
     def _continues(self) -> bool:
-        """True when Celery has more to do after a success: a chain, a chord, callbacks."""
+        """True when Celery has to continue after a success: a chain, a chord, callbacks."""
         parts = any(self._canvas.get(part) for part in _CANVAS)
         return bool(parts or self.request_dict.get("group"))
 

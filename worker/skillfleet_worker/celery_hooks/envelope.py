@@ -1,7 +1,6 @@
-"""What may stand around a task in a Celery message: checked before Celery looks at it.
+"""Validation of the envelope of a Celery message, before Celery processes it.
 
-Celery believes most of it, and finds out at some later place what is wrong, often behind the
-message's acknowledgement.
+Celery trusts most of the envelope and fails later, often after it has acknowledged the message.
 """
 
 import json
@@ -36,7 +35,7 @@ class _Part(BaseModel):
 
 
 class Headers(_Part):
-    """The headers of Celery's message protocol 2, as far as a worker uses them."""
+    """The headers of Celery's message protocol 2 that a worker uses."""
 
     task: Name
     id: Name
@@ -81,14 +80,14 @@ class _Names(_Part):
 
 
 class DeliveryInfo(_Part):
-    """Where a message came from."""
+    """The origin of a message."""
 
     exchange: StrictStr | None = None
     routing_key: StrictStr | None = None
 
 
 class Properties(_Part):
-    """The properties of a message, as far as a worker uses them."""
+    """The properties of a message that a worker uses."""
 
     correlation_id: StrictStr | None = None
     reply_to: StrictStr | None = None
@@ -96,7 +95,7 @@ class Properties(_Part):
 
 
 class Envelope(_Part):
-    """All of it."""
+    """Headers, properties and origin of a message."""
 
     headers: Headers
     properties: Properties
@@ -104,7 +103,7 @@ class Envelope(_Part):
 
 
 class Embedded(_Part):
-    """What stands beside the arguments in a body: what goes on after the task."""
+    """The canvas in a message's body: what Celery starts after the task."""
 
     callbacks: list[dict[StrictStr, Any]] | None = None
     errbacks: list[dict[StrictStr, Any]] | None = None
@@ -113,7 +112,7 @@ class Embedded(_Part):
 
 
 def most_message_bytes(settings: Settings) -> int:
-    """How large a message may be at the most, with all that stands around its arguments.
+    """The maximum size of a message in bytes, with the envelope of its arguments.
 
     Arguments take up to four times their bytes, as escaped JSON in base64.
     """
@@ -121,10 +120,10 @@ def most_message_bytes(settings: Settings) -> int:
 
 
 def problem_of(message: Any, most_bytes: int) -> str | None:
-    """What is wrong with a message that says which task it is for; None when nothing is."""
+    """The problem of a message that names its task; None if it is valid."""
     if message.body is not None and len(message.body) > most_bytes:
         return f"it has {len(message.body)} bytes, the limit is {most_bytes}"
-    return _refusal(
+    return _problem(
         Envelope,
         {
             "headers": message.headers,
@@ -135,21 +134,21 @@ def problem_of(message: Any, most_bytes: int) -> str | None:
 
 
 def problem_of_embedded(embedded: Any) -> str | None:
-    """What is wrong with what stands beside the arguments; None when nothing is."""
-    return _refusal(Embedded, embedded) if embedded else None
+    """The problem of a message's canvas; None if it is valid."""
+    return _problem(Embedded, embedded) if embedded else None
 
 
-def legible_part(message: Any) -> SimpleNamespace | None:
-    """Headers and origin of a message that was refused; None where they name no task and run."""
+def readable_part(message: Any) -> SimpleNamespace | None:
+    """The headers and origin of an invalid message; None if they do not name task and run."""
     headers, info = message.headers, message.delivery_info
-    if not isinstance(headers, dict) or _refusal(_Names, headers) is not None:
+    if not isinstance(headers, dict) or _problem(_Names, headers) is not None:
         return None
-    origin = info if _refusal(DeliveryInfo, info or {}) is None else {}
+    origin = info if _problem(DeliveryInfo, info or {}) is None else {}
     return SimpleNamespace(headers=headers, delivery_info=origin)
 
 
-def undecoded(raw: bytes) -> SimpleNamespace | None:
-    """A message as it lay on Redis; None where it is not one."""
+def message_from_raw(raw: bytes) -> SimpleNamespace | None:
+    """A message from its bytes in Redis; None if they are not a message."""
     try:
         message = json.loads(raw)
         info = message["properties"].get("delivery_info")
@@ -158,11 +157,11 @@ def undecoded(raw: bytes) -> SimpleNamespace | None:
         return None
 
 
-def _refusal(model: type[BaseModel], value: Any) -> str | None:
+def _problem(model: type[BaseModel], value: Any) -> str | None:
     try:
         model.model_validate(value)
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False)
-        told = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in problems)
-        return "; ".join(list(told)[:_SHOWN_PROBLEMS])
+        shown = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in problems)
+        return "; ".join(list(shown)[:_SHOWN_PROBLEMS])
     return None

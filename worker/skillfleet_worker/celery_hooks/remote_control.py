@@ -1,6 +1,6 @@
-"""`revoke`, from code, `celery control` or Flower: for a skill's run it is a durable cancel.
+"""Remote control: `revoke` of a skill's run, by id or by stamp, is a durable cancel.
 
-Also by the stamps that a plain Celery client puts on its messages.
+The command may come from code, from `celery control` or from Flower.
 """
 
 from functools import partial
@@ -25,14 +25,14 @@ _celerys_revoke_by_stamps = control.Panel.data["revoke_by_stamped_headers"]
     signature="[id1 [id2 [... [idN]]]]",
 )
 def revoke(state: Any, task_id: Any, **how: Any) -> Any:
-    """Revoke tasks by id; the runs of skills are cancelled, wherever they are."""
+    """Revoke tasks by id; runs of skills are cancelled, on any worker."""
     ids = [str(one) for one in maybe_list(task_id) or []]
     may_be = [one for one in ids if _may_be_run(one)]
     others = [one for one in ids if one not in may_be]
-    # Without a record it may be the run of a plain Celery client that is still on its way.
-    on_its_way = state.consumer.with_ledger(partial(_cancel, may_be)) if may_be else []
-    if on_its_way:
-        _celerys_revoke(state, on_its_way, **(how | {"terminate": False}))
+    # Without a record it may be the run of a plain Celery client, not received yet.
+    unrecorded = state.consumer.with_ledger(partial(_cancel, may_be)) if may_be else []
+    if unrecorded:
+        _celerys_revoke(state, unrecorded, **(how | {"terminate": False}))
     if others:
         return _celerys_revoke(state, others, **how)
     return {"ok": f"runs {', '.join(may_be)} cancelled"}
@@ -45,7 +45,7 @@ def revoke(state: Any, task_id: Any, **how: Any) -> Any:
     signature="<signal> [id1 [id2 [... [idN]]]]",
 )
 def terminate(state: Any, signal: Any, task_id: Any, **_: Any) -> Any:
-    """Terminate tasks by id; the runs of skills are cancelled."""
+    """Terminate tasks by id; runs of skills are cancelled."""
     return revoke(state, task_id, terminate=True, signal=signal)
 
 
@@ -61,13 +61,13 @@ def revoke_by_stamped_headers(
     signal: Any = None,
     **_: Any,
 ) -> Any:
-    """Revoke tasks by their stamps; the runs of skills that this worker holds are cancelled.
+    """Revoke tasks by their stamps; runs of skills that this worker holds are cancelled.
 
-    Those whose messages come later are cancelled when they arrive.
+    Runs whose messages arrive later are cancelled on arrival.
     """
     if isinstance(headers, list):
         headers = dict(str(each).partition("=")[::2] for each in headers)
-    told = _celerys_revoke_by_stamps(state, headers)
+    answer = _celerys_revoke_by_stamps(state, headers)
     held = [one for one in list(worker_state.requests.values()) if _has_stamp(one, headers)]
     runs = [one.id for one in held if isinstance(one.task, SkillTask)]
     others = [one.id for one in held if not isinstance(one.task, SkillTask)]
@@ -75,7 +75,7 @@ def revoke_by_stamped_headers(
         revoke(state, runs)
     if others and terminate:
         return _celerys_revoke(state, others, terminate=True, signal=signal)
-    return {"ok": f"runs {', '.join(runs)} cancelled"} if runs else told
+    return {"ok": f"runs {', '.join(runs)} cancelled"} if runs else answer
 
 
 def _has_stamp(request: Any, wanted: dict[str, Any]) -> bool:
@@ -88,7 +88,7 @@ def _has_stamp(request: Any, wanted: dict[str, Any]) -> bool:
 
 
 def _may_be_run(task_id: str) -> bool:
-    """A task of this worker that is no skill is Celery's; anything else may be a run."""
+    """Return False for a task of this worker that is not a skill; others may be runs."""
     request = worker_state.requests.get(task_id)
     return request is None or isinstance(request.task, SkillTask)
 

@@ -1,4 +1,4 @@
-"""A message that Celery's worker took in, as Celery sees it: here, how a refused one ends."""
+"""Celery's request for a skill's message; records in the ledger what Celery drops."""
 
 import logging
 import threading
@@ -29,11 +29,11 @@ from skillfleet_worker.celery_hooks.skill_task import CANCELLED
 logger = logging.getLogger(__name__)
 
 _MARGIN_SECONDS = 600.0
-"""How much later Celery's own time limit comes than the run's: its end may wait for Redis."""
+"""How long after the run's time limit Celery's own comes: settling may wait for Redis."""
 
 
 class SkillRequest(Request):
-    """What Celery itself drops (revoked in its memory, expired) ends in the ledger, too."""
+    """A request whose run also ends in the ledger when Celery drops it (revoked, expired)."""
 
     message: Any
     task: Any
@@ -48,9 +48,9 @@ class SkillRequest(Request):
         if not isinstance(kwargs, dict):
             raise InvalidTaskError("the arguments by name must be an object")
         if not isinstance(embedded, dict | None):
-            raise InvalidTaskError("what stands beside the arguments must be an object")
+            raise InvalidTaskError("the canvas must be an object")
         if (problem := problem_of_embedded(embedded)) is not None:
-            raise InvalidTaskError(f"what stands beside the arguments: {problem}")
+            raise InvalidTaskError(f"the canvas is invalid: {problem}")
         self._limit_attempt()
 
     def _limit_attempt(self) -> None:
@@ -69,7 +69,7 @@ class SkillRequest(Request):
         self.time_limits = (None, None) if limit is None else (limit + _MARGIN_SECONDS,) * 2
 
     def execute_using_pool(self, pool: Any, **options: Any) -> Any:
-        """Give the message to the pool; one that fails here keeps no slot of the worker."""
+        """Pass the message to the pool; free its slot when that fails."""
         try:
             return super().execute_using_pool(pool, **options)
         except BaseException:
@@ -78,14 +78,14 @@ class SkillRequest(Request):
 
     @property
     def argsrepr(self) -> str:
-        """What monitors show as arguments by position, which a fleet never sends: the trace."""
+        """The trace id, which monitors show as positional arguments; a fleet never sends those."""
         headers = self.request_dict
         shown = f"trace_id={run_trace_id(headers, headers.get('root_id') or self.id)}"
         given: str = super().argsrepr
         return shown if given in {"", "()"} else f"{given} {shown}"
 
     def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
-        """Tell Celery's monitors of a cancelled run, and the ledger of a child that died."""
+        """Report a cancelled run to Celery's monitors, and a child that died to the ledger."""
         error = exc_info.exception
         error = getattr(error, "exc", error)
         if isinstance(error, Ignore) and error.args == (CANCELLED,):
@@ -97,23 +97,23 @@ class SkillRequest(Request):
     def _child_lost(self, error: BaseException) -> None:
         """Acknowledge the message of a child that died: the ledger starts the run again.
 
-        Celery would take it for a failure, and call what is linked to one, or chained.
+        Celery would report a failure and start the callbacks and chains of one.
         """
         logger.error("run %s lost its process: %s", self.id, error)
         state.task_ready(self)
         if self.worker_pid:
-            # In a thread: Redis may be away, and then the lease runs out by itself.
+            # In a thread, because Redis may be unreachable; the lease expires in any case.
             name = name_of(int(self.worker_pid))
-            threading.Thread(target=self._forsake, args=(name,), daemon=True).start()
+            threading.Thread(target=self._expire_lease, args=(name,), daemon=True).start()
         self.acknowledge()
         self.send_event("task-retried", exception=repr(error), traceback="")
 
-    def _forsake(self, holder: str) -> None:
+    def _expire_lease(self, holder: str) -> None:
         try:
             run_in_thread_with_ledger(
                 self.task.node.settings, lambda ledger: ledger.leases.expire_lease(self.id, holder)
             )
-        except Exception as error:  # noqa: BLE001 - nothing is lost but time
+        except Exception as error:  # noqa: BLE001 - the lease expires by itself
             logger.warning("run %s waits for the lease of its lost process: %s", self.id, error)
 
     def _announce_revoked(
@@ -129,7 +129,7 @@ class SkillRequest(Request):
         end = RunEnd(RunState.CANCELLED, ReasonCode.CANCELLED_BY_CALLER, why)
 
         async def close(ledger: Ledger) -> bool:
-            """Whether the run ends by this; one that is executed, or has ended, does not."""
+            """End the run; return False for one that is executing or has ended."""
             if foreign is None:
                 return True
             if not await register_foreign_run(ledger, foreign) and not await _is_plain(
@@ -141,7 +141,7 @@ class SkillRequest(Request):
                 != EndResult.ENDED_NOW
             ):
                 return False
-            # Celery itself tells a chord of it, below.
+            # Celery itself reports it to a chord, below.
             await ledger.maintenance.finish_canvas(foreign.id)
             return True
 
@@ -151,7 +151,7 @@ class SkillRequest(Request):
             logger.exception("the end of run %s could not be recorded", self.id)
             ends = True
         if not ends:
-            # A message too many: what it says of the run's end is not so.
+            # A duplicate message: the run does not end because of it.
             state.task_ready(self)
             self.acknowledge()
             self._already_revoked = True
@@ -160,6 +160,6 @@ class SkillRequest(Request):
 
 
 async def _is_plain(ledger: Ledger, run_id: str) -> bool:
-    """Whether a plain Celery client sent the run: then its message may end it."""
+    """Return True when a plain Celery client sent the run: then its message may end it."""
     invocation = await ledger.queries.invocation(run_id)
     return invocation is not None and invocation.celery is not None

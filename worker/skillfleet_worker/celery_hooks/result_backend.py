@@ -1,4 +1,4 @@
-"""Celery's result backend in a worker: the ledger writes the ends of runs, Celery all else."""
+"""Celery's result backend in a worker; the ledger writes the results of runs."""
 
 from typing import Any
 
@@ -24,9 +24,9 @@ class LedgerBackend(RedisBackend):
         request: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Store the result of a plain task, or of a run that never starts; of other runs, nothing.
+        """Store the result of a plain task, or of a run that never starts; nothing for other runs.
 
-        What is chained after a failed task never starts: Celery passes its signature as `request`.
+        What is chained after a failed task never starts; Celery passes its signature as `request`.
         """
         name = getattr(request, "task", None) or getattr(request, "name", None)
         never_starts = hasattr(request, "subtask_type")

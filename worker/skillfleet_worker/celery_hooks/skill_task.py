@@ -1,4 +1,4 @@
-"""A skill as a Celery task: what Celery calls, and how an outcome looks to Celery."""
+"""A skill as a Celery task, and the mapping of its outcomes to Celery's."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from skillfleet_telemetry.metrics import REDIS_ERRORS, record
 from skillfleet_worker.attempts.delivery import Delivery, read_delivery
 from skillfleet_worker.attempts.execution import Registration
 from skillfleet_worker.attempts.executor import Executor
-from skillfleet_worker.attempts.messages import CANVAS, PROCESSED, name_links
+from skillfleet_worker.attempts.messages import CANVAS, REPLAYED, name_links
 from skillfleet_worker.attempts.outcomes import (
     Cancelled,
     Failed,
@@ -38,12 +38,12 @@ from skillfleet_worker.services.node import Node
 logger = logging.getLogger(__name__)
 
 CANCELLED = "cancelled"
-"""Why a task is ignored whose run was cancelled: `SkillRequest` tells the monitors."""
+"""The reason of `Ignore` for a cancelled run; `SkillRequest` sends the event to monitors."""
 
 
 @dataclass(frozen=True, slots=True)
-class Processed:
-    """How an execution ended, for Celery's tracer to report: a value, or what is raised."""
+class ReplayedResult:
+    """The result of an execution that Celery's tracer still has to report: value or error."""
 
     value: Any = None
     error: BaseException | None = None
@@ -56,7 +56,7 @@ class Processed:
 
 
 class SkillTask(AsyncTask):
-    """One class for all skills; `skill`, `auth_model` and `node` are set on each task."""
+    """The task class of all skills; `skill`, `auth_model` and `node` are set on each task."""
 
     abstract = True
     typing = False
@@ -64,7 +64,7 @@ class SkillTask(AsyncTask):
     Request = "skillfleet_worker.celery_hooks.request:SkillRequest"
     acks_late = True
     ignore_result = True
-    # What is chained after a failed run gets its failure from Celery; the run itself does not.
+    # Celery stores a failure for what is chained after a failed run, not for the run itself.
     store_errors_even_if_ignored = True
     max_retries = None
 
@@ -77,10 +77,10 @@ class SkillTask(AsyncTask):
         request = vars(self.request)
         if HEADER not in request:
             name_links(request, request["id"])
-        processed = request.get(PROCESSED)
+        replayed = request.get(REPLAYED)
         # A message's header of that name is not trusted.
-        if isinstance(processed, Processed):
-            return processed()
+        if isinstance(replayed, ReplayedResult):
+            return replayed()
         return await self.execute(request, args, kwargs)
 
     async def execute(
@@ -88,20 +88,20 @@ class SkillTask(AsyncTask):
     ) -> Any:
         """Execute one delivery; `request` is its message's headers and what Celery adds.
 
-        Returns the skill's value; raises what Celery is to be told of any other outcome.
+        Returns the skill's value; raises the Celery exception for any other outcome.
         """
         executor = await self.node.executor()
         names, limit = self._names, self.node.settings.max_arguments_bytes
         delivery = read_delivery(self.name, request, args, kwargs, names, limit)
         if executor.process.draining:
-            raise Reject("the worker drains", requeue=True)
+            raise Reject("the worker is draining", requeue=True)
         try:
             ended = await executor.run(self.registration, delivery)
             if isinstance(ended, Claim) and await self._takes_canvas(executor, delivery, ended):
                 return await self._end_again(executor, delivery.run_id)
         except FleetUnavailableError as error:
             record(REDIS_ERRORS, 1, "claim")
-            logger.warning("run %s goes back to the queue: %s", delivery.run_id, error)
+            logger.warning("the message of run %s is requeued: %s", delivery.run_id, error)
             raise Reject(error, requeue=True) from error
         if isinstance(ended, Succeeded):
             return ended.value
@@ -110,9 +110,9 @@ class SkillTask(AsyncTask):
         return self._to_celery(delivery.run_id, ended)
 
     def after_return(self, status: Any, retval: Any, task_id: Any, *args: Any, **more: Any) -> None:
-        """Note that Celery has called what is linked to the run.
+        """Record that Celery has started the callbacks of the run.
 
-        Not after an error that is not the run's: then a link could not be sent.
+        Not after an error that is not the run's: then a callback could not be sent.
         """
         del args, more
         if status != SUCCESS and not isinstance(retval, RunError):
@@ -123,10 +123,10 @@ class SkillTask(AsyncTask):
             try:
                 bridge.run(bridge.at_home(process.ledger.maintenance.finish_canvas(task_id)))
             except FleetUnavailableError as error:
-                logger.warning("the canvas of run %s goes on once more: %s", task_id, error)
+                logger.warning("the canvas of run %s is started again: %s", task_id, error)
 
     async def _takes_canvas(self, executor: Executor, delivery: Delivery, claim: Claim) -> bool:
-        """Whether the run ended without its worker, and its canvas has to go on from here."""
+        """Return True when the run ended without a worker, so that its canvas continues here."""
         if claim.status is not ClaimStatus.ENDED or not (delivery.plain and delivery.plain.canvas):
             return False
         return await bridge.at_home(
@@ -134,7 +134,7 @@ class SkillTask(AsyncTask):
         )
 
     async def _end_again(self, executor: Executor, run_id: str) -> Any:
-        """Return or raise the end of a run once more, so that Celery's tracer goes on from it."""
+        """Return or raise the recorded end of a run, so that Celery's tracer continues from it."""
         end = await bridge.at_home(executor.process.ledger.queries.end(run_id))
         if end is None or end.state is RunState.SUCCEEDED:
             return None if end is None else end.value
@@ -151,14 +151,14 @@ class SkillTask(AsyncTask):
         return list(self.skill.spec.input_schema.get("properties", {}))
 
     def _declined(self, run_id: str, claim: Claim) -> None:
-        """Acknowledge and drop a message that gave no lease."""
+        """Acknowledge and drop a message that got no lease."""
         logger.info("run %s is not executed: %s %s", run_id, claim.status, claim.detail)
         if claim.status is ClaimStatus.CANCELLED or claim.detail == RunState.CANCELLED:
             raise Ignore(CANCELLED)
         raise Ignore(f"not executed: {claim.status}")
 
     def _to_celery(self, run_id: str, outcome: Outcome) -> Any:
-        """Return or raise what makes Celery's events tell the same story as the ledger."""
+        """Return or raise what makes Celery's events agree with the ledger."""
         match outcome:
             case Succeeded(value):
                 return value
@@ -173,7 +173,9 @@ class SkillTask(AsyncTask):
             case Released(reason):
                 raise Ignore(f"released: {reason}")
             case Lost():
-                logger.warning("run %s was lost to another worker: its outcome is dropped", run_id)
+                logger.warning(
+                    "run %s lost its lease to another worker: its outcome is dropped", run_id
+                )
                 raise Ignore("lost")
             case _:
                 assert_never(outcome)

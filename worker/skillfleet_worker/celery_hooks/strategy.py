@@ -1,9 +1,9 @@
-"""What happens to a skill's message when it arrives: Celery's `Task.Strategy` for skills.
+"""Celery's `Task.Strategy` for skills: the handler of a skill's messages.
 
-In the event-loop pool a message takes the short way: a request that executes its run on the loop
-and settles its message, without Celery's tracer. Celery's own way is taken for all that needs
-more of Celery: times, rate and time limits, other message protocols, a project that listens to
-Celery's signals of tasks; and by every other pool.
+In the event-loop pool a message becomes a direct request, which executes its run on the loop and
+acknowledges its message, without Celery's tracer. Celery's own strategy handles what needs more of
+Celery: ETAs, rate and time limits, other message protocols, projects that listen to Celery's
+signals of tasks; and all messages in other pools.
 """
 
 import logging
@@ -22,10 +22,10 @@ _OUR_CODE = ("skillfleet_worker.",)
 
 
 def skill_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
-    """The handler of a skill's messages, made each time that a consumer connects."""
-    celerys_way: Callable[..., Any] = celerys_strategy(task, app, consumer, **options)
+    """The handler of a skill's messages; Celery asks for it each time a consumer connects."""
+    celerys_handler: Callable[..., Any] = celerys_strategy(task, app, consumer, **options)
     if not isinstance(consumer.pool, LoopPool):
-        return celerys_way
+        return celerys_handler
     listeners = Listeners(task)
     rate_limits = {} if consumer.disable_rate_limits else consumer.task_buckets
     eventer, logs = consumer.event_dispatcher, celerys_logger.isEnabledFor(logging.DEBUG)
@@ -43,7 +43,7 @@ def skill_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callab
             or isinstance(message.payload, dict)
             or listeners.present()
         ):
-            return celerys_way(message, body, ack, reject, *args, **more)
+            return celerys_handler(message, body, ack, reject, *args, **more)
         request = DirectRequest(
             message,
             on_ack=ack,
@@ -57,7 +57,7 @@ def skill_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callab
         if logs:
             request.log_received()
         signals.task_received.send(sender=consumer, request=request)
-        request.tell_received()
+        request.send_received_event()
         state.task_reserved(request)
         consumer.on_task_request(request)
         return None
@@ -66,7 +66,7 @@ def skill_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callab
 
 
 class Listeners:
-    """Whether a project listens to what Celery's tracer says of a task."""
+    """Receivers of the signals that Celery's tracer sends for a task."""
 
     _signals = (signals.task_prerun, signals.task_postrun, signals.task_success)
 
@@ -76,7 +76,7 @@ class Listeners:
         self._present = False
 
     def present(self) -> bool:
-        """True when there is a receiver that is not this package's own."""
+        """Return True when a receiver does not belong to this package."""
         counts = tuple(len(signal.receivers or ()) for signal in self._signals)
         if counts != self._counts:
             self._counts = counts
