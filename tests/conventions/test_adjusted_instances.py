@@ -12,7 +12,7 @@ FOREIGN = ("celery", "kombu", "billiard", "sys")
 # Variables that hold an object of Celery, kombu or billiard, where the project's code uses them.
 OBJECTS = {
     *("app", "channel", "client", "consumer", "controller", "hub", "instance", "message"),
-    *("process", "request", "sender", "step", "sys"),
+    *("request", "sender", "step", "sys"),
 }
 OURS = {"on_signal"}
 """Attributes of our own classes that are reached through one of Celery's objects."""
@@ -46,16 +46,23 @@ def adjusted(path: str) -> Iterator[str]:
 def _stored(node: ast.Attribute | ast.Subscript, imported: set[str]) -> Iterator[str]:
     names = _names(node.value)
     if isinstance(node, ast.Attribute):
-        if OBJECTS.intersection(names) and node.attr not in OURS:
+        if (OBJECTS | imported).intersection(names) and node.attr not in OURS:
             yield node.attr
     elif imported.intersection(names) or OBJECTS.intersection(names[1:]):
         yield names[-1]
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:
+    """The names that a module imports from foreign packages, or gets by calling their functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(FOREIGN):
             yield from (alias.asname or alias.name for alias in node.names)
+        elif (
+            isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.Call)
+            and _names(node.value.func)[:1] in [[package] for package in FOREIGN]
+        ):
+            yield from (name for target in node.targets for name in _names(target)[:1])
 
 
 def _names(node: ast.AST) -> list[str]:
