@@ -30,7 +30,7 @@ async def sleep(seconds: float) -> float:
 
 
 async def stream(mark: str, count: int) -> int:
-    """Append events of 50 characters, each XADD awaited; the first tells the time."""
+    """Append events of 50 characters, each XADD awaited; the first has the time."""
     connection = client()
     await connection.xadd(mark, {"text": str(time.time()).ljust(TEXT)})
     for _ in range(count - 1):

@@ -33,7 +33,7 @@ def sleep(seconds: float) -> float:
 
 
 def stream(mark: str, count: int) -> int:
-    """Append events of 50 characters, one XADD after the other; the first tells the time."""
+    """Append events of 50 characters, one XADD after the other; the first has the time."""
     connection = client()
     connection.xadd(mark, {"text": str(time.time()).ljust(TEXT)})
     for _ in range(count - 1):

@@ -23,7 +23,7 @@ class Publisher(ABC):
 
     @abstractmethod
     async def empty(self, queues: Sequence[str]) -> tuple[str, ...]:
-        """Those of the queues that hold no message, as far as only the broker can tell.
+        """Those of the queues that hold no message, according to the broker.
 
         Raises OSError when the broker is out of reach.
         """

@@ -30,7 +30,7 @@ class Agent:
 
     `auth_model` is the pydantic model that callers are identified by (`ctx.auth`). `queue` is
     the queue that carries the agent's runs; None leaves it to the fleet. Nothing is registered
-    anywhere: a worker is told which agents to serve. Raises `DeclarationError`.
+    anywhere: a worker is given the agents to serve. Raises `DeclarationError`.
     """
 
     def __init__(

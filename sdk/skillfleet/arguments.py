@@ -38,7 +38,7 @@ def json_arguments(task: str, arguments: Mapping[str, Any], limit: int | None = 
         raise ArgumentsTooLargeError(
             f"arguments of {task} are {len(json.encoded)} bytes, the limit is {limit}"
             " (SKILLFLEET_MAX_ARGUMENTS_BYTES): store large data as an artifact"
-            " or elsewhere and pass its name"
+            " or your own storage and pass its name"
         )
     if b'"__type__"' in json.encoded and any(value.keys() == _TYPED for value in _objects(json)):
         raise InvalidArgumentsError(
@@ -108,12 +108,12 @@ def schema_check(task: str, schema: bytes) -> Callable[[Mapping[str, Any]], None
 
 
 def _retrieve_nothing(uri: str) -> Any:
-    """A schema stands for itself: whoever publishes one has nobody fetch anything."""
+    """Refuse remote `$ref`s: schemas must be self-contained."""
     raise LookupError(f"it refers to {uri}, and nothing is fetched")
 
 
 def _refusing(why: str) -> Callable[[Mapping[str, Any]], None]:
-    def refuse(arguments: Mapping[str, Any]) -> None:  # noqa: ARG001 - nobody can judge them
+    def refuse(arguments: Mapping[str, Any]) -> None:  # noqa: ARG001 - they cannot be checked
         raise InvalidArgumentsError(why)
 
     return refuse

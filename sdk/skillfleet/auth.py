@@ -76,7 +76,7 @@ def narrowed_auth(model: type[ModelT], caller: BaseModel) -> ModelT:
 
 
 def claims_for_call(claims: Mapping[str, Any] | None, auth: BaseModel) -> dict[str, Any]:
-    """What a run tells of its caller to a run that it calls: the same caller, no scope more.
+    """Claims that a run passes to a child run: the same caller, no additional scope.
 
     `claims` are those the calling run was given, `auth` what its agent's model made of them:
     what the model does not know goes no further, except for the subject.

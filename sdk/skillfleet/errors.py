@@ -67,7 +67,7 @@ class UnknownAgentError(UnknownSkillError):
 
 
 class UnknownRunError(SkillfleetError, LookupError):
-    """There is no run of that id: it never existed, or it expired after its end."""
+    """There is no run of that id: it was never created, or it expired after its end."""
 
     code = "unknown_run"
 

@@ -26,9 +26,9 @@ class Failure(NamedTuple):
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What the caller of a run is told of the error that ended it.
+    """The error that ended a run, as its caller sees it.
 
-    A group tells of each member; its code is the one that all members share, else
+    A group names each member; its code is the one that all members share, else
     `skill_error`. The message may still be long: see `error_text`.
     """
     members = leaves(error)
@@ -56,7 +56,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """Whether the error only tells that its run was cancelled; of a group, whether each does."""
+    """Return True if the error only reports the cancellation of its run; a group: if each does."""
     return all(isinstance(leaf, CancelledByCaller) for leaf in leaves(error))
 
 

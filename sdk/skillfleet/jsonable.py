@@ -29,7 +29,7 @@ _Above = tuple[int, ...]
 
 
 class Json(NamedTuple):
-    """A value that travels: `encoded` is its JSON, `plain` what whoever decodes that gets."""
+    """A value that travels: `encoded` is its JSON, `plain` the value that decoding it yields."""
 
     encoded: bytes
     plain: Any

@@ -21,7 +21,7 @@ from skillfleet import semconv as names
 
 @dataclass(frozen=True)
 class CallReport:
-    """One finished model or tool call, as a runtime hears of it; `seconds` is its duration."""
+    """One finished model or tool call, as reported to a runtime; `seconds` is its duration."""
 
     operation: str
     name: str
@@ -83,7 +83,7 @@ class RecordedCall:
             self._span.set_attribute(names.ERROR_TYPE, name)
             self._span.set_status(StatusCode.ERROR, name)
         self._span.end()
-        self._report(self._told(name))
+        self._report(self._call_report(name))
 
     def _set(self, name: str, value: Any) -> None:
         if value is not None:
@@ -97,7 +97,7 @@ class RecordedCall:
             text = value if isinstance(value, str) else orjson.dumps(value, default=repr).decode()
             self._span.set_attribute(name, text)
 
-    def _told(self, error: str | None) -> CallReport:
+    def _call_report(self, error: str | None) -> CallReport:
         known = self._attributes
         return CallReport(
             operation=known[names.OPERATION],
@@ -154,7 +154,7 @@ class ToolCall(RecordedCall):
 def model_call(
     model: str, provider: str, operation: str, report: Callable[[CallReport], None]
 ) -> ModelCall:
-    """A model call to be recorded; `report` hears of its end."""
+    """A model call to be recorded; `report` is called at its end."""
     attributes = {
         names.OPERATION: operation,
         names.PROVIDER: provider,
@@ -166,7 +166,7 @@ def model_call(
 def tool_call(
     name: str, call_id: str | None, tool_type: str, report: Callable[[CallReport], None]
 ) -> ToolCall:
-    """A tool call to be recorded; `report` hears of its end."""
+    """A tool call to be recorded; `report` is called at its end."""
     attributes = {
         names.OPERATION: names.EXECUTE_TOOL,
         names.TOOL_NAME: name,

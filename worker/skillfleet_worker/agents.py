@@ -1,4 +1,4 @@
-"""Finding the agents that a worker is told to serve."""
+"""Loading of the agents that a worker serves."""
 
 import importlib
 import sys

@@ -19,7 +19,7 @@ app.conf.update(
 
 
 def started() -> float:
-    """Tell when it began, by this machine's clock."""
+    """Return when it began, by this machine's clock."""
     return time.time()
 
 

@@ -61,7 +61,7 @@ class LoopConsumer(Consumer):
                 )
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
-        """Tell of a broker that refuses what the consumer needs before it consumes."""
+        """Report a broker that refuses what the consumer needs before it consumes."""
         super().on_connection_error_before_connected(exc)
         self._pause(exc)
 

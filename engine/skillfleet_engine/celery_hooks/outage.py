@@ -2,7 +2,7 @@
 
 Redis does so while it has no memory left, cannot write to its disk, lost its replicas, or has a
 user with other rights; RabbitMQ closes the channel of a consumer that acknowledges too late. Celery
-connects again at once, and again. Here it pauses between two tries, and tells of the outage when
+connects again at once, and again. Here it pauses between two tries, and logs the outage when
 it begins and when it is over.
 """
 
@@ -28,7 +28,7 @@ class Outage(logging.Filter):
         self._pause = 0.0
         self._refusal = ""
         self._ready_at: float | None = None
-        self._told: set[object] = set()
+        self._logged: set[object] = set()
         for name in _CELERYS:
             logging.getLogger(name).addFilter(self)
 
@@ -36,8 +36,8 @@ class Outage(logging.Filter):
         """Let each kind of Celery's lines about a connection through once in an outage."""
         if not self._going_on:
             return True
-        known = record.msg in self._told
-        self._told.add(record.msg)
+        known = record.msg in self._logged
+        self._logged.add(record.msg)
         return not known
 
     def failed(self, error: BaseException, sleep: Callable[[float], Any], *, refused: bool) -> None:
@@ -75,4 +75,4 @@ class Outage(logging.Filter):
 
     def _end(self) -> None:
         self._going_on, self._pause, self._refusal = False, 0.0, ""
-        self._told.clear()
+        self._logged.clear()

@@ -59,7 +59,7 @@ class LoopPool(BasePool):
         self.settings = EngineSettings.of(self.app)
         self.on_released: Callable[[int], object] | None = None
         self.on_signal: Callable[[int], object] = lambda _: None
-        """Told the number of a signal to stop at once; within the signal handler."""
+        """Callback for a signal to stop at once, with its number; runs in the signal handler."""
         self._pids = itertools.count(1)
         self._pending: deque[Job] = deque()
         self._running: dict[int, Job] = {}

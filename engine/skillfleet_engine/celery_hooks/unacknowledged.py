@@ -43,6 +43,6 @@ class Unacknowledged:
 
 
 def unacknowledged_of(channel: Any) -> list[Any]:
-    """The messages that a channel delivered and nobody has acknowledged."""
+    """The messages that a channel delivered and that are not acknowledged."""
     channel.qos._flush()  # noqa: SLF001 - kombu keeps them to itself
     return list(channel.qos._delivered.values())  # noqa: SLF001

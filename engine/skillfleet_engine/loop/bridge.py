@@ -1,7 +1,7 @@
 """Between synchronous Celery code and coroutines, in every pool.
 
 - `run(coro)` awaits a coroutine from synchronous code. In `LoopPool` it waits without blocking
-  the loop; elsewhere the thread has a loop of its own, kept for its next call.
+  the loop; in other pools the thread has a loop of its own, kept for its next call.
 - `home_loop()` is the one long-lived loop of the process, for services that outlive a task.
 - `at_home(coro)` awaits a coroutine on the home loop, whatever loop the caller is on.
 
@@ -56,8 +56,8 @@ def run(coro: Coroutine[Any, Any, T]) -> T:
 def home_loop() -> asyncio.AbstractEventLoop:
     """The process's one long-lived loop; services and shared connections live on it.
 
-    In `LoopPool` it is the pool's loop, from the signal `worker_process_init` on. Elsewhere it is
-    a loop in a daemon thread, started at the first call, and anew in a forked child. Any thread
+    In `LoopPool` it is the pool's loop, from the signal `worker_process_init` on. In other pools it
+    is a loop in a daemon thread, started at the first call, and anew in a forked child. Any thread
     may call this; to do something there use `at_home` or `loop.call_soon_threadsafe`.
     """
     return _host.loop if _host is not None else _home_thread().loop
@@ -66,7 +66,7 @@ def home_loop() -> asyncio.AbstractEventLoop:
 def home_watchdog(blocked_after: float) -> LoopWatchdog:
     """The watchdog of the home loop, in every pool.
 
-    In `LoopPool` it is the pool's own, with the app's settings. Elsewhere it is started by the
+    In `LoopPool` it is the pool's own, with the app's settings. In other pools it is started by the
     first call, which sets `blocked_after` (seconds).
     """
     if _host is not None and _host.watchdog is not None:

@@ -55,7 +55,7 @@ async def in_greenlet(
 
     Args:
         function: synchronous code; it may call `await_here`.
-        started: told the greenlet before it begins.
+        started: called with the greenlet before it begins.
     """
     child = Driven(function)
     # Shared, not copied: what the function sets is visible in the coroutines it awaits.

@@ -53,7 +53,7 @@ class LoopPoller:
         if self._polling:
             self._host.resume()
         else:
-            # Nobody would read what is ready, and the loop would spin on it.
+            # No code would read the ready descriptors, and the loop would spin.
             self._stop_watching()
 
     def _stop_watching(self) -> None:

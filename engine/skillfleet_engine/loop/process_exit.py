@@ -81,7 +81,7 @@ class ProcessExit:
 
 
 def end_children() -> None:
-    """End the processes that tasks started with multiprocessing: nobody else would."""
+    """End the processes that tasks started with multiprocessing, which no other code ends."""
     for child in multiprocessing.active_children():
         with suppress(Exception):
             child.terminate()
@@ -91,12 +91,12 @@ def _report_threads() -> None:
     frames = sys._current_frames()  # noqa: SLF001 - the documented way
     main = threading.main_thread()
     holding = [thread for thread in threading.enumerate() if thread is main or not thread.daemon]
-    told = "\n".join(
+    listed = "\n".join(
         f"{thread.name}:\n{''.join(traceback.format_stack(frames[thread.ident]))}"
         for thread in holding
         if thread.ident in frames
     )
-    logger.warning("The process ends although threads of it still run:\n%s", told)
+    logger.warning("The process ends although threads of it still run:\n%s", listed)
     end_children()
     with suppress(Exception):
         logging.shutdown()

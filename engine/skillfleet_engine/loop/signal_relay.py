@@ -22,7 +22,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 class SignalRelay:
     """Takes over the handlers that are installed for `SIGNALS`.
 
-    `on_signal` hears of each at once, in the signal handler, also while the loop is blocked.
+    `on_signal` is called for each at once, in the signal handler, also while the loop is blocked.
     """
 
     def __init__(self, host: LoopHost, on_signal: Callable[[int], object]) -> None:

@@ -106,7 +106,7 @@ class ThreadLoop:
         if by_signal or not isinstance(error, SystemExit | KeyboardInterrupt):
             body.interrupt(task, error)
         else:
-            # Out of a child task or a callback: who awaits it hears of it there.
+            # Out of a child task or a callback: the code that awaits it gets it there.
             report_exit(error)
 
 

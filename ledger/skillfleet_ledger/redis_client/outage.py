@@ -7,7 +7,7 @@ from skillfleet_ledger.redis_client.replies import ReplyError
 
 
 class Outage:
-    """One thing that is tried again and again, and what the log is told about it.
+    """An operation that is retried, and its log lines.
 
     `what` says what does not work meanwhile. One thread at a time.
     """

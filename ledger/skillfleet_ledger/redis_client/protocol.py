@@ -42,7 +42,7 @@ class RespProtocol(asyncio.Protocol):
 
     def write(self, packed: bytes) -> None:
         """Send commands in Redis's format; on a broken connection they are lost with it."""
-        # uvloop's transports raise RuntimeError from when they broke until that is told.
+        # uvloop's transports raise RuntimeError from the break until connection_lost is called.
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(packed)
 
@@ -65,7 +65,7 @@ class RespProtocol(asyncio.Protocol):
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the subclass; called by asyncio."""
+        """Notify the subclass; called by asyncio."""
         self.lost = True
         self._gone.set()
         self.on_lost(ConnectionError(f"connection to Redis lost: {exc or 'closed'}"))
@@ -158,21 +158,21 @@ class Endpoint:
             raise self._refused(error)
 
     def unconnected(self, error: Exception) -> Exception:
-        """Why nobody is connected, as an error for those who wait."""
+        """Build the error for callers that wait for a connection."""
         if isinstance(error, ReplyError) and error.refusing and not self._patient:
             return self._refused(error)
         reason = error.reason if isinstance(error, ReplyError) else str(error) or "timed out"
-        told = ConnectionError(f"cannot connect: {reason}")
-        told.__cause__ = error
-        return told
+        failure = ConnectionError(f"cannot connect: {reason}")
+        failure.__cause__ = error
+        return failure
 
     def _refused(self, reply: ReplyError) -> RefusedError:
-        told = RefusedError(
+        failure = RefusedError(
             f"Redis at {self.address} refuses the fleet: {reply.reason};"
             " check server, user, password and database in SKILLFLEET_REDIS_URL"
         )
-        told.__cause__ = reply
-        return told
+        failure.__cause__ = reply
+        return failure
 
     def unavailable(self, seconds: float, error: Exception | None) -> FleetUnavailableError:
         """What is raised after so many seconds of trying; `error` is the last one."""

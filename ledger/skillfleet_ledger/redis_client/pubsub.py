@@ -1,6 +1,6 @@
 """One pub/sub connection that many parts of a process listen on.
 
-Messages are hints, never the truth: after every gap (a reconnect) each listener is told to
+Messages are hints, never the truth: after every gap (a reconnect) each listener is notified to
 look at the record again.
 """
 
@@ -95,7 +95,7 @@ class PubSub:
             self._send(b"UNSUBSCRIBE", name)
 
     async def close(self) -> None:
-        """Stop listening and close the connection; who listens is told to look at the record."""
+        """Stop listening and close the connection; listeners are notified to read the record."""
         if self._loop is not None:
             self._enter()
         self._closed = True
@@ -154,14 +154,14 @@ class PubSub:
             protocol.abort()
 
     def _failed(self, error: Exception) -> None:
-        """Remember why there is no connection; what will not pass by itself is told at once."""
+        """Remember why there is no connection; permanent errors are reported at once."""
         self._trouble = error
         self._outage.begin(error)
         if isinstance(error, FleetUnavailableError):
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        """Tell those who wait for a confirmation that none will come."""
+        """Fail callers that wait for a confirmation."""
         for confirmed in self._confirmed.values():
             if not confirmed.done():
                 confirmed.set_exception(error)
@@ -191,16 +191,16 @@ _SILENCE = ConnectionError("silence")
 
 
 class _PubSubProtocol(RespProtocol):
-    """Hands messages to the channels and knows whether it was heard lately."""
+    """Protocol that passes messages to the channels and records recent traffic."""
 
     def __init__(self, pubsub: PubSub) -> None:
         super().__init__()
         self.why: Exception = _SILENCE
         self._pubsub = pubsub
-        self._heard = False
+        self._received = False
 
     def on_reply(self, reply: Any) -> None:
-        self._heard = True
+        self._received = True
         if isinstance(reply, ReplyError) and reply.for_all:
             # A server that cannot save says so instead of PONG: messages come nevertheless.
             return
@@ -216,10 +216,10 @@ class _PubSubProtocol(RespProtocol):
 
     async def pulse(self, seconds: float) -> bool:
         """Ask for a sign of life; False when none came for `seconds` or the connection broke."""
-        self._heard = False
+        self._received = False
         self.write(packed((b"PING",)))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._gone.wait()
                 return False
-        return self._heard
+        return self._received

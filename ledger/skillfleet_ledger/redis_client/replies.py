@@ -37,7 +37,7 @@ _PASSING_TEXTS = {
     "Script killed by user": "an administrator stopped the script",
 }
 _REFUSING_TEXTS = {
-    # How a right that a script lacks is told depends on the server's version.
+    # The message for a right that a script lacks depends on the server's version.
     "ERR ACL failure in script": _NO_RIGHT,
     "The user executing the script can't": _NO_RIGHT,
     "DB index is out of range": _NO_DATABASE,
@@ -81,7 +81,7 @@ class ReplyError(Exception):
 
     @property
     def for_all(self) -> bool:
-        """True when nobody can write meanwhile: not even those who would take something over."""
+        """True if no client can write meanwhile, so no worker can take runs over."""
         return self.code in _FOR_ALL
 
     @property

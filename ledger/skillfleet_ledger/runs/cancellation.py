@@ -43,7 +43,7 @@ class Cancellation(RunOperations):
             await self._run("finish_cleanup", run_id)
 
     async def clean_up(self, run_id: str) -> None:
-        """Cancel what an ended or cancelled run called and nobody has cancelled yet.
+        """Cancel the remaining children of an ended or cancelled run.
 
         Safe to do concurrently. Raises UnknownRunError when the run expires meanwhile.
         """

@@ -36,7 +36,7 @@ class Submission:
     parent_id: str | None = None
     root_id: str | None = None
     parent_token: int | None = None
-    """Token of the calling attempt's lease: a stale attempt calls nobody."""
+    """Token of the calling attempt's lease: a stale attempt makes no calls."""
     trace_id: str | None = None
     budget_calls: int | None = None
     """How many runs may be called by this one and those below it."""

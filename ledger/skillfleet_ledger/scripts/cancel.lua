@@ -1,4 +1,4 @@
--- Ask for the end of a run: a queued one ends here, a running one is told through its worker.
+-- Ask for the end of a run: a queued one ends here, a running one is cancelled by its worker.
 --
 -- KEYS[2]  the key of the result in Celery's format
 -- ARGV[1]  run id
@@ -6,7 +6,7 @@
 -- ARGV[3]  reason code
 -- ARGV[4]  payload of the final event
 -- ARGV[5]  the result in Celery's format
--- ARGV[6]  '1': a run with children is only marked, so that it calls nobody and is not claimed
+-- ARGV[6]  '1': a run with children is only marked, so that it makes no calls and is not claimed
 --          any more; the caller comes again once it has cancelled the children
 -- ARGV[7]  the request, 16 characters: one that comes again gets the answer it missed; or ''
 --

@@ -1,7 +1,7 @@
 -- Take over what is linked to an ended run or chained after it, which did not go on.
 --
 -- ARGV[1]  run id
--- ARGV[2]  how long nobody else may take it, milliseconds
+-- ARGV[2]  how long no other worker may take it, milliseconds
 --
 -- Returns 1, or 0 when it went on, is left to the worker that ended the run, or was taken lately.
 local id, now = ARGV[1], now_ms()

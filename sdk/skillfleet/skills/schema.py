@@ -143,7 +143,7 @@ class _Described:
         except NotJsonError as error:
             raise DeclarationError(
                 f"{what} cannot be described as JSON: {error.where} of its schema: {error.why}:"
-                " write bounds within 64 bits, and plain text, numbers, lists and dicts elsewhere"
+                " write bounds within 64 bits, and strings, numbers, lists and dicts otherwise"
             ) from error
 
 

@@ -64,7 +64,7 @@ async def run_skill(
         await ctx.check_cancelled()
         raise _overdue(ctx)
     if task.cancelled():
-        raise SkillError("the skill raised asyncio.CancelledError, though nobody cancelled it")
+        raise SkillError("the skill raised asyncio.CancelledError without being cancelled")
     if (error := task.exception()) is not None:
         await _check_ended(error, ctx)
     return ctx.redacted(skill.dump(task.result()))

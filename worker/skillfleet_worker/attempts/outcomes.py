@@ -1,6 +1,6 @@
 """Outcome of an attempt: the one type for how an attempt ended, and how it ends its run.
 
-The set is closed: whoever handles an `Outcome` matches all seven kinds, which mypy verifies. The
+The set is closed: code that handles an `Outcome` matches all seven kinds, which mypy verifies. The
 four kinds that also end the run have `end()`, the `RunEnd` that the ledger stores.
 """
 

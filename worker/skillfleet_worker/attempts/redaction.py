@@ -31,8 +31,8 @@ ErrorT = TypeVar("ErrorT", bound=BaseException)
 class RedactingEventBuffer:
     """Removes secrets from events; belongs to the loop its handler runs on."""
 
-    def __init__(self, outbox: EventBuffer, redactor: Redactor) -> None:
-        self._outbox = outbox
+    def __init__(self, events: EventBuffer, redactor: Redactor) -> None:
+        self._events = events
         self._redactor = redactor
         self._pause: asyncio.TimerHandle | None = None
         self._flush: asyncio.Task[None] | None = None
@@ -42,7 +42,7 @@ class RedactingEventBuffer:
         if kind == _TEXT_DELTA and await self._put_text(payload):
             return
         await self._put_held()
-        await self._outbox.put(kind, self._redactor.redact_json(payload))
+        await self._events.put(kind, self._redactor.redact_json(payload))
 
     async def finish(self) -> None:
         """Write what is still held back, after the handler has ended."""
@@ -65,7 +65,7 @@ class RedactingEventBuffer:
         if text or not event["text"]:
             others = {name: value for name, value in event.items() if name != "text"}
             redacted = {"text": text} | self._redactor.redact_value(others)
-            await self._outbox.put(_TEXT_DELTA, orjson.dumps(redacted))
+            await self._events.put(_TEXT_DELTA, orjson.dumps(redacted))
         return True
 
     def _end_pause(self) -> None:
@@ -84,7 +84,7 @@ class RedactingEventBuffer:
 
     async def _put(self, text: str) -> None:
         if text:
-            await self._outbox.put(_TEXT_DELTA, orjson.dumps({"text": text}))
+            await self._events.put(_TEXT_DELTA, orjson.dumps({"text": text}))
 
 
 class RedactedError(Exception):

@@ -127,7 +127,7 @@ class AttemptScope(RunScope):
         attempt = _states.of(self).attempt
         await attempt.wait_stopped()
         if attempt.cancel_reason is None:
-            # It ends for another reason: whoever waits is cancelled with it.
+            # It ends for another reason: waiting code is cancelled with it.
             await asyncio.get_running_loop().create_future()
 
     async def charge_call(self) -> None:

@@ -14,9 +14,9 @@ from skillfleet.testing.conformance.run_context.table import AUTH, Case, Event, 
 
 @agent.skill(tags=("Echo",))
 async def echo(ctx: RunContext[APIKeyAuth], text: str) -> str:
-    """Says what it heard."""
+    """Repeats a text."""
     await ctx.emit_text_delta(text)
-    await ctx.write_artifact("heard.txt", text.encode(), "text/plain")
+    await ctx.write_artifact("echo.txt", text.encode(), "text/plain")
     return text
 
 
@@ -82,7 +82,7 @@ async def calls_again(ctx: RunContext[APIKeyAuth]) -> dict[str, bool]:
 async def failing_calls(ctx: RunContext[APIKeyAuth]) -> dict[str, str]:
     me = "conformance"
     attempts = {
-        "unknown agent": ctx.call("nobody", "echo"),
+        "unknown agent": ctx.call("missing", "echo"),
         "unknown skill": ctx.call(me, "fly"),
         "missing argument": ctx.call(me, "echo"),
         "wrong argument": ctx.call(me, "echo", args={"text": ["a list"]}),
@@ -110,17 +110,17 @@ async def waits_for_a_child(ctx: RunContext[APIKeyAuth]) -> None:
 async def finds(ctx: RunContext[APIKeyAuth]) -> dict[str, Any]:
     by_tag = await ctx.discover.find_agents(tags=["nothing has this", "ECHO"])
     by_skill = await ctx.discover.find_agents(skill="echo")
-    by_phrase = await ctx.discover.find_agents(capability="says what it HEARD")
-    nobody = await ctx.discover.find_agents(tags=["echo"], skill="fly")
+    by_phrase = await ctx.discover.find_agents(capability="REPEATS a text")
+    none = await ctx.discover.find_agents(tags=["echo"], skill="fly")
     me = await ctx.discover.get_agent("conformance")
     card = me.card.skill("add")
     return {
         "by_tag": [found.name for found in by_tag],
         "by_skill": [found.name for found in by_skill],
         "by_phrase": [found.name for found in by_phrase],
-        "nobody": [found.name for found in nobody],
+        "none": [found.name for found in none],
         "required": card.input_schema["required"] if card else None,
-        "unknown": await code_of(ctx.discover.get_agent("nobody")),
+        "unknown": await code_of(ctx.discover.get_agent("missing")),
     }
 
 
@@ -138,7 +138,7 @@ CASES: tuple[Case, ...] = (
         result={
             "result": "hello",
             "events": [["text_delta", {"text": "hello"}]],
-            "artifacts": [["heard.txt", "text/plain", 5]],
+            "artifacts": [["echo.txt", "text/plain", 5]],
             "grant_id": None,
         },
     ),
@@ -171,7 +171,7 @@ CASES: tuple[Case, ...] = (
             "by_tag": ["conformance"],
             "by_skill": ["conformance"],
             "by_phrase": ["conformance"],
-            "nobody": [],
+            "none": [],
             "required": ["a"],
             "unknown": "unknown_skill",
         },

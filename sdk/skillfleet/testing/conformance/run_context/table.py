@@ -8,7 +8,7 @@ from skillfleet import Agent, APIKeyAuth, SkillfleetError
 from skillfleet.contracts import Budget
 
 AUTH: Mapping[str, Any] = {"api_key_id": "key-1", "scopes": ["notes:read", "notes:write"]}
-SECRETS: Mapping[str, str] = {"conformance-token": "a value that nobody may see"}
+SECRETS: Mapping[str, str] = {"conformance-token": "a value that must stay secret"}
 LIMIT = 64 * 1024
 
 agent = Agent(
