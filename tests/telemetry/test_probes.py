@@ -65,7 +65,7 @@ def test_a_worker_is_ready_not_without_redis_and_not_when_it_drains(
     wait_until(lambda: run.status().events > 1, 60, what="a run to drain for")
     seen.worker.send_signal(signal.SIGTERM)
     wait_until(lambda: status(port, "/readyz") == 503, what="not to be ready")
-    assert "shuts down" in get(port, "/readyz")[1]
+    assert "shutting down" in get(port, "/readyz")[1]
     assert status(port, "/livez") == 200
     run.cancel()
     assert seen.worker.wait_end(60) == 0
@@ -125,7 +125,7 @@ def test_a_consumer_that_stands_still_is_not_live_unless_it_waits_for_the_broker
     wait_until(health.not_live)
     worker.consumer.connection = None
     assert health.not_live() is None
-    assert health.not_ready() == "the broker is out of reach"
+    assert health.not_ready() == "the broker is unreachable"
 
 
 def test_a_worker_says_when_its_probe_port_is_taken(valkey: ValkeyServer) -> None:
