@@ -14,7 +14,7 @@ OF_MODULE = frozenset(
     {
         "forest",
         "guarded",
-        "harbour",
+        "calling_server",
         "house",
         "kit_server",
         "locked",

@@ -39,11 +39,11 @@ from skillfleet_adapters.secrets.files import FileSecrets
 from skillfleet_auth import token_admission
 from skillfleet_auth.open_admission import OpenAdmission
 from skillfleet_ledger import Ledger, Settings
+from tests.adapters.a2a.remote_agent import RemoteAgent
+from tests.auth.keys import make_keys
+from tests.auth.token_factory import ADA, TokenFactory
 from tests.support.ports import free_port
 from tests.support.valkey import ValkeyServer
-from tests.trust.elsewhere import Elsewhere
-from tests.trust.forge import ADA, Forger
-from tests.trust.keys import make_keys
 
 
 class TestFiles(SecretsSuite):
@@ -144,7 +144,7 @@ class TestInProcessCalls(A2ASuite):
 class TestHttpCalls(A2ASuite):
     @pytest.fixture(autouse=True)
     def _agent(self, tmp_path: Path) -> Iterator[None]:
-        remote = Elsewhere(tmp_path)
+        remote = RemoteAgent(tmp_path)
         self._url = remote.url
         yield
         remote.close()
@@ -174,14 +174,14 @@ class TestTokenAdmission(AdmissionSuite):
     async def cases(self) -> AsyncIterator[AdmissionCases]:
         keys = self._trusted
         settings = keys.settings(self._url)
-        forger = Forger(self._url, keys)
-        new = await forger.prepare("fleet.echo", {"text": "hi"})
-        token = forger.token(new)
+        factory = TokenFactory(self._url, keys)
+        new = await factory.prepare("fleet.echo", {"text": "hi"})
+        token = factory.token(new)
         call = IncomingCall(
             new.id, new.task, {"text": "hi"}, None, token, None, new.id, 0, plain=False
         )
         variables = {"SKILLFLEET_AUTH_KEYS": str(keys.producers)}
-        services = {Settings: settings, Ledger: forger.fleet.ledger}
+        services = {Settings: settings, Ledger: factory.fleet.ledger}
         admission = token_admission.create(
             AdapterEnvironment(variables=variables, services=services)
         )
@@ -190,14 +190,14 @@ class TestTokenAdmission(AdmissionSuite):
             "another run": replace(call, run_id="another"),
             "other arguments": replace(call, arguments={"text": "ho"}),
             "another skill": replace(call, task="fleet.shout"),
-            "another signer": replace(call, token=forger.token(new, "stranger")),
-            "expired": replace(call, token=forger.token(new, exp=1)),
+            "another signer": replace(call, token=factory.token(new, "stranger")),
+            "expired": replace(call, token=factory.token(new, exp=1)),
             "another position": replace(call, depth=3),
         }
         try:
             yield AdmissionCases(admission, call, ADA, refused)
         finally:
-            await forger.fleet.close()
+            await factory.fleet.close()
 
 
 class TestDeletionCost(OrchestratorSuite):

@@ -14,6 +14,7 @@ import pytest
 
 from skillfleet.errors import RunFailed
 from skillfleet_producer import Fleet, RunHandle
+from tests.auth.keys import make_keys
 from tests.helm.processes import LocalPod, Secrets
 from tests.helm.rendering import Manifest, one, pod_template, render, worker
 from tests.helm.value_sets import VALUE_SETS
@@ -23,7 +24,6 @@ from tests.support.ports import free_port
 from tests.support.tls import TlsServer
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from tests.trust.keys import make_keys
 
 DRAIN_SECONDS = 5
 

@@ -18,81 +18,81 @@ from skillfleet_ledger.runs.records import Submission
 from skillfleet_producer import AsyncFleet, Fleet, Settings
 from skillfleet_producer.message import envelope
 from skillfleet_producer.submission import invocation_from
+from tests.auth.keys import Keys
+from tests.auth.token_factory import ADA, TokenFactory
 from tests.support.valkey import ValkeyServer
-from tests.trust.forge import ADA, Forger
-from tests.trust.keys import Keys
 
 
 @pytest.fixture
-async def forger(guarded: ValkeyServer, keys: Keys) -> AsyncIterator[Forger]:
-    forger = Forger(guarded.url, keys)
-    yield forger
-    await forger.fleet.close()
+async def factory(guarded: ValkeyServer, keys: Keys) -> AsyncIterator[TokenFactory]:
+    factory = TokenFactory(guarded.url, keys)
+    yield factory
+    await factory.fleet.close()
 
 
 def part(value: object) -> str:
     return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
 
 
-def unsigned(forger: Forger, new: Submission) -> str:
-    return f"{part({'alg': 'none', 'kid': 'backend'})}.{part(forger.claims(new))}."
+def unsigned(factory: TokenFactory, new: Submission) -> str:
+    return f"{part({'alg': 'none', 'kid': 'backend'})}.{part(factory.claims(new))}."
 
 
-def confused(forger: Forger, new: Submission) -> str:
+def confused(factory: TokenFactory, new: Submission) -> str:
     """The public key, which everybody may know, taken as the secret of an HMAC."""
     import hashlib
     import hmac
 
-    public = (forger.keys.producers / "backend.pem").read_bytes()
-    text = f"{part({'alg': 'HS256', 'kid': 'backend'})}.{part(forger.claims(new))}"
+    public = (factory.keys.producers / "backend.pem").read_bytes()
+    text = f"{part({'alg': 'HS256', 'kid': 'backend'})}.{part(factory.claims(new))}"
     mac = hmac.new(public, text.encode(), hashlib.sha256).digest()
     return f"{text}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
 
 
-def tampered(forger: Forger, new: Submission) -> str:
-    head, _, signature = forger.token(new).split(".")
-    return f"{head}.{part(forger.claims(new, scopes=['admin']))}.{signature}"
+def tampered(factory: TokenFactory, new: Submission) -> str:
+    head, _, signature = factory.token(new).split(".")
+    return f"{head}.{part(factory.claims(new, scopes=['admin']))}.{signature}"
 
 
-def for_other_arguments(forger: Forger, new: Submission) -> str:
-    return forger.token(new, call=call_digest(new.task, {"journal": "/elsewhere"}))
+def for_other_arguments(factory: TokenFactory, new: Submission) -> str:
+    return factory.token(new, call=call_digest(new.task, {"journal": "/elsewhere"}))
 
 
-Forge = Callable[[Forger, Submission], str | None]
+Forge = Callable[[TokenFactory, Submission], str | None]
 ATTACKS: dict[str, tuple[Forge, str]] = {
-    "no token": (lambda forger, new: None, "no token of"),
-    "no token at all, but text": (lambda forger, new: "not a token", "not valid"),
-    "expired": (lambda forger, new: forger.token(new, exp=1_700_000_000), "expired"),
-    "wrong audience": (lambda forger, new: forger.token(new, aud="other"), "another fleet"),
-    "wrong issuer": (lambda forger, new: forger.token(new, iss="other"), "another issuer"),
-    "unknown key": (lambda forger, new: forger.token(new, "stranger"), "not trusted"),
+    "no token": (lambda factory, new: None, "no token of"),
+    "no token at all, but text": (lambda factory, new: "not a token", "not valid"),
+    "expired": (lambda factory, new: factory.token(new, exp=1_700_000_000), "expired"),
+    "wrong audience": (lambda factory, new: factory.token(new, aud="other"), "another fleet"),
+    "wrong issuer": (lambda factory, new: factory.token(new, iss="other"), "another issuer"),
+    "unknown key": (lambda factory, new: factory.token(new, "stranger"), "not trusted"),
     "alg none": (unsigned, "not signed with EdDSA"),
     "alg confused": (confused, "not signed with EdDSA"),
     "tampered": (tampered, "not valid"),
-    "other run": (lambda forger, new: forger.token(new, run="another"), "another run"),
+    "other run": (lambda factory, new: factory.token(new, run="another"), "another run"),
     "other arguments": (for_other_arguments, "other arguments"),
     "a worker's key used by a producer": (
-        lambda forger, new: forger.token(new, "worker"),
+        lambda factory, new: factory.token(new, "worker"),
         "not trusted",
     ),
     "a worker's key for a call of nobody": (
-        lambda forger, new: forger.token(new, "worker", use="call"),
+        lambda factory, new: factory.token(new, "worker", use="call"),
         "not for this use",
     ),
-    "a claim that nobody knows": (lambda forger, new: forger.token(new, admin=1), "not valid"),
+    "a claim that nobody knows": (lambda factory, new: factory.token(new, admin=1), "not valid"),
 }
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 async def test_a_run_with_a_bad_token_ends_unauthorized_and_its_handler_never_starts(
-    forger: Forger, attack: str, tmp_path: Path
+    factory: TokenFactory, attack: str, tmp_path: Path
 ) -> None:
     forge, word = ATTACKS[attack]
     journal = tmp_path / "started"
-    new = await forger.prepare("gate.marks", {"journal": str(journal)})
-    token = forge(forger, new)
-    run = await forger.submit(new, token)
-    status = await forger.end_of(run)
+    new = await factory.prepare("gate.marks", {"journal": str(journal)})
+    token = forge(factory, new)
+    run = await factory.submit(new, token)
+    status = await factory.end_of(run)
     assert (status.state, status.code) == (RunState.FAILED, "unauthorized")
     assert (status.attempt, status.started_at) == (0, None)
     assert word in (status.message or "")
@@ -103,50 +103,52 @@ async def test_a_run_with_a_bad_token_ends_unauthorized_and_its_handler_never_st
         assert not any(part in told for part in parts)
 
 
-async def test_the_same_submission_with_a_good_token_runs(forger: Forger, tmp_path: Path) -> None:
-    new = await forger.prepare("gate.marks", {"journal": str(tmp_path / "started")})
-    run = await forger.submit(new, forger.token(new))
+async def test_the_same_submission_with_a_good_token_runs(
+    factory: TokenFactory, tmp_path: Path
+) -> None:
+    new = await factory.prepare("gate.marks", {"journal": str(tmp_path / "started")})
+    run = await factory.submit(new, factory.token(new))
     assert await run.result(timeout=20) == "marked"
 
 
-async def test_an_oversized_token_is_refused(forger: Forger) -> None:
-    new = await forger.prepare("gate.whoami", {})
-    status = await forger.end_of(await forger.submit(new, "x" * 10_000))
+async def test_an_oversized_token_is_refused(factory: TokenFactory) -> None:
+    new = await factory.prepare("gate.whoami", {})
+    status = await factory.end_of(await factory.submit(new, "x" * 10_000))
     assert status.code == "unauthorized"
 
 
-async def test_an_oversized_header_is_refused_with_a_good_token(forger: Forger) -> None:
-    new = await forger.prepare("gate.whoami", {})
+async def test_an_oversized_header_is_refused_with_a_good_token(factory: TokenFactory) -> None:
+    new = await factory.prepare("gate.whoami", {})
     headers = orjson.loads(new.headers)
     headers[HEADER] |= {"more": "x" * 20_000}
     new = replace(new, headers=orjson.dumps(headers))
-    status = await forger.end_of(await forger.submit(new, forger.token(new)))
+    status = await factory.end_of(await factory.submit(new, factory.token(new)))
     assert status.state is RunState.FAILED
     assert "larger than" in (status.message or "")
 
 
 async def test_a_strangers_message_for_a_run_does_not_end_the_run(
-    forger: Forger, fleet: Fleet
+    factory: TokenFactory, fleet: Fleet
 ) -> None:
     """The queued run's own message comes later: the stranger's is dropped."""
-    new = await forger.prepare("gate.whoami", {"note": "mine"})
-    token = forger.token(new)
+    new = await factory.prepare("gate.whoami", {"note": "mine"})
+    token = factory.token(new)
     headers = orjson.dumps(orjson.loads(new.headers) | {TOKEN_HEADER: token})
     own = replace(new, headers=headers)
     strange = envelope(invocation_from(replace(new, args=b'{"note": "yours"}')))
-    await forger.fleet.ledger.submissions.submit(own, strange)
-    assert (await forger.fleet.run(new.id).result(timeout=20))["sub"] == "ada"
+    await factory.fleet.ledger.submissions.submit(own, strange)
+    assert (await factory.fleet.run(new.id).result(timeout=20))["sub"] == "ada"
 
 
 async def test_a_token_replayed_on_other_arguments_in_the_message_does_nothing(
-    forger: Forger, tmp_path: Path
+    factory: TokenFactory, tmp_path: Path
 ) -> None:
     journal = tmp_path / "started"
-    new = await forger.prepare("gate.whoami", {"note": "mine"})
-    run = await forger.submit(new, forger.token(new))
+    new = await factory.prepare("gate.whoami", {"note": "mine"})
+    run = await factory.submit(new, factory.token(new))
     await run.result(timeout=20)
-    other = await forger.prepare("gate.marks", {"journal": str(journal)})
-    status = await forger.end_of(await forger.submit(other, forger.token(new)))
+    other = await factory.prepare("gate.marks", {"journal": str(journal)})
+    status = await factory.end_of(await factory.submit(other, factory.token(new)))
     assert status.code == "unauthorized"
     assert not journal.exists()
 
@@ -176,11 +178,11 @@ def test_claims_that_do_not_fit_the_auth_model_end_the_run_unauthorized(fleet: F
     assert refused.value.code == "unauthorized"
 
 
-async def test_claims_in_the_unsigned_header_are_not_believed(forger: Forger) -> None:
-    new = await forger.prepare("gate.whoami", {})
+async def test_claims_in_the_unsigned_header_are_not_believed(factory: TokenFactory) -> None:
+    new = await factory.prepare("gate.whoami", {})
     headers = orjson.loads(new.headers)
     headers[HEADER] |= {"auth": {"sub": "root", "scopes": ["admin"]}}
-    run = await forger.submit(replace(new, headers=orjson.dumps(headers)), forger.token(new))
+    run = await factory.submit(replace(new, headers=orjson.dumps(headers)), factory.token(new))
     seen = await run.result(timeout=20)
     assert (seen["sub"], seen["scopes"]) == ("ada", ["files:read"])
 
@@ -218,18 +220,18 @@ CHILDREN: dict[str, tuple[dict[str, Any], str | None]] = {
 
 @pytest.mark.parametrize("attack", CHILDREN)
 async def test_a_worker_can_only_sign_for_the_runs_of_its_own_runs_and_never_wider(
-    forger: Forger, attack: str
+    factory: TokenFactory, attack: str
 ) -> None:
     changes, word = CHILDREN[attack]
-    parent_new = await forger.prepare("gate.waits", {})
-    parent = await forger.submit(parent_new, forger.token(parent_new))
+    parent_new = await factory.prepare("gate.waits", {})
+    parent = await factory.submit(parent_new, factory.token(parent_new))
     async for event in parent.events(timeout=20):
         if event.kind == "progress":
             break
-    new = await forger.child(parent, "gate.whoami")
+    new = await factory.child(parent, "gate.whoami")
     place = {"parent": parent.id, "root": parent.id, "depth": 1}
-    token = forger.token(new, "worker", use="call", **(place | changes))
-    status = await forger.end_of(await forger.submit(new, token))
+    token = factory.token(new, "worker", use="call", **(place | changes))
+    status = await factory.end_of(await factory.submit(new, token))
     await parent.cancel()
     if word is None:
         assert status.state is RunState.SUCCEEDED
@@ -237,35 +239,35 @@ async def test_a_worker_can_only_sign_for_the_runs_of_its_own_runs_and_never_wid
         assert (status.code, word in (status.message or "")) == ("unauthorized", True)
 
 
-async def test_a_worker_cannot_sign_for_a_caller_that_does_not_exist(forger: Forger) -> None:
-    new = await forger.prepare("gate.whoami", {})
-    nobody = forger.fleet.run("nobody")
-    new = await forger.child(nobody, "gate.whoami")
+async def test_a_worker_cannot_sign_for_a_caller_that_does_not_exist(factory: TokenFactory) -> None:
+    new = await factory.prepare("gate.whoami", {})
+    nobody = factory.fleet.run("nobody")
+    new = await factory.child(nobody, "gate.whoami")
     new = replace(new, parent_id="nobody", root_id="nobody")
     place = {"parent": "nobody", "root": "nobody", "depth": 1}
-    token = forger.token(new, "worker", use="call", **place)
+    token = factory.token(new, "worker", use="call", **place)
     headers = orjson.dumps(orjson.loads(new.headers) | {TOKEN_HEADER: token})
-    await forger.fleet.ledger.submissions.submit(replace(new, parent_id=None, headers=headers))
+    await factory.fleet.ledger.submissions.submit(replace(new, parent_id=None, headers=headers))
     message = envelope(invocation_from(replace(new, headers=headers)))
-    queue = forger.fleet.ledger.keys.broker_list("celery", 0)
-    await forger.fleet.ledger.connection.execute("LPUSH", queue, message)
-    status = await forger.end_of(forger.fleet.run(new.id))
+    queue = factory.fleet.ledger.keys.broker_list("celery", 0)
+    await factory.fleet.ledger.connection.execute("LPUSH", queue, message)
+    status = await factory.end_of(factory.fleet.run(new.id))
     assert (status.code, "unknown calling run" in (status.message or "")) == ("unauthorized", True)
 
 
 async def test_a_plain_celery_client_needs_a_token_too(
-    guarded: ValkeyServer, forger: Forger
+    guarded: ValkeyServer, factory: TokenFactory
 ) -> None:
     app = Celery(broker=guarded.url, set_as_current=False)
     try:
-        new = replace(await forger.prepare("gate.reads", {}), args=b"{}")
+        new = replace(await factory.prepare("gate.reads", {}), args=b"{}")
         good = app.send_task(
-            "gate.reads", task_id=new.id, headers={TOKEN_HEADER: forger.token(new)}
+            "gate.reads", task_id=new.id, headers={TOKEN_HEADER: factory.token(new)}
         )
-        status = await forger.end_of(forger.fleet.run(good.id))
+        status = await factory.end_of(factory.fleet.run(good.id))
         assert status.state is RunState.SUCCEEDED
         bad = app.send_task("gate.reads", kwargs={})
-        status = await forger.end_of(forger.fleet.run(bad.id))
+        status = await factory.end_of(factory.fleet.run(bad.id))
         assert status.code == "unauthorized"
     finally:
         app.close()
@@ -300,13 +302,13 @@ async def test_a_long_delay_does_not_use_up_the_tokens_life(
 
 
 async def test_a_message_of_an_unknown_skill_does_not_end_a_strangers_run(
-    guarded: ValkeyServer, forger: Forger
+    guarded: ValkeyServer, factory: TokenFactory
 ) -> None:
-    new = await forger.prepare("gate.whoami", {"note": "mine"})
-    headers = orjson.dumps(orjson.loads(new.headers) | {TOKEN_HEADER: forger.token(new)})
+    new = await factory.prepare("gate.whoami", {"note": "mine"})
+    headers = orjson.dumps(orjson.loads(new.headers) | {TOKEN_HEADER: factory.token(new)})
     own = replace(new, headers=headers)
-    ledger = forger.fleet.ledger
+    ledger = factory.fleet.ledger
     strange = envelope(invocation_from(replace(own, skill="nothing")))
     await ledger.submissions.submit(replace(own, delay_ms=2000), b"")
-    await forger.fleet.ledger.connection.execute("LPUSH", "celery", strange)
-    assert (await forger.fleet.run(new.id).result(timeout=30))["sub"] == "ada"
+    await factory.fleet.ledger.connection.execute("LPUSH", "celery", strange)
+    assert (await factory.fleet.run(new.id).result(timeout=30))["sub"] == "ada"

@@ -30,8 +30,8 @@ def woods() -> Iterator[ValkeyServer]:
     """A server with a worker for each of two queues."""
     with (
         running_server() as server,
-        FleetWorker(server, "tests.trust.near", **QUICK),
-        FleetWorker(server, "tests.trust.distant", **QUICK),
+        FleetWorker(server, "tests.auth.tree_agent", **QUICK),
+        FleetWorker(server, "tests.auth.far_agent", **QUICK),
     ):
         yield server
 
@@ -117,8 +117,8 @@ def test_a_tree_ends_with_its_roots_time(fleet: Fleet) -> None:
 def test_what_a_lost_root_has_called_ends_with_it(woods: ValkeyServer) -> None:
     """Its worker is killed, and it may not start again."""
     with (
-        FleetWorker(woods, "tests.trust.near", namespace="lost", **QUICK) as doomed,
-        FleetWorker(woods, "tests.trust.distant", namespace="lost", **QUICK),
+        FleetWorker(woods, "tests.auth.tree_agent", namespace="lost", **QUICK) as doomed,
+        FleetWorker(woods, "tests.auth.far_agent", namespace="lost", **QUICK),
         Fleet(settings=settings(woods, "lost", max_deliveries=1)) as fleet,
     ):
         root = fleet.enqueue("tree.deepens", {"levels": 1, "width": 3})
@@ -219,14 +219,14 @@ def test_a_run_that_is_released_without_end_is_given_up(caller: Caller) -> None:
 
 def test_a_root_that_starts_again_takes_its_running_children_back(woods: ValkeyServer) -> None:
     with (
-        FleetWorker(woods, "tests.trust.near", namespace="again", **QUICK) as doomed,
-        FleetWorker(woods, "tests.trust.distant", namespace="again", **QUICK),
+        FleetWorker(woods, "tests.auth.tree_agent", namespace="again", **QUICK) as doomed,
+        FleetWorker(woods, "tests.auth.far_agent", namespace="again", **QUICK),
         Fleet(settings=settings(woods, "again")) as fleet,
     ):
         root = fleet.enqueue("tree.deepens", {"levels": 1, "width": 3})
         before = {run.id for run in all_run(fleet, root, 4)}
         doomed.kill()
-        with FleetWorker(woods, "tests.trust.near", namespace="again", **QUICK):
+        with FleetWorker(woods, "tests.auth.tree_agent", namespace="again", **QUICK):
             wait_until(lambda: root.status().attempt == 2, what="the root's second attempt")
             assert {run.id for run in all_run(fleet, root, 4)} == before
             assert root.cancel("enough")

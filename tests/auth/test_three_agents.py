@@ -9,10 +9,10 @@ import pytest
 from skillfleet.contracts import Budget, RunState, RunStatus
 from skillfleet.errors import RunCancelled, RunFailed
 from skillfleet_producer import Fleet
+from tests.auth.keys import Keys
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import shortest, wait_until
-from tests.trust.keys import Keys
 
 READER = {"sub": "ada", "scopes": ["library:read"]}
 

@@ -24,8 +24,8 @@ def shared_server() -> Iterator[ValkeyServer]:
     """A server with a worker of `north` (agents of trust) and one of `south` (the kit)."""
     with (
         running_server() as server,
-        FleetWorker(server, "tests.trust.agents", namespace="north"),
-        FleetWorker(server, "tests.worker.kit,tests.trust.agents", namespace="south"),
+        FleetWorker(server, "tests.auth.agents", namespace="north"),
+        FleetWorker(server, "tests.worker.kit,tests.auth.agents", namespace="south"),
     ):
         yield server
 
@@ -92,7 +92,7 @@ def test_remote_control_reaches_the_workers_of_its_own_fleet_only(
         settings = WorkerSettings.load(
             redis_url=shared_server.url_of(WORKER, namespace), namespace=namespace
         )
-        app: Celery = create_app("tests.trust.agents", settings=settings)
+        app: Celery = create_app("tests.auth.agents", settings=settings)
         replies = wait_until(partial(app.control.ping, timeout=1.0)) or []
         found[namespace] = {name for reply in replies for name in reply}
         app.close()

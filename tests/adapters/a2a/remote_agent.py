@@ -1,4 +1,4 @@
-"""The process of the agent elsewhere (stranger.py), what it noted, and a fleet that may call it."""
+"""A remote agent in a process of its own (untrusted_peer.py), and a fleet that may call it."""
 
 import json
 import socket
@@ -16,10 +16,10 @@ from tests.support.tls import write_certificate
 from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import wait_until
 
-COMMAND = (sys.executable, "-m", "tests.trust.stranger")
+COMMAND = (sys.executable, "-m", "tests.adapters.a2a.untrusted_peer")
 
 
-class Elsewhere:
+class RemoteAgent:
     """A process with the agent, and its journal."""
 
     def __init__(self, folder: Path, *, tls: bool = False) -> None:
@@ -33,7 +33,7 @@ class Elsewhere:
             [*COMMAND, str(self.port), str(self.journal), *certified],
             cwd=ROOT,
         )
-        wait_until(self._answers, what="the agent elsewhere")
+        wait_until(self._answers, what="the remote agent")
 
     def noted(self, word: str) -> list[dict[str, Any]]:
         entries = [json.loads(line) for line in self.journal.read_text().splitlines()]
@@ -52,13 +52,13 @@ class Elsewhere:
 
 
 @contextmanager
-def harboured(**settings: Any) -> Iterator[ValkeyServer]:
+def calling_fleet(**settings: Any) -> Iterator[ValkeyServer]:
     """A fleet that may call 127.0.0.1 (listed as an address) and the name `partner.test`."""
     with (
         running_server() as server,
         FleetWorker(
             server,
-            "tests.trust.agents",
+            "tests.auth.agents",
             a2a_hosts="127.0.0.1/32, partner.test",
             a2a_credentials="127.0.0.1=partner-token",
             a2a_max_response_bytes=1_000_000,
@@ -69,7 +69,7 @@ def harboured(**settings: Any) -> Iterator[ValkeyServer]:
         yield server
 
 
-def asking(fleet: Fleet, target: str, skill: str, **args: Any) -> Any:
+def ask(fleet: Fleet, target: str, skill: str, **args: Any) -> Any:
     """What a run of ours got when it asked the agent at `target`."""
-    run = fleet.enqueue("abroad.asks", {"target": target, "skill": skill, **args})
+    run = fleet.enqueue("caller.asks", {"target": target, "skill": skill, **args})
     return run.result(timeout=30)

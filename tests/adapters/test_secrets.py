@@ -91,7 +91,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Ite
     folder = tmp_path_factory.mktemp("secrets")
     (folder / "api-key").write_text(SECRET + "\n")
     with running_server() as server:
-        worker = FleetWorker(server, "tests.trust.agents", secrets_dir=folder)
+        worker = FleetWorker(server, "tests.auth.agents", secrets_dir=folder)
         worker._environment |= {
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_BSP_SCHEDULE_DELAY": "100",

@@ -15,7 +15,7 @@ from tests.support.valkey import ValkeyServer, running_server
 def forest() -> Iterator[ValkeyServer]:
     with (
         running_server() as server,
-        FleetWorker(server, "tests.trust.agents", reap_seconds=0.2),
+        FleetWorker(server, "tests.auth.agents", reap_seconds=0.2),
     ):
         yield server
 

@@ -1,5 +1,5 @@
 """The agents of trust that work from Celery's own queue."""
 
-from tests.trust.agents import tree
+from tests.auth.agents import tree
 
 __all__ = ["tree"]

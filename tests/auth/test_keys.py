@@ -16,12 +16,12 @@ from skillfleet_auth.signing import Signing, load_private_key, write_new_key
 from skillfleet_producer import Fleet, Settings
 from skillfleet_worker import create_app
 from skillfleet_worker.settings import WorkerSettings
+from tests.auth.conftest import StartWorker
+from tests.auth.keys import make_keys
+from tests.auth.token_factory import ADA
 from tests.support.fleet import POOLS
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from tests.trust.conftest import StartWorker
-from tests.trust.forge import ADA
-from tests.trust.keys import make_keys
 
 
 @pytest.fixture(autouse=True)
@@ -118,14 +118,14 @@ def test_a_worker_that_requires_tokens_does_not_start_without_keys(
             monkeypatch.setenv("SKILLFLEET_AUTH_KEYS", str(keys))
         settings = WorkerSettings.load(auth="required")
         with pytest.raises(SettingsError, match="SKILLFLEET_AUTH_KEYS"):
-            create_app("tests.trust.agents", settings=settings)
+            create_app("tests.auth.agents", settings=settings)
 
 
 def test_a_new_key_works_on_a_running_worker_and_a_withdrawn_one_no_more(
     start_worker: StartWorker, server: ValkeyServer, tmp_path: Path
 ) -> None:
     keys = make_keys(tmp_path)
-    start_worker("tests.trust.agents", **keys.worker_settings())
+    start_worker("tests.auth.agents", **keys.worker_settings())
     write_new_key(tmp_path, "next")
     keys.trust("next", keys.producers)
     with Fleet(settings=keys.settings(server.producer_url, "next")) as fleet:
@@ -144,7 +144,7 @@ def test_a_new_key_works_on_a_running_worker_and_a_withdrawn_one_no_more(
 
 
 def test_a_worker_without_tokens_says_so_loudly(start_worker: StartWorker) -> None:
-    worker = start_worker("tests.trust.agents")
+    worker = start_worker("tests.auth.agents")
     wait_until(lambda: "SKILLFLEET_AUTH is off" in worker.text())
     lines = worker.text().splitlines()
     assert "warning" in next(line for line in lines if "SKILLFLEET_AUTH is off" in line).lower()
@@ -156,7 +156,7 @@ def test_a_worker_without_a_key_of_its_own_cannot_call(
     keys = make_keys(tmp_path)
     settings = keys.worker_settings()
     del settings["auth_signing_key_file"]
-    worker = start_worker("tests.trust.agents", **settings)
+    worker = start_worker("tests.auth.agents", **settings)
     assert "cannot call others" in worker.text()
     with Fleet(settings=keys.settings(server.producer_url)) as fleet:
         with pytest.raises(RunFailed, match="SKILLFLEET_AUTH_SIGNING_KEY_FILE") as refused:
@@ -170,7 +170,7 @@ def test_nothing_of_a_token_is_logged(
 ) -> None:
     keys = make_keys(tmp_path)
     worker = start_worker(
-        "tests.trust.agents", pool=pool, options=("-l", "DEBUG"), **keys.worker_settings()
+        "tests.auth.agents", pool=pool, options=("-l", "DEBUG"), **keys.worker_settings()
     )
     stranger = keys.settings(server.producer_url, "stranger")
     with Fleet(settings=stranger) as fleet, pytest.raises(RunFailed):

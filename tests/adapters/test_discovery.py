@@ -20,7 +20,7 @@ NOBODY: dict[str, Any] = {"found": [], "got": ""}
 @pytest.fixture
 def plain() -> Iterator[ValkeyServer]:
     """A server with one worker, whose skill looks for others."""
-    with running_server() as server, FleetWorker(server, "tests.trust.near", **QUICK):
+    with running_server() as server, FleetWorker(server, "tests.auth.tree_agent", **QUICK):
         yield server
 
 
@@ -35,7 +35,7 @@ def comes(fleet: Fleet, wanted: Any, what: str) -> None:
 def test_a_killed_workers_agents_are_found_no_more(plain: ValkeyServer) -> None:
     with Fleet(plain.producer_url) as fleet:
         assert seen(fleet) == NOBODY
-        with FleetWorker(plain, "tests.trust.distant", **QUICK) as doomed:
+        with FleetWorker(plain, "tests.auth.far_agent", **QUICK) as doomed:
             assert seen(fleet) == OLD
             doomed.kill()
             comes(fleet, NOBODY, "the card of a killed worker to go")
@@ -45,8 +45,8 @@ def test_a_killed_workers_agents_are_found_no_more(plain: ValkeyServer) -> None:
 def test_a_rolling_deploy_shows_both_versions_and_goes_by_name(plain: ValkeyServer) -> None:
     with (
         Fleet(plain.producer_url) as fleet,
-        FleetWorker(plain, "tests.trust.distant", **QUICK) as old,
-        FleetWorker(plain, "tests.trust.distant_next", **QUICK),
+        FleetWorker(plain, "tests.auth.far_agent", **QUICK) as old,
+        FleetWorker(plain, "tests.auth.far_agent_next", **QUICK),
     ):
         assert seen(fleet) == BOTH
         assert [card.version for card in fleet.agents() if card.name == "far"] == BOTH["found"]

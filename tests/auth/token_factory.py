@@ -15,13 +15,13 @@ from skillfleet_ledger.runs.records import Submission
 from skillfleet_producer import AsyncFleet, AsyncRunHandle, Settings
 from skillfleet_producer.message import envelope
 from skillfleet_producer.submission import Options, invocation_from
+from tests.auth.keys import Keys
 from tests.support.waiting import wait_until_async
-from tests.trust.keys import Keys
 
 ADA = {"sub": "ada", "scopes": ["files:read"]}
 
 
-class Forger:
+class TokenFactory:
     """Submits runs past the producer's own checks."""
 
     def __init__(self, url: str, keys: Keys, **settings: Any) -> None:

@@ -12,12 +12,12 @@ from skillfleet.contracts import HEADER, TOKEN_HEADER
 from skillfleet.errors import RunFailed
 from skillfleet_cli.app import app
 from skillfleet_producer import Fleet, RunHandle
+from tests.auth.keys import Keys
+from tests.auth.token_factory import ADA
 from tests.cli.commands import Result, Shell
 from tests.support.fleet import ROOT
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from tests.trust.forge import ADA
-from tests.trust.keys import Keys
 
 
 def command(*arguments: str, **environment: str) -> tuple[int, str]:

@@ -28,7 +28,7 @@ LIBRARY = "#!lua name=evil\nredis.register_function('evil', function() return 1 
 def locked() -> Iterator[ValkeyServer]:
     """A server with the users and a worker that is one of them."""
     with running_server() as server:
-        with FleetWorker(server, "tests.trust.agents,tests.worker.kit", reap_seconds=0.2):
+        with FleetWorker(server, "tests.auth.agents,tests.worker.kit", reap_seconds=0.2):
             yield server
         with server.client() as client:
             client.execute_command("ACL", "LOG", "RESET")

@@ -8,10 +8,10 @@ from skillfleet.contracts import Budget
 from skillfleet.errors import RunFailed
 from skillfleet.redaction import HIDDEN
 from skillfleet_producer import Fleet
+from tests.auth.conftest import StartWorker
+from tests.auth.keys import Keys
+from tests.auth.token_factory import ADA
 from tests.support.valkey import ValkeyServer
-from tests.trust.conftest import StartWorker
-from tests.trust.forge import ADA
-from tests.trust.keys import Keys
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
@@ -20,7 +20,7 @@ def test_trust_holds_in_every_pool(
 ) -> None:
     (tmp_path / "api-key").write_text("sk-test-9f8e7d6c5b4a")
     start_worker(
-        "tests.trust.agents",
+        "tests.auth.agents",
         pool=pool,
         concurrency=3,
         secrets_dir=tmp_path,

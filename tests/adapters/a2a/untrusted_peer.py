@@ -1,7 +1,8 @@
-"""An agent elsewhere: a real a2a-sdk server.
+"""A remote agent: a real a2a-sdk server.
 
-`python -m tests.trust.stranger PORT JOURNAL [CERTIFICATE KEY]`. Its cards lie under `/` (JSON-RPC),
-`/rest` (HTTP+JSON), `/whole` (JSON-RPC without streaming), and some more that cannot be used.
+`python -m tests.adapters.a2a.untrusted_peer PORT JOURNAL [CERTIFICATE KEY]`. Its cards are at `/`
+(JSON-RPC), `/rest` (HTTP+JSON), `/whole` (JSON-RPC without streaming), and some more that cannot be
+used.
 """
 
 import asyncio
@@ -51,7 +52,7 @@ def note(word: str, **more: Any) -> None:
         file.write(json.dumps({"word": word, **more}) + "\n")
 
 
-class Stranger(AgentExecutor):
+class UntrustedPeer(AgentExecutor):
     """Does what the skill's name says."""
 
     async def execute(self, context: RequestContext, event_queue: EventQueue) -> None:
@@ -172,7 +173,7 @@ async def drips(request: Request) -> Response:
 
 def application() -> Starlette:
     mine = card(f"{HOME}/rpc")
-    handler = DefaultRequestHandler(Stranger(), InMemoryTaskStore(), mine)
+    handler = DefaultRequestHandler(UntrustedPeer(), InMemoryTaskStore(), mine)
     others = [
         route
         for path, other in CARDS.items()

@@ -1,5 +1,5 @@
 """The agent of trust that works from a queue of its own."""
 
-from tests.trust.agents import far
+from tests.auth.agents import far
 
 __all__ = ["far"]

@@ -1,4 +1,4 @@
-"""Calls of agents elsewhere over HTTP: what comes back, what stops them, what never leaves."""
+"""Calls of remote agents over HTTP: what comes back, what stops them, what never leaves."""
 
 import base64
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from skillfleet.contracts import RunState
 from skillfleet.errors import RunFailed
 from skillfleet.redaction import HIDDEN
 from skillfleet_producer import Fleet
+from tests.adapters.a2a.remote_agent import RemoteAgent, ask, calling_fleet
 from tests.support import acl
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from tests.trust.elsewhere import Elsewhere, asking, harboured
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,9 @@ from tests.trust.elsewhere import Elsewhere, asking, harboured
     ids=["JSON-RPC", "HTTP+JSON", "without streaming"],
 )
 def test_a_call_brings_back_value_events_and_artifacts(
-    abroad: Fleet, elsewhere: Elsewhere, path: str, events: list[Any]
+    caller: Fleet, remote_agent: RemoteAgent, path: str, events: list[Any]
 ) -> None:
-    seen = asking(abroad, elsewhere.url + path, "add", args={"x": 2, "y": 3})
+    seen = ask(caller, remote_agent.url + path, "add", args={"x": 2, "y": 3})
     assert seen["result"] == {"sum": 5}
     assert seen["events"] == events
     ((name, uri, mime),) = seen["artifacts"]
@@ -39,26 +39,26 @@ def test_a_call_brings_back_value_events_and_artifacts(
 
 
 def test_the_trace_goes_along_and_no_credentials_do_without_tls(
-    abroad: Fleet, elsewhere: Elsewhere
+    caller: Fleet, remote_agent: RemoteAgent
 ) -> None:
     flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
     span = trace.NonRecordingSpan(
         trace.SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=flags)
     )
     with trace.use_span(span):
-        asking(abroad, elsewhere.url, "add", args={"x": 20, "y": 30})
-    asked = next(one for one in elsewhere.noted("asked") if one["args"] == {"x": 20, "y": 30})
+        ask(caller, remote_agent.url, "add", args={"x": 20, "y": 30})
+    asked = next(one for one in remote_agent.noted("asked") if one["args"] == {"x": 20, "y": 30})
     assert asked["headers"]["a2a-version"] == "1.0"
     assert asked["headers"]["traceparent"].startswith(f"00-{0xABC:032x}-")
     assert "authorization" not in asked["headers"]
     assert "cookie" not in asked["headers"]
 
 
-def test_the_same_key_gives_the_same_message_id(abroad: Fleet, elsewhere: Elsewhere) -> None:
-    before = len(elsewhere.noted("asked"))
-    asking(abroad, elsewhere.url, "add", args={"x": 1, "y": 1}, key="k")
-    asking(abroad, elsewhere.url, "add", args={"x": 1, "y": 1}, key="k")
-    first, second = elsewhere.noted("asked")[before:]
+def test_the_same_key_gives_the_same_message_id(caller: Fleet, remote_agent: RemoteAgent) -> None:
+    before = len(remote_agent.noted("asked"))
+    ask(caller, remote_agent.url, "add", args={"x": 1, "y": 1}, key="k")
+    ask(caller, remote_agent.url, "add", args={"x": 1, "y": 1}, key="k")
+    first, second = remote_agent.noted("asked")[before:]
     assert first["id"] != second["id"], "two runs share no message ids"
 
 
@@ -67,41 +67,41 @@ def test_the_same_key_gives_the_same_message_id(abroad: Fleet, elsewhere: Elsewh
     [("fail", "skill_error", "it went wrong"), ("ask", "input_required", "which one?")],
 )
 def test_other_ends_of_the_task_are_errors_with_a_code(
-    abroad: Fleet, elsewhere: Elsewhere, skill: str, code: str, word: str
+    caller: Fleet, remote_agent: RemoteAgent, skill: str, code: str, word: str
 ) -> None:
     with pytest.raises(RunFailed, match=word.replace("?", r"\?")) as failed:
-        asking(abroad, elsewhere.url, skill)
+        ask(caller, remote_agent.url, skill)
     assert failed.value.code == code
 
 
 @pytest.mark.parametrize("path", ["", "/rest"])
 def test_our_cancel_cancels_the_task_elsewhere(
-    abroad: Fleet, elsewhere: Elsewhere, path: str
+    caller: Fleet, remote_agent: RemoteAgent, path: str
 ) -> None:
-    before = len(elsewhere.noted("cancelled"))
-    started = len(elsewhere.noted("asked"))
-    run = abroad.enqueue("abroad.asks", {"target": elsewhere.url + path, "skill": "wait"})
-    wait_until(lambda: len(elsewhere.noted("asked")) > started)
+    before = len(remote_agent.noted("cancelled"))
+    started = len(remote_agent.noted("asked"))
+    run = caller.enqueue("caller.asks", {"target": remote_agent.url + path, "skill": "wait"})
+    wait_until(lambda: len(remote_agent.noted("asked")) > started)
     run.cancel()
-    wait_until(lambda: len(elsewhere.noted("cancelled")) > before, what="the task's cancel")
+    wait_until(lambda: len(remote_agent.noted("cancelled")) > before, what="the task's cancel")
     wait_until(lambda: run.status().state is RunState.CANCELLED)
 
 
 def test_a_call_that_takes_too_long_is_ended_here_and_there(
-    abroad: Fleet, elsewhere: Elsewhere
+    caller: Fleet, remote_agent: RemoteAgent
 ) -> None:
-    before = len(elsewhere.noted("cancelled"))
+    before = len(remote_agent.noted("cancelled"))
     with pytest.raises(RunFailed) as over:
-        asking(abroad, elsewhere.url, "wait", timeout=1)
+        ask(caller, remote_agent.url, "wait", timeout=1)
     assert over.value.code == "deadline_exceeded"
-    wait_until(lambda: len(elsewhere.noted("cancelled")) > before, what="the task's cancel")
+    wait_until(lambda: len(remote_agent.noted("cancelled")) > before, what="the task's cancel")
 
 
-def test_an_answer_that_is_too_large_is_cut_off(abroad: Fleet, elsewhere: Elsewhere) -> None:
+def test_an_answer_that_is_too_large_is_cut_off(caller: Fleet, remote_agent: RemoteAgent) -> None:
     with pytest.raises(RunFailed, match="larger than 1000000 bytes"):
-        asking(abroad, elsewhere.url, "large", args={"size": 2_000_000})
+        ask(caller, remote_agent.url, "large", args={"size": 2_000_000})
     with pytest.raises(RunFailed, match="larger than 1000000 bytes"):
-        asking(abroad, f"{elsewhere.url}/endless", "add")
+        ask(caller, f"{remote_agent.url}/endless", "add")
 
 
 @pytest.mark.parametrize(
@@ -121,63 +121,63 @@ def test_an_answer_that_is_too_large_is_cut_off(abroad: Fleet, elsewhere: Elsewh
         ("http://user:pw@127.0.0.1/", "without user and password"),
     ],
 )
-def test_a_host_that_is_not_listed_is_refused(abroad: Fleet, target: str, word: str) -> None:
+def test_a_host_that_is_not_listed_is_refused(caller: Fleet, target: str, word: str) -> None:
     with pytest.raises(RunFailed, match=word.replace("(", r"\(")) as refused:
-        asking(abroad, target, "add")
+        ask(caller, target, "add")
     assert refused.value.code == "target_refused"
 
 
-def test_a_card_cannot_lure_us_to_another_host(abroad: Fleet, elsewhere: Elsewhere) -> None:
+def test_a_card_cannot_lure_us_to_another_host(caller: Fleet, remote_agent: RemoteAgent) -> None:
     with pytest.raises(RunFailed, match=r"'127\.0\.0\.3' is not on the list") as refused:
-        asking(abroad, f"{elsewhere.url}/lures", "add")
+        ask(caller, f"{remote_agent.url}/lures", "add")
     assert refused.value.code == "target_refused"
 
 
 @pytest.mark.parametrize(("path", "offered"), [("/grpc", "GRPC 1.0"), ("/old", "JSONRPC 0.3")])
 def test_an_agent_that_speaks_otherwise_is_refused_with_what_it_offers(
-    abroad: Fleet, elsewhere: Elsewhere, path: str, offered: str
+    caller: Fleet, remote_agent: RemoteAgent, path: str, offered: str
 ) -> None:
     with pytest.raises(RunFailed, match=f"offers {offered}; a fleet supports") as refused:
-        asking(abroad, elsewhere.url + path, "add")
+        ask(caller, remote_agent.url + path, "add")
     assert refused.value.code == "capability_unavailable"
 
 
 def test_an_answer_that_comes_drop_by_drop_ends_with_the_calls_time(
-    abroad: Fleet, elsewhere: Elsewhere
+    caller: Fleet, remote_agent: RemoteAgent
 ) -> None:
     with pytest.raises(RunFailed, match="took more than 1 s") as over:
-        asking(abroad, f"{elsewhere.url}/drips", "add", timeout=1)
+        ask(caller, f"{remote_agent.url}/drips", "add", timeout=1)
     assert over.value.code == "deadline_exceeded"
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteAgent]:
     """The agent with a certificate that it has signed itself."""
-    agent = Elsewhere(tmp_path_factory.mktemp("secured"), tls=True)
+    agent = RemoteAgent(tmp_path_factory.mktemp("secured"), tls=True)
     yield agent
     agent.close()
 
 
 def test_an_agent_with_a_certificate_of_ones_own_authority_is_called_with_its_credential(
-    secured: Elsewhere,
+    secured: RemoteAgent,
 ) -> None:
     with (
-        harboured(a2a_ca_files=f"127.0.0.1={secured.certificate}") as server,
+        calling_fleet(a2a_ca_files=f"127.0.0.1={secured.certificate}") as server,
         Fleet(server.producer_url) as fleet,
     ):
-        assert asking(fleet, secured.url, "add", args={"x": 2, "y": 3})["result"] == {"sum": 5}
+        assert ask(fleet, secured.url, "add", args={"x": 2, "y": 3})["result"] == {"sum": 5}
     (asked,) = secured.noted("asked")
     assert asked["headers"]["authorization"] == "Bearer token-for-the-partner"
 
 
-def test_a_credential_that_the_agent_elsewhere_tells_is_hidden(secured: Elsewhere) -> None:
+def test_a_credential_that_the_remote_agent_returns_is_hidden(secured: RemoteAgent) -> None:
     with (
-        harboured(a2a_ca_files=f"127.0.0.1={secured.certificate}") as server,
+        calling_fleet(a2a_ca_files=f"127.0.0.1={secured.certificate}") as server,
         Fleet(server.producer_url) as fleet,
     ):
         for how in ("data", "text", "failure", "error"):
             try:
-                told = repr(asking(fleet, secured.url, "echo", args={"how": how}))
+                told = repr(ask(fleet, secured.url, "echo", args={"how": how}))
             except RunFailed as error:
                 told = str(error)
             assert HIDDEN in told, told
@@ -185,28 +185,30 @@ def test_a_credential_that_the_agent_elsewhere_tells_is_hidden(secured: Elsewher
 
 
 def test_a_certificate_that_nobody_vouches_for_ends_the_call(
-    abroad: Fleet, secured: Elsewhere
+    caller: Fleet, secured: RemoteAgent
 ) -> None:
     before = len(secured.noted("asked"))
     with pytest.raises(RunFailed, match=r"(?i)certificate") as refused:
-        asking(abroad, secured.url, "add", args={"x": 2, "y": 3})
+        ask(caller, secured.url, "add", args={"x": 2, "y": 3})
     assert refused.value.code == "remote_error"
     assert len(secured.noted("asked")) == before
 
 
-def test_a_redirect_is_not_followed(abroad: Fleet, elsewhere: Elsewhere) -> None:
+def test_a_redirect_is_not_followed(caller: Fleet, remote_agent: RemoteAgent) -> None:
     with pytest.raises(RunFailed) as failed:
-        asking(abroad, f"{elsewhere.url}/redirects", "add")
+        ask(caller, f"{remote_agent.url}/redirects", "add")
     assert failed.value.code == "remote_error"
 
 
-def test_a_fleet_without_a_list_calls_nobody(harbour: ValkeyServer, elsewhere: Elsewhere) -> None:
+def test_a_fleet_without_a_list_calls_nobody(
+    calling_server: ValkeyServer, remote_agent: RemoteAgent
+) -> None:
     with (
-        FleetWorker(harbour, "tests.trust.agents", namespace="closed"),
-        Fleet(settings=_settings(harbour, namespace="closed")) as fleet,
+        FleetWorker(calling_server, "tests.auth.agents", namespace="closed"),
+        Fleet(settings=_settings(calling_server, namespace="closed")) as fleet,
         pytest.raises(RunFailed, match="SKILLFLEET_A2A_HOSTS") as refused,
     ):
-        asking(fleet, elsewhere.url, "add")
+        ask(fleet, remote_agent.url, "add")
     assert refused.value.code == "capability_unavailable"
 
 

@@ -264,10 +264,10 @@ async def waits_below(ctx: RunContext, seconds: float) -> Any:
     return (await ctx.call("tree", "leaf", args={"seconds": seconds})).result
 
 
-abroad = Agent("abroad", description="Skills that call agents elsewhere")
+caller = Agent("caller", description="Skills that call remote agents")
 
 
-@abroad.skill
+@caller.skill
 async def asks(
     ctx: RunContext,
     target: str,
@@ -287,7 +287,7 @@ async def asks(
     }
 
 
-@abroad.skill
+@caller.skill
 async def asks_often(ctx: RunContext, target: str, count: int) -> int:
     """Ask so often, one by one."""
     for number in range(count):
@@ -295,11 +295,11 @@ async def asks_often(ctx: RunContext, target: str, count: int) -> int:
     return count
 
 
-@abroad.skill
+@caller.skill
 async def hands_down(ctx: RunContext, target: str, count: int, calls: int) -> Any:
     """Have a called run ask, within a budget of its own."""
     args, budget = {"target": target, "count": count}, Budget(calls=calls)
-    return (await ctx.call("abroad", "asks_often", args=args, budget=budget)).result
+    return (await ctx.call("caller", "asks_often", args=args, budget=budget)).result
 
 
 @tree.skill

@@ -15,17 +15,17 @@ from skillfleet.contracts import TOKEN_HEADER
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 from skillfleet_producer.message import envelope
 from skillfleet_producer.submission import invocation_from
+from tests.auth.keys import Keys
+from tests.auth.token_factory import ADA, TokenFactory
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer
-from tests.trust.forge import ADA, Forger
-from tests.trust.keys import Keys
 
 
 @pytest.fixture
-async def forger(guarded: ValkeyServer, keys: Keys) -> AsyncIterator[Forger]:
-    forger = Forger(guarded.url, keys)
-    yield forger
-    await forger.fleet.close()
+async def factory(guarded: ValkeyServer, keys: Keys) -> AsyncIterator[TokenFactory]:
+    factory = TokenFactory(guarded.url, keys)
+    yield factory
+    await factory.fleet.close()
 
 
 def soon() -> int:
@@ -38,10 +38,10 @@ async def when_expired(expiry: int) -> None:
         await asyncio.sleep(0.1)
 
 
-async def test_a_run_that_is_retried_after_its_tokens_expiry_goes_on(forger: Forger) -> None:
+async def test_a_run_that_is_retried_after_its_tokens_expiry_goes_on(factory: TokenFactory) -> None:
     expiry = soon()
-    new = await forger.prepare("gate.comes_back", {"how": "retry", "seconds": 4})
-    run = await forger.submit(new, forger.token(new, exp=expiry))
+    new = await factory.prepare("gate.comes_back", {"how": "retry", "seconds": 4})
+    run = await factory.submit(new, factory.token(new, exp=expiry))
     assert await run.result(timeout=20) == "ada"
     assert time.time() > expiry
 
@@ -51,11 +51,11 @@ async def test_a_run_that_starts_elsewhere_after_its_tokens_expiry_goes_on(
     server: ValkeyServer, start_worker: Callable[..., FleetWorker], keys: Keys, how: str
 ) -> None:
     quick = {"lease_seconds": 3, "reap_seconds": 0.2, "drain_seconds": 0}
-    worker = start_worker("tests.trust.agents", **keys.worker_settings(), **quick)
-    forger = Forger(server.url, keys)
+    worker = start_worker("tests.auth.agents", **keys.worker_settings(), **quick)
+    factory = TokenFactory(server.url, keys)
     expiry = soon()
-    new = await forger.prepare("gate.comes_back", {"how": how})
-    run = await forger.submit(new, forger.token(new, exp=expiry))
+    new = await factory.prepare("gate.comes_back", {"how": how})
+    run = await factory.submit(new, factory.token(new, exp=expiry))
     await started(run)
     if how == "lost":
         worker.kill()
@@ -63,10 +63,10 @@ async def test_a_run_that_starts_elsewhere_after_its_tokens_expiry_goes_on(
         worker.send_signal(signal.SIGTERM)
         worker.wait_end()
     await when_expired(expiry)
-    start_worker("tests.trust.agents", **keys.worker_settings(), **quick)
+    start_worker("tests.auth.agents", **keys.worker_settings(), **quick)
     assert await run.result(timeout=30) == "ada"
     assert [attempt.outcome for attempt in (await run.status()).attempts] == [how, "succeeded"]
-    await forger.fleet.close()
+    await factory.fleet.close()
 
 
 async def started(run: AsyncRunHandle) -> None:
@@ -75,15 +75,15 @@ async def started(run: AsyncRunHandle) -> None:
             return
 
 
-async def test_a_record_that_claims_earlier_attempts_is_not_believed(forger: Forger) -> None:
+async def test_a_record_that_claims_earlier_attempts_is_not_believed(factory: TokenFactory) -> None:
     """Whoever may enqueue runs may write such a record, but not the list of attempts."""
-    new = await forger.prepare("gate.whoami", {})
-    run = await forger.submit(new, None)
-    assert (await forger.end_of(run)).code == "unauthorized"
-    expired = await forger.prepare("gate.whoami", {})
-    token = forger.token(expired, exp=int(time.time()) - 3600)
-    await forger.submit_as(expired, token, attempt=3, retries=2, started=1)
-    status = await forger.end_of(forger.fleet.run(expired.id))
+    new = await factory.prepare("gate.whoami", {})
+    run = await factory.submit(new, None)
+    assert (await factory.end_of(run)).code == "unauthorized"
+    expired = await factory.prepare("gate.whoami", {})
+    token = factory.token(expired, exp=int(time.time()) - 3600)
+    await factory.submit_as(expired, token, attempt=3, retries=2, started=1)
+    status = await factory.end_of(factory.fleet.run(expired.id))
     assert (status.code, status.message) == ("unauthorized", "the run's token has expired")
 
 
@@ -92,17 +92,17 @@ async def test_a_record_that_claims_earlier_attempts_is_not_believed(forger: For
     ("skill", "args"), [("gate.whoami", {}), ("gate.comes_back", {"how": "retry"})]
 )
 async def test_a_run_that_is_over_is_not_run_again(
-    forger: Forger, skill: str, args: dict[str, Any], *, lives: bool
+    factory: TokenFactory, skill: str, args: dict[str, Any], *, lives: bool
 ) -> None:
     """Its record reopened and its message sent again, as whoever may enqueue runs can."""
     expiry = int(time.time()) + 60 if lives else soon()
-    new = await forger.prepare(skill, args)
-    run = await forger.submit(new, forger.token(new, exp=expiry))
+    new = await factory.prepare(skill, args)
+    run = await factory.submit(new, factory.token(new, exp=expiry))
     await run.result(timeout=20)
     if not lives:
         await when_expired(expiry)
     attempts = (await run.status()).attempt
-    ledger = forger.fleet.ledger
+    ledger = factory.fleet.ledger
     result = await ledger.connection.execute("GET", ledger.keys.result_key(run.id))
     record = await ledger.queries.invocation(run.id)
     assert record is not None
@@ -110,8 +110,8 @@ async def test_a_run_that_is_over_is_not_run_again(
     for reopened in (("state", "queued"), ("state", "queued", "cancel", "forged")):
         await ledger.connection.execute("HSET", key, *reopened)
         await ledger.connection.execute("LPUSH", queue, envelope(record))
-        behind = await forger.prepare("gate.whoami", {})
-        await (await forger.submit(behind, forger.token(behind))).result(timeout=20)
+        behind = await factory.prepare("gate.whoami", {})
+        await (await factory.submit(behind, factory.token(behind))).result(timeout=20)
         assert (await run.status()).attempt == attempts
         assert await ledger.connection.execute("GET", ledger.keys.result_key(run.id)) == result
 
@@ -129,14 +129,14 @@ async def test_a_token_does_not_outlive_the_record_of_its_run(
     assert claims["exp"] - claims["iat"] == 60
 
 
-async def test_a_strangers_message_is_no_beginning(forger: Forger) -> None:
+async def test_a_strangers_message_is_no_beginning(factory: TokenFactory) -> None:
     """A message that is not the run's own makes no attempt, which could vouch for later ones."""
-    new = await forger.prepare("gate.whoami", {"note": "mine"})
-    token = forger.token(new, exp=int(time.time()) - 3600)
+    new = await factory.prepare("gate.whoami", {"note": "mine"})
+    token = factory.token(new, exp=int(time.time()) - 3600)
     headers = orjson.dumps(orjson.loads(new.headers) | {TOKEN_HEADER: token})
     own = replace(new, headers=headers)
     strange = envelope(invocation_from(replace(own, args=b'{"note": "yours"}')))
-    await forger.fleet.ledger.submissions.submit(own, strange)
-    status = await forger.end_of(forger.fleet.run(new.id))
+    await factory.fleet.ledger.submissions.submit(own, strange)
+    status = await factory.end_of(factory.fleet.run(new.id))
     assert (status.code, status.message) == ("unauthorized", "the run's token has expired")
     assert status.attempts == ()
