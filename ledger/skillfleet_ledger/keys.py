@@ -3,12 +3,12 @@
 | key | type | what it holds | gone |
 |---|---|---|---|
 | P run:ID | hash | the record: state, invocation, lease's token, times, outcome | retention |
-| P events:ID | stream | the run's events; entry ids are `<number>-0`, dense | retention |
+| P events:ID | stream | events that are not kept in the record; ids `<number>-0` | retention |
 | P attempts:ID | list | attempts that did not end the run, the first and last 98 | retention |
 | P children:ID | set | ids of the runs that this run called | retention; an hour for a cleanup |
 | P artifacts:ID | hash | artifact name -> description (JSON) | retention |
 | P blob:ID:UPLOAD | hash | chunk number -> bytes | retention; a day if never committed |
-| P state:STATE | zset | runs in that state by time of creation (ms) | pruned at expiry |
+| P state:STATE | zset | runs that ended so by time of creation (ms) | pruned at expiry |
 | P agent:AGENT | zset | runs of that agent by time of creation (ms) | pruned at expiry |
 | P ready:QUEUE:PRIORITY | zset | queued runs by time of publication (ms) | when claimed |
 | P queues | set | `QUEUE:PRIORITY` of all non-empty ready indexes | when empty |

@@ -57,7 +57,7 @@ class Ledger:
         self.cancellation = Cancellation(self.connection, settings, self.queries)
         self.budgets = Budgets(self.connection, settings)
         self.maintenance = Maintenance(self.connection, settings)
-        self.streams = EventStreams(self.connection, self._blocking_reads, self.queries, settings)
+        self.streams = EventStreams(self.connection, self._blocking_reads, settings)
         self.artifacts = ArtifactStore(self._bulk, settings)
         self.directory = Directory(self.connection, settings)
         self.queues = Queues(self.connection, settings)

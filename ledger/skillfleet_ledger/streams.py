@@ -1,4 +1,4 @@
-"""The event stream of a run: batches in under the lease, live and resumable reading out."""
+"""The events of a run: written in batches under the lease, read live and from any event on."""
 
 import re
 from collections.abc import AsyncIterator, Sequence
@@ -6,13 +6,13 @@ from typing import Any
 
 import orjson
 
-from skillfleet.contracts import TRIMMED_KIND, RunEvent, from_millis
+from skillfleet.contracts import STATE_KIND, TRIMMED_KIND, RunEvent, RunState, from_millis
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger.redis_client.blocking_reads import BlockingReadPool
 from skillfleet_ledger.redis_client.connection import Connection, ReplyError
 from skillfleet_ledger.redis_client.script_loader import run_script
 from skillfleet_ledger.retrying import retry_until
-from skillfleet_ledger.runs.queries import Queries
+from skillfleet_ledger.runs.queries import unknown_run
 from skillfleet_ledger.runs.records import Lease
 from skillfleet_ledger.settings import Settings
 
@@ -24,6 +24,8 @@ _EVENT_ID = re.compile(r"([0-9]{1,20})(?:-0)?")
 _LAST_NUMBER = 2**64 - 1
 """Redis numbers the entries of a stream with 64 bits."""
 _SHOWN = 60
+_KEPT = re.compile(rb"([0-9]{1,18}) ([0-9]{1,13}) (\{.*\})")
+"""A change of state in a record: attempt, time, payload."""
 
 _Entry = tuple[bytes, list[bytes]]
 
@@ -32,18 +34,16 @@ PackedEvent = tuple[str, bytes, int]
 
 
 class EventStreams:
-    """Writes and reads the streams. Event ids are `<number>-0` with dense numbers from 1."""
+    """Writes and reads events. Their ids are `<number>-0` with dense numbers from 1."""
 
     def __init__(
         self,
         connection: Connection,
         blocking_reads: BlockingReadPool,
-        queries: Queries,
         settings: Settings,
     ) -> None:
         self._connection = connection
         self._blocking_reads = blocking_reads
-        self._queries = queries
         self._settings = settings
         self._keys = settings.keyspace
 
@@ -54,7 +54,7 @@ class EventStreams:
 
         Returns the number of the stream's last event and the reason of a cancellation (or '').
         The number is less than `first - 1` when the batch would have left a gap and so was not
-        appended. None when the lease is gone. May be repeated; raises FleetUnavailableError.
+        appended. None when the lease is gone. Safe to repeat; raises FleetUnavailableError.
         """
         flat = [part for event in events for part in event]
         reply = await run_script(
@@ -70,36 +70,51 @@ class EventStreams:
         return int(number), cancelled[0].decode() if cancelled else ""
 
     async def read(self, run_id: str, after: str | None = None) -> AsyncIterator[RunEvent]:
-        """Yield the run's events behind the id `after` one by one; see `batches`."""
+        """Yield the run's events after the id `after` one by one; see `batches`."""
         async for batch in self.batches(run_id, after):
             for event in batch:
                 yield event
 
     async def batches(self, run_id: str, after: str | None = None) -> AsyncIterator[list[RunEvent]]:
-        """Yield the run's events behind the id `after` (None: from the start), live, in lists.
+        """Yield the run's events after the id `after` (None: from the start), live, in lists.
 
         Ends after the final event. Where the stream's cap removed events, one event of kind
         `trimmed` stands in their place, with their number as `missed`. Raises UnknownRunError,
-        ValueError for an id that is none, FleetUnavailableError when Redis stays away for
+        ValueError for an invalid id, FleetUnavailableError when Redis stays away for
         longer than the timeout.
         """
         position = event_number(after) if after not in (None, "") else 0
-        state, _ = await self._queries.state(run_id)
+        state, entries = await self._follow(run_id, position)
         while True:
-            entries = await self._next(run_id, position, wait=not state.terminal)
+            if not entries:
+                entries = await self._next(run_id, position, wait=not state.terminal)
             if entries:
                 events = _events(entries, position)
                 position = event_number(events[-1].id)
                 yield events
                 if events[-1].final:
                     return
+                entries = []
             elif state.terminal:
                 return
             else:
-                state, _ = await self._queries.state(run_id)
+                state, entries = await self._follow(run_id, position)
+
+    async def _follow(self, run_id: str, position: int) -> tuple[RunState, list[_Entry]]:
+        """Return the run's state, and what its record keeps of its events after `position`.
+
+        From now on, a live run writes its events into its stream, where `_next` waits for them.
+        """
+        keys = (self._keys.prefix(run_id),)
+        reply = await run_script(self._connection, "follow", keys, (run_id,))
+        if reply is None:
+            raise unknown_run(run_id)
+        state, _, kept = reply
+        entries = kept_events(kept)
+        return RunState(state.decode()), [e for e in entries if _number(e) > position]
 
     async def _next(self, run_id: str, position: int, *, wait: bool) -> list[_Entry]:
-        """Entries behind `position`; with `wait` it waits a little for some."""
+        """Return the stream's entries after `position`; with `wait`, wait a little for some."""
         key = f"{self._keys.prefix(run_id)}events:{run_id}"
         block = ("BLOCK", BLOCK_MS) if wait else ()
         reply = await self._retried(
@@ -128,7 +143,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def event_number(event_id: str) -> int:
-    """The number in an event id; raises ValueError for what is no event id."""
+    """Return the number in an event id; raises ValueError for an invalid one."""
     found = _EVENT_ID.fullmatch(event_id) if isinstance(event_id, str) else None
     if found is None or (number := int(found[1])) > _LAST_NUMBER:
         shown = repr(event_id)[:_SHOWN]
@@ -137,7 +152,7 @@ def event_number(event_id: str) -> int:
 
 
 def _events(entries: list[_Entry], position: int) -> list[RunEvent]:
-    """The events of entries behind `position`, with a marker for each gap."""
+    """Return the events of entries after `position`, with a marker for each gap."""
     events: list[RunEvent] = []
     for entry_id, fields in entries:
         event = _event(entry_id, fields)
@@ -147,6 +162,21 @@ def _events(entries: list[_Entry], position: int) -> list[RunEvent]:
         events.append(event)
         position = number
     return events
+
+
+def kept_events(kept: bytes) -> list[_Entry]:
+    """Return the changes of state that a record keeps (common.lua) as entries of a stream."""
+    entries = []
+    for number, line in enumerate(kept.split(b"\n"), start=1):
+        # A producer may write any value into a record.
+        if found := _KEPT.fullmatch(line):
+            fields = [b"k", STATE_KIND.encode(), b"p", found[3], b"a", found[1], b"t", found[2]]
+            entries.append((b"%d-0" % number, fields))
+    return entries
+
+
+def _number(entry: _Entry) -> int:
+    return int(entry[0].partition(b"-")[0])
 
 
 def _event(entry_id: bytes, fields: list[bytes]) -> RunEvent:

@@ -13,6 +13,7 @@ import orjson
 
 from skillfleet.contracts import RunState
 from skillfleet_ledger.keys import Keyspace
+from skillfleet_ledger.streams import kept_events
 from tests.chaos.troubles import Troubles
 
 
@@ -163,9 +164,13 @@ def _read(client: Any, keys: Keyspace, prefix: str, run_id: str) -> Run:
     record = {k.decode(): v.decode() for k, v in client.hgetall(f"{prefix}run:{run_id}").items()}
     listed = [orjson.loads(one) for one in client.lrange(f"{prefix}attempts:{run_id}", 0, -1)]
     attempts = [*listed, *_last_attempt(record, listed)]
+    kept = [
+        (entry, dict(zip(fields[::2], fields[1::2], strict=True)))
+        for entry, fields in kept_events(record.get("kept", "").encode())
+    ]
     events = [
         Entry(entry.decode(), f[b"k"].decode(), orjson.loads(f[b"p"]), int(f[b"a"]))
-        for entry, f in client.xrange(f"{prefix}events:{run_id}")
+        for entry, f in [*kept, *client.xrange(f"{prefix}events:{run_id}")]
     ]
     children = sorted(child.decode() for child in client.smembers(f"{prefix}children:{run_id}"))
     result = client.get(keys.result_key(run_id))

@@ -11,7 +11,6 @@ from pathlib import Path
 import redis
 from redis.exceptions import RedisError
 
-from skillfleet.contracts import RunState
 from skillfleet_ledger.keys import Keyspace
 from tests.chaos.checker import check
 from tests.chaos.evidence import Journal, Run, read_messages, read_runs
@@ -100,8 +99,9 @@ def _wait_idle(harness: Harness, load: Load, end: float) -> None:
 
 def _idle(client: redis.Redis, load: Load, *, rabbit: bool) -> bool:
     prefix = Keyspace().shard_prefix(0)
-    unfinished = (RunState.QUEUED, RunState.RUNNING)
-    if any(client.zcard(f"{prefix}state:{state}") for state in unfinished):
+    if client.zcard(f"{prefix}leases") or client.zcard(f"{prefix}delayed"):
+        return False
+    if any(client.zcard(key) for key in client.scan_iter(match=f"{prefix}ready:*")):
         return False
     if rabbit:
         return all(client.exists(f"{prefix}run:{run_id}") for run_id in load.made)

@@ -120,7 +120,7 @@ def test_a_worker_stays_small_with_a_thousand_runs_at_once_and_ten_thousand_queu
         worker.wait_for(r" ready\.")
         for _ in range(11):
             fleet.enqueue_many("lean.sleep", [{}] * 1000)
-        running = f"{fleet.settings.keyspace.shard_prefix(0)}state:running"
+        running = f"{fleet.settings.keyspace.shard_prefix(0)}leases"
         wait_until(lambda: client.zcard(running) == RUNNING, 60, "the runs to start")
         assert resident_mib(worker) < BUSY_WORKER_MIB
 

@@ -11,6 +11,7 @@ import orjson
 
 from skillfleet.contracts import RunState
 from skillfleet_ledger.keys import Keyspace
+from skillfleet_ledger.streams import kept_events
 
 _UNFINISHED = (RunState.QUEUED, RunState.RUNNING)
 
@@ -99,13 +100,13 @@ def _load(client: Any, prefix: str) -> _Shard:
 def _expected(record: dict[str, str]) -> set[str]:
     """The indexes a run must be in besides `ready` and `delayed`, of which it is in one."""
     state = RunState(record["state"])
-    expected = {f"state:{state}", f"agent:{record['agent']}"}
+    expected = {f"agent:{record['agent']}"}
     if state in _UNFINISHED and "deadline" in record:
         expected.add("deadlines")
     if state is RunState.RUNNING:
         expected |= {"leases", f"running:{record['queue']}"}
     if state.terminal:
-        expected.add("expiring")
+        expected |= {f"state:{state}", "expiring"}
     return expected
 
 
@@ -123,6 +124,13 @@ def _indexed(shard: _Shard, run_id: str, record: dict[str, str]) -> list[str]:
 
 def _streamed(client: Any, shard: _Shard, run_id: str, record: dict[str, str]) -> list[str]:
     entries: list[Any] = client.xrange(f"{shard.prefix}events:{run_id}")
+    kept = [
+        (entry_id, dict(zip(fields[::2], fields[1::2], strict=True)))
+        for entry_id, fields in kept_events(record.get("kept", "").encode())
+    ]
+    if kept and entries:
+        return [f"{len(kept)} events are kept in the record of a run with a stream"]
+    entries = entries or kept
     numbers = [int(entry_id.split(b"-")[0]) for entry_id, _ in entries]
     last = int(record["seq"])
     problems = []

@@ -20,3 +20,11 @@ async def ledger(valkey: ValkeyServer) -> AsyncIterator[Ledger]:
         await ledger.close()
     with valkey.client() as client:
         assert audit(client, ledger.keys) == []
+
+
+@pytest.fixture
+async def unaudited(valkey: ValkeyServer) -> AsyncIterator[Ledger]:
+    """A ledger that a test may damage."""
+    ledger = Ledger(settings_for(valkey))
+    yield ledger
+    await ledger.close()

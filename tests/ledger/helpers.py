@@ -79,7 +79,7 @@ async def touch(ledger: Ledger, command: str, run_id: str, key: str, *args: Any)
 async def reap(
     ledger: Ledger, worker: str = "reaper", shard: int = 0, **options: Any
 ) -> ReapResult:
-    """One round of the reaper, which must hold the office."""
+    """One round of the reaper, which must get the leader lock."""
     found = await ledger.maintenance.reap(shard, worker, ReapOptions(**options))
     assert found is not None
     return found

@@ -15,7 +15,7 @@ from skillfleet.contracts import RunState
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.sync import BlockingLedger, run_sync
-from tests.ledger.helpers import DONE, read_all, running
+from tests.ledger.helpers import DONE, event, read_all, running
 from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer
 
@@ -110,8 +110,9 @@ async def test_a_connection_may_be_called_anything(valkey: ValkeyServer) -> None
     try:
         lease = await running(ledger)
         await ledger.pubsub.listen("a", lambda _: None)
-        await ledger.leases.settle(lease, "librarian.survey", lease.seq, DONE)
-        assert len(await read_all(ledger, lease.run_id)) == 2
+        await ledger.streams.append(lease, lease.seq + 1, [event("x")])
+        await ledger.leases.settle(lease, "librarian.survey", lease.seq + 1, DONE)
+        assert len(await read_all(ledger, lease.run_id)) == 3
         with valkey.client() as client:
             names = {one["name"] for one in client.client_list()}
         assert {"a-worker-of-Zo-", "a-worker-of-Zo--blocking", "a-worker-of-Zo--pubsub"} <= names

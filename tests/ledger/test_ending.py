@@ -1,10 +1,7 @@
 """Settling, giving back and closing runs."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-
-import pytest
 
 from skillfleet.contracts import ReasonCode, RunState
 from skillfleet_ledger import Ledger
@@ -19,11 +16,9 @@ from tests.ledger.helpers import (
     read_all,
     reap,
     running,
-    settings_for,
     submitted,
     touch,
 )
-from tests.support.valkey import ValkeyServer
 
 TASK = "librarian.survey"
 FAILED = RunEnd(RunState.FAILED, ReasonCode.SKILL_ERROR, "it broke")
@@ -165,7 +160,8 @@ async def test_everything_of_a_finished_run_expires_together(ledger: Ledger) -> 
     first = await running(ledger)
     await ledger.leases.requeue(first, first.seq, outcome="retry", reason="again")
     lease = await claimed(ledger, first.run_id)
-    await ledger.leases.settle(lease, TASK, lease.seq, DONE)
+    await ledger.streams.append(lease, lease.seq + 1, [event("x")])
+    await ledger.leases.settle(lease, TASK, lease.seq + 1, DONE)
     for kind in ("run", "events", "attempts"):
         left = await touch(ledger, "PTTL", lease.run_id, f"{kind}:{lease.run_id}")
         assert 0 < left <= LONG_MS
@@ -196,14 +192,6 @@ async def test_the_end_of_a_run_is_published_on_its_result_key(ledger: Ledger) -
     await ledger.leases.settle(lease, TASK, lease.seq, DONE)
     await asyncio.wait_for(told.wait(), 10)
     assert heard == [await ledger.connection.execute("GET", ledger.keys.result_key(lease.run_id))]
-
-
-@pytest.fixture
-async def unaudited(valkey: ValkeyServer) -> AsyncIterator[Ledger]:
-    """A ledger that a test may damage."""
-    ledger = Ledger(settings_for(valkey))
-    yield ledger
-    await ledger.close()
 
 
 async def test_a_result_is_written_once_even_when_the_record_was_reopened(

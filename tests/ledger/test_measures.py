@@ -145,8 +145,9 @@ async def test_all_of_a_run_lives_exactly_as_long_as_its_retention(ledger: Ledge
     await ledger.artifacts.fenced("write_chunk", lease, "u1", 0, b"x", 60_000)
     entry = orjson.dumps({"blob": "u1", "chunks": 1})
     await ledger.artifacts.fenced("commit_artifact", lease, "a", entry, 9)
+    await ledger.streams.append(lease, lease.seq + 1, [event("x")])
     async with Clock(ledger) as clock:
-        await ledger.leases.settle(lease, TASK, lease.seq, DONE)
+        await ledger.leases.settle(lease, TASK, lease.seq + 1, DONE)
     run_id, prefix = lease.run_id, ledger.keys.prefix(lease.run_id)
     kinds = ("run", "events", "attempts", "children", "artifacts")
     names = [*(f"{prefix}{kind}:{run_id}" for kind in kinds), f"{prefix}blob:{run_id}:u1"]

@@ -42,7 +42,6 @@ async def aside_until(ledger: Ledger, index: str, run_id: str) -> float:
         ("queue", None),
         ("seq", "x"),
         ("deadline", "soon"),
-        ("created", "x"),
     ],
 )
 async def test_a_lapsed_lease_is_taken_beside_one_whose_record_is_nonsense(

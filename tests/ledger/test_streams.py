@@ -55,7 +55,7 @@ async def test_a_repeated_batch_is_appended_once_also_when_it_overlaps(ledger: L
 async def test_a_batch_that_would_leave_a_gap_is_not_appended(ledger: Ledger) -> None:
     lease = await running(ledger)
     assert await ledger.streams.append(lease, 3, [event("b")]) == (1, "")
-    assert await touch(ledger, "XLEN", lease.run_id, f"events:{lease.run_id}") == 1
+    assert await touch(ledger, "XLEN", lease.run_id, f"events:{lease.run_id}") == 0
 
 
 async def test_an_attempt_that_lost_its_lease_appends_nothing(ledger: Ledger) -> None:
@@ -234,7 +234,8 @@ async def test_a_reader_whose_connection_fell_silent_goes_on_with_another(
 
 async def test_a_stream_that_vanished_ends_its_readers(ledger: Ledger) -> None:
     lease = await running(ledger)
-    await ledger.leases.settle(lease, TASK, 1, DONE)
+    await ledger.streams.append(lease, 2, [event("x")])
+    await ledger.leases.settle(lease, TASK, 2, DONE)
     kept = await touch(ledger, "DUMP", lease.run_id, f"events:{lease.run_id}")
     await touch(ledger, "DEL", lease.run_id, f"events:{lease.run_id}")
     assert await asyncio.wait_for(read_all(ledger, lease.run_id), 10) == []

@@ -14,7 +14,7 @@ async def test_a_thousand_runs_are_queued_each_with_its_message(ledger: Ledger) 
     assert await ledger.submissions.submit_many(items) == [True] * 1000
     messages = await ledger.connection.execute("LRANGE", "celery", 0, -1)
     assert messages == [message for _, message in reversed(items)]
-    assert await ledger.connection.execute("ZCARD", "{skillfleet:0}:state:queued") == 1000
+    assert await ledger.connection.execute("ZCARD", "{skillfleet:0}:ready:celery:0") == 1000
 
 
 async def test_runs_that_exist_are_told_apart(ledger: Ledger) -> None:
@@ -50,4 +50,4 @@ async def test_a_connection_cut_in_the_middle_leaves_each_run_once(valkey: Valke
             await ledger.close()
     with valkey.client() as client:
         assert client.llen("celery") == 301
-        assert client.zcard("{skillfleet:0}:state:queued") == 301
+        assert client.zcard("{skillfleet:0}:ready:celery:0") == 301

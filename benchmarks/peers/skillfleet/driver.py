@@ -9,7 +9,7 @@ from benchmarks.peers.blocking import URL
 from benchmarks.peers.protocol import Driver, serve
 from skillfleet_producer import AsyncFleet, Fleet
 
-_OPEN = ("{skillfleet:0}:state:queued", "{skillfleet:0}:state:running")
+_OPEN = ("{skillfleet:0}:ready:celery:0", "{skillfleet:0}:leases")
 
 
 class SkillfleetDriver(Driver):

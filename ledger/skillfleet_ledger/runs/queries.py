@@ -20,6 +20,8 @@ from skillfleet_ledger.runs.records import (
 
 _PAGE = 200
 _MOST_LISTED = 50 * _PAGE
+_MOST_SORTED = 2000
+"""How many queued or running runs of an index are put in order."""
 
 
 class LostRun(NamedTuple):
@@ -105,10 +107,35 @@ class Queries(RunOperations):
         """Return runs, newest first, of a state and an agent when they are given."""
         found: dict[str, RunStatus] = {}
         for prefix in self._keys.prefixes():
-            for index in _indexes(prefix, state, agent):
-                # By id: a run may change its state, and so its index, while they are read.
+            # By id: a run may change its state, and so its index, while they are read.
+            for index in _by_creation(prefix, state, agent):
                 found |= {run.id: run for run in await self._newest_of(index, state, limit)}
+            for index in await self._of_live(prefix, state) if agent is None else ():
+                found |= {run.id: run for run in await self._live(index, state, limit)}
         return sorted(found.values(), key=lambda run: run.created_at, reverse=True)[:limit]
+
+    async def _of_live(self, prefix: str, state: RunState | None) -> list[str]:
+        """Return the indexes of queued and running runs, which are not ordered by creation."""
+        indexes = [f"{prefix}leases"] if state in (None, RunState.RUNNING) else []
+        if state in (None, RunState.QUEUED):
+            queues = await self._connection.execute("SMEMBERS", f"{prefix}queues")
+            indexes += [f"{prefix}ready:{queue.decode()}" for queue in sorted(queues)]
+            indexes.append(f"{prefix}delayed")
+        return indexes
+
+    async def _live(self, index: str, state: RunState | None, limit: int) -> list[RunStatus]:
+        last = max(limit, _MOST_SORTED) - 1
+        members = await self._connection.execute("ZREVRANGE", index, 0, last)
+        run_ids = [run_id.decode() for run_id in members]
+        if len(run_ids) > limit:
+            read = self._connection.execute
+            created = await asyncio.gather(
+                *(read("HGET", self._key("run", run_id), "created") for run_id in run_ids)
+            )
+            ordered = sorted(zip(map(_millis, created), run_ids, strict=True), reverse=True)
+            run_ids = [run_id for _, run_id in ordered[:limit]]
+        statuses = await self._statuses(run_ids)
+        return [each for each in statuses if each is not None and state in (None, each.state)]
 
     async def _newest_of(self, index: str, state: RunState | None, limit: int) -> list[RunStatus]:
         found: list[RunStatus] = []
@@ -147,10 +174,16 @@ def unknown_run(run_id: str) -> UnknownRunError:
     return UnknownRunError(f"there is no run {run_id!r}: wrong id, or it expired")
 
 
-def _indexes(prefix: str, state: RunState | None, agent: str | None) -> list[str]:
+def _by_creation(prefix: str, state: RunState | None, agent: str | None) -> list[str]:
+    """Return the indexes, ordered by creation, of the runs of an agent or of ended ones."""
     if agent is not None:
         return [f"{prefix}agent:{agent}"]
-    return [f"{prefix}state:{name}" for name in ([state] if state is not None else RunState)]
+    states = [state] if state is not None else list(RunState)
+    return [f"{prefix}state:{each}" for each in states if each.terminal]
+
+
+def _millis(value: bytes | None) -> int:
+    return int(value) if value is not None and value.isdigit() else 0
 
 
 async def _gather_triples(calls: list[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, Any]]:

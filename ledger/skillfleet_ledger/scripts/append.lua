@@ -11,20 +11,22 @@
 -- the lease is gone, or {-1, number} when the batch would leave a gap.
 local id = ARGV[1]
 local run = run_key(id)
-local r = redis.call('HMGET', run, 'token', 'state', 'seq', 'cancel')
-if r[1] ~= ARGV[2] or r[2] ~= 'running' then return { 0 } end
+local r = redis.call('HMGET', run, 'token', 'state', 'seq', 'cancel', 'stream', 'kept')
+if not holds_lease(r[2], r[1], ARGV[2]) then return { 0 } end
 local seq, first = tonumber(r[3]), tonumber(ARGV[4])
 if first > seq + 1 then return { -1, seq } end
 
-local stream, attempt, cap = P .. 'events:' .. id, ARGV[3], ARGV[5]
-local number = first
+local events, attempt, cap = P .. 'events:' .. id, ARGV[3], ARGV[5]
+local number, stream, kept = first, r[5] or '', r[6] or ''
 for i = 6, #ARGV, 3 do
   if number > seq then
-    redis.call('XADD', stream, 'MAXLEN', '~', cap, number .. '-0',
+    if kept ~= '' then write_kept(id, kept, seq) end
+    stream, kept = '1', ''
+    redis.call('XADD', events, 'MAXLEN', '~', cap, number .. '-0',
       'k', ARGV[i], 'p', ARGV[i + 1], 'a', attempt, 't', ARGV[i + 2])
     seq = number
   end
   number = number + 1
 end
-redis.call('HSET', run, 'seq', seq)
+redis.call('HSET', run, 'seq', seq, 'stream', stream, 'kept', kept)
 return { 1, seq, r[4] or '' }

@@ -7,7 +7,7 @@
 -- Returns '' when it is paid, else why nothing was: 'parent_ended', 'no_calls' or 'no_tokens'.
 local up, budgeted = ARGV[1], {}
 local caller = redis.call('HMGET', run_key(up), 'state', 'cancel', 'token')
-if caller[1] ~= 'running' or caller[2] or caller[3] ~= ARGV[2] then return 'parent_ended' end
+if caller[2] or not holds_lease(caller[1], caller[3], ARGV[2]) then return 'parent_ended' end
 while up do
   local r = redis.call('HMGET', run_key(up), 'parent', 'budget_calls', 'spent_calls', 'budget_tokens', 'spent_tokens')
   if r[2] and tonumber(r[3] or 0) >= tonumber(r[2]) then return 'no_calls' end

@@ -23,7 +23,7 @@ local now = now_ms()
 
 local function read()
   return redis.call('HMGET', run, 'state', 'token', 'attempt', 'seq', 'claim', 'cancel', 'deadline', 'due', 'queue',
-    'priority', 'published', 'created', 'retries', 'cancel_code', 'parent', 'lost', 'max_deliveries')
+    'priority', 'published', 'stream', 'retries', 'cancel_code', 'parent', 'lost', 'max_deliveries', 'kept')
 end
 
 -- Why a called run must not start: its calling run needs it no more.
@@ -79,11 +79,10 @@ token, attempt, seq = token + 1, attempt + 1, seq + 1
 leave_queued(id, r[9], r[10], r[8])
 local published = tonumber(r[11]) or now
 redis.call('HSET', P .. 'watermark', r[9] .. ':' .. r[10], published)
-redis.call('ZADD', P .. 'state:running', r[12], id)
 redis.call('SADD', P .. 'running:' .. r[9], id)
 redis.call('ZADD', P .. 'leases', now + tonumber(ARGV[4]), id)
+local stream, kept = add_state(id, r[12], r[18], attempt, seq, ARGV[5], now)
 redis.call('HSET', run, 'state', 'running', 'token', token, 'attempt', attempt, 'seq', seq, 'worker', worker,
-  'claim', claim, 'started', now, 'stranded', 0)
+  'claim', claim, 'started', now, 'stranded', 0, 'stream', stream, 'kept', kept)
 if r[8] then redis.call('HDEL', run, 'due') end
-add_event(id, attempt, seq, 'state', ARGV[5], now)
 return { 'claimed', token, attempt, seq, now, deadline, now - published, retries }

@@ -9,7 +9,7 @@
 -- Returns 1, 0 when the lease is gone, or -1 when the run has too many artifacts. What the name held before is deleted.
 local id = ARGV[1]
 local r = redis.call('HMGET', run_key(id), 'token', 'state')
-if r[1] ~= ARGV[2] or r[2] ~= 'running' then return 0 end
+if not holds_lease(r[2], r[1], ARGV[2]) then return 0 end
 local artifacts = P .. 'artifacts:' .. id
 local blob = P .. 'blob:' .. id .. ':'
 local before = redis.call('HGET', artifacts, ARGV[3])

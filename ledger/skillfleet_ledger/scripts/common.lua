@@ -18,9 +18,40 @@ local function ready_key(queue, priority)
   return P .. 'ready:' .. queue .. ':' .. priority
 end
 
--- Append one event of the fleet's own and return its number.
-local function add_event(id, attempt, seq, kind, payload, now)
-  redis.call('XADD', P .. 'events:' .. id, seq .. '-0', 'k', kind, 'p', payload, 'a', attempt, 't', now)
+-- Whether the attempt with this token holds the lease of the run; state and token are the record's.
+-- Every write of an attempt depends on it.
+local function holds_lease(state, token, given)
+  return state == 'running' and token == given
+end
+
+local function write_event(id, number, kind, payload, attempt, at)
+  redis.call('XADD', P .. 'events:' .. id, number .. '-0', 'k', kind, 'p', payload, 'a', attempt, 't', at)
+end
+
+-- A run has a stream once its skill has emitted an event, or a reader follows the run: most runs
+-- never need one, and an empty stream takes more memory than all the rest of a run. Until then the
+-- record keeps the changes of its state, a line each: attempt, time, payload.
+local MOST_KEPT = 8
+
+-- Move the changes of state that the record keeps into the stream: its first `last` events.
+local function write_kept(id, kept, last)
+  local number = 0
+  for attempt, at, payload in string.gmatch(kept or '', '(%d+) (%d+) ([^\n]*)\n') do
+    if number == last then return end
+    number = number + 1
+    write_event(id, number, 'state', payload, attempt, at)
+  end
+end
+
+-- Add a change of state, as event number seq. Returns the new values of the record's fields
+-- `stream` ('1': the events are in the stream) and `kept`.
+local function add_state(id, stream, kept, attempt, seq, payload, now)
+  if stream ~= '1' and seq <= MOST_KEPT then
+    return '', (kept or '') .. attempt .. ' ' .. now .. ' ' .. payload .. '\n'
+  end
+  write_kept(id, kept, seq - 1)
+  write_event(id, seq, 'state', payload, attempt, now)
+  return '1', ''
 end
 
 -- The one way to a record: its own fields and those in ARGV from a position on, which are given
@@ -28,7 +59,6 @@ end
 local function add_record(id, fields, now, published, position)
   redis.call('HSET', run_key(id), 'state', 'queued', 'created', now, 'published', published, 'attempt', 0, 'token', 0,
     'seq', 0, unpack(ARGV, position))
-  redis.call('ZADD', P .. 'state:queued', now, id)
   redis.call('ZADD', P .. 'agent:' .. fields.agent, now, id)
   if fields.deadline then redis.call('ZADD', P .. 'deadlines', fields.deadline, id) end
 end
@@ -57,13 +87,11 @@ end
 
 -- A run that has a due time may be in the index of delays; no other is.
 local function leave_queued(id, queue, priority, due)
-  redis.call('ZREM', P .. 'state:queued', id)
   redis.call('ZREM', ready_key(queue, priority), id)
   if due then end_delay(id, queue) end
 end
 
 local function leave_running(id, queue)
-  redis.call('ZREM', P .. 'state:running', id)
   redis.call('ZREM', P .. 'leases', id)
   redis.call('SREM', P .. 'running:' .. queue, id)
 end
@@ -146,7 +174,8 @@ end
 -- What finish needs of a record, after its state and token.
 local function read_for_finish(id)
   return redis.call('HMGET', run_key(id), 'state', 'token', 'attempt', 'seq', 'queue', 'priority', 'due', 'deadline',
-    'retention', 'agent', 'created', 'open', 'artifacts', 'settled', 'worker', 'cancel', 'parent', 'requests', 'canvas')
+    'retention', 'agent', 'created', 'open', 'artifacts', 'settled', 'worker', 'cancel', 'parent', 'requests', 'canvas',
+    'stream', 'kept')
 end
 
 -- The one way into a terminal state: record, final event, result, indexes and expiry together.
@@ -163,13 +192,13 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
   end
   if r[8] then redis.call('ZREM', P .. 'deadlines', id) end
   redis.call('ZADD', P .. 'state:' .. state, r[11], id)
+  local stream, kept = add_state(id, r[20], r[21], r[3], seq, payload, now)
   redis.call('HSET', run, 'state', state, 'code', code, 'message', message, 'finished', now, 'seq', seq,
-    'settled', settled or '')
-  add_event(id, r[3], seq, 'state', payload, now)
+    'settled', settled or '', 'stream', stream, 'kept', kept)
   -- A run ends once: who may write records could have reopened this one, but not its result.
   local is_first = redis.call('SET', meta_key, meta, 'PX', ttl, 'NX')
   redis.call('PEXPIRE', run, ttl)
-  redis.call('PEXPIRE', P .. 'events:' .. id, ttl)
+  if stream == '1' then redis.call('PEXPIRE', P .. 'events:' .. id, ttl) end
   if listed > 0 then redis.call('PEXPIRE', P .. 'attempts:' .. id, ttl) end
   if not r[16] then leave_caller(id, r[17]) end
   if tonumber(r[12] or 0) > 0 then

@@ -89,7 +89,7 @@ each('unpublished', limit, republish)
 local function restart(id)
   local run = run_key(id)
   local r = redis.call('HMGET', run, 'state', 'token', 'lost', 'max_deliveries', 'cancel', 'deadline', 'queue',
-    'priority', 'seq', 'attempt', 'created', 'orphaned', 'worker', 'started')
+    'priority', 'seq', 'attempt', 'stream', 'orphaned', 'worker', 'started', 'kept')
   if r[1] ~= 'running' then
     redis.call('ZREM', P .. 'leases', id)
   else
@@ -110,10 +110,9 @@ local function restart(id)
     else
       local seq = tonumber(r[9]) + 1
       leave_running(id, r[7])
-      redis.call('HSET', run, 'state', 'queued', 'seq', seq)
-      redis.call('ZADD', P .. 'state:queued', r[11], id)
+      local stream, kept = add_state(id, r[11], r[15], r[10], seq, ARGV[7], now)
+      redis.call('HSET', run, 'state', 'queued', 'seq', seq, 'stream', stream, 'kept', kept)
       list_attempt(id, r[10], r[13], r[14], 'lost', now)
-      add_event(id, r[10], seq, 'state', ARGV[7], now)
       mark_ready(id, r[7], r[8], now)
       to_publish(id)
       restarted[#restarted + 1] = id

@@ -11,7 +11,7 @@ redis.call('ZADD', P .. 'workers', now + lease, ARGV[2])
 local answers = {}
 for i = 3, #ARGV, 2 do
   local r = redis.call('HMGET', run_key(ARGV[i]), 'token', 'state', 'cancel')
-  if r[1] ~= ARGV[i + 1] or r[2] ~= 'running' then
+  if not holds_lease(r[2], r[1], ARGV[i + 1]) then
     answers[#answers + 1] = 'lost'
   else
     redis.call('ZADD', P .. 'leases', now + lease, ARGV[i])

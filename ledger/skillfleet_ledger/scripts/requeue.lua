@@ -18,24 +18,24 @@ local MOST_RELEASES = 100
 
 local id, delay = ARGV[1], tonumber(ARGV[4])
 local run = run_key(id)
-local r = redis.call('HMGET', run, 'token', 'state', 'seq', 'queue', 'priority', 'attempt', 'created', 'requeued',
-  'cancel', 'worker', 'started', 'deadline', 'max_deliveries')
+local r = redis.call('HMGET', run, 'token', 'state', 'seq', 'queue', 'priority', 'attempt', 'stream', 'requeued',
+  'cancel', 'worker', 'started', 'deadline', 'max_deliveries', 'kept')
 if r[8] == ARGV[2] then return 'requeued' end
-if r[1] ~= ARGV[2] or r[2] ~= 'running' then return 'lost' end
+if not holds_lease(r[2], r[1], ARGV[2]) then return 'lost' end
 if tonumber(r[3]) ~= tonumber(ARGV[3]) then return 'gap' end
 
 local now, seq = now_ms(), tonumber(r[3]) + 1
 leave_running(id, r[4])
-redis.call('HSET', run, 'state', 'queued', 'seq', seq, 'token', tonumber(r[1]) + 1, 'requeued', ARGV[2])
+local stream, kept = add_state(id, r[7], r[14], r[6], seq, ARGV[6], now)
+redis.call('HSET', run, 'state', 'queued', 'seq', seq, 'token', tonumber(r[1]) + 1, 'requeued', ARGV[2],
+  'stream', stream, 'kept', kept)
 local is_over = r[9]
 if ARGV[5] == 'retry' then
   redis.call('HINCRBY', run, 'retries', 1)
 elseif redis.call('HINCRBY', run, 'released', 1) > MOST_RELEASES then
   is_over = is_over or redis.call('HINCRBY', run, 'lost', 1) >= tonumber(r[13])
 end
-redis.call('ZADD', P .. 'state:queued', r[7], id)
 list_attempt(id, r[6], r[10], r[11], ARGV[5], now)
-add_event(id, r[6], seq, 'state', ARGV[6], now)
 -- It waits neither for its delay nor for a worker: the reaper closes it in its next round.
 if is_over then add_cleanup(id, now) end
 -- While it ran, its deadline was looked at now and then only.

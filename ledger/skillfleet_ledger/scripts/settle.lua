@@ -12,9 +12,8 @@
 local id = ARGV[1]
 local r = read_for_finish(id)
 local state, token, seq, settled = r[1], r[2], r[4], r[14]
-if token ~= ARGV[2] then return 'lost' end
-if settled == ARGV[2] then return 'settled' end
-if state ~= 'running' then return 'lost' end
+if token == ARGV[2] and settled == ARGV[2] then return 'settled' end
+if not holds_lease(state, token, ARGV[2]) then return 'lost' end
 if tonumber(seq) ~= tonumber(ARGV[3]) then return 'gap' end
 finish(id, r, ARGV[4], ARGV[5], ARGV[6], ARGV[7], KEYS[2], ARGV[8], ARGV[2])
 return 'settled'

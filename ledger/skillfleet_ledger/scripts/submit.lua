@@ -21,8 +21,8 @@ for i = 5, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
 
 if fields.parent then
   local parent = redis.call('HMGET', run_key(fields.parent), 'state', 'cancel', 'token')
-  local stale = fields.parent_token and fields.parent_token ~= parent[3]
-  if parent[1] ~= 'running' or parent[2] or stale then return { -1, 'parent_ended' } end
+  local token = fields.parent_token or parent[3]
+  if parent[2] or not holds_lease(parent[1], parent[3], token) then return { -1, 'parent_ended' } end
   local root = run_key(fields.root)
   -- A count on a root that has expired would bring it back, without a record and for ever.
   if redis.call('EXISTS', root) == 0 then return { -1, 'parent_ended' } end

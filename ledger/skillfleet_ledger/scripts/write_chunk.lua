@@ -10,7 +10,7 @@
 -- Returns 1, or 0 when the lease is gone.
 local id = ARGV[1]
 local r = redis.call('HMGET', run_key(id), 'token', 'state')
-if r[1] ~= ARGV[2] or r[2] ~= 'running' then return 0 end
+if not holds_lease(r[2], r[1], ARGV[2]) then return 0 end
 local key = P .. 'blob:' .. id .. ':' .. ARGV[3]
 -- Whichever chunk arrives first starts the clock: any of them may be the only one that does.
 local fresh = redis.call('EXISTS', key) == 0

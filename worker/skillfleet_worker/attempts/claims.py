@@ -9,7 +9,7 @@ from skillfleet.contracts import ReasonCode, RunState
 from skillfleet.errors import UnauthorizedError
 from skillfleet.ports.admission import Admission, ForeignMessageError
 from skillfleet.skills.spec import SkillSpec
-from skillfleet_ledger.runs.records import Claim, ClaimStatus, Lease, RunLimits
+from skillfleet_ledger.runs.records import Claim, ClaimStatus, EndResult, Lease, RunLimits
 from skillfleet_telemetry.metrics import DUPLICATES, RUNS, record
 from skillfleet_worker.attempts.delivery import Delivery
 from skillfleet_worker.attempts.messages import register_foreign_run
@@ -76,7 +76,7 @@ class Claims:
         closed = await self._process.ledger.leases.end_unclaimed(
             delivery.run_id, delivery.task, refused.end()
         )
-        if closed == "ended":
+        if closed is EndResult.ENDED_BEFORE:
             return Claim(ClaimStatus.ENDED, 0)
         record(RUNS, 1, delivery.task, RunState.FAILED)
         return refused
