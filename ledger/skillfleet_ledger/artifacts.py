@@ -1,7 +1,7 @@
 """Artifacts: named bytes of a run, stored in chunks so that no other client has to wait.
 
-One large value stalls a Redis for everybody; chunks of half a mebibyte, at most four of
-them in flight, do not.
+One large value stalls Redis for all its clients; chunks of 64 KiB, at most four of them in flight,
+do not. Larger chunks are no faster.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from skillfleet_ledger.redis_client.script_loader import run_script
 from skillfleet_ledger.runs.records import Lease
 from skillfleet_ledger.settings import MEBIBYTE, Settings
 
-CHUNK_BYTES = MEBIBYTE // 2
+CHUNK_BYTES = MEBIBYTE // 16
 _IN_FLIGHT = 4
 _ABANDONED_MS = 86_400_000
 
 
 class LeaseLostError(Exception):
-    """The attempt's lease is gone: it may write nothing more."""
+    """The attempt no longer holds the lease: it may write nothing more."""
 
 
 class ArtifactStore:
@@ -91,7 +91,7 @@ class ArtifactStore:
         return info
 
     async def list(self, run_id: str) -> list[ArtifactInfo]:
-        """The run's artifacts by name."""
+        """Return the run's artifacts by name."""
         entries = await self._connection.execute("HVALS", self._index(run_id))
         infos = [ArtifactInfo.model_validate(orjson.loads(entry)) for entry in entries]
         return sorted(infos, key=lambda info: info.name)
@@ -142,7 +142,7 @@ class ArtifactStore:
 
 
 class _Upload:
-    """One artifact on its way: buffers to whole chunks, keeps a few of them in flight."""
+    """The upload of one artifact: buffers to whole chunks, keeps a few of them in flight."""
 
     def __init__(
         self, store: ArtifactStore, lease: Lease, name: str, limit: int, patience: float | None
@@ -201,7 +201,7 @@ class _Upload:
         for write in self._writes:
             write.cancel()
         await asyncio.gather(*self._writes, return_exceptions=True)
-        # What cannot be deleted now expires by itself.
+        # Chunks that cannot be deleted now expire.
         with contextlib.suppress(FleetUnavailableError, ReplyError):
             await self._store.discard(self._lease, self.id)
 

@@ -60,12 +60,11 @@ class Enqueuer:
         self._clock = RedisClock(ledger.directory)
         self._signing = Signing(ledger.settings)
 
-    async def enqueue(
-        self, skill: object, args: Mapping[str, Any], options: Options
-    ) -> tuple[str, bool]:
-        """Enqueue a run and return its id, and whether it is new."""
+    async def enqueue(self, skill: object, args: Mapping[str, Any], options: Options) -> str:
+        """Enqueue a run and return its id."""
         new = await self.prepare(skill, args, options)
-        return new.id, await self.submit(new)
+        await self.submit(new)
+        return new.id
 
     async def enqueue_many(
         self, skill: object, args_list: Sequence[Mapping[str, Any]], options: Options

@@ -2,12 +2,14 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Self, Unpack
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any, Protocol, Self, TypeVar, Unpack
 
 from skillfleet.contracts import AgentCard, ArtifactInfo, RunEvent, RunState, RunStatus
+from skillfleet.errors import FleetClosedError, FleetUnavailableError
 from skillfleet_ledger import Settings
 from skillfleet_ledger.dead_letters import DeadLetter
+from skillfleet_ledger.runs.queries import Queries
 from skillfleet_ledger.runs.records import Invocation
 from skillfleet_ledger.sync import BlockingLedger, Portal, run_sync
 from skillfleet_producer.enqueuing import Enqueuer
@@ -15,12 +17,24 @@ from skillfleet_producer.fleet_async import (
     CLIENT_NAME,
     AsyncFleet,
     AsyncRunHandle,
+    check_run_id,
     chosen_settings,
+    value_of,
 )
 from skillfleet_producer.submission import EnqueueOptions, Options
 
+T = TypeVar("T")
 Runner = Callable[[], tuple[Portal, AsyncFleet]]
 """Returns the thread and the asynchronous fleet of a `Fleet`; starts them."""
+_READ_SECONDS = 0.5
+"""How long a read in the calling thread may take: after that, it can be interrupted."""
+
+
+class Reader(Protocol):
+    """Reads runs in the calling thread; see `Fleet._read`."""
+
+    def __call__(self, read: Callable[[Queries], Coroutine[Any, Any, T]], /) -> T | None:
+        """Return what `read` returns, or None."""
 
 
 class Fleet:
@@ -70,11 +84,9 @@ class Fleet:
         """Enqueue one run; see `AsyncFleet.enqueue`."""
         if self.settings.broker_is_ledger:
             work = self._enqueuer.enqueue(skill, args or {}, Options(**options))
-            run_id, created = run_sync(work)
-            return RunHandle(self._runner, run_id, is_new=created)
+            return self.run(run_sync(work))
         portal, fleet = self._runner()
-        handle = portal.call(fleet.enqueue(skill, args, **options))
-        return RunHandle(self._runner, handle.id)
+        return self.run(portal.call(fleet.enqueue(skill, args, **options)).id)
 
     def enqueue_many(
         self,
@@ -85,11 +97,11 @@ class Fleet:
         """Enqueue many runs; see `AsyncFleet.enqueue_many`."""
         portal, fleet = self._runner()
         handles = portal.call(fleet.enqueue_many(skill, args_list, **options))
-        return [RunHandle(self._runner, handle.id) for handle in handles]
+        return [self.run(handle.id) for handle in handles]
 
     def run(self, run_id: str) -> "RunHandle":
         """Return a handle on an existing run."""
-        return RunHandle(self._runner, run_id)
+        return RunHandle(self._runner, self._read, run_id)
 
     def runs(
         self, state: RunState | str | None = None, agent: str | None = None, limit: int = 50
@@ -120,6 +132,15 @@ class Fleet:
                 self._portal, self._fleet = Portal(), AsyncFleet(settings=self.settings)
             return self._portal, self._fleet
 
+    def _read(self, read: Callable[[Queries], Coroutine[Any, Any, T]]) -> T | None:
+        """Read in the calling thread; None where Redis does not answer soon."""
+        try:
+            return run_sync(read(self._ledger.queries))
+        except FleetClosedError:
+            raise
+        except FleetUnavailableError:
+            return None
+
     def _blocking(self) -> tuple[BlockingLedger, Enqueuer]:
         """Return what does single requests in the calling thread; not connected yet."""
         ledger = BlockingLedger(self.settings, name=CLIENT_NAME)
@@ -132,17 +153,20 @@ class Fleet:
 class RunHandle:
     """One run; see `AsyncRunHandle` for arguments and errors."""
 
-    def __init__(self, runner: Runner, run_id: str, *, is_new: bool = False) -> None:
+    def __init__(self, runner: Runner, reader: Reader, run_id: str) -> None:
         self.id = run_id
-        self._is_new = is_new
         self._runner = runner
-        self._handle: AsyncRunHandle | None = None
+        self._read = reader
 
     def __repr__(self) -> str:
         return f"<run {self.id}>"
 
     def status(self) -> RunStatus:
         """Return a snapshot of the run."""
+        check_run_id(self.id)
+        found = self._read(lambda queries: queries.status(self.id, _READ_SECONDS))
+        if found is not None:
+            return found
         portal, handle = self._bound()
         return portal.call(handle.status())
 
@@ -160,6 +184,11 @@ class RunHandle:
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the end of the run and return its value."""
+        check_run_id(self.id)
+        patience = _READ_SECONDS if timeout is None else min(timeout, _READ_SECONDS)
+        end = self._read(lambda queries: queries.end(self.id, patience))
+        if end is not None:
+            return value_of(self.id, end)
         portal, handle = self._bound()
         return portal.call(handle.result(timeout))
 
@@ -195,7 +224,4 @@ class RunHandle:
 
     def _bound(self) -> tuple[Portal, AsyncRunHandle]:
         portal, fleet = self._runner()
-        if self._handle is None:
-            self._handle = AsyncRunHandle(fleet, self.id, is_new=self._is_new)
-        self._handle = self._handle.bound_to(fleet)
-        return portal, self._handle
+        return portal, AsyncRunHandle(fleet, self.id)

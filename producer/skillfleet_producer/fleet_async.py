@@ -50,6 +50,19 @@ def chosen_settings(url: str | None, settings: Settings | None) -> Settings:
     return kind.load(**(given | {"redis_url": url}))
 
 
+def check_run_id(run_id: str) -> None:
+    """Raise UnknownRunError for a string that cannot be the id of a run."""
+    if not utf8(run_id) or len(run_id) > _LONGEST_ID:
+        raise UnknownRunError(f"there is no run {run_id!r:.100}: that is not the id of a run")
+
+
+def value_of(run_id: str, end: RunEnd) -> Any:
+    """Return the value of a run that succeeded; raises RunFailed, RunCancelled or RunTimedOut."""
+    if end.state is RunState.SUCCEEDED:
+        return end.value
+    raise _ERRORS[end.state](end.message or end.state, code=end.code, run_id=run_id)
+
+
 class AsyncFleet:
     """A fleet, seen by a backend service. An async context manager; safe for many tasks.
 
@@ -103,8 +116,7 @@ class AsyncFleet:
         IdempotencyConflictError, UnauthorizedError (the fleet takes signed runs only, and there
         is no key to sign with) and FleetUnavailableError.
         """
-        run_id, created = await self.enqueuer.enqueue(skill, args or {}, Options(**options))
-        return AsyncRunHandle(self, run_id, is_new=created)
+        return self.run(await self.enqueuer.enqueue(skill, args or {}, Options(**options)))
 
     async def enqueue_many(
         self,
@@ -147,25 +159,18 @@ class AsyncFleet:
 class AsyncRunHandle:
     """One run, wherever it is: queued, running on some worker, or finished."""
 
-    def __init__(self, fleet: AsyncFleet, run_id: str, *, is_new: bool = False) -> None:
+    def __init__(self, fleet: AsyncFleet, run_id: str) -> None:
         self.id = run_id
-        self._is_new = is_new
-        """Just created: a waiter subscribes before it reads the state (saves a round trip)."""
         self._fleet = fleet
 
     @property
     def _ledger(self) -> Ledger:
         """The ledger, for an id that a run can have; raises UnknownRunError."""
-        if not utf8(self.id) or len(self.id) > _LONGEST_ID:
-            raise UnknownRunError(f"there is no run {self.id!r:.100}: that is not the id of a run")
+        check_run_id(self.id)
         return self._fleet.ledger
 
     def __repr__(self) -> str:
         return f"<run {self.id}>"
-
-    def bound_to(self, fleet: AsyncFleet) -> "AsyncRunHandle":
-        """Return a handle on the same run that uses another fleet object."""
-        return self if fleet is self._fleet else AsyncRunHandle(fleet, self.id, is_new=self._is_new)
 
     async def status(self) -> RunStatus:
         """Return a snapshot of the run; raises UnknownRunError."""
@@ -234,9 +239,7 @@ class AsyncRunHandle:
                 end = await self.ended()
         except TimeoutError:
             raise self._wait_timeout(timeout, "its end") from None
-        if end.state is RunState.SUCCEEDED:
-            return end.value
-        raise _ERRORS[end.state](end.message or end.state, code=end.code, run_id=self.id)
+        return value_of(self.id, end)
 
     async def artifacts(self) -> list[ArtifactInfo]:
         """Return the artifacts that the run has written so far; raises UnknownRunError."""
@@ -257,9 +260,8 @@ class AsyncRunHandle:
 
     async def ended(self) -> RunEnd:
         """Return the end of the run, once there is one; raises UnknownRunError."""
-        if not self._is_new and (end := await self._ledger.queries.end(self.id)) is not None:
+        if (end := await self._ledger.queries.end(self.id)) is not None:
             return end
-        self._is_new = False
         woken = asyncio.Event()
 
         def listener(_: bytes | None) -> None:

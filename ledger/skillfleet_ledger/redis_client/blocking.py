@@ -8,7 +8,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import hiredis
@@ -43,11 +43,17 @@ class BlockingConnection:
 
     async def call(self, *command: Any) -> Any:
         """Send a command and return its reply; raises ReplyError and OSError."""
-        return self._ask(command, time.monotonic() + self._timeout)
+        return self._ask([command], time.monotonic() + self._timeout)[0]
 
     async def execute(self, *command: Any, timeout: float | None = None) -> Any:
         """As PipelinedConnection.execute."""
-        return self._repeat(command, self._timeout if timeout is None else timeout)
+        return (await self.execute_all(command, timeout=timeout))[0]
+
+    async def execute_all(
+        self, *commands: tuple[Any, ...], timeout: float | None = None
+    ) -> list[Any]:
+        """As PipelinedConnection.execute_all."""
+        return self._repeat(commands, self._timeout if timeout is None else timeout)
 
     async def single_flight(self, name: Hashable, work: Callable[[], Awaitable[T]]) -> T:
         """Do the work: a blocking caller has no concurrent calls to share it with."""
@@ -59,12 +65,12 @@ class BlockingConnection:
         self._closed = True
         self._close_idle()
 
-    def _repeat(self, command: tuple[Any, ...], limit: float) -> Any:
+    def _repeat(self, commands: Sequence[tuple[Any, ...]], limit: float) -> list[Any]:
         give_up_at = time.monotonic() + limit
         tries = 0
         while True:
             try:
-                return self._ask(command, give_up_at)
+                return self._ask(commands, give_up_at)
             except (ReplyError, OSError) as error:
                 self._endpoint.judge(error)
                 cause = error
@@ -75,23 +81,24 @@ class BlockingConnection:
                 raise self._endpoint.unavailable(limit, cause) from cause
             time.sleep(pause)
 
-    def _ask(self, command: tuple[Any, ...], until: float) -> Any:
-        """`until` is when the reply must be there, connecting included, by `time.monotonic`."""
+    def _ask(self, commands: Sequence[tuple[Any, ...]], until: float) -> list[Any]:
+        """Return the replies; `until` is the deadline by `time.monotonic`, connecting included."""
         opened = self._take(until)
         try:
-            reply = opened.ask(command, until)
+            replies = opened.ask(commands, until)
         except BaseException:
             # A late reply would be taken for the next one; idle sockets have likely broken, too.
             opened.close()
             self._close_idle()
             raise
-        if isinstance(reply, ReplyError) and reply.stale:
+        error = next((reply for reply in replies if isinstance(reply, ReplyError)), None)
+        if error is not None and error.stale:
             opened.close()
         else:
             self._keep(opened)
-        if isinstance(reply, ReplyError):
-            raise reply
-        return reply
+        if error is not None:
+            raise error
+        return replies
 
     def _keep(self, opened: "_Socket") -> None:
         self._idle.append(opened)
@@ -129,7 +136,7 @@ class BlockingConnection:
 
     def _introduce(self, opened: "_Socket", until: float) -> None:
         for command in self._endpoint.handshake(self._name):
-            reply = opened.ask(command, until)
+            (reply,) = opened.ask([command], until)
             if isinstance(reply, ReplyError):
                 raise reply
 
@@ -141,15 +148,19 @@ class _Socket:
         self._socket = connected
         self._reader = hiredis.Reader(replyError=ReplyError)
 
-    def ask(self, command: tuple[Any, ...], until: float) -> Any:
-        """The reply, which may be a ReplyError; raises OSError, also when it is late."""
-        request = packed(command)
+    def ask(self, commands: Sequence[tuple[Any, ...]], until: float) -> list[Any]:
+        """Return the replies, among them ReplyErrors; raises OSError, also for late ones."""
+        request = b"".join(packed(command) for command in commands)
+        replies: list[Any] = []
         self._socket.settimeout(_left(until))
         self._socket.sendall(request)
         # A short request is sent at once and its reply mostly arrives in one piece.
         some_time_passed = len(request) > _PIECE
         try:
-            while (reply := self._reader.gets()) is False:
+            while len(replies) < len(commands):
+                if (reply := self._reader.gets()) is not False:
+                    replies.append(reply)
+                    continue
                 if some_time_passed:
                     self._socket.settimeout(_left(until))
                 data = self._socket.recv(_PIECE)
@@ -159,7 +170,7 @@ class _Socket:
                 some_time_passed = True
         except hiredis.ProtocolError as error:
             raise ConnectionError("the server does not speak Redis's protocol") from error
-        return reply
+        return replies
 
     def close(self) -> None:
         """Close the socket."""

@@ -42,6 +42,11 @@ class Connection(Protocol):
     async def execute(self, *command: Any, timeout: float | None = None) -> Any:
         """Send a command that may be repeated without harm."""
 
+    async def execute_all(
+        self, *commands: tuple[Any, ...], timeout: float | None = None
+    ) -> list[Any]:
+        """Send several commands together, in one round trip; errors as `execute`."""
+
     async def single_flight(self, name: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do the work once for all who ask meanwhile."""
 
@@ -118,6 +123,12 @@ class PipelinedConnection:
                 cause = error
             patience -= asyncio.get_running_loop().time() - began
         return await self._repeat(command, patience, limit, cause)
+
+    async def execute_all(
+        self, *commands: tuple[Any, ...], timeout: float | None = None
+    ) -> list[Any]:
+        """Send several commands in one write and return their replies; see `execute`."""
+        return await asyncio.gather(*(self.execute(*each, timeout=timeout) for each in commands))
 
     async def _repeat(
         self, command: tuple[Any, ...], patience: float, limit: float, cause: Exception | None

@@ -64,9 +64,9 @@ class Queries(RunOperations):
             raise unknown_run(run_id)
         return RunState(state.decode()), int(seq)
 
-    async def status(self, run_id: str) -> RunStatus:
-        """Return a snapshot of the run; raises UnknownRunError."""
-        (status,) = await self._statuses([run_id])
+    async def status(self, run_id: str, timeout: float | None = None) -> RunStatus:
+        """Return a snapshot of the run, in one round trip; raises UnknownRunError."""
+        (status,) = await self._statuses([run_id], timeout)
         if status is None:
             raise unknown_run(run_id)
         return status
@@ -78,15 +78,22 @@ class Queries(RunOperations):
         )
         return LostRun(status, invocation) if status and invocation else None
 
-    async def end(self, run_id: str) -> RunEnd | None:
-        """Return how the run ended, with its value; None before. Raises UnknownRunError."""
+    async def end(self, run_id: str, timeout: float | None = None) -> RunEnd | None:
+        """Return how the run ended, with its value; None before. Raises UnknownRunError.
+
+        It takes one round trip. `timeout` is as for `Connection.execute`.
+        """
         # The state is read first: a run that had ended then has its result now, if ever.
-        (state, _), meta = await asyncio.gather(
-            self.state(run_id), self._connection.execute("GET", self._keys.result_key(run_id))
+        state, meta = await self._connection.execute_all(
+            ("HGET", self._key("run", run_id), "state"),
+            ("GET", self._keys.result_key(run_id)),
+            timeout=timeout,
         )
+        if state is None:
+            raise unknown_run(run_id)
         if meta is not None:
             return decode_end(meta)
-        if state.terminal:
+        if RunState(state.decode()).terminal:
             raise UnknownRunError(f"the result of run {run_id!r} has expired")
         return None
 
@@ -95,9 +102,9 @@ class Queries(RunOperations):
 
         Empty for a run that has a result, whatever its record says of its state.
         """
-        entries, ended = await asyncio.gather(
-            self._connection.execute("LRANGE", self._key("attempts", run_id), 0, -1),
-            self._connection.execute("EXISTS", self._keys.result_key(run_id)),
+        entries, ended = await self._connection.execute_all(
+            ("LRANGE", self._key("attempts", run_id), 0, -1),
+            ("EXISTS", self._keys.result_key(run_id)),
         )
         return () if ended else tuple(attempt_of(orjson.loads(entry)) for entry in entries)
 
@@ -128,10 +135,8 @@ class Queries(RunOperations):
         members = await self._connection.execute("ZREVRANGE", index, 0, last)
         run_ids = [run_id.decode() for run_id in members]
         if len(run_ids) > limit:
-            read = self._connection.execute
-            created = await asyncio.gather(
-                *(read("HGET", self._key("run", run_id), "created") for run_id in run_ids)
-            )
+            reads = [("HGET", self._key("run", run_id), "created") for run_id in run_ids]
+            created = await self._connection.execute_all(*reads)
             ordered = sorted(zip(map(_millis, created), run_ids, strict=True), reverse=True)
             run_ids = [run_id for _, run_id in ordered[:limit]]
         statuses = await self._statuses(run_ids)
@@ -151,18 +156,20 @@ class Queries(RunOperations):
                 break
         return found
 
-    async def _statuses(self, run_ids: Sequence[str]) -> list[RunStatus | None]:
-        calls = [
-            (
-                self._connection.execute("HGETALL", self._key("run", run_id)),
-                self._connection.execute("LRANGE", self._key("attempts", run_id), 0, -1),
-                self._connection.execute("SCARD", self._key("children", run_id)),
-            )
-            for run_id in run_ids
-        ]
+    async def _statuses(
+        self, run_ids: Sequence[str], timeout: float | None = None
+    ) -> list[RunStatus | None]:
+        commands: list[tuple[Any, ...]] = []
+        for run_id in run_ids:
+            commands += [
+                ("HGETALL", self._key("run", run_id)),
+                ("LRANGE", self._key("attempts", run_id), 0, -1),
+                ("SCARD", self._key("children", run_id)),
+            ]
+        replies = await self._connection.execute_all(*commands, timeout=timeout)
         statuses: list[RunStatus | None] = []
-        for run_id, (record, attempts, children) in zip(
-            run_ids, await _gather_triples(calls), strict=True
+        for run_id, record, attempts, children in zip(
+            run_ids, replies[::3], replies[1::3], replies[2::3], strict=True
         ):
             fields = {record[i].decode(): record[i + 1] for i in range(0, len(record), 2)}
             statuses.append(status_of(run_id, fields, attempts, children) if fields else None)
@@ -184,8 +191,3 @@ def _by_creation(prefix: str, state: RunState | None, agent: str | None) -> list
 
 def _millis(value: bytes | None) -> int:
     return int(value) if value is not None and value.isdigit() else 0
-
-
-async def _gather_triples(calls: list[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, Any]]:
-    flat = await asyncio.gather(*(call for triple in calls for call in triple))
-    return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
