@@ -12,14 +12,23 @@ _ALL = (
 )
 
 SUITES: dict[str, tuple[str, ...]] = {
-    "append": (*_LEASE, "test_cancel", "test_ending", "test_streams"),
+    "append": (*_LEASE, "test_kept_events", "test_cancel", "test_ending", "test_streams"),
     "request_cancel": ("test_replies", "test_debts", "test_measures"),
     "cancel": ("test_replies", *_ENDS, "test_measures"),
-    "claim": (*_LEASE, "test_nonsense", "test_claim", "test_debts", "test_cancel", "test_reap"),
+    "claim": (
+        *_LEASE,
+        "test_kept_events",
+        "test_nonsense",
+        "test_claim",
+        "test_debts",
+        "test_cancel",
+        "test_reap",
+    ),
     "end_unclaimed": (*_LEASE, *_ENDS, "test_reap"),
     "commit_artifact": (*_LEASE, "test_artifacts"),
     "common": _ALL,
     "expire_lease": (*_LEASE, "test_claim"),
+    "follow": ("test_kept_events", "test_streams"),
     "charge_call": (*_LEASE, "test_tree_limits"),
     "reap": (
         "test_debts",
@@ -30,9 +39,10 @@ SUITES: dict[str, tuple[str, ...]] = {
         "test_reap",
         "test_claim",
         "test_queues",
+        "test_kept_events",
     ),
     "renew": (*_LEASE, "test_claim", "test_reap"),
-    "requeue": (*_LEASE, *_ENDS, "test_release", "test_claim", "test_reap"),
+    "requeue": (*_LEASE, *_ENDS, "test_kept_events", "test_release", "test_claim", "test_reap"),
     "settle": (*_LEASE, *_ENDS),
     "charge_tokens": (*_LEASE, "test_tree_limits"),
     "finish_cleanup": ("test_debts", "test_replies"),
