@@ -8,7 +8,7 @@ _LEASE = ("test_fences", "test_measures", "test_replies")
 _ENDS = ("test_debts", "test_canvases", "test_ending", "test_cancel")
 _ALL = (
     *(*_LEASE, *_ENDS, "test_claim", "test_reap", "test_submit", "test_tree_limits"),
-    *("test_queues", "test_artifacts", "test_release"),
+    *("test_queues", "test_artifacts", "test_release", "test_kept_events"),
 )
 
 SUITES: dict[str, tuple[str, ...]] = {
