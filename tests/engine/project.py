@@ -169,7 +169,7 @@ async def succeed_at_by_itself(self: Task[Any, Any], attempt: int) -> int:
 
 @app.task(bind=True)
 async def hold(self: Task[Any, Any], seconds: float = 600.0, beat: float = 0.05) -> str:
-    """Beat until the time is over; the journal tells how it ended."""
+    """Beat until the time is over; the journal records how it ended."""
     me = self.request.id
     journal("held", id=me)
     try:
@@ -319,7 +319,7 @@ async def exit_in_child(how: str) -> str:
         elif how == "callback":
             loop.call_soon(sys.exit, 2)
             await asyncio.sleep(0.05)
-        elif how == "nobody waits":
+        elif how == "not awaited":
             left = loop.create_task(leave(SystemExit(2)))
             await asyncio.wait([left])
     except (SystemExit, KeyboardInterrupt) as error:

@@ -21,7 +21,7 @@ SharedWorkers = Callable[[str], Worker]
         ("interrupt", "KeyboardInterrupt"),
         ("thread", "SystemExit"),
         ("callback", "none"),
-        ("nobody waits", "none"),
+        ("not awaited", "none"),
     ],
 )
 def test_an_exit_in_a_child_task_reaches_what_awaits_it_and_nothing_else(
@@ -61,7 +61,7 @@ def test_a_task_may_start_processes(shared_workers: SharedWorkers, pool: str) ->
 
 
 @pytest.mark.parametrize("pool", ["loop", "prefork"])
-def test_an_exit_that_nobody_awaits_is_logged(shared_workers: SharedWorkers, pool: str) -> None:
+def test_an_exit_that_is_not_awaited_is_logged(shared_workers: SharedWorkers, pool: str) -> None:
     worker = shared_workers(pool)
     assert worker.call("exit_in_child", "callback") == "none"
     wait_until(lambda: "raised SystemExit(2) to end the process" in worker.log.read_text())

@@ -1,4 +1,4 @@
-"""Blocking code and an event loop take turns on one thread."""
+"""Blocking code and an event loop take iterations on one thread."""
 
 import asyncio
 import threading
@@ -20,24 +20,24 @@ def host() -> Iterator[LoopHost]:
         host.close()
 
 
-async def count_turns(turns: list[int]) -> None:
+async def count_iterations(iterations: list[int]) -> None:
     while True:
-        turns.append(len(turns))
+        iterations.append(len(iterations))
         await asyncio.sleep(0)
 
 
-def test_the_loop_turns_only_while_the_blocking_code_waits(host: LoopHost) -> None:
-    turns: list[int] = []
-    host.loop.create_task(count_turns(turns))
+def test_the_loop_iterations_only_while_the_blocking_code_waits(host: LoopHost) -> None:
+    iterations: list[int] = []
+    host.loop.create_task(count_iterations(iterations))
     host.pause(0)
-    seen = len(turns)
+    seen = len(iterations)
     time.sleep(0.01)
-    assert len(turns) == seen
+    assert len(iterations) == seen
     host.pause(0.01)
-    assert len(turns) > seen
+    assert len(iterations) > seen
 
 
-def test_waiting_returns_the_result_or_raises_the_error(host: LoopHost) -> None:
+def test_waiting_reiterations_the_result_or_raises_the_error(host: LoopHost) -> None:
     assert host.run(asyncio.sleep(0.001, "done")) == "done"
     future: asyncio.Future[None] = host.loop.create_future()
     host.loop.call_later(0.001, future.set_exception, LookupError("none"))
@@ -51,12 +51,12 @@ def test_a_pause_ends_when_it_is_woken(host: LoopHost) -> None:
 
 
 def test_offloaded_work_leaves_the_loop_turning(host: LoopHost) -> None:
-    turns: list[int] = []
+    iterations: list[int] = []
     enough = threading.Event()
 
     async def turn() -> None:
-        while len(turns) < 100:
-            turns.append(1)
+        while len(iterations) < 100:
+            iterations.append(1)
             await asyncio.sleep(0)
         enough.set()
 
@@ -114,7 +114,7 @@ def test_only_celerys_order_to_end_gets_out_of_the_loop(host: LoopHost) -> None:
     host.loop.call_later(0.01, shut_down)
     with pytest.raises(WorkerShutdown):
         host.pause(600)
-    assert host.run(asyncio.sleep(0.001, "turns again")) == "turns again"
+    assert host.run(asyncio.sleep(0.001, "iterations again")) == "iterations again"
 
 
 def test_only_the_loops_thread_may_wait(host: LoopHost) -> None:

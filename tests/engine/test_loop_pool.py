@@ -72,7 +72,7 @@ def test_a_blocked_loop_is_reported_with_the_task_and_its_stack(loop_worker: Wor
     assert entry["seconds"] >= 0.5
     assert "time.sleep(seconds)" in entry["stack"]
     result.get(timeout=30)
-    # It tells of one a minute, which on a busy machine may be another.
+    # One report a minute is logged, which on a busy machine may be another one.
     assert "The event loop has been blocked for" in loop_worker.log.read_text()
 
 

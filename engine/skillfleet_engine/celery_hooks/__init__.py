@@ -1,1 +1,1 @@
-"""What Celery selects by name: pool, consumer, task class."""
+"""Classes that Celery selects by name: pool, consumer, task class."""

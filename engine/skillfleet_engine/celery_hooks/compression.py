@@ -1,4 +1,4 @@
-"""Compressed messages, inflated with a bound: a small one may stand for gigabytes."""
+"""Decompression of messages with a bound: a small body may expand to gigabytes."""
 
 import bz2
 import lzma
@@ -14,7 +14,7 @@ _ZSTD_WINDOW_LOG = 23
 
 
 class MessageTooLargeError(ValueError):
-    """A message's body is larger than this process takes."""
+    """A message's body is larger than this process accepts."""
 
 
 class _Inflater(Protocol):
@@ -23,13 +23,13 @@ class _Inflater(Protocol):
         """True at the end of the compressed data."""
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        """At most `max_length` bytes of the data."""
+        """Decompress at most `max_length` bytes."""
 
 
 def bound_decompression(limit: int) -> None:
-    """Have kombu inflate no message of this process beyond `limit` bytes.
+    """Bound the size of decompressed messages in this process to `limit` bytes.
 
-    Methods of compression that know no bound are refused. By kombu's documented registry.
+    Compression methods without a way to bound them are refused. Uses kombu's documented registry.
     """
     bounded: dict[str, Callable[[], Any]] = {
         "application/x-gzip": zlib.decompressobj,
@@ -52,9 +52,9 @@ def _bounded(make: Callable[[], _Inflater], limit: int) -> Callable[[bytes], byt
         inflater = make()
         inflated = inflater.decompress(bytes(body), limit + 1)
         if len(inflated) > limit:
-            raise MessageTooLargeError(f"the body has more than {limit} bytes when it is inflated")
+            raise MessageTooLargeError(f"the decompressed body has more than {limit} bytes")
         if not inflater.eof:
-            raise ValueError("the compressed body is cut off")
+            raise ValueError("the compressed body is truncated")
         return inflated
 
     return inflate
@@ -62,13 +62,15 @@ def _bounded(make: Callable[[], _Inflater], limit: int) -> Callable[[bytes], byt
 
 def _refused(name: str) -> Callable[[bytes], bytes]:
     def refuse(_: bytes) -> bytes:
-        raise MessageTooLargeError(f"bodies compressed as {name} are not taken: they know no bound")
+        raise MessageTooLargeError(
+            f"bodies compressed as {name} are refused: their size cannot be bounded"
+        )
 
     return refuse
 
 
 def _zstd() -> _Inflater:
-    # kombu registers it only where one of the two can be imported.
+    # kombu registers it only if one of the two can be imported.
     try:
         zstd = import_module("compression.zstd")
     except ImportError:

@@ -1,8 +1,8 @@
-"""Celery's consumer, without standing in the event loop's way.
+"""Celery's consumer, without blocking the event loop.
 
 Select it with `worker_consumer = "skillfleet_engine:LoopConsumer"`. Under
-`LoopPool` the loop keeps turning while the consumer connects, loses its connection, waits for the
-broker to come back, starts and stops its parts, and sends events. Under any other pool it is
+`LoopPool` the loop keeps running while the consumer connects, loses its connection, waits for the
+broker to return, starts and stops its steps, and sends events. Under any other pool it is
 Celery's own.
 """
 
@@ -29,7 +29,7 @@ DISPATCHER = "skillfleet_engine.celery_hooks.events:BackgroundDispatcher"
 
 
 class LoopConsumer(Consumer):
-    """With `LoopPool` its blocking work is done in a thread."""
+    """Celery's consumer; with `LoopPool` its blocking work is done in a thread."""
 
     controller: Any
     steps: list[Any]
@@ -66,17 +66,17 @@ class LoopConsumer(Consumer):
         self._pause(exc)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Clean up after a lost connection, which may wait for its dead sockets."""
+        """Clean up after a lost connection, which may block on its dead sockets."""
         clean_up = super().on_connection_error_after_connected
         self._unacknowledged.collect(self.connection)
         self._pause(exc)
         self._offload(clean_up, exc)
         if self.conninfo.transport.driver_type == "redis":
-            # What still runs is counted by the new connection itself.
+            # The new connection counts the running tasks itself.
             self.initial_prefetch_count = self.max_prefetch_count
             self._maximum_prefetch_restored = True
         else:
-            # The broker delivers again what the lost channel held: there is nothing to settle.
+            # The broker redelivers what the lost channel held: there is nothing to acknowledge.
             for request in tuple(state.active_requests):
                 request.acknowledged = True
 
@@ -85,19 +85,19 @@ class LoopConsumer(Consumer):
         self._outage.failed(error, partial(self._offload, time.sleep), refused=refused)
 
     def on_ready(self) -> None:
-        """Celery calls this when it consumes."""
+        """Note that the consumer consumes; called by Celery."""
         super().on_ready()
         self._outage.ready(self.timer.call_after)
 
     def shutdown(self) -> None:
-        """Celery calls this at the end."""
+        """Shut down; called by Celery."""
         super().shutdown()
         self._outage.close()
 
     def register_with_event_loop(self, hub: Any) -> None:
-        """Celery calls this when it is connected and before it consumes."""
+        """Move kept messages to the new connection; called by Celery before it consumes."""
         super().register_with_event_loop(hub)
-        self._offload(self._unacknowledged.hand_over, self.task_consumer.channel)
+        self._offload(self._unacknowledged.move_to, self.task_consumer.channel)
 
     def _offload(self, function: Callable[..., Any], *args: Any) -> Any:
         if self.loop_pool is None:
@@ -105,7 +105,7 @@ class LoopConsumer(Consumer):
         return self.loop_pool.offload(function, *args)
 
     def _offload_steps(self, pool: LoopPool) -> None:
-        # A project's own steps stay on the loop's thread, where they may use the loop.
+        # A project's own steps stay on the loop's thread, so that they may use the loop.
         for step in self.steps:
             if type(step).__module__.startswith(CELERYS_STEPS) and not isinstance(step, Evloop):
                 step.start = partial(pool.offload, step.start)
@@ -117,7 +117,7 @@ class LoopConsumer(Consumer):
             adjust(abs(by) * self.prefetch_multiplier)
 
     def _soft_shutdown(self, pool: LoopPool) -> None:
-        """Celery sleeps here, which would stop the tasks that it waits for."""
+        """Wait for running tasks; Celery's own sleep would block the tasks it waits for."""
         seconds = self.app.conf.worker_soft_shutdown_timeout
         even_if_idle = self.app.conf.worker_enable_soft_shutdown_on_idle
         if seconds <= 0 or not (state.active_requests or even_if_idle):

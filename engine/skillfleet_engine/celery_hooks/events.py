@@ -1,4 +1,4 @@
-"""Celery's events, sent from a thread: a broker that does not answer holds up no event loop."""
+"""Sending of Celery's events from a thread, so that a slow broker does not block the loop."""
 
 import threading
 from contextlib import suppress
@@ -7,17 +7,17 @@ from typing import Any
 
 from celery.events.dispatcher import EventDispatcher
 
-_MOST_WAITING = 10_000
-"""Events (batches of a task group count as one) that wait for a broker at the most."""
+_MAX_QUEUED = 10_000
+"""The maximum number of queued events; a batch of a group counts as one."""
 _OFFLINE_SECONDS = 1.0
 _OFFLINE = "worker.offline"
 
 
 class BackgroundDispatcher(EventDispatcher):
-    """Sends in order, in a thread of its own.
+    """An event dispatcher that sends in order, in a thread of its own.
 
-    Celery's own sends where it is called, which under `LoopPool` is the loop's thread: every two
-    seconds a heartbeat, which it tries again until the broker answers.
+    Celery's own sends in the calling thread, which under `LoopPool` is the loop's: every two
+    seconds a heartbeat, which it retries until the broker answers.
     """
 
     channel: Any
@@ -34,20 +34,20 @@ class BackgroundDispatcher(EventDispatcher):
         self, event: Any, producer: Any, routing_key: str, *args: Any, **options: Any
     ) -> None:
         if producer is None or producer is not self.producer:
-            # Somebody else's producer, who takes it back when this returns.
+            # Another producer, whose owner reuses it after this call.
             self._publish_here(event, producer, routing_key, *args, **options)
             return
-        if self._queue.qsize() >= _MOST_WAITING:
+        if self._queue.qsize() >= _MAX_QUEUED:
             return
         self._queue.put((event, producer, routing_key, args, options))
         if self._sender is None:
             self._sender = threading.Thread(target=self._send_all, name="events", daemon=True)
             self._sender.start()
         if routing_key == _OFFLINE:
-            # The connection is closed right after it.
-            said = threading.Event()
-            self._queue.put(said)
-            said.wait(_OFFLINE_SECONDS)
+            # Celery closes the connection right after this event.
+            sent = threading.Event()
+            self._queue.put(sent)
+            sent.wait(_OFFLINE_SECONDS)
 
     def _send_all(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -58,7 +58,7 @@ class BackgroundDispatcher(EventDispatcher):
             if not self._closed:
                 self._publish_here(event, producer, routing_key, *args, **options)
         if self.channel is None and self.connection is not None:
-            # Its own, which a heartbeat that was tried for long has perhaps opened again.
+            # Its own connection, which a retried heartbeat may have opened again.
             with suppress(Exception):
                 self.connection.release()
 
@@ -66,7 +66,7 @@ class BackgroundDispatcher(EventDispatcher):
         super()._publish(*args, **options)  # type: ignore[misc]  # not in the stubs
 
     def close(self) -> None:
-        """Send no more; what waits for a broker that does not answer is forgotten with it."""
+        """Stop sending and drop queued events."""
         super().close()
         if self._sender is not None:
             self._queue.put(None)

@@ -1,9 +1,9 @@
-"""A broker that takes the connection and refuses what is asked of it.
+"""Handling of a broker that accepts connections but refuses commands.
 
-Redis does so while it has no memory left, cannot write to its disk, lost its replicas, or has a
-user with other rights; RabbitMQ closes the channel of a consumer that acknowledges too late. Celery
-connects again at once, and again. Here it pauses between two tries, and logs the outage when
-it begins and when it is over.
+Redis refuses commands while it is out of memory, cannot write to its disk, has lost its replicas,
+or has other ACLs; RabbitMQ closes the channel of a consumer that acknowledges too late. Celery
+reconnects at once, again and again. Here it pauses between attempts, and logs the outage when it
+begins and when it ends.
 """
 
 import logging
@@ -20,11 +20,11 @@ _CELERYS = ("celery.worker.consumer.consumer", "celery.worker.consumer.connectio
 
 
 class Outage(logging.Filter):
-    """Belongs to one consumer; on its thread."""
+    """The outages of one consumer's broker; on the consumer's thread."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._going_on = False
+        self._active = False
         self._pause = 0.0
         self._refusal = ""
         self._ready_at: float | None = None
@@ -33,46 +33,46 @@ class Outage(logging.Filter):
             logging.getLogger(name).addFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let each kind of Celery's lines about a connection through once in an outage."""
-        if not self._going_on:
+        """Pass each kind of Celery's log lines about a connection once per outage."""
+        if not self._active:
             return True
         known = record.msg in self._logged
         self._logged.add(record.msg)
         return not known
 
     def failed(self, error: BaseException, sleep: Callable[[float], Any], *, refused: bool) -> None:
-        """The connection is of no use: log a refusal that is new, and wait a moment.
+        """Log a new refusal and pause, before Celery reconnects.
 
-        Before Celery connects again; `sleep` waits without standing in anybody's way.
+        `sleep` must not block the event loop.
         """
         if self._ready_at is not None and time.monotonic() - self._ready_at >= _STEADY_SECONDS:
             self._end()
         self._ready_at = None
         if refused and (reason := f"{type(error).__name__}: {error}") != self._refusal:
             self._refusal = reason
-            logger.warning("The broker refuses: %s; the worker tries again and again", reason)
-        if refused or self._going_on:
+            logger.warning("The broker refuses: %s; the worker keeps trying", reason)
+        if refused or self._active:
             self._pause = min(max(self._pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
             sleep(self._pause)
-        self._going_on = True
+        self._active = True
 
     def ready(self, call_after: Callable[[float, Callable[[], None]], Any]) -> None:
-        """The consumer is connected: the outage is over if that lasts."""
+        """Note that the consumer is connected; the outage ends if that lasts."""
         self._ready_at = time.monotonic()
-        if self._going_on:
+        if self._active:
             call_after(_STEADY_SECONDS, self._lasted)
 
     def close(self) -> None:
-        """Listen to Celery's lines no more."""
+        """Remove the filter from Celery's loggers."""
         for name in _CELERYS:
             logging.getLogger(name).removeFilter(self)
 
     def _lasted(self) -> None:
-        if self._going_on and self._ready_at is not None:
+        if self._active and self._ready_at is not None:
             if self._refusal:
-                logger.warning("The broker takes what it is asked for again")
+                logger.warning("The broker accepts commands again")
             self._end()
 
     def _end(self) -> None:
-        self._going_on, self._pause, self._refusal = False, 0.0, ""
+        self._active, self._pause, self._refusal = False, 0.0, ""
         self._logged.clear()

@@ -2,8 +2,9 @@
 
 Select it with `worker_pool = "skillfleet_engine:LoopPool"`, best together with
 `worker_consumer = "skillfleet_engine:LoopConsumer"`, which keeps the loop
-turning while the broker is away. `worker_concurrency` is the number of tasks that run at once. With
-`worker_disable_prefetch` (Redis) or late acknowledgement and `worker_prefetch_multiplier = 1`
+running while the broker is unreachable. `worker_concurrency` is the number of tasks that run at
+once. With `worker_disable_prefetch` (Redis) or late acknowledgement and
+`worker_prefetch_multiplier = 1`
 (any broker) the worker fetches no more messages than it has free slots.
 
 `worker_max_tasks_per_child` and `worker_max_memory_per_child` do not apply: there are no children.
@@ -46,7 +47,7 @@ present one cannot. Choose another broker URL, or another worker_pool (threads, 
 
 
 class LoopPool(BasePool):
-    """Everything in it happens on the thread that starts the pool, except where noted."""
+    """A pool of slots on one event loop; on the thread that starts it, except where noted."""
 
     _state: int | None
     task_join_will_block = True
@@ -59,7 +60,7 @@ class LoopPool(BasePool):
         self.settings = EngineSettings.of(self.app)
         self.on_released: Callable[[int], object] | None = None
         self.on_signal: Callable[[int], object] = lambda _: None
-        """Callback for a signal to stop at once, with its number; runs in the signal handler."""
+        """Called with the number of a shutdown signal at once, within the signal handler."""
         self._pids = itertools.count(1)
         self._pending: deque[Job] = deque()
         self._running: dict[int, Job] = {}
@@ -79,15 +80,15 @@ class LoopPool(BasePool):
 
     @property
     def num_processes(self) -> int:
-        """How many tasks may be in this worker: the limit and those that are released."""
+        """The number of tasks the worker may hold: the limit and those with a released slot."""
         return int(self.limit) + self._released
 
     def jobs(self) -> list[Job]:
-        """The tasks that run now, also released ones (any thread may ask)."""
+        """The running tasks, with those that released their slot (any thread may ask)."""
         return list(self._running.values())
 
     def executing(self) -> str | None:
-        """The id of the task whose own code runs at this moment (any thread may ask)."""
+        """The id of the task whose code runs right now; None if unknown (any thread may ask)."""
         return next((job.id for job in self.jobs() if job.is_executing), None)
 
     # -- Celery's pool interface
@@ -106,7 +107,7 @@ class LoopPool(BasePool):
         signals.worker_process_init.send(sender=None)
 
     def register_with_event_loop(self, loop: Any) -> None:
-        """Host kombu's hub; Celery calls this at each start of its consumer's loop."""
+        """Host kombu's hub; called by Celery at each start of its consumer's loop."""
         self._hub = loop
         host_hub(loop, self.host)
 
@@ -142,20 +143,20 @@ class LoopPool(BasePool):
         self._fill()
 
     def shrink(self, n: int = 1) -> None:
-        """Allow `n` fewer tasks at once; those that run go on."""
+        """Allow `n` fewer tasks at once; running ones continue."""
         self.limit = max(self.limit - n, 0)
 
     def flush(self) -> None:
-        """Forget tasks that wait for a slot: the broker delivers them again."""
+        """Drop tasks that wait for a slot: the broker delivers them again."""
         self._pending.clear()
 
     def on_stop(self) -> None:
-        """Warm shutdown: until no task runs, or, once Celery is to terminate, for the grace."""
+        """Warm shutdown: wait for all tasks, or for the grace once Celery terminates."""
         self.drain()
         self._finish()
 
     def on_terminate(self) -> None:
-        """Cold shutdown: cancel all tasks and give them the grace to clean up."""
+        """Cold shutdown: cancel all tasks and wait the grace for their clean-up."""
         self._pending.clear()
         for job in self.jobs():
             job.stop(StopReason.ABANDONED)
@@ -175,14 +176,14 @@ class LoopPool(BasePool):
             "loop-lag": [watchdog.lag_last, watchdog.lag_max] if watchdog else [],
         }
 
-    # -- for requests that need no tracer
+    # -- for requests without a tracer
 
     def apply_direct(self, work: Work, call: Call) -> Job:
-        """Run work that settles its task by itself, now or as soon as a slot is free.
+        """Run work that reports a plain success itself, now or as soon as a slot is free.
 
         Args:
-            work: gets the pseudo process id; returns False for an outcome that Celery's tracer
-                is to tell, which then carries out `call`.
+            work: gets the pseudo process id; returns False for an outcome that Celery's tracer has
+                to report by executing `call`.
             call: without an `accept_callback`, and without time limits.
         """
         job = Job(call, next(self._pids), self.host.loop, self, work)
@@ -190,12 +191,12 @@ class LoopPool(BasePool):
         self._fill()
         return job
 
-    # -- for the engine's other parts
+    # -- for other parts of the engine
 
     def offload(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a blocking function of Celery's in a thread while the loop turns.
+        """Run a blocking function of Celery in a thread while the loop runs.
 
-        Where the loop cannot turn (before the start, after the stop) it is simply called.
+        Where the loop cannot run (before the start, after the stop) it is called directly.
         """
         if self._host is None or not self._host.can_wait or self._host.loop.is_closed():
             return function(*args)
@@ -206,7 +207,7 @@ class LoopPool(BasePool):
         return self.host.loop.create_task(in_greenlet(function))
 
     def drain(self, seconds: float | None = None) -> None:
-        """Let tasks and hub go on until no task runs, or for `seconds`.
+        """Keep tasks and hub running until no task is left, or for `seconds`.
 
         Acknowledgements, heartbeats and remote control work meanwhile.
         """
@@ -225,13 +226,13 @@ class LoopPool(BasePool):
             timer.cancel()
 
     def release_slot(self, job: Job) -> None:
-        """The job gives its slot back (see `slots.release_slot`)."""
+        """Release the job's slot (see `slots.release_slot`)."""
         job.released += 1
         if job.released == 1:
             self._change_released(1)
 
     def retake_slot(self, job: Job) -> None:
-        """The job takes a slot again, without waiting for one."""
+        """Take a slot for the job again, without waiting for one."""
         if job.released and job.pid in self._running:
             job.released -= 1
             if job.released == 0:
@@ -265,7 +266,7 @@ class LoopPool(BasePool):
         """Free the slot of a job whose task is done."""
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
-            logger.critical("Task %s: the pool could not settle it", job.id, exc_info=error)
+            logger.critical("Task %s failed in the pool", job.id, exc_info=error)
             self.spawn(partial(job.report, error))
         del self._running[job.pid]
         if self._threads is not None:
@@ -282,7 +283,7 @@ class LoopPool(BasePool):
                 host_hub(self._hub, host)
                 yield from self._hub.create_loop()
         except Exception:
-            # The broker is away: the tasks are still waited for.
+            # The broker is unreachable: still wait for the tasks.
             logger.warning("The hub failed while tasks were finishing", exc_info=True)
         while True:
             host.pause(LONGEST_POLL)
@@ -297,7 +298,7 @@ class LoopPool(BasePool):
         if self.watchdog is not None:
             self.watchdog.stop()
         if threading.current_thread() is threading.main_thread():
-            # Left open for the handlers of `worker_shutdown`; closed when the process ends.
+            # The loop stays open for handlers of `worker_shutdown`, until the process ends.
             self.host.unwind()
         else:
             bridge.set_host(None)

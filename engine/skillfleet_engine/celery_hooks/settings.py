@@ -8,18 +8,18 @@ from celery.exceptions import ImproperlyConfigured
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """Each is read from `app.conf` under its name with the prefix `engine_`; in seconds."""
+    """Settings in seconds; each is read from `app.conf` with the prefix `engine_`."""
 
     cancel_grace: float = 5.0
-    """How long cancelled tasks may clean up when the worker stops at once."""
+    """How long cancelled tasks may clean up at a cold shutdown."""
     blocked_after: float = 5.0
-    """How long the event loop may stand still before it is reported; 0 turns the report off."""
+    """How long the event loop may be blocked before that is reported; 0 disables reports."""
     blocked_every: float = 60.0
     """The shortest time between two log lines about a blocked loop."""
 
     @classmethod
     def of(cls, app: Any) -> "EngineSettings":
-        """The app's settings; defaults for what it does not set (or without an app).
+        """The app's settings; defaults for unset ones, or without an app.
 
         Raises:
             ImproperlyConfigured: a value is not a number that is at least 0.

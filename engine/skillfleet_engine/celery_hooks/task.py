@@ -1,4 +1,4 @@
-"""A task class by which Celery tasks may be `async def`, in every pool."""
+"""A base class for Celery tasks that are `async def`, in every pool."""
 
 import asyncio
 import functools
@@ -14,10 +14,10 @@ from skillfleet_engine.loop import bridge
 
 
 class AsyncTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
-    """`@app.task(base=AsyncTask) async def f(...)`, or `Celery(task_cls=AsyncTask)` for all.
+    """Base of asynchronous tasks: `@app.task(base=AsyncTask)`, or `Celery(task_cls=AsyncTask)`.
 
-    In `LoopPool` the coroutine runs on the pool's event loop beside all others; in every other
-    pool, in eager mode and when called directly, on the calling thread's own loop, to its end.
+    In `LoopPool` the coroutine runs on the pool's event loop with all others; in other pools, in
+    eager mode and when called directly, it runs to its end on the calling thread's own loop.
     `f(...)` therefore returns the result, not a coroutine; a coroutine that wants to await the
     function itself calls `f.run.__wrapped__(...)`.
 
@@ -31,8 +31,8 @@ class AsyncTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
         super().__init_subclass__(**options)
         run = cls.__dict__.get("run")
         function = run.__func__ if isinstance(run, staticmethod) else run
-        # Wrapping `run` and not `__call__` keeps Celery's own wrappers around it working
-        # (autoretry_for expects the exception from `run`), and its tracer's short way.
+        # `run` is wrapped and not `__call__`, so that Celery's own wrappers (autoretry_for expects
+        # the exception from `run`) and the fast path of its tracer still work.
         if inspect.iscoroutinefunction(function):
             wrapped = _synchronous(function)
             cls.run = staticmethod(wrapped) if isinstance(run, staticmethod) else wrapped  # type: ignore[method-assign]

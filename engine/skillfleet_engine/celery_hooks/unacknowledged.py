@@ -1,10 +1,9 @@
-"""Messages that a lost connection to Redis leaves unacknowledged.
+"""Unacknowledged messages of a lost connection to Redis.
 
 On Redis a message can be acknowledged over any connection. kombu 5.7 does not use this: when a
-connection is lost it puts the messages of running tasks back into the queue, where they are
-executed a second time, or ends the worker with an AttributeError when it cannot. Here a running
-task's message is carried over to the new connection and acknowledged there; only messages of
-tasks that had not begun go back into the queue.
+connection is lost it requeues the messages of running tasks, which are then executed twice, or
+ends the worker with an AttributeError. Here the message of a running task moves to the new
+connection and is acknowledged there; only messages of tasks that had not begun are requeued.
 """
 
 from typing import Any
@@ -14,14 +13,14 @@ from kombu.transport import redis
 
 
 class Unacknowledged:
-    """Collects on loss, hands over on reconnect; on the consumer's thread."""
+    """The messages of lost connections, until there is a new one; on the consumer's thread."""
 
     def __init__(self) -> None:
         self._messages: list[Any] = []
         self._running: set[str] = set()
 
     def collect(self, connection: Any) -> None:
-        """Take the messages of a lost connection; closing it will not requeue them any more."""
+        """Take the messages of a lost connection, so that closing it does not requeue them."""
         # Only kombu's own (virtual) transports list their channels; AMQP brokers redeliver.
         for channel in getattr(connection.transport, "channels", None) or ():
             if isinstance(channel, redis.Channel) and channel.ack_emulation:
@@ -29,8 +28,8 @@ class Unacknowledged:
                 self._messages += unacknowledged_of(channel)
         self._running |= {request.message.delivery_tag for request in state.active_requests}
 
-    def hand_over(self, channel: Any) -> None:
-        """Give running tasks' messages to the new channel, and the others back to the queue."""
+    def move_to(self, channel: Any) -> None:
+        """Move the messages of running tasks to a new channel, and requeue the others."""
         while self._messages:
             message = self._messages[-1]
             if message.delivery_tag in self._running:
@@ -44,5 +43,5 @@ class Unacknowledged:
 
 def unacknowledged_of(channel: Any) -> list[Any]:
     """The messages that a channel delivered and that are not acknowledged."""
-    channel.qos._flush()  # noqa: SLF001 - kombu keeps them to itself
+    channel.qos._flush()  # noqa: SLF001 - kombu has no public way
     return list(channel.qos._delivered.values())  # noqa: SLF001

@@ -1,1 +1,1 @@
-"""An event loop that Celery's worker runs on."""
+"""The event loop that Celery's worker runs on."""

@@ -1,9 +1,10 @@
-"""Between synchronous Celery code and coroutines, in every pool.
+"""Calls between synchronous Celery code and coroutines, in every pool.
 
 - `run(coro)` awaits a coroutine from synchronous code. In `LoopPool` it waits without blocking
   the loop; in other pools the thread has a loop of its own, kept for its next call.
 - `home_loop()` is the one long-lived loop of the process, for services that outlive a task.
-- `at_home(coro)` awaits a coroutine on the home loop, whatever loop the caller is on.
+- `home_watchdog()` is the watchdog of that loop.
+- `at_home(coro)` awaits a coroutine on the home loop, from any loop.
 
 A coroutine that another thread may have to cancel takes `asyncio.current_task()` and
 `asyncio.get_running_loop()` when it starts; the other thread then calls
@@ -25,6 +26,8 @@ from skillfleet_engine.loop.watchdog import LoopWatchdog
 
 T = TypeVar("T")
 
+# Process-wide: synchronous code on any thread, which has no reference to a pool or worker, has to
+# reach the process's loop. A forked child replaces all of it (`_forget_parents_loops`).
 _host: LoopHost | None = None
 _home: LoopThread | None = None
 _home_lock = threading.Lock()
@@ -41,7 +44,7 @@ def run(coro: Coroutine[Any, Any, T]) -> T:
 
     Raises:
         RuntimeError: when called from a coroutine or a callback of a running loop; await instead.
-        Exception: whatever the coroutine raises.
+        Exception: any error of the coroutine.
     """
     if isinstance(getcurrent(), Driven):
         return await_here(coro)
@@ -56,9 +59,9 @@ def run(coro: Coroutine[Any, Any, T]) -> T:
 def home_loop() -> asyncio.AbstractEventLoop:
     """The process's one long-lived loop; services and shared connections live on it.
 
-    In `LoopPool` it is the pool's loop, from the signal `worker_process_init` on. In other pools it
-    is a loop in a daemon thread, started at the first call, and anew in a forked child. Any thread
-    may call this; to do something there use `at_home` or `loop.call_soon_threadsafe`.
+    In `LoopPool` it is the pool's loop, from the signal `worker_process_init` on. In other pools
+    it is a loop in a daemon thread, started at the first call, and again in a forked child. Any
+    thread may call this; use `at_home` or `loop.call_soon_threadsafe` to run code there.
     """
     return _host.loop if _host is not None else _home_thread().loop
 
@@ -77,7 +80,7 @@ def home_watchdog(blocked_after: float) -> LoopWatchdog:
 
 
 async def at_home(coro: Coroutine[Any, Any, T]) -> T:
-    """Await a coroutine on the home loop and return its result, from whatever loop is running.
+    """Await a coroutine on the home loop and return its result, from any running loop.
 
     Cancelling this cancels the coroutine. Context variables are the caller's.
     """
@@ -88,7 +91,7 @@ async def at_home(coro: Coroutine[Any, Any, T]) -> T:
 
 
 def set_host(host: LoopHost | None) -> None:
-    """Make a pool's loop the home loop of this process (None: there is no such pool)."""
+    """Make a pool's loop the home loop of this process; None for no such pool."""
     global _host  # noqa: PLW0603 - one for each process
     _host = host
 
@@ -110,14 +113,14 @@ def _thread_loop() -> ThreadLoop:
 
 def _forget_parents_loops() -> None:
     global _host, _home, _home_lock, _of_thread
-    turned: ThreadLoop | None = getattr(_of_thread, "loop", None)
-    loop = turned.loop if turned is not None else None
+    parents: ThreadLoop | None = getattr(_of_thread, "loop", None)
+    loop = parents.loop if parents is not None else None
     if _host is not None and _host.here:
         loop = _host.loop
     if loop is not None and not loop.is_closed():
-        # It turns in this child only if a task's code forked it and let it get out.
+        # It runs in this child only if a task's code forked and then returned.
         loop.call_soon(os._exit, 1)
-    _inherited.append((_host, _home, turned))
+    _inherited.append((_host, _home, parents))
     _host, _home = None, None
     _home_lock, _of_thread = threading.Lock(), threading.local()
 

@@ -1,7 +1,7 @@
-"""Processes that the code of a task forks from the one that executes it.
+"""Containment of processes that a task's code forks.
 
-Such a child has copies of all connections. One that comes back from the task's code, instead of
-ending there, would go on as a second worker on them: it is ended, as Python would end it.
+Such a child has copies of all connections. A child that returns from the task's code, instead of
+ending there, would continue as a second worker on them: it is ended, as Python would end it.
 """
 
 import os
@@ -19,16 +19,16 @@ T = TypeVar("T")
 
 @worker_process_init.connect(weak=False)
 def _let_tasks_start_processes(**_: Any) -> None:
-    """Lift multiprocessing's ban: prefork marks its children as daemons, which may have none."""
+    """Let tasks start processes: prefork marks its children as daemons, which may not."""
     process = billiard.current_process()
     if process.daemon:
         process.daemon = False
-        # billiard's own kind of key cannot be handed to a child by Python's multiprocessing.
+        # Python's multiprocessing cannot pass billiard's own type of key to a child.
         process._config["authkey"] = bytes(process.authkey)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 class ForkGuard(Generic[T]):
-    """Await this instead of a task's coroutine: a forked child never gets out of it."""
+    """An awaitable around a task's coroutine that a forked child never leaves."""
 
     def __init__(self, coro: Coroutine[Any, Any, T]) -> None:
         self._coro = coro
@@ -51,16 +51,16 @@ class ForkGuard(Generic[T]):
             value = error = None
             try:
                 value = yield waited_for
-            except BaseException as exc:  # noqa: BLE001 - the coroutine decides about it
+            except BaseException as exc:  # noqa: BLE001 - the coroutine handles it
                 error = self._translate(exc)
 
     def _translate(self, error: BaseException) -> BaseException:
-        """The error that the coroutine gets at its wait, for the one that came."""
+        """The error to raise in the coroutine for one that was thrown in."""
         return error
 
 
 def exit_if_forked(pid: int, error: BaseException | None = None) -> None:
-    """End this process if it is not `pid`, where the task's code began; it ended with `error`."""
+    """End this process unless it is `pid`, where the task's code began; `error` ended that."""
     if os.getpid() != pid:
         os._exit(_exit_code(error))
 

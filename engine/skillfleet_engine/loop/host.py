@@ -1,9 +1,9 @@
-"""One thread for an event loop and for Celery's own blocking code.
+"""An event loop and Celery's own blocking code on one thread.
 
 Celery's worker is synchronous: its main thread starts components, polls kombu's hub, and stops
 components. Here that code and an event loop share the main thread: the loop runs in a greenlet
 of its own (`run_forever`, for the life of the worker), and wherever Celery's code would block it
-calls `pause`, `wait` or `offload`, which let the loop turn meanwhile.
+calls `pause`, `wait` or `offload`, which let the loop run meanwhile.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ T = TypeVar("T")
 
 
 class LoopHost:
-    """An event loop as a guest on the thread that creates this object.
+    """An event loop on the thread that creates this object, shared with blocking code.
 
-    Every method belongs to that thread, unless it says otherwise.
+    Every method belongs to that thread, unless noted.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class LoopHost:
         return self.watchdog
 
     def pause(self, seconds: float) -> None:
-        """Let the loop turn for `seconds`, or until `wake`; at least once."""
+        """Let the loop run for `seconds`, or until `wake`; for one iteration at least."""
         if seconds <= 0:
             self.wake()
             self._switch_to_loop()
@@ -73,7 +73,7 @@ class LoopHost:
         timer.cancel()
 
     def wait(self, future: "asyncio.Future[T]") -> T:
-        """Let the loop turn until the future is done; return its result or raise its error."""
+        """Let the loop run until the future is done; return its result or raise its error."""
         if isinstance(getcurrent(), Driven):
             return await_here(awaiting(future))
         future.add_done_callback(lambda _: self.wake())
@@ -91,30 +91,30 @@ class LoopHost:
             raise
 
     def offload(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a blocking function in a thread and let the loop turn until it ends.
+        """Run a blocking function in a thread and let the loop run until it ends.
 
         The thread is a daemon: one that hangs does not keep the process from ending.
         """
         future: asyncio.Future[T] = self.loop.create_future()
         context = contextvars.copy_context()
 
-        def settle(set_outcome: Callable[[Any], None], outcome: Any) -> None:
+        def finish(set_outcome: Callable[[Any], None], outcome: Any) -> None:
             if not future.done():
                 set_outcome(outcome)
 
         def work() -> None:
             try:
                 result = context.run(function, *args, **kwargs)
-            except BaseException as exc:  # noqa: BLE001 - raised where it is waited for
-                self.loop.call_soon_threadsafe(settle, future.set_exception, exc)
+            except BaseException as exc:  # noqa: BLE001 - raised in the waiting code
+                self.loop.call_soon_threadsafe(finish, future.set_exception, exc)
             else:
-                self.loop.call_soon_threadsafe(settle, future.set_result, result)
+                self.loop.call_soon_threadsafe(finish, future.set_result, result)
 
         threading.Thread(target=work, name="celery-offload", daemon=True).start()
         return self.wait(future)
 
     def wake(self) -> None:
-        """End the present (or the next) `pause` at the loop's next turn."""
+        """End the present (or the next) `pause` in the loop's next iteration."""
         if not self._wake_is_due and not self.loop.is_closed():
             self._wake_is_due = True
             self.loop.call_soon(self._resume)
@@ -127,13 +127,13 @@ class LoopHost:
     def interrupt(self, function: Callable[[], object]) -> None:
         """Have Celery's code call `function` at its present (or next) wait.
 
-        What the function raises is raised from that wait. Any thread, and signal handlers.
+        An error of the function is raised from that wait. Any thread, and signal handlers.
         """
         self._interrupts.append(function)
         self.loop.call_soon_threadsafe(self.wake)
 
     def unwind(self) -> None:
-        """Leave `run_forever`; the loop stays open and a later wait starts it again."""
+        """Leave `run_forever`; the loop stays open, and a later wait starts it again."""
         self.loop.call_soon(self.loop.stop)
         while self._loop_greenlet is not None and not self._loop_greenlet.dead:
             self._switch_to_loop()

@@ -1,4 +1,4 @@
-"""kombu's hub as a guest of the event loop: its polls let the loop turn."""
+"""kombu's hub as a guest of the event loop: its polls let the loop run."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,15 +8,15 @@ from celery.exceptions import ImproperlyConfigured
 
 from skillfleet_engine.loop.host import LoopHost
 
-# The hub looks at the worker's state (shutdown requested, heartbeats) between two polls.
+# The hub checks the worker's state (shutdown requested, heartbeats) between two polls.
 LONGEST_POLL = 1.0
 
 
 class LoopPoller:
-    """Stands in for the hub's poller: `poll` waits in the event loop, not in the kernel."""
+    """A poller for the hub whose `poll` waits in the event loop, not in the kernel."""
 
     wakes_for_ticks = True
-    """What the hub is asked to call soon ends a poll also when a tick just before it asked."""
+    """True: a callback that a tick schedules with `call_soon` ends the poll after that tick."""
 
     def __init__(self, poller: Any, host: LoopHost) -> None:
         self._poller = poller
@@ -28,10 +28,10 @@ class LoopPoller:
         self.unregister: Callable[..., Any] = poller.unregister
 
     def poll(self, timeout: float | None) -> Any:
-        """The ready descriptors and their events, within `timeout` seconds.
+        """Wait up to `timeout` seconds for ready descriptors; return them with their events.
 
-        Lets the loop turn at least once, so that a hub that always finds something to do
-        cannot starve the coroutines.
+        Lets the loop run for one iteration at least, so that a busy hub cannot starve the
+        coroutines.
         """
         seconds = LONGEST_POLL if timeout is None else min(timeout, LONGEST_POLL)
         if not self._watching:
@@ -45,7 +45,7 @@ class LoopPoller:
         return self._poller.poll(0)
 
     def close(self) -> None:
-        """Close the poller; the hub makes a new one when it reconnects."""
+        """Close the poller; the hub creates a new one when it reconnects."""
         self._stop_watching()
         self._poller.close()
 
@@ -53,7 +53,7 @@ class LoopPoller:
         if self._polling:
             self._host.resume()
         else:
-            # No code would read the ready descriptors, and the loop would spin.
+            # Without a poll nothing reads the descriptor, and the loop would spin on it.
             self._stop_watching()
 
     def _stop_watching(self) -> None:
@@ -63,7 +63,7 @@ class LoopPoller:
 
 
 def host_hub(hub: Any, host: LoopHost) -> None:
-    """Make the hub a guest; repeated after each reconnect, when the hub has a new poller."""
+    """Make the hub a guest; again after each reconnect, when the hub has a new poller."""
     if not isinstance(hub.poller, LoopPoller):
         hub.poller = LoopPoller(hub.poller, host)
     if getattr(hub.call_soon, "func", None) is not _call_soon:
@@ -73,7 +73,7 @@ def host_hub(hub: Any, host: LoopHost) -> None:
 
 
 def _call_soon(call_soon: Callable[..., Any], host: LoopHost, *args: Any) -> Any:
-    # kombu wakes a poll only for callers on other threads; here the loop's greenlets call too.
+    # kombu wakes a poll only for callers on other threads; here the loop's greenlets call it too.
     promise = call_soon(*args)
     if host.here:
         host.wake()

@@ -1,4 +1,4 @@
-"""Throw an exception of one's choice into a coroutine that is waiting."""
+"""Raising of any exception inside a waiting coroutine."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Interruptible(ForkGuard[T]):
-    """Await this instead of a coroutine, to be able to `interrupt` it.
+    """An awaitable around a coroutine that can be interrupted.
 
     The coroutine is driven within the asyncio task that awaits this object. All methods belong
     to the thread of that task's loop.
@@ -21,10 +21,10 @@ class Interruptible(ForkGuard[T]):
         self._reason: BaseException | None = None
 
     def interrupt(self, task: "asyncio.Task[Any]", reason: BaseException) -> None:
-        """Have `reason` raised at the coroutine's present (or next) wait; `task` awaits it."""
+        """Raise `reason` at the coroutine's present (or next) wait; `task` awaits this object."""
         self._reason = reason
-        # Only asyncio's own cancellation reaches the future that is waited for; on its way
-        # into the coroutine `_translate` puts the reason in its place.
+        # Only asyncio's own cancellation reaches the awaited future; `_translate` replaces it by
+        # the reason on its way into the coroutine.
         task.cancel()
 
     def _translate(self, error: BaseException) -> BaseException:
@@ -32,11 +32,11 @@ class Interruptible(ForkGuard[T]):
             return error
         reason, self._reason = self._reason, None
         if (task := asyncio.current_task()) is not None:
-            # Otherwise a later asyncio.timeout() in the coroutine would believe it was cancelled.
+            # Otherwise a later asyncio.timeout() in the coroutine would treat it as a cancellation.
             task.uncancel()
         return reason
 
 
 async def awaiting(awaitable: "Interruptible[T] | asyncio.Future[T]") -> T:
-    """A coroutine that does nothing but await; for callers that need one."""
+    """Await an awaitable; for callers that need a coroutine."""
     return await awaitable

@@ -1,8 +1,8 @@
-"""Which event loop is used (uvloop where it is installed, asyncio's own otherwise), and its turns.
+"""Creation, running and closing of event loops: uvloop if installed, else asyncio's own.
 
-asyncio lets SystemExit and KeyboardInterrupt out of a child task or a callback through the loop
-itself, and with them all else that runs there. Here such an exit stays with the code that raised
-it: who awaits the child task gets it, and the loop turns on.
+asyncio raises SystemExit and KeyboardInterrupt of a child task or a callback from the loop itself,
+which ends everything that runs there. Here such an exit stays with the code that raised it: the
+code that awaits the child task gets it, and the loop continues.
 """
 
 import asyncio
@@ -18,16 +18,16 @@ _IMPLEMENTATION = import_module("uvloop" if find_spec("uvloop") else "asyncio")
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """A fresh loop, not running and not set as anyone's current loop; the caller closes it."""
+    """Create a loop, not running and not set as a current loop; the caller closes it."""
     loop: asyncio.AbstractEventLoop = _IMPLEMENTATION.new_event_loop()
     return loop
 
 
 def run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
-    """Turn the loop until it is stopped.
+    """Run the loop until it is stopped.
 
     Raises:
-        WorkerShutdown, WorkerTerminate: by these Celery's own code ends the worker.
+        WorkerShutdown, WorkerTerminate: with these Celery's own code ends the worker.
     """
     while True:
         try:
@@ -41,7 +41,7 @@ def run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def report_exit(error: BaseException) -> None:
-    """Log that a task or callback wanted to end the process."""
+    """Log that a task or callback raised an exit of the process."""
     logger.warning(
         "A child task or a callback raised %r to end the process: only what awaits it ends",
         error,
@@ -49,7 +49,7 @@ def report_exit(error: BaseException) -> None:
 
 
 def close_loop(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-    """Cancel what still runs on a stopped loop, give it `seconds` to end, and close the loop."""
+    """Cancel the tasks of a stopped loop, wait up to `seconds` for them, and close the loop."""
     if loop.is_closed() or loop.is_running():
         return
     try:

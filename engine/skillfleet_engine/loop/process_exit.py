@@ -1,12 +1,12 @@
-"""A process that ends when it is to end, whatever threads, executors and child processes do.
+"""A bounded end of the process, independent of threads, executors and child processes.
 
-Python waits at its end for every thread that is no daemon, for the threads of executors and for
-multiprocessing's children, however long they take. Here that has a bound: what is left then is
-named in one log line, and the process ends.
+At its end Python waits for every non-daemon thread, for the threads of executors and for
+multiprocessing's children, without a limit. Here the wait has a limit: after it, one log line names
+what is left, and the process ends.
 """
 
-# Hooks at the interpreter's end run in the reverse order of their registration: these two, which
-# wait for executors, after the one below.
+# Exit hooks run in the reverse order of their registration: those of these two modules, which
+# wait for executors, run after the one below.
 import concurrent.futures.process
 import concurrent.futures.thread  # noqa: F401
 import logging
@@ -26,26 +26,26 @@ _REPORT_SECONDS = 1.5
 
 
 class ProcessExit:
-    """The certain end of the process that creates this object, once it has been asked for.
+    """The end of the process that creates this object, certain once it is requested.
 
-    `hand_over` is called first, in a thread, and may take a second.
+    `before_exit` is called first, in a thread, and may take a second.
     """
 
-    def __init__(self, hand_over: Callable[[], object] = lambda: None) -> None:
-        self._hand_over = hand_over
+    def __init__(self, before_exit: Callable[[], object] = lambda: None) -> None:
+        self._before_exit = before_exit
         self.code = 0
-        """The exit status of a process that had to be ended."""
+        """The exit status when the process has to be ended."""
         self._pid = os.getpid()
         self._deadline = float("inf")
         self._thread: threading.Thread | None = None
 
     def at_exit(self) -> None:
-        """Bound the time that Python waits for others when the interpreter ends."""
-        # The documented atexit comes after that wait.
+        """Bound the time that Python waits for threads and children when it ends."""
+        # The documented atexit runs after that wait.
         threading._register_atexit(self._exits)  # type: ignore[attr-defined]  # noqa: SLF001
 
     def within(self, seconds: float) -> None:
-        """End the process in `seconds` at the latest; of several orders the earliest counts.
+        """End the process in `seconds` at the latest; of several calls the earliest counts.
 
         Any thread, and signal handlers.
         """
@@ -55,18 +55,18 @@ class ProcessExit:
             self._thread.start()
 
     def now(self) -> None:
-        """End the process at once; what it still holds is named in the log."""
+        """End the process at once, and name the threads that still run in the log."""
         with suppress(RuntimeError):
-            words = threading.Thread(target=self._last, name="last-words", daemon=True)
-            words.start()
-            words.join(_REPORT_SECONDS)
+            last = threading.Thread(target=self._finish, name="before-exit", daemon=True)
+            last.start()
+            last.join(_REPORT_SECONDS)
         os._exit(self.code)
 
-    def _last(self) -> None:
+    def _finish(self) -> None:
         try:
-            self._hand_over()
+            self._before_exit()
         except Exception:
-            logger.exception("the process ends without having handed over its work")
+            logger.exception("the process ends without having released its work")
         _report_threads()
 
     def _exits(self) -> None:
@@ -81,7 +81,7 @@ class ProcessExit:
 
 
 def end_children() -> None:
-    """End the processes that tasks started with multiprocessing, which no other code ends."""
+    """End the processes that tasks started with multiprocessing, which would outlive the worker."""
     for child in multiprocessing.active_children():
         with suppress(Exception):
             child.terminate()
@@ -91,12 +91,12 @@ def _report_threads() -> None:
     frames = sys._current_frames()  # noqa: SLF001 - the documented way
     main = threading.main_thread()
     holding = [thread for thread in threading.enumerate() if thread is main or not thread.daemon]
-    listed = "\n".join(
+    stacks = "\n".join(
         f"{thread.name}:\n{''.join(traceback.format_stack(frames[thread.ident]))}"
         for thread in holding
         if thread.ident in frames
     )
-    logger.warning("The process ends although threads of it still run:\n%s", listed)
+    logger.warning("The process ends although threads of it still run:\n%s", stacks)
     end_children()
     with suppress(Exception):
         logging.shutdown()

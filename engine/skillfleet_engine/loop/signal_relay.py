@@ -1,7 +1,7 @@
-"""Run Celery's shutdown signal handlers where they may wait.
+"""Celery's shutdown signal handlers, run where they may wait.
 
 Python runs a signal handler between any two instructions: possibly inside the event loop, which
-then cannot turn until the handler returns. Celery's handlers of SIGQUIT and SIGINT wait (soft
+then cannot continue until the handler returns. Celery's handlers of SIGQUIT and SIGINT wait (soft
 shutdown, stopping the pool). So each signal is noted, and its handler runs where Celery's own
 code waits for the loop.
 """
@@ -32,7 +32,7 @@ class SignalRelay:
         self._noted: set[int] = set()
 
     def take_over(self) -> None:
-        """Put the relay in front of the present handlers; nothing outside the main thread."""
+        """Install the relay before the present handlers; does nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in SIGNALS:
@@ -42,7 +42,7 @@ class SignalRelay:
                 signal.signal(number, self._note)
 
     def give_back(self) -> None:
-        """Install the handlers again that were taken over and not replaced since."""
+        """Restore the handlers that were taken over and not replaced since."""
         for number, handler in self._handlers.items():
             if signal.getsignal(number) == self._note:
                 signal.signal(number, handler)
@@ -51,13 +51,13 @@ class SignalRelay:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._on_signal(number)
         if number in self._noted:
-            # The first one was not served yet: the loop is blocked, waiting is of no use.
+            # The first one was not handled yet: the loop is blocked, and waiting is useless.
             self._handlers[number](number, frame)
             return
         self._noted.add(number)
-        self._host.interrupt(partial(self._serve, number))
+        self._host.interrupt(partial(self._handle, number))
 
-    def _serve(self, number: int) -> None:
+    def _handle(self, number: int) -> None:
         self._noted.discard(number)
         self._handlers[number](number, None)
         # Celery's first handler of SIGINT installs a second one for the next SIGINT.

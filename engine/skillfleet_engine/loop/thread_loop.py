@@ -1,4 +1,4 @@
-"""Event loops for processes without `LoopPool`: one that turns in a thread, one for each thread."""
+"""Event loops for processes without `LoopPool`: one in a thread, and one per calling thread."""
 
 import asyncio
 import atexit
@@ -25,11 +25,11 @@ _INTERRUPTING = (signal.SIGINT, signal.SIGTERM)
 
 
 class LoopThread:
-    """A loop that turns in a daemon thread until the process ends."""
+    """A loop that runs in a daemon thread until the process ends."""
 
     def __init__(self) -> None:
         self.loop = new_event_loop()
-        self._thread = threading.Thread(target=self._turn, name="home-loop", daemon=True)
+        self._thread = threading.Thread(target=self._run_loop, name="home-loop", daemon=True)
         self._thread.start()
         self._watchdog: LoopWatchdog | None = None
         atexit.register(self._stop)
@@ -42,7 +42,7 @@ class LoopThread:
             self._watchdog.start()
         return self._watchdog
 
-    def _turn(self) -> None:
+    def _run_loop(self) -> None:
         run_until_stopped(self.loop)
         close_loop(self.loop, 1.0)
 
@@ -55,7 +55,7 @@ class LoopThread:
 
 
 class ThreadLoop:
-    """One loop, used by one thread for one coroutine after the other.
+    """A loop that one thread uses for one coroutine after the other.
 
     It is closed when its thread or the process ends.
     """
@@ -69,8 +69,8 @@ class ThreadLoop:
     def run(self, coro: Coroutine[Any, Any, T]) -> T:
         """Await the coroutine to its end.
 
-        What interrupts the waiting thread (the soft time limit of a prefork child, Ctrl+C) is
-        raised inside the coroutine, so that it can clean up, and never leaves it half done.
+        An interruption of the waiting thread (the soft time limit of a prefork child, Ctrl+C) is
+        raised inside the coroutine, so that it can clean up.
         """
         owner = Owner(_current_task_id())
         before = current_owner.set(owner)
@@ -102,11 +102,11 @@ class ThreadLoop:
         *,
         by_signal: bool,
     ) -> None:
-        """Have the coroutine learn of what came out of the loop before it was done."""
+        """Raise an error that left the loop inside the coroutine, which is not done yet."""
         if by_signal or not isinstance(error, SystemExit | KeyboardInterrupt):
             body.interrupt(task, error)
         else:
-            # Out of a child task or a callback: the code that awaits it gets it there.
+            # From a child task or a callback: the code that awaits it gets it there.
             report_exit(error)
 
 
@@ -116,7 +116,7 @@ def _current_task_id() -> str | None:
 
 @contextmanager
 def _noting_signals() -> Iterator[list[BaseException]]:
-    """Note what the handlers of Ctrl+C and of SIGTERM raise: an interruption of this thread."""
+    """Collect the errors that the handlers of Ctrl+C and SIGTERM raise in this thread."""
     raised: list[BaseException] = []
     if threading.current_thread() is not threading.main_thread():
         yield raised
@@ -155,7 +155,7 @@ def _soft_limit_into(
         return
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
-        # Raising here would hit whatever runs now, often the loop's own code.
+        # Raised here, it would hit the code that runs now, often the loop's own.
         loop.call_soon_threadsafe(body.interrupt, task, SoftTimeLimitExceeded())
 
     signal.signal(signal.SIGUSR1, on_signal)

@@ -1,8 +1,8 @@
 """The threads that tasks use through `asyncio.to_thread` and `loop.run_in_executor(None, ...)`.
 
-asyncio's own default executor has a handful of threads, whatever the number of slots. Nothing can
-stop a thread from outside: one that hangs goes on after its task was cancelled, and would be
-missing for all tasks to come.
+asyncio's own default executor has a handful of threads, whatever the number of slots. A thread
+cannot be stopped from outside: one that hangs continues after its task was cancelled, and would
+be missing for all later tasks.
 """
 
 import logging
@@ -24,13 +24,13 @@ from skillfleet_engine.loop.watchdog import stack_of
 logger = logging.getLogger(__name__)
 
 threads_left: Any = Signal(name="threads_left", providing_args=["count"])
-"""Sent when the number of threads changes that outlive their tasks; `count`: how many of this
-process's executor there are now. In the thread where that happens: receivers must not wait."""
+"""Sent when the number of threads that outlive their tasks changes; `count`: their number in this
+executor. Sent in the thread where that happens: receivers must not wait."""
 
 _FEWEST = 8
 _MOST_LEFT = 500
-"""How many threads that hang are replaced by others, at the most."""
-_PATIENCE = 5.0
+"""The maximum number of hanging threads that are replaced."""
+_REPORT_AFTER = 5.0
 
 
 @dataclass(eq=False)
@@ -42,7 +42,7 @@ class Owner:
 
 
 current_owner: ContextVar[Owner | None] = ContextVar("current_owner", default=None)
-"""The task in whose context code runs."""
+"""The task in whose context the current code runs."""
 
 
 @dataclass(eq=False)
@@ -54,7 +54,7 @@ class _Work:
 
 
 class TaskThreads(ThreadPoolExecutor):
-    """A default executor with as many threads as there are slots, and one for each that hangs.
+    """A default executor with one thread per slot, and one more for each thread that hangs.
 
     `slots` gives how many tasks may run at once.
     """
@@ -69,7 +69,7 @@ class TaskThreads(ThreadPoolExecutor):
 
     @property
     def left(self) -> int:
-        """How many threads still execute what a task began that is over (any thread)."""
+        """The number of threads that still execute code of ended tasks (any thread)."""
         with self._guard:
             return sum(work.left_at is not None for work in self._works)
 
@@ -82,7 +82,7 @@ class TaskThreads(ThreadPoolExecutor):
         return super().submit(self._work, _Work(owner), fn, args, kwargs)
 
     def over(self, owner: Owner) -> None:
-        """The task is over: threads that it still keeps busy are replaced."""
+        """Note that a task is over; replace the threads that it still occupies."""
         owner.over = True
         with self._guard:
             left = [work for work in self._works if work.owner is owner and work.left_at is None]
@@ -90,7 +90,7 @@ class TaskThreads(ThreadPoolExecutor):
                 work.left_at = time.monotonic()
         if left:
             self._changed()
-            timer = threading.Timer(_PATIENCE, self._report)
+            timer = threading.Timer(_REPORT_AFTER, self._report)
             timer.daemon = True
             timer.start()
 
@@ -103,7 +103,7 @@ class TaskThreads(ThreadPoolExecutor):
                 for work in self._works
                 if work.left_at is not None
                 and not work.reported
-                and now - work.left_at >= _PATIENCE
+                and now - work.left_at >= _REPORT_AFTER
             ]
             for work in hanging:
                 work.reported = True
@@ -138,13 +138,13 @@ class TaskThreads(ThreadPoolExecutor):
                 self._changed()
 
     def _resize(self) -> None:
-        # There is no public way; concurrent.futures reads it at each submission.
+        # There is no public way; concurrent.futures reads this at each submission.
         self._max_workers = max(self._slots(), _FEWEST) + min(self.left, _MOST_LEFT)
 
     def _changed(self) -> None:
         self._resize()
         threads_left.send(sender=self, count=self.left)
         if self._work_queue.qsize():
-            # What waits for a thread gets the new one: it is started by a submission.
+            # A submission starts the new thread, which then takes the queued work.
             with suppress(RuntimeError):
                 super().submit(int)

@@ -16,7 +16,7 @@ StartWorker = Callable[..., Worker]
 
 @pytest.fixture
 def start_reader(valkey: ValkeyServer) -> Iterator[StartReader]:
-    """Starts readers; on the shared server unless told otherwise."""
+    """Starts readers; on the shared server unless another URL is given."""
     readers: list[Reader] = []
 
     def start(*names: str, url: str | None = None, **options: Any) -> Reader:
@@ -32,7 +32,7 @@ def start_reader(valkey: ValkeyServer) -> Iterator[StartReader]:
 
 @pytest.fixture
 def start_worker(server: ValkeyServer, tmp_path: Path) -> Iterator[StartWorker]:
-    """Starts workers on `server`, with the engine's transport unless told otherwise."""
+    """Starts workers on `server`, with the engine's transport unless another URL is given."""
     workers: list[Worker] = []
 
     def start(

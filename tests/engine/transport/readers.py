@@ -45,7 +45,7 @@ class Reader:
                 self.connection.drain_events(timeout=timeout)
         return [message.decode() for message in self.got[wanted - count :]]
 
-    def settle(self) -> None:
+    def ack_all(self) -> None:
         """Acknowledge all."""
         for message in self.got:
             if not message.acknowledged:
@@ -83,7 +83,7 @@ def commands(client: Any, name: str) -> int:
 
 
 def envelope(**changes: Any) -> dict[str, Any]:
-    """A message as it lies in a queue."""
+    """A message as it is stored in a queue."""
     properties = {
         "delivery_tag": "a-tag",
         "delivery_info": {"exchange": "jobs", "routing_key": "jobs"},

@@ -40,7 +40,7 @@ def test_an_acknowledged_message_leaves_no_trace(
     publish(valkey.url, "jobs", *range(5))
     reader = start_reader("jobs")
     assert reader.drain(5) == [0, 1, 2, 3, 4]
-    reader.settle()
+    reader.ack_all()
     with valkey.client() as client:
         assert set(client.keys("*")).isdisjoint({b"unacked", b"unacked_index", b"jobs"})
 
@@ -87,9 +87,9 @@ def test_a_message_wakes_one_of_ten_waiting_readers(valkey: ValkeyServer) -> Non
             publish(valkey.url, "jobs", "one")
             wait_until(lambda: client.hlen("unacked") == 1, what="the claim")
             wait_until(lambda: any(reader.got for reader in readers), what="the message")
-            # Others would be woken at once; a moment shows that nobody is.
+            # Others would be woken at once; a moment shows that none is.
             time.sleep(0.5)
-            # Whoever wakes puts back what rang at its four lists: one did.
+            # The worker that wakes up empties its four `woken` lists: one did.
             assert commands(client, "lpop") - before == 5
             assert sum(len(reader.got) for reader in readers) == 1
     finally:
@@ -188,9 +188,9 @@ def test_all_keys_have_the_global_prefix(valkey: ValkeyServer, start_reader: Sta
     with valkey.client() as client:
         client.lpush("mine:jobs", b"garbage")
         assert all(key.startswith(b"mine:") for key in client.keys("*"))
-        reader.settle()
+        reader.ack_all()
         assert reader.drain(1) == ["two"]
-        reader.settle()
+        reader.ack_all()
         kept = partial(client.llen, "mine:undecodable")
         wait_until(lambda: not reader.drain(1, timeout=0.1) and kept(), what="the garbage")
         assert kept() == 1
@@ -305,7 +305,7 @@ def test_user_password_database_and_name_are_used(
 def test_in_kombus_hub_no_message_waits_for_the_end_of_a_poll(
     valkey: ValkeyServer, start_reader: StartReader
 ) -> None:
-    """What is settled as soon as it came leaves nothing behind that would end the poll."""
+    """A message that is acknowledged on arrival leaves nothing that would end the poll."""
     reader = start_reader("jobs")
 
     def take(message: Any) -> None:

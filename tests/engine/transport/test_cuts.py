@@ -17,7 +17,7 @@ from skillfleet_engine.transport import broker_settings
 from skillfleet_engine.transport.redis_socket import BROKEN
 from tests.engine.transport.conftest import StartReader, StartWorker
 from tests.engine.transport.readers import Reader, publish
-from tests.engine.transport.test_workers import noted, settled
+from tests.engine.transport.test_workers import all_acknowledged, noted
 from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -66,7 +66,7 @@ def drain_through_breaks(reader: Reader, wanted: set[Any]) -> None:
     while seen < wanted:
         try:
             seen.update(reader.drain(1, timeout=5))
-            reader.settle()
+            reader.ack_all()
         except BROKEN:
             continue
 
@@ -82,7 +82,10 @@ def test_a_claim_whose_reply_is_cut_anywhere_comes_back_at_once(
         cutter.do(cutter.proxy.cut_replies_after, dice.randint(1, 900))
         drain_through_breaks(reader, wanted)
     with server.client() as client:
-        wait_until(lambda: (reader.channel.poll(), settled(client))[1], what="all to be settled")
+        wait_until(
+            lambda: (reader.channel.poll(), all_acknowledged(client))[1],
+            what="all to be acknowledged",
+        )
         assert client.llen("jobs") == 0
 
 
@@ -97,7 +100,10 @@ def test_requests_that_are_cut_anywhere_lose_nothing(
         cutter.do(cutter.proxy.cut_requests_after, dice.randint(1, 1500))
         drain_through_breaks(reader, wanted)
     with server.client() as client:
-        wait_until(lambda: (reader.channel.poll(), settled(client))[1], what="all to be settled")
+        wait_until(
+            lambda: (reader.channel.poll(), all_acknowledged(client))[1],
+            what="all to be acknowledged",
+        )
 
 
 @pytest.mark.parametrize("pool", ["loop", "threads"])
@@ -114,7 +120,7 @@ def test_a_worker_whose_connections_are_cut_executes_all_and_settles_all(
             cutter.do(cutter.proxy.cut_replies_after, dice.randint(1, 5000))
     wait_until(lambda: noted(worker) == sent, 40, f"all to be executed\n{worker.log}")
     with server.client() as client:
-        wait_until(lambda: settled(client), what=f"all to be settled\n{worker.log}")
+        wait_until(lambda: all_acknowledged(client), what=f"all to be acknowledged\n{worker.log}")
 
 
 def test_a_silent_server_is_noticed(

@@ -1,4 +1,4 @@
-"""What nobody can read is kept and announced; it never stops the one who consumes."""
+"""Undecodable messages are kept and announced; they never stop the consumer."""
 
 import base64
 import json
@@ -72,7 +72,7 @@ def test_garbage_is_kept_and_the_next_message_is_read(
         client.lpush("jobs", GARBAGE[name])
         publish(valkey.url, "jobs", "good")
         assert reader.drain(1) == ["good"]
-        reader.settle()
+        reader.ack_all()
         assert client.lrange("undecodable", 0, -1) == [GARBAGE[name]]
         assert client.hlen("unacked") == client.zcard("unacked_index") == 0
 
@@ -157,7 +157,7 @@ def test_no_bytes_stop_a_reader(garbage: list[bytes], valkey: ValkeyServer, stea
         client.lpush("jobs", *garbage, packed(envelope(body=good, properties=properties)))
         while not any(message.delivery_tag == "the-last" for message in steady.got):
             steady.connection.drain_events(timeout=5)
-        steady.settle()
+        steady.ack_all()
         steady.got.clear()
         assert client.hlen("unacked") == client.zcard("unacked_index") == client.llen("jobs") == 0
 
@@ -181,7 +181,7 @@ def test_no_garbage_stops_a_worker(
         client.publish("/0.celery.pidbox", b"[" * 5000)
         assert worker.call("add", 2, 3) == 5
         assert worker.app.control.ping(timeout=5, limit=1)
-        wait_until(lambda: client.hlen("unacked") == 0, what="all to be settled")
+        wait_until(lambda: client.hlen("unacked") == 0, what="all to be acknowledged")
         assert client.llen("undecodable") >= len(GARBAGE)
         # It never lost its connection over them.
         assert "Connection to broker lost" not in worker.log.read_text()

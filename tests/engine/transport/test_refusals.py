@@ -113,4 +113,4 @@ def test_messages_go_back_though_no_script_may_be_loaded(
         reader.got[-1].reject(requeue=True)
         assert reader.drain(1) == ["one"]
         client.execute_command("ACL SETUSER", "default", "+@all")
-    reader.settle()
+    reader.ack_all()

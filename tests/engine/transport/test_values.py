@@ -41,7 +41,7 @@ def test_any_value_arrives_as_it_was_sent(
         [read] = reader.drain(1)
         assert same(read["given"], value)
         assert same(reader.got[-1].headers["given"], value)
-        reader.settle()
+        reader.ack_all()
     finally:
         reader.close()
 
@@ -54,4 +54,4 @@ def test_numbers_that_are_not_everybodys(
     publish(valkey.url, "numbers", {"number": number})
     [read] = reader.drain(1)
     assert same(read, {"number": number})
-    reader.settle()
+    reader.ack_all()

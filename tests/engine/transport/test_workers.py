@@ -19,7 +19,7 @@ QUICK_RESTORE = {
 }
 
 
-def settled(client: Any) -> bool:
+def all_acknowledged(client: Any) -> bool:
     counts = client.llen("celery"), client.hlen("unacked"), client.zcard("unacked_index")
     return counts == (0, 0, 0)
 
@@ -36,7 +36,7 @@ def test_every_pool_works(pool: str, start_worker: StartWorker, server: ValkeySe
     assert worker.call("add", 2, 3) == 5
     worker.wait_for("note", count=20)
     with server.client() as client:
-        wait_until(lambda: settled(client), what="the acknowledgements")
+        wait_until(lambda: all_acknowledged(client), what="the acknowledgements")
     worker.signal(signal.SIGTERM)
     assert worker.wait_end() == 0
 
@@ -51,7 +51,7 @@ def test_many_tasks_cost_few_commands(
         before = commands(client, "evalsha"), commands(client, "multi")
         client.lpush("celery", *queued)
         worker.wait_for("note", count=500)
-        wait_until(lambda: settled(client), what="the acknowledgements")
+        wait_until(lambda: all_acknowledged(client), what="the acknowledgements")
         assert commands(client, "evalsha") - before[0] < 100
         # Results are ignored; a stock worker has two transactions a task beside them.
         assert commands(client, "multi") - before[1] < 20
@@ -105,7 +105,7 @@ def test_no_message_is_lost_when_workers_are_killed(
             workers.append(start_worker("loop", 5, **options))
     wait_until(lambda: noted(*workers) == sent, 30, "all to be executed")
     with server.client() as client:
-        wait_until(lambda: settled(client), 30, "all to be settled")
+        wait_until(lambda: all_acknowledged(client), 30, "all to be acknowledged")
 
 
 def test_a_message_is_acknowledged_after_the_broker_came_back(
@@ -120,7 +120,7 @@ def test_a_message_is_acknowledged_after_the_broker_came_back(
     server.start()
     assert worker.call("add", 2, 3) == 5
     with server.client() as client:
-        wait_until(lambda: settled(client), what="the acknowledgement")
+        wait_until(lambda: all_acknowledged(client), what="the acknowledgement")
     assert len(worker.entries("held", running.id)) == 1
 
 
@@ -137,7 +137,7 @@ def test_a_worker_takes_up_its_work_after_restarts_of_the_broker(
     expected = {f"{round_} {number}" for round_ in range(3) for number in range(20)}
     wait_until(lambda: noted(worker) == expected, 40, f"all to be executed\n{worker.log}")
     with server.client() as client:
-        wait_until(lambda: settled(client), what="all to be settled")
+        wait_until(lambda: all_acknowledged(client), what="all to be acknowledged")
 
 
 def test_a_fleet_may_switch_back_and_forth(start_worker: StartWorker, server: ValkeyServer) -> None:
