@@ -63,7 +63,7 @@ def test_an_error_reaches_the_caller_with_its_traceback(worker: Worker) -> None:
 def test_a_task_retries_itself(worker: Worker) -> None:
     result = worker.send("succeed_at", 3)
     assert result.get(timeout=30) == 3
-    assert len(worker.entries("retry", result.id)) == 2
+    worker.wait_for("retry", result.id, count=2)
 
 
 def test_a_task_is_retried_for_the_errors_it_names(worker: Worker) -> None:
