@@ -145,7 +145,7 @@ def _awake_after_standing_still(older: Execution, younger: Execution) -> float:
 
 def _told(older: Execution, younger: Execution) -> str:
     times = [round((time - younger.first) / 1e6) for time in older.times]
-    return f"the older one told of itself at {times[-30:]} ms after the younger one's start"
+    return f"the older one wrote to the journal at {times[-30:]} ms after the younger one's start"
 
 
 _STILL_NS = 250_000_000

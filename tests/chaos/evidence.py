@@ -67,7 +67,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Execution:
-    """What the journal tells of one attempt; times in nanoseconds, monotonic."""
+    """The journal's lines of one attempt; times in nanoseconds, monotonic."""
 
     attempt: int
     pid: int
@@ -144,8 +144,8 @@ class Journal:
             moment, pid, of = map(int, numbers)
             lines[run_id, int(attempt), pid, of].append((word, moment))
         found: dict[str, list[Execution]] = defaultdict(list)
-        for (run_id, number, process, group), told in lines.items():
-            words, times = zip(*sorted(told, key=lambda entry: entry[1]), strict=True)
+        for (run_id, number, process, group), entries in lines.items():
+            words, times = zip(*sorted(entries, key=lambda entry: entry[1]), strict=True)
             found[run_id].append(Execution(number, process, words, times, group))
         return {run: sorted(all_, key=lambda one: one.first) for run, all_ in found.items()}
 
@@ -178,7 +178,7 @@ def _read(client: Any, keys: Keyspace, prefix: str, run_id: str) -> Run:
 
 
 def _last_attempt(record: dict[str, str], listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The attempt that runs or ended the run, which the record tells and the list does not."""
+    """The attempt that runs or ended the run, which is in the record and not in the list."""
     number = int(record["attempt"])
     if number <= (listed[-1]["number"] if listed else 0):
         return []

@@ -27,8 +27,8 @@ def followed(
     mark = f"for:{run.id}"
     found = [
         runs[one]
-        for one, told in executions.items()
-        if one in runs and any(mark in execution.words for execution in told)
+        for one, found in executions.items()
+        if one in runs and any(mark in execution.words for execution in found)
     ]
     waiting = {
         one.id

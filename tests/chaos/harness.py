@@ -156,7 +156,7 @@ class Harness:
                 self.problems.append(f"a fault could not be played: {outcome!r}")
 
     async def end(self) -> None:
-        """Drain all workers; tells as problems what does not end as it should."""
+        """Drain all workers; what does not end as it should becomes a problem."""
         if self._keeper is not None:
             self._keeper.cancel()
         for machine in self.machines:
@@ -234,7 +234,7 @@ class Harness:
         proxy.late = 0.0
 
     async def _break_after_an_end(self, fault: Fault) -> None:
-        """Strike the first worker that ends a caller: it hears that it did, and then nothing."""
+        """Strike the first worker that ends a caller: it receives that reply, and then nothing."""
         traps = [Trap(ENDS_A_CALLER, ENDED) for _ in self.machines]
         for proxy, trap in zip(self.proxies, traps, strict=False):
             proxy.set_trap(trap)
@@ -340,7 +340,7 @@ class Harness:
         await self._exit(machine)
 
     async def _exit(self, machine: Machine) -> int | None:
-        """The exit code; a worker that does not end is killed and told as a problem."""
+        """The exit code; a worker that does not end is killed and reported as a problem."""
         process = machine.worker.process
         assert process is not None
         code: int | None = await _until(process.poll, _END_SECONDS)

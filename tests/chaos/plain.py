@@ -1,4 +1,4 @@
-"""A producer that knows nothing of skillfleet: Celery alone, which sends until it was heard."""
+"""A producer without skillfleet: Celery alone, which sends until the broker has accepted."""
 
 import asyncio
 from collections.abc import Mapping

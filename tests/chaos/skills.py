@@ -1,4 +1,4 @@
-"""The agent of the chaos rounds: each skill tells a journal outside the fleet what it does.
+"""The agent of the chaos rounds: each skill notes in a journal outside the fleet what it does.
 
 A journal is a file; a line is `<run> <attempt> <word> <monotonic ns> <process id> <its group>`.
 `start` and `end` are on the disk when the skill goes on; `tick` shows now and then that it still

@@ -16,7 +16,7 @@ SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
 )
 async def test_nothing_is_lost_and_nothing_done_twice_whatever_breaks(broker: str) -> None:
     scenario = Scenario(SEED, SECONDS, patience=60, rabbit=broker == "rabbitmq")
-    told = "\n".join(map(str, (scenario, *scenario.faults())))
+    faults = "\n".join(map(str, (scenario, *scenario.faults())))
     verdict = await run_scenario(scenario)
-    report = [verdict.tails(), told, verdict.summary, *verdict.problems]
+    report = [verdict.tails(), faults, verdict.summary, *verdict.problems]
     assert not verdict.problems, "\n".join(report)

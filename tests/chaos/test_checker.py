@@ -16,14 +16,14 @@ OVER = 100_000
 """When the made-up rounds are over, in ms; journal and ledger read the same clock."""
 
 
-class Told:
-    """A journal that is made up: when (ms) the attempts of each run told of themselves."""
+class FakeJournal:
+    """A journal that is made up: when (ms) the attempts of each run wrote."""
 
     def __init__(self, **runs: list[Execution]) -> None:
         self.executions = runs
 
 
-def told(attempt: int, *times: float, ended: bool = True, word: str = "tick") -> Execution:
+def execution(attempt: int, *times: float, ended: bool = True, word: str = "tick") -> Execution:
     """One attempt, from its start on."""
     words = ["start", *[word] * (len(times) - 1)]
     if ended:
@@ -54,7 +54,7 @@ def run(
 
 def verdict(
     runs: list[Run],
-    journal: Told,
+    journal: FakeJournal,
     made: dict[str, Made] | None = None,
     troubles: Troubles | None = None,
     messages: tuple[Message, ...] = (),
@@ -92,14 +92,14 @@ def test_an_older_attempt_that_went_on_is_found(older: list[int]) -> None:
 
 def overlaps(older: list[int]) -> bool:
     twice = run("r", "sleep", "succeeded", (0, 2950, "lost"), (2960, 8500, "succeeded"))
-    journal = Told(r=[told(1, *older), told(2, 3000, 3100, 3200, 8500)])
+    journal = FakeJournal(r=[execution(1, *older), execution(2, 3000, 3100, 3200, 8500)])
     return any("overlapped" in problem for problem in verdict([twice], journal))
 
 
 # -- a handler that is over, and what it called
 
 LEFT = run("p", "leave", "succeeded", (0, 1100, "succeeded"))
-SOON = told(1, 0, 500, 1000)
+SOON = execution(1, 0, 500, 1000)
 
 
 def child(state: str, *attempts: tuple[float, float | None, str]) -> Run:
@@ -108,19 +108,19 @@ def child(state: str, *attempts: tuple[float, float | None, str]) -> Run:
 
 def test_a_caller_that_ends_and_takes_its_call_along_is_in_order() -> None:
     cancelled = child("cancelled", (200, 900, "released"), (1000, 1500, "cancelled"))
-    journal = Told(p=[SOON], c=[told(1, 210, 890), told(2, 1010, 1490)])
+    journal = FakeJournal(p=[SOON], c=[execution(1, 210, 890), execution(2, 1010, 1490)])
     assert verdict([LEFT, cancelled], journal) == []
 
 
 def test_a_caller_that_did_not_end_when_its_handler_had_is_found() -> None:
     late = run("p", "leave", "succeeded", (0, 45_000, "succeeded"))
     cancelled = child("cancelled", (200, 45_100, "cancelled"))
-    journal = Told(p=[SOON], c=[told(1, 210, 45_000)])
+    journal = FakeJournal(p=[SOON], c=[execution(1, 210, 45_000)])
     assert verdict([late, cancelled], journal) == [
         "p (leave, succeeded): attempt 1 went on without its handler for 44.0 s"
     ]
     still = run("p", "leave", "running", (0, None, ""))
-    assert verdict([still], Told(p=[SOON])) == [
+    assert verdict([still], FakeJournal(p=[SOON])) == [
         "p (leave, running): did not end",
         "p (leave, running): attempt 1 went on without its handler for 99.0 s",
     ]
@@ -131,14 +131,14 @@ def test_time_in_trouble_does_not_count(struck: int | None) -> None:
     late = run("p", "leave", "succeeded", (0, 45_000, "succeeded"))
     handler = Execution(1, 1, SOON.words, SOON.times, group=7)
     away = Troubles(Trouble(2000 * MS, 20_000 * MS, struck), Trouble(15_000 * MS, 40_000 * MS))
-    assert verdict([late], Told(p=[handler]), troubles=away) == []
+    assert verdict([late], FakeJournal(p=[handler]), troubles=away) == []
     other_worker = Troubles(Trouble(2000 * MS, 40_000 * MS, worker=1))
-    assert verdict([late], Told(p=[handler]), troubles=other_worker) != []
+    assert verdict([late], FakeJournal(p=[handler]), troubles=other_worker) != []
 
 
 def test_a_call_that_outlives_its_caller_is_found() -> None:
     runs_on = child("succeeded", (200, 40_200, "succeeded"))
-    journal = Told(p=[SOON], c=[told(1, 210, 20_000, 40_190)])
+    journal = FakeJournal(p=[SOON], c=[execution(1, 210, 20_000, 40_190)])
     assert verdict([LEFT, runs_on], journal) == [
         "c (sleep, succeeded): was executed for 39.1 s after its caller had ended",
         "c (sleep, succeeded): its caller ended before, so it should be cancelled",
@@ -148,14 +148,14 @@ def test_a_call_that_outlives_its_caller_is_found() -> None:
 def test_a_call_that_nobody_ends_in_the_queue_is_found() -> None:
     queued = child("cancelled", (200, 900, "released"))
     queued.record["finished"] = "60000"
-    assert verdict([LEFT, queued], Told(p=[SOON], c=[told(1, 210, 890)])) == [
+    assert verdict([LEFT, queued], FakeJournal(p=[SOON], c=[execution(1, 210, 890)])) == [
         "c (sleep, cancelled): ended 58.9 s after its caller"
     ]
 
 
 def test_a_call_that_starts_after_its_caller_ended_is_found() -> None:
     again = child("cancelled", (200, 900, "lost"), (1200, 2000, "cancelled"))
-    journal = Told(p=[SOON], c=[told(1, 210, 890), told(2, 1210, 1990)])
+    journal = FakeJournal(p=[SOON], c=[execution(1, 210, 890), execution(2, 1210, 1990)])
     assert verdict([LEFT, again], journal) == [
         "c (sleep, cancelled): attempts [2] began after its caller had ended"
     ]
@@ -165,8 +165,8 @@ def test_a_call_that_is_started_over_and_over_is_found() -> None:
     caller = run("p", "leave", "succeeded", (0, 6000, "succeeded"))
     attempts = [(500 * n, 500 * n + 400, "released") for n in range(1, 12)]
     restless = child("cancelled", *attempts)
-    executions = [told(n, 500 * n + 10, 500 * n + 390) for n in range(1, 12)]
-    journal = Told(p=[SOON], c=executions)
+    executions = [execution(n, 500 * n + 10, 500 * n + 390) for n in range(1, 12)]
+    journal = FakeJournal(p=[SOON], c=executions)
     assert verdict([caller, restless], journal) == [
         "c (sleep, cancelled): was started 9 times after its caller's handler had ended"
     ]
@@ -178,7 +178,7 @@ def test_a_call_that_is_started_over_and_over_is_found() -> None:
 def test_a_caller_that_does_not_learn_of_a_failure_is_found(last: int, wrong: bool) -> None:
     caller = run("p", "leave", "failed", (0, last + 100, "failed"))
     failed = run("c", "fail", "failed", (200, 1000, "failed"), parent="p")
-    journal = Told(p=[told(1, 0, last)], c=[told(1, 210, 990)])
+    journal = FakeJournal(p=[execution(1, 0, last)], c=[execution(1, 210, 990)])
     assert verdict([caller, failed], journal) == wrong * [
         "c (fail, failed): its caller went on for 29.0 s after it had failed"
     ]
@@ -192,7 +192,7 @@ def test_a_cancelled_run_has_to_end_soon(ended: int, wrong: int) -> None:
     one = run("r", "sleep", "cancelled", (0, ended, "cancelled"))
     order = Order("chaos.sleep", {}, RunState.CANCELLED, cancel_after=2)
     made = {"r": Made(order, cancelled_at=2000 * MS)}
-    found = verdict([one], Told(r=[told(1, 10, 1990)]), made)
+    found = verdict([one], FakeJournal(r=[execution(1, 10, 1990)]), made)
     expected = ["attempt 1 went on without its handler", "after it was cancelled"]
     assert len(found) == wrong * len(expected)
     assert all(text in line for text, line in zip(expected[::-1], found, strict=False))
@@ -209,7 +209,7 @@ def follower(name: str, created: int = 1100, value: int = 1) -> Run:
     return run(name, "linked", "succeeded", end, created=created, result=value)
 
 
-def linked(*names: str, created: int = 1100) -> Told:
+def linked(*names: str, created: int = 1100) -> FakeJournal:
     executions = {
         name: [
             Execution(
@@ -218,7 +218,7 @@ def linked(*names: str, created: int = 1100) -> Told:
         ]
         for name in names
     }
-    return Told(r=[told(1, 10, 990)], **executions)
+    return FakeJournal(r=[execution(1, 10, 990)], **executions)
 
 
 def test_a_link_that_is_called_once_with_the_value_is_in_order() -> None:
@@ -254,10 +254,10 @@ def limited_order(**limits: float) -> dict[str, Made]:
 def test_a_run_that_ends_at_its_time_limit_is_in_order_and_calls_nothing() -> None:
     one = run("r", "sleep", "timed_out", (0, 2100, "timed_out"))
     journal = linked()
-    journal.executions["r"] = [told(1, 10, 2050)]
+    journal.executions["r"] = [execution(1, 10, 2050)]
     assert verdict([one], journal, limited_order(time_limit=2)) == []
     journal = linked("l")
-    journal.executions["r"] = [told(1, 10, 990)]
+    journal.executions["r"] = [execution(1, 10, 990)]
     assert verdict([one, follower("l", created=2200)], journal, limited_order(time_limit=2)) == [
         "r (sleep, timed_out): its link was called 1 times, not 0"
     ]
@@ -265,15 +265,15 @@ def test_a_run_that_ends_at_its_time_limit_is_in_order_and_calls_nothing() -> No
 
 def test_a_run_that_goes_on_beyond_its_time_limit_is_found() -> None:
     one = run("r", "sleep", "timed_out", (0, 40_100, "timed_out"))
-    journal = Told(r=[told(1, 0, 20_000, 40_000)])
+    journal = FakeJournal(r=[execution(1, 0, 20_000, 40_000)])
     assert verdict([one], journal, limited_order(time_limit=2)) == [
         "r (sleep, timed_out): attempt 1 went on for 38.0 s beyond its time limit"
     ]
 
 
 def test_a_plain_message_may_wait_at_the_broker_and_nowhere_else() -> None:
-    assert verdict([], Told(), AFTER, messages=(Message("r", {}),)) == []
-    assert verdict([], Told(), AFTER) == ["r was accepted and is not in the ledger"]
+    assert verdict([], FakeJournal(), AFTER, messages=(Message("r", {}),)) == []
+    assert verdict([], FakeJournal(), AFTER) == ["r was accepted and is not in the ledger"]
     order = {"r": Made(Order("chaos.sleep", {}))}
-    lost = verdict([], Told(), order, messages=(Message("r", {}),))
+    lost = verdict([], FakeJournal(), order, messages=(Message("r", {}),))
     assert lost == ["r was accepted and is not in the ledger"]

@@ -1,4 +1,4 @@
-"""Redis is away, silent or cut off: nobody hangs, nothing is lost, nothing happens twice."""
+"""Redis is away, silent or cut off: no caller hangs, nothing is lost, nothing happens twice."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""How runs come back: a dead child, a publisher that stumbles, a message that was never sent."""
+"""How runs come back: a dead child, a publisher that fails, a message that was never sent."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ def test_the_run_of_a_killed_child_does_not_wait_for_its_lease(
     assert [attempt.outcome for attempt in run.status().attempts] == ["lost", "succeeded"]
 
 
-class Stumbling(LedgerPublisher):
+class Failing(LedgerPublisher):
     """Cannot publish the first run it is given, however often it is asked; all others it can."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -48,7 +48,7 @@ class Stumbling(LedgerPublisher):
 
 
 async def due_runs(settings: WorkerSettings, count: int) -> list[str]:
-    """Runs whose delay is over, with nobody to publish them yet."""
+    """Runs whose delay is over, which are not published yet."""
     async with AsyncFleet(settings=settings) as fleet:
         runs = [await fleet.enqueue("kit.add", {"x": n}, delay=0.001) for n in range(count)]
     await asyncio.sleep(0.01)
@@ -61,7 +61,7 @@ async def test_a_run_that_cannot_be_published_holds_up_no_other_and_comes_again(
     settings = WorkerSettings.load(redis_url=server.url)
     due = await due_runs(settings, 5)
     ledger = Ledger(settings)
-    publisher = Stumbling(ledger)
+    publisher = Failing(ledger)
     try:
         reaper = Reaper(ledger, publisher, "reaper", settings)
         await reaper.round(0)
@@ -99,7 +99,7 @@ async def test_runs_that_a_dying_reaper_took_up_are_published_by_the_next(
         assert sorted(reaped.to_publish) == sorted(due)
     finally:
         await ledger.close()
-    # The runs are not stranded for long: nobody has to wait for that patience.
+    # The runs are not stranded for long: the reaper does not wait for that.
     await asyncio.to_thread(start_worker, KIT, reap_seconds=0.2, stranded_seconds=600)
     async with AsyncFleet(settings=settings) as fleet:
         values = [await fleet.run(run_id).result(timeout=30) for run_id in due]

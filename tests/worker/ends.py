@@ -112,7 +112,7 @@ async def leaves(ctx: RunContext, how: str, journal: str) -> str:
         await asyncio.gather(call(), calls_boom())
     _kept.append(call())
     if how == "at once":
-        # The call is submitted, and nobody has claimed it yet.
+        # The call is submitted, but not claimed yet.
         await asyncio.sleep(0.05)
         return "left"
     await begun()

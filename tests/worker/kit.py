@@ -209,18 +209,18 @@ async def my_deadline(ctx: RunContext) -> float:
 
 @agent.skill
 async def drains(ctx: RunContext, journal: str, until: str, heed: bool = False) -> str:
-    """Wait for the file `until`, telling the journal when the worker begins to shut down.
+    """Wait for the file `until`, noting in the journal when the worker begins to shut down.
 
     With `heed`, end then.
     """
     note(journal, ctx, "start")
     await ctx.emit_progress("running")
-    told = False
+    notified = False
     while not Path(until).exists():  # noqa: ASYNC240 - a test's skill may
         await asyncio.sleep(0.01)
-        if ctx.shutting_down and not told:
-            told = True
-            note(journal, ctx, "told")
+        if ctx.shutting_down and not notified:
+            notified = True
+            note(journal, ctx, "notified")
             if heed:
                 return "heeded"
     note(journal, ctx, "end")

@@ -6,7 +6,7 @@ from celery import signals
 
 from skillfleet import Agent, RunContext
 
-listening = Agent("listening", description="Tells what it heard of its own runs")
+listening = Agent("listening", description="Returns the signals it received of its own runs")
 _heard: list[list[str]] = []
 
 
@@ -43,6 +43,6 @@ async def boom(ctx: RunContext) -> None:
 
 
 @listening.skill
-async def heard(ctx: RunContext) -> list[list[str]]:
-    """What was heard so far."""
+async def received(ctx: RunContext) -> list[list[str]]:
+    """Return the signals received so far."""
     return _heard

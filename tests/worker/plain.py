@@ -10,7 +10,7 @@ import json, sys
 from celery import Celery, chain, group, chord, signature
 from celery.exceptions import TaskRevokedError
 app = Celery("plain", broker={url!r}, backend={url!r})
-def tell(value):
+def report(value):
     print(json.dumps(value))
 def outcome(result):
     try:
@@ -22,9 +22,9 @@ def outcome(result):
 
 
 def plain_celery(url: str, code: str) -> list[Any]:
-    """Run code in a process that knows Celery alone; what it told with `tell`, in order.
+    """Run code in a process that knows Celery alone; what it told with `report`, in order.
 
-    `tell(value)` reports JSON, `outcome(async_result)` waits: kind, value or message, state.
+    `report(value)` reports JSON, `outcome(async_result)` waits: kind, value or message, state.
     """
     guard = "import sys; sys.modules['skillfleet'] = None\n"
     program = guard + PRELUDE.format(url=url) + code

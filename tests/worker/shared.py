@@ -38,7 +38,7 @@ class Shared:
                 abandon_seconds=0.6,
                 reap_seconds=0.2,
                 lease_seconds=6,
-                secret_conformance_token="a value that nobody may see",
+                secret_conformance_token="a value that no output may show",
             ) as worker,
             Fleet(server.producer_url) as fleet,
         ):

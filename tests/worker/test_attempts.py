@@ -165,7 +165,7 @@ def test_a_claim_whose_answer_outlasts_its_lease_starts_nothing(
     in_process(valkey, body)
 
 
-def outbox(process: WorkerProcess, lease: Lease) -> EventBuffer:
+def event_buffer(process: WorkerProcess, lease: Lease) -> EventBuffer:
     hooks = EventBufferHooks(lambda: None, lambda _: None)
     return EventBuffer(
         process.ledger.streams, lease, hooks, flush_seconds=0.001, patience_seconds=0.2
@@ -183,22 +183,22 @@ def test_a_batch_that_redis_did_not_take_is_written_behind_what_is_left(
 
     async def body(process: WorkerProcess) -> None:
         lease = await running(process.ledger)
-        box = outbox(process, lease)
+        buffer = event_buffer(process, lease)
         keys = [
             f"{process.ledger.keys.prefix(lease.run_id)}{kind}:{lease.run_id}"
             for kind in ("run", "events")
         ]
-        await box.put("text", orjson.dumps({"text": "one"}))
-        await box.flush()
+        await buffer.put("text", orjson.dumps({"text": "one"}))
+        await buffer.flush()
         for key in keys:
             await process.ledger.connection.execute("COPY", key, f"{key}:saved")
-        await box.put("text", orjson.dumps({"text": "two"}))
-        await box.flush()
+        await buffer.put("text", orjson.dumps({"text": "two"}))
+        await buffer.flush()
         for key in keys:
             await process.ledger.connection.execute("COPY", f"{key}:saved", key, "REPLACE")
-        await box.put("text", orjson.dumps({"text": "three"}))
-        await box.flush()
-        assert box.seq == 3
+        await buffer.put("text", orjson.dumps({"text": "three"}))
+        await buffer.flush()
+        assert buffer.seq == 3
         await process.ledger.cancellation.cancel(lease.run_id, "done")
         entries = await touch(
             process.ledger, "XRANGE", lease.run_id, f"events:{lease.run_id}", "-", "+"
@@ -211,16 +211,16 @@ def test_a_batch_that_redis_did_not_take_is_written_behind_what_is_left(
 def test_events_that_stay_unwritable_fail_what_comes_after(valkey: ValkeyServer) -> None:
     async def body(process: WorkerProcess) -> None:
         lease = await running(process.ledger)
-        box = outbox(process, lease)
+        buffer = event_buffer(process, lease)
         await process.ledger.connection.close()
-        await box.put("text", b"{}")
-        for wait in (box.flush(), box.put("text", b"{}")):
+        await buffer.put("text", b"{}")
+        for wait in (buffer.flush(), buffer.put("text", b"{}")):
             with pytest.raises(EventsUnwritableError):
                 await wait
-        box.close()
-        await box.flush()
+        buffer.close()
+        await buffer.flush()
         with pytest.raises(EventsUnwritableError):
-            await box.put("text", b"{}")
+            await buffer.put("text", b"{}")
 
     in_process(valkey, body)
 
@@ -230,13 +230,15 @@ def test_an_attempt_that_is_over_writes_no_more_events(valkey: ValkeyServer) -> 
         run = await submitted(process.ledger)
         claim = await process.ledger.leases.claim(run.id, process.name, "c", 60_000, None)
         assert claim.lease is not None
-        box = outbox(process, claim.lease)
-        await box.put("text", orjson.dumps({"text": "in time"}))
-        await box.flush()
-        box.close()
+        buffer = event_buffer(process, claim.lease)
+        await buffer.put("text", orjson.dumps({"text": "in time"}))
+        await buffer.flush()
+        buffer.close()
         with pytest.raises(EventsUnwritableError, match="the attempt has ended"):
-            await box.put("text", orjson.dumps({"text": "late"}))
-        await process.ledger.leases.requeue(claim.lease, box.seq, outcome="released", reason="test")
+            await buffer.put("text", orjson.dumps({"text": "late"}))
+        await process.ledger.leases.requeue(
+            claim.lease, buffer.seq, outcome="released", reason="test"
+        )
         await process.ledger.cancellation.cancel(run.id, "done")
         assert texts(await read_all(process.ledger, run.id)) == ["in time"]
 

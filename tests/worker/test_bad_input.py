@@ -57,7 +57,7 @@ def test_wrong_arguments_are_refused_with_the_same_words_at_enqueue_and_by_the_w
 ) -> None:
     with pytest.raises(InvalidArgumentsError, match=names) as caught:
         loop.fleet.enqueue("kit.add", arguments)
-    code = f'tell(outcome(app.send_task("kit.add", kwargs={arguments!r})))'
+    code = f'report(outcome(app.send_task("kit.add", kwargs={arguments!r})))'
     [[_, message, state]] = plain_celery(loop.server.url, code)
     assert state == "FAILURE"
     assert str(caught.value) in message
@@ -72,7 +72,7 @@ def test_arguments_over_the_limit_are_refused_with_advice(loop: Shared) -> None:
     large = {"value": "x" * (256 * 1024)}
     with pytest.raises(ArgumentsTooLargeError, match="store large data as an artifact"):
         loop.fleet.enqueue("kit.same", large)
-    code = 'tell(outcome(app.send_task("kit.same", kwargs={"value": "x" * (256 * 1024)})))'
+    code = 'report(outcome(app.send_task("kit.same", kwargs={"value": "x" * (256 * 1024)})))'
     [[_, message, state]] = plain_celery(loop.server.url, code)
     assert state == "FAILURE"
     assert "store large data as an artifact" in message
@@ -178,15 +178,15 @@ def test_whatever_a_handler_raises_ends_its_run_at_once_and_nothing_else(
 def test_an_unexpected_error_reaches_the_caller_without_its_traceback(loop: Shared) -> None:
     error = failure(loop, "kit.boom", {})
     assert (error.code, error.message) == ("skill_error", "ValueError: bad thing")
-    [[_, message, _]] = plain_celery(loop.server.url, 'tell(outcome(app.send_task("kit.boom")))')
+    [[_, message, _]] = plain_celery(loop.server.url, 'report(outcome(app.send_task("kit.boom")))')
     assert "Traceback" not in message
 
 
 def test_an_unknown_skill_of_a_plain_client_fails_with_the_known_ones(shared: Shared) -> None:
-    code = 'r = app.send_task("nobody.here", kwargs={"a": 1}); tell(r.id); tell(outcome(r))'
+    code = 'r = app.send_task("missing.here", kwargs={"a": 1}); report(r.id); report(outcome(r))'
     run_id, [_, message, state] = plain_celery(shared.server.url, code)
     assert state == "FAILURE"
-    assert "nobody.here" in message
+    assert "missing.here" in message
     assert "kit.add" in message
     status = shared.fleet.run(run_id).status()
     assert (status.state, status.code) == (RunState.FAILED, "unknown_skill")
@@ -196,9 +196,9 @@ def test_an_unknown_skill_of_a_plain_client_fails_with_the_known_ones(shared: Sh
 def test_an_unknown_skill_before_any_worker_was_seen_ends_its_run(
     own_fleet: Fleet, start_worker: StartWorker
 ) -> None:
-    run = own_fleet.enqueue("nobody.here")
+    run = own_fleet.enqueue("missing.here")
     start_worker("tests.worker.kit")
-    with pytest.raises(RunFailed, match=r"no worker serves nobody\.here.*kit\.add") as caught:
+    with pytest.raises(RunFailed, match=r"no worker serves missing\.here.*kit\.add") as caught:
         run.result(timeout=20)
     assert caught.value.code == "unknown_skill"
 

@@ -41,13 +41,13 @@ by_name = app.send_task("kit.add", kwargs={"x": 1, "y": 2})
 by_position = app.send_task("kit.add", args=[3, 4])
 mixed = app.send_task("kit.add", args=[5], kwargs={"y": 6})
 nothing = app.send_task("kit.same")
-tell([outcome(each) for each in (by_name, by_position, mixed, nothing)])
-tell(by_name.id)
+report([outcome(each) for each in (by_name, by_position, mixed, nothing)])
+report(by_name.id)
 fails = app.send_task("kit.boom")
 late = app.send_task("kit.overdue")
 twice = app.send_task("kit.add", args=[1], kwargs={"x": 1})
 many = app.send_task("kit.add", args=[1, 2, 3])
-tell([outcome(each) for each in (fails, late, twice, many)])
+report([outcome(each) for each in (fails, late, twice, many)])
 """
     values, run_id, errors = plain_celery(shared.server.url, code)
     assert values == [["value", value, "SUCCESS"] for value in (3, 7, 11, None)]
@@ -64,8 +64,8 @@ def test_a_plain_client_sees_the_result_of_a_fleets_run_and_a_pending_one(loop: 
     waiting = loop.fleet.enqueue("kit.sleep", {"seconds": 600})
     wait_state(waiting)
     code = f"""
-tell(outcome(app.AsyncResult({run.id!r})))
-tell(app.AsyncResult({waiting.id!r}).state)
+report(outcome(app.AsyncResult({run.id!r})))
+report(app.AsyncResult({waiting.id!r}).state)
 """
     assert plain_celery(loop.server.url, code) == [["value", 2, "SUCCESS"], "PENDING"]
     waiting.cancel()
@@ -80,8 +80,8 @@ while True:
     if any(task["id"] == result.id for tasks in active.values() for task in tasks):
         break
 result.revoke()
-tell(outcome(result))
-tell(result.id)
+report(outcome(result))
+report(result.id)
 """
     [kind, _, state], run_id = plain_celery(shared.server.url, code)
     assert (kind, state) == ("TaskRevokedError", "REVOKED")
@@ -102,10 +102,10 @@ while True:
     if {marked.id, unmarked.id} <= {task["id"] for tasks in active.values() for task in tasks}:
         break
 app.control.revoke_by_stamped_headers({"tenant": [stamp]}, terminate=True, reply=True, timeout=1)
-tell([outcome(marked)[0], marked.state, outcome(unmarked)])
-tell(marked.id)
+report([outcome(marked)[0], marked.state, outcome(unmarked)])
+report(marked.id)
 later = send(stamp, 600)
-tell([outcome(later)[0], later.state])
+report([outcome(later)[0], later.state])
 """
     first, run_id, later = plain_celery(shared.server.url, code)
     assert first == ["TaskRevokedError", "REVOKED", ["value", 1, "SUCCESS"]]
@@ -123,7 +123,7 @@ def test_revoke_ends_a_fleets_queued_run(loop: Shared) -> None:
 def test_revoke_does_not_call_a_run_revoked_that_goes_on(
     start_worker: StartWorker, own_fleet: Fleet
 ) -> None:
-    """A worker that has not the run tells Celery's result backend nothing of it."""
+    """A worker that does not have the run writes nothing of it to Celery's result backend."""
     first = start_worker("tests.worker.kit", cancel_grace_seconds=10)
     start_worker("tests.worker.kit", cancel_grace_seconds=10)
     run = own_fleet.enqueue("kit.shielded", {"seconds": 2.0})
@@ -133,7 +133,7 @@ states = set()
 app.control.revoke({run.id!r})
 while "SUCCESS" not in states and "FAILURE" not in states:
     states.add(app.AsyncResult({run.id!r}).state)
-tell(sorted(states))
+report(sorted(states))
 """
     (states,) = plain_celery(first.server.url, code)
     assert set(states) <= {"PENDING", "SUCCESS"}
@@ -147,8 +147,8 @@ import uuid
 run_id = str(uuid.uuid4())
 app.control.revoke(run_id, reply=True, timeout=1)
 result = app.send_task("kit.add", kwargs={"x": 1}, task_id=run_id)
-tell(outcome(result))
-tell(run_id)
+report(outcome(result))
+report(run_id)
 """
     [kind, _, state], run_id = plain_celery(loop.server.url, code)
     assert (kind, state) == ("TaskRevokedError", "REVOKED")
@@ -159,8 +159,8 @@ tell(run_id)
 def test_a_plain_clients_task_that_expired_never_starts(loop: Shared) -> None:
     code = """
 result = app.send_task("kit.add", kwargs={"x": 1}, expires=-1)
-tell(outcome(result))
-tell(result.id)
+report(outcome(result))
+report(result.id)
 """
     [kind, _, state], run_id = plain_celery(loop.server.url, code)
     assert (kind, state) == ("TaskRevokedError", "REVOKED")
@@ -170,13 +170,13 @@ tell(result.id)
 
 def test_a_plain_clients_countdown_is_kept(loop: Shared) -> None:
     code = """
-tell(outcome(app.send_task("kit.add", kwargs={"x": 1}, countdown=0.3)))
+report(outcome(app.send_task("kit.add", kwargs={"x": 1}, countdown=0.3)))
 """
     assert plain_celery(loop.server.url, code) == [["value", 2, "SUCCESS"]]
 
 
 def test_a_plain_clients_task_retries_by_the_skills_policy(loop: Shared) -> None:
-    code = 'tell(outcome(app.send_task("kit.flaky")))'
+    code = 'report(outcome(app.send_task("kit.flaky")))'
     assert plain_celery(loop.server.url, code) == [["value", 3, "SUCCESS"]]
 
 
@@ -184,11 +184,11 @@ def test_chains_groups_and_chords_of_skills_work_for_a_plain_client(shared: Shar
     code = """
 add = lambda **given: signature("kit.add", kwargs=given, app=app)
 after = lambda **given: signature("kit.add", kwargs=given, app=app)
-tell(outcome(chain(add(x=1, y=2), after(y=10), after(y=100), app=app).apply_async()))
+report(outcome(chain(add(x=1, y=2), after(y=10), after(y=100), app=app).apply_async()))
 several = group([add(x=n, y=0) for n in range(4)], app=app).apply_async()
-tell(several.get(timeout=30))
+report(several.get(timeout=30))
 total = chord([add(x=n, y=0) for n in range(4)], signature("kit.total", app=app), app=app)
-tell(outcome(total.apply_async()))
+report(outcome(total.apply_async()))
 """
     assert plain_celery(shared.server.url, code) == [
         ["value", 113, "SUCCESS"],
@@ -201,7 +201,7 @@ def test_a_failing_link_ends_a_chain_and_its_error_callback_is_called(loop: Shar
     code = """
 first = signature("kit.boom", app=app)
 whole = chain(first, signature("kit.add", args=[1], app=app), app=app).apply_async()
-tell(outcome(whole.parent))
+report(outcome(whole.parent))
 """
     [[_, text, state]] = plain_celery(loop.server.url, code)
     assert state == "FAILURE"
@@ -216,9 +216,9 @@ def test_inspect_sees_the_workers_skills_and_runs(shared: Shared) -> None:
     wait_kind(run, "progress")
     code = """
 inspect = app.control.inspect(limit=1)
-tell(inspect.registered())
-tell(inspect.active())
-tell(inspect.stats())
+report(inspect.registered())
+report(inspect.active())
+report(inspect.stats())
 """
     name = shared.worker.name
     registered, active, stats = plain_celery(shared.server.url, code)

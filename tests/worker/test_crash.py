@@ -70,8 +70,8 @@ def test_the_children_of_a_killed_main_process_end_and_their_runs_continue(
     wait_until(lambda: "2 start" in words(journal, run), 30, "the second attempt")
     until.touch()
     assert run.result(timeout=30) == "ended"
-    # The orphaned child was told of the shutdown, if it lived for long enough.
-    assert [word for word in words(journal, run) if "told" not in word] == [
+    # The orphaned child was notified of the shutdown, if it lived for long enough.
+    assert [word for word in words(journal, run) if "notified" not in word] == [
         *("1 start", "2 start", "2 end")
     ]
     # Linux kills them at once; what they could still release counts as no loss.

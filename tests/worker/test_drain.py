@@ -42,7 +42,7 @@ def test_a_drained_worker_finishes_short_runs_and_releases_long_ones(
         wait_kind(run, "progress")
     waiting = enqueue(soon)
     first.send_signal(signal.SIGTERM)
-    wait_until(lambda: "1 told" in words(journal, short), what="the short one to be told")
+    wait_until(lambda: "1 notified" in words(journal, short), what="the short one to be notified")
     soon.touch()
     second = start_worker(KIT, pool=pool, concurrency=4, **settings)
     assert first.wait_end() == 0
@@ -54,10 +54,10 @@ def test_a_drained_worker_finishes_short_runs_and_releases_long_ones(
         assert run.result(timeout=30) == "ended"
         assert outcomes(run) == ["released", "succeeded"]
         assert run.status().retries == 0
-        assert words(journal, run) == ["1 start", "1 told", "2 start", "2 end"]
+        assert words(journal, run) == ["1 start", "1 notified", "2 start", "2 end"]
         workers = {attempt.worker for attempt in run.status().attempts}
         assert len(workers) == 2
-    assert words(journal, short) == ["1 start", "1 told", "1 end"]
+    assert words(journal, short) == ["1 start", "1 notified", "1 end"]
     assert Counter(outcomes(short) + outcomes(heeding)) == {"succeeded": 2}
     with second.server.client() as client:
         lost = [client.hget(f"{{skillfleet:0}}:run:{run.id}", "lost") for run in (long, short)]
@@ -80,7 +80,7 @@ def test_a_fast_shutdown_releases_running_runs_at_once(
         worker.send_signal(signal.SIGQUIT)
     else:
         worker.send_signal(signal.SIGTERM)
-        wait_until(lambda: len([1 for run in runs if "1 told" in words(journal, run)]) == 3)
+        wait_until(lambda: len([1 for run in runs if "1 notified" in words(journal, run)]) == 3)
         worker.send_signal(signal.SIGTERM)
     assert worker.wait_end(30) == 0
     assert [outcomes(run) for run in runs] == [["released"]] * 3

@@ -57,7 +57,7 @@ async def test_it_goes_on_when_it_is_let_in_and_is_logged_twice(
             before = await asyncio.to_thread(renewals)
             rotate("old")
             await wait_until_async(lambda: renewed(before), what="another beat")
-            await wait_until_async(lambda: _lines(caplog, 2), what="it to be told")
+            await wait_until_async(lambda: _lines(caplog, 2), what="the log lines")
         beating.cancel()
         await asyncio.wait([beating])
         await ledger.close()
@@ -108,5 +108,5 @@ async def _is_renewed(attempt: Attempt, since: float) -> bool:
 
 
 async def _lines(caplog: pytest.LogCaptureFixture, count: int) -> bool:
-    told = [record for record in caplog.records if "leases cannot be renewed" in record.message]
-    return len(told) == count
+    found = [record for record in caplog.records if "leases cannot be renewed" in record.message]
+    return len(found) == count

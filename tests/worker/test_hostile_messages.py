@@ -1,4 +1,4 @@
-"""Messages made to do harm: each is kept with its reason, holds nothing, and stops nobody."""
+"""Messages made to do harm: each is kept with its reason, holds no slot, and stops no worker."""
 
 import asyncio
 import base64
@@ -38,7 +38,7 @@ SPECIAL: list[tuple[str, Any]] = [
     ("compression", "application/x-gzip"),
     ("compression", "application/x-strange"),
     ("task", "celery.backend_cleanup\x00"),
-    ("task", "nobody.here"),
+    ("task", "missing.here"),
 ]
 BODIES: list[bytes] = [
     *(b"", b"{{", b"null", b"7", b"{}", b"[]", b"[[]]", b"[[], {}]", b"[[], {}, {}, {}]"),

@@ -135,9 +135,9 @@ chained = chain(once(1), s("kit.add", kwargs={{"y": 1}}), once(5).set(immutable=
 joined = chord([once(1), once(2)], s("kit.total"))()
 grouped = group(once(3), once(4))()
 linked = once(6).apply_async(link=s("ends.journals", kwargs={{"journal": journal}}))
-tell([outcome(chained), outcome(chained.parent), outcome(joined), grouped.get(timeout=30)])
-tell(outcome(linked)[:2])
-tell(linked.id)
+report([outcome(chained), outcome(chained.parent), outcome(joined), grouped.get(timeout=30)])
+report(outcome(linked)[:2])
+report(linked.id)
 """
     (chained, parent, joined, grouped), linked, linked_id = plain_celery(shared.server.url, code)
     assert [each[1] for each in (chained, parent, joined)] == [5, 2, 3]
@@ -156,7 +156,7 @@ s = app.signature
 chained = chain(s("kit.boom"), s("kit.add", kwargs={"y": 1}), s("kit.add", kwargs={"y": 1}))()
 joined = chord([s("kit.boom"), s("kit.add", kwargs={"x": 1})], s("kit.total"))()
 # By id alone: a result that knows its parents raises their errors.
-tell([outcome(app.AsyncResult(each.id)) for each in (chained, chained.parent, joined)])
+report([outcome(app.AsyncResult(each.id)) for each in (chained, chained.parent, joined)])
 """
     (outcomes,) = plain_celery(shared.server.url, code)
     assert [state for *_, state in outcomes] == ["FAILURE"] * 3
@@ -182,7 +182,7 @@ def test_an_error_s_link_is_called_after_the_last_attempt(shared: Shared, tmp_pa
     code = f"""
 note = app.signature("ends.journals", kwargs={{"journal": {str(journal)!r}}})
 failing = app.send_task("kit.boom", link_error=note)
-tell([failing.id, outcome(failing)[0]])
+report([failing.id, outcome(failing)[0]])
 """
     ((run_id, kind),) = plain_celery(shared.server.url, code)
     assert kind != "value"

@@ -23,8 +23,8 @@ def test_a_run_goes_on_while_its_worker_is_not_let_in(server: ValkeyServer, pool
             admin.execute_command("ACL", "SETUSER", acl.WORKER, "resetpass", ">another")
             for kind in ("normal", "pubsub"):
                 admin.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
-            told = re.compile("leases cannot be renewed.*WRONGPASS")
-            wait_until(lambda: told.search(worker.text()), 60, "the refusal to be logged")
+            refusal = re.compile("leases cannot be renewed.*WRONGPASS")
+            wait_until(lambda: refusal.search(worker.text()), 60, "the refusal to be logged")
         finally:
             password = acl.password_of(acl.WORKER)
             admin.execute_command("ACL", "SETUSER", acl.WORKER, "resetpass", f">{password}")
@@ -32,5 +32,5 @@ def test_a_run_goes_on_while_its_worker_is_not_let_in(server: ValkeyServer, pool
         assert fleet.enqueue("kit.add", {"x": 1}).result(timeout=120) == 2
         status = run.status()
         assert (status.state, status.attempt) == (RunState.SUCCEEDED, 1)
-        assert len(told.findall(worker.text())) <= len(worker.children() or [0])
+        assert len(refusal.findall(worker.text())) <= len(worker.children() or [0])
         admin.execute_command("ACL", "LOG", "RESET")

@@ -1,4 +1,4 @@
-"""Settlement: how attempts and runs are written to the ledger, whoever ends them."""
+"""Settlement: how attempts and runs are written to the ledger, for all who end them."""
 
 import logging
 from typing import Any, Never
@@ -24,7 +24,7 @@ from skillfleet_worker.attempts.settlement import Settlement
 from skillfleet_worker.attempts.stop_request import StopKind, StopRequest
 from tests.ledger.helpers import running
 from tests.support.valkey import ValkeyServer
-from tests.worker.test_attempts import attempt, in_process, outbox
+from tests.worker.test_attempts import attempt, event_buffer, in_process
 
 ENDS: list[tuple[Outcome, RunState, str]] = [
     (Succeeded(1), RunState.SUCCEEDED, "completed"),
@@ -92,7 +92,7 @@ def test_an_end_that_the_ledger_keeps_refusing_is_tried_a_few_times_only(
         settlement = Settlement(process.ledger, process.publisher)
         ending = attempt(lease.token, lease.run_id)
         with pytest.raises(SkillfleetError, match="refused"):
-            await settlement.settle(ending, outbox(process, lease), outcome)
+            await settlement.settle(ending, event_buffer(process, lease), outcome)
 
     in_process(valkey, body)
     assert len(codes) <= 3

@@ -15,15 +15,15 @@ def test_a_project_that_listens_to_celery_hears_of_its_skills(
     assert run.result(timeout=30) == 7
     with pytest.raises(RunFailed, match="bad thing"):
         own_fleet.enqueue("listening.boom").result(timeout=30)
-    heard = own_fleet.enqueue("listening.heard").result(timeout=30)
-    assert heard[:3] == [
+    received = own_fleet.enqueue("listening.received").result(timeout=30)
+    assert received[:3] == [
         ["prerun", "listening.work", run.id],
         ["success", "listening.work", "7"],
         ["postrun", "listening.work", "SUCCESS"],
     ]
-    assert [one[:2] for one in heard[3:6]] == [
+    assert [one[:2] for one in received[3:6]] == [
         ["prerun", "listening.boom"],
         ["failure", "listening.boom"],
         ["postrun", "listening.boom"],
     ]
-    assert "bad thing" in heard[4][2]
+    assert "bad thing" in received[4][2]

@@ -1,4 +1,4 @@
-"""A worker tells Kubernetes what its pod's removal costs."""
+"""A worker reports to Kubernetes what removing its pod costs."""
 
 import json
 import threading
@@ -78,7 +78,7 @@ def test_the_cost_grows_with_the_oldest_run_up_to_a_day() -> None:
 def test_a_worker_writes_it_when_it_turns_busy_and_idle(
     valkey: ValkeyServer, api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The proxy of the skills, where nobody listens.
+    # The proxy of the skills, where nothing listens.
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     (tmp_path / "token").write_text("sesame\n")
     settings = {

@@ -82,9 +82,11 @@ class Executor:
                     telemetry.settled(outcome, events.flushed_ns)
                 return outcome
         finally:
-            # Again, for an attempt whose own task was cancelled.
-            await attempt.cleanups.run(attempt.run_id)
-            process.end(attempt)
+            try:
+                # Again, for an attempt whose own task was cancelled.
+                await attempt.cleanups.run(attempt.run_id)
+            finally:
+                process.end(attempt)
 
     async def run_queued(self, caller: Delivery, run_id: str) -> None:
         """Execute a run that is still queued in the slot of its caller, without its message.

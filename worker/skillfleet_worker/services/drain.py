@@ -1,4 +1,4 @@
-"""Shutdown pipes: the main process tells all child processes to drain by closing a pipe.
+"""Shutdown pipes: the main process closes a pipe to have all child processes drain.
 
 Every child sees that a pipe was closed, but only one of them would read what was written to it.
 So there are three pipes: one for the drain, one for its fast version, and one in the other
