@@ -2,7 +2,7 @@
 
 from skillfleet import Agent, RunContext
 
-far = Agent("far", description="On a queue of its own", queue="elsewhere", version="0.2.0")
+far = Agent("far", description="On a queue of its own", queue="remote", version="0.2.0")
 
 
 @far.skill

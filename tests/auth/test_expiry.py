@@ -47,7 +47,7 @@ async def test_a_run_that_is_retried_after_its_tokens_expiry_goes_on(factory: To
 
 
 @pytest.mark.parametrize("how", ["lost", "released"])
-async def test_a_run_that_starts_elsewhere_after_its_tokens_expiry_goes_on(
+async def test_a_run_that_starts_on_another_worker_after_its_tokens_expiry_goes_on(
     server: ValkeyServer, start_worker: Callable[..., FleetWorker], keys: Keys, how: str
 ) -> None:
     quick = {"lease_seconds": 3, "reap_seconds": 0.2, "drain_seconds": 0}

@@ -22,7 +22,7 @@ def test_a_remote_call_counts_as_a_call_of_the_tree(
 
 
 @pytest.mark.parametrize(("calls", "whole", "most"), [(1, 9, 1), (9, 3, 2)])
-def test_a_called_runs_calls_elsewhere_count_for_all_above_it(
+def test_a_called_runs_remote_calls_count_for_all_above_it(
     caller: Fleet, remote_agent: RemoteAgent, calls: int, whole: int, most: int
 ) -> None:
     """One of the whole tree's calls is that of the run between."""
@@ -37,7 +37,7 @@ def test_a_called_runs_calls_elsewhere_count_for_all_above_it(
 THINKS = {"rounds": 50, "usage": {"input_tokens": 9, "output_tokens": 1}}
 
 
-def test_tokens_that_an_agent_elsewhere_reports_are_charged_to_the_tree(
+def test_tokens_that_a_remote_agent_reports_are_charged_to_the_tree(
     caller: Fleet, remote_agent: RemoteAgent
 ) -> None:
     before = len(remote_agent.noted("cancelled"))
@@ -52,7 +52,7 @@ def test_tokens_that_an_agent_elsewhere_reports_are_charged_to_the_tree(
     assert answer["result"] == "thought"
 
 
-def test_a_call_elsewhere_is_stopped_at_its_own_budget_of_tokens(
+def test_a_remote_call_is_stopped_at_its_own_budget_of_tokens(
     caller: Fleet, remote_agent: RemoteAgent
 ) -> None:
     before = len(remote_agent.noted("cancelled"))
@@ -63,7 +63,7 @@ def test_a_call_elsewhere_is_stopped_at_its_own_budget_of_tokens(
 
 
 @pytest.mark.parametrize("usage", [{"input_tokens": -1000}, {"input_tokens": 1e300}])
-def test_what_an_agent_elsewhere_reports_cannot_fill_a_budget_or_break_the_count(
+def test_what_a_remote_agent_reports_cannot_fill_a_budget_or_break_the_count(
     caller: Fleet, remote_agent: RemoteAgent, usage: dict[str, float]
 ) -> None:
     args = {"target": remote_agent.url, "skill": "think", "args": {"rounds": 1, "usage": usage}}
@@ -76,7 +76,7 @@ def test_what_an_agent_elsewhere_reports_cannot_fill_a_budget_or_break_the_count
             run.result(timeout=30)
 
 
-def test_a_budget_of_time_bounds_a_call_elsewhere_and_says_so(
+def test_a_budget_of_time_bounds_a_remote_call_and_says_so(
     caller: Fleet, remote_agent: RemoteAgent
 ) -> None:
     with pytest.raises(RunFailed) as over:

@@ -75,7 +75,7 @@ def test_other_ends_of_the_task_are_errors_with_a_code(
 
 
 @pytest.mark.parametrize("path", ["", "/rest"])
-def test_our_cancel_cancels_the_task_elsewhere(
+def test_our_cancel_cancels_the_remote_task(
     caller: Fleet, remote_agent: RemoteAgent, path: str
 ) -> None:
     before = len(remote_agent.noted("cancelled"))
