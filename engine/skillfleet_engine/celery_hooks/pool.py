@@ -1,10 +1,10 @@
 """A Celery pool that runs tasks on one event loop, hundreds at once in one process.
 
 Select it with `worker_pool = "skillfleet_engine:LoopPool"`, best together with
-`worker_consumer = "skillfleet_engine:LoopConsumer"`, which keeps the loop running while the broker is
-unreachable. `worker_concurrency` is the number of tasks that run at once. The worker fetches no more
-messages than it has free slots with `worker_disable_prefetch` (Redis), or with late acknowledgement
-and `worker_prefetch_multiplier = 1` (any broker).
+`worker_consumer = "skillfleet_engine:LoopConsumer"`, which keeps the loop running while the broker
+is unreachable. `worker_concurrency` is the number of tasks that run at once. The worker fetches no
+more messages than it has free slots with `worker_disable_prefetch` (Redis), or with late
+acknowledgement and `worker_prefetch_multiplier = 1` (any broker).
 
 `worker_max_tasks_per_child` and `worker_max_memory_per_child` do not apply: there are no children.
 """
