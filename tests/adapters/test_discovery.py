@@ -14,7 +14,7 @@ QUICK: dict[str, Any] = {"lease_seconds": 3, "reap_seconds": 0.2}
 BOTH = {"found": ["0.1.0", "0.2.0"], "got": "0.2.0"}
 OLD = {"found": ["0.1.0"], "got": "0.1.0"}
 NEW = {"found": ["0.2.0"], "got": "0.2.0"}
-NOBODY: dict[str, Any] = {"found": [], "got": ""}
+NONE_FOUND: dict[str, Any] = {"found": [], "got": ""}
 
 
 @pytest.fixture
@@ -34,11 +34,11 @@ def comes(fleet: Fleet, wanted: Any, what: str) -> None:
 
 def test_a_killed_workers_agents_are_found_no_more(plain: ValkeyServer) -> None:
     with Fleet(plain.producer_url) as fleet:
-        assert seen(fleet) == NOBODY
+        assert seen(fleet) == NONE_FOUND
         with FleetWorker(plain, "tests.auth.far_agent", **QUICK) as doomed:
             assert seen(fleet) == OLD
             doomed.kill()
-            comes(fleet, NOBODY, "the card of a killed worker to go")
+            comes(fleet, NONE_FOUND, "the card of a killed worker to go")
         assert "far" not in {card.name for card in fleet.agents()}
 
 

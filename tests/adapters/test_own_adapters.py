@@ -190,7 +190,7 @@ class TestTokenAdmission(AdmissionSuite):
             "another run": replace(call, run_id="another"),
             "other arguments": replace(call, arguments={"text": "ho"}),
             "another skill": replace(call, task="fleet.shout"),
-            "another signer": replace(call, token=factory.token(new, "stranger")),
+            "another signer": replace(call, token=factory.token(new, "untrusted")),
             "expired": replace(call, token=factory.token(new, exp=1)),
             "another position": replace(call, depth=3),
         }

@@ -1,4 +1,4 @@
-"""Secrets: where they come from, who gets them, and that nothing of a run tells them."""
+"""Secrets: their sources, their access, and their redaction in all output of a run."""
 
 import base64
 import importlib
@@ -118,7 +118,7 @@ WAYS = ("progress", "event", "text", "slow text", "error", "skill error", "code"
 
 
 @pytest.mark.parametrize("way", [*WAYS, "span", "result"])
-def test_a_secret_that_a_skill_tells_is_hidden(house: House, fleet: Fleet, way: str) -> None:
+def test_a_secret_in_the_output_of_a_skill_is_hidden(house: House, fleet: Fleet, way: str) -> None:
     run = fleet.enqueue("keeper.leaks", {"how": way})
     seen = house.seen(run)
     assert hides(seen), seen
@@ -134,30 +134,30 @@ def test_a_span_holds_no_secret(house: House, fleet: Fleet, collector: Collector
     before = len(collector.bodies)
     fleet.enqueue("keeper.leaks", {"how": "span"}).result(timeout=20)
     wait_until(lambda: b"said" in b"".join(collector.bodies[before:]), what="the span")
-    told = b"".join(collector.bodies)
-    assert SECRET.encode() not in told
-    assert HIDDEN.encode() in told
+    reported = b"".join(collector.bodies)
+    assert SECRET.encode() not in reported
+    assert HIDDEN.encode() in reported
 
 
 def test_a_monitor_of_celery_sees_no_secret_of_a_failure(house: House, fleet: Fleet) -> None:
     with house.server.client() as client, client.pubsub() as pubsub:
         pubsub.psubscribe("*celeryev*")
         run = fleet.enqueue("keeper.leaks", {"how": "chained error"})
-        told: list[str] = []
+        reported: list[str] = []
 
         def failed() -> bool:
             message = pubsub.get_message(timeout=0.1)
             if message is not None and message["type"] == "pmessage":
                 envelope = json.loads(message["data"])
-                told.append(base64.b64decode(envelope["body"]).decode())
-            return any("task-failed" in event and run.id in event for event in told)
+                reported.append(base64.b64decode(envelope["body"]).decode())
+            return any("task-failed" in event and run.id in event for event in reported)
 
         wait_until(failed, what="the event task-failed")
-    assert any(HIDDEN in event for event in told)
-    assert all(hides(event) for event in told)
+    assert any(HIDDEN in event for event in reported)
+    assert all(hides(event) for event in reported)
 
 
-def test_a_text_that_is_told_letter_by_letter_keeps_all_but_the_secret(
+def test_a_text_that_is_written_letter_by_letter_keeps_all_but_the_secret(
     house: House, fleet: Fleet
 ) -> None:
     run = fleet.enqueue("keeper.leaks", {"how": "text"})
@@ -191,7 +191,7 @@ def test_a_skill_whose_secret_is_missing_is_not_served_and_the_others_are(
 ) -> None:
     said = house.worker.text()
     assert "keeper.never is not served" in said
-    assert "'nobody-has-it'" in said
+    assert "'missing-secret'" in said
     line = next(line for line in said.splitlines() if "keeper.never is not served" in line)
     assert "'api-key'" not in line
     with pytest.raises(UnknownSkillError, match=r"keeper\.never"):
@@ -234,9 +234,9 @@ def test_a_secret_is_no_name_of_an_artifact(
 ) -> None:
     (house.folder / "api-key").write_text(ROTATED)
     run = fleet.enqueue("keeper.names_artifact", {"name": name, "mime_type": mime_type})
-    told = run.result(timeout=20)
-    assert problem in told
-    assert hides(told, ROTATED)
+    reported = run.result(timeout=20)
+    assert problem in reported
+    assert hides(reported, ROTATED)
     assert run.artifacts() == []
 
 

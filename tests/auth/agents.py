@@ -111,7 +111,7 @@ async def uses(ctx: RunContext) -> int:
 
 @keeper.skill(secrets=("api-key",))
 async def leaks(ctx: RunContext, how: str) -> Any:  # noqa: C901 - a list of ways
-    """Tell the secret in one of the ways there are."""
+    """Write the secret in one of several ways."""
     value = _cached["key"] = ctx.secret("api-key")
     logger.warning("the key is %s", value)
     match how:
@@ -144,11 +144,11 @@ async def leaks(ctx: RunContext, how: str) -> Any:  # noqa: C901 - a list of way
 
 @keeper.skill(secrets=("api-key",))
 async def leaks_from_memory(ctx: RunContext) -> str:
-    """Tell a secret that an earlier run has kept."""
+    """Write a secret that an earlier run has stored."""
     return _cached["key"]
 
 
-@keeper.skill(secrets=("nobody-has-it", "api-key"))
+@keeper.skill(secrets=("missing-secret", "api-key"))
 async def never(ctx: RunContext) -> None:
     return None
 
@@ -203,7 +203,7 @@ async def deepens_here(ctx: RunContext, levels: int, width: int = 1, number: int
 
 @tree.skill
 async def looks(ctx: RunContext, name: str) -> dict[str, Any]:
-    """What discovery tells of an agent: the versions it finds, and what getting it gives."""
+    """The result of discovery for an agent: the versions it finds, and what getting it gives."""
     found = await ctx.discover.find_agents(skill="deepens", limit=100)
     try:
         got = (await ctx.discover.get_agent(name)).card.version

@@ -1,4 +1,4 @@
-"""Keys for the tests of trust: a producer's, a worker's, and a stranger's."""
+"""Keys for the tests of trust: a producer's, a worker's, and an untrusted one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +49,11 @@ class Keys:
 
 
 def make_keys(folder: Path) -> Keys:
-    """A trusted key `backend`, a trusted key `worker` for calls, and an unknown `stranger`."""
+    """A trusted key `backend`, a trusted key `worker` for calls, and an unknown `untrusted`."""
     keys = Keys(folder)
     for trusted in (keys.producers, keys.workers):
         trusted.mkdir()
-    for name in ("backend", "worker", "stranger"):
+    for name in ("backend", "worker", "untrusted"):
         write_new_key(folder, name)
     keys.trust("backend", keys.producers)
     keys.trust("worker", keys.workers)

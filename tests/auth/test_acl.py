@@ -273,7 +273,7 @@ def busy_fleet(server: ValkeyServer, namespace: str) -> None:
         fleet.enqueue("kit.large_artifact", {"size": 10}).result(timeout=20)
         fleet.enqueue("kit.add", {"x": 1}, delay=600)
         fleet.enqueue("kit.add", {"x": 1}, queue="parked", priority=3)
-        # A plain client of Celery whose answer nobody fetches.
+        # A plain client of Celery whose result no client fetches.
         prefix = settings.keyspace.broker_prefix
         with Celery(broker=server.url) as app:
             app.conf.broker_transport_options = {"global_keyprefix": prefix}

@@ -106,7 +106,7 @@ def test_a_retry_believes_the_token_and_not_the_record(
 
 
 @pytest.mark.parametrize("field", ["headers", "args"])
-def test_a_run_that_nobody_vouches_for_is_not_retried(
+def test_a_run_without_a_valid_token_is_not_retried(
     guarded: ValkeyServer, keys: Keys, failed: RunHandle, field: str
 ) -> None:
     changed = {"headers": {HEADER: {"auth": ADA}}, "args": {"journal": "/etc/passwd"}}

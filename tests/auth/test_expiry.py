@@ -76,7 +76,7 @@ async def started(run: AsyncRunHandle) -> None:
 
 
 async def test_a_record_that_claims_earlier_attempts_is_not_believed(factory: TokenFactory) -> None:
-    """Whoever may enqueue runs may write such a record, but not the list of attempts."""
+    """Any client that may enqueue runs can write such a record, but not the list of attempts."""
     new = await factory.prepare("gate.whoami", {})
     run = await factory.submit(new, None)
     assert (await factory.end_of(run)).code == "unauthorized"
@@ -94,7 +94,7 @@ async def test_a_record_that_claims_earlier_attempts_is_not_believed(factory: To
 async def test_a_run_that_is_over_is_not_run_again(
     factory: TokenFactory, skill: str, args: dict[str, Any], *, lives: bool
 ) -> None:
-    """Its record reopened and its message sent again, as whoever may enqueue runs can."""
+    """Its record reopened and its message sent again, as any client that may enqueue runs can."""
     expiry = int(time.time()) + 60 if lives else soon()
     new = await factory.prepare(skill, args)
     run = await factory.submit(new, factory.token(new, exp=expiry))

@@ -69,10 +69,10 @@ def test_keys_come_from_pem_files_jwk_files_and_a_jwks_file(tmp_path: Path) -> N
 def test_a_key_that_is_added_is_trusted_and_one_that_is_removed_is_not(tmp_path: Path) -> None:
     keys = make_keys(tmp_path)
     found = PublicKeys(keys.producers, "X")
-    assert found.get("stranger") is None
-    keys.trust("stranger", keys.producers)
+    assert found.get("untrusted") is None
+    keys.trust("untrusted", keys.producers)
     (keys.producers / "backend.pem").unlink()
-    assert found.get("stranger") is not None
+    assert found.get("untrusted") is not None
     assert found.get("backend") is None
 
 
@@ -85,7 +85,7 @@ def test_a_broken_file_that_turns_up_later_leaves_the_keys_as_they_were(tmp_path
 
 def test_a_private_key_among_the_public_ones_is_refused(tmp_path: Path) -> None:
     keys = make_keys(tmp_path)
-    private = keys.private("stranger")
+    private = keys.private("untrusted")
     (keys.producers / "oops.pem").write_bytes(private.read_bytes())
     with pytest.raises(SettingsError, match=r"SKILLFLEET_AUTH_KEYS.*oops\.pem.*no private key"):
         PublicKeys(keys.producers, "SKILLFLEET_AUTH_KEYS")
@@ -172,8 +172,8 @@ def test_nothing_of_a_token_is_logged(
     worker = start_worker(
         "tests.auth.agents", pool=pool, options=("-l", "DEBUG"), **keys.worker_settings()
     )
-    stranger = keys.settings(server.producer_url, "stranger")
-    with Fleet(settings=stranger) as fleet, pytest.raises(RunFailed):
+    untrusted = keys.settings(server.producer_url, "untrusted")
+    with Fleet(settings=untrusted) as fleet, pytest.raises(RunFailed):
         fleet.enqueue("gate.whoami", auth=ADA).result(timeout=20)
     with Fleet(settings=keys.settings(server.producer_url)) as fleet:
         fleet.enqueue("gate.whoami", auth=ADA).result(timeout=20)

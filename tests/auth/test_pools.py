@@ -29,15 +29,17 @@ def test_trust_holds_in_every_pool(
     with Fleet(settings=keys.settings(server.producer_url)) as fleet:
         called = fleet.enqueue("gate.calls", {"skill": "reads", "depth": 1}, auth=ADA)
         assert called.result(timeout=30) == "read"
-        told = fleet.enqueue("keeper.leaks", {"how": "text"})
-        texts = [event.payload["text"] for event in told.events(timeout=30) if "text" in event.kind]
+        reported = fleet.enqueue("keeper.leaks", {"how": "text"})
+        texts = [
+            event.payload["text"] for event in reported.events(timeout=30) if "text" in event.kind
+        ]
         assert "".join(texts) == f"<{HIDDEN}>"
         budget = Budget(tokens=30)
         thinks = fleet.enqueue("tree.thinks", {"calls": 500, "tokens": 10}, budget=budget)
         with pytest.raises(RunFailed) as stopped:
             thinks.result(timeout=30)
         assert stopped.value.code == "budget_exhausted"
-    with Fleet(settings=keys.settings(server.producer_url, "stranger")) as fleet:
+    with Fleet(settings=keys.settings(server.producer_url, "untrusted")) as fleet:
         with pytest.raises(RunFailed) as refused:
             fleet.enqueue("gate.whoami", auth=ADA).result(timeout=30)
         assert refused.value.code == "unauthorized"

@@ -33,7 +33,7 @@ def test_a_worker_and_a_producer_meet_over_tls(secure: TlsServer) -> None:
         assert fleet.enqueue("kit.parent", {"n": 2}).result(timeout=20) == 1
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(secure: TlsServer) -> None:
+def test_a_certificate_of_an_unknown_authority_is_refused(secure: TlsServer) -> None:
     settings = Settings.load(redis_url=secure.producer_url, redis_timeout_seconds=1)
     with Fleet(settings=settings) as fleet, pytest.raises(FleetUnavailableError):
         fleet.enqueue("kit.add", {"x": 1})

@@ -55,17 +55,17 @@ def tampered(factory: TokenFactory, new: Submission) -> str:
 
 
 def for_other_arguments(factory: TokenFactory, new: Submission) -> str:
-    return factory.token(new, call=call_digest(new.task, {"journal": "/elsewhere"}))
+    return factory.token(new, call=call_digest(new.task, {"journal": "/other"}))
 
 
-Forge = Callable[[TokenFactory, Submission], str | None]
-ATTACKS: dict[str, tuple[Forge, str]] = {
+Forgery = Callable[[TokenFactory, Submission], str | None]
+ATTACKS: dict[str, tuple[Forgery, str]] = {
     "no token": (lambda factory, new: None, "no token of"),
     "no token at all, but text": (lambda factory, new: "not a token", "not valid"),
     "expired": (lambda factory, new: factory.token(new, exp=1_700_000_000), "expired"),
     "wrong audience": (lambda factory, new: factory.token(new, aud="other"), "another fleet"),
     "wrong issuer": (lambda factory, new: factory.token(new, iss="other"), "another issuer"),
-    "unknown key": (lambda factory, new: factory.token(new, "stranger"), "not trusted"),
+    "unknown key": (lambda factory, new: factory.token(new, "untrusted"), "not trusted"),
     "alg none": (unsigned, "not signed with EdDSA"),
     "alg confused": (confused, "not signed with EdDSA"),
     "tampered": (tampered, "not valid"),
@@ -75,11 +75,11 @@ ATTACKS: dict[str, tuple[Forge, str]] = {
         lambda factory, new: factory.token(new, "worker"),
         "not trusted",
     ),
-    "a worker's key for a call of nobody": (
+    "a worker's key for a call of an unknown run": (
         lambda factory, new: factory.token(new, "worker", use="call"),
         "not for this use",
     ),
-    "a claim that nobody knows": (lambda factory, new: factory.token(new, admin=1), "not valid"),
+    "an unknown claim": (lambda factory, new: factory.token(new, admin=1), "not valid"),
 }
 
 
@@ -87,10 +87,10 @@ ATTACKS: dict[str, tuple[Forge, str]] = {
 async def test_a_run_with_a_bad_token_ends_unauthorized_and_its_handler_never_starts(
     factory: TokenFactory, attack: str, tmp_path: Path
 ) -> None:
-    forge, word = ATTACKS[attack]
+    make_token, word = ATTACKS[attack]
     journal = tmp_path / "started"
     new = await factory.prepare("gate.marks", {"journal": str(journal)})
-    token = forge(factory, new)
+    token = make_token(factory, new)
     run = await factory.submit(new, token)
     status = await factory.end_of(run)
     assert (status.state, status.code) == (RunState.FAILED, "unauthorized")
@@ -99,8 +99,8 @@ async def test_a_run_with_a_bad_token_ends_unauthorized_and_its_handler_never_st
     assert not journal.exists()
     if token is not None:
         parts = [part for part in token.split(".") if len(part) > len("not a token")]
-        told = str([event.payload async for event in run.events()])
-        assert not any(part in told for part in parts)
+        reported = str([event.payload async for event in run.events()])
+        assert not any(part in reported for part in parts)
 
 
 async def test_the_same_submission_with_a_good_token_runs(
@@ -130,7 +130,7 @@ async def test_an_oversized_header_is_refused_with_a_good_token(factory: TokenFa
 async def test_a_strangers_message_for_a_run_does_not_end_the_run(
     factory: TokenFactory, fleet: Fleet
 ) -> None:
-    """The queued run's own message comes later: the stranger's is dropped."""
+    """The queued run's own message comes later: the untrusted one is dropped."""
     new = await factory.prepare("gate.whoami", {"note": "mine"})
     token = factory.token(new)
     headers = orjson.dumps(orjson.loads(new.headers) | {TOKEN_HEADER: token})
@@ -241,10 +241,10 @@ async def test_a_worker_can_only_sign_for_the_runs_of_its_own_runs_and_never_wid
 
 async def test_a_worker_cannot_sign_for_a_caller_that_does_not_exist(factory: TokenFactory) -> None:
     new = await factory.prepare("gate.whoami", {})
-    nobody = factory.fleet.run("nobody")
-    new = await factory.child(nobody, "gate.whoami")
-    new = replace(new, parent_id="nobody", root_id="nobody")
-    place = {"parent": "nobody", "root": "nobody", "depth": 1}
+    unknown = factory.fleet.run("unknown")
+    new = await factory.child(unknown, "gate.whoami")
+    new = replace(new, parent_id="unknown", root_id="unknown")
+    place = {"parent": "unknown", "root": "unknown", "depth": 1}
     token = factory.token(new, "worker", use="call", **place)
     headers = orjson.dumps(orjson.loads(new.headers) | {TOKEN_HEADER: token})
     await factory.fleet.ledger.submissions.submit(replace(new, parent_id=None, headers=headers))

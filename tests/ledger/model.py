@@ -35,7 +35,7 @@ class ModelRun:
 
     @property
     def over(self) -> bool:
-        """True when it has ended, or is to end: nobody below it may start any more."""
+        """True when it has ended, or is to end: no one below it may start any more."""
         return self.cancelled or self.state.terminal
 
     @property

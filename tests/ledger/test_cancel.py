@@ -44,7 +44,7 @@ async def test_a_delayed_run_ends_at_once(ledger: Ledger) -> None:
     assert (await ledger.queries.status(new.id)).state is RunState.CANCELLED
 
 
-async def test_a_running_run_is_told_through_its_workers_channel(ledger: Ledger) -> None:
+async def test_a_running_run_is_cancelled_through_its_workers_channel(ledger: Ledger) -> None:
     lease = await running(ledger)
     orders: asyncio.Queue[bytes | None] = asyncio.Queue()
     await ledger.pubsub.listen(f"{ledger.keys.prefix(lease.run_id)}worker:w1", orders.put_nowait)
@@ -77,9 +77,9 @@ async def test_a_run_that_ended_stays_as_it_is(ledger: Ledger) -> None:
     assert (await ledger.queries.status(lease.run_id)).state is RunState.SUCCEEDED
 
 
-async def test_a_run_that_nobody_knows_is_an_error(ledger: Ledger) -> None:
-    with pytest.raises(UnknownRunError, match="no run 'nobody'"):
-        await ledger.cancellation.cancel("nobody", "enough")
+async def test_a_run_that_no_one_knows_is_an_error(ledger: Ledger) -> None:
+    with pytest.raises(UnknownRunError, match="no run 'unknown'"):
+        await ledger.cancellation.cancel("unknown", "enough")
 
 
 async def test_the_cancellation_of_a_run_whose_worker_died_is_not_forgotten(
@@ -110,9 +110,9 @@ async def test_the_whole_tree_is_cancelled(ledger: Ledger) -> None:
     assert status.message == "its parent was cancelled: enough"
 
 
-async def test_who_was_called_is_told_before_its_caller(ledger: Ledger) -> None:
+async def test_a_child_is_notified_before_its_caller(ledger: Ledger) -> None:
     root = await running(ledger)
-    told: list[str] = []
+    reported: list[str] = []
     for parent in ("left", "right"):
         above = root
         for _ in range(3):
@@ -120,23 +120,23 @@ async def test_who_was_called_is_told_before_its_caller(ledger: Ledger) -> None:
             await ledger.submissions.submit(child)
             above = await claimed(ledger, child.id)
     channel = f"{ledger.keys.prefix(root.run_id)}worker:w1"
-    await ledger.pubsub.listen(channel, lambda said: told.append((said or b"").decode()))
+    await ledger.pubsub.listen(channel, lambda said: reported.append((said or b"").decode()))
     await ledger.cancellation.cancel(root.run_id, "enough")
-    await wait_until_async(lambda: has(told, 7))
-    order = [line.split(" ")[1] for line in told]
+    await wait_until_async(lambda: has(reported, 7))
+    order = [line.split(" ")[1] for line in reported]
     for run_id in order:
         caller = (await ledger.queries.status(run_id)).parent_id
         assert caller is None or order.index(run_id) < order.index(caller)
 
 
-async def has(told: list[str], count: int) -> bool:
-    return len(told) >= count
+async def has(reported: list[str], count: int) -> bool:
+    return len(reported) >= count
 
 
 async def test_a_run_that_is_only_marked_yet_is_neither_claimed_nor_forgotten(
     ledger: Ledger,
 ) -> None:
-    """Whoever cancels may be gone before it tells the caller, which waits for a retry here."""
+    """The canceller may be gone before it notifies the caller, which waits for a retry here."""
     root = await running(ledger)
     child = child_of(root, root.run_id)
     await ledger.submissions.submit(child)

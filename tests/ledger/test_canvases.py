@@ -1,4 +1,4 @@
-"""What plain Celery clients link to a run goes on after its end, whoever dies then."""
+"""What plain Celery clients link to a run goes on after its end when a worker dies then."""
 
 import time
 

@@ -154,17 +154,17 @@ async def test_one_call_renews_all_leases_of_a_process(ledger: Ledger) -> None:
     assert await ledger.directory.workers() == ["w1"]
 
 
-async def test_a_renewal_tells_what_is_lost_and_what_is_cancelled(ledger: Ledger) -> None:
+async def test_a_renewal_reports_what_is_lost_and_what_is_cancelled(ledger: Ledger) -> None:
     kept, lost, cancelled = [await running(ledger) for _ in range(3)]
     await lapse(ledger, lost.run_id)
     await reap(ledger)
     await ledger.cancellation.cancel(cancelled.run_id, "enough")
-    tokens = {lease.run_id: lease.token for lease in (kept, lost, cancelled)} | {"nobody": 1}
+    tokens = {lease.run_id: lease.token for lease in (kept, lost, cancelled)} | {"unknown": 1}
     assert await ledger.leases.renew("w1", LONG_MS, tokens, timeout=5) == {
         kept.run_id: "",
         lost.run_id: "lost",
         cancelled.run_id: "!enough",
-        "nobody": "lost",
+        "unknown": "lost",
     }
 
 

@@ -315,8 +315,8 @@ async def test_a_reply_that_comes_a_byte_at_a_time_is_not_waited_for_longer(
         server.close()
 
 
-def test_a_unix_socket_that_nobody_serves_is_a_clear_error(tmp_path: Path) -> None:
-    connection = BlockingConnection(f"unix://{tmp_path}/nobody", timeout=0.3)
+def test_a_unix_socket_that_no_one_serves_is_a_clear_error(tmp_path: Path) -> None:
+    connection = BlockingConnection(f"unix://{tmp_path}/unknown", timeout=0.3)
     with pytest.raises(FleetUnavailableError, match="cannot connect"):
         # A socket that is left open is a warning, which is an error.
         run_sync(connection.execute("PING"))
@@ -431,7 +431,7 @@ async def test_what_waits_while_redis_is_away_is_bounded(valkey: ValkeyServer, o
         assert await connection.execute("PING", timeout=5) == b"PONG"
 
 
-async def test_closing_leaves_nobody_waiting(valkey: ValkeyServer) -> None:
+async def test_closing_leaves_no_caller_waiting(valkey: ValkeyServer) -> None:
     async with Proxy(valkey.port) as proxy:
         connection = PipelinedConnection(proxy.url)
         await connection.execute("PING")
@@ -446,7 +446,7 @@ async def test_closing_leaves_nobody_waiting(valkey: ValkeyServer) -> None:
             await connection.execute("PING")
 
 
-async def test_closing_while_it_connects_leaves_nobody_waiting(valkey: ValkeyServer) -> None:
+async def test_closing_while_it_connects_leaves_no_caller_waiting(valkey: ValkeyServer) -> None:
     async with Proxy(valkey.port) as proxy:
         proxy.hold()
         connection = PipelinedConnection(proxy.url)
@@ -472,7 +472,7 @@ async def test_what_was_issued_before_closing_is_sent(valkey: ValkeyServer) -> N
 
 
 def test_what_is_sent_while_a_connection_breaks_is_sent_again(valkey: ValkeyServer) -> None:
-    """A loop of uvloop tells of it a turn later, and refuses what is written meanwhile."""
+    """A loop of uvloop reports it one turn later, and refuses what is written meanwhile."""
 
     async def break_and_ask() -> None:
         async with connected(valkey.url) as connection:

@@ -1,4 +1,4 @@
-"""What ended and cancelled runs still owe: nobody's death makes the fleet forget it."""
+"""What ended and cancelled runs still owe: no death makes the fleet forget it."""
 
 import asyncio
 import contextlib
@@ -137,7 +137,7 @@ async def test_a_debt_that_cannot_be_paid_comes_again_and_lets_others_pass(
     assert set((await pay_day(ledger)).to_clean_up) == names
 
 
-async def test_a_retention_that_is_over_before_a_debt_is_paid_saves_nobody(
+async def test_a_retention_that_is_over_before_a_debt_is_paid_saves_no_run(
     valkey: ValkeyServer,
 ) -> None:
     ledger = Ledger(settings_for(valkey))
@@ -173,12 +173,12 @@ async def test_the_list_of_children_of_one_that_paid_expires_with_its_record(
     assert 0 < left <= 600_000
 
 
-async def test_a_debt_of_nobody_is_struck_off(ledger: Ledger) -> None:
+async def test_a_debt_of_no_known_run_is_struck_off(ledger: Ledger) -> None:
     live = await running(ledger)
     queued = await submitted(ledger, max_deliveries=1)
     ended = await running(ledger)
     await ledger.leases.settle(ended, TASK, ended.seq, DONE)
-    for run_id in (live.run_id, queued.id, ended.run_id, "nobody"):
+    for run_id in (live.run_id, queued.id, ended.run_id, "unknown"):
         await touch(ledger, "ZADD", run_id, "cleanups", 1, run_id)
     found = await pay_day(ledger)
     assert (found.to_clean_up, found.to_end) == ((), ())
@@ -204,7 +204,7 @@ async def test_a_live_run_strikes_nothing_off(ledger: Ledger) -> None:
     assert await cancel_reason(ledger, child.run_id) == "its caller failed"
 
 
-async def test_one_that_is_being_cancelled_calls_nobody_more_and_has_paid(
+async def test_one_that_is_being_cancelled_makes_no_more_calls_and_owes_nothing(
     ledger: Ledger,
 ) -> None:
     parent, _ = await calling(ledger)
@@ -333,7 +333,7 @@ async def test_a_whole_cancellation_leaves_no_debt(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("outcome", ["retry", "released"])
 @pytest.mark.parametrize("delay_ms", [0, LONG_MS])
-async def test_a_cancelled_run_that_is_given_back_waits_for_nobody(
+async def test_a_cancelled_run_that_is_given_back_ends_at_once(
     ledger: Ledger, outcome: str, delay_ms: int
 ) -> None:
     lease = await running(ledger)
@@ -347,7 +347,7 @@ async def test_a_cancelled_run_that_is_given_back_waits_for_nobody(
     assert await owing(ledger) == []
 
 
-async def test_a_run_whose_deadline_passed_while_it_ran_waits_for_nobody(ledger: Ledger) -> None:
+async def test_a_run_whose_deadline_passed_while_it_ran_ends_at_once(ledger: Ledger) -> None:
     lease = await running(ledger, deadline_ms=1_795_000_000_000 * 2)
     await touch(ledger, "HSET", lease.run_id, f"run:{lease.run_id}", "deadline", 1)
     await touch(ledger, "ZADD", lease.run_id, "deadlines", 1, lease.run_id)

@@ -91,7 +91,7 @@ async def claim_again(ledger: Ledger, lease: Lease) -> Any:
     return (await ledger.leases.claim(lease.run_id, "w1", "c1", LONG_MS, None)).status
 
 
-async def forsake(ledger: Ledger, lease: Lease) -> Any:
+async def expire_lease(ledger: Ledger, lease: Lease) -> Any:
     return await ledger.leases.expire_lease(lease.run_id, "w1")
 
 
@@ -133,7 +133,7 @@ CASES: list[tuple[Call, Any]] = [
 
 @pytest.mark.parametrize(
     ("call", "answer"),
-    [*CASES, (claim_again, ClaimStatus.DUPLICATE), (forsake, False)],
+    [*CASES, (claim_again, ClaimStatus.DUPLICATE), (expire_lease, False)],
     ids=lambda value: getattr(value, "__name__", None),
 )
 async def test_an_old_attempt_changes_nothing_of_its_successors(
@@ -172,14 +172,14 @@ async def test_an_attempt_that_was_given_back_changes_nothing(
         (settle, WriteResult.SETTLED),
         (end_unclaimed, EndResult.ENDED_BEFORE),
         (claim_again, ClaimStatus.ENDED),
-        (forsake, False),
+        (expire_lease, False),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
 async def test_an_attempt_that_ended_its_run_changes_nothing_more(
     ledger: Ledger, valkey: ValkeyServer, call: Call, answer: Any
 ) -> None:
-    """The token is still the run's: the state tells."""
+    """The token is still the run's; the state decides."""
     lease = await first_attempt(ledger)
     assert await ledger.leases.settle(lease, TASK, lease.seq, DONE) is WriteResult.SETTLED
     before = everything(valkey)
@@ -208,7 +208,7 @@ async def test_an_attempt_whose_run_was_ended_under_its_token_changes_nothing(
     assert everything(valkey) == before
 
 
-async def test_an_attempt_that_gave_its_run_back_is_told_so_again_and_changes_nothing(
+async def test_an_attempt_that_gave_its_run_back_is_informed_again_and_changes_nothing(
     ledger: Ledger, valkey: ValkeyServer
 ) -> None:
     lease = await first_attempt(ledger)
@@ -229,7 +229,7 @@ async def test_a_lease_that_has_run_out_longer_ago_does_not_come_nearer(ledger: 
 
 
 async def test_tokens_that_a_stale_attempt_has_used_are_paid_for(ledger: Ledger) -> None:
-    """Whoever spent them: they are gone, so this takes no lease."""
+    """The budget is spent, so this takes no lease."""
     lease = await running(ledger, budget_tokens=10)
     child = child_of(lease, lease.run_id, budget_tokens=10)
     await ledger.submissions.submit(child)
@@ -237,5 +237,5 @@ async def test_tokens_that_a_stale_attempt_has_used_are_paid_for(ledger: Ledger)
     assert not await ledger.budgets.charge_tokens(child.id, 9)
     assert await ledger.budgets.charge_tokens(child.id, 1)
     assert await ledger.budgets.charge_tokens(lease.run_id, 0)
-    assert not await ledger.budgets.charge_tokens("nobody", 5)
-    assert await touch(ledger, "EXISTS", "nobody", "run:nobody") == 0
+    assert not await ledger.budgets.charge_tokens("unknown", 5)
+    assert await touch(ledger, "EXISTS", "unknown", "run:unknown") == 0

@@ -14,19 +14,19 @@ from tests.support.waiting import wait_until_async
 
 
 class Ear:
-    """A listener that remembers what it heard."""
+    """A listener that remembers what it received."""
 
     def __init__(self) -> None:
-        self.heard: list[bytes | None] = []
+        self.received: list[bytes | None] = []
 
     def __call__(self, message: bytes | None) -> None:
-        self.heard.append(message)
+        self.received.append(message)
 
-    async def hears(self, *messages: bytes | None) -> None:
+    async def receives(self, *messages: bytes | None) -> None:
         async def all_of_it() -> bool:
-            return self.heard == list(messages)
+            return self.received == list(messages)
 
-        await wait_until_async(all_of_it, 10, f"{messages}, heard {self.heard}")
+        await wait_until_async(all_of_it, 10, f"{messages}, received {self.received}")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def publish(valkey: ValkeyServer, channel: str, message: str) -> int:
         return int(client.publish(channel, message))
 
 
-async def test_every_listener_of_a_channel_hears_its_messages(
+async def test_every_listener_of_a_channel_receives_its_messages(
     valkey: ValkeyServer, channels: PubSub
 ) -> None:
     one, two, other = Ear(), Ear(), Ear()
@@ -51,8 +51,8 @@ async def test_every_listener_of_a_channel_hears_its_messages(
     assert publish(valkey, "a", "1") == 1
     publish(valkey, "a", "2")
     publish(valkey, "b", "3")
-    await other.hears(b"3")
-    assert (one.heard, two.heard) == ([b"1", b"2"], [b"1", b"2"])
+    await other.receives(b"3")
+    assert (one.received, two.received) == ([b"1", b"2"], [b"1", b"2"])
 
 
 async def test_many_channels_share_one_connection(valkey: ValkeyServer) -> None:
@@ -64,13 +64,13 @@ async def test_many_channels_share_one_connection(valkey: ValkeyServer) -> None:
             for i in range(300):
                 assert publish(valkey, f"c{i}", str(i)) == 1
             for i, ear in enumerate(ears):
-                await ear.hears(str(i).encode())
+                await ear.receives(str(i).encode())
             assert proxy.accepted == 1
         finally:
             await channels.close()
 
 
-async def test_a_forgotten_listener_hears_nothing_more(
+async def test_a_forgotten_listener_receives_nothing_more(
     valkey: ValkeyServer, channels: PubSub
 ) -> None:
     one, two = Ear(), Ear()
@@ -78,8 +78,8 @@ async def test_a_forgotten_listener_hears_nothing_more(
     await channels.listen("a", two)
     await channels.forget("a", one)
     publish(valkey, "a", "1")
-    await two.hears(b"1")
-    assert one.heard == []
+    await two.receives(b"1")
+    assert one.received == []
     await channels.forget("a", two)
     await channels.forget("a", two)
 
@@ -94,11 +94,11 @@ async def test_a_channel_can_be_listened_to_again(valkey: ValkeyServer, channels
         ear = Ear()
         await channels.listen("a", ear)
         publish(valkey, "a", str(number))
-        await ear.hears(str(number).encode())
+        await ear.receives(str(number).encode())
         await channels.forget("a", ear)
 
 
-async def test_after_a_lost_connection_listeners_are_told_to_look(valkey: ValkeyServer) -> None:
+async def test_after_a_lost_connection_listeners_are_notified_to_look(valkey: ValkeyServer) -> None:
     async with Proxy(valkey.port) as proxy:
         channels = PubSub(proxy.url, timeout=2)
         try:
@@ -107,12 +107,12 @@ async def test_after_a_lost_connection_listeners_are_told_to_look(valkey: Valkey
             await channels.listen("b", two)
             for _ in range(3):
                 proxy.cut()
-                await one.hears(None)
-                await two.hears(None)
+                await one.receives(None)
+                await two.receives(None)
                 assert publish(valkey, "a", "1") == 1
-                await one.hears(None, b"1")
-                one.heard.clear()
-                two.heard.clear()
+                await one.receives(None, b"1")
+                one.received.clear()
+                two.received.clear()
         finally:
             await channels.close()
 
@@ -125,9 +125,9 @@ async def test_listeners_survive_a_restart_of_the_server() -> None:
         await channels.listen("a", ear)
         server.stop()
         server.start()
-        await ear.hears(None)
+        await ear.receives(None)
         publish(server, "a", "1")
-        await ear.hears(None, b"1")
+        await ear.receives(None, b"1")
     finally:
         await channels.close()
         server.close()
@@ -146,13 +146,13 @@ async def test_a_silent_connection_is_given_up(valkey: ValkeyServer) -> None:
 
             await wait_until_async(reconnected, what="the silence to be noticed")
             proxy.release()
-            await wait_until_async(lambda: _told(ear), what="the listener to be told")
+            await wait_until_async(lambda: _reported(ear), what="the listener to be notified")
         finally:
             await channels.close()
 
 
-async def _told(ear: Ear) -> bool:
-    return None in ear.heard
+async def _reported(ear: Ear) -> bool:
+    return None in ear.received
 
 
 async def test_who_listens_while_redis_is_away_learns_so_in_bounded_time(
@@ -170,8 +170,8 @@ async def test_who_listens_while_redis_is_away_learns_so_in_bounded_time(
             await proxy.accept()
             await channels.listen("a", one)
             publish(valkey, "a", "1")
-            await one.hears(b"1")
-            assert two.heard == []
+            await one.receives(b"1")
+            assert two.received == []
         finally:
             await channels.close()
 
@@ -191,8 +191,8 @@ async def test_a_listener_that_is_cancelled_while_it_waits_is_forgotten(
             proxy.release()
             await staying
             publish(valkey, "a", "1")
-            await second.hears(b"1")
-            assert first.heard == []
+            await second.receives(b"1")
+            assert first.received == []
         finally:
             await channels.close()
 
@@ -200,7 +200,7 @@ async def test_a_listener_that_is_cancelled_while_it_waits_is_forgotten(
 async def test_a_refused_login_is_reported(
     valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    channels = PubSub(valkey.url.replace("//", "//nobody:wrong@"), timeout=2)
+    channels = PubSub(valkey.url.replace("//", "//unknown:wrong@"), timeout=2)
     try:
         with caplog.at_level(logging.WARNING), pytest.raises(FleetUnavailableError):
             await channels.listen("a", Ear())

@@ -12,7 +12,7 @@ async def stats_of(ledger: Ledger, *known: str) -> dict[str, QueueStats]:
     return {stat.queue: stat for stat in await ledger.queues.stats(known)}
 
 
-async def test_waiting_running_and_delayed_runs_are_told_apart(ledger: Ledger) -> None:
+async def test_waiting_running_and_delayed_runs_are_distinguished(ledger: Ledger) -> None:
     for priority in (0, 3, 3):
         await submitted(ledger, queue="deep", priority=priority)
     await submitted(ledger, queue="deep", delay_ms=LONG_MS)

@@ -104,7 +104,7 @@ async def test_a_poison_run_is_given_up_after_its_deliveries(ledger: Ledger) -> 
     assert (status.state, len(status.attempts)) == (RunState.DEAD, 2)
 
 
-async def test_a_candidate_that_nobody_closed_comes_again_and_counts_one_crash(
+async def test_a_candidate_that_no_one_closed_comes_again_and_counts_one_crash(
     ledger: Ledger,
 ) -> None:
     new = await submitted(ledger, max_deliveries=1)
@@ -119,7 +119,7 @@ async def test_a_candidate_that_nobody_closed_comes_again_and_counts_one_crash(
     assert lost == b"1"
 
 
-async def test_candidates_that_nobody_closes_do_not_stand_in_the_way(ledger: Ledger) -> None:
+async def test_candidates_that_no_one_closes_do_not_block_others(ledger: Ledger) -> None:
     for _ in range(3):
         new = await submitted(ledger, max_deliveries=1)
         await claimed(ledger, new.id)
@@ -284,9 +284,9 @@ async def test_patience_ends_with_the_eighth_doubling(ledger: Ledger) -> None:
     assert (await reap(ledger)).to_publish == (new.id,)
 
 
-async def test_a_waiting_run_of_nobody_is_forgotten(ledger: Ledger) -> None:
+async def test_a_waiting_run_of_no_known_run_is_forgotten(ledger: Ledger) -> None:
     lease, new = await running(ledger), await submitted(ledger)
-    for run_id in (lease.run_id, "nobody"):
+    for run_id in (lease.run_id, "unknown"):
         await touch(ledger, "ZADD", run_id, "ready:celery:0", 1, run_id)
     assert (await reap(ledger)).to_publish == ()
     assert await touch(ledger, "ZRANGE", "x", "ready:celery:0", 0, -1) == [new.id.encode()]
@@ -302,7 +302,7 @@ async def test_runs_with_long_patience_do_not_hide_those_behind_them(ledger: Led
     assert (await reap(ledger, limit=1)).to_publish == (hidden.id,)
 
 
-async def test_with_a_broker_elsewhere_the_caller_names_the_empty_queues(
+async def test_with_a_separate_broker_the_caller_names_the_empty_queues(
     valkey: ValkeyServer,
 ) -> None:
     ledger = Ledger(settings_for(valkey, broker_url="amqp://guest@127.0.0.1//"))
@@ -316,7 +316,7 @@ async def test_with_a_broker_elsewhere_the_caller_names_the_empty_queues(
         await ledger.close()
 
 
-async def test_one_worker_is_reaper_until_its_office_ends(ledger: Ledger) -> None:
+async def test_one_worker_is_reaper_until_its_leader_lock_ends(ledger: Ledger) -> None:
     await reap(ledger, "w1", lock_ttl_ms=LONG_MS)
     assert await ledger.maintenance.reap(0, "w2", ReapOptions()) is None
     await reap(ledger, "w1", lock_ttl_ms=1)

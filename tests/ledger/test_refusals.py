@@ -1,4 +1,4 @@
-"""A Redis that answers and says no: what passes is waited for, what stays is told at once."""
+"""A Redis that answers and says no: what passes is waited for, what stays is reported at once."""
 
 import asyncio
 import shutil
@@ -89,7 +89,7 @@ def without_its_primary(server: ValkeyServer) -> Iterator[None]:
 
 @contextmanager
 def crowded(server: ValkeyServer) -> Iterator[None]:
-    """Whoever is connected is let go, and nobody is let in."""
+    """Existing connections are closed, and new ones refused."""
     with server.client() as client:
         most = client.config_get("maxclients")["maxclients"]
         client.config_set("maxclients", 1)
@@ -183,7 +183,7 @@ async def ledger_of(server: ValkeyServer, url: str = "", **values: Any) -> Async
 
 
 @pytest.mark.parametrize(("state", "words", "work"), CASES)
-async def test_what_passes_is_waited_for_and_then_told_in_words(
+async def test_what_passes_is_waited_for_and_then_reported_in_words(
     refusing: ValkeyServer,
     state: Callable[[ValkeyServer], Any],
     words: str,
@@ -204,17 +204,17 @@ async def test_what_passes_is_waited_for_and_then_told_in_words(
 
 
 async def test_channels_stay_open_while_the_server_cannot_save(refusing: ValkeyServer) -> None:
-    heard: list[bytes | None] = []
+    received: list[bytes | None] = []
     async with ledger_of(refusing, redis_timeout_seconds=0.3) as ledger:
-        await ledger.pubsub.listen("a", heard.append)
+        await ledger.pubsub.listen("a", received.append)
         with unable_to_save(refusing), refusing.client() as client:
             await asyncio.sleep(1)
             assert client.publish("a", "1") == 1
             assert client.publish("a", "2") == 1
         async with asyncio.timeout(20):
-            while len(heard) < 2:  # noqa: ASYNC110 - simple on purpose
+            while len(received) < 2:  # noqa: ASYNC110 - simple on purpose
                 await asyncio.sleep(0.01)
-        assert heard == [b"1", b"2"]
+        assert received == [b"1", b"2"]
 
 
 async def test_a_read_that_waits_goes_on_when_the_server_changes_its_role(
@@ -269,7 +269,7 @@ REFUSALS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
 
 @pytest.mark.parametrize("work", [*WRITES, *READS, listens])
 @pytest.mark.parametrize(("rules", "where", "words"), REFUSALS)
-async def test_what_stays_refused_is_told_at_once(
+async def test_permanent_refusals_are_reported_at_once(
     refusing: ValkeyServer, rules: tuple[str, ...], where: dict[str, Any], words: str, work: Work
 ) -> None:
     async with ledger_of(refusing) as other:
@@ -286,7 +286,7 @@ async def test_what_stays_refused_is_told_at_once(
                 assert "right" not in str(caught.value).replace("a right", "")
 
 
-async def test_a_right_that_only_a_script_lacks_is_told_at_once(refusing: ValkeyServer) -> None:
+async def test_a_right_that_only_a_script_lacks_is_reported_at_once(refusing: ValkeyServer) -> None:
     rules = ("~*", "&*", "+@all", "-hset")
     async with asyncio.timeout(50):
         with somebody(refusing, *rules):
@@ -296,7 +296,7 @@ async def test_a_right_that_only_a_script_lacks_is_told_at_once(refusing: Valkey
                         await work(ledger, Lease("r", 1, 1, 1, 0, None, 0))
 
 
-async def test_a_server_that_asks_for_a_password_is_told_at_once(refusing: ValkeyServer) -> None:
+async def test_a_required_password_is_reported_at_once(refusing: ValkeyServer) -> None:
     async with ledger_of(refusing, redis_timeout_seconds=300) as ledger:
         admin = redis.Redis(port=refusing.port)
         admin.config_set("requirepass", "secret")

@@ -13,7 +13,7 @@ from tests.support.valkey import ValkeyServer
 @pytest.mark.parametrize(
     ("url", "word"),
     [
-        ("redis://nobody:wrong@127.0.0.1:{port}/0", "WRONGPASS"),
+        ("redis://unknown:wrong@127.0.0.1:{port}/0", "WRONGPASS"),
         ("redis://127.0.0.1:{port}/9999", "out of range"),
     ],
 )
@@ -29,7 +29,7 @@ async def test_it_fails_at_once_with_redis_own_words(
         await connection.close()
 
 
-def test_a_broker_that_nobody_speaks_is_refused_by_name() -> None:
+def test_a_broker_of_an_unknown_protocol_is_refused_by_name() -> None:
     with pytest.raises(SettingsError, match=r"SKILLFLEET_BROKER_URL.*amqp"):
         Settings.load(broker_url="nosuch://x")
     assert Settings.load(broker_url="amqp://x//").broker_url == "amqp://x//"

@@ -49,8 +49,8 @@ async def claim_raw(ledger: Ledger, run_id: str, claim: str = "c", timeout: int 
 
 
 async def test_a_claim_answers_to_the_last_number(ledger: Ledger) -> None:
-    nobody = await claim_raw(ledger, "nobody")
-    assert [nobody[i] for i in (0, 1, 2, 3, 5, 6)] == [b"unknown", 0, 0, 0, b"", b""]
+    missing = await claim_raw(ledger, "unknown")
+    assert [missing[i] for i in (0, 1, 2, 3, 5, 6)] == [b"unknown", 0, 0, 0, b"", b""]
     new = await submitted(ledger, deadline_ms=4 * 10**12)
     first = await claim_raw(ledger, new.id, "c1")
     assert [first[i] for i in (0, 1, 2, 3, 5, 7)] == [b"claimed", 1, 1, 1, b"4000000000000", 0]
@@ -138,10 +138,10 @@ async def owed_at(ledger: Ledger, run_id: str) -> int | None:
     return None if score is None else int(float(score))
 
 
-async def test_nobody_is_cancelled_by_an_unknown_id(either: Ledger) -> None:
+async def test_no_run_is_cancelled_by_an_unknown_id(either: Ledger) -> None:
     with pytest.raises(UnknownRunError):
-        await either.cancellation.cancel("nobody", "enough")
-    assert await either.connection.execute("KEYS", "*nobody*") == []
+        await either.cancellation.cancel("unknown", "enough")
+    assert await either.connection.execute("KEYS", "*unknown*") == []
 
 
 async def test_a_mark_keeps_the_first_reason_and_counts_once(either: Ledger) -> None:
@@ -163,41 +163,41 @@ async def test_an_order_keeps_the_first_reason_and_counts_once(either: Ledger) -
     root = await running(either)
     child = await called(either, root)
     other = await called(either, root, digest="another")
-    heard: asyncio.Queue[bytes | None] = asyncio.Queue()
+    received: asyncio.Queue[bytes | None] = asyncio.Queue()
     channel = f"{either.keys.prefix(root.run_id)}worker:w1"
-    await either.pubsub.listen(channel, heard.put_nowait)
+    await either.pubsub.listen(channel, received.put_nowait)
     for reason in ("first", "second"):
         end = RunEnd(RunState.CANCELLED, reason, reason)
-        # One that has called nobody is told at once, and owes nothing.
+        # One without children is cancelled at once, and owes nothing.
         assert (await either.cancellation._cancel_one(child.run_id, end, only_mark="1"))[
             0
         ] == "asked"
         async with asyncio.timeout(10):
-            assert await heard.get() == f"cancel {child.run_id} first".encode()
+            assert await received.get() == f"cancel {child.run_id} first".encode()
     assert await owed_at(either, child.run_id) is None
     assert await open_calls(either, root.run_id) == b"1"
     assert await either.queries.cancel_request(child.run_id) == ("first", "first")
     assert await either.queries.cancel_request(other.run_id) is None
 
 
-async def test_one_that_called_others_is_told_by_the_second_step(either: Ledger) -> None:
+async def test_one_that_called_others_is_cancelled_by_the_second_step(either: Ledger) -> None:
     root = await running(either)
     child = child_of(root, root.run_id)
     await either.submissions.submit(child)
-    heard: asyncio.Queue[bytes | None] = asyncio.Queue()
+    received: asyncio.Queue[bytes | None] = asyncio.Queue()
     channel = f"{either.keys.prefix(root.run_id)}worker:w1"
-    await either.pubsub.listen(channel, heard.put_nowait)
+    await either.pubsub.listen(channel, received.put_nowait)
     assert (await either.cancellation._cancel_one(root.run_id, ENOUGH, only_mark="1"))[
         0
     ] == "marked"
     assert await either.leases.end_unclaimed(child.id, TASK, ENOUGH) == EndResult.ENDED_NOW
     assert (await either.cancellation._cancel_one(root.run_id, ENOUGH))[0] == "asked"
     async with asyncio.timeout(10):
-        assert await heard.get() == f"cancel {root.run_id} enough".encode()
-    assert heard.empty()
+        assert await received.get() == f"cancel {root.run_id} enough".encode()
+    assert received.empty()
 
 
-async def test_one_that_called_others_is_told_also_without_a_mark(either: Ledger) -> None:
+async def test_one_that_called_others_is_cancelled_also_without_a_mark(either: Ledger) -> None:
     root = await running(either)
     child = await called(either, root)
     await either.leases.settle(child, TASK, child.seq, DONE)
@@ -285,9 +285,9 @@ async def test_small_answers(ledger: Ledger) -> None:
     assert await call(ledger, "charge_tokens", run_id, 1) == 1
     assert await call(ledger, "expire_lease", run_id, "w2") == 0
     assert await call(ledger, "finish_cleanup", run_id) == 0
-    assert await call(ledger, "finish_cleanup", "nobody") == 0
-    await touch(ledger, "ZADD", "nobody", "cleanups", 1, "nobody")
-    assert await call(ledger, "finish_cleanup", "nobody") == 1
+    assert await call(ledger, "finish_cleanup", "unknown") == 0
+    await touch(ledger, "ZADD", "unknown", "cleanups", 1, "unknown")
+    assert await call(ledger, "finish_cleanup", "unknown") == 1
     assert await call(ledger, "expire_lease", run_id, "w1") == 1
     assert (await reap(ledger)).to_publish == (run_id,)
 

@@ -124,13 +124,13 @@ async def test_thousands_of_finished_runs_leave_no_key(valkey: ValkeyServer) -> 
         assert claim.lease is not None
         await ledger.leases.settle(claim.lease, TASK, claim.lease.seq, DONE)
 
-        async def only_the_office_is_left() -> bool:
+        async def only_the_leader_lock_is_left() -> bool:
             await ledger.maintenance.reap(0, "reaper", ReapOptions())
             keys = await ledger.connection.execute("KEYS", "*")
             return {key.rpartition(b":")[2] for key in keys} <= {b"reaper", b"reaped"}
 
         try:
-            await wait_until_async(only_the_office_is_left, 30, "all keys to go")
+            await wait_until_async(only_the_leader_lock_is_left, 30, "all keys to go")
         except AssertionError:
             left = await ledger.connection.execute("KEYS", "*")
             raise AssertionError(f"{len(left)} keys are left: {sorted(left)[:20]}") from None

@@ -97,7 +97,7 @@ async def test_runs_are_listed_newest_first_by_state_and_agent(ledger: Ledger) -
     assert [run.id for run in writers] == [i for agent, _, i in reversed(made) if agent == "writer"]
     both = await ledger.queries.newest(state=RunState.RUNNING, agent="writer", limit=1)
     assert [run.name for run in both] == ["writer.survey"]
-    assert await ledger.queries.newest(agent="nobody") == []
+    assert await ledger.queries.newest(agent="unknown") == []
 
 
 async def test_a_rare_state_is_found_behind_many_other_runs(ledger: Ledger) -> None:

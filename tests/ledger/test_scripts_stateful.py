@@ -306,7 +306,7 @@ class ScriptsMachine(RuleBasedStateMachine):
         debts: Any = self.client.zrange(key, 0, -1, withscores=True)
         began = self.now_ms()
         found = self.run(reap(self.ledger))
-        # What nobody publishes comes again two seconds later, which a slow machine may need.
+        # What no one publishes comes again two seconds later, which a slow machine may need.
         self.run(self.ledger.maintenance.published(0, found.to_publish))
         queued = {run.new.id for run in self.runs if run.state is RunState.QUEUED}
         # A debt may have become due in between.

@@ -117,10 +117,10 @@ def test_credentials_and_authority_complete_the_url(values: dict[str, object], u
     assert Settings.load(**values).ledger_url == url
 
 
-def test_a_broker_elsewhere_is_told_from_the_ledger() -> None:
-    elsewhere = Settings.load(broker_url="amqp://guest@127.0.0.1//")
-    assert not elsewhere.broker_is_ledger
-    assert elsewhere.celery_broker_url == "amqp://guest@127.0.0.1//"
+def test_a_separate_broker_is_distinguished_from_the_ledger() -> None:
+    separate = Settings.load(broker_url="amqp://guest@127.0.0.1//")
+    assert not separate.broker_is_ledger
+    assert separate.celery_broker_url == "amqp://guest@127.0.0.1//"
     same = Settings.load(broker_url="redis://127.0.0.1:6379/0")
     assert same.broker_is_ledger
 
@@ -139,7 +139,7 @@ def test_celery_gets_a_unix_socket_in_its_own_form() -> None:
         ("?ssl_ca_certs=%2Fca.pem", "?ssl_ca_certs=%2Fca.pem&ssl_cert_reqs=CERT_REQUIRED"),
     ],
 )
-def test_celery_is_told_how_certificates_are_checked(query: str, expected: str) -> None:
+def test_celery_gets_the_check_of_certificates(query: str, expected: str) -> None:
     assert celery_url(f"rediss://host/1{query}") == f"rediss://host/1{expected}"
 
 
@@ -192,10 +192,10 @@ def test_a_url_that_means_something_else_is_refused_with_advice(url: str, advice
         assert str(caught.value).startswith(f"SKILLFLEET_{field.upper()}: ")
         assert SECRET not in str(caught.value)
         assert advice in str(caught.value) or field == "broker_url"
-    with pytest.raises(SettingsError, match=r"^url: ") as told:
+    with pytest.raises(SettingsError, match=r"^url: ") as reported:
         Fleet(url)
-    assert advice in str(told.value)
-    assert SECRET not in str(told.value)
+    assert advice in str(reported.value)
+    assert SECRET not in str(reported.value)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ class Storm:
     async def finish(self, ledger: Ledger, lease: Lease, seq: int) -> None:
         fate = self.dice.random()
         if fate < 0.2:
-            # The worker dies: nobody hears of this attempt again.
+            # The worker dies: nothing more is received of this attempt.
             return
         if fate < 0.4:
             answer = await ledger.leases.requeue(lease, seq, outcome="retry", reason="x")
@@ -143,7 +143,7 @@ async def ride_out(server: ValkeyServer, seed: int) -> None:
             events = await read_all(calm, new.id)
             assert [one.final for one in events].count(True) == 1
             assert events[-1].final
-            # One that was lost each time before its worker heard of its claim has ended dead.
+            # A run that was lost each time before its worker read the claim's reply has ended dead.
             if events[-1].state is RunState.SUCCEEDED:
                 assert storm.holders[new.id]
 

@@ -90,7 +90,7 @@ async def test_a_child_of_a_running_run_belongs_to_its_tree(ledger: Ledger) -> N
     assert (status.parent_id, status.root_id) == (parent.run_id, parent.run_id)
 
 
-async def test_a_run_that_ended_calls_nobody(ledger: Ledger) -> None:
+async def test_a_run_that_ended_makes_no_calls(ledger: Ledger) -> None:
     parent = await running(ledger)
     await ledger.leases.settle(parent, "librarian.survey", parent.seq, DONE)
     child = child_of(parent, parent.run_id)
@@ -99,14 +99,14 @@ async def test_a_run_that_ended_calls_nobody(ledger: Ledger) -> None:
     assert await ledger.queries.invocation(child.id) is None
 
 
-async def test_a_run_that_is_being_cancelled_calls_nobody(ledger: Ledger) -> None:
+async def test_a_run_that_is_being_cancelled_makes_no_calls(ledger: Ledger) -> None:
     parent = await running(ledger)
     await ledger.cancellation.cancel(parent.run_id, "enough")
     with pytest.raises(LimitExceededError):
         await ledger.submissions.submit(child_of(parent, parent.run_id))
 
 
-async def test_a_stale_attempt_calls_nobody(ledger: Ledger) -> None:
+async def test_a_stale_attempt_makes_no_calls(ledger: Ledger) -> None:
     stale = await running(ledger)
     await lapse(ledger, stale.run_id)
     await reap(ledger)

@@ -43,7 +43,7 @@ async def test_a_called_runs_own_budget_narrows_its_part_of_the_tree(ledger: Led
     await ledger.submissions.submit(child_of(lease, root.run_id))
     with pytest.raises(BudgetExhaustedError):
         await ledger.submissions.submit(child_of(lease, root.run_id, digest="second"))
-    assert await ledger.submissions.submit(child_of(root, root.run_id, digest="elsewhere"))
+    assert await ledger.submissions.submit(child_of(root, root.run_id, digest="remote"))
 
 
 async def test_a_repeated_call_is_charged_once(ledger: Ledger) -> None:
@@ -69,11 +69,11 @@ async def test_tokens_are_charged_to_every_budget_above(ledger: Ledger) -> None:
 async def test_tokens_without_a_budget_or_a_run_leave_no_trace(ledger: Ledger) -> None:
     root = await running(ledger)
     assert not await ledger.budgets.charge_tokens(root.run_id, 10)
-    assert not await ledger.budgets.charge_tokens("nobody", 10)
-    assert await ledger.queries.invocation("nobody") is None
+    assert not await ledger.budgets.charge_tokens("unknown", 10)
+    assert await ledger.queries.invocation("unknown") is None
 
 
-async def test_a_call_elsewhere_is_paid_by_every_budget_above(ledger: Ledger) -> None:
+async def test_a_remote_call_is_charged_by_every_budget_above(ledger: Ledger) -> None:
     root = await running(ledger, budget_calls=3)
     child = child_of(root, root.run_id, budget_calls=5)
     await ledger.submissions.submit(child)
@@ -87,7 +87,7 @@ async def test_a_call_elsewhere_is_paid_by_every_budget_above(ledger: Ledger) ->
         await ledger.submissions.submit(child_of(root, root.run_id, digest="another"))
 
 
-async def test_a_call_elsewhere_is_refused_once_the_tokens_are_used_up(ledger: Ledger) -> None:
+async def test_a_remote_call_is_refused_once_the_tokens_are_used_up(ledger: Ledger) -> None:
     root = await running(ledger, budget_tokens=10)
     await ledger.budgets.charge_call(root)
     await ledger.budgets.charge_tokens(root.run_id, 10)
@@ -95,9 +95,9 @@ async def test_a_call_elsewhere_is_refused_once_the_tokens_are_used_up(ledger: L
         await ledger.budgets.charge_call(root)
 
 
-async def test_who_holds_no_lease_or_is_cancelled_calls_nobody_elsewhere(ledger: Ledger) -> None:
+async def test_who_holds_no_lease_or_is_cancelled_makes_no_remote_calls(ledger: Ledger) -> None:
     root = await running(ledger, budget_calls=1)
-    for lease in (root._replace(token=root.token + 1), root._replace(run_id="nobody")):
+    for lease in (root._replace(token=root.token + 1), root._replace(run_id="unknown")):
         with pytest.raises(LimitExceededError, match="has ended"):
             await ledger.budgets.charge_call(lease)
     await ledger.cancellation.cancel(root.run_id, "enough")

@@ -38,7 +38,7 @@ class PlayerProcess:
         self._process: subprocess.Popen[str] | None = None
 
     def play(self, mutant_id: str) -> str | None:
-        """Who killed it; None when nobody did."""
+        """The test that killed it; None if it survived."""
         process = self._process or self._start()
         answer = self._ask(process, mutant_id, _PATIENCE_SECONDS)
         return HUNG if answer is None else answer["killer"]
@@ -81,9 +81,9 @@ def play(
     mutants: list[Mutant],
     processes: int,
     seconds: float,
-    told: Callable[[Mutant, str | None], None],
+    reported: Callable[[Mutant, str | None], None],
 ) -> None:
-    """Play mutants in several processes; `told` hears of each, one at a time.
+    """Play mutants in several processes; `reported` is called for each, one at a time.
 
     After `seconds` none is begun any more.
     """
@@ -101,7 +101,7 @@ def play(
                 mutant = waiting.get_nowait()
                 killer = player.play(mutant.id)
                 with lock:
-                    told(mutant, killer)
+                    reported(mutant, killer)
         except queue.Empty:
             pass
         except BaseException as error:  # noqa: BLE001 - raised by the main thread
@@ -155,7 +155,7 @@ def main(arguments: list[str]) -> int:
     survivors: list[Mutant] = []
     played = 0
 
-    def told(mutant: Mutant, killer: str | None) -> None:
+    def reported(mutant: Mutant, killer: str | None) -> None:
         nonlocal played
         played += 1
         if killer is None and mutant.id not in excused:
@@ -167,7 +167,7 @@ def main(arguments: list[str]) -> int:
         if not options.draw:
             write(every, known)
 
-    play(chosen, options.processes, options.seconds, told)
+    play(chosen, options.processes, options.seconds, reported)
     say(f"{played} of {len(chosen)} mutants played, {len(survivors)} survived without a reason")
     return 1 if survivors else 0
 

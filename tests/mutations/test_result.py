@@ -1,4 +1,4 @@
-"""The committed result of `make mutations` is that of today's scripts, and nobody survives it."""
+"""The committed result of `make mutations` is of today's scripts, and no mutant survives."""
 
 from skillfleet_ledger.redis_client.script_loader import source
 from tests.mutations.__main__ import reasons, results

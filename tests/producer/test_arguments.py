@@ -97,7 +97,7 @@ def test_everyday_objects_arrive_as_json(
 def test_what_json_cannot_carry_is_refused_everywhere(
     typed: Fleet, empty: Fleet, skill: str, value: Any, where: str
 ) -> None:
-    told = set()
+    reported = set()
     for fleet in (typed, empty):
         for ask in (
             lambda: fleet.enqueue(f"typed.{skill}", {"v": value}),  # noqa: B023 - called at once
@@ -105,8 +105,8 @@ def test_what_json_cannot_carry_is_refused_everywhere(
         ):
             with pytest.raises(InvalidArgumentsError, match=where) as caught:
                 ask()
-            told.add(str(caught.value))
-    assert len(told) == 1
+            reported.add(str(caught.value))
+    assert len(reported) == 1
 
 
 def test_the_same_json_is_the_same_call(empty: Fleet) -> None:
@@ -131,8 +131,8 @@ def test_typed_values_of_celerys_own_json_are_taken(
 ) -> None:
     code = (
         "from datetime import datetime; from decimal import Decimal\n"
-        f'tell(outcome(app.send_task("typed.{skill}", kwargs={{"v": {value}}})))\n'
-        f'tell(outcome(app.send_task("typed.{skill}", args=[{value}])))\n'
+        f'report(outcome(app.send_task("typed.{skill}", kwargs={{"v": {value}}})))\n'
+        f'report(outcome(app.send_task("typed.{skill}", args=[{value}])))\n'
     )
     assert plain_celery(server.url, code) == [["value", got, "SUCCESS"]] * 2
 
@@ -141,7 +141,8 @@ def test_bytes_of_a_plain_client_that_are_no_text_are_refused_by_name(
     server: ValkeyServer, typed: Fleet
 ) -> None:
     code = (
-        r'sent = app.send_task("typed.raw", kwargs={"v": b"\xff"}); tell([sent.id, *outcome(sent)])'
+        r'sent = app.send_task("typed.raw", kwargs={"v": b"\xff"}); '
+        "report([sent.id, *outcome(sent)])"
     )
     [[run_id, _, message, state]] = plain_celery(server.url, code)
     assert state == "FAILURE"

@@ -48,18 +48,18 @@ async def test_the_newest_live_version_that_takes_the_arguments_gets_the_run(
 ) -> None:
     await ledger.directory.publish("w2", [card("0.10.0", "editors", "x")], ALIVE)
     await ledger.directory.publish("w1", [card("0.9.0", "lonely", "x")], ALIVE)
-    await ledger.directory.publish("w3", [card("0.11.0", "elsewhere", "y")], ALIVE)
+    await ledger.directory.publish("w3", [card("0.11.0", "remote", "y")], ALIVE)
     assert await queue_of(valkey, {"x": 1}) == "editors"
-    assert await queue_of(valkey, {"y": 1}) == "elsewhere"
+    assert await queue_of(valkey, {"y": 1}) == "remote"
 
 
-async def test_a_version_that_nobody_serves_any_more_gets_no_runs(
+async def test_a_version_that_no_one_serves_any_more_gets_no_runs(
     valkey: ValkeyServer, ledger: Ledger
 ) -> None:
     """As after a deployment was rolled back."""
     await ledger.directory.publish("w1", [card("1.0.0", "lonely", "x")], ALIVE)
     await ledger.directory.publish("w2", [card("2.0.0", "editors", "x")], GONE)
-    await ledger.directory.publish("w3", [card("3.0.0", "elsewhere", "x", "y")], GONE)
+    await ledger.directory.publish("w3", [card("3.0.0", "remote", "x", "y")], GONE)
     assert await queue_of(valkey, {"x": 1}) == "lonely"
     with pytest.raises(InvalidArgumentsError, match="'y' was unexpected"):
         await queue_of(valkey, {"x": 1, "y": 2})

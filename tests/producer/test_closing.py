@@ -1,4 +1,4 @@
-"""A fleet that is closed, or used where it does not belong: nobody waits for ever."""
+"""A fleet that is closed, or used where it does not belong: no one waits for ever."""
 
 import asyncio
 import contextlib
@@ -193,7 +193,7 @@ def _in_child(run: RunHandle, events: Any) -> None:
     assert run.status().id == run.id
 
 
-async def test_tasks_that_wait_are_told_when_their_fleet_is_closed(valkey: ValkeyServer) -> None:
+async def test_waiting_tasks_fail_when_their_fleet_is_closed(valkey: ValkeyServer) -> None:
     fleet = AsyncFleet(valkey.producer_url)
     run = await fleet.enqueue("kit.sleep", {"seconds": 1}, queue=QUEUE)
 

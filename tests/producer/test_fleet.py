@@ -107,7 +107,7 @@ def test_a_skill_object_may_stand_for_its_name(fleet: Fleet) -> None:
     assert fleet.enqueue(kit.skills["add"], {"x": 1}).result(timeout=20) == 2
 
 
-def test_the_result_of_each_ending_is_told(fleet: Fleet) -> None:
+def test_the_result_of_each_ending_is_reported(fleet: Fleet) -> None:
     with pytest.raises(RunFailed, match="bad thing") as failed:
         fleet.enqueue("kit.boom").result(timeout=20)
     with pytest.raises(RunTimedOut) as late:

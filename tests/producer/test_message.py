@@ -38,7 +38,7 @@ def test_the_message_equals_celerys_own_field_by_field(valkey: ValkeyServer) -> 
     ours = taken(valkey)
     celerys = by_celery(valkey, run.id)
     assert ours["properties"].pop("delivery_tag") != celerys["properties"].pop("delivery_tag")
-    # Whoever sent it waits on no reply queue: results are in the ledger.
+    # The sender waits on no reply queue: results are in the ledger.
     assert celerys["properties"].pop("reply_to") != ours["properties"].pop("reply_to") == ""
     assert {name for name in ours["headers"] if name not in celerys["headers"]} <= OURS
     assert HEADER in ours["headers"]

@@ -28,7 +28,7 @@ class Stumbling(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _stumble(cls, value: Any) -> Any:
+    def _fail(cls, value: Any) -> Any:
         raise LookupError("its own trouble")
 
 

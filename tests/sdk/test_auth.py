@@ -22,7 +22,7 @@ def test_claims_that_a_model_does_not_know_are_ignored() -> None:
     assert auth_from_claims(NoAuth, claims) == NoAuth()
 
 
-def test_a_caller_without_claims_is_nobody() -> None:
+def test_a_caller_without_claims_is_anonymous() -> None:
     assert auth_from_claims(NoAuth, None) == NoAuth()
     with pytest.raises(UnauthorizedError, match="do not fit APIKeyAuth: api_key_id"):
         auth_from_claims(APIKeyAuth, None)

@@ -100,7 +100,7 @@ class BrokenError(SkillError):
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "reported"),
     [
         ("quota", "quota"),
         (429, "429"),
@@ -121,8 +121,8 @@ class BrokenError(SkillError):
     ],
     ids=lambda value: repr(value)[:30] if not isinstance(value, (Loud, int)) else "odd",
 )
-def test_a_code_is_text(code: Any, told: str) -> None:
-    assert error_code(SkillError("m", code=code)) == told
+def test_a_code_is_text(code: Any, reported: str) -> None:
+    assert error_code(SkillError("m", code=code)) == reported
     assert type(error_code(SkillError("m", code=code))) is str
 
 
@@ -161,7 +161,7 @@ def test_an_error_that_raises_when_it_is_read_still_says_something() -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "reported"),
     [
         ("plain", "plain"),
         ("\ud800", "\\ud800"),
@@ -174,8 +174,8 @@ def test_an_error_that_raises_when_it_is_read_still_says_something() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_message_is_text(message: Any, told: str) -> None:
-    assert error_text(SkillError(message)) == told
+def test_a_message_is_text(message: Any, reported: str) -> None:
+    assert error_text(SkillError(message)) == reported
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ SLOW = SkillError("slow", code="busy", retryable=True, retry_after=30)
 BAD_KEY = SkillError("bad key", code="bad_key")
 
 
-def test_of_a_group_every_member_is_told() -> None:
+def test_of_a_group_every_member_is_reported() -> None:
     code, message = failure_of(group(BUSY, group(BAD_KEY, KeyError("k")), SystemExit(2)))
     assert code == "skill_error"
     assert message == (
@@ -336,7 +336,7 @@ async def fails(ctx: RunContext, how: str) -> int:
 
 
 async def outcome(skill: Skill[..., Any], ctx: LocalRunContext[Any], **arguments: Any) -> Any:
-    """The result of a run, or the error that tells its end."""
+    """The result of a run, or the error that reports its end."""
     try:
         return await run_to_end(skill, ctx, arguments)
     except RunError as error:

@@ -74,7 +74,7 @@ async def nested(ctx: RunContext, name: str) -> None:
 
 
 @tools.skill(secrets=("declared",))
-async def tells(ctx: RunContext, name: str) -> str:
+async def reports(ctx: RunContext, name: str) -> str:
     return ctx.secret(name)
 
 
@@ -139,7 +139,7 @@ async def test_a_client_calls_without_a_context_too() -> None:
 
 async def test_unknown_agents_and_skills_are_answered_with_the_known_ones() -> None:
     with pytest.raises(UnknownAgentError, match="known are: club, open-house, tools"):
-        await caller().call("nobody", "shout")
+        await caller().call("unknown", "shout")
     with pytest.raises(UnknownSkillError, match="'tools' has no skill 'fly'; it has: dive, flaky"):
         await caller().call("tools", "fly")
 
@@ -187,9 +187,9 @@ async def test_a_callee_never_gets_more_scopes_than_its_caller(
 
 async def test_a_callee_reads_the_secrets_that_it_declared() -> None:
     ctx = caller(secrets={"declared": "one-1234", "undeclared": "two-1234"})
-    assert (await ctx.call("tools", "tells", args={"name": "declared"})).result == HIDDEN
+    assert (await ctx.call("tools", "reports", args={"name": "declared"})).result == HIDDEN
     with pytest.raises(RunFailed) as caught:
-        await ctx.call("tools", "tells", args={"name": "undeclared"})
+        await ctx.call("tools", "reports", args={"name": "undeclared"})
     assert caught.value.code == "unknown_secret"
 
 
@@ -371,4 +371,4 @@ async def test_an_agent_is_got_with_its_card() -> None:
     discovery = LocalDiscovery([tools, club])
     assert (await discovery.get_agent("club")).card == club.card("quiet")
     with pytest.raises(UnknownAgentError, match="known are: club, tools"):
-        await discovery.get_agent("nobody")
+        await discovery.get_agent("unknown")

@@ -51,7 +51,7 @@ async def overdue(ctx: RunContext) -> None:
 
 
 @tools.skill
-async def finishes_when_told(ctx: RunContext) -> str:
+async def finishes_on_shutdown(ctx: RunContext) -> str:
     while not ctx.shutting_down:
         await ctx.check_cancelled()
     return "finished early"
@@ -210,13 +210,13 @@ async def test_cancelling_the_awaiting_task_cancels_the_skill() -> None:
 
 
 async def test_a_skill_that_cancels_itself_fails_and_does_not_cancel_its_caller() -> None:
-    with pytest.raises(SkillError, match="nobody cancelled it"):
+    with pytest.raises(SkillError, match="without being cancelled"):
         await run_skill(cancels_itself, local())
 
 
 async def test_a_skill_sees_that_its_worker_shuts_down() -> None:
     ctx = local()
-    run = asyncio.create_task(run_skill(finishes_when_told, ctx))
+    run = asyncio.create_task(run_skill(finishes_on_shutdown, ctx))
     await asyncio.sleep(0)
     ctx.shut_down()
     assert await run == "finished early"
@@ -296,12 +296,12 @@ async def test_a_result_holds_no_secret() -> None:
     agent = Agent("keeper", description="Keeps a key")
 
     @agent.skill
-    async def tell(ctx: RunContext[NoAuth]) -> str:
+    async def report(ctx: RunContext[NoAuth]) -> str:
         """Return the key."""
         return ctx.secret("key")
 
     ctx = LocalRunContext(auth=NoAuth(), secrets={"key": "sk-1234567890"})
-    assert await run_skill(tell, ctx) == HIDDEN
+    assert await run_skill(report, ctx) == HIDDEN
 
 
 async def test_an_encoded_secret_may_not_be_passed_to_another_agent() -> None:

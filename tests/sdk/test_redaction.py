@@ -142,7 +142,7 @@ def test_nearly_a_secret_is_hidden_at_the_end() -> None:
     assert one.flush() == HIDDEN
 
 
-def test_a_slow_writer_tells_no_more_than_a_few_letters_of_a_secret() -> None:
+def test_a_slow_writer_reveals_no_more_than_a_few_letters_of_a_secret() -> None:
     one = redactor("sk-1234567890")
     said = "".join(one.feed(letter) + one.flush(pausing=True) for letter in "<sk-1234567890>")
     assert said == f"<sk-{HIDDEN}>"
@@ -160,23 +160,23 @@ QUOTING: tuple[tuple[Callable[[str], str], Callable[[str], Any]], ...] = (
 def test_no_secret_comes_through_in_what_python_and_json_quote(
     secret: str, before: str, after: str, ways: list[Any]
 ) -> None:
-    told = before + secret + after
+    reported = before + secret + after
     for quoted, _ in ways:
-        told = quoted(told)
-    told = redactor(secret).redact(told)
+        reported = quoted(reported)
+    reported = redactor(secret).redact(reported)
     # What was hidden may have taken a part of what quotes its neighbour along.
     with contextlib.suppress(SyntaxError, ValueError):
         for _, unquoted in reversed(ways):
-            told = unquoted(told)
-        assert lacks(told, secret)
+            reported = unquoted(reported)
+        assert lacks(reported, secret)
 
 
 @pytest.mark.parametrize("way", QUOTING)
 @pytest.mark.parametrize("other", QUOTING)
 def test_a_key_of_several_lines_is_hidden_however_it_is_quoted(way: Any, other: Any) -> None:
     secret = '-----BEGIN-----\nit\'s "theirs" \\ é\n-----END-----'
-    told = redactor(secret).redact(other[0](way[0](f"key: {secret}!")))
-    assert other[1](told) == way[0](f"key: {HIDDEN}!")
+    reported = redactor(secret).redact(other[0](way[0](f"key: {secret}!")))
+    assert other[1](reported) == way[0](f"key: {HIDDEN}!")
 
 
 def test_a_rotated_secret_is_hidden_in_both_its_values() -> None:
@@ -207,10 +207,10 @@ def test_a_secret_is_hidden_in_base64_wherever_it_stands(
     value: str, before: bytes, after: bytes, encode: Callable[[bytes], bytes]
 ) -> None:
     text = encode(before + value.encode() + after).decode()
-    told = redactor(value).redact(text)
-    assert HIDDEN in told
+    reported = redactor(value).redact(text)
+    assert HIDDEN in reported
     # Of the letters that the secret shares with its neighbours one may be left at each end.
-    left = [part for part in told.split(HIDDEN) if part]
+    left = [part for part in reported.split(HIDDEN) if part]
     assert sum(map(len, left)) <= len(text) - (len(value.encode()) * 8 // 6 - 1)
 
 
@@ -221,7 +221,7 @@ def test_a_secret_is_hidden_however_a_url_is_quoted(value: str) -> None:
             assert redactor(value).redact(f"<{written}>") == f"<{HIDDEN}>"
 
 
-def test_basic_authentication_tells_nothing() -> None:
+def test_basic_authentication_reports_nothing() -> None:
     one = redactor("correct horse battery")
     header = base64.b64encode(b"ada:correct horse battery").decode()
     assert one.redact(f"Basic {header}") == f"Basic YWRhOm{HIDDEN}"

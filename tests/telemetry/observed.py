@@ -75,7 +75,7 @@ async def _waits(ctx: RunContext) -> None:
 
 
 def _leave_open(ctx: RunContext) -> None:
-    """A tool call and a library's span that nobody ends."""
+    """A tool call and a library's span that no one ends."""
     ctx.tool_call("forgotten").__enter__()
     tracer.start_span("neglected")
 

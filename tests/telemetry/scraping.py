@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 def get(port: int, path: str) -> tuple[int, str]:
-    """Status and body of a GET on this machine; 0 while nobody answers."""
+    """Status and body of a GET on this machine; 0 while no one answers."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as reply:
             return reply.status, reply.read().decode()

@@ -67,11 +67,11 @@ def test_a_secret_is_hidden_in_every_part_of_a_span() -> None:
     process_secrets.register("s3cret-of-a-link")
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("some")
     context = tracer.start_span("other").get_span_context()
-    told = {"key": "has s3cret-of-a-link", "s3cret-of-a-link": ["s3cret-of-a-link", "x"]}
-    for links in ([Link(context, told)], []):
+    reported = {"key": "has s3cret-of-a-link", "s3cret-of-a-link": ["s3cret-of-a-link", "x"]}
+    for links in ([Link(context, reported)], []):
         span = tracer.start_span("some", links=[Link(context, {"n": 1}), *links])
         if not links:
-            span.add_event("s3cret-of-a-link", told)
+            span.add_event("s3cret-of-a-link", reported)
         assert isinstance(span, ReadableSpan)
         quiet = redact_span(span)
         assert "s3cret" not in quiet.to_json()

@@ -42,8 +42,8 @@ def test_a_model_call_and_its_tool_call_nest_below_the_skill(
     (tool,) = children(spans, chat)
     assert (tool.name, tool.kind) == ("execute_tool search", "INTERNAL")
     assert tool.attributes["gen_ai.tool.call.id"] == "c1"
-    told = {name for span in spans for name in span.attributes}
-    assert not {name for name in told if "messages" in name or "arguments" in name}
+    reported = {name for span in spans for name in span.attributes}
+    assert not {name for name in reported if "messages" in name or "arguments" in name}
 
 
 def test_content_is_recorded_only_when_the_operator_says_so_and_tokens_are_counted(

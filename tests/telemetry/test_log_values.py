@@ -109,7 +109,7 @@ VALUES: dict[str, object] = {
 
 
 def message(value: object) -> None:
-    logging.getLogger("mine").warning("told %s", value)
+    logging.getLogger("mine").warning("reported %s", value)
 
 
 def no_message(value: object) -> None:
@@ -117,11 +117,11 @@ def no_message(value: object) -> None:
 
 
 def no_place(value: object) -> None:
-    logging.getLogger("mine").warning("told %d %d", value)  # noqa: PLE1206 - what this is about
+    logging.getLogger("mine").warning("reported %d %d", value)  # noqa: PLE1206 - what this is about
 
 
 def extra(value: object) -> None:
-    logging.getLogger("mine").warning("told", extra={"value": value})
+    logging.getLogger("mine").warning("reported", extra={"value": value})
 
 
 def raised(value: object) -> None:
@@ -131,15 +131,15 @@ def raised(value: object) -> None:
     try:
         fails()
     except SilentError:
-        logging.getLogger("mine").exception("told")
+        logging.getLogger("mine").exception("reported")
 
 
 def no_error(value: object) -> None:
-    logging.getLogger("mine").warning("told", exc_info=value)  # type: ignore[arg-type]
+    logging.getLogger("mine").warning("reported", exc_info=value)  # type: ignore[arg-type]
 
 
 def field(value: object) -> None:
-    structlog.get_logger("mine").warning("told", value=value)
+    structlog.get_logger("mine").warning("reported", value=value)
 
 
 def event(value: object) -> None:
@@ -147,15 +147,17 @@ def event(value: object) -> None:
 
 
 def no_field(value: object) -> None:
-    structlog.get_logger("mine").warning("told %d %d", value)
+    structlog.get_logger("mine").warning("reported %d %d", value)
 
 
 def reserved(value: object) -> None:
-    structlog.get_logger("mine").warning("told", _record=value, level=value, positional_args=value)
+    structlog.get_logger("mine").warning(
+        "reported", _record=value, level=value, positional_args=value
+    )
 
 
 def field_and_error(value: object) -> None:
-    structlog.get_logger("mine").warning("told", value=value, exc_info=value)
+    structlog.get_logger("mine").warning("reported", value=value, exc_info=value)
 
 
 WAYS: list[Callable[[object], None]] = [
@@ -164,26 +166,26 @@ WAYS: list[Callable[[object], None]] = [
 ]
 
 
-@pytest.mark.parametrize("tell", WAYS)
+@pytest.mark.parametrize("report", WAYS)
 @pytest.mark.parametrize("what", VALUES)
 def test_one_line_of_json_is_written_whatever_the_value(
-    own_root: None, capfd: pytest.CaptureFixture[str], what: str, tell: Callable[[object], None]
+    own_root: None, capfd: pytest.CaptureFixture[str], what: str, report: Callable[[object], None]
 ) -> None:
     logs.configure("INFO", "json")
-    tell(VALUES[what])
+    report(VALUES[what])
     (line,) = capfd.readouterr().err.splitlines()
     parsed = json.loads(line)
     assert parsed["logger"] == "mine"
-    assert parsed["level"] == ("error" if tell is raised else "warning")
+    assert parsed["level"] == ("error" if report is raised else "warning")
     assert not re.search("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", line)
 
 
-@pytest.mark.parametrize("tell", [field, event, no_field, field_and_error])
+@pytest.mark.parametrize("report", [field, event, no_field, field_and_error])
 def test_what_not_even_its_class_can_be_asked_of_is_written_as_well(
-    own_root: None, capfd: pytest.CaptureFixture[str], tell: Callable[[object], None]
+    own_root: None, capfd: pytest.CaptureFixture[str], report: Callable[[object], None]
 ) -> None:
     logs.configure("INFO", "json")
-    tell(NoClass())
+    report(NoClass())
     (line,) = capfd.readouterr().err.splitlines()
     assert json.loads(line)["logger"] == "mine"
 
@@ -193,22 +195,22 @@ def test_a_terminal_is_steered_by_no_value(
     own_root: None, capfd: pytest.CaptureFixture[str], what: str
 ) -> None:
     logs.configure("INFO", "console")
-    for tell in WAYS:
-        tell(VALUES[what])
+    for report in WAYS:
+        report(VALUES[what])
     said = capfd.readouterr().err
     assert said.count("[mine]") == len(WAYS)
     assert "Logging error" not in said
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", said)
 
 
-def test_what_can_be_told_of_such_values_is_told(
+def test_what_can_be_reported_of_such_values_is_reported(
     own_root: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("INFO", "json")
     value = {(1, 2): 2**70, "text": "caf\udce9", "odd": NoRepr(), "fine": [1, "two"]}
-    structlog.get_logger("mine").warning("told", value=value)
-    told = json.loads(capfd.readouterr().err)["value"]
-    assert told == {
+    structlog.get_logger("mine").warning("reported", value=value)
+    reported = json.loads(capfd.readouterr().err)["value"]
+    assert reported == {
         "(1, 2)": hex(2**70),
         "text": "caf\\udce9",
         "odd": "<NoRepr without a repr: RuntimeError>",
@@ -244,9 +246,9 @@ def test_another_handler_that_fails_adds_nothing_between_the_lines(
 ) -> None:
     logs.configure("INFO", "json")
     logging.getLogger().addHandler(logging.StreamHandler())
-    logging.getLogger("mine").warning("told %d", "x")
+    logging.getLogger("mine").warning("reported %d", "x")
     (line,) = capfd.readouterr().err.splitlines()
-    assert json.loads(line)["event"] == "told %d ['x']"
+    assert json.loads(line)["event"] == "reported %d ['x']"
 
 
 SAYS = """

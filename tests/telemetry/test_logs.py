@@ -208,14 +208,14 @@ def in_a_cause() -> None:
 
 @pytest.mark.parametrize("form", ["json", "console"])
 @pytest.mark.parametrize(
-    "tell", [quoted_in_a_dict, quoted_as_bytes, quoted_as_json, in_a_field, in_a_cause]
+    "report", [quoted_in_a_dict, quoted_as_bytes, quoted_as_json, in_a_field, in_a_cause]
 )
 def test_a_secret_of_several_lines_is_hidden_however_a_line_quotes_it(
-    own_root: None, capfd: pytest.CaptureFixture[str], form: str, tell: Callable[[], None]
+    own_root: None, capfd: pytest.CaptureFixture[str], form: str, report: Callable[[], None]
 ) -> None:
     process_secrets.register(KEY)
     logs.configure("INFO", form)
-    tell()
+    report()
     said = capfd.readouterr().err
     assert HIDDEN in said
     assert not any(word in said for word in ("BEGIN", "theirs", "END")), said

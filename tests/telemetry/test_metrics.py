@@ -98,7 +98,7 @@ def test_labels_are_those_of_the_table_and_hold_no_ids(measured: tuple[Watched, 
             assert run.id not in sample.labels.values()
 
 
-def test_a_message_that_nobody_can_read_is_a_dead_letter(measured: tuple[Watched, int]) -> None:
+def test_a_message_that_no_one_can_read_is_a_dead_letter(measured: tuple[Watched, int]) -> None:
     seen, port = measured
     name = "skillfleet_dead_letters_total"
     before = scrape(port).sum(name, kind="message")

@@ -52,7 +52,7 @@ def test_a_worker_is_ready_not_without_redis_and_not_when_it_drains(
     seen, port = probed
     for path in ("/startupz", "/livez", "/readyz"):
         wait_until(lambda path=path: status(port, path) == 200, what=path)  # type: ignore[misc]
-    assert status(port, "/metrics") == 404, "nobody asked for metrics"
+    assert status(port, "/metrics") == 404, "no one asked for metrics"
     assert status(port, "/nothing") == 404
 
     seen.server.stop()
@@ -76,8 +76,8 @@ def test_a_loop_that_stands_still_is_not_live(receiver: Receiver) -> None:
     port = free_port()
     with watched("loop", receiver, OFF, probe_port=port, blocked_seconds=0.5) as seen:
         run = seen.fleet.enqueue("watched.blocks", {"seconds": 4})
-        told = "the event loop has not turned"
-        wait_until(lambda: told in get(port, "/livez")[1], what="not to be live")
+        reported = "the event loop has not turned"
+        wait_until(lambda: reported in get(port, "/livez")[1], what="not to be live")
         wait_until(lambda: status(port, "/livez") == 200, what="to be live again")
         run.result(timeout=60)
 

@@ -145,7 +145,7 @@ def test_baggage_and_tracestate_reach_the_runs_that_a_run_calls(
         ("waits", "cancelled", None),
     ],
 )
-def test_a_bad_end_closes_all_spans_and_tells_why(
+def test_a_bad_end_closes_all_spans_and_reports_why(
     seen: Watched, tracer: trace.Tracer, skill: str, outcome: str, error: str | None
 ) -> None:
     run, trace_id = traced(seen, tracer, f"watched.{skill}")
@@ -166,7 +166,7 @@ def test_a_bad_end_closes_all_spans_and_tells_why(
     assert len(left) == below
     assert all(span.failed for span in spans if "execute_tool" in span.name)
     if skill == "fails":
-        assert all(span.failed for span in left), "spans that nobody ended are errors"
+        assert all(span.failed for span in left), "spans that no one ended are errors"
         assert "no good" in one(spans, INVOKE).exceptions[0]
 
 
@@ -207,7 +207,7 @@ def test_a_run_whose_caller_is_not_traced_begins_a_trace_that_follows_from_its_i
 
 
 @pytest.mark.parametrize("pool", ["loop", "prefork", "threads"])
-def test_the_spans_of_a_killed_worker_are_told_by_the_one_that_takes_over(
+def test_the_spans_of_a_killed_worker_are_reported_by_the_one_that_takes_over(
     pool: str, receiver: Receiver, tracer: trace.Tracer
 ) -> None:
     with watched(pool, receiver, concurrency=2, lease_seconds=3, reap_seconds=0.1) as seen:
@@ -227,7 +227,7 @@ def test_the_spans_of_a_killed_worker_are_told_by_the_one_that_takes_over(
     assert [span.name for span in children(spans, lost)] == [SEND]
 
 
-def test_an_attempt_that_is_buried_with_its_worker_is_told_by_the_reaper(
+def test_an_attempt_that_is_buried_with_its_worker_is_reported_by_the_reaper(
     receiver: Receiver, tracer: trace.Tracer
 ) -> None:
     with watched("prefork", receiver, concurrency=2, lease_seconds=3, reap_seconds=0.1) as seen:

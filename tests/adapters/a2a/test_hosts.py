@@ -148,11 +148,11 @@ async def test_a_connection_to_one_host_is_not_used_for_another_at_the_same_addr
     certificate, key = write_certificate(tmp_path, "mean.test")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
-    heard: list[bytes] = []
+    received: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await reader.readuntil(b"\r\n\r\n"):
-            heard.append(head)
+            received.append(head)
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
             await writer.drain()
 
@@ -169,20 +169,20 @@ async def test_a_connection_to_one_host_is_not_used_for_another_at_the_same_addr
         assert (await client.get(f"https://mean.test:{port}/")).text == "ok"
         with pytest.raises(httpx.ConnectError, match=r"(?i)certificate"):
             await client.get(f"https://kind.test:{port}/")
-    assert not any(b"t0ken" in head for head in heard)
+    assert not any(b"t0ken" in head for head in received)
 
 
 def test_an_authority_vouches_for_its_own_hosts_only(tmp_path: Path) -> None:
     certificate, _ = write_certificate(tmp_path)
-    known = CABundles.parse(f"agents.corp={certificate}, *.lab.corp={certificate}")
-    for host in ("agents.corp", "AGENTS.corp.", "a.lab.corp", "a.b.lab.corp"):
+    known = CABundles.parse(f"agents.corp={certificate}, *.test.corp={certificate}")
+    for host in ("agents.corp", "AGENTS.corp.", "a.test.corp", "a.b.test.corp"):
         assert known.for_host(host) is not known.public
-    for host in ("corp", "lab.corp", "b.agents.corp", "agents.corp.evil.test"):
+    for host in ("corp", "test.corp", "b.agents.corp", "agents.corp.evil.test"):
         assert known.for_host(host) is known.public
 
 
 @pytest.mark.parametrize("text", ["agents.corp", "=x.pem", "a=", "a=/nowhere.pem", "a={empty}"])
-def test_an_authority_that_cannot_be_used_is_told_at_the_start(text: str, tmp_path: Path) -> None:
+def test_an_unusable_authority_is_reported_at_the_start(text: str, tmp_path: Path) -> None:
     empty = tmp_path / "empty.pem"
     empty.touch()
     with pytest.raises(SettingsError, match="SKILLFLEET_A2A_CA_FILES"):

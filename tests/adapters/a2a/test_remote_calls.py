@@ -177,14 +177,14 @@ def test_a_credential_that_the_remote_agent_returns_is_hidden(secured: RemoteAge
     ):
         for how in ("data", "text", "failure", "error"):
             try:
-                told = repr(ask(fleet, secured.url, "echo", args={"how": how}))
+                reported = repr(ask(fleet, secured.url, "echo", args={"how": how}))
             except RunFailed as error:
-                told = str(error)
-            assert HIDDEN in told, told
-            assert "token-for-the-partner" not in told
+                reported = str(error)
+            assert HIDDEN in reported, reported
+            assert "token-for-the-partner" not in reported
 
 
-def test_a_certificate_that_nobody_vouches_for_ends_the_call(
+def test_a_certificate_of_an_unknown_authority_ends_the_call(
     caller: Fleet, secured: RemoteAgent
 ) -> None:
     before = len(secured.noted("asked"))
@@ -200,7 +200,7 @@ def test_a_redirect_is_not_followed(caller: Fleet, remote_agent: RemoteAgent) ->
     assert failed.value.code == "remote_error"
 
 
-def test_a_fleet_without_a_list_calls_nobody(
+def test_a_fleet_without_a_list_makes_no_remote_calls(
     calling_server: ValkeyServer, remote_agent: RemoteAgent
 ) -> None:
     with (

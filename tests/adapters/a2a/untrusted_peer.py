@@ -94,7 +94,7 @@ class UntrustedPeer(AgentExecutor):
                 await self._think(int(args["rounds"]), args["usage"], updater)
 
     async def _echo(self, how: str, credential: str, updater: TaskUpdater) -> None:
-        """Tell the credential that we were called with."""
+        """Return the credential of the call."""
         await updater.update_status(TaskState.TASK_STATE_WORKING, said(f"got {credential}"))
         match how:
             case "data":
@@ -108,7 +108,7 @@ class UntrustedPeer(AgentExecutor):
                 raise InvalidParamsError(message=f"bad: {credential}")
 
     async def _think(self, rounds: int, usage: dict[str, Any], updater: TaskUpdater) -> None:
-        """Tell after each round what was used so far, then be done."""
+        """Report after each round what was used so far, then end."""
         for number in range(1, rounds + 1):
             used = {name: count * number for name, count in usage.items()}
             working = TaskState.TASK_STATE_WORKING
@@ -130,7 +130,7 @@ def card(
     url: str, *, binding: str = "JSONRPC", version: str = "1.0", streaming: bool = True
 ) -> AgentCard:
     return AgentCard(
-        name="stranger",
+        name="untrusted",
         version="1",
         description="Does what it is asked",
         default_input_modes=["application/json"],
