@@ -78,7 +78,7 @@ def test_each_workers_queue_carries_its_own_fleets_runs(north: Fleet, south: Fle
 
 
 def test_a_call_of_an_agent_that_only_the_other_fleet_has_is_refused(north: Fleet) -> None:
-    run = north.enqueue("remote.asks", {"target": "kit", "skill": "add"})
+    run = north.enqueue("caller.asks", {"target": "kit", "skill": "add"})
     with pytest.raises(RunFailed, match="known skills") as refused:
         run.result(timeout=20)
     assert refused.value.code == "unknown_skill"

@@ -29,9 +29,9 @@ def test_trust_holds_in_every_pool(
     with Fleet(settings=keys.settings(server.producer_url)) as fleet:
         called = fleet.enqueue("gate.calls", {"skill": "reads", "depth": 1}, auth=ADA)
         assert called.result(timeout=30) == "read"
-        reported = fleet.enqueue("keeper.leaks", {"how": "text"})
+        leaking = fleet.enqueue("keeper.leaks", {"how": "text"})
         texts = [
-            event.payload["text"] for event in reported.events(timeout=30) if "text" in event.kind
+            event.payload["text"] for event in leaking.events(timeout=30) if "text" in event.kind
         ]
         assert "".join(texts) == f"<{HIDDEN}>"
         budget = Budget(tokens=30)
