@@ -123,7 +123,7 @@ def _alone(run: Run, executions: Sequence[Execution]) -> Iterator[str]:
             if not stood_still or run.outcome(older.attempt) != "lost":
                 yield (
                     f"attempts {older.attempt} ({run.outcome(older.attempt)}) and"
-                    f" {younger.attempt} overlapped: {_told(older, younger)}"
+                    f" {younger.attempt} overlapped: {_reported(older, younger)}"
                 )
 
 
@@ -143,7 +143,7 @@ def _awake_after_standing_still(older: Execution, younger: Execution) -> float:
     return sum(gap for gap in gaps if gap <= _STILL_NS)
 
 
-def _told(older: Execution, younger: Execution) -> str:
+def _reported(older: Execution, younger: Execution) -> str:
     times = [round((time - younger.first) / 1e6) for time in older.times]
     return f"the older one wrote to the journal at {times[-30:]} ms after the younger one's start"
 

@@ -14,7 +14,7 @@ SETTLE_NS = 10_000_000_000
 from the end of a call to its return."""
 END_NS = 20_000_000_000
 """From the end of a caller, or a cancellation, to the end of what has to end by it: a lease, the
-reaper's office passed on, a grace, and a busy machine."""
+reaper's leader lock expires, a grace, and a busy machine."""
 _RESTARTS = 3
 
 

@@ -229,7 +229,7 @@ class Load:
         if made.order.dies:
             await self._cancel_and_die(run)
         else:
-            await _ask_until_heard(run)
+            await _ask_until_received(run)
         made.cancelled_at = time.monotonic_ns()
 
     async def _cancel_and_die(self, run: AsyncRunHandle) -> None:
@@ -240,7 +240,7 @@ class Load:
             settings = self._settings.model_copy(update={"redis_url": proxy.url})
             async with AsyncFleet(settings=settings) as fleet:
                 proxy.set_trap(first)
-                asking = asyncio.create_task(_ask_until_heard(fleet.run(run.id)))
+                asking = asyncio.create_task(_ask_until_received(fleet.run(run.id)))
                 answered = asyncio.create_task(first.sprung.wait())
                 await asyncio.wait({asking, answered}, return_when=asyncio.FIRST_COMPLETED)
                 for task in (asking, answered):
@@ -261,7 +261,7 @@ class Load:
                         break
 
 
-async def _ask_until_heard(run: AsyncRunHandle) -> None:
+async def _ask_until_received(run: AsyncRunHandle) -> None:
     while True:
         try:
             await run.cancel("enough")

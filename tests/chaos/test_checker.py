@@ -145,7 +145,7 @@ def test_a_call_that_outlives_its_caller_is_found() -> None:
     ]
 
 
-def test_a_call_that_nobody_ends_in_the_queue_is_found() -> None:
+def test_a_call_that_no_one_ends_in_the_queue_is_found() -> None:
     queued = child("cancelled", (200, 900, "released"))
     queued.record["finished"] = "60000"
     assert verdict([LEFT, queued], FakeJournal(p=[SOON], c=[execution(1, 210, 890)])) == [

@@ -67,7 +67,7 @@ async def test_a_worker_can_be_struck_right_after_it_ended_a_caller(
         proxy.release()
 
 
-async def test_a_canceller_that_dies_was_heard_and_its_tree_ends(
+async def test_the_request_of_a_dying_canceller_arrives_and_its_tree_ends(
     server: ValkeyServer, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     await asyncio.to_thread(start_worker, CHAOS, lease_seconds=2, reap_seconds=0.3)

@@ -1,4 +1,4 @@
-"""An independent auditor: reads every key of a ledger's shards and tells what is inconsistent.
+"""An independent auditor: reads every key of a ledger's shards and reports what is inconsistent.
 
 It knows keys.py's table and nothing of the scripts.
 """

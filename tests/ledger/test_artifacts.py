@@ -144,7 +144,7 @@ async def test_a_stale_attempt_writes_no_artifact(ledger: Ledger) -> None:
     assert len(await blobs(ledger)) == 1
 
 
-async def test_an_upload_that_nobody_finishes_expires_whichever_chunk_arrived(
+async def test_an_upload_that_no_one_finishes_expires_whichever_chunk_arrived(
     ledger: Ledger,
 ) -> None:
     lease = await running(ledger)

@@ -152,7 +152,7 @@ async def test_what_somebody_holds_is_not_closed(ledger: Ledger) -> None:
         await ledger.leases.end_unclaimed(lease.run_id, TASK, FAILED, lease.token - 1)
         == EndResult.CHANGED
     )
-    assert await ledger.leases.end_unclaimed("nobody", TASK, FAILED) == EndResult.UNKNOWN
+    assert await ledger.leases.end_unclaimed("unknown", TASK, FAILED) == EndResult.UNKNOWN
     assert (await ledger.queries.status(lease.run_id)).state is RunState.RUNNING
 
 
@@ -181,17 +181,19 @@ async def test_the_attempts_of_a_run_that_was_cancelled_in_the_queue_expire_too(
 
 async def test_the_end_of_a_run_is_published_on_its_result_key(ledger: Ledger) -> None:
     lease = await running(ledger)
-    heard: list[bytes | None] = []
-    told = asyncio.Event()
+    received: list[bytes | None] = []
+    reported = asyncio.Event()
 
     def listener(message: bytes | None) -> None:
-        heard.append(message)
-        told.set()
+        received.append(message)
+        reported.set()
 
     await ledger.pubsub.listen(ledger.keys.result_key(lease.run_id), listener)
     await ledger.leases.settle(lease, TASK, lease.seq, DONE)
-    await asyncio.wait_for(told.wait(), 10)
-    assert heard == [await ledger.connection.execute("GET", ledger.keys.result_key(lease.run_id))]
+    await asyncio.wait_for(reported.wait(), 10)
+    assert received == [
+        await ledger.connection.execute("GET", ledger.keys.result_key(lease.run_id))
+    ]
 
 
 async def test_a_result_is_written_once_even_when_the_record_was_reopened(
@@ -201,9 +203,9 @@ async def test_a_result_is_written_once_even_when_the_record_was_reopened(
     await unaudited.leases.settle(lease, TASK, lease.seq, DONE)
     key = unaudited.keys.result_key(lease.run_id)
     before = await unaudited.connection.execute("GET", key)
-    heard: list[bytes | None] = []
-    await unaudited.pubsub.listen(key, heard.append)
+    received: list[bytes | None] = []
+    await unaudited.pubsub.listen(key, received.append)
     await touch(unaudited, "HSET", lease.run_id, f"run:{lease.run_id}", "state", "queued")
     await unaudited.cancellation.cancel(lease.run_id, "forged")
     assert await unaudited.connection.execute("GET", key) == before
-    assert [message for message in heard if message] == []
+    assert [message for message in received if message] == []

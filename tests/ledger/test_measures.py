@@ -277,7 +277,7 @@ async def test_a_stream_is_cut_to_its_length(ledger: Ledger) -> None:
     assert 300 <= left < 500 < most
 
 
-async def test_the_reapers_office_lasts_as_long_as_asked_for(ledger: Ledger) -> None:
+async def test_the_reapers_leader_lock_lasts_as_long_as_asked_for(ledger: Ledger) -> None:
     async with Clock(ledger) as clock:
         await reap(ledger, lock_ttl_ms=700_000)
     name = f"{ledger.keys.prefix('x')}reaper"
@@ -364,9 +364,9 @@ async def test_delays_are_counted_down_to_none(ledger: Ledger) -> None:
     assert await touch(ledger, "EXISTS", "x", "delays") == 0
 
 
-async def test_a_delay_of_nobody_is_forgotten(ledger: Ledger) -> None:
+async def test_a_delay_of_no_known_run_is_forgotten(ledger: Ledger) -> None:
     lease = await running(ledger)
-    for run_id in (lease.run_id, "nobody"):
+    for run_id in (lease.run_id, "unknown"):
         await touch(ledger, "ZADD", run_id, "delayed", 1, run_id)
     found = await reap(ledger)
     assert (found.to_publish, found.counts["due"]) == ((), 0)
@@ -392,9 +392,9 @@ async def test_an_ended_run_has_no_deadline_and_no_debt_any_more(ledger: Ledger)
         assert await score(ledger, index, lease.run_id) is None
 
 
-async def test_a_lease_of_nobody_is_forgotten(ledger: Ledger) -> None:
+async def test_a_lease_of_no_known_run_is_forgotten(ledger: Ledger) -> None:
     queued = await submitted(ledger)
-    for run_id in (queued.id, "nobody"):
+    for run_id in (queued.id, "unknown"):
         await touch(ledger, "ZADD", run_id, "leases", 1, run_id)
     found = await reap(ledger)
     assert (found.to_publish, found.to_end) == ((), ())
@@ -402,8 +402,8 @@ async def test_a_lease_of_nobody_is_forgotten(ledger: Ledger) -> None:
     assert await field(ledger, queued.id, "token") == b"0"
 
 
-async def test_a_deadline_of_nobody_is_forgotten(ledger: Ledger) -> None:
-    await touch(ledger, "ZADD", "nobody", "deadlines", 1, "nobody")
+async def test_a_deadline_of_no_known_run_is_forgotten(ledger: Ledger) -> None:
+    await touch(ledger, "ZADD", "unknown", "deadlines", 1, "unknown")
     assert (await reap(ledger)).to_end == ()
     assert await touch(ledger, "EXISTS", "x", "deadlines") == 0
 

@@ -114,7 +114,7 @@ async def test_a_stranded_run_is_found_beside_one_whose_record_is_nonsense(ledge
     assert (found.to_publish, found.counts["aside"]) == ((sound.id,), 1)
 
 
-async def test_a_run_nobody_published_is_found_beside_nonsense(ledger: Ledger) -> None:
+async def test_a_run_no_one_published_is_found_beside_nonsense(ledger: Ledger) -> None:
     broken, sound = await submitted(ledger), await submitted(ledger)
     await forged(ledger, broken.id, "queue", None)
     for new in (broken, sound):

@@ -313,9 +313,9 @@ async def test_one_that_its_callers_list_does_not_name_does_not_count_there(
     ledger = Ledger(settings_for(valkey))
     try:
         parent = await running(ledger)
-        stranger = await called(ledger, parent)
-        await touch(ledger, "SREM", parent.run_id, f"children:{parent.run_id}", stranger.run_id)
-        await ledger.leases.settle(stranger, TASK, stranger.seq, DONE)
+        other = await called(ledger, parent)
+        await touch(ledger, "SREM", parent.run_id, f"children:{parent.run_id}", other.run_id)
+        await ledger.leases.settle(other, TASK, other.seq, DONE)
         assert await open_calls(ledger, parent.run_id) == b"1"
     finally:
         await ledger.close()

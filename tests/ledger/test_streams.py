@@ -136,9 +136,9 @@ async def test_what_is_no_event_id_is_refused(ledger: Ledger, bad: str) -> None:
         await read_all(ledger, lease.run_id, bad)
 
 
-async def test_a_run_that_nobody_knows_has_no_stream(ledger: Ledger) -> None:
+async def test_a_run_that_no_one_knows_has_no_stream(ledger: Ledger) -> None:
     with pytest.raises(UnknownRunError):
-        await read_all(ledger, "nobody")
+        await read_all(ledger, "unknown")
 
 
 async def test_a_reader_that_is_stopped_leaves_a_usable_ledger(ledger: Ledger) -> None:

@@ -17,7 +17,7 @@ async def test_a_thousand_runs_are_queued_each_with_its_message(ledger: Ledger) 
     assert await ledger.connection.execute("ZCARD", "{skillfleet:0}:ready:celery:0") == 1000
 
 
-async def test_runs_that_exist_are_told_apart(ledger: Ledger) -> None:
+async def test_runs_that_exist_are_distinguished(ledger: Ledger) -> None:
     first, second = submission(), submission()
     assert await ledger.submissions.submit(first, b"message")
     both = [(first, b"message"), (second, b"message")]

@@ -286,7 +286,7 @@ async def leaves_a_child(ctx: RunContext, journal: str) -> str:
 
 
 @agent.skill
-async def tells_on(ctx: RunContext, journal: str) -> None:
+async def reports_shutdown(ctx: RunContext, journal: str) -> None:
     """Emit events until that fails."""
     try:
         while True:

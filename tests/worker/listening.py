@@ -7,27 +7,27 @@ from celery import signals
 from skillfleet import Agent, RunContext
 
 listening = Agent("listening", description="Returns the signals it received of its own runs")
-_heard: list[list[str]] = []
+_received: list[list[str]] = []
 
 
 @signals.task_prerun.connect(weak=False)
 def _begins(task: Any, **_: Any) -> None:
-    _heard.append(["prerun", task.name, task.request.id])
+    _received.append(["prerun", task.name, task.request.id])
 
 
 @signals.task_success.connect(weak=False)
 def _succeeds(sender: Any, result: Any, **_: Any) -> None:
-    _heard.append(["success", sender.name, str(result)])
+    _received.append(["success", sender.name, str(result)])
 
 
 @signals.task_failure.connect(weak=False)
 def _fails(sender: Any, exception: Any, **_: Any) -> None:
-    _heard.append(["failure", sender.name, str(exception)])
+    _received.append(["failure", sender.name, str(exception)])
 
 
 @signals.task_postrun.connect(weak=False)
 def _ends(task: Any, state: str, **_: Any) -> None:
-    _heard.append(["postrun", task.name, state])
+    _received.append(["postrun", task.name, state])
 
 
 @listening.skill
@@ -45,4 +45,4 @@ async def boom(ctx: RunContext) -> None:
 @listening.skill
 async def received(ctx: RunContext) -> list[list[str]]:
     """Return the signals received so far."""
-    return _heard
+    return _received

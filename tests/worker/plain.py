@@ -22,7 +22,7 @@ def outcome(result):
 
 
 def plain_celery(url: str, code: str) -> list[Any]:
-    """Run code in a process that knows Celery alone; what it told with `report`, in order.
+    """Run code in a process that knows Celery alone; what it reported with `report`, in order.
 
     `report(value)` reports JSON, `outcome(async_result)` waits: kind, value or message, state.
     """

@@ -169,7 +169,7 @@ def test_a_run_whose_events_cannot_be_written_fails_and_the_worker_goes_on(
 ) -> None:
     journal = tmp_path / "journal"
     worker = start_worker(KIT, events_patience_seconds=0.5, redis_timeout_seconds=0.5)
-    run = own_fleet.enqueue("kit.tells_on", {"journal": str(journal)})
+    run = own_fleet.enqueue("kit.reports_shutdown", {"journal": str(journal)})
     wait_kind(run, "progress")
     worker.server.signal(signal.SIGSTOP)
     try:

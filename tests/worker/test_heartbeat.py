@@ -66,7 +66,7 @@ async def test_it_goes_on_when_it_is_let_in_and_is_logged_twice(
 
 
 @pytest.mark.parametrize("lost", [False, True])
-async def test_while_nobody_may_write_a_run_is_held_as_long_as_its_record_knows_it(
+async def test_while_no_one_may_write_a_run_is_held_as_long_as_its_record_knows_it(
     server: ValkeyServer, lost: bool
 ) -> None:
     settings = WorkerSettings.load(redis_url=server.url, lease_seconds=1, reap_seconds=0.1)

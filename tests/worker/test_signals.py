@@ -7,7 +7,7 @@ from skillfleet_producer import Fleet
 from tests.worker.shared import StartWorker
 
 
-def test_a_project_that_listens_to_celery_hears_of_its_skills(
+def test_a_project_that_listens_to_celery_receives_signals_of_its_skills(
     own_fleet: Fleet, start_worker: StartWorker
 ) -> None:
     start_worker("tests.worker.listening")

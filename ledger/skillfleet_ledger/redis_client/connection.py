@@ -1,7 +1,7 @@
 """One connection to Redis that pipelines by itself.
 
 All commands issued in one turn of the event loop leave in one write, and replies are matched
-in order. A busy process so pays one system call for many commands, and nobody waits for a
+in order. A busy process makes one system call for many commands, and no caller waits for a
 connection out of a pool. Blocking commands and SUBSCRIBE do not belong here.
 """
 
@@ -222,7 +222,7 @@ class PipelinedConnection:
     async def _connect(self) -> None:
         try:
             self._protocol = await self._open()
-        except Exception as error:  # noqa: BLE001 - whatever it was, nobody may wait forever
+        except Exception as error:  # noqa: BLE001 - no caller may wait forever
             logger.debug("cannot connect to Redis at %s: %s", self.address, error)
             self._fail_unsent(self._endpoint.unconnected(error))
         finally:
@@ -297,7 +297,7 @@ class _CommandProtocol(RespProtocol):
 
     def on_reply(self, reply: Any) -> None:
         if not self._awaited:
-            # Nobody asked: Redis refuses the connection before it reads the first command.
+            # Not a reply: Redis refuses the connection before it reads the first command.
             self.abort()
             return
         future = self._awaited.popleft()

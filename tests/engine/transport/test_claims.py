@@ -109,7 +109,7 @@ def test_a_message_that_rang_for_a_reader_which_died_is_found(
     assert start_reader("jobs").drain(2) == ["one", "two"]
 
 
-def test_a_waiting_reader_looks_for_what_rang_elsewhere(
+def test_a_waiting_reader_looks_for_messages_woken_by_others(
     valkey: ValkeyServer, start_reader: StartReader
 ) -> None:
     publish(valkey.url, "jobs", "one")
