@@ -5,7 +5,7 @@ import inspect
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar, overload
 
 from pydantic import BaseModel
 
@@ -14,7 +14,13 @@ from skillfleet.context import AuthT, RunContext
 from skillfleet.contracts import AgentCard
 from skillfleet.errors import DeclarationError
 from skillfleet.skills.skill import Skill, SkillDecorator, SkillOptions, make_skill
-from skillfleet.skills.spec import check_agent_name, check_queue_name, check_text, names
+from skillfleet.skills.spec import (
+    BUILT_IN_AGENT,
+    check_agent_name,
+    check_queue_name,
+    check_text,
+    names,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,6 +39,8 @@ class Agent:
     anywhere: a worker is given the agents to serve. Raises `DeclarationError`.
     """
 
+    _reserved: ClassVar[frozenset[str]] = frozenset({"celery", BUILT_IN_AGENT})
+
     def __init__(
         self,
         name: str,
@@ -42,9 +50,8 @@ class Agent:
         tags: Sequence[str] = (),
         auth_model: type[BaseModel] = NoAuth,
         queue: str | None = None,
-        _built_in: bool = False,
     ) -> None:
-        check_agent_name(name, built_in=_built_in)
+        check_agent_name(name, self._reserved)
         check_queue_name(name, queue)
         if not inspect.isclass(auth_model) or not issubclass(auth_model, BaseModel):
             raise DeclarationError(
@@ -149,6 +156,12 @@ class Agent:
     def __repr__(self) -> str:
         """The agent's name."""
         return f"<Agent {self.name}>"
+
+
+class BuiltInAgent(Agent):
+    """The fleet's own agent, which may use its reserved name."""
+
+    _reserved = frozenset({"celery"})
 
 
 def _names_at_caller() -> Mapping[str, Any]:

@@ -32,7 +32,6 @@ CACHED_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
 TOOL_NAME: Final = "gen_ai.tool.name"
 TOOL_TYPE: Final = "gen_ai.tool.type"
 TOOL_CALL_ID: Final = "gen_ai.tool.call.id"
-TOKEN_TYPE: Final = "gen_ai.token.type"  # noqa: S105 - counts of a model's tokens, no secret
 INPUT_MESSAGES: Final = "gen_ai.input.messages"
 OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
 TOOL_ARGUMENTS: Final = "gen_ai.tool.call.arguments"

@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from skillfleet import Agent, JWTAuth, LocalRunContext, NoAuth, RunContext
+from skillfleet.agent import BuiltInAgent
 from skillfleet.contracts import MOST_SECONDS
 from skillfleet.errors import DeclarationError
 
@@ -185,9 +186,9 @@ def test_reserved_agent_names_are_refused(name: str) -> None:
 
 
 def test_the_fleet_itself_may_use_its_name_but_not_celerys() -> None:
-    assert Agent("fleet", _built_in=True).name == "fleet"
+    assert BuiltInAgent("fleet").name == "fleet"
     with pytest.raises(DeclarationError, match="reserved"):
-        Agent("celery", _built_in=True)
+        BuiltInAgent("celery")
 
 
 @pytest.mark.parametrize(

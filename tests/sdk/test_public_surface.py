@@ -62,7 +62,7 @@ def test_the_contexts_members_are_these_and_no_others() -> None:
     [
         (
             Agent.__init__,
-            ["name", "description", "version", "tags", "auth_model", "queue", "_built_in"],
+            ["name", "description", "version", "tags", "auth_model", "queue"],
         ),
         (
             LocalRunContext.__init__,

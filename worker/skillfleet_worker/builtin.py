@@ -2,9 +2,10 @@
 
 import asyncio
 
-from skillfleet import Agent, RunContext
+from skillfleet import RunContext
+from skillfleet.agent import BuiltInAgent
 
-fleet = Agent("fleet", description="Built-in skills to try a fleet out", _built_in=True)
+fleet = BuiltInAgent("fleet", description="Built-in skills to try a fleet out")
 
 
 @fleet.skill

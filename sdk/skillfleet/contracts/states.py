@@ -68,4 +68,3 @@ class ReasonCode(StrEnum):
     BUDGET_EXHAUSTED = "budget_exhausted"
     EVENTS_UNWRITABLE = "events_unwritable"
     WORKER_LOST = "worker_lost"
-    RETRIES_EXHAUSTED = "retries_exhausted"

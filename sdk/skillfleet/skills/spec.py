@@ -59,14 +59,14 @@ class SkillSpec:
         )
 
 
-def check_agent_name(name: str, *, built_in: bool) -> None:
+def check_agent_name(name: str, reserved: frozenset[str]) -> None:
     """Raise `DeclarationError` for a name that cannot begin a task name."""
     if not isinstance(name, str) or not _AGENT_NAME.fullmatch(name):
         raise DeclarationError(
             f"agent name {name!r} must start with a lower-case letter and hold at most 64 "
             "lower-case letters, digits, '-' or '_'"
         )
-    if name == "celery" or (name == BUILT_IN_AGENT and not built_in):
+    if name in reserved:
         raise DeclarationError(f"agent name {name!r} is reserved: choose another")
 
 
