@@ -14,7 +14,7 @@ from skillfleet.ports.provider import Provider
 from skillfleet.ports.scope import RUN_LABEL, RunScope
 from skillfleet.testing import run_skill
 
-lab = Agent("lab")
+kit = Agent("kit")
 
 
 class Sandboxes(Provider[RunScope]):
@@ -34,7 +34,7 @@ class Sandboxes(Provider[RunScope]):
         return scope
 
 
-@lab.skill
+@kit.skill
 async def opens(ctx: RunContext, fail: bool = False) -> bool:
     first, again = ctx.sandbox, ctx.sandbox
     if fail:

@@ -1,4 +1,4 @@
--- Take the call of an agent elsewhere, which is no run of this fleet, out of the budgets of the
+-- Charge the call of a remote agent, which is not a run of this fleet, to the budgets of the
 -- run that makes it and of those above it. A repeated call of this script pays again.
 --
 -- ARGV[1]  run id

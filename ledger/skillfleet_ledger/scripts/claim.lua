@@ -1,7 +1,7 @@
 -- Turn a queued run into a running attempt of one worker, under a lease.
 --
 -- KEYS[2]  the key of the result in Celery's format, where records are not to be believed: a run
---          that has one is over; absent elsewhere
+--          that has one is over; absent otherwise
 -- ARGV[1]  run id
 -- ARGV[2]  worker (the name of the process's channel)
 -- ARGV[3]  claim: unique to this delivery, so that a repeated call gets the same answer
@@ -10,7 +10,7 @@
 -- ARGV[6]  the skill's own timeout, milliseconds (0: none); starts with the first attempt
 -- ARGV[7]  the skill's own max_deliveries (0: the record's)
 -- ARGV[8..] field, value pairs of the record, for a message of a plain Celery client
---          that nobody submitted; nothing when such a message is to be refused
+--          that was not submitted; nothing when such a message is to be refused
 --
 -- Returns {status, token, attempt, seq, now, deadline or '', extra, retries}: status is
 -- 'claimed' (extra: milliseconds it waited since it was published), 'duplicate' (another

@@ -96,12 +96,12 @@ local function leave_running(id, queue)
   redis.call('SREM', P .. 'running:' .. queue, id)
 end
 
--- List an attempt that ended without ending the run; the record tells of the one after it.
+-- List an attempt that ended without ending the run; the record describes the one after it.
 local function list_attempt(id, number, worker, started, outcome, now)
   local key = P .. 'attempts:' .. id
   local entry = { number = tonumber(number), worker = worker, started = tonumber(started), ended = now, outcome = outcome }
   if redis.call('RPUSH', key, cjson.encode(entry)) > 99 then
-    -- The first one stays: it tells when the run began, and so whether its token was good then.
+    -- The first one is kept: its start decides if the token was valid in time.
     redis.call('LSET', key, 1, '')
     redis.call('LREM', key, 1, '')
   end

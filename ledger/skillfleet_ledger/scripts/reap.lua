@@ -1,16 +1,16 @@
 -- One round of the reaper: find what is overdue, restart what can be, report what must end.
 -- Every part is bounded, and none looks at finished runs other than those that expire now.
 --
--- ARGV[1]  the caller's name; the script does nothing while another name holds the office
--- ARGV[2]  how long the office is held without renewal, milliseconds
+-- ARGV[1]  the caller's name; the script does nothing while another name holds the leader lock
+-- ARGV[2]  time to live of the leader lock, milliseconds
 -- ARGV[3]  most runs a part handles in a round; ten times as many expired ones are forgotten
 -- ARGV[4]  how long a published run may wait before its message counts as possibly gone, ms
--- ARGV[5]  prefix of the broker's list keys on this Redis; '-' when the broker is elsewhere
+-- ARGV[5]  prefix of the broker's list keys on this Redis; '-' for a separate broker
 -- ARGV[6]  separator between queue and priority in the broker's list keys
 -- ARGV[7]  payload of the event that announces a restart
--- ARGV[8..] names of queues that are known to be empty (for a broker elsewhere)
+-- ARGV[8..] names of queues that are known to be empty (for a separate broker)
 --
--- Returns nil when another holds the office; else {publish, close, counts, more, cleanups, restarted}:
+-- Returns nil when another holds the lock; else {publish, close, counts, more, cleanups, restarted}:
 --   publish  run ids whose message the caller publishes again, and then strikes off `unpublished`
 --   close    id, token, why triples: runs the caller closes; why is 'dead', 'released' (too
 --            often), 'overdue' or 'cancelled'
@@ -28,7 +28,7 @@ local holder = redis.call('GET', P .. 'reaper')
 if holder and holder ~= me then return nil end
 redis.call('SET', P .. 'reaper', me, 'PX', ARGV[2])
 
--- After a gap in the rounds (Redis was away, or restarted) leases ran out that nobody could
+-- After a gap in the rounds (Redis was away, or restarted) leases expired that no worker could
 -- renew: their holders, if they live, get a moment to do so.
 local last = tonumber(redis.call('GET', P .. 'reaped') or now)
 redis.call('SET', P .. 'reaped', now)
@@ -58,7 +58,7 @@ local function past(index, most)
   return found
 end
 
--- Whoever may write records can write nonsense into one: it must not keep the round from all
+-- Any client that may write records can write invalid data: it must not keep the round from all
 -- others. A server that refuses to write ends the round all the same, at the ZADD.
 local SET_ASIDE_MS = 600000
 
@@ -72,7 +72,7 @@ local function each(index, most, act)
   for _, id in ipairs(past(index, most)) do try(P .. index, id, act) end
 end
 
--- Runs that a former round returned and nobody published.
+-- Runs that an earlier round returned and that were not published.
 local function republish(id)
   local r = redis.call('HMGET', run_key(id), 'state', 'queue', 'priority')
   if r[1] == 'queued' and not redis.call('ZSCORE', P .. 'delayed', id) then
@@ -144,7 +144,7 @@ end
 
 each('cleanups', math.max(1, math.floor(limit / 10)), check_cleanup)
 
--- Ended runs whose canvas has not gone on: their message comes again, and whoever gets it sees to it.
+-- Ended runs whose canvas has not gone on: their message is published again, and its receiver continues it.
 local function continue_canvas(id)
   local run = run_key(id)
   if redis.call('HEXISTS', run, 'state') == 0 then return redis.call('ZREM', P .. 'canvases', id) end
