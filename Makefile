@@ -72,7 +72,7 @@ profiles: $(STAMP) ## Build the wheel and test each install profile
 	@$(PY) -m pytest -m packaging
 
 bench: $(STAMP) ## Measure skillfleet and plain Celery; JSON in out/
-	@$(PY) -m benchmarks --systems skillfleet,skillfleet-traced,celery-threads --sleepers 500 $(ARGS)
+	@$(PY) -m benchmarks --systems skillfleet,skillfleet-quiet,skillfleet-traced,celery-threads --sleepers 500 $(ARGS)
 
 BENCH_RESULTS := benchmarks/results/peers.json
 

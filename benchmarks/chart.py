@@ -1,4 +1,4 @@
-"""The chart: bars of a few measures, a panel each, as one SVG file."""
+"""Chart of the main measures, a panel each, as one SVG file."""
 
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -27,7 +27,7 @@ _STYLE = """
 
 
 def draw(results: Results, path: Path) -> None:
-    """Write the chart. A thin line is the range of the rounds."""
+    """Write the chart. A thin line shows the range of the rounds."""
     names = list(results.figures)
     height = _HEAD + _BAR * len(names) + _GAP
     shown = [measure for measure in MEASURES if measure.name in SHOWN]

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.collector`: takes spans over HTTP and throws them away; prints its port."""
+"""`python -m benchmarks.collector`: accepts and discards spans over HTTP; prints its port."""
 
 import subprocess
 import sys
@@ -19,12 +19,12 @@ class _Sink(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
 
 @contextmanager
 def collecting() -> Iterator[str]:
-    """The address for OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, in a process of its own."""
+    """Run a collector in its own process; yield the value of OTEL_EXPORTER_OTLP_TRACES_ENDPOINT."""
     command = [sys.executable, "-m", "benchmarks.collector"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:

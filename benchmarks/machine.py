@@ -1,4 +1,4 @@
-"""The machine that the figures were measured on, and what its processes use (Linux)."""
+"""Description of the machine, and resource usage of its processes (Linux)."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, memory, Python, and the load at the start."""
+    """Return processor, cores, memory, Python version, and the load at the start."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
@@ -23,18 +23,18 @@ def describe() -> dict[str, Any]:
 
 
 def load() -> float:
-    """The load of the last minute."""
+    """Return the load of the last minute."""
     return round(os.getloadavg()[0], 2)
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all its descendants."""
+    """Return the ids of a process and all its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(each for child in children for each in tree(int(child)))]
 
 
 def resident_mib(pid: int, *, peak: bool = False) -> float:
-    """The resident size of a process and its descendants, MiB; at its highest if `peak`."""
+    """Return the resident size of a process and its descendants in MiB; the highest if `peak`."""
     field = "VmHWM:" if peak else "VmRSS:"
     kib = 0
     for each in tree(pid):
@@ -44,7 +44,7 @@ def resident_mib(pid: int, *, peak: bool = False) -> float:
 
 
 def cpu_seconds(pid: int) -> float:
-    """The processor time that a process and its descendants have used so far."""
+    """Return the processor time that a process and its descendants have used so far."""
     return sum(_cpu(each) for each in tree(pid))
 
 

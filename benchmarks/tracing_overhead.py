@@ -1,10 +1,9 @@
-"""`python -m benchmarks.tracing_overhead`: what telemetry costs a worker.
+"""`python -m benchmarks.tracing_overhead`: measures the cost of telemetry for a worker.
 
-The same runs, drained by one event-loop worker: without telemetry, with spans exported to a
-collector on this machine (which only reads them), and with metrics. Rounds are interleaved.
-No-ops show the price of a run; runs that await 50 ms, as a quick call of a service does, show
-what a fleet notices of it. Where cores are few, the collector competes with the worker: the
-processor time a run is the steadier figure.
+One event-loop worker drains the same runs without telemetry, with spans exported to a collector on
+this machine (which only reads them), and with metrics. Rounds are interleaved. No-ops show the cost
+per run; runs that await 50 ms, as a quick call of a service does, show its effect on a fleet. With
+few cores the collector competes with the worker: processor time per run is the steadier figure.
 """
 
 import os
@@ -68,7 +67,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="How often each variant runs.")] = 5,
     runs: Annotated[int, typer.Option(min=100, help="Runs a round.")] = 3000,
 ) -> None:
-    """Print runs a second and processor time a run, with the difference to no telemetry."""
+    """Print runs per second and processor time per run, and the difference to no telemetry."""
     figures: Figures = defaultdict(lambda: defaultdict(list))
     server = ValkeyServer("--appendonly", "no")
     try:
@@ -87,7 +86,7 @@ def main(
 
 
 def variants(endpoint: str) -> dict[str, dict[str, str]]:
-    """The environments that are compared."""
+    """Return the environments that are compared."""
     probes = {"SKILLFLEET_PROBE_PORT": str(free_port()), "SKILLFLEET_METRICS": "true"}
     traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_METRICS_EXPORTER": "none"}
     tenth = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}
@@ -102,7 +101,7 @@ def variants(endpoint: str) -> dict[str, dict[str, str]]:
 def measure(
     server: ValkeyServer, variables: Mapping[str, str], workload: str, runs: int
 ) -> tuple[float, float]:
-    """Runs a second, and milliseconds of the worker's processor time a run."""
+    """Return runs per second, and milliseconds of the worker's processor time per run."""
     skill, arguments = WORKLOADS[workload]
     with server.client() as client, Fleet(server.url) as fleet:
         client.flushall()
@@ -120,7 +119,7 @@ def measure(
 
 @contextmanager
 def worker(url: str, variables: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker of the built-in agent, as an operator would start it."""
+    """Run a worker of the built-in agent, as an operator starts it."""
     command = (sys.executable, "-m", "skillfleet_cli", "worker", "skillfleet_worker.builtin")
     process = subprocess.Popen(
         [*command, "--log-level", "WARNING"],
@@ -135,14 +134,14 @@ def worker(url: str, variables: Mapping[str, str]) -> Iterator[subprocess.Popen[
 
 
 def cpu_seconds(pid: int) -> float:
-    """The processor time that a process has used so far (Linux)."""
+    """Return the processor time that a process has used so far (Linux)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
 def sink() -> Iterator[str]:
-    """A collector in a process of its own that takes everything and looks at nothing."""
+    """Run a collector in its own process that accepts everything and parses nothing."""
     port = free_port()
     process = subprocess.Popen([sys.executable, "-c", SINK, str(port)])
     try:
@@ -154,7 +153,7 @@ def sink() -> Iterator[str]:
 
 
 def table(workload: str, figures: Mapping[str, list[tuple[float, float]]]) -> Table:
-    """Medians, and how much less the worker does than without telemetry."""
+    """Return medians, and how much less the worker does than without telemetry."""
     shown = Table(title=f"{workload}: median (least - greatest of the rounds)")
     for column in ("telemetry", "runs/s", "less", "CPU ms/run", "more"):
         shown.add_column(column, justify="left" if column == "telemetry" else "right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""What a system's worker and server have used so far."""
+"""Resource usage of a system's worker and server."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ _OWN = {"cmdstat_info", "cmdstat_ping"}
 
 @dataclass(frozen=True)
 class Usage:
-    """Sums since the start: executed commands (those inside scripts too), reads of sockets."""
+    """Sums since the start: executed commands (also inside scripts), socket reads."""
 
     worker_cpu: float
     server_cpu: float
@@ -34,7 +34,7 @@ class Usage:
 
 
 def usage(system: System) -> Usage:
-    """What was used until now."""
+    """Return the usage until now."""
     with system.server.client() as client:
         info: Any = client.info("everything")
         calls = {name: each["calls"] for name, each in client.info("commandstats").items()}
@@ -48,7 +48,7 @@ def usage(system: System) -> Usage:
 
 
 def data_bytes(system: System) -> int:
-    """The memory of all keys; the server's total would count its clients too."""
+    """Return the memory of all keys; the server's total would include its clients."""
     with system.server.client() as client, client.pipeline(transaction=False) as pipe:
         for key in client.scan_iter(count=1000):
             pipe.execute_command("MEMORY", "USAGE", key, "SAMPLES", 0)
@@ -57,7 +57,7 @@ def data_bytes(system: System) -> int:
 
 @contextmanager
 def stalls(server: Any) -> Iterator[list[float]]:
-    """Ping the server without a pause; the list holds the worst answer, seconds, afterwards."""
+    """Ping the server without a pause; the list then holds the slowest answer in seconds."""
     worst: list[float] = []
     over = threading.Event()
     thread = threading.Thread(target=_ping, args=(server.client(), over, worst))

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.venvs`: one virtual environment for each peer, at its pinned versions."""
+"""`python -m benchmarks.venvs`: creates an environment for each peer, with pinned versions."""
 
 import json
 import subprocess
@@ -13,13 +13,13 @@ _SHOWN = ("celery", "kombu", "dramatiq", "taskiq", "taskiq-redis", "arq", "saq",
 
 
 def requirements() -> dict[str, list[str]]:
-    """What to install for each peer."""
+    """Return what to install for each peer."""
     found: dict[str, list[str]] = tomllib.loads(VERSIONS.read_text())
     return found
 
 
 def python_of(peer: str) -> str:
-    """The peer's Python. Celery is in our own environment too, which serves until it has one."""
+    """Return the peer's Python; for Celery without an environment of its own, this one."""
     own = FOLDER / peer / "bin" / "python"
     if own.exists():
         return str(own)
@@ -29,7 +29,7 @@ def python_of(peer: str) -> str:
 
 
 def installed(peer: str) -> dict[str, str]:
-    """The versions of a peer's main packages."""
+    """Return the versions of a peer's main packages."""
     code = (
         "import json, sys; from importlib.metadata import distributions as all;"
         "print(json.dumps({each.name: each.version for each in all() if each.name in sys.argv}))"

@@ -105,7 +105,7 @@ def results(system: System, jobs: int) -> Figures:
 
 
 def two_workers(system: System, jobs: int) -> Figures:
-    """How much faster two worker processes empty a queue than the first of them alone."""
+    """Compare two worker processes that empty a queue with the first of them alone."""
     alone = _emptied(system, jobs)
     with system.joined(system.kind.slots.busy):
         system.ask("submit_many", count=jobs)
@@ -115,7 +115,7 @@ def two_workers(system: System, jobs: int) -> Figures:
 
 
 def _emptied(system: System, jobs: int) -> float:
-    """Jobs a second while a full queue is emptied."""
+    """Return jobs per second while a full queue is emptied."""
     with system.paused():
         system.ask("submit_many", count=jobs)
         began = time.perf_counter()
@@ -124,13 +124,13 @@ def _emptied(system: System, jobs: int) -> float:
 
 
 def latency(system: System, count: int) -> Figures:
-    """Submit to result, one job at a time."""
+    """Measure submit to result, one job at a time."""
     centiles = statistics.quantiles(system.ask("latency", count=count), n=100)
     return {"latency_p50_ms": centiles[49] * 1000, "latency_p99_ms": centiles[98] * 1000}
 
 
 def starts(system: System, count: int) -> Figures:
-    """Submit to the start of the job, where the worker reports it."""
+    """Measure submit to start of a job, where the worker reports it."""
     found = system.ask("starts", count=count)
     if found is None:
         return {}
@@ -139,7 +139,7 @@ def starts(system: System, count: int) -> Figures:
 
 
 def events(system: System, count: int) -> Figures:
-    """Events a second from one job, and from ten at once, to a live reader: the median of three."""
+    """Measure events per second from one job and ten at once, to a live reader: median of 3."""
     return {
         f"events_{runs}": statistics.median(
             runs * count / system.ask("streams", runs=runs, count=count) for _ in range(_STREAMS)
@@ -149,7 +149,7 @@ def events(system: System, count: int) -> Figures:
 
 
 def cancel(system: System, count: int) -> Figures:
-    """From the order to stop until the running job has seen it."""
+    """Measure the time from a cancellation until the running job sees it."""
     found = system.ask("cancels", count=count)
     return {} if found is None else {"cancel_p50_ms": statistics.median(found) * 1000}
 
@@ -170,7 +170,7 @@ def artifact(system: System, mib: int) -> Figures:
 
 
 def queued(system: System, count: int) -> Figures:
-    """What a queued job takes in Redis."""
+    """Measure the memory of a queued job in Redis."""
     with system.paused():
         before = data_bytes(system)
         system.ask("submit_many", count=count)
@@ -178,7 +178,7 @@ def queued(system: System, count: int) -> Figures:
 
 
 def sleepers(system: System, count: int, seconds: float) -> Figures:
-    """Jobs that await one second, twice as many as slots (four times in prefork)."""
+    """Run jobs that await one second, twice as many as slots (four times in prefork)."""
     waves = -(-count // system.kind.slots.sleeping)
     wall = system.ask("sleeps", count=count, seconds=seconds)
     return {
@@ -188,7 +188,7 @@ def sleepers(system: System, count: int, seconds: float) -> Figures:
 
 
 def running(system: System, count: int) -> Figures:
-    """What running jobs take in the worker and in Redis."""
+    """Measure the memory of running jobs in the worker and in Redis."""
     before = data_bytes(system)
     system.ask("hold", count=count, seconds=120)
     return {
@@ -198,7 +198,7 @@ def running(system: System, count: int) -> Figures:
 
 
 def running_with_stream(system: System, count: int) -> Figures:
-    """What a running job that has emitted an event takes in Redis."""
+    """Measure the memory in Redis of a running job that has emitted an event."""
     before = data_bytes(system)
     system.ask("hold", count=count, seconds=120, job="hold_emitting")
     return {"running_stream_bytes": (data_bytes(system) - before) / count}

@@ -9,12 +9,15 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from skillfleet.redaction import HIDDEN
-from skillfleet_telemetry import logs
+from skillfleet.redaction import HIDDEN, SecretRegistry
+from skillfleet_telemetry import log_format, logs
 from skillfleet_telemetry.redaction import process_secrets
 
 KEY = "a key of twelve letters"
@@ -253,7 +256,7 @@ def test_another_handler_that_fails_adds_nothing_between_the_lines(
 
 SAYS = """
 import logging
-from skillfleet_telemetry import logs
+from skillfleet_telemetry import log_format, logs
 logs.configure("INFO", "json")
 logging.getLogger("mine").warning("caf\\u00e9 \\u2603 \\x9b")
 """
@@ -268,3 +271,22 @@ def test_a_line_is_json_in_every_encoding_of_stderr(encoding: str) -> None:
         check=True,
     ).stderr
     assert json.loads(said.decode(encoding))["event"] == "caf\u00e9 \u2603 \x9b"
+
+
+@settings(deadline=None)
+@given(
+    secret=st.text(min_size=4, max_size=12).filter(lambda text: text not in HIDDEN),
+    way=st.sampled_from([str, repr, json.dumps, lambda text: json.dumps(json.dumps(text))]),
+    before=st.text(max_size=3),
+)
+def test_no_secret_is_in_a_json_line_however_its_value_quotes_it(
+    secret: str, way: Callable[[str], str], before: str
+) -> None:
+    """A line is searched as a whole, so its own quoting must not hide a secret."""
+    registry = SecretRegistry()
+    registry.register(secret)
+    record = logging.LogRecord("mine", logging.INFO, "", 0, "%s", ("x",), None)
+    setattr(record, logs.FIELDS, {"field": way(before + secret)})
+    with patch.multiple(log_format, process_secrets=registry, redact_value=registry.redact_value):
+        line = log_format.JsonFormatter().format(record)
+    assert HIDDEN in json.loads(line)["field"]

@@ -27,7 +27,7 @@ class HueyDriver(Driver):
         return [HUEY.enqueue(prepared(**each)) for each in batch]
 
     async def result(self, handle: Any) -> Any:
-        value = handle.get(blocking=True, timeout=60)  # takes the result out of its hash
+        value = handle.get(blocking=True, timeout=180)  # takes the result out of its hash
         self._open -= 1
         return value
 
