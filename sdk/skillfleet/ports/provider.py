@@ -21,6 +21,9 @@ class Provider(ABC, Generic[ClientT]):
     Made by the adapter's `create(environment)`, which reads settings and opens no connection:
     it is also called just to check them. Connections are opened by the first client that needs
     one.
+
+    Concurrency: `open` is called from any thread that executes runs (in the pool `threads`, at
+    once); shared connections belong to the home loop (`RunScope.on_home_loop`).
     """
 
     @abstractmethod
