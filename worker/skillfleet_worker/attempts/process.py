@@ -9,7 +9,6 @@ import logging
 import os
 import random
 import socket
-import threading
 import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -46,7 +45,6 @@ class WorkerProcess:
         self.background_services: list[Callable[[], Coroutine[Any, Any, None]]] = []
         """Further services that run as long as the process; add them before it starts."""
         self.home = asyncio.get_running_loop()
-        self.thread_id = threading.get_ident()
         self.loop_watchdog: LoopWatchdog = bridge.home_watchdog(settings.blocked_seconds)
         self.loop_watchdog.name_tasks_by(self.executing)
         self._draining = False
