@@ -72,14 +72,36 @@ async def test_a_reader_waits_for_a_change_of_state_and_not_for_its_next_look(
     [b"x", b"1 2 {}\n3 4 {", b"1 2 {}\n" * 50, b"\n\n1 2 {}\n"],
     ids=["text", "cut off", "too many", "empty lines"],
 )
+@pytest.mark.parametrize("emits", [True, False])
 async def test_a_record_with_invalid_kept_events_breaks_nothing(
-    unaudited: Ledger, forged: bytes
+    unaudited: Ledger, forged: bytes, *, emits: bool
 ) -> None:
-    lease = await running(unaudited)
+    lease, seq = await running(unaudited), 1
     await touch(unaudited, "HSET", lease.run_id, f"run:{lease.run_id}", "kept", forged)
-    await unaudited.streams.append(lease, lease.seq + 1, [event("mine")])
-    await unaudited.leases.settle(lease, TASK, lease.seq + 1, DONE)
+    if emits:
+        seq = 2
+        await unaudited.streams.append(lease, seq, [event("mine")])
+    else:
+        await touch(unaudited, "HSET", lease.run_id, f"run:{lease.run_id}", "stream", "1")
+    await unaudited.leases.settle(lease, TASK, seq, DONE)
     assert (await read_all(unaudited, lease.run_id))[-1].final
+
+
+async def test_a_record_keeps_eight_changes_of_state(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    for number in (2, 4, 6, 8):
+        await ledger.leases.requeue(lease, lease.seq, outcome="retry", reason="again")
+        assert (await ledger.queries.state(lease.run_id))[1] == number
+        assert not await has_stream(ledger, lease.run_id)
+        lease = await claimed(ledger, lease.run_id)
+    assert await touch(ledger, "XLEN", lease.run_id, f"events:{lease.run_id}") == 9
+    assert await touch(ledger, "HGET", lease.run_id, f"run:{lease.run_id}", "kept") == b""
+
+
+async def test_a_batch_that_adds_nothing_makes_no_stream(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    assert await ledger.streams.append(lease, 1, [event("old")]) == (1, "")
+    assert not await has_stream(ledger, lease.run_id)
 
 
 async def act(ledger: Ledger, lease: Lease, seq: int, step: str) -> tuple[Lease, int, list[Any]]:

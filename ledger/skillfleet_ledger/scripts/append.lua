@@ -11,22 +11,21 @@
 -- the lease is gone, or {-1, number} when the batch would leave a gap.
 local id = ARGV[1]
 local run = run_key(id)
-local r = redis.call('HMGET', run, 'token', 'state', 'seq', 'cancel', 'stream', 'kept')
+local r = redis.call('HMGET', run, 'token', 'state', 'seq', 'cancel', 'kept')
 if not holds_lease(r[2], r[1], ARGV[2]) then return { 0 } end
 local seq, first = tonumber(r[3]), tonumber(ARGV[4])
 if first > seq + 1 then return { -1, seq } end
 
 local events, attempt, cap = P .. 'events:' .. id, ARGV[3], ARGV[5]
-local number, stream, kept = first, r[5] or '', r[6] or ''
+local number, last = first, seq
 for i = 6, #ARGV, 3 do
-  if number > seq then
-    if kept ~= '' then write_kept(id, kept, seq) end
-    stream, kept = '1', ''
+  if number > last then
+    if last == seq then write_kept(id, r[5], seq) end
     redis.call('XADD', events, 'MAXLEN', '~', cap, number .. '-0',
       'k', ARGV[i], 'p', ARGV[i + 1], 'a', attempt, 't', ARGV[i + 2])
-    seq = number
+    last = number
   end
   number = number + 1
 end
-redis.call('HSET', run, 'seq', seq, 'stream', stream, 'kept', kept)
-return { 1, seq, r[4] or '' }
+if last > seq then redis.call('HSET', run, 'seq', last, 'stream', '1', 'kept', '') end
+return { 1, last, r[4] or '' }

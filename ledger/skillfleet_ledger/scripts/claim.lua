@@ -81,8 +81,8 @@ local published = tonumber(r[11]) or now
 redis.call('HSET', P .. 'watermark', r[9] .. ':' .. r[10], published)
 redis.call('SADD', P .. 'running:' .. r[9], id)
 redis.call('ZADD', P .. 'leases', now + tonumber(ARGV[4]), id)
-local stream, kept = add_state(id, r[12], r[18], attempt, seq, ARGV[5], now)
+local kept = add_state(id, r[12], r[18], attempt, seq, ARGV[5], now)
 redis.call('HSET', run, 'state', 'running', 'token', token, 'attempt', attempt, 'seq', seq, 'worker', worker,
-  'claim', claim, 'started', now, 'stranded', 0, 'stream', stream, 'kept', kept)
+  'claim', claim, 'started', now, 'stranded', 0, 'kept', kept)
 if r[8] then redis.call('HDEL', run, 'due') end
 return { 'claimed', token, attempt, seq, now, deadline, now - published, retries }

@@ -43,15 +43,15 @@ local function write_kept(id, kept, last)
   end
 end
 
--- Add a change of state, as event number seq. Returns the new values of the record's fields
--- `stream` ('1': the events are in the stream) and `kept`.
+-- Add a change of state, as event number seq. Returns the new value of the record's field `kept`,
+-- and whether the events are in the stream.
 local function add_state(id, stream, kept, attempt, seq, payload, now)
   if stream ~= '1' and seq <= MOST_KEPT then
-    return '', (kept or '') .. attempt .. ' ' .. now .. ' ' .. payload .. '\n'
+    return (kept or '') .. attempt .. ' ' .. now .. ' ' .. payload .. '\n', false
   end
   write_kept(id, kept, seq - 1)
   write_event(id, seq, 'state', payload, attempt, now)
-  return '1', ''
+  return '', true
 end
 
 -- The one way to a record: its own fields and those in ARGV from a position on, which are given
@@ -192,13 +192,13 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
   end
   if r[8] then redis.call('ZREM', P .. 'deadlines', id) end
   redis.call('ZADD', P .. 'state:' .. state, r[11], id)
-  local stream, kept = add_state(id, r[20], r[21], r[3], seq, payload, now)
+  local kept, is_streamed = add_state(id, r[20], r[21], r[3], seq, payload, now)
   redis.call('HSET', run, 'state', state, 'code', code, 'message', message, 'finished', now, 'seq', seq,
-    'settled', settled or '', 'stream', stream, 'kept', kept)
+    'settled', settled or '', 'kept', kept)
   -- A run ends once: who may write records could have reopened this one, but not its result.
   local is_first = redis.call('SET', meta_key, meta, 'PX', ttl, 'NX')
   redis.call('PEXPIRE', run, ttl)
-  if stream == '1' then redis.call('PEXPIRE', P .. 'events:' .. id, ttl) end
+  if is_streamed then redis.call('PEXPIRE', P .. 'events:' .. id, ttl) end
   if listed > 0 then redis.call('PEXPIRE', P .. 'attempts:' .. id, ttl) end
   if not r[16] then leave_caller(id, r[17]) end
   if tonumber(r[12] or 0) > 0 then

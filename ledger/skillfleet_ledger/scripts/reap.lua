@@ -110,8 +110,8 @@ local function restart(id)
     else
       local seq = tonumber(r[9]) + 1
       leave_running(id, r[7])
-      local stream, kept = add_state(id, r[11], r[15], r[10], seq, ARGV[7], now)
-      redis.call('HSET', run, 'state', 'queued', 'seq', seq, 'stream', stream, 'kept', kept)
+      local kept = add_state(id, r[11], r[15], r[10], seq, ARGV[7], now)
+      redis.call('HSET', run, 'state', 'queued', 'seq', seq, 'kept', kept)
       list_attempt(id, r[10], r[13], r[14], 'lost', now)
       mark_ready(id, r[7], r[8], now)
       to_publish(id)

@@ -26,9 +26,9 @@ if tonumber(r[3]) ~= tonumber(ARGV[3]) then return 'gap' end
 
 local now, seq = now_ms(), tonumber(r[3]) + 1
 leave_running(id, r[4])
-local stream, kept = add_state(id, r[7], r[14], r[6], seq, ARGV[6], now)
+local kept = add_state(id, r[7], r[14], r[6], seq, ARGV[6], now)
 redis.call('HSET', run, 'state', 'queued', 'seq', seq, 'token', tonumber(r[1]) + 1, 'requeued', ARGV[2],
-  'stream', stream, 'kept', kept)
+  'kept', kept)
 local is_over = r[9]
 if ARGV[5] == 'retry' then
   redis.call('HINCRBY', run, 'retries', 1)
