@@ -64,7 +64,7 @@ async def test_a_delay_ends_beside_one_whose_record_is_nonsense(ledger: Ledger) 
     broken, sound = [await submitted(ledger, delay_ms=1) for _ in range(2)]
     await forged(ledger, broken.id, "priority", None)
     # Redis' clock decides that both are due.
-    await wait_until_async(lambda: _due(ledger, broken.id), 20)
+    await wait_until_async(lambda: _due(ledger, sound.id), 20)
     found = await reap(ledger)
     assert (found.to_publish, found.counts["aside"]) == ((sound.id,), 1)
 
