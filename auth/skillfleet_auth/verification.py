@@ -77,7 +77,7 @@ class TokenVerifier:
 
 
 def valid_at(claims: TokenClaims, moment: datetime) -> bool:
-    """Whether a token had not expired at that moment."""
+    """Return whether a token had not yet expired at that moment."""
     return moment.timestamp() <= claims.exp
 
 

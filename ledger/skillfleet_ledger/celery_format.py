@@ -24,7 +24,7 @@ _EXCEPTIONS = {
 
 
 class RunEnd(NamedTuple):
-    """How a run ends: a terminal state, its reason, and the value when it succeeded."""
+    """The end of a run: a terminal state, its reason, and the value when it succeeded."""
 
     state: RunState
     code: str

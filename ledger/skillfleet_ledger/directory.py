@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class Directory:
-    """Who serves what: an agent is listed while the heartbeat of one of its workers lasts."""
+    """The agents and their live workers; an agent is listed while one worker's heartbeat lasts."""
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection

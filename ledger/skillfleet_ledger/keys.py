@@ -53,14 +53,14 @@ DEFAULT_NAMESPACE = "skillfleet"
 
 @dataclass(frozen=True)
 class Keyspace:
-    """Where a fleet's data lies: its namespace and the number of shards of its ledger."""
+    """The location of a fleet's data: its namespace and the number of shards of its ledger."""
 
     namespace: str = DEFAULT_NAMESPACE
     shards: int = 1
 
     @property
     def broker_prefix(self) -> str:
-        """What stands before the broker's and the result backend's keys on Redis.
+        """The prefix of the broker's and the result backend's keys on Redis.
 
         Empty for the default namespace, so that plain Celery clients reach it unconfigured.
         """

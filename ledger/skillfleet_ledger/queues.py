@@ -1,4 +1,4 @@
-"""How much there is to do in each queue: what scaling and monitoring go by."""
+"""Counts of the runs in each queue, for scaling and monitoring."""
 
 import asyncio
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ class QueueStats(BaseModel):
     @computed_field  # type: ignore[prop-decorator]  # pydantic's documented order
     @property
     def demand(self) -> int:
-        """What workers are needed for: waiting and running runs."""
+        """The runs that need a worker: waiting and running ones."""
         return self.queued + self.running
 
     def plus(self, other: "QueueStats") -> "QueueStats":

@@ -21,7 +21,7 @@ _SHORT_BYTES = 512
 
 
 class PlainPart(NamedTuple):
-    """What the message of a plain Celery client says beside what a record has fields for."""
+    """The parts of a plain Celery client's message that a record has no fields for."""
 
     headers: dict[str, Any]
     """Headers that differ from those of a fleet's own message; stamps and own ones included."""
@@ -35,7 +35,7 @@ NOTHING_PLAIN = PlainPart({}, {}, {})
 
 
 def plain_part(invocation: Invocation) -> PlainPart:
-    """What a plain client's message said; empty for a run that a fleet enqueued."""
+    """Return these parts of a plain client's message; empty for a run that a fleet enqueued."""
     if invocation.celery is None:
         return NOTHING_PLAIN
     # Not orjson, which reads whole numbers beyond 64 bits as others.
@@ -104,7 +104,7 @@ def body(invocation: Invocation) -> tuple[list[Any], dict[str, Any], dict[str, A
 
 @cache
 def origin() -> str:
-    """Who sent it: Celery's form for clients, `gen<pid>@<host>`."""
+    """Return the sender's name in Celery's form for clients: `gen<pid>@<host>`."""
     return f"gen{os.getpid()}@{socket.gethostname()}"
 
 
@@ -123,7 +123,7 @@ def _representation(args: bytes) -> str:
 
 
 def _is_plain(args: bytes) -> bool:
-    """Whether a JSON object is a flat one whose texts Python writes as they are."""
+    """Return whether a JSON object is flat and Python's repr writes its strings unchanged."""
     return (
         args.isascii()
         and args.count(b"{") == 1

@@ -131,7 +131,7 @@ def _message(invocation: Invocation) -> Any:
 
 
 def _ready(connection: Any, queue: str) -> int:
-    """How many messages wait in a queue; 0 when there is no such queue."""
+    """Return the number of messages waiting in a queue; 0 when there is no such queue."""
     channel = connection.channel()
     try:
         return int(channel.queue_declare(queue=queue, passive=True).message_count)

@@ -143,7 +143,7 @@ class Agent:
         return skill
 
     def card(self, queue: str) -> AgentCard:
-        """What the agent's workers publish; `queue` is the queue that carries its runs."""
+        """Return the card that the agent's workers publish; `queue` carries its runs."""
         return AgentCard(
             name=self.name,
             description=self.description,

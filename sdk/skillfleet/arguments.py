@@ -71,7 +71,7 @@ def check_seconds(name: str, value: Any, *, or_zero: bool = False) -> None:
 
 
 def arguments_check(task: str, schema: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], None]:
-    """What raises InvalidArgumentsError, naming the fields, for arguments that do not fit.
+    """Return a check that raises InvalidArgumentsError, naming the fields that do not fit.
 
     Arguments are plain JSON values, as of `json_arguments`. `schema` is the skill's input
     schema (JSON Schema 2020-12), `task` names it in the message; nothing fits one that cannot

@@ -1,4 +1,4 @@
-"""Who is calling: the models that an agent may name as its `auth_model`."""
+"""The identity of a caller: models that an agent may name as its `auth_model`."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar

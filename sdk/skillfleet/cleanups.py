@@ -67,6 +67,6 @@ async def _contained(cleanup: Cleanup, run_id: str) -> None:
 
 
 def _is_cancelled() -> bool:
-    """Whether this task itself was cancelled; a cleanup may raise CancelledError by itself."""
+    """Return whether this task itself was cancelled; a cleanup may raise CancelledError too."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

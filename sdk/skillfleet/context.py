@@ -62,7 +62,7 @@ class RunContext(ABC, Generic[AuthT]):
     @property
     @abstractmethod
     def deadline(self) -> datetime | None:
-        """When the run is stopped (UTC, aware); None when it may run as long as it wants."""
+        """The time at which the run is stopped (UTC, aware); None without a deadline."""
 
     @property
     @abstractmethod
@@ -126,7 +126,7 @@ class RunContext(ABC, Generic[AuthT]):
 
     @abstractmethod
     def _cancel_reason(self) -> str | None:
-        """Why the run was cancelled ("" without a reason); None while it was not."""
+        """Return why the run was cancelled ("" without a reason); None while it was not."""
 
     @abstractmethod
     def secret(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What an error says to a runtime, whatever the error is: code, message, retry, time to wait.
+"""Readers of any error for a runtime: its code, message, retry policy and time to wait.
 
 A skill's errors are code of others: attributes of any type, properties and `__str__` that
 raise, groups in groups. What these functions return can always be written and read.
@@ -61,7 +61,7 @@ def is_cancellation(error: BaseException) -> bool:
 
 
 def is_overdue(error: BaseException, deadline: datetime | None, remaining: float | None) -> bool:
-    """Whether a run whose handler ended with `error` ended for its deadline.
+    """Return whether a run whose handler ended with `error` ended because of its deadline.
 
     `deadline` is the run's, `remaining` the seconds up to it by the clock of who asks. A run
     that it called has the same deadline, and may see it pass a moment earlier.
@@ -81,7 +81,7 @@ def error_code(error: BaseException) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """What the error says: text without lone surrogates, whatever its own `__str__` does.
+    """Return the error's message without lone surrogates, whatever its own `__str__` does.
 
     Of bounded length, but longer than a message may be (`shortened_text`), so that secrets
     can be hidden in it before it is cut.
@@ -95,7 +95,7 @@ def error_text(error: BaseException) -> str:
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether the error itself says that the same call may succeed later; not for groups."""
+    """Return whether the error itself says that the same call may succeed later; not for groups."""
     try:
         return isinstance(error, SkillfleetError) and bool(error.retryable)
     except Exception:  # noqa: BLE001 - it may be a property of a handler's own class

@@ -35,7 +35,7 @@ class CallReport:
 
     @property
     def charged_tokens(self) -> int:
-        """What a budget of tokens is charged: input and output together."""
+        """The tokens that a budget is charged: input and output together."""
         charged = (names.INPUT_TOKENS, names.OUTPUT_TOKENS)
         return sum(max(self.tokens.get(name, 0), 0) for name in charged)
 

@@ -107,7 +107,7 @@ class SecretRegistry:
         return redact_values(value, self.redact)
 
     def may_occur_in_json(self, document: str) -> bool:
-        """Whether a JSON document may hold a secret or a token; False is certain.
+        """Return whether a JSON document may hold a secret or a token; False is certain.
 
         One pass over a whole document, instead of one over each of its values.
         """
@@ -146,7 +146,7 @@ class Redactor:
         return orjson.dumps(self.redact_value(orjson.loads(document)))
 
     def occurs_in(self, value: Any) -> bool:
-        """Whether a value of any type holds a secret."""
+        """Return whether a value of any type holds a secret."""
         plain = orjson.loads(orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS))
         return bool(self.redact_value(plain) != plain)
 

@@ -1,4 +1,4 @@
-"""When a failed attempt is tried again, and how long it waits before."""
+"""The decision whether a failed attempt is retried, and after what delay."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _NEVER_RETRIED = (
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a run is retried, after which errors, and the seconds of its backoff.
+    """The retries of a run: their number, the errors they follow, and the backoff in seconds.
 
     `on` lists exception types that are retried beside the errors that say so themselves
     (`SkillfleetError.retryable`); a cancellation, a limit
@@ -40,7 +40,7 @@ class RetryPolicy:
     cap: float = 300.0
 
     def applies_to(self, error: BaseException, retries: int) -> bool:
-        """Whether a run that was retried `retries` times before is retried after `error`."""
+        """Return whether a run is retried after `error`, given its `retries` so far."""
         members = leaves(error)
         if retries >= self.max_retries or any(isinstance(one, _NEVER_RETRIED) for one in members):
             return False

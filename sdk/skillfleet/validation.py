@@ -1,4 +1,4 @@
-"""What every context checks before it lets an event or an artifact out."""
+"""The checks that every context applies before it writes an event or an artifact."""
 
 import re
 import unicodedata

@@ -57,7 +57,7 @@ def end_run() -> None:
 
 
 def writes_json(form: str, logfile: str | None = None) -> bool:
-    """Whether lines are JSON; `form` is auto, json or console."""
+    """Return whether lines are JSON; `form` is auto, json or console."""
     return form == "json" or (form == "auto" and (bool(logfile) or not sys.stderr.isatty()))
 
 

@@ -96,7 +96,7 @@ def _address(host: str) -> Address | None:
 
 
 def _is_public(address: Address) -> bool:
-    """Whether an address is public; of IPv6 forms of IPv4 addresses only mapped ones can be."""
+    """Return whether an address is public; of IPv6 forms of IPv4, only mapped ones can be."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return _is_public(address.ipv4_mapped)

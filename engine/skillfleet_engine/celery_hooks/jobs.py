@@ -41,7 +41,7 @@ class Call(NamedTuple):
 
 
 class StopReason(Enum):
-    """Why a job was stopped before its handler returned."""
+    """The reason a job was stopped before its handler returned."""
 
     TERMINATED = "terminated"  # revoked with terminate, or cancelled by Celery
     TIMED_OUT = "timed out"  # the hard time limit; reported to Celery when it was reached
@@ -53,7 +53,7 @@ class JobStopped(BaseException):
 
 
 class Slots(Protocol):
-    """What a job needs of its pool."""
+    """The part of the pool that a job uses."""
 
     def spawn(self, function: Callable[[], Any]) -> Any:
         """Run synchronous code in a greenlet on the loop."""

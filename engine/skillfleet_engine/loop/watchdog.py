@@ -86,7 +86,7 @@ class LoopWatchdog:
 
     @property
     def blocked_seconds(self) -> float:
-        """How long ago the loop gave its last sign of life; under 0.5 for a loop that runs."""
+        """Seconds since the loop's last sign of life; under 0.5 for a loop that runs."""
         return time.monotonic() - self.last_turn
 
     def start(self) -> None:
@@ -176,6 +176,6 @@ class BlockedLog:
 
 
 def stack_of(thread_id: int) -> str:
-    """Where a thread is now, formatted like a traceback."""
+    """Return the current stack of a thread, formatted like a traceback."""
     frame = sys._current_frames().get(thread_id)  # noqa: SLF001 - the documented way
     return "".join(traceback.format_stack(frame)) if frame is not None else "(it has ended)"

@@ -307,7 +307,7 @@ class Channel(stock.Channel):
 
 
 def _may_be_typed(raw: bytes) -> bool:
-    """Whether JSON may contain kombu's typed values, whose hook is called for each object."""
+    """Return whether JSON may contain kombu's typed values, whose hook costs a call per object."""
     return b"__type__" in raw or b"\\u005f" in raw
 
 

@@ -15,7 +15,7 @@ MOST_TAGS = 1000
 
 @dataclass(eq=False)
 class PendingAcks:
-    """What is still to be sent to one broker.
+    """Acknowledgements and requests that are still to be sent to one broker.
 
     Any thread may call `acknowledge`; the rest belongs to the consuming thread.
     """

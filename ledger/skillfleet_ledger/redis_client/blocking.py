@@ -38,7 +38,7 @@ class BlockingConnection:
 
     @property
     def address(self) -> str:
-        """Where the server is, without credentials."""
+        """The server's address, without credentials."""
         return str(self._endpoint.address)
 
     async def call(self, *command: Any) -> Any:

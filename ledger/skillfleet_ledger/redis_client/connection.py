@@ -30,11 +30,11 @@ T = TypeVar("T")
 
 
 class Connection(Protocol):
-    """What the ledger asks of a connection; `PipelinedConnection` says what each does."""
+    """The methods that the ledger uses of a connection; `PipelinedConnection` documents them."""
 
     @property
     def address(self) -> str:
-        """Where the server is."""
+        """The server's address."""
 
     def call(self, *command: Any) -> Awaitable[Any]:
         """Send a command, once."""
@@ -158,7 +158,7 @@ class PipelinedConnection:
 
     @property
     def address(self) -> str:
-        """Where the server is, without credentials."""
+        """The server's address, without credentials."""
         return str(self._endpoint.address)
 
     async def close(self) -> None:

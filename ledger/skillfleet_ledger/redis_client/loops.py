@@ -1,4 +1,4 @@
-"""Which event loop a client belongs to."""
+"""The event loop that a client belongs to."""
 
 import asyncio
 import os

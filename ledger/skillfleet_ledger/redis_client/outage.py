@@ -38,7 +38,7 @@ class Outage:
 
 
 def _kind(error: BaseException | None) -> str:
-    """What Redis answered; '' when it was out of reach."""
+    """Return the kind of error that Redis answered; '' when it was unreachable."""
     while error is not None:
         if isinstance(error, ReplyError):
             return error.code

@@ -113,7 +113,7 @@ def packed(command: tuple[Any, ...]) -> bytes:
 
 
 def pause_after(error: Exception) -> float:
-    """How many seconds to wait before the next try."""
+    """Return the seconds to wait before the next try."""
     reply = error if isinstance(error, ReplyError) else error.__cause__
     refused = isinstance(reply, ReplyError) and reply.refusing
     return REFUSED_SECONDS if refused else RETRY_SECONDS
@@ -123,7 +123,7 @@ W = TypeVar("W", bound=RespProtocol)
 
 
 class Endpoint:
-    """Where connections are opened to: a redis://, rediss:// or unix:// URL.
+    """A server to open connections to: a redis://, rediss:// or unix:// URL.
 
     A `patient` one waits for a right or a password as for a server that is away.
     """
@@ -175,7 +175,7 @@ class Endpoint:
         return failure
 
     def unavailable(self, seconds: float, error: Exception | None) -> FleetUnavailableError:
-        """What is raised after so many seconds of trying; `error` is the last one."""
+        """Return the error to raise after `seconds` of failed tries; `error` is the last one."""
         if isinstance(error, ReplyError):
             what, reason = f"refused for {seconds:g} s", f": {error.reason}"
         else:

@@ -91,7 +91,7 @@ class ReplyError(Exception):
 
     @property
     def reason(self) -> str:
-        """Why Redis said no, in words and in Redis's own."""
+        """The reason of the refusal: an explanation and Redis's own message."""
         text, words = str(self).partition(". ")[0], self._judged().words
         return f"{words} ({text})" if words else text
 

@@ -1,4 +1,4 @@
-"""What all groups of run operations share: the connection, the settings and the names of keys."""
+"""The base of all groups of run operations: the connection, the settings and the key names."""
 
 from collections.abc import Awaitable
 from typing import Any

@@ -15,7 +15,7 @@ _CANVAS_MS = 20_000
 
 @dataclass(frozen=True)
 class ReapOptions:
-    """How a round of the reaper works; times in milliseconds."""
+    """The options of one reaper round; times in milliseconds."""
 
     lock_ttl_ms: int = 5000
     limit: int = 200
@@ -25,7 +25,7 @@ class ReapOptions:
 
 @dataclass(frozen=True)
 class ReapResult:
-    """What a round of the reaper found. `to_end` holds run id, token and why."""
+    """The findings of one reaper round. `to_end` holds run id, token and reason."""
 
     to_publish: tuple[str, ...]
     to_end: tuple[tuple[str, int, str], ...]

@@ -122,7 +122,7 @@ class Lease(NamedTuple):
 
 
 class RunLimits(NamedTuple):
-    """What a skill declares for its runs; 0 means nothing.
+    """The limits that a skill declares for its runs; 0 means undeclared.
 
     The timeout (milliseconds) counts from the start of the first attempt.
     """
@@ -161,7 +161,7 @@ class EndResult(StrEnum):
 
 
 class Invocation(NamedTuple):
-    """What a message of an existing run is built from again."""
+    """The fields from which the message of an existing run is built again."""
 
     id: str
     task: str

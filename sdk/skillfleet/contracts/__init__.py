@@ -1,6 +1,6 @@
-"""What crosses the wire: states, events, invocations, statuses and cards.
+"""The wire models: states, events, invocations, statuses and cards.
 
-Everyone may import this package; it imports nothing of the fleet.
+Any package may import this one; it imports nothing of the fleet.
 """
 
 from skillfleet.contracts.budget import Budget

@@ -1,4 +1,4 @@
-"""What a run and all the runs below it may use up together."""
+"""The budget that a run and all runs below it share."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What travels from a producer to a worker beside Celery's own headers."""
+"""The message header that travels from producer to worker besides Celery's own headers."""
 
 from typing import Any, Final
 

@@ -1,4 +1,4 @@
-"""How large the things may be that cross the wire."""
+"""Size limits of everything that crosses the wire."""
 
 from typing import Final
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class RunState(StrEnum):
-    """Where a run is: `queued → running → one of the terminal states`."""
+    """The state of a run: `queued → running → one of the terminal states`."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -50,7 +50,7 @@ _A2A = {
 
 
 class ReasonCode(StrEnum):
-    """Why a run is in its terminal state; what a caller may branch on."""
+    """The reason a run is in its terminal state; callers may branch on it."""
 
     COMPLETED = "completed"
     CANCELLED_BY_CALLER = "cancelled_by_caller"

@@ -1,4 +1,4 @@
-"""What a caller may know of a run: its status, its artifacts, the catalogue of skills."""
+"""The public view of runs: status, artifacts, and the catalogue of skills."""
 
 import re
 from datetime import datetime

@@ -19,7 +19,7 @@ TOKEN_BYTES: Final = 8192
 
 
 class TokenUse(StrEnum):
-    """What a token is for, and so whose key must have signed it."""
+    """The purpose of a token, which decides whose key must have signed it."""
 
     RUN = "run"
     """A producer asks for a run."""
@@ -28,7 +28,7 @@ class TokenUse(StrEnum):
 
 
 class TokenClaims(BaseModel):
-    """What a token says. Times are seconds since the epoch.
+    """The claims of a token. Times are seconds since the epoch.
 
     `sub`, `scopes` and `claims` are the caller's identity; the others bind the token to one
     run of one fleet with one skill and set of arguments.

@@ -13,7 +13,7 @@ from skillfleet.types import AgentEvent, ArtifactRef
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """What a successful call brought back.
+    """The outcome of a successful call.
 
     `result` is the skill's result as plain JSON values, `events` and `artifacts` what the
     called run emitted and wrote, in order. `grant_id` names the grant that was handed over.

@@ -68,7 +68,7 @@ def card_matches(
     capability: str | None = None,
     skill: str | None = None,
 ) -> bool:
-    """Whether an agent fits every given criterion of `DiscoveryClient.find_agents`.
+    """Return whether an agent fits every given criterion of `DiscoveryClient.find_agents`.
 
     Raises InvalidArgumentsError for tags given as one string, which is a sequence of letters.
     """

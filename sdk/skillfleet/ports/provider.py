@@ -57,7 +57,7 @@ class ReapingProvider(Provider[ClientT]):
 
 @dataclass(frozen=True)
 class AdapterEnvironment:
-    """What a runtime passes to an adapter's `create`."""
+    """The argument that a runtime passes to an adapter's `create`."""
 
     fleet: str = "local"
     """The fleet's name, for the label of external resources."""

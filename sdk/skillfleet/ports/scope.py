@@ -53,12 +53,12 @@ class RunScope(ABC):
     @property
     @abstractmethod
     def deadline(self) -> datetime | None:
-        """When the attempt is stopped (UTC, aware); None without a deadline."""
+        """The time at which the attempt is stopped (UTC, aware); None without a deadline."""
 
     @property
     @abstractmethod
     def cancel_reason(self) -> str | None:
-        """Why the run was cancelled ("" without a reason); None while it was not."""
+        """The reason for the cancellation ("" without one); None while the run is not cancelled."""
 
     @property
     def cancelled(self) -> bool:

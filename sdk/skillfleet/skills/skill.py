@@ -102,7 +102,7 @@ class Skill(Generic[P, R_co]):
 
 
 class SkillDecorator(Protocol):
-    """What `@agent.skill(...)` decorates with."""
+    """The decorator that `@agent.skill(...)` returns."""
 
     def __call__(
         self, handler: Callable[Concatenate[RunContext[AuthT], P], Coroutine[Any, Any, R]], /

@@ -1,4 +1,4 @@
-"""What a skill declares, and the checks of it."""
+"""The declaration of a skill, and its checks."""
 
 import inspect
 import math
@@ -46,7 +46,7 @@ class SkillSpec:
         return f"{self.agent}.{self.name}"
 
     def card(self) -> SkillCard:
-        """What the agent publishes of the skill."""
+        """Return the card of the skill, as the agent publishes it."""
         return SkillCard(
             name=self.name,
             description=self.description,

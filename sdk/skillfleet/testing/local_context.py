@@ -110,7 +110,7 @@ class LocalRunContext(RunContext[AuthT]):
 
     @property
     def deadline(self) -> datetime | None:
-        """When `run_skill` stops the run; a test may set it (with a time zone)."""
+        """The time at which `run_skill` stops the run; a test may set it (with a time zone)."""
         return self._deadline
 
     @deadline.setter
@@ -312,7 +312,7 @@ class LocalRunScope(RunScope):
 
     @property
     def cancel_reason(self) -> str | None:
-        """What was passed to `LocalRunContext.cancel`; None before."""
+        """The reason that was passed to `LocalRunContext.cancel`; None before."""
         return self.context.cancel_reason
 
     async def wait_cancelled(self) -> None:

@@ -75,7 +75,7 @@ class Attempt:
 
     @property
     def renewed_at(self) -> float:
-        """When the lease was last renewed, in the home loop's time."""
+        """The time of the last lease renewal, by the home loop's clock."""
         return self._renewed_at
 
     @property
@@ -85,7 +85,7 @@ class Attempt:
 
     @property
     def stop_requested_at(self) -> float | None:
-        """When the attempt was first asked to stop for `stop`, by `time.monotonic`."""
+        """The time at which the attempt was first asked to stop for `stop`, by `time.monotonic`."""
         return self._stop_requested_at
 
     @property
@@ -110,7 +110,7 @@ class Attempt:
 
     @property
     def cancel_reason(self) -> str | None:
-        """Why the run was cancelled; None while it was not."""
+        """The reason for the cancellation; None while the run is not cancelled."""
         if self._stop is not None and self._stop.kind is StopKind.CANCELLED:
             return self._stop.reason
         return None

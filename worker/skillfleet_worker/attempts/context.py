@@ -40,7 +40,7 @@ from skillfleet_worker.attempts.scope import AttemptScope, ScopeState
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What the contexts of a process share."""
+    """The services that the contexts of a process share."""
 
     ledger: Ledger
     secrets: Secrets
@@ -53,7 +53,7 @@ class Capabilities:
 
     @cached_property
     def limits(self) -> Limits:
-        """What a run may write at most."""
+        """The size limits of what a run may write."""
         return Limits(artifact_bytes=self.ledger.settings.max_artifact_bytes)
 
     @cached_property
@@ -107,7 +107,7 @@ class ContextState:
 
     @cached_property
     def scope(self) -> AttemptScope:
-        """What the clients of this attempt see of it."""
+        """The view of this attempt that its clients get."""
         return AttemptScope(self.charges)
 
     @cached_property
@@ -153,7 +153,7 @@ class FleetRunContext(RunContext[Any]):
 
     @property
     def deadline(self) -> datetime | None:
-        """When the run is stopped (UTC); None without a deadline."""
+        """The time at which the run is stopped (UTC); None without a deadline."""
         return _states.of(self).charges.deadline
 
     @property

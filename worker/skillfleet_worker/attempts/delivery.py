@@ -68,7 +68,7 @@ class Delivery:
 
     @property
     def call(self) -> IncomingCall:
-        """What admission decides about."""
+        """The call that admission decides about."""
         return IncomingCall(
             run_id=self.run_id,
             task=self.task,

@@ -52,7 +52,7 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 
 
 class PlainMessage(NamedTuple):
-    """What the record of a foreign run stores of its message, apart from the arguments."""
+    """The parts of a foreign run's message that its record stores, besides the arguments."""
 
     queue: str
     trace: Mapping[str, str]

@@ -32,7 +32,7 @@ def name_of(pid: int) -> str:
 
 
 class WorkerProcess:
-    """What all attempts of a process share. Create it on the home loop."""
+    """The services that all attempts of a process share. Create it on the home loop."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
@@ -60,7 +60,7 @@ class WorkerProcess:
 
     @property
     def last_turn(self) -> float:
-        """When the home loop last gave a sign of life, by `time.monotonic`. Any thread."""
+        """The time of the home loop's last sign of life, by `time.monotonic`. Any thread."""
         return self.loop_watchdog.last_turn
 
     def loop_time(self) -> float:

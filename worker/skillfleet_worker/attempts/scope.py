@@ -42,7 +42,7 @@ class ScopeState:
 
     @property
     def deadline(self) -> datetime | None:
-        """When the attempt is stopped (UTC); None without a deadline."""
+        """The time at which the attempt is stopped (UTC); None without a deadline."""
         deadline = self.attempt.deadline_ms
         return None if deadline is None else from_millis(deadline)
 
@@ -114,12 +114,12 @@ class AttemptScope(RunScope):
 
     @property
     def deadline(self) -> datetime | None:
-        """When the attempt is stopped (UTC); None without a deadline."""
+        """The time at which the attempt is stopped (UTC); None without a deadline."""
         return _states.of(self).deadline
 
     @property
     def cancel_reason(self) -> str | None:
-        """Why the run was cancelled; None while it was not."""
+        """The reason for the cancellation; None while the run is not cancelled."""
         return _states.of(self).attempt.cancel_reason
 
     async def wait_cancelled(self) -> None:

@@ -15,7 +15,7 @@ from skillfleet_worker.attempts.outcomes import (
 
 
 class StopKind(StrEnum):
-    """Why an attempt has to stop."""
+    """The reason an attempt has to stop."""
 
     CANCELLED = "cancelled"
     DEADLINE = "deadline"

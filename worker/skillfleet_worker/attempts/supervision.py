@@ -18,7 +18,7 @@ _CANCEL_TRIES = 3
 
 
 class HandlerEnd(NamedTuple):
-    """How a handler ended by itself: with a value, or with an error."""
+    """The end of a handler that ended by itself: with a value, or with an error."""
 
     value: Any = None
     error: BaseException | None = None

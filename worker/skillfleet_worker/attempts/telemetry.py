@@ -60,7 +60,7 @@ _open: set["AttemptTelemetry"] = set()
 
 
 class _Identity(NamedTuple):
-    """Which attempt of which run a span belongs to; `trace` holds the message's W3C headers."""
+    """The run and attempt that a span belongs to; `trace` holds the message's W3C headers."""
 
     run_id: str
     root_id: str
@@ -272,7 +272,7 @@ def _identity_of(attempt: Attempt) -> _Identity:
 
 
 def _error_type(outcome: Outcome) -> str | None:
-    """What kind of error the attempt ended with; None without one."""
+    """Return the kind of error that the attempt ended with; None without one."""
     match outcome:
         case Failed(code) | TimedOut(code=code) | Lost(code=code):
             return str(code)

@@ -1,1 +1,1 @@
-"""What a worker process does besides running attempts."""
+"""The services of a worker process besides running attempts."""

@@ -27,7 +27,7 @@ class Process(Protocol):
 
     @property
     def last_turn(self) -> float:
-        """When its home loop last gave a sign of life, by `time.monotonic`."""
+        """The time of its home loop's last sign of life, by `time.monotonic`."""
 
 
 class Worker(Protocol):

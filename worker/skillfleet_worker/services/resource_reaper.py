@@ -36,7 +36,7 @@ class ResourceReaper:
             await asyncio.sleep(self._pause)
 
     async def holds_lease(self, run_id: str, lease: str) -> bool:
-        """Whether the attempt with this lease still runs; raises FleetUnavailableError."""
+        """Return whether the attempt with this lease still runs; raises FleetUnavailableError."""
         if not lease.isdecimal():
             return False
         timeout = self._ledger.settings.redis_timeout_seconds

@@ -28,7 +28,7 @@ async def fans(ctx: RunContext[APIKeyAuth], count: int, below: int = 0) -> int:
 
 @agent.skill
 async def counts_what_is_left(ctx: RunContext[APIKeyAuth], count: int) -> list[str]:
-    """How each of so many calls ends."""
+    """Return how each of `count` calls ends."""
     return [
         await code_of(ctx.call("conformance", "leaf", args={"number": number}))
         for number in range(count)
@@ -84,7 +84,7 @@ async def waits_briefly(ctx: RunContext[APIKeyAuth]) -> None:
 
 @agent.skill
 async def hurries(ctx: RunContext[APIKeyAuth]) -> list[str]:
-    """How calls end whose time is bounded in different ways."""
+    """Return how calls end whose time is bounded in different ways."""
     short, long = Budget(seconds=0.2), Budget(seconds=FOREVER)
     return [
         await code_of(ctx.call("conformance", "waits", budget=short)),
