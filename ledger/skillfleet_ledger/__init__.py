@@ -1,6 +1,6 @@
 """The ledger: the truth about runs, in Redis.
 
-`Ledger` is the door; keys.py documents what lies in Redis, scripts/ how it changes.
+`Ledger` is the entry point; keys.py documents the keys in Redis, scripts/ changes them.
 """
 
 from skillfleet_ledger.ledger import Ledger

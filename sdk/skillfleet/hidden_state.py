@@ -1,9 +1,12 @@
 """Hidden state: objects for skills whose state cannot be reached by following attributes."""
 
-from typing import Generic, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any, Final, Generic, TypeVar
+from weakref import ref
 
 T = TypeVar("T")
+
+_tables: Final[list[dict[ref[object], Any]]] = []
+"""The states of all classes, for `_forget`."""
 
 
 class HiddenState(Generic[T]):
@@ -17,12 +20,20 @@ class HiddenState(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._states: WeakKeyDictionary[object, T] = WeakKeyDictionary()
+        self._states: dict[ref[object], T] = {}
+        _tables.append(self._states)
 
     def attach(self, owner: object, state: T) -> None:
         """Keep the state of an object."""
-        self._states[owner] = state
+        # No WeakKeyDictionary: it could be reached from the owner's `__weakref__`, whose callback
+        # holds it. This callback holds nothing.
+        self._states[ref(owner, _forget)] = state
 
     def of(self, owner: object) -> T:
         """The state of an object."""
-        return self._states[owner]
+        return self._states[ref(owner)]
+
+
+def _forget(owner: ref[object]) -> None:
+    for states in _tables:
+        states.pop(owner, None)

@@ -178,7 +178,7 @@ def tool_call(
 
 
 def _captures_content() -> bool:
-    """OpenTelemetry's own switch; off unless somebody turned it on."""
+    """OpenTelemetry's own switch; off unless it is set."""
     from pydantic import ValidationError
 
     from skillfleet.capture_settings import CaptureSettings

@@ -269,9 +269,10 @@ class Broken(Secrets):
 def test_sources_are_asked_in_the_order_of_the_settings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    known = loading._entry_points
+    known = loading._entry_points()
     vault = {"vault": EntryPoint("vault", f"{__name__}:from_vault", SECRETS.group)}
-    monkeypatch.setattr(loading, "_entry_points", lambda group: {**known(group), **vault})
+    patched = {**known, SECRETS.group: {**known[SECRETS.group], **vault}}
+    monkeypatch.setattr(loading, "_entry_points", lambda: patched)
     monkeypatch.setattr(EntryPoint, "load", _load)
     monkeypatch.setenv("SKILLFLEET_SECRET_A", "environment")
     monkeypatch.setenv("SKILLFLEET_SECRETS_DIR", str(tmp_path))

@@ -1,4 +1,4 @@
-"""The next version of the agent in distant.py."""
+"""The next version of the agent in far_agent.py."""
 
 from skillfleet import Agent, RunContext
 

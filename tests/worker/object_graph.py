@@ -4,6 +4,7 @@ import functools
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
+from weakref import ReferenceType
 
 _LEAVES = (str, bytes, bytearray, int, float, complex, bool, type(None), type, types.ModuleType)
 
@@ -11,8 +12,9 @@ _LEAVES = (str, bytes, bytearray, int, float, complex, bool, type(None), type, t
 def reachable(start: Any) -> Iterator[tuple[str, Any]]:
     """Every object behind `start`, with the path to it; private attributes included.
 
-    Follows `__dict__`, `__slots__`, containers, bound methods, partials and closures. It does not
-    follow classes, modules and the globals of functions: those are the process's.
+    Follows `__dict__`, `__slots__`, containers, bound methods, partials, closures, and weak
+    references with their callbacks. It does not follow classes, modules and the globals of
+    functions: those are the process's.
     """
     seen: set[int] = set()
     waiting = [("ctx", start)]
@@ -46,6 +48,9 @@ def _parts(found: Any) -> Iterator[tuple[str, Any]]:
         for cell in found.__closure__ or ():
             yield ".closure", cell.cell_contents
         yield ".__defaults__", found.__defaults__
+    if isinstance(found, ReferenceType):
+        yield "()", found()
+        yield ".__callback__", found.__callback__
     yield from _attributes(found)
 
 
@@ -57,6 +62,7 @@ def _attributes(found: Any) -> Iterator[tuple[str, Any]]:
         for name in [slots] if isinstance(slots, str) else slots:
             if name not in ("__weakref__", "__dict__") and hasattr(found, name):
                 yield f".{name}", getattr(found, name)
+    yield ".__weakref__", getattr(found, "__weakref__", None)
     for name, member in vars(type(found)).items():
         # Methods as a skill gets them; properties are its own to read.
         if isinstance(member, types.FunctionType) and not name.startswith("__"):

@@ -98,7 +98,7 @@ def split_url(url: str, schemes: tuple[str, ...]) -> SplitResult:
     except ValueError:
         # urllib's own words may hold the password.
         raise ValueError(
-            "its host cannot be read: an IPv6 address stands in brackets, as in redis://[::1]:6379,"
+            "its host cannot be read: an IPv6 address is written in brackets, as in redis://[::1]:6379,"
             " and in a password [ is written %5B and ] %5D"
         ) from None
     try:

@@ -25,7 +25,7 @@ class Outage:
         kind = _kind(error)
         level = logging.DEBUG if kind in self._kinds else logging.WARNING
         self._kinds.add(kind)
-        # What is no trouble with the network is somebody's mistake.
+        # An error that is not the network's is a mistake in the configuration.
         trace = None if isinstance(error, OSError) else error
         self._logger.log(level, "%s: %s", self._what, error, exc_info=trace)
 

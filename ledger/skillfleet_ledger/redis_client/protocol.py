@@ -1,7 +1,7 @@
 """One socket to Redis: how it is opened, and the protocol that runs on it.
 
 Both kinds of connection stand on this: the pipelining one (connection.py) and the one for
-channels (channels.py).
+channels (pubsub.py).
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Error replies of Redis: which pass by themselves, and which somebody must put right."""
+"""Error replies of Redis: which pass by themselves, and which an operator must correct."""
 
 import re
 from typing import NamedTuple
@@ -76,7 +76,7 @@ class ReplyError(Exception):
 
     @property
     def refusing(self) -> bool:
-        """True when it stays so until somebody changes user, password, database or server."""
+        """True when it stays so until an operator changes user, password, database or server."""
         return self._judged().refusing
 
     @property
@@ -110,7 +110,7 @@ class ReplyError(Exception):
 class RefusedError(FleetUnavailableError):
     """Redis refuses user, password, database or right; its reply is the cause.
 
-    It stays so until somebody puts that right.
+    It stays so until an operator corrects that.
     """
 
     retryable = False

@@ -43,7 +43,7 @@ class Submission:
     budget_tokens: int | None = None
     """How many tokens this run and those below it may report."""
     celery: bytes | None = None
-    """What a plain Celery client's message says beside this: a JSON object (letters.py)."""
+    """What a plain Celery client's message says beside this: a JSON object (messages.py)."""
     canvas: str | None = None
     """`any` for a run that a plain client has linked or chained others to, `errors` for one with
     links for its failure only."""
@@ -174,7 +174,7 @@ class Invocation(NamedTuple):
     deadline_ms: int | None
     cancel_reason: str | None = None
     cancel_code: str | None = None
-    """Why the run shall end, once somebody asked for it."""
+    """Why the run shall end, once its end was requested."""
     celery: bytes | None = None
     """See `Submission.celery`."""
     has_ended: bool = False

@@ -1,10 +1,10 @@
 -- Charge the call of a remote agent, which is not a run of this fleet, to the budgets of the
--- run that makes it and of those above it. A repeated call of this script pays again.
+-- run that makes it and of those above it. A repeated call of this script charges again.
 --
 -- ARGV[1]  run id
 -- ARGV[2]  token of the calling attempt's lease
 --
--- Returns '' when it is paid, else why nothing was: 'parent_ended', 'no_calls' or 'no_tokens'.
+-- Returns '' when it is charged, else why nothing was: 'parent_ended', 'no_calls' or 'no_tokens'.
 local up, budgeted = ARGV[1], {}
 local caller = redis.call('HMGET', run_key(up), 'state', 'cancel', 'token')
 if caller[2] or not holds_lease(caller[1], caller[3], ARGV[2]) then return 'parent_ended' end

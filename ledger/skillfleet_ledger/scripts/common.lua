@@ -119,18 +119,18 @@ local function is_live(state)
   return state == 'queued' or state == 'running'
 end
 
--- The one way into the index of debts: ended and cancelled runs that still owe the end of the runs
--- they called, or their own. The reaper pays from that moment on, unless somebody was faster.
+-- The one way into the index of pending cleanups: ended and cancelled runs whose children, or which
+-- themselves, are still to be ended. From `at` on the reaper does that, unless a process was faster.
 local function add_cleanup(id, at)
   redis.call('ZADD', P .. 'cleanups', at, id)
 end
 
--- Who notes a debt mostly pays it, too: until then the reaper leaves it alone.
+-- The process that notes a cleanup mostly does it, too: until then the reaper leaves it alone.
 local CLEANUP_MS = 2000
--- What an ended run called is known so long at least while it owes something.
+-- The list of an ended run's children is kept so long at least while its cleanup is pending.
 local CLEANUP_KEPT_MS = 3600000
 
--- The debt is paid. A list of children expires with its record, and is gone where that is.
+-- The cleanup is done. A list of children expires with its record, and is gone where that is.
 local function remove_cleanup(id)
   if redis.call('ZREM', P .. 'cleanups', id) == 0 then return 0 end
   local left = redis.call('PTTL', run_key(id))

@@ -122,7 +122,7 @@ end
 
 if not lease_grace then each('leases', limit, restart) end
 
--- What ended and cancelled runs still owe: the end of those they called, else their own.
+-- Pending cleanups of ended and cancelled runs: their children are to be ended, else they themselves.
 local function check_cleanup(id)
   local r = redis.call('HMGET', run_key(id), 'state', 'token', 'cancel', 'open', 'lost', 'max_deliveries')
   local is_spent = tonumber(r[5] or 0) >= tonumber(r[6] or math.huge)

@@ -44,7 +44,7 @@ class Admission(ABC):
         """The caller's claims as they are to be believed; None for an unidentified caller.
 
         Raises `UnauthorizedError`, which ends the run, and `ForeignMessageError` for a message
-        that somebody else made for an existing run.
+        that another client made for an existing run.
         """
 
 

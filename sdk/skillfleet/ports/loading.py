@@ -13,12 +13,14 @@ adapters of skillfleet itself are registered in the same way.
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from skillfleet.errors import SettingsError
 from skillfleet.ports.provider import AdapterEnvironment
 
 AdapterT = TypeVar("AdapterT")
+
+_PREFIX: Final = "skillfleet."
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Port(Generic[AdapterT]):
     @property
     def group(self) -> str:
         """The group of the port's entry points."""
-        return f"skillfleet.{self.name}"
+        return f"{_PREFIX}{self.name}"
 
 
 def load(port: Port[AdapterT], name: str, environment: AdapterEnvironment) -> AdapterT | None:
@@ -41,7 +43,7 @@ def load(port: Port[AdapterT], name: str, environment: AdapterEnvironment) -> Ad
     Raises SettingsError for an unknown name, which lists the known ones, for an adapter of
     another class, and for what `create` finds wrong with its settings.
     """
-    found = _entry_points(port.group)
+    found = _entry_points().get(port.group, {})
     if name not in found:
         known = ", ".join(sorted(found)) or "none (is skillfleet installed?)"
         raise SettingsError(
@@ -64,6 +66,11 @@ def names_of(variable: str) -> tuple[str, ...]:
 
 
 @cache
-def _entry_points(group: str) -> dict[str, EntryPoint]:
-    """The group's entry points by name; read once, since reading searches all distributions."""
-    return {found.name: found for found in entry_points(group=group)}
+def _entry_points() -> dict[str, dict[str, EntryPoint]]:
+    """The entry points of all ports, by group and name; read once: it searches all packages."""
+    found = entry_points()
+    return {
+        group: {each.name: each for each in found.select(group=group)}
+        for group in found.groups
+        if group.startswith(_PREFIX)
+    }
