@@ -52,7 +52,7 @@ async def walks(ctx: RunContext) -> dict[str, Any]:
         for name in dir(type(ctx))
         if callable(getattr(type(ctx), name, None)) and not name.startswith("__")
     }
-    handed_out = [ctx, ctx.discover, model_call, tool_call, methods]
+    handed_out = [ctx, ctx.discover, ctx._a2a_client(), model_call, tool_call, methods]
     return {
         "forbidden": forbidden(handed_out),
         "attributes": sorted(name for name in vars(ctx)),

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -121,14 +121,12 @@ class ContextState:
     @cached_property
     def calls(self) -> A2AClient:
         """The client that calls agents."""
-        remote = self.capabilities.a2a
-        return RoutedCalls(
-            self._child_calls, (lambda: remote.open(self.scope)) if remote is not None else None
-        )
-
-    def _child_calls(self) -> A2AClient:
         shared = self.capabilities
-        return ChildCalls(shared.producer, self.attempt, self.auth, shared.patience_seconds)
+        children = partial(
+            ChildCalls, shared.producer, self.attempt, self.auth, shared.patience_seconds
+        )
+        remote = None if shared.a2a is None else partial(shared.a2a.open, self.scope)
+        return RoutedCalls(children, remote)
 
 
 _states: Final[HiddenState[ContextState]] = HiddenState()
