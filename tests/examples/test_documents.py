@@ -16,7 +16,10 @@ from tests.support.valkey import ValkeyServer
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = [README, *(ROOT / "docs" / name for name in ("internals.md", "skills.md", "producer.md"))]
+PAGES = [
+    README,
+    *(ROOT / "docs" / name for name in ("adapters.md", "internals.md", "skills.md", "producer.md")),
+]
 EXECUTED = [*(ROOT / "examples").rglob("*.py"), *(ROOT / "tests/examples").glob("*.py")]
 
 pytestmark = pytest.mark.xdist_group("examples")

@@ -65,6 +65,9 @@ def explained(error: ValidationError, prefix: str) -> str:
         # A check of several fields together names its variables itself.
         name = f"{prefix}{field}: ".upper() if field else ""
         hidden = not field or "password" in field or "url" in field
+        if problem["type"] == "missing":
+            lines.append(f"{name}must be set")
+            continue
         text = problem["msg"].removeprefix("Value error, ")
         lines.append(name + text + ("" if hidden else f", not {given!r}"))
     return "; ".join(lines)
