@@ -38,7 +38,7 @@ class PublicKeys:
             raise SettingsError(f"{variable}: there is no public key in {path}")
 
     def get(self, key_id: str) -> Ed25519PublicKey | None:
-        """The key of that id; None when it is not trusted."""
+        """Return the key of that id; None when it is not trusted."""
         stale = time.monotonic() - self._checked_at > _FRESH_SECONDS
         if stale or key_id not in self._keys:
             self._reload()

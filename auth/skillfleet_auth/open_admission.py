@@ -11,11 +11,11 @@ class OpenAdmission(Admission):
     """Admits everyone as the caller that the message names."""
 
     async def admit(self, call: IncomingCall) -> Mapping[str, Any] | None:
-        """The claims of the message, unchecked."""
+        """Return the claims of the message, unchecked."""
         return call.claims
 
 
 def create(environment: AdapterEnvironment) -> Admission:
-    """The admission without tokens."""
+    """Return the admission without tokens."""
     del environment
     return OpenAdmission()

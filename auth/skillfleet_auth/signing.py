@@ -38,7 +38,7 @@ class TokenSigner:
         self._settings = settings
 
     def sign(self, new: Submission, caller: Mapping[str, Any] | None, depth: int = 0) -> str:
-        """The token of a new run.
+        """Return the token of a new run.
 
         `caller` are the claims of the run's caller; its `sub` defaults to the issuer. A run
         with a parent gets a token of use `call`. Raises InvalidArgumentsError for claims of
@@ -97,7 +97,7 @@ class Signing:
             self._signer = TokenSigner(*load_private_key(settings.auth_signing_key_file), settings)
 
     def signed(self, new: Submission, caller: Mapping[str, Any] | None, depth: int) -> Submission:
-        """The run with its token among its headers; as it is where nothing is signed.
+        """Return the run with its token among its headers; as it is where nothing is signed.
 
         Raises UnauthorizedError where a token is required but there is no key.
         """
@@ -114,7 +114,7 @@ class Signing:
 
 
 def load_private_key(path: Path) -> tuple[str, "Ed25519PrivateKey"]:
-    """The id and the key in a PEM or JWK file; raises SettingsError.
+    """Return the id and the key in a PEM or JWK file; raises SettingsError.
 
     A JWK names its own id (`kid`); a PEM file's is its name up to the first dot.
     """

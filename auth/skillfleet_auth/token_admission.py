@@ -49,7 +49,7 @@ class TokenAdmission(Admission):
         return claims.identity
 
     async def verify_expired(self, record: Invocation) -> TokenClaims:
-        """The claims of the caller of a run that may have ended, and whose token may be expired.
+        """Return the caller's claims for a run that may have ended; its token may have expired.
 
         Raises UnauthorizedError when the token or one of its callers' is not valid.
         """
@@ -125,7 +125,7 @@ def _token_of(record: Invocation) -> str | None:
 
 
 def _check_position(claims: TokenClaims, call: IncomingCall) -> None:
-    """The message must put the run at the position in its tree that the token names."""
+    """Refuse a message that puts the run at another position in its tree than the token names."""
     if call.plain and claims.use is TokenUse.RUN:
         return
     position = (claims.parent, claims.root or call.run_id, claims.depth)
@@ -147,7 +147,7 @@ def _check_narrower(called: TokenClaims, caller: TokenClaims) -> None:
 
 
 def create(environment: AdapterEnvironment) -> Admission:
-    """The admission by tokens; raises SettingsError for keys that cannot be used."""
+    """Return the admission by tokens; raises SettingsError for keys that cannot be used."""
     settings = environment.service(Settings)
     verifier = verifier_from(AuthSettings.load(environment.variables), settings)
     return TokenAdmission(verifier, lambda: environment.service(Ledger), settings.max_tree_depth)

@@ -37,7 +37,7 @@ class TokenVerifier:
     workers: PublicKeys | None
 
     def verify(self, token: str | None) -> TokenClaims:
-        """The claims of a token that is valid, or was: see `valid_at` for its expiry.
+        """Return the claims of a token that is valid, or was: see `valid_at` for its expiry.
 
         Raises UnauthorizedError, which shows nothing of the token.
         """
@@ -94,7 +94,7 @@ def check_call(claims: TokenClaims, run_id: str, task: str, arguments: Mapping[s
 
 
 def verifier_from(keys: AuthSettings, settings: Settings) -> TokenVerifier:
-    """The verifier of a worker's settings; raises SettingsError."""
+    """Return the verifier of a worker's settings; raises SettingsError."""
     if keys.auth_keys is None:
         raise SettingsError(
             "SKILLFLEET_AUTH_KEYS is missing: SKILLFLEET_AUTH=required needs the public keys of"

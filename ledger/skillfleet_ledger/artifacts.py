@@ -1,7 +1,7 @@
 """Artifacts: named bytes of a run, stored in chunks so that no other client has to wait.
 
-One large value stalls Redis for all its clients; chunks of 64 KiB, at most four of them in flight,
-do not. Larger chunks are no faster.
+One large value stalls Redis for all its clients; at most four chunks of 64 KiB in flight do not.
+Larger chunks are not faster.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _ABANDONED_MS = 86_400_000
 
 
 class LeaseLostError(Exception):
-    """The attempt no longer holds the lease: it may write nothing more."""
+    """The attempt no longer holds the lease and may not write any more."""
 
 
 class ArtifactStore:
@@ -52,9 +52,9 @@ class ArtifactStore:
         mime_type: str,
         patience: float | None = None,
     ) -> ArtifactInfo:
-        """Store the bytes under `name`, replacing what it held; visible when complete.
+        """Store the bytes under `name`, replacing an earlier artifact; visible once complete.
 
-        Each of its steps waits `patience` seconds for Redis (default: the connection's timeout).
+        Each step waits up to `patience` seconds for Redis (default: the connection's timeout).
 
         Raises ArtifactTooLargeError, LimitExceededError when the run has too many artifacts,
         LeaseLostError, FleetUnavailableError.
@@ -142,7 +142,7 @@ class ArtifactStore:
 
 
 class _Upload:
-    """The upload of one artifact: buffers to whole chunks, keeps a few of them in flight."""
+    """The upload of one artifact: collects whole chunks and keeps a few of them in flight."""
 
     def __init__(
         self, store: ArtifactStore, lease: Lease, name: str, limit: int, patience: float | None
@@ -201,7 +201,7 @@ class _Upload:
         for write in self._writes:
             write.cancel()
         await asyncio.gather(*self._writes, return_exceptions=True)
-        # Chunks that cannot be deleted now expire.
+        # Chunks that cannot be deleted now expire by themselves.
         with contextlib.suppress(FleetUnavailableError, ReplyError):
             await self._store.discard(self._lease, self.id)
 

@@ -1,7 +1,7 @@
 """A run's end in the format of Celery's result backend (celery/backends/base.py).
 
-Any Celery client's `AsyncResult` understands it. The `skillfleet` field is ours; Celery
-ignores it.
+Any Celery client's `AsyncResult` understands it. Celery ignores the additional field
+`skillfleet`.
 """
 
 from datetime import UTC, datetime
@@ -35,10 +35,10 @@ class RunEnd(NamedTuple):
 def encode_end(
     run_id: str, task: str, state: RunState, code: str, message: str, result: Any = None
 ) -> bytes:
-    """The JSON that Celery's result key holds after the end of a run.
+    """Return the JSON that Celery's result key holds after the end of a run.
 
-    `result` is a JSON-able value, used when the run succeeded; otherwise code and message
-    stand in its place as an exception. Never holds a traceback.
+    `result` is a value that JSON can carry, used when the run succeeded; otherwise an exception
+    with code and message takes its place. Never contains a traceback.
     """
     ours = {}
     if state is not RunState.SUCCEEDED:
@@ -60,7 +60,7 @@ def encode_end(
 
 
 def decode_end(meta: bytes) -> RunEnd:
-    """The end of a run out of `encode_end`'s JSON."""
+    """Return the end of a run from the JSON of `encode_end`."""
     found = orjson.loads(meta)
     ours = found.get("skillfleet")
     if ours is None:
@@ -69,5 +69,5 @@ def decode_end(meta: bytes) -> RunEnd:
 
 
 def final_payload(state: RunState, code: str, message: str) -> bytes:
-    """The payload of a run's final event."""
+    """Return the payload of a run's final event."""
     return orjson.dumps({"state": state, "code": code, "message": message})

@@ -1,4 +1,4 @@
-"""Messages that no run could be made of: kept with their reason, the newest 10,000."""
+"""Messages that no run could be made of: the newest 10,000, each with its reason."""
 
 from datetime import datetime
 
@@ -13,7 +13,7 @@ _MOST_BYTES = 16 * 1024
 
 
 class DeadLetter(BaseModel):
-    """A message that was refused: why, when, and the start of its body (text)."""
+    """A refused message: the reason, the time, and the start of its body as text."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,7 +31,7 @@ class DeadLetters:
         self._key = f"{settings.keyspace.shard_prefix(0)}dead_letters"
 
     async def add(self, reason: str, body: bytes) -> None:
-        """Keep a message; of its body the first 16 KiB."""
+        """Keep a message, with the first 16 KiB of its body."""
         await self._connection.execute(
             "XADD",
             self._key,
@@ -46,12 +46,12 @@ class DeadLetters:
         )
 
     async def list(self, limit: int = 50) -> list[DeadLetter]:
-        """The refused messages, newest first."""
+        """Return the refused messages, newest first."""
         entries = await self._connection.execute("XREVRANGE", self._key, "+", "-", "COUNT", limit)
         return [_message(entry_id, fields) for entry_id, fields in entries]
 
     async def purge(self) -> int:
-        """Forget all of them; returns how many there were."""
+        """Delete all of them and return how many there were."""
         count = await self._connection.execute("XLEN", self._key)
         await self._connection.execute("DEL", self._key)
         return int(count)

@@ -1,4 +1,4 @@
-"""The directory of agents: cards that live workers keep alive, in shard 0."""
+"""The directory of agents: cards that live workers renew, in shard 0."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ class Directory:
         self._workers = f"{prefix}workers"
 
     async def publish(self, worker: str, cards: Sequence[AgentCard], lifetime_ms: int) -> None:
-        """Keep the cards of a worker's agents listed for `lifetime_ms` milliseconds."""
+        """List the cards of a worker's agents for `lifetime_ms` milliseconds."""
         if not cards:
             return
         now = await self.now_ms()
@@ -41,7 +41,7 @@ class Directory:
             await self._connection.execute("ZREM", self._serving, *members)
 
     async def agents(self) -> list[AgentCard]:
-        """The cards of all live agents, by name and version."""
+        """Return the cards of all live agents, by name and version."""
         entries = await self._live()
         if not entries:
             return []
@@ -49,7 +49,7 @@ class Directory:
         return sorted(_readable(cards), key=lambda card: card.order)
 
     async def live(self) -> set[tuple[str, str]]:
-        """Names and versions of all live agents."""
+        """Return names and versions of all live agents."""
         parts = [entry.partition("|") for entry in await self._live()]
         return {(name, version) for name, _, version in parts}
 
@@ -59,18 +59,18 @@ class Directory:
         return {member.decode().rpartition("|")[0] for member in serving}
 
     async def catalogue(self) -> list[AgentCard]:
-        """The cards of all agents served within the last day, also where no worker is left.
+        """Return the cards of all agents served within the last day, even without a worker now.
 
-        A fleet scaled to zero still knows its skills.
+        So a fleet that is scaled to zero still knows its skills.
         """
         cards = await self._connection.execute("HVALS", self._cards)
         return _readable(cards)
 
     async def prune(self) -> None:
-        """Forget agents that no worker has served for a day."""
+        """Remove agents that no worker has served for a day."""
         now = await self.now_ms()
         await self._connection.execute("ZREMRANGEBYSCORE", self._serving, "-inf", now - 86_400_000)
-        # Cards before servers: what is published in between is not taken for stale.
+        # Cards are read before servers, so that one published in between is not taken for stale.
         listed = await self._connection.execute("HKEYS", self._cards)
         serving = await self._connection.execute("ZRANGE", self._serving, 0, -1)
         alive = {member.rpartition(b"|")[0] for member in serving}
@@ -78,19 +78,19 @@ class Directory:
             await self._connection.execute("HDEL", self._cards, *stale)
 
     async def workers(self) -> list[str]:
-        """Names of all worker processes whose heartbeat lasts."""
+        """Return names of all worker processes whose heartbeat lasts."""
         now = await self.now_ms()
         names = await self._connection.execute("ZRANGEBYSCORE", self._workers, now, "+inf")
         return [name.decode() for name in names]
 
     async def now_ms(self) -> int:
-        """Redis time, milliseconds since the epoch."""
+        """Return Redis time, milliseconds since the epoch."""
         seconds, micros = await self._connection.execute("TIME")
         return int(seconds) * 1000 + int(micros) // 1000
 
 
 def _readable(cards: Iterable[bytes | None]) -> list[AgentCard]:
-    """The cards that can be read: one of another version of ours must not hide the others."""
+    """Return the readable cards: one that another version wrote must not hide the others."""
     found = []
     for card in cards:
         try:

@@ -67,21 +67,21 @@ class Keyspace:
         return "" if self.namespace == DEFAULT_NAMESPACE else f"{self.namespace}:"
 
     def shard(self, run_id: str) -> int:
-        """The shard of a run: it follows from its id alone."""
+        """Return the shard of a run: it follows from its id alone."""
         if self.shards == 1:
             return 0
         return binascii.crc32(run_id.encode()) % self.shards
 
     def shard_prefix(self, shard: int) -> str:
-        """The prefix of all keys of a shard, with the hash tag of its slot."""
+        """Return the prefix of all keys of a shard, with the hash tag of its slot."""
         return f"{{{self.namespace}:{shard}}}:"
 
     def prefix(self, run_id: str) -> str:
-        """The prefix of all keys of a run."""
+        """Return the prefix of all keys of a run."""
         return self.shard_prefix(self.shard(run_id))
 
     def prefixes(self) -> list[str]:
-        """The prefixes of all shards."""
+        """Return the prefixes of all shards."""
         return [self.shard_prefix(shard) for shard in range(self.shards)]
 
     def result_key(self, run_id: str) -> str:
@@ -89,19 +89,19 @@ class Keyspace:
         return f"{self.broker_prefix}celery-task-meta-{run_id}"
 
     def broker_list(self, queue: str, priority: int) -> str:
-        """The list that kombu's Redis transport reads for a queue and priority step."""
+        """Return the list that kombu's Redis transport reads for a queue and priority step."""
         suffix = f"{BROKER_SEPARATOR}{priority}" if priority else ""
         return f"{self.broker_prefix}{queue}{suffix}"
 
     def new_id(self, beside: str | None = None) -> str:
-        """A fresh run id; on the same shard as the run `beside` when one is given."""
+        """Return a fresh run id; on the same shard as the run `beside` when one is given."""
         while True:
             run_id = random_uuid()
             if beside is None or self.shard(run_id) == self.shard(beside):
                 return run_id
 
     def child_id(self, parent: str, call: str) -> str:
-        """The run id of a call that a run makes: the same call, the same run and shard."""
+        """Return the run id of a call that a run makes: the same call, the same run and shard."""
         for number in itertools.count():
             name = f"{self.namespace}\0{parent}\0{call}\0{number}"
             run_id = str(uuid.uuid5(_KEY_SPACE, name))
@@ -110,7 +110,7 @@ class Keyspace:
         raise AssertionError("count() does not end")
 
     def key_id(self, skill: str, idempotency_key: str, beside: str | None = None) -> str:
-        """The run id that an idempotency key stands for: the same key, the same run.
+        """Return the run id that an idempotency key stands for: the same key, the same run.
 
         A called run must lie `beside` its root, on the same shard: there, the same key and
         the same shard stand for the same run.
@@ -125,7 +125,7 @@ class Keyspace:
 
 
 def random_uuid() -> str:
-    """A random UUID (RFC 9562, version 4) as text; a fifth of the cost of `str(uuid.uuid4())`."""
+    """Return a random UUID (RFC 9562, version 4); a fifth of the cost of `str(uuid.uuid4())`."""
     digits = os.urandom(16).hex()
     variant = "89ab"[int(digits[16], 16) % 4]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"

@@ -11,7 +11,7 @@ from skillfleet_ledger.settings import Settings
 
 
 class QueueStats(BaseModel):
-    """One queue: runs that wait for a worker, that run, and whose delay is not over."""
+    """The counts of one queue: runs that wait for a worker, are running, or are delayed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -20,7 +20,7 @@ class QueueStats(BaseModel):
     running: int = 0
     delayed: int = 0
     oldest_age_seconds: float = 0.0
-    """How long the first of the waiting runs has waited."""
+    """The waiting time of the first waiting run."""
 
     @computed_field  # type: ignore[prop-decorator]  # pydantic's documented order
     @property
@@ -29,7 +29,7 @@ class QueueStats(BaseModel):
         return self.queued + self.running
 
     def plus(self, other: "QueueStats") -> "QueueStats":
-        """The sum over two shards, or two queues; the name is this one's."""
+        """Return the sum with the counts of another shard or queue, under this one's name."""
         return QueueStats(
             queue=self.queue,
             queued=self.queued + other.queued,
@@ -40,14 +40,14 @@ class QueueStats(BaseModel):
 
 
 class Queues:
-    """Reads counts, never runs: its cost does not grow with them."""
+    """Reader of queue counts. It reads no runs, so its cost does not grow with their number."""
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
         self._keys = settings.keyspace
 
     async def stats(self, known: Iterable[str] = ()) -> list[QueueStats]:
-        """All queues with waiting or delayed runs, and those `known`, by name.
+        """Return all queues with waiting or delayed runs, and those `known`, by name.
 
         Raises FleetUnavailableError.
         """

@@ -139,7 +139,7 @@ class Settings(BaseSettings):
 
 
 def celery_url(url: str) -> str:
-    """A Redis URL as Celery wants it.
+    """Return a Redis URL as Celery wants it.
 
     Unix sockets are `redis+socket://` there, and a rediss:// URL must say how certificates
     are checked, in the names of Python's ssl module.
@@ -157,7 +157,7 @@ def celery_url(url: str) -> str:
 
 
 def _join(scheme: str, netloc: str, path: str, query: str) -> str:
-    """Like urlunsplit, which drops the // of schemes it does not know."""
+    """Join a URL like urlunsplit, but keep the // of schemes that urllib does not know."""
     return f"{scheme}://{netloc}{path}" + (f"?{query}" if query else "")
 
 

@@ -1,4 +1,4 @@
-"""The events of a run: written in batches under the lease, read live and from any event on."""
+"""The events of a run: written in batches under the lease, read live from any event on."""
 
 import re
 from collections.abc import AsyncIterator, Sequence
@@ -18,7 +18,7 @@ from skillfleet_ledger.settings import Settings
 
 _BATCH = 256
 BLOCK_MS = 2000
-"""How long a reader waits for events before it looks at the record again."""
+"""The time a reader waits for events before it reads the record again."""
 
 _EVENT_ID = re.compile(r"([0-9]{1,20})(?:-0)?")
 _LAST_NUMBER = 2**64 - 1
@@ -53,8 +53,8 @@ class EventStreams:
         """Append events numbered from `first`; those the stream already has are skipped.
 
         Returns the number of the stream's last event and the reason of a cancellation (or '').
-        The number is less than `first - 1` when the batch would have left a gap and so was not
-        appended. None when the lease is gone. Safe to repeat; raises FleetUnavailableError.
+        The number is less than `first - 1` when the batch was not appended because it would have
+        left a gap. None when the lease is lost. Safe to repeat; raises FleetUnavailableError.
         """
         flat = [part for event in events for part in event]
         reply = await run_script(
@@ -79,8 +79,8 @@ class EventStreams:
         """Yield the run's events after the id `after` (None: from the start), live, in lists.
 
         Ends after the final event. Where the stream's cap removed events, one event of kind
-        `trimmed` stands in their place, with their number as `missed`. Raises UnknownRunError,
-        ValueError for an invalid id, FleetUnavailableError when Redis stays away for
+        `trimmed` takes their place, with their number as `missed`. Raises UnknownRunError,
+        ValueError for an invalid id, and FleetUnavailableError when Redis is unreachable for
         longer than the timeout.
         """
         position = event_number(after) if after not in (None, "") else 0
@@ -101,7 +101,7 @@ class EventStreams:
                 state, entries = await self._follow(run_id, position)
 
     async def _follow(self, run_id: str, position: int) -> tuple[RunState, list[_Entry]]:
-        """Return the run's state, and what its record keeps of its events after `position`.
+        """Return the run's state, and the events after `position` that its record keeps.
 
         From now on, a live run writes its events into its stream, where `_next` waits for them.
         """
@@ -114,7 +114,7 @@ class EventStreams:
         return RunState(state.decode()), [e for e in entries if _number(e) > position]
 
     async def _next(self, run_id: str, position: int, *, wait: bool) -> list[_Entry]:
-        """Return the stream's entries after `position`; with `wait`, wait a little for some."""
+        """Return the stream's entries after `position`; with `wait`, wait a short time for some."""
         key = f"{self._keys.prefix(run_id)}events:{run_id}"
         block = ("BLOCK", BLOCK_MS) if wait else ()
         reply = await self._retried(
@@ -123,7 +123,7 @@ class EventStreams:
         return reply[0][1] if reply else []
 
     async def _retried(self, *command: Any) -> Any:
-        """Repeat a read on a broken connection, for the timeout from the first failure on."""
+        """Repeat a failed read until the timeout, counted from the first failure."""
         try:
             return await retry_until(
                 self._settings.redis_timeout_seconds,

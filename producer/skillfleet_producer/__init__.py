@@ -1,4 +1,4 @@
-"""For backend services: enqueue skills, follow runs, cancel them, fetch what they made.
+"""The client for backend services: enqueue skills, follow and cancel runs, fetch artifacts.
 
 `Fleet` is the synchronous front, `AsyncFleet` the implementation; both have the same names.
 """

@@ -1,4 +1,4 @@
-"""Enqueuing runs: checks an invocation, makes its record, writes and publishes it."""
+"""The enqueuing of runs: checks an invocation, builds its record, writes and publishes it."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -93,7 +93,7 @@ class Enqueuer:
                     new = [self._built(call, option, now_ms) for call, option in pairs]
                     await self._submit_batch(new)
                 except Exception as error:  # noqa: BLE001 - raised below
-                    # Raised once the other batches have ended: nothing is written after that.
+                    # Raised after the other batches have ended, so that nothing is written later.
                     errors.append(error)
                     return []
                 return [submission.id for submission in new]
@@ -102,7 +102,7 @@ class Enqueuer:
         async with asyncio.TaskGroup() as group:
             for start in range(0, len(calls), _BATCH):
                 writes.append(group.create_task(write(start)))
-                # Lets the batch leave while the next one is made.
+                # Send the batch while the next one is built.
                 await asyncio.sleep(0)
         if errors:
             raise errors[0]
@@ -128,7 +128,7 @@ class Enqueuer:
             return created
 
     async def _checked(self, skill: object, args_list: Sequence[Mapping[str, Any]]) -> list[Call]:
-        """Return calls that some worker accepts, as far as is known."""
+        """Return calls that some worker accepts, as far as the catalogue knows."""
         agent, name = split_task(skill)
         route = await self._catalogue.route_for(agent, name)
         return [read_call(self._settings, agent, name, args, route) for args in args_list]

@@ -27,7 +27,7 @@ T = TypeVar("T")
 Runner = Callable[[], tuple[Portal, AsyncFleet]]
 """Returns the thread and the asynchronous fleet of a `Fleet`; starts them."""
 _READ_SECONDS = 0.5
-"""How long a read in the calling thread may take: after that, it can be interrupted."""
+"""The time limit of a read in the calling thread, where it cannot be interrupted."""
 
 
 class Reader(Protocol):
@@ -38,7 +38,7 @@ class Reader(Protocol):
 
 
 class Fleet:
-    """A fleet, seen by a synchronous backend service. A context manager; thread-safe.
+    """The fleet as a synchronous backend service uses it. A context manager; thread-safe.
 
     See `AsyncFleet` for arguments and errors. May be created before a fork: each process
     then gets connections of its own. A call after `close` opens connections again.
@@ -61,7 +61,7 @@ class Fleet:
     def close(self) -> None:
         """Close the connections and the thread; runs go on. Any thread.
 
-        Other threads that wait get FleetClosedError at once, whatever their timeout.
+        Waiting calls in other threads fail with FleetClosedError at once, whatever their timeout.
         """
         with self._lock():
             ledger, portal, fleet = self._ledger, self._portal, self._fleet
@@ -126,14 +126,14 @@ class Fleet:
         return portal.call(fleet.purge_dead_letters())
 
     def _runner(self) -> tuple[Portal, AsyncFleet]:
-        """Return the thread and the fleet for what takes more than one request; starts them."""
+        """Return thread and fleet for work of more than one request, started at the first call."""
         with self._lock():
             if self._portal is None or self._fleet is None or self._portal.pid != os.getpid():
                 self._portal, self._fleet = Portal(), AsyncFleet(settings=self.settings)
             return self._portal, self._fleet
 
     def _read(self, read: Callable[[Queries], Coroutine[Any, Any, T]]) -> T | None:
-        """Read in the calling thread; None where Redis does not answer soon."""
+        """Read in the calling thread; return None where Redis does not answer soon."""
         try:
             return run_sync(read(self._ledger.queries))
         except FleetClosedError:
@@ -142,7 +142,7 @@ class Fleet:
             return None
 
     def _blocking(self) -> tuple[BlockingLedger, Enqueuer]:
-        """Return what does single requests in the calling thread; not connected yet."""
+        """Return the ledger and enqueuer for requests in the calling thread, not connected yet."""
         ledger = BlockingLedger(self.settings, name=CLIENT_NAME)
         return ledger, Enqueuer(ledger)
 

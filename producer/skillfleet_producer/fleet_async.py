@@ -1,4 +1,4 @@
-"""The asynchronous fleet: what the synchronous front stands on."""
+"""The asynchronous fleet, on which the synchronous one is built."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ _ERRORS: dict[RunState, type[RunError]] = {
 
 
 def chosen_settings(url: str | None, settings: Settings | None) -> Settings:
-    """The settings given, else the environment's, at `url` if given; raises SettingsError."""
+    """Return the given settings or the environment's, with `url` if given; raises SettingsError."""
     given = settings.model_dump() if settings is not None else {}
     kind = type(settings) if settings is not None else Settings
     if url is None:
@@ -64,14 +64,14 @@ def value_of(run_id: str, end: RunEnd) -> Any:
 
 
 class AsyncFleet:
-    """A fleet, seen by a backend service. An async context manager; safe for many tasks.
+    """The fleet as a backend service uses it. An async context manager; safe for many tasks.
 
     `url` is the Redis URL of the fleet (default: `SKILLFLEET_REDIS_URL`); a runtime that has a
-    `ledger` already passes that instead. Belongs to the event loop that first uses it: another
-    one gets WrongLoopError, unless the first is closed by then, as between two `asyncio.run`. All
-    methods raise FleetUnavailableError when Redis stays out of reach, or full, for longer than
-    `SKILLFLEET_REDIS_TIMEOUT_SECONDS`, at once when it refuses user, password or database, and
-    FleetClosedError after `close`.
+    `ledger` already passes that instead. Bound to the first event loop that uses it: use on
+    another one raises WrongLoopError, unless the first is closed by then, as between two
+    `asyncio.run`. All methods raise FleetUnavailableError when Redis is unreachable or full for
+    longer than `SKILLFLEET_REDIS_TIMEOUT_SECONDS`, at once when it refuses user, password or
+    database, and FleetClosedError after `close`.
     """
 
     def __init__(
@@ -126,8 +126,8 @@ class AsyncFleet:
     ) -> list["AsyncRunHandle"]:
         """Enqueue one run for each entry of `args_list`; options and errors as `enqueue`.
 
-        All arguments are checked before the first run is written. Runs are written a hundred at
-        a time, while the next hundred are made.
+        All arguments are checked before the first run is written. Runs are written in batches of a
+        hundred, while the next batch is built.
         """
         run_ids = await self.enqueuer.enqueue_many(skill, args_list, Options(**options))
         return [self.run(run_id) for run_id in run_ids]
@@ -157,7 +157,7 @@ class AsyncFleet:
 
 
 class AsyncRunHandle:
-    """One run, wherever it is: queued, running on some worker, or finished."""
+    """A handle on one run, whatever its state: queued, running on some worker, or finished."""
 
     def __init__(self, fleet: AsyncFleet, run_id: str) -> None:
         self.id = run_id
@@ -191,8 +191,7 @@ class AsyncRunHandle:
     async def cancel(self, reason: str | None = None) -> bool:
         """Cancel the run and all runs it called; False when it had ended before.
 
-        Durable: it reaches a queued run, and a running one on whatever worker. Raises
-        UnknownRunError.
+        Durable: it reaches queued runs, and running ones on any worker. Raises UnknownRunError.
         """
         text = (reason or "cancelled by the caller").encode(errors="replace").decode()
         return await self._ledger.cancellation.cancel(self.id, text)
@@ -202,7 +201,7 @@ class AsyncRunHandle:
     ) -> AsyncIterator[RunEvent]:
         """Yield the run's events, live, after the id `after`; ends after the final event.
 
-        `timeout` is how many seconds to wait for the next event: ResultTimeoutError then. A gap
+        Raises ResultTimeoutError when the next event takes longer than `timeout` seconds. A gap
         that the stream's cap left is reported as one event of kind `trimmed`. Raises
         UnknownRunError, and ValueError when `after` is not an event id.
         """
@@ -213,7 +212,7 @@ class AsyncRunHandle:
     async def event_batches(
         self, after: str | None = None, timeout: float | None = None
     ) -> AsyncIterator[list[RunEvent]]:
-        """Like `events`, in lists of what has arrived together: faster for many events."""
+        """Yield events like `events`, in lists of those that arrived together, which is faster."""
         batches = self._ledger.streams.batches(self.id, after)
         try:
             while True:
@@ -259,7 +258,7 @@ class AsyncRunHandle:
             yield chunk
 
     async def ended(self) -> RunEnd:
-        """Return the end of the run, once there is one; raises UnknownRunError."""
+        """Wait for the end of the run and return it; raises UnknownRunError."""
         if (end := await self._ledger.queries.end(self.id)) is not None:
             return end
         woken = asyncio.Event()
@@ -270,7 +269,7 @@ class AsyncRunHandle:
         channel, channels = self._ledger.keys.result_key(self.id), self._ledger.pubsub
         try:
             await channels.listen(channel, listener)
-            # A published message is a hint only: others than workers may publish, too.
+            # A published message is only a hint: clients other than workers may publish, too.
             while (end := await self._ledger.queries.end(self.id)) is None:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_RECHECK_SECONDS):

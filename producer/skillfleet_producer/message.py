@@ -1,4 +1,4 @@
-"""A run's message, as Celery's own client would build it (message protocol 2).
+"""The message of a run, as Celery's own client would build it (message protocol 2).
 
 The shape is that of `celery.app.amqp.AMQP.as_task_v2` in kombu's Redis envelope; a test
 compares both field by field on the installed Celery.
@@ -24,9 +24,9 @@ class PlainPart(NamedTuple):
     """The parts of a plain Celery client's message that a record has no fields for."""
 
     headers: dict[str, Any]
-    """Headers that differ from those of a fleet's own message; stamps and own ones included."""
+    """Headers that differ from those of a fleet's own message, with stamps and custom ones."""
     embed: dict[str, Any]
-    """The canvas: `callbacks`, `errbacks`, `chain` and `chord`, as far as they are set."""
+    """The canvas: those of `callbacks`, `errbacks`, `chain` and `chord` that are set."""
     properties: dict[str, Any]
     """The message's own properties: `reply_to`."""
 
@@ -38,12 +38,12 @@ def plain_part(invocation: Invocation) -> PlainPart:
     """Return these parts of a plain client's message; empty for a run that a fleet enqueued."""
     if invocation.celery is None:
         return NOTHING_PLAIN
-    # Not orjson, which reads whole numbers beyond 64 bits as others.
+    # Not orjson, which changes whole numbers beyond 64 bits.
     return PlainPart(**json.loads(invocation.celery))
 
 
 def envelope(invocation: Invocation) -> bytes:
-    """The JSON that stands in the broker's list on Redis."""
+    """Return the JSON for the broker's list on Redis."""
     plain = plain_part(invocation)
     message = {
         "body": base64.b64encode(_body(invocation.args, plain.embed)).decode(),
@@ -64,7 +64,7 @@ def envelope(invocation: Invocation) -> bytes:
 
 
 def headers(invocation: Invocation) -> dict[str, Any]:
-    """The message headers: Celery's, and flat beside them the ones of the invocation."""
+    """Return the message headers: Celery's, and on the same level those of the invocation."""
     return {
         "lang": "py",
         "task": invocation.task,
@@ -92,12 +92,12 @@ def headers(invocation: Invocation) -> dict[str, Any]:
 
 def _plain_headers(invocation: Invocation) -> dict[str, Any]:
     kept = plain_part(invocation).headers
-    # It bounds the start of a run: one that has ended may still have its canvas go on.
+    # `expires` bounds the start of a run; the canvas of one that has ended may still continue.
     return kept | {"expires": None} if invocation.has_ended else kept
 
 
 def body(invocation: Invocation) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
-    """The message's body for a client that serialises it by itself."""
+    """Return the message's body for a client that serialises it."""
     embed = EMPTY_EMBED | plain_part(invocation).embed
     return [], orjson.loads(invocation.args), embed
 
@@ -112,12 +112,12 @@ os.register_at_fork(after_in_child=origin.cache_clear)
 
 
 def _representation(args: bytes) -> str:
-    """The arguments for people, as Celery writes them (celery.utils.saferepr)."""
+    """Return the arguments in readable form, as Celery writes them (celery.utils.saferepr)."""
     arguments = orjson.loads(args)
     if len(args) <= _SHORT_BYTES and _is_plain(args):
-        # What Celery would write, too, at a thirtieth of the cost.
+        # The same as Celery's, at a thirtieth of the cost.
         return repr(arguments)
-    from celery.utils.saferepr import saferepr  # noqa: PLC0415 - it brings all of kombu along
+    from celery.utils.saferepr import saferepr  # noqa: PLC0415 - it imports all of kombu
 
     return str(saferepr(arguments, _REPR_CHARS))
 

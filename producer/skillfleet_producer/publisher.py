@@ -1,4 +1,7 @@
-"""Waking a worker up: the run's message goes onto the broker, the record stays the truth."""
+"""Publishers: they put a run's message onto the broker to wake a worker.
+
+The record in the ledger stays the truth.
+"""
 
 import asyncio
 import contextlib
@@ -15,26 +18,26 @@ logger = logging.getLogger(__name__)
 
 
 class Publisher(ABC):
-    """Puts messages of runs onto the broker. Repeating a message does no harm."""
+    """Puts messages of runs onto the broker. A repeated message is harmless."""
 
     @abstractmethod
     async def publish(self, invocation: Invocation) -> None:
-        """Publish the run's message; raises OSError when the broker is out of reach."""
+        """Publish the run's message; raises OSError when the broker is unreachable."""
 
     @abstractmethod
     async def empty(self, queues: Sequence[str]) -> tuple[str, ...]:
-        """Those of the queues that hold no message, according to the broker.
+        """Return those of the queues that hold no message, according to the broker.
 
-        Raises OSError when the broker is out of reach.
+        Raises OSError when the broker is unreachable.
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """Give the connection back."""
+        """Release the connection."""
 
 
 class LedgerPublisher(Publisher):
-    """For the broker that is the ledger's own Redis: one LPUSH, as kombu does."""
+    """The publisher for a broker on the ledger's own Redis: one LPUSH, as kombu does."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -45,19 +48,19 @@ class LedgerPublisher(Publisher):
         await self._ledger.connection.execute("LPUSH", queue, envelope(invocation))
 
     async def empty(self, queues: Sequence[str]) -> tuple[str, ...]:
-        """None: the reaper's script looks at the lists itself."""
+        """Return none: the reaper's script reads the lists itself."""
         del queues
         return ()
 
     async def close(self) -> None:
-        """The connection is the ledger's: nothing to give back."""
+        """Do nothing: the connection belongs to the ledger."""
 
 
 class CeleryPublisher(Publisher):
-    """For every other broker: through Celery's client, in a thread, with bounded retries."""
+    """The publisher for all other brokers: Celery's client in a thread, with bounded retries."""
 
     def __init__(self, settings: Settings) -> None:
-        # Half a second that Redis users need not pay.
+        # This import takes half a second, which Redis users need not pay.
         from celery import Celery  # noqa: PLC0415
         from kombu.exceptions import OperationalError  # noqa: PLC0415
 
@@ -87,7 +90,7 @@ class CeleryPublisher(Publisher):
 
     async def publish(self, invocation: Invocation) -> None:
         """Send the message through Celery's producer, within the timeout."""
-        # Celery tries several times, which together may take longer than a caller has.
+        # Celery's retries together may take longer than the caller can wait.
         async with asyncio.timeout(self._timeout):
             await asyncio.to_thread(self._send, invocation)
 
@@ -122,7 +125,7 @@ class CeleryPublisher(Publisher):
 
 
 def _message(invocation: Invocation) -> Any:
-    """The message as Celery's own sender takes it."""
+    """Return the message in the form that Celery's own sender takes."""
     from celery.app.amqp import task_message  # noqa: PLC0415 - Redis users need not pay for it
 
     properties = {"correlation_id": invocation.id, "reply_to": ""}
@@ -143,14 +146,14 @@ def _ready(connection: Any, queue: str) -> int:
 
 
 def publisher_for(ledger: Ledger) -> Publisher:
-    """The publisher that fits the settings of the ledger."""
+    """Return the publisher that fits the settings of the ledger."""
     if ledger.settings.broker_is_ledger:
         return LedgerPublisher(ledger)
     return CeleryPublisher(ledger.settings)
 
 
 async def publish_or_leave(publisher: Publisher, invocation: Invocation) -> None:
-    """Publish; where the broker is away, leave it to the reaper, which finds the run stranded."""
+    """Publish; where the broker is unreachable, leave the run to the reaper, which finds it."""
     try:
         await publisher.publish(invocation)
     except OSError as error:

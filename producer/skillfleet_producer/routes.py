@@ -1,4 +1,4 @@
-"""Routes of skills: where their runs go and which arguments they accept, briefly cached."""
+"""Routes of skills: the queues of their runs and the arguments they accept, briefly cached."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ count, as long as there is one.
 
 
 class Catalogue:
-    """Checks invocations before they are written, and knows the queue of each agent."""
+    """The catalogue of skills: checks invocations before they are written, finds their queue."""
 
     def __init__(self, directory: Directory, connection: Connection) -> None:
         self._directory = directory
@@ -36,7 +36,7 @@ class Catalogue:
         """Return the route of a skill.
 
         Raises UnknownSkillError (with the known skills). While the catalogue is empty, as
-        before the first worker starts, everything passes: the worker checks again.
+        before the first worker starts, every call is accepted: the worker checks again.
         """
         for refresh in (False, True):
             await self._read(refresh=refresh and bool(self._cards))
@@ -85,7 +85,7 @@ class Catalogue:
 
 
 def accept_any(arguments: Mapping[str, Any]) -> None:  # noqa: ARG001 - nothing to check with
-    """The route of an unknown skill: accepts all arguments."""
+    """Accept all arguments: the route of an unknown skill."""
     return
 
 

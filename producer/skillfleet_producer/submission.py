@@ -1,4 +1,4 @@
-"""From the arguments of `enqueue` to the record of a run."""
+"""The building of a run's record from the arguments of `enqueue`."""
 
 import hashlib
 import re

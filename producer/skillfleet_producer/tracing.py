@@ -1,4 +1,4 @@
-"""Tracing at the producer: the span of a submission, W3C context in the message headers."""
+"""Tracing in the producer: the span of a submission, W3C context in the message headers."""
 
 import hashlib
 import re
@@ -63,22 +63,22 @@ def _propagating(new: Submission) -> Submission:
 
 
 def mark_duplicate() -> None:
-    """Note on the current span that the run existed before: an idempotent repetition."""
+    """Record on the current span that the run existed before: an idempotent repetition."""
     trace.get_current_span().set_attribute(names.EXISTED, value=True)
 
 
 def callers_trace_id(headers: Mapping[str, Any]) -> str | None:
-    """The trace id in a W3C `traceparent` (version-traceid-parentid-flags); None without one."""
+    """Return the trace id in a W3C `traceparent` header; None without one."""
     traceparent = headers.get("traceparent")
     match = _TRACEPARENT.fullmatch(str(traceparent)) if traceparent else None
     return match[1] if match else None
 
 
 def run_trace_id(headers: Mapping[str, Any], root_id: str) -> str:
-    """The id of a run's trace, 32 hex digits: its caller's, else one that follows from its root.
+    """Return the id of a run's trace (32 hex digits): its caller's, else one derived from its root.
 
-    So untraced runs have a trace id too, and a run's attempts share it. `headers` are
-    the message headers, `root_id` is the run at the root of the tree of calls.
+    So untraced runs have a trace id too, and all attempts of a run share it. `headers` are
+    the message headers, `root_id` is the id of the run at the root of the tree.
     """
     caller = callers_trace_id(headers)
     if caller is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def exported(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A `__getattr__` for `package`; `homes` maps each public name to its module."""
+    """Return a `__getattr__` for `package`; `homes` maps each public name to its module."""
 
     def getattribute(name: str) -> Any:
         if name not in homes:

@@ -35,8 +35,8 @@ class Agent:
         async def survey(ctx: RunContext, folder: str, top: int = 10) -> Survey: ...
 
     `auth_model` is the pydantic model that callers are identified by (`ctx.auth`). `queue` is
-    the queue that carries the agent's runs; None leaves it to the fleet. Nothing is registered
-    anywhere: a worker is given the agents to serve. Raises `DeclarationError`.
+    the queue that carries the agent's runs; None leaves it to the fleet. There is no global
+    registry: a worker is given the agents to serve. Raises `DeclarationError`.
     """
 
     _reserved: ClassVar[frozenset[str]] = frozenset({"celery", BUILT_IN_AGENT})
@@ -154,7 +154,7 @@ class Agent:
         )
 
     def __repr__(self) -> str:
-        """The agent's name."""
+        """Return the agent's name."""
         return f"<Agent {self.name}>"
 
 
@@ -165,5 +165,5 @@ class BuiltInAgent(Agent):
 
 
 def _names_at_caller() -> Mapping[str, Any]:
-    """The names that are visible where the decorator is used: types may be declared there."""
+    """Return the names visible where the decorator is used: types may be declared there."""
     return sys._getframe(2).f_locals  # noqa: SLF001 - the one way to a caller's locals

@@ -1,7 +1,7 @@
-"""Arguments as the JSON that travels, against a skill's published schema, at both ends.
+"""The check of JSON arguments against a skill's published schema.
 
-The producer refuses with it at `enqueue`, the worker before the first attempt, so a caller
-reads the same words wherever the mistake is found.
+Producers apply it at `enqueue`, workers before the first attempt, so a caller gets the same message
+wherever the mistake is found.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +21,9 @@ _TYPED = {"__type__", "__value__"}
 
 
 def json_arguments(task: str, arguments: Mapping[str, Any], limit: int | None = None) -> Json:
-    """The arguments as a JSON object of at most `limit` bytes.
+    """Return the arguments as a JSON object of at most `limit` bytes.
 
-    Raises InvalidArgumentsError naming the argument that JSON cannot carry, and
+    Raises InvalidArgumentsError, naming the argument that JSON cannot carry, and
     ArgumentsTooLargeError.
     """
     if not isinstance(arguments, Mapping):
@@ -73,9 +73,9 @@ def check_seconds(name: str, value: Any, *, or_zero: bool = False) -> None:
 def arguments_check(task: str, schema: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], None]:
     """Return a check that raises InvalidArgumentsError, naming the fields that do not fit.
 
-    Arguments are plain JSON values, as of `json_arguments`. `schema` is the skill's input
-    schema (JSON Schema 2020-12), `task` names it in the message; nothing fits one that cannot
-    be used.
+    Arguments are plain JSON values, as `json_arguments` returns. `schema` is the skill's input
+    schema (JSON Schema 2020-12); an unusable schema refuses all arguments. `task` names the
+    skill in the message.
     """
     try:
         return schema_check(task, to_json(schema).encoded)
@@ -85,8 +85,8 @@ def arguments_check(task: str, schema: Mapping[str, Any]) -> Callable[[Mapping[s
 
 @lru_cache(maxsize=1024)
 def schema_check(task: str, schema: bytes) -> Callable[[Mapping[str, Any]], None]:
-    """The same for a schema as JSON; raises ValueError for one that cannot be used."""
-    # 3 MiB that only a process which has a schema to check needs.
+    """Return the check for a schema as JSON; raises ValueError for an unusable schema."""
+    # The import costs 3 MiB: only processes that check a schema pay for it.
     import jsonschema_rs  # noqa: PLC0415
 
     validator = jsonschema_rs.Draft202012Validator(

@@ -50,19 +50,19 @@ def auth_from_claims(model: type[ModelT], claims: Mapping[str, Any] | None) -> M
             f"the caller's claims do not fit {model.__name__}: {', '.join(wrong)}"
         ) from None
     except Exception as error:
-        # A validator of the model's own raised it; what it says may show the claims.
+        # The model's own validator raised it; its message may show the claims.
         raise UnauthorizedError(
             f"the caller's claims cannot be read by {model.__name__}: {type(error).__name__}"
         ) from error
 
 
 def scopes_of(auth: BaseModel) -> frozenset[str]:
-    """The scopes that a caller has; none for a model without a field `scopes`."""
+    """Return the scopes that a caller has; none for a model without a field `scopes`."""
     return frozenset(getattr(auth, "scopes", None) or ())
 
 
 def narrowed_auth(model: type[ModelT], caller: BaseModel) -> ModelT:
-    """The identity for a run that `caller`'s run calls: the same claims, no scope more.
+    """Return the identity for a child of `caller`'s run: the same claims, no additional scope.
 
     `model` is the called agent's `auth_model`. Raises `UnauthorizedError` when the caller's
     claims do not fit it.
@@ -76,10 +76,10 @@ def narrowed_auth(model: type[ModelT], caller: BaseModel) -> ModelT:
 
 
 def claims_for_call(claims: Mapping[str, Any] | None, auth: BaseModel) -> dict[str, Any]:
-    """Claims that a run passes to a child run: the same caller, no additional scope.
+    """Return the claims that a run passes to a child: the same caller, no additional scope.
 
-    `claims` are those the calling run was given, `auth` what its agent's model made of them:
-    what the model does not know goes no further, except for the subject.
+    `claims` are those of the calling run, `auth` is the identity that its agent's model built from
+    them. Claims that the model does not know are not passed on, except for the subject.
     """
     known = {*type(auth).model_fields, "sub"}
     passed = {name: value for name, value in (claims or {}).items() if name in known}

@@ -1,4 +1,4 @@
-"""The cleanups of an attempt: what `RunScope.defer` collects and every runtime runs at the end."""
+"""The cleanups of an attempt, which `RunScope.defer` collects and a runtime runs at its end."""
 
 import asyncio
 import logging
@@ -10,11 +10,11 @@ from skillfleet.ports.scope import Cleanup
 logger = logging.getLogger(__name__)
 
 CLEANUP_SECONDS: Final = 10.0
-"""How long the cleanups of one attempt may take together."""
+"""The time limit of all cleanups of an attempt together."""
 
 
 class Cleanups:
-    """Collects cleanups and runs each once, the last one first. Any thread."""
+    """A list of cleanups; each runs once, the last one first. Any thread."""
 
     __slots__ = ("_late", "_pending", "_ran")
 
@@ -24,23 +24,23 @@ class Cleanups:
         self._ran = False
 
     def add(self, cleanup: Cleanup) -> None:
-        """Run `cleanup` at the end of the attempt; at once when that is over."""
+        """Run `cleanup` at the end of the attempt; at once if that has passed."""
         self._pending.append(cleanup)
         if self._ran:
-            # A handler that was left behind opens things that no one will close later.
+            # A handler that outlives its attempt may still open resources: close them now.
             task = asyncio.ensure_future(self.run("left behind"))
             self._late.add(task)
             task.add_done_callback(self._late.discard)
 
     def __bool__(self) -> bool:
-        """True while there is something to run."""
+        """Return True while a cleanup is pending."""
         return bool(self._pending)
 
     async def run(self, run_id: str, seconds: float = CLEANUP_SECONDS) -> None:
-        """Run what is pending; errors are logged, and what takes too long is cancelled.
+        """Run all pending cleanups; log errors, and cancel a cleanup that takes too long.
 
-        Each cleanup may take half of the time that is left, so that one that hangs leaves some
-        for the others.
+        Each cleanup may take half of the remaining time, so that one that hangs leaves some for the
+        others.
         """
         self._ran = True
         end = time.monotonic() + seconds
@@ -48,7 +48,7 @@ class Cleanups:
             try:
                 cleanup = self._pending.pop()
             except IndexError:
-                # Another thread, which replaces this process, took it.
+                # The thread that replaces this process took it.
                 return
             task = asyncio.ensure_future(_contained(cleanup, run_id))
             await asyncio.wait({task}, timeout=max(end - time.monotonic(), 0) / 2)

@@ -130,7 +130,7 @@ class RunContext(ABC, Generic[AuthT]):
 
     @abstractmethod
     def secret(self, name: str) -> str:
-        """The value of a secret that the skill declared (`secrets=("openai-key",)`).
+        """Return the value of a secret that the skill declared (`secrets=("openai-key",)`).
 
         Reads memory or a local file; ask each time, since values are rotated. Raises
         `UnknownSecretError`. Forbidden: emitting, logging or returning the value.
@@ -188,10 +188,10 @@ class RunContext(ABC, Generic[AuthT]):
 
     @abstractmethod
     def _a2a_client(self) -> A2AClient:
-        """The client of this run's calls; raises `CapabilityUnavailableError` without one."""
+        """Return the client for this run's calls; raises `CapabilityUnavailableError`."""
 
     def model_call(self, model: str, *, provider: str, operation: str = "chat") -> ModelCall:
-        """A context manager that records one call of a model; for clients without telemetry.
+        """Return a context manager that records one call of a model; for clients without telemetry.
 
             with ctx.model_call("gpt-5", provider="openai") as call:
                 reply = await client.responses.create(...)
@@ -204,7 +204,7 @@ class RunContext(ABC, Generic[AuthT]):
     def tool_call(
         self, name: str, *, call_id: str | None = None, tool_type: str = "function"
     ) -> ToolCall:
-        """A context manager that records one call of a tool; `call_id` is the model's."""
+        """Return a context manager that records one call of a tool; `call_id` is the model's."""
         return tool_call(name, call_id, tool_type, self._called)
 
     def _contains_secret(self, args: Mapping[str, Any] | None) -> bool:

@@ -1,4 +1,4 @@
-"""Every error of skillfleet: one root, each with a code and a retry policy.
+"""The errors of skillfleet: one root, each with a code and a retry policy.
 
 Callers get `code` and the message; tracebacks stay in the worker's log and span.
 """
@@ -14,9 +14,9 @@ from skillfleet.contracts import ReasonCode
 class SkillfleetError(Exception):
     """The root of all errors that skillfleet raises on purpose.
 
-    `code` is stable and may be branched on. `retryable` says whether the same call may
-    succeed later; `retry_after` how many seconds to wait before trying (None: no opinion).
-    `skillfleet.failures` reads all three as a runtime does.
+    `code` is stable: callers may branch on it. `retryable` says whether the same call may
+    succeed later, `retry_after` how many seconds to wait before that (None: no preference).
+    `skillfleet.failures` reads all three, as runtimes do.
     """
 
     code: str = "error"
@@ -37,21 +37,21 @@ class SettingsError(SkillfleetError, ValueError):
 
 
 class FleetUnavailableError(SkillfleetError, ConnectionError):
-    """Redis (or the broker) is out of reach or refuses; the message says why."""
+    """Redis or the broker is unreachable or refuses; the message says why."""
 
     code = "fleet_unavailable"
     retryable = True
 
 
 class FleetClosedError(FleetUnavailableError):
-    """The fleet was closed, maybe by another thread: make a new one."""
+    """The fleet was closed, possibly by another thread: make a new one."""
 
     code = "fleet_closed"
     retryable = False
 
 
 class WrongLoopError(SkillfleetError, RuntimeError):
-    """An asynchronous fleet is used on another event loop than its own."""
+    """An asynchronous fleet is used on an event loop other than its own."""
 
     code = "wrong_loop"
 
@@ -145,7 +145,7 @@ class UnknownSecretError(SkillfleetError, KeyError):
     code = "unknown_secret"
 
     def __str__(self) -> str:
-        """The message as given: `KeyError` would show its repr."""
+        """Return the message as given: `KeyError` would show its repr."""
         return str(self.args[0]) if self.args else ""
 
 
@@ -156,7 +156,7 @@ class CapabilityUnavailableError(SkillfleetError, PermissionError):
 
 
 class TargetRefusedError(CapabilityUnavailableError):
-    """The target of a call is not one that this fleet may call."""
+    """This fleet may not call the target of a call."""
 
     code = "target_refused"
 
@@ -174,7 +174,7 @@ class LimitExceededError(SkillfleetError):
 
 
 class BudgetExhaustedError(LimitExceededError):
-    """A tree of runs has used up its budget; the run it happens to fails with that code."""
+    """A tree of runs has used up its budget; the run that exceeds it fails with that code."""
 
     code = ReasonCode.BUDGET_EXHAUSTED
 
@@ -205,12 +205,12 @@ class MissingScopes(SkillfleetError, PermissionError):  # noqa: N818 - the seed'
 
 
 class SkillError(SkillfleetError):
-    """For skill authors: fail the attempt with a code, a message and a retry policy.
+    """The error for skill authors: it fails the attempt with a code, a message and a retry policy.
 
-    The message reaches the caller. `retryable=True` lets the run be tried again while the
-    skill's `max_retries` last, not before `retry_after`: seconds, a timedelta, or the text of
-    an HTTP `Retry-After` header; what says no time leaves it to the backoff. A `code` becomes
-    text. Subclasses may declare all three instead, as attributes or properties.
+    The message reaches the caller. With `retryable=True` the run is tried again while the
+    skill's `max_retries` last, not before `retry_after`: seconds, a timedelta, or the value of
+    an HTTP `Retry-After` header; any other value leaves it to the backoff. A `code` becomes a
+    string. Subclasses may declare all three instead, as attributes or properties.
     """
 
     code: str = ReasonCode.SKILL_ERROR
@@ -227,15 +227,15 @@ class SkillError(SkillfleetError):
         given = {"code": code, "retryable": retryable, "retry_after": retry_after}
         for name, value in given.items():
             if value is not None:
-                # A subclass may have a property of that name: that says it then.
+                # A subclass may have a property of that name, which takes precedence.
                 with contextlib.suppress(AttributeError):
                     setattr(self, name, value)
 
 
 class RunError(SkillfleetError):
-    """A run ended otherwise than by success; base of what `result()` raises.
+    """The run did not succeed; base class of the errors that `result()` raises.
 
-    `run_id` names the run, `code` the reason it ended for.
+    `run_id` names the run, `code` the reason for its end.
     """
 
     default_code: ClassVar[str] = ReasonCode.SKILL_ERROR
@@ -260,7 +260,7 @@ class RunCancelled(RunError):  # noqa: N818 - a public name of the design
 class RunTimedOut(RunError):  # noqa: N818 - a public name of the design
     """The run ended `timed_out`: its deadline passed.
 
-    `deadline` is that of the run, where the one who raises this knows it.
+    `deadline` is that of the run, where it is known.
     """
 
     default_code = ReasonCode.DEADLINE_EXCEEDED
@@ -278,7 +278,7 @@ class RunTimedOut(RunError):  # noqa: N818 - a public name of the design
 
 
 class ResultTimeoutError(SkillfleetError, TimeoutError):
-    """The run did not end within the time the caller was ready to wait; it goes on."""
+    """The run did not end within the time that the caller waits; it continues."""
 
     code = "result_timeout"
     retryable = True

@@ -1,7 +1,7 @@
 """Readers of any error for a runtime: its code, message, retry policy and time to wait.
 
-A skill's errors are code of others: attributes of any type, properties and `__str__` that
-raise, groups in groups. What these functions return can always be written and read.
+A skill's errors are foreign code: attributes of any type, properties and `__str__` that raise,
+nested groups. The values that these functions return can always be written and read.
 """
 
 import math
@@ -26,7 +26,7 @@ class Failure(NamedTuple):
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The error that ended a run, as its caller sees it.
+    """Return the error that ended a run, as its caller sees it.
 
     A group names each member; its code is the one that all members share, else
     `skill_error`. The message may still be long: see `error_text`.
@@ -40,7 +40,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def leaves(error: BaseException) -> tuple[BaseException, ...]:
-    """The errors that a group holds, however deep, each once; the error itself if it is none."""
+    """Return the errors in a group, at any depth, each once; for other errors the error itself."""
     return tuple({id(leaf): leaf for leaf in _leaves(error)}.values())
 
 
@@ -56,15 +56,15 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """Return True if the error only reports the cancellation of its run; a group: if each does."""
+    """Return True if the error, or each error of a group, only reports its run's cancellation."""
     return all(isinstance(leaf, CancelledByCaller) for leaf in leaves(error))
 
 
 def is_overdue(error: BaseException, deadline: datetime | None, remaining: float | None) -> bool:
     """Return whether a run whose handler ended with `error` ended because of its deadline.
 
-    `deadline` is the run's, `remaining` the seconds up to it by the clock of who asks. A run
-    that it called has the same deadline, and may see it pass a moment earlier.
+    `deadline` is the run's, `remaining` the seconds up to it by the caller's clock. A child run
+    has the same deadline, and may reach it a moment earlier.
     """
     if deadline is None or remaining is None:
         return False
@@ -75,7 +75,7 @@ def is_overdue(error: BaseException, deadline: datetime | None, remaining: float
 
 
 def error_code(error: BaseException) -> str:
-    """The error's code: text of bounded length, `skill_error` where there is none."""
+    """Return the error's code as a string of bounded length; `skill_error` where there is none."""
     code = _attribute(error, "code") if isinstance(error, SkillfleetError) else None
     return code_text(code) or str(ReasonCode.SKILL_ERROR)
 
@@ -83,8 +83,8 @@ def error_code(error: BaseException) -> str:
 def error_text(error: BaseException) -> str:
     """Return the error's message without lone surrogates, whatever its own `__str__` does.
 
-    Of bounded length, but longer than a message may be (`shortened_text`), so that secrets
-    can be hidden in it before it is cut.
+    Its length is bounded, but may exceed that of a message (`shortened_text`), so that secrets
+    can be redacted before it is cut.
     """
     try:
         plain = type(error).__str__ is BaseException.__str__ and len(error.args) == 1
@@ -103,10 +103,10 @@ def is_retryable(error: BaseException) -> bool:
 
 
 def retry_after_of(error: BaseException) -> float | None:
-    """The seconds to wait that the error asks for, at most ten years; None if it says no time.
+    """Return the seconds that the error asks to wait, at most ten years; None if it asks for none.
 
-    Understands numbers, timedelta, dates, and the text of an HTTP `Retry-After` header. What a
-    group asks for is the longest time of its members.
+    Understands numbers, timedelta, dates, and the value of an HTTP `Retry-After` header. A
+    group asks for the longest time of its members.
     """
     wishes = [
         _seconds(_attribute(leaf, "retry_after"))
@@ -126,7 +126,7 @@ def _seconds(wish: Any) -> float | None:
 
 
 def _number(wish: Any) -> float:
-    """NaN or an error for what says no time."""
+    """Return the seconds as a number; NaN or an error for a value that is not a time."""
     match wish:
         case None | bool():
             return math.nan
@@ -142,7 +142,7 @@ def _number(wish: Any) -> float:
 
 
 def _header(text: str) -> float:
-    """The seconds that a `Retry-After` header says: a number, or a date."""
+    """Return the seconds of a `Retry-After` header: a number, or a date."""
     try:
         return float(text)
     except ValueError:
@@ -168,7 +168,7 @@ def _described(error: BaseException) -> str:
 
 
 def _listed(members: tuple[BaseException, ...]) -> str:
-    """The members' messages; where they are too long together, as much of each."""
+    """Return the members' messages, each cut to an equal share when they are too long together."""
     shown = [
         f"{error_code(member)}: {_described(member)}"
         if isinstance(member, SkillfleetError)
@@ -184,6 +184,6 @@ def _listed(members: tuple[BaseException, ...]) -> str:
 
 
 def _cut_at_word(text: str, most: int) -> str:
-    # Between words: half a secret would not be found, and not be hidden.
+    # Cut between words: half of a secret would not be found and redacted.
     words = text[: most + 1].rpartition(" ")[0] if len(text) > most else text
     return text if words == text else f"{words}... ({len(text)} characters)"

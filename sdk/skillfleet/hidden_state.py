@@ -30,7 +30,7 @@ class HiddenState(Generic[T]):
         self._states[ref(owner, _forget)] = state
 
     def of(self, owner: object) -> T:
-        """The state of an object."""
+        """Return the state of an object."""
         return self._states[ref(owner)]
 
 

@@ -1,4 +1,4 @@
-"""Values as the JSON that travels: one encoding, and one refusal for what JSON cannot carry."""
+"""The JSON encoding of values, and one error for values that JSON cannot carry."""
 
 import dataclasses
 import math
@@ -29,7 +29,7 @@ _Above = tuple[int, ...]
 
 
 class Json(NamedTuple):
-    """A value that travels: `encoded` is its JSON, `plain` the value that decoding it yields."""
+    """A value as JSON: `encoded` is its encoding, `plain` the value that decoding yields."""
 
     encoded: bytes
     plain: Any
@@ -38,7 +38,7 @@ class Json(NamedTuple):
 class NotJsonError(ValueError):
     """A value that JSON cannot carry unchanged; the message says why, and what to write.
 
-    `where` is the path to it in the whole, such as 'items.2.price'; `why` leaves the advice out.
+    `where` is the path to it, such as 'items.2.price'; `why` is the message without the advice.
     """
 
     def __init__(self, path: _Path, why: str, advice: str = "") -> None:
@@ -48,17 +48,17 @@ class NotJsonError(ValueError):
 
 
 def to_json(value: Any) -> Json:
-    """The JSON of `value`; raises NotJsonError, and nothing else, for what has none.
+    """Return the JSON of `value`; raises only NotJsonError, for values that have none.
 
-    Text, numbers, lists and mappings of any subclass become plain ones; dates, UUIDs, enums,
-    decimals, paths, dataclasses and pydantic models become what pydantic makes of them. What
-    would change on the way is refused: NaN and infinity, sets, keys that are not text, whole
-    numbers beyond 64 bits, lone surrogates.
+    Strings, numbers, lists and mappings of any subclass become plain ones; dates, UUIDs, enums,
+    decimals, paths, dataclasses and pydantic models take the form that pydantic gives them.
+    Values that would change are refused: NaN and infinity, sets, keys that are not strings,
+    whole numbers beyond 64 bits, lone surrogates.
     """
     try:
         encoded = orjson.dumps(value)
         plain = from_json(encoded, cache_strings="keys")
-        # orjson makes null of NaN, and takes some types that it should not.
+        # orjson writes NaN as null, and accepts some types that it should not.
         if plain == value:
             return Json(encoded, plain)
     except Exception:  # noqa: BLE001, S110 - objects may do anything; the walk finds which one
@@ -71,14 +71,14 @@ def to_json(value: Any) -> Json:
 
 
 def _plain(value: Any, path: _Path = (), above: _Above = ()) -> Any:
-    """`value` made of plain dicts, lists, texts and numbers only."""
+    """Return `value` as plain dicts, lists, strings and numbers only."""
     try:
         convert = next((found for kinds, found in _CONVERSIONS if isinstance(value, kinds)), _other)
         return convert(value, path, above)
     except (NotJsonError, RecursionError):
         raise
     except Exception as error:
-        # The value's own code ran.
+        # The value's own code raised it.
         kind, problem = type(value).__name__, type(error).__name__
         raise NotJsonError(path, f"reading this {kind} raised {problem}") from error
 
@@ -133,7 +133,7 @@ def _decimal(number: Decimal, path: _Path, above: _Above) -> str:
     del above
     if not number.is_finite():
         raise NotJsonError(path, *_NO_NUMBER)
-    # Schemas of decimals know no exponents.
+    # JSON Schemas of decimals allow no exponents.
     short = abs(number.adjusted()) <= _MOST_DIGITS
     return format(number, "f") if short else str(number)
 
@@ -203,7 +203,7 @@ def _model(value: Any, path: _Path, above: _Above) -> Any:
 
 
 def _check_kept(before: Any, after: Any, path: _Path) -> None:
-    """Refuse what pydantic has left out of its JSON without a word: NaN, infinity and secrets."""
+    """Refuse values that pydantic silently omits from its JSON: NaN, infinity and secrets."""
     if isinstance(before, float | Decimal) and after is None:
         raise NotJsonError(path, *_NO_NUMBER)
     if hasattr(before, "get_secret_value"):

@@ -1,7 +1,7 @@
 """Model and tool calls of a skill as spans, for clients that have no instrumentation of their own.
 
 Use them through `ctx.model_call(...)` and `ctx.tool_call(...)`. Without an OpenTelemetry SDK
-they cost next to nothing. Prompts, completions, arguments and results are only recorded when
+their cost is negligible. Prompts, completions, arguments and results are only recorded when
 `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` is `true`.
 """
 
@@ -16,7 +16,7 @@ import orjson
 
 from skillfleet import semconv as names
 
-# ruff: noqa: PLC0415 - who records no call shall not wait for OpenTelemetry's import
+# ruff: noqa: PLC0415 - processes that record no call do not pay for OpenTelemetry's import
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class CallReport:
 
     operation: str
     name: str
-    """The model that answered, else the one that was asked; or the tool."""
+    """The tool, or the model: the one that answered, else the one that was called."""
     provider: str | None
     seconds: float
     tokens: Mapping[str, int] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class ModelCall(RecordedCall):
         response_id: str | None = None,
         finish_reasons: Sequence[str] | None = None,
     ) -> None:
-        """Record what the model answered, as far as it is known.
+        """Record the known properties of the model's answer.
 
         `usage` is a mapping or an object with token counts, in the newer spelling
         (`input_tokens`, `output_tokens`) or the older (`prompt_tokens`, `completion_tokens`).
@@ -137,7 +137,7 @@ class ModelCall(RecordedCall):
             self._set(names.FINISH_REASONS, list(finish_reasons))
 
     def record_content(self, *, prompt: Any = None, completion: Any = None) -> None:
-        """Record messages (text or JSON values), if the operator allowed it; see the module."""
+        """Record messages (strings or JSON values) if the operator allows it; see the module."""
         self._set_content(names.INPUT_MESSAGES, prompt)
         self._set_content(names.OUTPUT_MESSAGES, completion)
 
@@ -146,7 +146,7 @@ class ToolCall(RecordedCall):
     """A call of a tool: `with ctx.tool_call("search") as call: ...`."""
 
     def record_content(self, *, arguments: Any = None, result: Any = None) -> None:
-        """Record text or JSON values, if the operator allowed it; see the module."""
+        """Record strings or JSON values if the operator allows it; see the module."""
         self._set_content(names.TOOL_ARGUMENTS, arguments)
         self._set_content(names.TOOL_RESULT, result)
 
@@ -154,7 +154,7 @@ class ToolCall(RecordedCall):
 def model_call(
     model: str, provider: str, operation: str, report: Callable[[CallReport], None]
 ) -> ModelCall:
-    """A model call to be recorded; `report` is called at its end."""
+    """Return a model call to record; `report` is called at its end."""
     attributes = {
         names.OPERATION: operation,
         names.PROVIDER: provider,
@@ -166,7 +166,7 @@ def model_call(
 def tool_call(
     name: str, call_id: str | None, tool_type: str, report: Callable[[CallReport], None]
 ) -> ToolCall:
-    """A tool call to be recorded; `report` is called at its end."""
+    """Return a tool call to record; `report` is called at its end."""
     attributes = {
         names.OPERATION: names.EXECUTE_TOOL,
         names.TOOL_NAME: name,
@@ -178,7 +178,7 @@ def tool_call(
 
 
 def _captures_content() -> bool:
-    """OpenTelemetry's own switch; off unless it is set."""
+    """Return OpenTelemetry's own setting, which is off by default."""
     from pydantic import ValidationError
 
     from skillfleet.capture_settings import CaptureSettings

@@ -1,10 +1,10 @@
-"""Text of others made safe to print: what would steer a terminal or hide text becomes visible."""
+"""Foreign text made safe to print: control and invisible characters become visible escapes."""
 
 import re
 
-# Controls of a terminal (C0 but for newline and tab, DEL, C1), what changes the direction of
-# text or takes no room (a joiner of letters and emoji stays), separators of lines, and halves of
-# a surrogate pair, which no encoding writes.
+# Terminal controls (C0 without newline and tab, DEL, C1), characters that change the direction of
+# text or have no width (joiners of letters and emoji stay), line separators, and halves of
+# surrogate pairs, which no encoding can write.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f"
     "\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff"
@@ -15,9 +15,9 @@ _SHORT = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 
 
 def printable(text: str) -> str:
-    """The text with visible escapes in place of what must not reach a terminal.
+    """Return the text with visible escapes for characters that must not reach a terminal.
 
-    Newlines and tabs stay; `printable_line` is for what must be one line.
+    Newlines and tabs stay; use `printable_line` for a single line.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -25,14 +25,14 @@ def printable(text: str) -> str:
 
 
 def printable_line(text: str) -> str:
-    """The same as one line: newlines and tabs are made visible as well."""
+    """Return the text as one printable line, with escapes for newlines and tabs as well."""
     if text.isascii() and text.isprintable():
         return text
     return _LINES.sub(_visible, _HIDDEN.sub(_visible, text))
 
 
 def printable_json(text: str) -> str:
-    """The same for a JSON text, whose strings mean the same afterwards."""
+    """Return JSON with visible escapes; its strings keep their values."""
     if text.isascii() and "\x7f" not in text:
         return text
     return _HIDDEN.sub(_json_escape, text)
@@ -43,7 +43,7 @@ def _visible(found: re.Match[str]) -> str:
     code = ord(letter)
     if letter in _SHORT:
         return _SHORT[letter]
-    if code > 0xFFFF:  # noqa: PLR2004 - the last that four digits can name
+    if code > 0xFFFF:  # noqa: PLR2004 - the last code of four digits
         return f"\\U{code:08x}"
     return f"\\u{code:04x}" if code > 0xFF else f"\\x{code:02x}"  # noqa: PLR2004 - as above, two
 

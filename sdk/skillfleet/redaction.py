@@ -31,7 +31,7 @@ _TOKEN_START = "eyJ"  # noqa: S105 - no password
 
 
 def secret_forms(secret: str) -> frozenset[str]:
-    """The texts that carry a secret: verbatim, JSON, Python, URL, Base64 and hexadecimal.
+    """Return the texts that carry a secret: verbatim, JSON, Python, URL, Base64 and hexadecimal.
 
     JSON and Python also within each other: the arguments of a tool call are JSON in JSON. Empty
     for a secret that is too short to be hidden.
@@ -194,7 +194,7 @@ class Redactor:
         return len(self._pending) > self._sent
 
     def _held(self, text: str) -> int:
-        """The length of the longest end of the text that a longer secret begins with."""
+        """Return the length of the longest end of the text that a longer secret begins with."""
         forms = self._forms()
         longest, firsts = max(map(len, forms), default=1), {form[0] for form in forms}
         for at in range(max(len(text) - longest + 1, 0), len(text)):
@@ -213,7 +213,7 @@ class Redactor:
 
 @lru_cache(maxsize=256)
 def _forms(values: tuple[str, ...]) -> tuple[str, ...]:
-    """All forms of all values, the longest first."""
+    """Return all forms of all values, the longest first."""
     forms = {form for value in values for form in secret_forms(value)}
     return tuple(sorted(forms, key=lambda form: (-len(form), form)))
 
@@ -226,7 +226,7 @@ def _pattern(values: tuple[str, ...]) -> "re.Pattern[str] | None":
 
 @lru_cache(maxsize=2 * _MAX_SECRETS)
 def _probes(value: str) -> tuple[str, ...]:
-    """The forms of a secret that all others contain: where none occurs, no form does."""
+    """Return the forms of a secret that all others contain: where none occurs, no form does."""
     found: list[str] = []
     for form in sorted(secret_forms(value), key=len):
         if not any(shorter in form for shorter in found):
@@ -247,14 +247,14 @@ def _in_json(text: str) -> set[str]:
 
 
 def _in_python(text: str) -> set[str]:
-    """The text in a `repr` of a string or bytes: which quotes are escaped depends on the rest."""
+    """Return the forms of a text in a `repr` of a string or bytes, which may escape its quotes."""
     both = "'\""
     found = {repr(text)[1:-1], repr(text + both)[1:-4]}
     return found | {repr(text.encode())[2:-1], repr((text + both).encode())[2:-4]}
 
 
 def _encoded(secret: bytes) -> set[str]:
-    """The secret in hexadecimal and Base64, by itself or inside of a longer value."""
+    """Return the secret in hexadecimal and Base64, by itself or inside of a longer value."""
     if len(secret) < _SHORTEST_ENCODED:
         return set()
     found = {secret.hex(), secret.hex().upper()}

@@ -26,11 +26,11 @@ _NEVER_RETRIED = (
 class RetryPolicy:
     """The retries of a run: their number, the errors they follow, and the backoff in seconds.
 
-    `on` lists exception types that are retried beside the errors that say so themselves
-    (`SkillfleetError.retryable`); a cancellation, a limit
-    of the tree of runs and a caller's mistakes are never retried. A group is retried when each
-    of its members is, or when its own type is listed and none of them forbids it.
-    Attempts that end because a worker was lost or drained are no retries and are not counted.
+    `on` lists exception types that are retried besides errors that are retryable themselves
+    (`SkillfleetError.retryable`). A cancellation, a limit of the tree of runs and a caller's
+    mistakes are never retried. A group is retried when each of its members is, or when its own
+    type is listed and no member forbids it. New attempts after a lost or drained worker are not
+    retries and are not counted.
     """
 
     max_retries: int = 0
@@ -50,10 +50,10 @@ class RetryPolicy:
 
 
 def backoff(policy: RetryPolicy, retry: int, uniform: Callable[[], float]) -> float:
-    """Seconds to wait before retry number `retry` (from 1).
+    """Return the seconds to wait before retry number `retry` (from 1).
 
     Exponential with full jitter: anywhere between 0 and `base * factor ** (retry - 1)`, but
-    at most `cap`, so that runs that failed together do not come back together. `uniform`
+    at most `cap`, so that runs that failed together are not retried together. `uniform`
     returns a number from 0 up to 1, like `random.random`.
     """
     if retry < 1:
@@ -68,10 +68,10 @@ def backoff(policy: RetryPolicy, retry: int, uniform: Callable[[], float]) -> fl
 def retry_delay(
     policy: RetryPolicy, error: BaseException, retry: int, uniform: Callable[[], float]
 ) -> float:
-    """Seconds to wait before retry number `retry` (from 1) after `error`.
+    """Return the seconds to wait before retry number `retry` (from 1) after `error`.
 
-    An error's own `retry_after` is the least it waits, whatever the policy's cap; of a group it
-    is the longest of its members'. Never more than ten years.
+    An error's own `retry_after` is the minimum, whatever the policy's cap; of a group it is the
+    longest of its members'. Never more than ten years.
     """
     wanted = retry_after_of(error) or 0.0
     return min(max(backoff(policy, retry, uniform), wanted), float(MOST_SECONDS))

@@ -9,7 +9,7 @@ MOST_MESSAGE_CHARS: Final = 16 * 1024
 
 
 def plain_text(value: Any) -> str:
-    """`value` as text without lone surrogates; raises what its own methods raise.
+    """Return `value` as text without lone surrogates; raises what its own methods raise.
 
     None is the empty text, bytes are read as UTF-8, and an Enum stands for its value.
     """
@@ -24,7 +24,7 @@ def plain_text(value: Any) -> str:
 
 
 def code_text(value: Any) -> str:
-    """`value` as a code; empty for what cannot be one: no text, or too much of it."""
+    """Return `value` as a code; empty for what cannot be one: no text, or too much of it."""
     try:
         text = plain_text(value).strip()
     except Exception:  # noqa: BLE001 - a handler's own object may do anything

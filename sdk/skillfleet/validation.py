@@ -18,7 +18,7 @@ from skillfleet.errors import (
 from skillfleet.types import AgentEvent
 
 ArtifactData = bytes | bytearray | memoryview | Iterable[bytes] | AsyncIterable[bytes]
-"""The bytes of an artifact: whole, or in pieces that are asked for one after another."""
+"""The bytes of an artifact: whole, or in pieces that are read one after another."""
 
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,99}")
 _MIME_TYPE = re.compile(
@@ -28,7 +28,7 @@ _LONGEST_NAME = 255
 
 
 def event_json(event: AgentEvent, limits: Limits) -> bytes:
-    """The event's payload as a JSON object, after all checks.
+    """Return the event's payload as a JSON object, after all checks.
 
     Raises `InvalidEventError` or `EventTooLargeError`.
     """
@@ -101,7 +101,7 @@ def check_mime_type(mime_type: str) -> None:
 
 
 async def artifact_chunks(name: str, data: ArtifactData, limit: int) -> AsyncIterator[bytes]:
-    """The non-empty pieces of `data`, as bytes.
+    """Yield the non-empty pieces of `data`, as bytes.
 
     Raises `InvalidArtifactError` for a piece that is not bytes, and `ArtifactTooLargeError`
     before the piece that exceeds `limit` bytes in all.

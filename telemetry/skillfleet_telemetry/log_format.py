@@ -120,7 +120,7 @@ _positional = structlog.stdlib.PositionalArgumentsFormatter()
 
 
 def _event_of(record: logging.LogRecord) -> MutableMapping[str, Any]:
-    """The fields of a line, in order."""
+    """Return the fields of a line, in order."""
     level = record.levelname.lower()
     given: Any = record.msg
     if hasattr(record, "_logger") and isinstance(given, dict):
@@ -150,7 +150,7 @@ def _iso(created: float) -> str:
 
 
 def _tamed(record: logging.LogRecord) -> logging.LogRecord:
-    """A copy of a record that nothing can go wrong with."""
+    """Return a copy of a record that nothing can go wrong with."""
     copy = logging.makeLogRecord(record.__dict__)
     if hasattr(record, "_logger"):
         # structlog's: the fields; an error in them is written by a processor.

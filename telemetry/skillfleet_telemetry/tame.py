@@ -105,6 +105,6 @@ def _key(key: object) -> str:
 
 
 def _text(text: str) -> str:
-    """The string without halves of surrogate pairs, which JSON cannot carry."""
+    """Return the string without halves of surrogate pairs, which JSON cannot carry."""
     # `str.encode`, because a subclass may override its own.
     return str.encode(text, errors="backslashreplace").decode()

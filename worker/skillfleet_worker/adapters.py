@@ -36,7 +36,7 @@ class Adapters:
     """The adapter of each other port; None where its settings leave it off."""
 
     def of(self, port: Port[T]) -> T | None:
-        """The port's adapter; None when there is none."""
+        """Return the port's adapter; None when there is none."""
         adapter: T | None = self.by_port[port.name]
         return adapter
 
@@ -113,14 +113,14 @@ def load_adapters(
 
 
 def fleet_label(settings: Settings) -> str:
-    """The fleet's name in labels: two fleets differ although both use the default namespace."""
+    """Return the fleet's name in labels, which differs even for fleets in the default namespace."""
     address = Address.parse(settings.redis_url)
     digest = hashlib.sha256(f"{address}/{address.database}".encode()).hexdigest()
     return f"{settings.namespace}-{digest[:8]}"
 
 
 def unusable_secrets(agents: Sequence[Agent], secrets: Secrets) -> dict[str, tuple[str, ...]]:
-    """The problems with the secrets of skills (task names), for skills that have any."""
+    """Return the problems with the secrets of skills (task names), for skills that have any."""
     wrong = {
         skill.spec.task_name: tuple(
             problem

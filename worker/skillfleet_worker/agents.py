@@ -11,7 +11,7 @@ from skillfleet.errors import DeclarationError
 
 
 def find_agents(sources: Iterable[str | Agent]) -> list[Agent]:
-    """The agents among the sources and in the modules they name, each once, in order.
+    """Return the agents among the sources and in the modules they name, each once, in order.
 
     A module is named as for an import, or by the path of its file. Raises DeclarationError for
     a module that cannot be found or has no agent, and for two agents of one name.

@@ -35,7 +35,7 @@ def create_app(
     pool: str = "loop",
     concurrency: int | None = None,
 ) -> Celery:
-    """A Celery app that serves agents: `sources` are agents, or modules to find them in.
+    """Return a Celery app that serves agents: `sources` are agents, or modules to find them in.
 
     `pool` is loop, prefork or threads. Raises DeclarationError when two skills have one name
     or a module has no agent, SettingsError for a bad setting.
@@ -113,7 +113,7 @@ def _configuration(settings: WorkerSettings, pool: str, concurrency: int | None)
 
 
 def _broker(settings: WorkerSettings) -> dict[str, Any]:
-    """The broker's URL, on Redis with the engine's transport unless Celery's own is wanted."""
+    """Return the broker's URL; on Redis with the engine's transport unless that is disabled."""
     if settings.redis_transport == "kombu":
         return {"broker_url": settings.celery_broker_url}
     return broker_settings(settings.celery_broker_url)

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_executor(pool: str, node: Node) -> Executor:
-    """An executor with the adapters that the settings select; on the process's home loop."""
+    """Return an executor with the adapters that the settings select; on the process's home loop."""
     settings = node.settings
     process = WorkerProcess(settings)
     adapters = load_adapters(settings, pool, {Ledger: process.ledger})
@@ -136,5 +136,5 @@ def _log_disabled(node: Node) -> None:
 
 
 def _has_children(consumer: Any) -> bool:
-    """True when runs are executed in child processes (prefork), not in this one."""
+    """Return True when runs are executed in child processes (prefork), not in this one."""
     return type(consumer.pool).__module__ == "celery.concurrency.prefork"

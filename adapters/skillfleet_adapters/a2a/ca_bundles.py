@@ -31,7 +31,7 @@ class CABundles:
         return cls(found)
 
     def for_host(self, host: str) -> ssl.SSLContext:
-        """The context that checks a host: the closest entry's, else that of public authorities."""
+        """Return the TLS context for a host: the closest entry's, else the public one."""
         name = host.lower().rstrip(".")
         if name in self.custom:
             return self.custom[name]

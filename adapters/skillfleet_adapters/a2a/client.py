@@ -53,7 +53,7 @@ class HttpA2AProvider(A2AProvider):
         self._timeout_seconds = timeout_seconds
 
     def open(self, scope: RunScope) -> A2AClient:
-        """The client of one attempt."""
+        """Return the client of one attempt."""
         return HttpA2AClient(self._transport, self._timeout_seconds, scope)
 
     async def aclose(self) -> None:

@@ -11,7 +11,7 @@ SecretLookup = Callable[[str], str | None]
 
 
 def bearer_tokens(text: str, secret: SecretLookup) -> dict[str, Callable[[], str]]:
-    """The header `Authorization` of each host; a call of the value reads the secret again.
+    """Return the header `Authorization` of each host; a call of the value reads the secret again.
 
     `text` lists `host=secret`, separated by commas. Raises SettingsError for a malformed entry
     and for a secret that is missing or too short.

@@ -67,7 +67,7 @@ class HostAllowlist:
             )
 
     async def resolve(self, host: str, port: int) -> str:
-        """The address to connect to, checked; raises TargetRefusedError and OSError.
+        """Return the address to connect to, checked; raises TargetRefusedError and OSError.
 
         Connect to it and to no other: the name may resolve differently the next time.
         """

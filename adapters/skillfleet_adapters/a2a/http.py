@@ -30,7 +30,7 @@ class HttpA2ASettings(AdapterSettings):
 
 
 def create(environment: AdapterEnvironment) -> A2AProvider | None:
-    """The provider of clients; None when no host may be called. Raises SettingsError."""
+    """Return the provider of clients; None when no host may be called. Raises SettingsError."""
     settings = HttpA2ASettings.load(environment.variables)
     if not settings.a2a_hosts:
         return None

@@ -64,7 +64,7 @@ class RemoteTask:
                 self._take_artifact(response)
 
     def result(self) -> CallResult:
-        """The result of a completed task; raises RunFailed or RunCancelled for other ends."""
+        """Return a completed task's result; raises RunFailed or RunCancelled for other ends."""
         state, final = self._status.state, list(self._status.message.parts)
         if self._answer is not None:
             return CallResult(_value(self._answer), tuple(self._events), self._references())
@@ -110,7 +110,7 @@ class RemoteTask:
 
 
 def _reference(artifact: Artifact) -> ArtifactRef:
-    """The artifact with its content in a data: URI, or its own URL where it only has one."""
+    """Return the artifact with its content in a data: URI, or its own URL where it only has one."""
     name = artifact.name or artifact.artifact_id
     urls = [part.url for part in artifact.parts if part.url]
     mime = next((part.media_type for part in artifact.parts if part.media_type), "")
@@ -135,7 +135,7 @@ def _bytes(part: Part) -> bytes:
 
 
 def _value(parts: Sequence[Part]) -> Any:
-    """The first data part's JSON value, else the joined texts, else None."""
+    """Return the first data part's JSON value, else the joined texts, else None."""
     for part in parts:
         if part.WhichOneof("content") == "data":
             return redact_value(MessageToDict(part.data))

@@ -77,7 +77,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             await inner.aclose()
 
     def _inner_for(self, host: str) -> httpx.AsyncBaseTransport:
-        """The transport whose certificate authorities are those of the host."""
+        """Return the transport whose certificate authorities are those of the host."""
         context = self._ca_bundles.for_host(host)
         if context not in self._inner:
             # No connection is kept alive: the pool finds it by its address, which another host

@@ -67,12 +67,12 @@ class LedgerDiscoveryProvider(DiscoveryProvider):
         self._environment = environment
 
     def open(self, scope: RunScope) -> DiscoveryClient:
-        """The client of one attempt."""
+        """Return the client of one attempt."""
         client = LedgerDiscovery()
         _states.attach(client, _State(self._environment.service(Ledger), scope))
         return client
 
 
 def create(environment: AdapterEnvironment) -> DiscoveryProvider:
-    """The discovery of the fleet's own agents."""
+    """Return the discovery of the fleet's own agents."""
     return LedgerDiscoveryProvider(environment)

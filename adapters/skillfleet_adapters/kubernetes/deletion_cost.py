@@ -73,7 +73,7 @@ class Pod:
 
 
 def deletion_cost(oldest_started: float | None, now: float) -> int:
-    """The cost of a worker whose oldest run started then (None: it has none), in seconds."""
+    """Return the cost of a worker whose oldest run started then (None: it has none), in seconds."""
     if oldest_started is None:
         return 0
     return BUSY + min(int((now - oldest_started) / 60), MOST_MINUTES)
@@ -127,7 +127,7 @@ class DeletionCost(Orchestrator):
 
 
 def create(environment: AdapterEnvironment) -> Orchestrator | None:
-    """The report of this pod; None unless SKILLFLEET_POD_DELETION_COST is true."""
+    """Return the report of this pod; None unless SKILLFLEET_POD_DELETION_COST is true."""
     settings = KubernetesSettings.load(environment.variables)
     if not settings.pod_deletion_cost:
         return None

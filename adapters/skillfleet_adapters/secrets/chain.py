@@ -13,7 +13,7 @@ class ChainedSecrets(Secrets):
         self._sources = dict(sources)
 
     def get(self, name: str) -> str | None:
-        """The first source's value; None when no source has the secret.
+        """Return the first source's value; None when no source has the secret.
 
         Raises UnknownSecretError when a source fails: a later one may have an old value.
         """

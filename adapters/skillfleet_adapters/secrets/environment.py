@@ -22,12 +22,12 @@ class EnvironmentSecrets(Secrets):
         self._prefix = prefix
 
     def get(self, name: str) -> str | None:
-        """The variable's value; None when it is not set."""
+        """Return the variable's value; None when it is not set."""
         variable = self._prefix + name.upper().replace("-", "_")
         return self._environment.get(variable)
 
 
 def create(environment: AdapterEnvironment) -> Secrets:
-    """The source of the environment's own variables."""
+    """Return the source of the environment's own variables."""
     settings = EnvironmentSecretsSettings.load(environment.variables)
     return EnvironmentSecrets(environment.variables, settings.secrets_env_prefix)

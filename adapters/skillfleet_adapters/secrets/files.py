@@ -21,7 +21,7 @@ class FileSecrets(Secrets):
         self._folder = folder
 
     def get(self, name: str) -> str | None:
-        """The file's text without a trailing newline; None when there is no such file."""
+        """Return the file's text without a trailing newline; None when there is no such file."""
         if "/" in name or name.startswith("."):
             return None
         try:
@@ -31,6 +31,6 @@ class FileSecrets(Secrets):
 
 
 def create(environment: AdapterEnvironment) -> Secrets | None:
-    """The source of a folder; None when SKILLFLEET_SECRETS_DIR is not set."""
+    """Return the source of a folder; None when SKILLFLEET_SECRETS_DIR is not set."""
     folder = FileSecretsSettings.load(environment.variables).secrets_dir
     return FileSecrets(folder) if folder is not None else None

@@ -107,7 +107,7 @@ class Job:
         return bool(self.greenlet) and self.greenlet.gr_frame is None
 
     def here(self) -> bool:
-        """True in the greenlet of this job, outside of its handler."""
+        """Return True in the greenlet of this job, outside of its handler."""
         return getcurrent() is self.greenlet and not self._in_handler
 
     def terminate(self, signum: int) -> None:

@@ -83,11 +83,11 @@ class LoopPool(BasePool):
         return int(self.limit) + self._released
 
     def jobs(self) -> list[Job]:
-        """The running tasks, with those that released their slot (any thread may ask)."""
+        """Return the running tasks, with those that released their slot (any thread may ask)."""
         return list(self._running.values())
 
     def executing(self) -> str | None:
-        """The id of the task whose code runs right now; None if unknown (any thread may ask)."""
+        """Return the id of the task whose code runs right now; None if unknown. Any thread."""
         return next((job.id for job in self.jobs() if job.is_executing), None)
 
     # -- Celery's pool interface

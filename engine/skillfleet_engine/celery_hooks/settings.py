@@ -19,7 +19,7 @@ class EngineSettings:
 
     @classmethod
     def of(cls, app: Any) -> "EngineSettings":
-        """The app's settings; defaults for unset ones, or without an app.
+        """Return the app's settings; defaults for unset ones, or without an app.
 
         Raises:
             ImproperlyConfigured: a value is not a number that is at least 0.

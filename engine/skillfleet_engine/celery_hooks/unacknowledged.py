@@ -42,6 +42,6 @@ class Unacknowledged:
 
 
 def unacknowledged_of(channel: Any) -> list[Any]:
-    """The messages that a channel delivered and that are not acknowledged."""
+    """Return the messages that a channel delivered and that are not acknowledged."""
     channel.qos._flush()  # noqa: SLF001 - kombu has no public way
     return list(channel.qos._delivered.values())  # noqa: SLF001

@@ -57,7 +57,7 @@ def run(coro: Coroutine[Any, Any, T]) -> T:
 
 
 def home_loop() -> asyncio.AbstractEventLoop:
-    """The process's one long-lived loop; services and shared connections live on it.
+    """Return the process's one long-lived loop; services and shared connections live on it.
 
     In `LoopPool` it is the pool's loop, from the signal `worker_process_init` on. In other pools
     it is a loop in a daemon thread, started at the first call, and again in a forked child. Any
@@ -67,7 +67,7 @@ def home_loop() -> asyncio.AbstractEventLoop:
 
 
 def home_watchdog(blocked_after: float) -> LoopWatchdog:
-    """The watchdog of the home loop, in every pool.
+    """Return the watchdog of the home loop, in every pool.
 
     In `LoopPool` it is the pool's own, with the app's settings. In other pools it is started by the
     first call, which sets `blocked_after` (seconds).

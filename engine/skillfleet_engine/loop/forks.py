@@ -55,7 +55,7 @@ class ForkGuard(Generic[T]):
                 error = self._translate(exc)
 
     def _translate(self, error: BaseException) -> BaseException:
-        """The error to raise in the coroutine for one that was thrown in."""
+        """Return the error to raise in the coroutine for one that was thrown in."""
         return error
 
 

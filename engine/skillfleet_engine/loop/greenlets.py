@@ -42,7 +42,7 @@ def await_here(coro: Coroutine[Any, Any, T]) -> T:
 
 
 def driver_of(current: greenlet) -> greenlet:
-    """The greenlet in which the asyncio task runs that drives this one."""
+    """Return the greenlet in which the asyncio task runs that drives this one."""
     if not isinstance(current, Driven) or current.parent is None:
         raise RuntimeError("await_here() must be called from code that in_greenlet() runs")
     return current.parent

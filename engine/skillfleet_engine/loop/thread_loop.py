@@ -35,7 +35,7 @@ class LoopThread:
         atexit.register(self._stop)
 
     def watch(self, blocked_after: float) -> LoopWatchdog:
-        """The loop's watchdog, started at the first call; one thread at a time."""
+        """Return the loop's watchdog, started at the first call; one thread at a time."""
         if self._watchdog is None:
             thread_id = self._thread.ident or 0
             self._watchdog = LoopWatchdog(self.loop, thread_id, blocked_after=blocked_after)

@@ -108,7 +108,7 @@ class LoopWatchdog:
         self._executing.insert(0, executing)
 
     def executing(self) -> str | None:
-        """The id of the task whose code runs on the loop's thread right now; None if unknown."""
+        """Return the id of the task whose code runs on the loop's thread now; None if unknown."""
         names = (executing() for executing in self._executing)
         return next((name for name in names if name is not None), None)
 

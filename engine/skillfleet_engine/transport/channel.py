@@ -107,7 +107,7 @@ class Channel(stock.Channel):
         )
 
     def queues_round_robin(self) -> tuple[str, ...]:
-        """The queues to claim from, in round-robin order."""
+        """Return the queues to claim from, in round-robin order."""
         return tuple(self._queue_cycle.consume(len(self.active_queues))) if self.claims else ()
 
     def poll(self) -> None:
@@ -169,7 +169,7 @@ class Channel(stock.Channel):
         return consuming
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002
-        """The queue's next message, or None."""
+        """Return the queue's next message, or None."""
         if not self.ack_emulation:
             return super().basic_get(queue, no_ack, **kwargs)
         with self.conn_or_acquire() as client:
@@ -234,7 +234,7 @@ class Channel(stock.Channel):
         yield client or self._clients()[2]
 
     def new_connection(self) -> Any:
-        """A new connection outside of the pools; not open yet."""
+        """Return a new connection outside of the pools; not open yet."""
         options = self._connparams()
         options.pop("max_connections", None)
         return options.pop("connection_class")(**options)

@@ -220,7 +220,7 @@ class MessageFetcher:
                 wait.send("BLMOVE", key, self.channel.keys.woken(key), "RIGHT", "LEFT", seconds)
 
     def _confirmed(self, replies: list[Any]) -> list[tuple[Sent, Any]]:
-        """The polls that the replies answer, each with its reply."""
+        """Return the polls that the replies answer, each with its reply."""
         confirmed = []
         for reply in replies:
             if isinstance(reply, ResponseError) and str(reply).startswith("NOSCRIPT"):

@@ -27,19 +27,19 @@ class Keys:
         return self.full(self._channel.undecodable_key)
 
     def full(self, name: str) -> str:
-        """A key's full name."""
+        """Return a key's full name."""
         return f"{self._channel.global_keyprefix}{name}"
 
     def list_of(self, queue: str, priority: int) -> str:
-        """The list of a queue for a priority."""
+        """Return the list of a queue for a priority."""
         return self.full(self._channel._q_for_pri(queue, priority))  # noqa: SLF001
 
     def woken(self, key: str) -> str:
-        """The list to which blocking waits move the messages of `key`."""
+        """Return the list to which blocking waits move the messages of `key`."""
         return f"{key}{self._channel.sep}woken"
 
     def lists(self, queues: tuple[str, ...]) -> tuple[str, ...]:
-        """The lists of queues, most urgent level first, within a level in the queues' order."""
+        """Return the lists of queues: most urgent level first, then in the queues' order."""
         found = self._lists.get(queues)
         if found is None:
             steps = self._channel.priority_steps
@@ -50,7 +50,7 @@ class Keys:
     def claim_arguments(
         self, queues: tuple[str, ...], slots: int, at: float, tags: list[str], *, put_back: bool
     ) -> tuple[Any, ...]:
-        """The number of keys, the keys and the arguments of claim_and_ack.lua."""
+        """Return the number of keys, the keys and the arguments of claim_and_ack.lua."""
         lists = [key for each in self.lists(queues) for key in (each, self.woken(each))]
         keys = (self.unacked, self.index, self.undecodable, *lists)
         channel = self._channel

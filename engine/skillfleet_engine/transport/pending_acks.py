@@ -47,7 +47,7 @@ _of_brokers: dict[Hashable, PendingAcks] = {}
 
 
 def pending_acks_of(broker: Hashable) -> PendingAcks:
-    """The state of this process for a broker, identified by any hashable value."""
+    """Return the state of this process for a broker, identified by any hashable value."""
     return _of_brokers.setdefault(broker, PendingAcks())
 
 

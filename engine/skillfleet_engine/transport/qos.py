@@ -32,7 +32,7 @@ class QoS(stock.QoS):
             super().append(message, delivery_tag)
 
     def can_consume_max_estimate(self) -> int | None:  # type: ignore[override]
-        """The number of messages that the prefetch count still allows; None for no limit."""
+        """Return the number of messages that the prefetch count still allows; None for no limit."""
         if not self.prefetch_count:
             return None
         return super().can_consume_max_estimate()
@@ -115,7 +115,7 @@ class QoS(stock.QoS):
             pipe.execute()
 
     def _origin(self, record: bytes) -> tuple[list[str], str]:
-        """The lists that a message came from, and the message, marked as redelivered."""
+        """Return the lists that a message came from, and the message, marked as redelivered."""
         channel = self.channel
         payload, exchange, routing_key = loads(bytes_to_str(record))
         for mapping in (payload.get("headers"), payload["properties"]["delivery_info"]):

@@ -22,7 +22,7 @@ def _register(sender: Any, **_: Any) -> None:
 
 
 def free_slots(channel: Any, most: int) -> int:
-    """The number of messages the channel may claim, at most `most`; 0 without a free slot."""
+    """Return how many messages the channel may claim, at most `most`; 0 without a free slot."""
     qos = channel.qos
     if not qos.can_consume():
         return 0
@@ -35,7 +35,7 @@ def free_slots(channel: Any, most: int) -> int:
 
 
 def _idle_slots(channel: Any) -> int:
-    """The worker's idle slots; 1 for an unknown worker, which has reported a free slot."""
+    """Return the worker's idle slots; 1 for an unknown worker, which has reported a free slot."""
     for consumer in _consumers:
         tasks = consumer.task_consumer
         if tasks is not None and tasks.channel is channel:

@@ -1,7 +1,7 @@
 """Address and credentials of a Redis server, parsed from a URL in redis-py's form.
 
-redis-py reads such URLs itself; importing it takes 9 MiB and 0.07 s, which every producer, command
-and exporter would pay for this and nothing else.
+redis-py parses such URLs as well, but importing it takes 9 MiB and 0.07 s, which every producer,
+command and exporter would pay for that alone.
 """
 
 import re
@@ -24,7 +24,7 @@ class Address:
     host: str = "localhost"
     port: int = 6379
     path: str | None = None
-    """The unix socket; host and port say nothing then."""
+    """The path of the unix socket; host and port are unused then."""
     database: int = 0
     username: str = ""
     password: str = field(default="", repr=False)
@@ -33,11 +33,11 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Read redis://, rediss:// or unix://; raises ValueError, which shows nothing of the URL.
+        """Parse redis://, rediss:// or unix://; raises ValueError, whose message hides the URL.
 
         `redis://[[user]:password@]host[:port][/database][?option=value...]`. The database may
         be the option `db`, credentials may be the options `username` and `password`. Options
-        of redis-py's own connections have no meaning here and are passed over.
+        of redis-py's own connections have no meaning here and are ignored.
         """
         parts = split_url(url, SCHEMES)
         options = _options(parts)
@@ -60,11 +60,11 @@ class Address:
         return cls(**given)
 
     def __str__(self) -> str:
-        """The server, without credentials."""
+        """Return the server, without credentials."""
         return self.path or f"{self.host}:{self.port}"
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """A TLS context as the options want it; None without TLS. Raises OSError for bad files."""
+        """Return the TLS context of the options; None without TLS. Raises OSError for bad files."""
         options = self.tls
         if options is None:
             return None
@@ -80,9 +80,9 @@ class Address:
 
 
 def split_url(url: str, schemes: tuple[str, ...]) -> SplitResult:
-    """The parts of a server's URL; raises ValueError, which says what to do and shows no part.
+    """Return the parts of a server's URL; raises ValueError, whose message shows no part of it.
 
-    urllib takes some of what is refused here, and then another server or password is meant.
+    urllib accepts some URLs that are refused here, and reads another server or password from them.
     """
     if "://" not in url or url.partition("://")[0].lower() not in schemes:
         raise ValueError(f"it must start with one of {', '.join(f'{s}://' for s in schemes)}")
@@ -96,7 +96,7 @@ def split_url(url: str, schemes: tuple[str, ...]) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.hostname
     except ValueError:
-        # urllib's own words may hold the password.
+        # urllib's own message may contain the password.
         raise ValueError(
             "its host cannot be read: an IPv6 address is written in brackets, as in redis://[::1]:6379,"
             " and in a password [ is written %5B and ] %5D"
@@ -127,5 +127,5 @@ def _plain(text: str | None) -> str:
 
 
 def _number(text: str) -> int:
-    """A database's number; whatever is none means the first, as with redis-py."""
+    """Return a database's number; as in redis-py, anything but digits means the first."""
     return int(text) if text.isascii() and text.isdigit() else 0

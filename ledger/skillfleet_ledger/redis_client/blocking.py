@@ -22,7 +22,7 @@ _PIECE = 65_536
 
 
 class BlockingConnection:
-    """Stands in for a PipelinedConnection; its coroutines block, and never suspend.
+    """A blocking substitute for PipelinedConnection: its coroutines block, and never suspend.
 
     Any thread may use it, and a forked child: each call takes an idle socket or opens one.
     `url` and `timeout` (seconds) as for PipelinedConnection.
@@ -46,13 +46,13 @@ class BlockingConnection:
         return self._ask([command], time.monotonic() + self._timeout)[0]
 
     async def execute(self, *command: Any, timeout: float | None = None) -> Any:
-        """As PipelinedConnection.execute."""
+        """Send a command; see `PipelinedConnection.execute`."""
         return (await self.execute_all(command, timeout=timeout))[0]
 
     async def execute_all(
         self, *commands: tuple[Any, ...], timeout: float | None = None
     ) -> list[Any]:
-        """As PipelinedConnection.execute_all."""
+        """Send several commands; see `PipelinedConnection.execute_all`."""
         return self._repeat(commands, self._timeout if timeout is None else timeout)
 
     async def single_flight(self, name: Hashable, work: Callable[[], Awaitable[T]]) -> T:
@@ -61,7 +61,7 @@ class BlockingConnection:
         return await work()
 
     async def close(self) -> None:
-        """Close the connection; what is being asked may still end, later calls fail."""
+        """Close the connection; calls in progress may still end, later ones fail."""
         self._closed = True
         self._close_idle()
 
@@ -87,7 +87,7 @@ class BlockingConnection:
         try:
             replies = opened.ask(commands, until)
         except BaseException:
-            # A late reply would be taken for the next one; idle sockets have likely broken, too.
+            # A late reply would be taken for the next one; idle sockets are probably broken, too.
             opened.close()
             self._close_idle()
             raise
@@ -109,7 +109,7 @@ class BlockingConnection:
         if self._closed:
             raise FleetClosedError("this connection of the fleet was closed: make a new fleet")
         if self._pid != os.getpid():
-            # These are the parent's sockets: only the copies of their descriptors are closed.
+            # The sockets belong to the parent: this closes only copies of their descriptors.
             self._close_idle()
             self._pid = os.getpid()
         try:
@@ -142,7 +142,7 @@ class BlockingConnection:
 
 
 class _Socket:
-    """One socket; one thread at a time."""
+    """An open socket, used by one thread at a time."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
@@ -154,7 +154,7 @@ class _Socket:
         replies: list[Any] = []
         self._socket.settimeout(_left(until))
         self._socket.sendall(request)
-        # A short request is sent at once and its reply mostly arrives in one piece.
+        # A short request is sent at once, and its reply usually arrives in one piece.
         some_time_passed = len(request) > _PIECE
         try:
             while len(replies) < len(commands):

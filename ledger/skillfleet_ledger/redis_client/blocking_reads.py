@@ -1,6 +1,6 @@
-"""Commands that wait in Redis for something to come, such as XREAD with BLOCK.
+"""Connections for commands that wait in Redis, such as XREAD with BLOCK.
 
-Redis answers the commands of a connection in order, so each that waits has one of its own.
+Redis answers the commands of a connection in order, so each waiting command has its own.
 """
 
 from typing import Any
@@ -38,11 +38,11 @@ class BlockingReadPool:
         self._closed = False
 
     async def execute(self, *command: Any) -> Any:
-        """Send one command and return its reply, however late that comes.
+        """Send one command and return its reply, however late it comes.
 
         Raises ReplyError, ConnectionError when the connection breaks before the reply, and
-        WrongLoopError. Who is cancelled takes the connection along: the reply that is due would be
-        the next one's.
+        WrongLoopError. Cancellation closes the connection, since the pending reply would be taken
+        for that of the next command.
         """
         if self._closed:
             raise FleetClosedError("this connection of the fleet was closed: make a new fleet")

@@ -48,7 +48,7 @@ class Connection(Protocol):
         """Send several commands together, in one round trip; errors as `execute`."""
 
     async def single_flight(self, name: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Do the work once for all who ask meanwhile."""
+        """Do the work once for all concurrent callers."""
 
 
 class PipelinedConnection:
@@ -97,7 +97,7 @@ class PipelinedConnection:
         if self._protocol is not None and self._protocol.idle:
             self._flush()
         else:
-            # What is issued while replies are due leaves together.
+            # Commands issued while replies are due leave in one write.
             self._flush_due = True
             loop.call_soon(self._flush)
         return future
@@ -108,13 +108,13 @@ class PipelinedConnection:
         Repeats it on a broken connection, and while Redis is full, loads its data or fails over,
         until `timeout` seconds (default: the connection's) are over; raises FleetUnavailableError
         then, and at once where user, password or database are refused. ReplyError is an error of
-        the command or script itself. Without `timeout` a server that answers others first may
-        take longer.
+        the command or script itself. Without `timeout`, a server that answers other commands first
+        may take longer.
         """
         limit = patience = self._timeout if timeout is None else timeout
         cause: Exception | None = None
         if timeout is None and self._protocol is not None and not self._protocol.lost:
-            # On an open connection the protocol gives a silent server up after this very time.
+            # An open connection is closed after the same time of silence.
             began = asyncio.get_running_loop().time()
             try:
                 return await self.call(*command)
@@ -133,7 +133,7 @@ class PipelinedConnection:
     async def _repeat(
         self, command: tuple[Any, ...], patience: float, limit: float, cause: Exception | None
     ) -> Any:
-        """`patience` is what is left of the `limit`, in seconds."""
+        """Repeat the command; `patience` is the rest of the `limit`, in seconds."""
         try:
             async with asyncio.timeout(patience):
                 while True:
@@ -148,7 +148,7 @@ class PipelinedConnection:
             raise self._endpoint.unavailable(limit, cause) from cause
 
     async def single_flight(self, name: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Do the work once for all who ask for what has this name while it lasts."""
+        """Do the work called `name` once for all concurrent callers."""
         self._enter()
         if name not in self._shared:
             self._shared[name] = asyncio.ensure_future(work())
@@ -162,7 +162,7 @@ class PipelinedConnection:
         return str(self._endpoint.address)
 
     async def close(self) -> None:
-        """Send what was issued, then close; replies still missing fail. Raises WrongLoopError."""
+        """Send pending commands, then close; missing replies fail. Raises WrongLoopError."""
         if not self._leave():
             return
         if self._protocol is not None and self._unsent:
@@ -176,7 +176,7 @@ class PipelinedConnection:
         self._fail_unsent(ConnectionError("the connection was closed"))
 
     def abort(self) -> None:
-        """Close at once; what was issued may be lost, and replies still missing fail."""
+        """Close at once; pending commands may be lost, and missing replies fail."""
         if not self._leave():
             return
         if self._connecting is not None:
@@ -186,7 +186,7 @@ class PipelinedConnection:
         self._fail_unsent(ConnectionError("the connection was closed"))
 
     def _enter(self) -> asyncio.AbstractEventLoop:
-        """The running loop, which is the owner's; what an older one has left is forgotten."""
+        """Return the running loop, which is the owner's; drop the state of an older one."""
         loop = self._owner.enter()
         if loop is not self._loop:
             self._loop, self._protocol, self._connecting = loop, None, None
@@ -194,14 +194,14 @@ class PipelinedConnection:
         return loop
 
     def _leave(self) -> bool:
-        """Take no command any more; True when there is a loop on which something may be open."""
+        """Accept no more commands; True when there is a loop on which something may be open."""
         if self._loop is not None:
             self._enter()
         self._closed = True
         return self._loop is not None
 
     def _judge(self, error: Exception) -> None:
-        """Return when the command may be repeated; raise what the caller must know otherwise."""
+        """Return if the command may be repeated, else raise the error for the caller."""
         if self._closed and isinstance(error, OSError):
             raise _was_closed() from error
         self._endpoint.judge(error)
@@ -254,7 +254,7 @@ def _was_closed() -> FleetClosedError:
 
 
 class _CommandProtocol(RespProtocol):
-    """Commands out, replies in, matched in order."""
+    """The protocol of one connection: commands out, replies in, matched in order."""
 
     def __init__(self, timeout: float) -> None:
         super().__init__()
@@ -269,7 +269,7 @@ class _CommandProtocol(RespProtocol):
         return not self.lost and not self._awaited
 
     def send(self, commands: list[tuple[tuple[Any, ...], "asyncio.Future[Any]"]]) -> None:
-        """Write the commands at once and await their replies; skips those given up by now."""
+        """Write the commands at once and await their replies; skip those already cancelled."""
         pieces = []
         idle = not self._awaited
         for command, future in commands:
@@ -278,7 +278,7 @@ class _CommandProtocol(RespProtocol):
             try:
                 pieces.append(packed(command))
             except (TypeError, ValueError) as error:
-                # One bad command must not stop the others.
+                # An invalid command must not stop the others.
                 future.set_exception(error)
                 continue
             self._awaited.append(future)
@@ -317,7 +317,7 @@ class _CommandProtocol(RespProtocol):
                 future.set_exception(error)
 
     def _check_silence(self) -> None:
-        """Give a half-open connection up: replies are due and nothing came for the timeout."""
+        """Close a half-open connection: replies are due and none came within the timeout."""
         self._watch = None
         if not self._awaited:
             return

@@ -7,9 +7,9 @@ from skillfleet.errors import WrongLoopError
 
 
 class LoopOwner:
-    """The first event loop that uses a client owns it, until that loop is closed.
+    """The event loop that owns a client: the first that uses it, until that loop is closed.
 
-    Connections are bound to the loop that opened them: on another they would wait for ever.
+    Connections are bound to the loop that opened them: on another one they would wait for ever.
     """
 
     def __init__(self) -> None:
@@ -17,10 +17,10 @@ class LoopOwner:
         self._pid = 0
 
     def enter(self) -> asyncio.AbstractEventLoop:
-        """The running loop; raises WrongLoopError when another one owns the client."""
+        """Return the running loop; raises WrongLoopError when another one owns the client."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            # A forked child's copy of its parent's loop never turns again.
+            # A forked child's copy of its parent's loop never runs again.
             owned = self._loop is not None and self._pid == os.getpid()
             if owned and not self._loop.is_closed():  # type: ignore[union-attr]
                 raise WrongLoopError(

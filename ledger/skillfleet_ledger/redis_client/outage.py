@@ -1,4 +1,4 @@
-"""Logging that something is away: once when it goes, once when it is back."""
+"""Log lines for an outage: one at its start, one at its end."""
 
 import logging
 import time
@@ -7,9 +7,9 @@ from skillfleet_ledger.redis_client.replies import ReplyError
 
 
 class Outage:
-    """An operation that is retried, and its log lines.
+    """The log lines of an operation that is retried.
 
-    `what` says what does not work meanwhile. One thread at a time.
+    `what` describes what does not work meanwhile. One thread at a time.
     """
 
     def __init__(self, logger: logging.Logger, what: str) -> None:
@@ -19,18 +19,18 @@ class Outage:
         self._kinds: set[str] = set()
 
     def begin(self, error: Exception) -> None:
-        """It failed; `error` is the reason. Each kind of reason is logged once."""
+        """Record a failure with its reason, `error`. Each kind of reason is logged once."""
         if self._began is None:
             self._began = time.monotonic()
         kind = _kind(error)
         level = logging.DEBUG if kind in self._kinds else logging.WARNING
         self._kinds.add(kind)
-        # An error that is not the network's is a mistake in the configuration.
+        # An error that is not a network error is a mistake in code or configuration.
         trace = None if isinstance(error, OSError) else error
         self._logger.log(level, "%s: %s", self._what, error, exc_info=trace)
 
     def end(self) -> None:
-        """It worked."""
+        """Record a success."""
         if self._began is not None:
             seconds, self._began = time.monotonic() - self._began, None
             self._kinds.clear()

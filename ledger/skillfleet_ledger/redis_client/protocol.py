@@ -1,7 +1,7 @@
-"""One socket to Redis: how it is opened, and the protocol that runs on it.
+"""One socket to Redis: opening it, and the protocol that runs on it.
 
-Both kinds of connection stand on this: the pipelining one (connection.py) and the one for
-channels (pubsub.py).
+All kinds of connection are built on this: pipelining (connection.py), blocking (blocking.py) and
+pub/sub (pubsub.py).
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _CLOSE_SECONDS = 1.0
 
 
 class RespProtocol(asyncio.Protocol):
-    """The bytes of one connection. A subclass says what a reply and the end of it mean."""
+    """The bytes of one connection. A subclass handles replies and the end of the connection."""
 
     def __init__(self) -> None:
         self.lost = False
@@ -33,35 +33,35 @@ class RespProtocol(asyncio.Protocol):
         self._gone = asyncio.Event()
 
     def on_reply(self, reply: Any) -> None:
-        """Take one reply; a ReplyError is one as well."""
+        """Handle one reply, which may be a ReplyError."""
         raise NotImplementedError
 
     def on_lost(self, error: ConnectionError) -> None:
-        """The connection broke or was closed: no reply comes any more."""
+        """Handle the end of the connection: no more replies come."""
         raise NotImplementedError
 
     def write(self, packed: bytes) -> None:
-        """Send commands in Redis's format; on a broken connection they are lost with it."""
+        """Send commands in Redis's format; on a broken connection they are lost."""
         # uvloop's transports raise RuntimeError from the break until connection_lost is called.
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(packed)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport; called by asyncio."""
-        # uvloop's transports are no subclass of asyncio's.
+        # uvloop's transports are not subclasses of asyncio's.
         self.transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes apart into replies; called by asyncio."""
+        """Parse bytes into replies; called by asyncio."""
         try:
             self._reader.feed(data)
             while not self.lost and (reply := self._reader.gets()) is not False:
                 self.on_reply(reply)
         except hiredis.ProtocolError:
-            # What speaks there is no Redis.
+            # The server is not Redis.
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -71,13 +71,13 @@ class RespProtocol(asyncio.Protocol):
         self.on_lost(ConnectionError(f"connection to Redis lost: {exc or 'closed'}"))
 
     def abort(self) -> None:
-        """Give the connection up at once."""
+        """Close the connection at once."""
         self.lost = True
         if self.transport is not None:
             self.transport.abort()
 
     async def close(self) -> None:
-        """Send what was written, then close; waits until the socket is gone."""
+        """Send what was written, then close; wait until the socket is gone."""
         self.lost = True
         if self.transport is None:
             return
@@ -94,7 +94,7 @@ def connection_name(name: str) -> str:
 
 
 def utf8(text: str) -> bool:
-    """False for text that Redis cannot be sent, as it holds half of a surrogate pair."""
+    """Return False for a string with half of a surrogate pair, which cannot be sent to Redis."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -103,7 +103,7 @@ def utf8(text: str) -> bool:
 
 
 def packed(command: tuple[Any, ...]) -> bytes:
-    """A command in Redis's format; raises ValueError and TypeError for what is none."""
+    """Return a command in Redis's format; raises ValueError or TypeError for an invalid one."""
     try:
         return bytes(hiredis.pack_command(command))
     except UnicodeError as error:
@@ -125,7 +125,7 @@ W = TypeVar("W", bound=RespProtocol)
 class Endpoint:
     """A server to open connections to: a redis://, rediss:// or unix:// URL.
 
-    A `patient` one waits for a right or a password as for a server that is away.
+    A `patient` one treats a missing permission or a wrong password as an outage.
     """
 
     def __init__(self, url: str, timeout: float, *, patient: bool = False) -> None:
@@ -135,7 +135,7 @@ class Endpoint:
         self._tls: ssl.SSLContext | None = None
 
     def handshake(self, name: str) -> list[tuple[Any, ...]]:
-        """The commands that come first on a connection called `name`."""
+        """Return the first commands of a connection called `name`."""
         address = self.address
         commands: list[tuple[Any, ...]] = []
         if address.password:
@@ -147,7 +147,7 @@ class Endpoint:
         return commands
 
     def judge(self, error: Exception) -> None:
-        """Return when another try may succeed; raise what a caller must know at once otherwise."""
+        """Return if another try may succeed, else raise the error for the caller."""
         if isinstance(error, FleetUnavailableError):
             raise error
         if not isinstance(error, ReplyError) or error.passing:
@@ -184,7 +184,7 @@ class Endpoint:
         return FleetUnavailableError(f"Redis at {self.address} {what}{reason}")
 
     def connect(self, seconds: float) -> socket.socket:
-        """A fresh socket for code that blocks, within so many seconds; raises OSError."""
+        """Open a socket for blocking code, within `seconds`; raises OSError."""
         address, seconds = self.address, min(self._timeout, seconds)
         if address.path is not None:
             connected = socket.socket(socket.AF_UNIX)
@@ -208,7 +208,7 @@ class Endpoint:
         return self._tls
 
     async def open(self, factory: type[W], *args: Any) -> W:
-        """A fresh connection that `factory(*args)` runs on; raises OSError or TimeoutError."""
+        """Open a connection with the protocol `factory(*args)`; raises OSError or TimeoutError."""
         loop = asyncio.get_running_loop()
         address = self.address
         async with asyncio.timeout(self._timeout):

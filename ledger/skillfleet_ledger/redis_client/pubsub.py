@@ -1,7 +1,7 @@
-"""One pub/sub connection that many parts of a process listen on.
+"""The pub/sub connection of a process, shared by all listeners.
 
-Messages are hints, never the truth: after every gap (a reconnect) each listener is notified to
-look at the record again.
+Messages are only hints: after each gap (a reconnect) all listeners are notified to read the record
+again.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from skillfleet_ledger.redis_client.replies import ReplyError
 logger = logging.getLogger(__name__)
 
 Listener = Callable[[bytes | None], None]
-"""Takes a message, or None: messages may have been missed, look at the record."""
+"""Takes a message, or None when messages may have been missed: read the record then."""
 
 
 class PubSub:
-    """Subscriptions of one process, multiplexed over one connection that heals itself.
+    """Subscriptions of one process over one connection, which reconnects by itself.
 
-    `timeout` bounds in seconds how long `listen` waits and a silent connection is trusted.
+    `timeout` (seconds) bounds how long `listen` waits, and how long a connection may be silent.
     `patient` and `owner` as for PipelinedConnection.
     """
 
@@ -63,7 +63,7 @@ class PubSub:
 
         A listener must not raise and must not block. Raises FleetUnavailableError after the
         timeout, at once where Redis refuses user, password or channel; the listener is then
-        forgotten. Raises WrongLoopError and FleetClosedError.
+        removed. Raises WrongLoopError and FleetClosedError.
         """
         loop = self._enter()
         if self._closed:
@@ -126,7 +126,7 @@ class PubSub:
             self._protocol.write(packed(command))
 
     async def _keep(self) -> None:
-        """Hold a connection for as long as this object lives."""
+        """Keep a connection open for as long as this object lives."""
         while True:
             try:
                 protocol = await self._endpoint.open(_PubSubProtocol, self)
@@ -154,7 +154,7 @@ class PubSub:
             protocol.abort()
 
     def _failed(self, error: Exception) -> None:
-        """Remember why there is no connection; permanent errors are reported at once."""
+        """Record why there is no connection; report permanent errors at once."""
         self._trouble = error
         self._outage.begin(error)
         if isinstance(error, FleetUnavailableError):
@@ -165,11 +165,11 @@ class PubSub:
         for confirmed in self._confirmed.values():
             if not confirmed.done():
                 confirmed.set_exception(error)
-                # Who waited may have been cancelled meanwhile.
+                # The waiting caller may have been cancelled: mark the exception as retrieved.
                 confirmed.exception()
 
     def dispatch(self, kind: bytes, name: bytes, data: Any) -> None:
-        """Hand one message of Redis to whom it concerns."""
+        """Pass one message of Redis to its listeners."""
         listeners = tuple(self._listeners.get(name, ()))
         if kind == b"message":
             for listener in listeners:
@@ -191,7 +191,7 @@ _SILENCE = ConnectionError("silence")
 
 
 class _PubSubProtocol(RespProtocol):
-    """Protocol that passes messages to the channels and records recent traffic."""
+    """The protocol that passes messages to listeners and records recent traffic."""
 
     def __init__(self, pubsub: PubSub) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ class _PubSubProtocol(RespProtocol):
     def on_reply(self, reply: Any) -> None:
         self._received = True
         if isinstance(reply, ReplyError) and reply.for_all:
-            # A server that cannot save says so instead of PONG: messages come nevertheless.
+            # A server that cannot save answers PING with an error, but still delivers messages.
             return
         if isinstance(reply, ReplyError):
             self.why = reply
@@ -215,7 +215,7 @@ class _PubSubProtocol(RespProtocol):
             self.why = error
 
     async def pulse(self, seconds: float) -> bool:
-        """Ask for a sign of life; False when none came for `seconds` or the connection broke."""
+        """Send a PING; False when nothing came within `seconds` or the connection broke."""
         self._received = False
         self.write(packed((b"PING",)))
         with contextlib.suppress(TimeoutError):

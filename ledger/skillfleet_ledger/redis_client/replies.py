@@ -1,4 +1,4 @@
-"""Error replies of Redis: which pass by themselves, and which an operator must correct."""
+"""Error replies of Redis: which are temporary, and which need an operator."""
 
 import re
 from typing import NamedTuple
@@ -66,22 +66,22 @@ class ReplyError(Exception):
 
     @property
     def code(self) -> str:
-        """The first word of what Redis said, which names the kind of error."""
+        """The first word of Redis's message, which names the kind of error."""
         return self._text().partition(" ")[0]
 
     @property
     def passing(self) -> bool:
-        """True when the same command may succeed later: Redis is full, loads, fails over..."""
+        """True when the same command may succeed later: Redis is full, loading or failing over."""
         return self._judged().passing
 
     @property
     def refusing(self) -> bool:
-        """True when it stays so until an operator changes user, password, database or server."""
+        """True when it lasts until an operator changes user, password, database or server."""
         return self._judged().refusing
 
     @property
     def for_all(self) -> bool:
-        """True if no client can write meanwhile, so no worker can take runs over."""
+        """True if no client can write meanwhile, so that no worker can take over runs."""
         return self.code in _FOR_ALL
 
     @property
@@ -110,7 +110,7 @@ class ReplyError(Exception):
 class RefusedError(FleetUnavailableError):
     """Redis refuses user, password, database or right; its reply is the cause.
 
-    It stays so until an operator corrects that.
+    The refusal lasts until an operator corrects the cause.
     """
 
     retryable = False

@@ -1,4 +1,4 @@
-"""The Lua scripts: loaded from their files once a process, called by hash."""
+"""The Lua scripts: loaded from their files once per process, called by hash."""
 
 import hashlib
 from functools import cache
@@ -10,7 +10,7 @@ from skillfleet_ledger.redis_client.connection import Connection, ReplyError
 
 @cache
 def source(name: str) -> tuple[str, str]:
-    """The text of the script `name` with the common part in front, and its SHA-1."""
+    """Return the text of the script `name` with the common part in front, and its SHA-1."""
     folder = resources.files("skillfleet_ledger") / "scripts"
     text = (folder / "common.lua").read_text() + "\n" + (folder / f"{name}.lua").read_text()
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
@@ -23,7 +23,7 @@ async def run_script(
     args: tuple[Any, ...],
     timeout: float | None = None,
 ) -> Any:
-    """Call a script that may be repeated without harm, in full where the server lacks it.
+    """Call an idempotent script by its hash; send its source where the server lacks it.
 
     Raises FleetUnavailableError after `timeout` seconds, ReplyError for an error in the script.
     """
@@ -34,5 +34,5 @@ async def run_script(
     except ReplyError as error:
         if not str(error).startswith("NOSCRIPT"):
             raise
-    # Not loaded first: it may be forgotten again between two requests.
+    # No SCRIPT LOAD: the server may drop the script again between two requests.
     return await connection.execute("EVAL", text, *call, timeout=timeout)

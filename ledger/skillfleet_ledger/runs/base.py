@@ -18,7 +18,7 @@ class RunOperations:
         self._keys: Keyspace = settings.keyspace
 
     def _key(self, kind: str, run_id: str) -> str:
-        """One of the run's keys, such as its record `run`."""
+        """Return one of the run's keys, such as its record `run`."""
         return f"{self._keys.prefix(run_id)}{kind}:{run_id}"
 
     def _run(self, script: str, run_id: str, *args: Any, key: str | None = None) -> Awaitable[Any]:

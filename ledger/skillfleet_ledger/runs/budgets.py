@@ -29,7 +29,7 @@ class Budgets(RunOperations):
             raise LimitExceededError(CALLER_ENDED)
 
     async def limits(self, run_id: str) -> tuple[int | None, int | None]:
-        """The calls and tokens that the run was given when it was enqueued; None: no limit."""
+        """Return the calls and tokens that the run was given at enqueue; None: no limit."""
         found = await self._connection.execute(
             "HMGET", self._key("run", run_id), "budget_calls", "budget_tokens"
         )

@@ -177,7 +177,7 @@ class Queries(RunOperations):
 
 
 def unknown_run(run_id: str) -> UnknownRunError:
-    """The error for a run that has no record."""
+    """Return the error for a run that has no record."""
     return UnknownRunError(f"there is no run {run_id!r}: wrong id, or it expired")
 
 

@@ -62,13 +62,13 @@ class Submission:
         return f"{self.agent}.{self.skill}"
 
     def changed(self, **values: Any) -> "Submission":
-        """A copy with other values, which are not checked; a tenth of `dataclasses.replace`."""
+        """Return a copy with other values, unchecked; a tenth of the cost of `replace`."""
         copy = object.__new__(Submission)
         copy.__dict__.update(self.__dict__, **values)
         return copy
 
     def fields(self) -> list[Any]:
-        """The record's fields and values, flat, as the scripts take them."""
+        """Return the record's fields and values, flat, as the scripts take them."""
         flat: list[Any] = [
             *("agent", self.agent, "skill", self.skill),
             *("queue", self.queue, "priority", self.priority),
@@ -199,7 +199,7 @@ INVOCATION_FIELDS = (
 
 
 def invocation_of(run_id: str, values: list[bytes | None]) -> Invocation | None:
-    """The invocation in a record's `INVOCATION_FIELDS`; None when there is no record."""
+    """Return the invocation in a record's `INVOCATION_FIELDS`; None when there is no record."""
     record = {
         name: value
         for name, value in zip(INVOCATION_FIELDS, values, strict=True)
@@ -227,7 +227,7 @@ def invocation_of(run_id: str, values: list[bytes | None]) -> Invocation | None:
 def status_of(
     run_id: str, record: Mapping[str, bytes], attempts: list[bytes], children: int
 ) -> RunStatus | None:
-    """The snapshot of a record (field name -> value); None for one without a readable state.
+    """Return the snapshot of a record (field name -> value); None for one without a readable state.
 
     A producer's Redis user may write any value into a record: what is unreadable is left out, so
     that one record never breaks a listing.
@@ -265,7 +265,7 @@ def status_of(
 def attempts_of(
     record: Mapping[str, bytes], listed: Sequence[Mapping[str, Any]]
 ) -> tuple[Attempt, ...]:
-    """All attempts of a run: those listed, and the present or last one, which the record holds."""
+    """Return all attempts of a run: those listed, and the current or last one of the record."""
     known = [attempt_of(entry) for entry in listed]
     number, state = _number(record, "attempt") or 0, RunState(_text(record, "state") or "")
     started, finished = _number(record, "started"), _number(record, "finished")
@@ -279,7 +279,7 @@ def attempts_of(
 
 
 def attempt_of(entry: Mapping[str, Any]) -> Attempt:
-    """An entry of the list of attempts."""
+    """Return an entry of the list of attempts."""
     return Attempt(
         number=entry["number"],
         worker=entry["worker"],
@@ -294,7 +294,7 @@ def _text(record: Mapping[str, bytes], name: str) -> str | None:
 
 
 def _number(record: Mapping[str, bytes], name: str) -> int | None:
-    """A field's whole number; None where it is missing or not a number of 64 bits."""
+    """Return a field's whole number; None where it is missing or not a number of 64 bits."""
     try:
         number = int(record[name]) if name in record else None
     except ValueError:
@@ -308,7 +308,7 @@ def _time(record: Mapping[str, bytes], name: str) -> datetime | None:
 
 
 def _moment(millis: float) -> datetime | None:
-    """A time in milliseconds since the epoch; None beyond the years that `datetime` has."""
+    """Return a time in milliseconds since the epoch; None beyond the years that `datetime` has."""
     try:
         return from_millis(millis)
     except (ValueError, OverflowError, OSError):

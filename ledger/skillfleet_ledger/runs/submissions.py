@@ -68,7 +68,7 @@ class Submissions(RunOperations):
 
 
 def _refusal(new: Submission, reason: bytes, limit: int) -> LimitExceededError:
-    """The error for a called run that its tree does not take."""
+    """Return the error for a called run that its tree does not take."""
     if reason == b"tree_full":
         return LimitExceededError(f"the tree of runs of {new.root_id} already holds {limit} runs")
     if reason == b"cycle":

@@ -10,7 +10,7 @@ _Count = Annotated[int, Field(gt=0, lt=2**53)]
 
 
 class Budget(BaseModel):
-    """Upper bounds for a tree of runs; None leaves one open.
+    """Upper bounds for a tree of runs; None means no bound.
 
     Tokens count as far as skills record their model calls (`ctx.model_call`), input and output
     together.
@@ -19,7 +19,7 @@ class Budget(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     calls: _Count | None = None
-    """How many runs may be called, at any depth."""
+    """The most runs that may be called, at any depth."""
     seconds: Annotated[float, Field(gt=0, le=MOST_SECONDS)] | None = None
-    """Wall time from when the run may start."""
+    """The most wall time, counted from when the run may start."""
     tokens: _Count | None = None

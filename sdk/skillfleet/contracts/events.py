@@ -1,4 +1,4 @@
-"""Events as a reader of a run's stream sees them."""
+"""The events of a run, as a reader of its stream gets them."""
 
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from skillfleet.contracts.states import RunState
 
 STATE_KIND: Final = "state"
-"""The kind of the events that the fleet itself writes when a run changes state."""
+"""The kind of the events that the fleet writes when a run changes state."""
 
 TRIMMED_KIND: Final = "trimmed"
 """The kind of the marker a reader gets in place of events that the stream's cap removed."""
@@ -20,7 +20,7 @@ RESERVED_KINDS: Final = frozenset({STATE_KIND, TRIMMED_KIND})
 class RunEvent(BaseModel):
     """One entry of a run's stream.
 
-    `id` is opaque: pass it as `after` to resume right behind this event. `at` is the time
+    `id` is opaque: pass it as `after` to resume right after this event. `at` is the time
     of emission (UTC), `attempt` the number of the attempt that emitted it (0 before the
     first attempt).
     """
@@ -45,5 +45,5 @@ class RunEvent(BaseModel):
 
 
 def from_millis(millis: float) -> datetime:
-    """The UTC time at `millis` milliseconds after the epoch."""
+    """Return the UTC time at `millis` milliseconds after the epoch."""
     return datetime.fromtimestamp(millis / 1000, UTC)

@@ -20,10 +20,10 @@ class InvocationHeader(BaseModel):
 
     version: int = 1
     deadline_ms: int | None = None
-    """Absolute end of the run, milliseconds since the epoch by Redis time."""
+    """The deadline of the run, in milliseconds since the epoch by Redis time."""
     auth: dict[str, Any] | None = None
     """Claims of the caller from which the agent's `auth_model` is built."""
     budget_end_ms: int | None = None
-    """When the tree's budget of wall time is used up, as `deadline_ms`."""
+    """The end of the tree's budget of wall time, in the form of `deadline_ms`."""
     depth: int = 0
-    """How many runs stand above this one in its tree; 0 for a root."""
+    """The number of runs above this one in its tree; 0 for a root."""

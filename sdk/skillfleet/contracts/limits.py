@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 MOST_SECONDS: Final = 10 * 365 * 86_400
-"""The longest time that a run may wait or take: what is written in milliseconds stays a date."""
+"""The longest time that a run may wait or take, so that its deadline remains a valid date."""
 
 
 class Limits(BaseModel):

@@ -19,7 +19,7 @@ class RunState(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """True when the run can change no more."""
+        """True for a state that cannot change any more."""
         return self in TERMINAL_STATES
 
     @property

@@ -97,16 +97,16 @@ class AgentCard(BaseModel):
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """Sorts cards by name and version: 0.9.0, 0.10.0-rc1, 0.10.0."""
+        """The sort key by name and version: 0.9.0, 0.10.0-rc1, 0.10.0."""
         release, _, early = self.version.partition("+")[0].partition("-")
         return self.name, _numbered(release), not early, _numbered(early)
 
     def skill(self, name: str) -> SkillCard | None:
-        """The card of the skill called `name`, or None."""
+        """Return the card of the skill called `name`, or None."""
         return next((card for card in self.skills if card.name == name), None)
 
 
 def _numbered(text: str) -> list[tuple[int, str]]:
-    """A key that sorts the numbers in a text by their value."""
+    """Return a key that sorts the numbers in a text by their value."""
     parts = re.findall(r"\d+|[^\d.]+", text)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-TOKEN_HEADER: Final = "skillfleet-token"  # noqa: S105 - a name, no secret
-"""The Celery message header that carries the token, of a fleet's own and of a plain client."""
+TOKEN_HEADER: Final = "skillfleet-token"  # noqa: S105 - a name, not a secret
+"""The Celery message header that carries the token, for fleets and plain clients alike."""
 
 TOKEN_ALGORITHM: Final = "EdDSA"  # noqa: S105
-"""The one algorithm that is signed with and accepted."""
+"""The only algorithm for signing and verification."""
 
 TOKEN_BYTES: Final = 8192
 """The longest token that is created or read."""
@@ -60,9 +60,9 @@ class TokenClaims(BaseModel):
 
 
 def call_digest(task: str, arguments: Mapping[str, Any]) -> str:
-    """A digest of a skill (`<agent>.<skill>`) and its JSON arguments, whatever their order.
+    """Return a digest of a skill (`<agent>.<skill>`) and its JSON arguments, whatever their order.
 
-    Raises ValueError or TypeError for what is not JSON, such as NaN.
+    Raises ValueError or TypeError for values that are not JSON, such as NaN.
     """
     text = json.dumps(
         {"args": arguments, "skill": task}, sort_keys=True, separators=(",", ":"), allow_nan=False
@@ -71,5 +71,5 @@ def call_digest(task: str, arguments: Mapping[str, Any]) -> str:
 
 
 def readable_token(value: Any) -> str | None:
-    """The token in a header; None for what is not a string, or too long."""
+    """Return the token in a header; None for a value that is not a string, or too long."""
     return value if isinstance(value, str) and len(value) <= TOKEN_BYTES else None

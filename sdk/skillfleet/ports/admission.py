@@ -41,7 +41,7 @@ class Admission(ABC):
 
     @abstractmethod
     async def admit(self, call: IncomingCall) -> Mapping[str, Any] | None:
-        """The caller's claims as they are to be believed; None for an unidentified caller.
+        """Return the caller's claims as they are to be believed; None for an unidentified caller.
 
         Raises `UnauthorizedError`, which ends the run, and `ForeignMessageError` for a message
         that another client made for an existing run.

@@ -46,7 +46,7 @@ class DiscoveryClient(ABC):
 
     @abstractmethod
     async def get_agent(self, name: str) -> DiscoveredAgent:
-        """The agent called `name` (its newest version).
+        """Return the agent called `name` (its newest version).
 
         Raises `UnknownAgentError`, which lists the known ones.
         """

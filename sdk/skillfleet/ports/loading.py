@@ -1,6 +1,6 @@
 """Loading of adapters: entry points of the group `skillfleet.<port>`.
 
-A package that brings an adapter declares, for instance,
+A package with an adapter declares, for instance,
 
     [project.entry-points."skillfleet.secrets"]
     vault = "my_package.vault:create"
@@ -25,7 +25,7 @@ _PREFIX: Final = "skillfleet."
 
 @dataclass(frozen=True)
 class Port(Generic[AdapterT]):
-    """A port: its name, the class that its adapters implement, the variable that selects one."""
+    """A port: its name, the class its adapters implement, and the variable that selects one."""
 
     name: str
     kind: type
@@ -41,7 +41,7 @@ def load(port: Port[AdapterT], name: str, environment: AdapterEnvironment) -> Ad
     """Create the adapter of that name; None when its settings leave it off.
 
     Raises SettingsError for an unknown name, which lists the known ones, for an adapter of
-    another class, and for what `create` finds wrong with its settings.
+    another class, and for settings that `create` refuses.
     """
     found = _entry_points().get(port.group, {})
     if name not in found:
@@ -61,13 +61,13 @@ def load(port: Port[AdapterT], name: str, environment: AdapterEnvironment) -> Ad
 
 
 def names_of(variable: str) -> tuple[str, ...]:
-    """The names in a setting that lists adapters, separated by commas."""
+    """Return the names in a setting that lists adapters, separated by commas."""
     return tuple(name for each in variable.split(",") if (name := each.strip()))
 
 
 @cache
 def _entry_points() -> dict[str, dict[str, EntryPoint]]:
-    """The entry points of all ports, by group and name; read once: it searches all packages."""
+    """Return the entry points of all ports by group and name; cached, as reading them is slow."""
     found = entry_points()
     return {
         group: {each.name: each for each in found.select(group=group)}

@@ -1,4 +1,4 @@
-"""The port for orchestrators: what starts and stops workers, and should know how busy one is."""
+"""The port for orchestrators, which start and stop workers and get reports of their load."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Final
 from skillfleet.ports.loading import Port
 
 OldestStarted = Callable[[], float | None]
-"""When the oldest run of the process started, by `time.monotonic`; None without a run."""
+"""Returns when the oldest run of the process started (`time.monotonic`); None without one."""
 
 
 class Orchestrator(ABC):

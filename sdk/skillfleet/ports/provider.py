@@ -1,4 +1,4 @@
-"""The provider of a port: what an adapter implements, and what a runtime gives it."""
+"""The provider of a port: the interface of adapters, and the environment they get."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,15 +12,14 @@ ClientT = TypeVar("ClientT")
 ServiceT = TypeVar("ServiceT")
 
 HoldsLease = Callable[[str, str], Awaitable[bool]]
-"""Whether the attempt with this run id and lease (values of `resource_labels`) still runs."""
+"""Returns whether the attempt with this run id and lease (`resource_labels`) still runs."""
 
 
 class Provider(ABC, Generic[ClientT]):
     """Opens a port's client for each attempt; one for each process that executes runs.
 
-    Made by the adapter's `create(environment)`, which reads settings and opens no connection:
-    it is also called just to check them. Connections are opened by the first client that needs
-    one.
+    Created by the adapter's `create(environment)`, which reads settings and opens no connection:
+    it is also called just to check them. The first client that needs a connection opens it.
 
     Concurrency: `open` is called from any thread that executes runs (in the pool `threads`, at
     once); shared connections belong to the home loop (`RunScope.on_home_loop`).
@@ -28,14 +27,14 @@ class Provider(ABC, Generic[ClientT]):
 
     @abstractmethod
     def open(self, scope: RunScope) -> ClientT:
-        """The client of one attempt; on the loop that runs its skill.
+        """Return the client of one attempt; on the loop that runs its skill.
 
-        Called at the skill's first use of the port, at most once for each attempt. What the
-        client opens is closed by `scope.defer`.
+        Called at the skill's first use of the port, at most once for each attempt. The client
+        closes what it opens through `scope.defer`.
         """
 
     async def aclose(self) -> None:
-        """Close what all clients shared; on the home loop, when the process stops."""
+        """Close the resources that clients share; on the home loop, when the process stops."""
 
 
 class ReapingProvider(Provider[ClientT]):
@@ -50,7 +49,7 @@ class ReapingProvider(Provider[ClientT]):
         """End every resource of this fleet whose attempt no longer holds its lease.
 
         A resource of another fleet (`environment.fleet`) stays. On the home loop of each
-        process that executes runs: several may reap at once, and a resource may be gone already.
+        process that executes runs: several may reap at once, and a resource may already be gone.
         `holds_lease` raises `FleetUnavailableError` without Redis: let it pass.
         """
 
@@ -71,9 +70,9 @@ class AdapterEnvironment:
     """Shared objects by type; ask with `service`."""
 
     def service(self, kind: type[ServiceT]) -> ServiceT:
-        """A shared object of the runtime, such as the worker's `Ledger`; not in `create`.
+        """Return a shared object of the runtime, such as the worker's `Ledger`. Not in `create`.
 
-        Raises SettingsError where the runtime has none: the adapter cannot be used there.
+        Raises SettingsError where the runtime has none, so that the adapter cannot be used.
         """
         found = self.services.get(kind)
         if not isinstance(found, kind):

@@ -48,7 +48,7 @@ class RunScope(ABC):
     @property
     @abstractmethod
     def auth(self) -> BaseModel:
-        """The caller of the run; what an adapter does for it exceeds none of its scopes."""
+        """The caller of the run; an adapter does nothing for it that exceeds its scopes."""
 
     @property
     @abstractmethod
@@ -71,7 +71,7 @@ class RunScope(ABC):
 
     @abstractmethod
     async def charge_call(self) -> None:
-        """Charge the budgets of the run's tree for one call that is no run of this fleet.
+        """Charge the budgets of the run's tree for one call that is not a run of this fleet.
 
         Raises `BudgetExhaustedError`, `LimitExceededError` or `CancelledByCaller`; nothing is
         charged then.
@@ -79,16 +79,16 @@ class RunScope(ABC):
 
     @abstractmethod
     def charge_tokens(self, tokens: int) -> None:
-        """Charge used tokens to the budgets of the run's tree; the one that overdraws is stopped.
+        """Charge used tokens to the budgets of the run's tree; the run that overdraws is stopped.
 
         Returns at once, from any thread.
         """
 
     @abstractmethod
     def release_slot(self) -> AbstractAsyncContextManager[bool]:
-        """A context manager for work that only waits: inside, the run gives its slot back.
+        """Return a context manager for work that only waits: inside, the run releases its slot.
 
-        Its value is False where slots cannot be given back; the work goes on all the same.
+        Its value is False where slots cannot be released; the work continues all the same.
         """
 
     @abstractmethod
@@ -99,16 +99,15 @@ class RunScope(ABC):
     def defer(self, cleanup: Cleanup) -> None:
         """Call and await `cleanup` when the attempt ends, however it ends.
 
-        Cleanups run in reverse order, in bounded time; their errors are logged and change
-        nothing about the run's end. Where the process has to be replaced because a handler
-        blocks it, they run on a loop of their own in another thread. A process that is killed
-        runs none: resources outside of it carry `resource_labels`, and `ReapingProvider.reap` ends
-        them.
+        Cleanups run in reverse order, in bounded time; their errors are logged and do not change
+        the run's end. Where the process has to be replaced because a handler blocks it, they run
+        on a separate loop in another thread. A killed process runs none: resources outside of it
+        carry `resource_labels`, and `ReapingProvider.reap` ends them.
         """
 
     @abstractmethod
     def resource_labels(self) -> Mapping[str, str]:
-        """The labels of resources outside the process: fleet, run id and lease of this attempt.
+        """Return the labels for resources outside the process: fleet, run id and lease.
 
-        See `ReapingProvider`. They are no credentials, but are not shown to the skill either.
+        See `ReapingProvider`. They are not credentials, but are not shown to the skill either.
         """

@@ -1,4 +1,4 @@
-"""The port for secrets: where the values of secrets come from."""
+"""The port for secrets: the sources of their values."""
 
 from abc import ABC, abstractmethod
 from typing import Final
@@ -12,8 +12,8 @@ SHORTEST = 4
 class Secrets(ABC):
     """One source of secrets; a runtime asks an ordered list of them.
 
-    Sources belong to a worker process, not to a run: which skill may read which secret is
-    decided before a source is asked.
+    Sources belong to a worker process, not to a run: the runtime decides which skill may read
+    which secret before it asks a source.
 
     Concurrency: `get` is called from any thread and any number of times; it answers from
     memory or a local file and never waits for a network. A changed secret is seen by the next
@@ -22,7 +22,7 @@ class Secrets(ABC):
 
     @abstractmethod
     def get(self, name: str) -> str | None:
-        """The secret's value, or None when this source does not have it."""
+        """Return the secret's value, or None when this source does not have it."""
 
 
 SECRETS: Final[Port[Secrets]] = Port("secrets", Secrets, "SKILLFLEET_SECRETS_SOURCES")

@@ -1,4 +1,4 @@
-"""The base of an adapter's settings, and the wording of what is wrong with settings."""
+"""The base class of adapters' settings, and the messages for invalid settings."""
 
 import os
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class AdapterSettings(BaseSettings):
         *_: PydanticBaseSettingsSource,
         **__: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take values from `load` only: an adapter reads the environment that it was given."""
+        """Take values from `load` only: an adapter reads the environment that it is given."""
         del settings_cls
         return (init_settings,)
 
@@ -57,7 +57,7 @@ class AdapterSettings(BaseSettings):
 
 
 def explained(error: ValidationError, prefix: str) -> str:
-    """The problems of settings, each with its variable; without values that may be secret."""
+    """Return the problems of settings, each with its variable, without secret values."""
     lines = []
     for problem in error.errors():
         field = ".".join(str(part) for part in problem["loc"])

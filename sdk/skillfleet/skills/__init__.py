@@ -1,1 +1,1 @@
-"""Declaring skills: the decorator, what it reads from a signature, and schemas."""
+"""The declaration of skills: the decorator, handler signatures, and schemas."""

@@ -1,4 +1,4 @@
-"""From a handler's types to validation and JSON Schema."""
+"""The validation and JSON Schema of a handler's types."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ _LONGEST_PROBLEM = 500
 
 
 class ArgumentsSchema:
-    """Validates a skill's arguments. `label` names the skill in messages."""
+    """The validation of a skill's arguments. `label` names the skill in messages."""
 
     def __init__(self, label: str, signature: HandlerSignature) -> None:
         self._label = label
@@ -34,8 +34,8 @@ class ArgumentsSchema:
         self.json_schema = described.schema
         for name, default in signature.defaults.items():
             _publish_default(self.json_schema["properties"][name], default)
-        # An idle worker does without the library that checks arguments: of what pydantic makes,
-        # patterns alone may be beyond it.
+        # The library that checks arguments is not loaded in idle workers. Of the schemas that
+        # pydantic generates, only patterns may be unsupported by it: check those at declaration.
         if b'"pattern' in (schema := orjson.dumps(self.json_schema)):
             try:
                 schema_check(label, schema)
@@ -53,7 +53,7 @@ class ArgumentsSchema:
         return arguments_check(self._label, self.json_schema)
 
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments as the handler wants them, validated as JSON is.
+        """Return the arguments in the handler's types, validated as JSON.
 
         Arguments that were not given are left out, so that the handler's defaults apply.
         Raises `InvalidArgumentsError`, which names the fields but never shows their values.
@@ -69,7 +69,7 @@ class ArgumentsSchema:
                 f"invalid arguments for {self._label}: {self._explain(error)}"
             ) from None
         except Exception as error:
-            # A validator of the skill's own raised it.
+            # The skill's own validator raised it.
             problem = f"{type(error).__name__}: {error_text(error)}"
             raise InvalidArgumentsError(
                 f"the arguments of {self._label} cannot be read: {problem}"
@@ -84,7 +84,7 @@ class ArgumentsSchema:
 
 
 class ResultSchema:
-    """Validates what a skill returns. `label` names the skill in messages."""
+    """The validation of a skill's result. `label` names the skill in messages."""
 
     def __init__(self, label: str, returns: Any) -> None:
         self._label = label
@@ -94,7 +94,7 @@ class ResultSchema:
         self.json_schema = described.schema
 
     def dump(self, value: Any) -> Any:
-        """`value` as plain JSON values (NaN and infinity become None, as JSON has none).
+        """Return `value` as plain JSON values (NaN and infinity become None, as JSON has none).
 
         Fields have the names of the published schema, which are their aliases.
         Raises `InvalidResultError`, which says what is wrong.
@@ -124,7 +124,7 @@ def _arguments_adapter(signature: HandlerSignature) -> TypeAdapter[Any]:
 
 
 class _Described:
-    """A type that pydantic validates, and the schema that is published of it, as JSON data."""
+    """A type that pydantic validates, and its published schema as JSON data."""
 
     def __init__(
         self, build: Callable[[], TypeAdapter[Any]], what: str, mode: JsonSchemaMode = "validation"
@@ -148,7 +148,7 @@ class _Described:
 
 
 class _SchemaOfJson(GenerateJsonSchema):
-    """Publishes only those defaults that have a JSON form; all of them are used."""
+    """The schema generator: publishes only defaults that have a JSON form; all of them apply."""
 
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
 

@@ -1,4 +1,4 @@
-"""Reading what a skill's handler declares, and saying what is wrong with it."""
+"""The signature of a skill's handler: reading and checking it."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 @dataclass(frozen=True, slots=True)
 class HandlerSignature:
-    """A handler's arguments after the context (name to type, in order), defaults and result."""
+    """A handler's arguments after the context (name to type), defaults and return type."""
 
     arguments: Mapping[str, Any]
     defaults: Mapping[str, Any]
@@ -34,7 +34,7 @@ def read_signature(
     """Check a handler and read its types.
 
     `label` names the skill in messages; `local_names` are names that annotations may use
-    beside the module's. Raises `DeclarationError`.
+    besides the module's. Raises `DeclarationError`.
     """
     where = f"skill {label} ({_place(handler)})"
     _check_async(handler, where)

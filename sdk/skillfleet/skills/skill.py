@@ -1,4 +1,4 @@
-"""A skill: a handler together with all that it declares."""
+"""A skill: a handler with its declaration."""
 
 import functools
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -45,8 +45,8 @@ class Skill(Generic[P, R_co]):
     """A handler that `Agent.skill` has decorated; call it like the handler itself.
 
     A direct call, as in a unit test, runs the handler's code and nothing else. Runtimes use
-    `check` and `bind`, call the skill with what that returns, and `dump` the result; these are
-    pure and may be called from any thread.
+    `check` and `bind`, call the skill with the bound arguments, and `dump` the result; these
+    methods are pure and may be called from any thread.
     """
 
     __name__: str
@@ -71,7 +71,7 @@ class Skill(Generic[P, R_co]):
     def check(self, arguments: Mapping[str, Any]) -> None:
         """Raise `InvalidArgumentsError`, naming the fields that do not fit the published schema.
 
-        What is checked is the JSON that the arguments become.
+        It checks the JSON form of the arguments.
         """
         self._arguments.check(json_arguments(self.spec.task_name, arguments).plain)
 
@@ -97,7 +97,7 @@ class Skill(Generic[P, R_co]):
         return self._result.dump(value)
 
     def __repr__(self) -> str:
-        """The skill's full name."""
+        """Return the skill's full name."""
         return f"<Skill {self.spec.task_name}>"
 
 
@@ -107,7 +107,7 @@ class SkillDecorator(Protocol):
     def __call__(
         self, handler: Callable[Concatenate[RunContext[AuthT], P], Coroutine[Any, Any, R]], /
     ) -> Skill[Concatenate[RunContext[AuthT], P], R]:
-        """The skill that `handler` becomes."""
+        """Return the skill that `handler` becomes."""
 
 
 def make_skill(

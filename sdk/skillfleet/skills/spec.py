@@ -17,14 +17,14 @@ _SKILL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _MOST: Final = 1_000_000
 BUILT_IN_AGENT: Final = "fleet"
-"""The name of the agent whose skills every worker brings along."""
+"""The name of the agent whose skills every worker serves."""
 
 
 @dataclass(frozen=True, slots=True)
 class SkillSpec:
-    """All that a skill declares. `timeout` is in seconds; the schemas are JSON Schema (2020-12).
+    """The declaration of a skill. `timeout` is in seconds; schemas are JSON Schema (2020-12).
 
-    `max_deliveries` is how often a run may be handed to a worker, lost workers included;
+    `max_deliveries` bounds how often a run is delivered to a worker, lost workers included;
     None leaves it to the fleet. May gain fields: do not construct it yourself.
     """
 
@@ -89,7 +89,7 @@ def check_skill_name(agent: str, name: str) -> None:
 
 
 def names(label: str, option: str, values: Sequence[str]) -> tuple[str, ...]:
-    """`values` as a tuple, in order and without repetitions; raises `DeclarationError`."""
+    """Return `values` as a tuple, in order and without repetitions; raises `DeclarationError`."""
     several = isinstance(values, Iterable) and not isinstance(values, str)
     if not several or not all(isinstance(value, str) and value for value in values):
         raise DeclarationError(
@@ -99,7 +99,7 @@ def names(label: str, option: str, values: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_text(label: str, option: str, value: str) -> str:
-    """`value` as plain text; raises `DeclarationError` for what is none, or holds half of one."""
+    """Return `value` as a plain string; raises `DeclarationError` if it is not a valid string."""
     if not isinstance(value, str):
         raise DeclarationError(f"{label}: {option} must be text, got {type(value).__name__}")
     try:
@@ -111,10 +111,10 @@ def check_text(label: str, option: str, value: str) -> str:
 
 
 def check_timeout(label: str, timeout: float | None) -> float | None:
-    """The timeout in seconds; raises `DeclarationError` unless it is above 0 and finite.
+    """Return the timeout in seconds; raises `DeclarationError` unless it is above 0 and finite.
 
-    More than ten years count as ten: `sys.maxsize` means that there is no limit. Records hold
-    whole milliseconds, of which 0 would mean the same.
+    More than ten years count as ten: `sys.maxsize` means no limit. Records hold whole
+    milliseconds, in which 0 would mean no limit, too.
     """
     if timeout is None:
         return None
@@ -128,7 +128,7 @@ def check_timeout(label: str, timeout: float | None) -> float | None:
 
 
 def retry_policy(label: str, max_retries: int, retry_on: Sequence[type[Exception]]) -> RetryPolicy:
-    """The policy; raises `DeclarationError` for a wrong number or something not an exception."""
+    """Return the policy; raises `DeclarationError` for a wrong number or exception type."""
     check_count(label, "max_retries", max_retries, least=0)
     types = (retry_on,) if inspect.isclass(retry_on) else tuple(retry_on)
     for kind in types:

@@ -56,7 +56,7 @@ class _CallHistory:
     same: Counter[str] = field(default_factory=Counter)
 
     def position(self, call: _Call, attempt: int) -> str:
-        """The key of a call without one: the n-th call of an attempt with these arguments."""
+        """Return the key of a call without one: n-th call of the attempt with these arguments."""
         if attempt != self.attempt:
             self.attempt, self.same = attempt, Counter()
         text = f"{call[0]} {orjson.dumps(call[1], option=orjson.OPT_SORT_KEYS).decode()}"
@@ -105,7 +105,7 @@ class InProcessA2AClient(A2AProvider, A2AClient):
         self._tree = _TreeState(known, dict(secrets or {}), max_depth, max_runs, grace)
 
     def open(self, scope: RunScope) -> A2AClient:
-        """The client for the calls of a `LocalRunContext`'s run."""
+        """Return the client for the calls of a `LocalRunContext`'s run."""
         if not isinstance(scope, LocalRunScope):
             raise CapabilityUnavailableError("calls in process are made by a LocalRunContext only")
         return self._client_of(scope.context)
@@ -256,7 +256,7 @@ class LocalDiscovery(DiscoveryClient):
         return sorted(found, key=lambda agent: agent.name)[:limit]
 
     async def get_agent(self, name: str) -> DiscoveredAgent:
-        """The agent called `name`; raises `UnknownAgentError`, which lists the known ones."""
+        """Return the agent called `name`; raises `UnknownAgentError` with the known names."""
         return _discovered(_known(self._agents, name))
 
 
@@ -283,7 +283,7 @@ def _discovered(agent: Agent) -> DiscoveredAgent:
 
 
 def _arguments(skill: Skill[..., Any], args: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The arguments as they would arrive, checked."""
+    """Return the arguments as they would arrive, checked."""
     name, limits = skill.spec.task_name, Limits()
     arguments: dict[str, Any] = json_arguments(
         name, {} if args is None else args, limits.arguments_bytes

@@ -221,7 +221,7 @@ class LocalRunContext(RunContext[AuthT]):
         return self._reason
 
     def secret(self, name: str) -> str:
-        """The secret of that name among `secrets`; raises `UnknownSecretError`."""
+        """Return the secret of that name among `secrets`; raises `UnknownSecretError`."""
         if (value := self._secrets.get(name)) is None:
             raise UnknownSecretError(
                 f"unknown secret {name!r}: declare it with @agent.skill(secrets=({name!r},)) and "
@@ -268,7 +268,7 @@ class LocalRunContext(RunContext[AuthT]):
         return client
 
     def _client(self, capability: str) -> Any:
-        """The capability's client, opened once for each attempt; None without one."""
+        """Return the capability's client, opened once for each attempt; None without one."""
         given = self._capabilities[capability]
         if not isinstance(given, Provider):
             return given
@@ -347,7 +347,7 @@ class LocalRunScope(RunScope):
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
-    """The loop of this thread; None in a thread without one."""
+    """Return the loop of this thread; None in a thread without one."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

@@ -94,7 +94,7 @@ async def run_to_end(
 
 
 def earlier(deadline: datetime | None, seconds: float | None) -> datetime | None:
-    """The earlier of `deadline` and `seconds` from now; None stands for no limit."""
+    """Return the earlier of `deadline` and `seconds` from now; None stands for no limit."""
     if seconds is None:
         return deadline
     end = datetime.now(UTC) + timedelta(seconds=seconds)
@@ -154,7 +154,7 @@ def _is_overdue(error: BaseException, ctx: LocalRunContext[Any]) -> bool:
 
 
 def _run_error(error: BaseException, ctx: LocalRunContext[Any]) -> RunError:
-    """The error that the caller of a run receives when it ended with `error`."""
+    """Return the error that the caller of a run receives when it ended with `error`."""
     if isinstance(error, RunTimedOut) and _is_overdue(error, ctx):
         return error
     if is_cancellation(error):

@@ -91,7 +91,7 @@ class ChildCalls(A2AClient):
         return await bridge.at_home(retry_until(self._patience, work))
 
     def _position(self, name: str, args: Mapping[str, Any]) -> str:
-        """The key of the n-th call with these arguments, which the next attempt makes again."""
+        """Return the key of the n-th call with these arguments; the next attempt repeats it."""
         digest = orjson.dumps(args, option=orjson.OPT_SORT_KEYS, default=repr).decode()
         same: Counter[str] = self._attempt.call_counts
         call = f"{name} {digest}"

@@ -99,7 +99,7 @@ class ContextState:
         return outcome
 
     def read_secret(self, name: str) -> str | None:
-        """The present value, which is redacted in all that the run writes from now on."""
+        """Return the present value, which is redacted in all that the run writes from now on."""
         value = self.capabilities.secrets.get(name)
         if value is not None:
             process_secrets.register(value, name)
@@ -184,7 +184,7 @@ class FleetRunContext(RunContext[Any]):
         return _states.of(self).attempt.cancel_reason
 
     def secret(self, name: str) -> str:
-        """The value of a declared secret; raises UnknownSecretError."""
+        """Return the value of a declared secret; raises UnknownSecretError."""
         state = _states.of(self)
         if name not in state.declared_secrets:
             raise UnknownSecretError(
@@ -228,7 +228,7 @@ class FleetRunContext(RunContext[Any]):
 
 
 def _from_this_loop(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The pieces for a consumer on the home loop; the handler's code stays on its own loop."""
+    """Yield the pieces to a consumer on the home loop; the handler's code stays on its loop."""
     own = asyncio.get_running_loop()
     if own is bridge.home_loop():
         return pieces

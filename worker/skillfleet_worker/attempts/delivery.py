@@ -82,7 +82,7 @@ class Delivery:
         )
 
     def admitted(self, claims: Mapping[str, Any] | None) -> "Delivery":
-        """The delivery with the caller's claims as they are to be believed."""
+        """Return the delivery with the caller's claims as they are to be believed."""
         return self if claims is self.auth else replace(self, auth=claims)
 
     def foreign_record(self, settings: WorkerSettings) -> Submission | None:

@@ -22,7 +22,7 @@ class Succeeded:
     value: Any
 
     def end(self) -> RunEnd:
-        """The end of the run."""
+        """Return the end of the run."""
         return RunEnd(RunState.SUCCEEDED, ReasonCode.COMPLETED, self.message, self.value)
 
 
@@ -36,7 +36,7 @@ class Failed:
     error: BaseException | None = None
 
     def end(self) -> RunEnd:
-        """The end of the run."""
+        """Return the end of the run."""
         return RunEnd(RunState.FAILED, self.code, self.message)
 
 
@@ -49,7 +49,7 @@ class Cancelled:
     code: str = ReasonCode.CANCELLED_BY_CALLER
 
     def end(self) -> RunEnd:
-        """The end of the run."""
+        """Return the end of the run."""
         return RunEnd(RunState.CANCELLED, self.code, self.message)
 
 
@@ -62,7 +62,7 @@ class TimedOut:
     code: str = ReasonCode.DEADLINE_EXCEEDED
 
     def end(self) -> RunEnd:
-        """The end of the run."""
+        """Return the end of the run."""
         return RunEnd(RunState.TIMED_OUT, self.code, self.message)
 
 

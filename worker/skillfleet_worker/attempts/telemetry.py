@@ -334,7 +334,7 @@ def _start_invoke_span(
 
 
 def _link_before(identity: _Identity) -> list[Link]:
-    """The link to the run's previous attempt."""
+    """Return the link to the run's previous attempt."""
     if identity.attempt == 1 or not tracing.has_run_ids:
         return []
     before = SpanContext(

@@ -112,7 +112,7 @@ class Embedded(_Part):
 
 
 def most_message_bytes(settings: Settings) -> int:
-    """The maximum size of a message in bytes, with the envelope of its arguments.
+    """Return the maximum size of a message in bytes, with the envelope of its arguments.
 
     Arguments take up to four times their bytes, as escaped JSON in base64.
     """
@@ -120,7 +120,7 @@ def most_message_bytes(settings: Settings) -> int:
 
 
 def problem_of(message: Any, most_bytes: int) -> str | None:
-    """The problem of a message that names its task; None if it is valid."""
+    """Return the problem of a message that names its task; None if it is valid."""
     if message.body is not None and len(message.body) > most_bytes:
         return f"it has {len(message.body)} bytes, the limit is {most_bytes}"
     return _problem(
@@ -134,12 +134,12 @@ def problem_of(message: Any, most_bytes: int) -> str | None:
 
 
 def problem_of_embedded(embedded: Any) -> str | None:
-    """The problem of a message's canvas; None if it is valid."""
+    """Return the problem of a message's canvas; None if it is valid."""
     return _problem(Embedded, embedded) if embedded else None
 
 
 def readable_part(message: Any) -> SimpleNamespace | None:
-    """The headers and origin of an invalid message; None if they do not name task and run."""
+    """Return headers and origin of an invalid message; None if they name no task and run."""
     headers, info = message.headers, message.delivery_info
     if not isinstance(headers, dict) or _problem(_Names, headers) is not None:
         return None
@@ -148,7 +148,7 @@ def readable_part(message: Any) -> SimpleNamespace | None:
 
 
 def message_from_raw(raw: bytes) -> SimpleNamespace | None:
-    """A message from its bytes in Redis; None if they are not a message."""
+    """Return a message from its bytes in Redis; None if they are not a message."""
     try:
         message = json.loads(raw)
         info = message["properties"].get("delivery_info")

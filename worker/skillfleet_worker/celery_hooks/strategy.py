@@ -22,7 +22,7 @@ _OUR_CODE = ("skillfleet_worker.",)
 
 
 def skill_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
-    """The handler of a skill's messages; Celery asks for it each time a consumer connects."""
+    """Return the handler of a skill's messages; Celery calls this when a consumer connects."""
     celerys_handler: Callable[..., Any] = celerys_strategy(task, app, consumer, **options)
     if not isinstance(consumer.pool, LoopPool):
         return celerys_handler

@@ -93,7 +93,7 @@ class Node:
         return list(dict.fromkeys([self.settings.default_queue, *own]))
 
     def queue_of(self, agent: Agent) -> str:
-        """The queue that carries an agent's runs."""
+        """Return the queue that carries an agent's runs."""
         return agent.queue or self.settings.default_queue
 
     @property
@@ -161,7 +161,7 @@ class Node:
 
 
 def node_of(app: Any) -> Node:
-    """The node that a Celery app made by `create_app` belongs to."""
+    """Return the node that a Celery app made by `create_app` belongs to."""
     node = getattr(app, "skillfleet", None)
     if not isinstance(node, Node):
         raise TypeError(f"{app!r} serves no skills: make it with skillfleet_worker.create_app")

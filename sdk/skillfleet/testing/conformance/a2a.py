@@ -27,7 +27,7 @@ class A2ASuite(ABC):
 
     @abstractmethod
     def provider(self) -> AbstractAsyncContextManager[tuple[A2AProvider, str]]:
-        """A provider, and the target of an agent that its clients may call.
+        """Return a provider, and the target of an agent that its clients may call.
 
         The agent has three skills: `add(x, y)` returns `{"sum": x + y}`, `fail()` fails,
         `wait()` ends when it is cancelled.

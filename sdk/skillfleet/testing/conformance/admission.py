@@ -30,7 +30,7 @@ class AdmissionSuite(ABC):
 
     @abstractmethod
     def cases(self) -> AbstractAsyncContextManager[AdmissionCases]:
-        """The admission under test, and its cases."""
+        """Return the admission under test, and its cases."""
 
     def test_admits_with_the_callers_claims(self) -> None:
         async def main() -> None:

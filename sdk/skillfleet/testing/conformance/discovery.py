@@ -50,7 +50,7 @@ class DiscoverySuite(ABC):
     def provider(
         self, cards: Sequence[AgentCard]
     ) -> AbstractAsyncContextManager[DiscoveryProvider]:
-        """A provider whose clients find exactly these live agents.
+        """Return a provider whose clients find exactly these live agents.
 
         Two cards of one name are two versions, the last one the newest.
         """
@@ -76,7 +76,7 @@ class DiscoverySuite(ABC):
         asyncio.run(main())
 
     def find(self, **criteria: Any) -> list[tuple[str, str]]:
-        """Names and versions of the agents that fit the criteria."""
+        """Return names and versions of the agents that fit the criteria."""
         found: list[tuple[str, str]] = []
 
         async def body(client: DiscoveryClient) -> None:

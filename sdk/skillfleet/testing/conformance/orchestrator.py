@@ -14,11 +14,11 @@ class OrchestratorSuite(ABC):
 
     @abstractmethod
     def orchestrator(self) -> Orchestrator:
-        """An adapter whose orchestrator answers."""
+        """Return an adapter whose orchestrator answers."""
 
     @abstractmethod
     def unreachable(self) -> Orchestrator:
-        """An adapter whose orchestrator does not answer."""
+        """Return an adapter whose orchestrator does not answer."""
 
     @pytest.mark.parametrize("which", ["orchestrator", "unreachable"])
     def test_reports_until_it_is_cancelled(self, which: str) -> None:

@@ -20,7 +20,7 @@ class SecretsSuite(ABC):
 
     @abstractmethod
     def source(self, values: Mapping[str, str]) -> Secrets:
-        """A source with exactly these secrets."""
+        """Return a source with exactly these secrets."""
 
     def rotate(self, source: Secrets, name: str, value: str) -> None:
         """Change a secret's value; without it, the test of rotation is skipped."""

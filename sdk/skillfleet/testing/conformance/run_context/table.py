@@ -20,7 +20,7 @@ agent = Agent(
 
 
 async def code_of(awaitable: Awaitable[Any]) -> str:
-    """The code of the error that `awaitable` raises; "none" when it raises none."""
+    """Return the code of the error that `awaitable` raises; "none" when it raises none."""
     try:
         await awaitable
     except SkillfleetError as error:
