@@ -1,4 +1,4 @@
-"""The checks that every context applies before it writes an event or an artifact."""
+"""The checks that every runtime applies to events, artifacts and results."""
 
 import re
 import unicodedata
@@ -14,6 +14,7 @@ from skillfleet.errors import (
     EventTooLargeError,
     InvalidArtifactError,
     InvalidEventError,
+    ResultTooLargeError,
 )
 from skillfleet.types import AgentEvent
 
@@ -45,6 +46,16 @@ def event_json(event: AgentEvent, limits: Limits) -> bytes:
             f"{limits.event_bytes}: write the data as an artifact and emit its reference"
         )
     return payload
+
+
+def check_result_size(task: str, result: Any, limit: int) -> None:
+    """Raise `ResultTooLargeError` for a plain JSON value that is larger than `limit` bytes."""
+    size = len(orjson.dumps(result, option=orjson.OPT_NON_STR_KEYS))
+    if size > limit:
+        raise ResultTooLargeError(
+            f"the result of {task} is {size} bytes, the limit is {limit}"
+            " (SKILLFLEET_MAX_RESULT_BYTES): write it as an artifact"
+        )
 
 
 def _check_kind(kind: Any) -> None:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from skillfleet.contracts import RunState, RunStatus
+from skillfleet.testing.conformance.run_context import SECRETS
 from skillfleet_producer import Fleet, RunHandle
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer, running_server
@@ -38,7 +39,7 @@ class Shared:
                 abandon_seconds=0.6,
                 reap_seconds=0.2,
                 lease_seconds=6,
-                secret_conformance_token="a value that no output may show",
+                secret_conformance_token=SECRETS["conformance-token"],
             ) as worker,
             Fleet(server.producer_url) as fleet,
         ):

@@ -22,6 +22,7 @@ from skillfleet.retry import retry_delay
 from skillfleet.skills.skill import Skill
 from skillfleet.testing.local_context import LocalRunContext
 from skillfleet.texts import shortened_text
+from skillfleet.validation import check_result_size
 
 
 async def run_skill(
@@ -39,10 +40,11 @@ async def run_skill(
     by itself, then its task is cancelled; it is cancelled at once when it has used up a budget
     of tokens. A run that is cancelled or overdue from the start is not begun.
 
-    Raises `MissingScopes`, `InvalidArgumentsError`, `InvalidResultError`, `CancelledByCaller`,
-    `RunTimedOut`, `BudgetExhaustedError`, or what the skill raises. Cancelling the awaiting
-    task cancels the skill. A skill that suppresses its cancellation is left behind `grace`
-    seconds later. What the run deferred (`RunScope.defer`) runs at its end, whatever that is.
+    Raises `MissingScopes`, `InvalidArgumentsError`, `InvalidResultError`, `ResultTooLargeError`,
+    `CancelledByCaller`, `RunTimedOut`, `BudgetExhaustedError`, or what the skill raises.
+    Cancelling the awaiting task cancels the skill. A skill that suppresses its cancellation is
+    left behind `grace` seconds later. What the run deferred (`RunScope.defer`) runs at its end,
+    whatever that is.
     """
     bound = skill.check_and_bind(arguments or {})
     ctx.require_scopes(skill.spec.scopes)
@@ -67,7 +69,9 @@ async def run_skill(
         raise SkillError("the skill raised asyncio.CancelledError without being cancelled")
     if (error := task.exception()) is not None:
         await _check_ended(error, ctx)
-    return ctx.redacted(skill.dump(task.result()))
+    result = skill.dump(task.result())
+    check_result_size(skill.spec.task_name, result, ctx.limits.result_bytes)
+    return ctx.redacted(result)
 
 
 async def run_to_end(

@@ -54,7 +54,12 @@ class Capabilities:
     @cached_property
     def limits(self) -> Limits:
         """The size limits of what a run may write."""
-        return Limits(artifact_bytes=self.ledger.settings.max_artifact_bytes)
+        settings = self.ledger.settings
+        return Limits(
+            arguments_bytes=settings.max_arguments_bytes,
+            result_bytes=settings.max_result_bytes,
+            artifact_bytes=settings.max_artifact_bytes,
+        )
 
     @cached_property
     def producer(self) -> AsyncFleet:

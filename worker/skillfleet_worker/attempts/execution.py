@@ -5,15 +5,15 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import orjson
 from pydantic import BaseModel
 
 from skillfleet.auth import auth_from_claims
 from skillfleet.contracts import ReasonCode
-from skillfleet.errors import ResultTooLargeError, SkillfleetError
+from skillfleet.errors import SkillfleetError
 from skillfleet.failures import error_code, error_text, failure_of, is_cancellation, leaves
 from skillfleet.retry import retry_delay
 from skillfleet.skills.skill import Skill
+from skillfleet.validation import check_result_size
 from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.context import Capabilities, ContextState, FleetRunContext
@@ -103,13 +103,7 @@ class Execution:
 
     def _dump(self, skill: Skill[..., Any], value: Any) -> Any:
         dumped = skill.dump(value)
-        limit = self._settings.max_result_bytes
-        size = len(orjson.dumps(dumped, option=orjson.OPT_NON_STR_KEYS))
-        if size > limit:
-            raise ResultTooLargeError(
-                f"the result of {skill.spec.task_name} is {size} bytes, the limit is {limit}"
-                " (SKILLFLEET_MAX_RESULT_BYTES): write it as an artifact"
-            )
+        check_result_size(skill.spec.task_name, dumped, self._settings.max_result_bytes)
         return dumped
 
     def _raised(self, skill: Skill[..., Any], attempt: Attempt, error: BaseException) -> Outcome:

@@ -19,6 +19,11 @@ async def wrong_result(ctx: RunContext[APIKeyAuth]) -> int:
 
 
 @agent.skill
+async def large_result(ctx: RunContext[APIKeyAuth]) -> str:
+    return "x" * ctx.limits.result_bytes  # with its quotes, two bytes more than a result may have
+
+
+@agent.skill
 async def fails(ctx: RunContext[APIKeyAuth], code: str | None = None) -> None:
     await ctx.emit_progress("about to fail")
     if code is None:
@@ -68,6 +73,7 @@ CASES: tuple[Case, ...] = (
     Case("add", {"a": "one"}, code="invalid_arguments", note="type"),
     Case("add", {"a": 1, "c": 1}, code="invalid_arguments", note="unknown"),
     Case("wrong_result", code="invalid_result"),
+    Case("large_result", code="result_too_large"),
     Case("fails", code="skill_error", events=(_FAILING,)),
     Case("fails", {"code": "custom"}, code="custom", events=(_FAILING,), note="code"),
     Case(
