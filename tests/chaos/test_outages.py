@@ -15,7 +15,7 @@ from skillfleet_producer.fleet_async import AsyncFleet, AsyncRunHandle
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.delivery import Delivery
 from skillfleet_worker.attempts.stop_request import StopKind
-from skillfleet_worker.services.heartbeat import Heartbeat
+from skillfleet_worker.services.heartbeat import Heartbeat, held_seconds
 from skillfleet_worker.settings import WorkerSettings
 from tests.chaos.evidence import Journal
 from tests.ledger.audit import audit
@@ -169,6 +169,6 @@ async def test_a_lease_is_given_up_before_anybody_else_may_take_it(valkey: Valke
             await Heartbeat(ledger.leases, "w1", {"r1": attempt}, settings).beat()
             assert attempt.stop is not None
             assert attempt.stop.kind is StopKind.RELEASED
-            assert asyncio.get_running_loop().time() >= attempt.renewed_at + 2.8
+            assert asyncio.get_running_loop().time() >= attempt.renewed_at + held_seconds(3)
         finally:
             await ledger.close()

@@ -24,7 +24,7 @@ async def test_calls_run_in_process() -> None:
 
 
 async def test_a_secret_and_a_caller_are_given_to_a_test() -> None:
-    ctx = LocalRunContext(auth=ANN, secrets={"signing-key": "k"})
+    ctx = LocalRunContext(auth=ANN, secrets={"signing-key": "a key"})
     assert len(await sign(ctx, text="hello")) == 64
 
 

@@ -1,10 +1,11 @@
 """The directory of agents, refused messages, and lists of runs."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
 from skillfleet.contracts import AgentCard, RunState, SkillCard
 from skillfleet_ledger import Ledger
-from tests.ledger.helpers import DONE, LONG_MS, running, settings_for, submitted, touch
+from tests.ledger.helpers import DONE, LONG_MS, claimed, running, settings_for, submitted, touch
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until_async
 
@@ -75,6 +76,34 @@ async def test_a_refused_message_is_kept_with_its_reason(ledger: Ledger) -> None
 async def test_refused_messages_are_bounded(ledger: Ledger) -> None:
     await asyncio.gather(*(ledger.dead_letters.add("bad", b"x") for _ in range(10_500)))
     assert await touch(ledger, "XLEN", "x", "dead_letters") <= 10_200
+
+
+async def test_no_run_is_missing_from_a_list_while_it_changes_its_state(
+    valkey: ValkeyServer, ledger: Ledger
+) -> None:
+    """Each read of an index is followed by a change, so that a run moves on between all of them."""
+
+    async def live_through(run_id: str) -> None:
+        lease = await claimed(changing, run_id)
+        await changing.leases.settle(lease, "librarian.survey", lease.seq, DONE)
+
+    changing = Ledger(settings_for(valkey))
+    try:
+        ids = {(await submitted(ledger)).id for _ in range(40)}
+        changes = asyncio.create_task(_one_after_another(live_through, sorted(ids)))
+        lists = 0
+        while not changes.done():
+            assert {run.id for run in await ledger.queries.newest(limit=100)} == ids
+            lists += 1
+        await changes
+        assert lists > 1
+    finally:
+        await changing.close()
+
+
+async def _one_after_another(act: Callable[[str], Awaitable[None]], items: Sequence[str]) -> None:
+    for item in items:
+        await act(item)
 
 
 async def test_runs_are_listed_newest_first_by_state_and_agent(ledger: Ledger) -> None:

@@ -163,18 +163,22 @@ report([outcome(app.AsyncResult(each.id)) for each in (chained, chained.parent, 
     assert all("bad thing" in text for _, text, _ in outcomes)
 
 
-def test_a_link_that_is_called_again_has_the_same_id() -> None:
+def test_a_link_or_chain_that_is_called_again_has_the_same_ids() -> None:
     def called() -> dict[str, Any]:
         plain, part = {"task": "a.b", "options": {}}, {"task": "c", "subtask_type": "group"}
         named = {"task": "a.b", "options": {"task_id": "mine"}}
-        request = {"callbacks": [plain, named, part, {"task": "a.b"}], "errbacks": [dict(plain)]}
+        request = {
+            "callbacks": [plain, named, part, {"task": "a.b"}],
+            "errbacks": [dict(plain)],
+            "chain": [{"task": "a.b", "options": {}}],
+        }
         name_links(request, "r1")
         return request
 
     links = called()
     assert links == called()
     ids = [link.get("options", {}).get("task_id") for part in links.values() for link in part]
-    assert (ids[1:3], len(set(ids))) == (["mine", None], 5)
+    assert (ids[1:3], len(set(ids))) == (["mine", None], 6)
 
 
 def test_an_error_s_link_is_called_after_the_last_attempt(shared: Shared, tmp_path: Path) -> None:

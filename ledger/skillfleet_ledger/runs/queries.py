@@ -114,21 +114,26 @@ class Queries(RunOperations):
         """Return runs, newest first, of a state and an agent when they are given."""
         found: dict[str, RunStatus] = {}
         for prefix in self._keys.prefixes():
-            # By id: a run may change its state, and so its index, while they are read.
-            for index in _by_creation(prefix, state, agent):
-                found |= {run.id: run for run in await self._newest_of(index, state, limit)}
+            # By id: a run may change its state, and so its index, while they are read. In the
+            # order in which runs pass through the indexes, so that none is missed.
             for index in await self._of_live(prefix, state) if agent is None else ():
                 found |= {run.id: run for run in await self._live(index, state, limit)}
+            for index in _by_creation(prefix, state, agent):
+                found |= {run.id: run for run in await self._newest_of(index, state, limit)}
         return sorted(found.values(), key=lambda run: run.created_at, reverse=True)[:limit]
 
     async def _of_live(self, prefix: str, state: RunState | None) -> list[str]:
         """Return the indexes of queued and running runs, which are not ordered by creation."""
-        indexes = [f"{prefix}leases"] if state in (None, RunState.RUNNING) else []
-        if state in (None, RunState.QUEUED):
-            queues = await self._connection.execute("SMEMBERS", f"{prefix}queues")
-            indexes += [f"{prefix}ready:{queue.decode()}" for queue in sorted(queues)]
-            indexes.append(f"{prefix}delayed")
-        return indexes
+        running = [f"{prefix}leases"]
+        if state is RunState.RUNNING:
+            return running
+        if state is not None and state is not RunState.QUEUED:
+            return []
+        queues = await self._connection.execute("SMEMBERS", f"{prefix}queues")
+        queued = [f"{prefix}delayed"]
+        queued += [f"{prefix}ready:{queue.decode()}" for queue in sorted(queues)]
+        # A run that is queued again meanwhile is found in the first, one that starts in the last.
+        return [*running, *queued, *running]
 
     async def _live(self, index: str, state: RunState | None, limit: int) -> list[RunStatus]:
         last = max(limit, _MOST_SORTED) - 1

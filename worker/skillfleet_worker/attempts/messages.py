@@ -97,11 +97,12 @@ def _kept(request: Mapping[str, Any]) -> bytes | None:
 
 
 def name_links(request: Mapping[str, Any], run_id: str) -> None:
-    """Give each task that is linked to a run an id that is the same at each call, in place.
+    """Give each task that is linked to a run, or chained after it, a fixed id, in place.
 
-    A worker may die after it has published a link, and before it could record that.
+    A worker may die after it has published one of them, and before it could record that: sent
+    again, it is the same task.
     """
-    for part in ("callbacks", "errbacks"):
+    for part in ("callbacks", "errbacks", "chain"):
         for position, link in enumerate(request.get(part) or ()):
             # Groups and chains contain ids of their own, or get them when they are sent.
             if isinstance(link, dict) and not link.get("subtask_type"):
