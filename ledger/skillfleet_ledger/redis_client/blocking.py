@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 
 import hiredis
 
-from skillfleet.errors import FleetClosedError
-from skillfleet_ledger.redis_client.protocol import Endpoint, packed, pause_after
+from skillfleet_ledger.redis_client.protocol import Endpoint, closed_error, packed, pause_after
 from skillfleet_ledger.redis_client.replies import ReplyError
 
 T = TypeVar("T")
@@ -107,7 +106,7 @@ class BlockingConnection:
 
     def _take(self, until: float) -> "_Socket":
         if self._closed:
-            raise FleetClosedError("this connection of the fleet was closed: make a new fleet")
+            raise closed_error()
         if self._pid != os.getpid():
             # The sockets belong to the parent: this closes only copies of their descriptors.
             self._close_idle()

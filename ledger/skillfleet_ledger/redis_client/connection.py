@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, Protocol, TypeVar
 
-from skillfleet.errors import FleetClosedError
 from skillfleet_ledger.redis_client.loops import LoopOwner
 from skillfleet_ledger.redis_client.protocol import (
     RETRY_SECONDS,
     Endpoint,
     RespProtocol,
+    closed_error,
     packed,
     pause_after,
 )
@@ -89,7 +89,7 @@ class PipelinedConnection:
         loop = self._enter()
         future: asyncio.Future[Any] = loop.create_future()
         if self._closed:
-            future.set_exception(_was_closed())
+            future.set_exception(closed_error())
             return future
         self._unsent.append((command, future))
         if self._flush_due:
@@ -203,7 +203,7 @@ class PipelinedConnection:
     def _judge(self, error: Exception) -> None:
         """Return if the command may be repeated, else raise the error for the caller."""
         if self._closed and isinstance(error, OSError):
-            raise _was_closed() from error
+            raise closed_error() from error
         self._endpoint.judge(error)
         if isinstance(error, ReplyError) and error.stale and self._protocol is not None:
             self._protocol.abort()
@@ -247,10 +247,6 @@ class PipelinedConnection:
         for _, future in unsent:
             if not future.done():
                 future.set_exception(error)
-
-
-def _was_closed() -> FleetClosedError:
-    return FleetClosedError("this connection of the fleet was closed: make a new fleet")
 
 
 class _CommandProtocol(RespProtocol):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 import hiredis
 
-from skillfleet.errors import FleetUnavailableError
+from skillfleet.errors import FleetClosedError, FleetUnavailableError
 from skillfleet_ledger.redis_client.address import Address
 from skillfleet_ledger.redis_client.replies import RefusedError, ReplyError
 
@@ -117,6 +117,11 @@ def pause_after(error: Exception) -> float:
     reply = error if isinstance(error, ReplyError) else error.__cause__
     refused = isinstance(reply, ReplyError) and reply.refusing
     return REFUSED_SECONDS if refused else RETRY_SECONDS
+
+
+def closed_error() -> FleetClosedError:
+    """Return the error of a call on a connection that was closed."""
+    return FleetClosedError("this connection of the fleet was closed: make a new fleet")
 
 
 W = TypeVar("W", bound=RespProtocol)

@@ -10,13 +10,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from skillfleet.errors import FleetClosedError, FleetUnavailableError
+from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger.redis_client.loops import LoopOwner
 from skillfleet_ledger.redis_client.outage import Outage
 from skillfleet_ledger.redis_client.protocol import (
     RETRY_SECONDS,
     Endpoint,
     RespProtocol,
+    closed_error,
     packed,
     pause_after,
 )
@@ -67,7 +68,7 @@ class PubSub:
         """
         loop = self._enter()
         if self._closed:
-            raise _was_closed()
+            raise closed_error()
         name = channel.encode()
         self._listeners.setdefault(name, []).append(listener)
         if name not in self._confirmed:
@@ -103,7 +104,7 @@ class PubSub:
         if keeper is not None:
             keeper.cancel()
             await asyncio.wait([keeper])
-        self._fail(_was_closed())
+        self._fail(closed_error())
         for listeners in tuple(self._listeners.values()):
             for listener in tuple(listeners):
                 listener(None)
@@ -181,10 +182,6 @@ class PubSub:
                 self._confirmed[name].set_result(None)
             for listener in listeners if again else ():
                 listener(None)
-
-
-def _was_closed() -> FleetClosedError:
-    return FleetClosedError("this connection of the fleet was closed: make a new fleet")
 
 
 _SILENCE = ConnectionError("silence")
