@@ -1,4 +1,4 @@
-"""Workers that several tests share, and such that one test has for itself."""
+"""Workers that several tests share, and workers of a single test."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ StartWorker = Callable[..., Worker]
 
 @pytest.fixture(scope="session")
 def shared_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Worker]]:
-    """One worker for each pool, started when it is first asked for, each on its own server."""
+    """Return one worker for each pool, started at its first use, each on its own server."""
     servers: list[ValkeyServer] = []
     workers: dict[str, Worker] = {}
 
@@ -42,7 +42,7 @@ def loop_worker(shared_workers: Callable[[str], Worker]) -> Worker:
 
 @pytest.fixture
 def start_worker(server: ValkeyServer, tmp_path: Path) -> Iterator[StartWorker]:
-    """Starts workers of the test's own on `server`."""
+    """Return a function that starts workers of this test on `server`."""
     workers: list[Worker] = []
 
     def start(pool: str = "loop", concurrency: int = 10, **settings: Any) -> Worker:

@@ -40,7 +40,7 @@ def journal(event: str, **fields: Any) -> None:
 
 
 def make_app(url: str, **settings: Any) -> "Celery[Any]":
-    """The project's app on a broker; without tasks, as a client has it."""
+    """Return the project's app on a broker; without tasks, as a client has it."""
     app: Celery[Any] = Celery(
         "project", broker=url, backend=url, task_cls=AsyncTask, set_as_current=False
     )
@@ -169,7 +169,7 @@ async def succeed_at_by_itself(self: Task[Any, Any], attempt: int) -> int:
 
 @app.task(bind=True)
 async def hold(self: Task[Any, Any], seconds: float = 600.0, beat: float = 0.05) -> str:
-    """Beat until the time is over; the journal records how it ended."""
+    """Write beats until the time is over; the journal records how the task ended."""
     me = self.request.id
     journal("held", id=me)
     try:
@@ -255,7 +255,7 @@ async def meet(expected: int) -> int:
 
 @app.task(bind=True)
 async def look_around(self: Task[Any, Any], rounds: int) -> list[str]:
-    """What Celery and the context say about the running task, between waits."""
+    """Return what Celery and the context say about the running task, between waits."""
     problems = []
     me = self.request.id
     for _ in range(rounds):
@@ -280,7 +280,7 @@ async def set_context(value: str) -> str:
 
 @app.task
 async def visit_home() -> list[Any]:
-    """The process, and whether coroutines sent home run on the one loop that lives there."""
+    """Return the process, and whether coroutines sent home run on its one home loop."""
     loop = await bridge.at_home(running_loop())
     return [os.getpid(), loop is bridge.home_loop(), loop is asyncio.get_running_loop(), id(loop)]
 
@@ -297,7 +297,7 @@ def wait_in_plain_function() -> str:
 
 @app.task
 async def exit_in_child(how: str) -> str:
-    """Have something other than this task's own coroutine raise SystemExit."""
+    """Raise SystemExit in something other than this task's own coroutine."""
 
     async def leave(error: BaseException) -> None:
         await asyncio.sleep(0.01)
@@ -345,7 +345,7 @@ async def sleep_in_threads(self: Task[Any, Any], seconds: float, until: str | No
 
 @app.task
 async def use_a_forked_child(where: str, how: str) -> list[int]:
-    """Fork in the task's own code; the child does not end there. Its id and exit status."""
+    """Fork in the task's code without ending the child; return its id and exit status."""
 
     def fork() -> list[int]:
         pid = os.fork()
@@ -369,7 +369,7 @@ async def use_a_forked_child(where: str, how: str) -> list[int]:
 
 @app.task
 async def start_a_process() -> int:
-    """The exit code of a process of multiprocessing's."""
+    """Return the exit code of a process of multiprocessing."""
     process = multiprocessing.get_context("spawn").Process(target=os._exit, args=(7,))
     process.start()
     await asyncio.to_thread(process.join)
@@ -383,7 +383,7 @@ def block(seconds: float) -> None:
 
 @app.task
 async def call_children(children: int) -> int:
-    """Wait for children in the same worker, holding no slot meanwhile."""
+    """Wait for children in the same worker without holding a slot."""
     results = [add.delay(1, number) for number in range(children)]
     async with release_slot():
         while not all([await asyncio.to_thread(result.ready) for result in results]):  # noqa: ASYNC110

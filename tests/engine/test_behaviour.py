@@ -1,4 +1,4 @@
-"""What Celery promises of its tasks, on our pool and on Celery's own, to prove the suite right."""
+"""Celery's promises for tasks, on the loop pool and on Celery's pools, which prove the suite."""
 
 import threading
 from collections.abc import Callable
@@ -203,7 +203,7 @@ def test_rate_limits_hold_tasks_back(worker: Worker) -> None:
     try:
         results = [worker.send("note", "limited") for _ in range(5)]
         times = sorted(worker.wait_for("note", result.id)["at"] for result in results)
-        # A second, of which a busy machine may take some away: the first began late.
+        # A second; less on a busy machine, where the first task may begin late.
         assert times[4] - times[0] >= 0.4
     finally:
         worker.control("rate_limit", name, None)

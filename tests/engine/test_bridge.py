@@ -110,7 +110,7 @@ def test_another_thread_can_cancel_a_run() -> None:
 
 @pytest.fixture
 def soft_limit_signal() -> Iterator[None]:
-    """As in a child of the prefork pool."""
+    """Handle the signal of a soft time limit, as in a child of the prefork pool."""
     before = signal.signal(signal.SIGUSR1, soft_timeout_sighandler)
     yield
     assert signal.signal(signal.SIGUSR1, before) is soft_timeout_sighandler
@@ -135,7 +135,7 @@ def test_an_exception_out_of_a_signal_handler_reaches_the_coroutine() -> None:
     class AlarmError(Exception):
         pass
 
-    def ring(number: int, frame: object) -> None:
+    def handle(number: int, frame: object) -> None:
         raise AlarmError
 
     async def clean_up() -> str:
@@ -152,14 +152,14 @@ def test_an_exception_out_of_a_signal_handler_reaches_the_coroutine() -> None:
         except AlarmError:
             return "cleaned up"
 
-    before = signal.signal(signal.SIGUSR2, ring)
+    before = signal.signal(signal.SIGUSR2, handle)
     try:
         assert bridge.run(start()) == "cleaned up"
     finally:
         signal.signal(signal.SIGUSR2, before)
 
 
-async def test_an_interrupted_coroutine_may_go_on() -> None:
+async def test_an_interrupted_coroutine_may_continue() -> None:
     async def stubborn() -> str:
         try:
             await asyncio.sleep(600)

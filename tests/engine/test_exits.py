@@ -1,4 +1,4 @@
-"""Code of a task that wants to end the process: by an exit in a child task, or after a fork."""
+"""Task code that tries to end the process: by an exit in a child task, or after a fork."""
 
 from collections.abc import Callable
 
@@ -46,7 +46,7 @@ def test_a_forked_child_that_leaves_the_tasks_code_ends(
     bystander = worker.send("hold", 1.0)
     worker.wait_for("beat", bystander.id)
     child, ended = worker.call("use_a_forked_child", where, how)
-    # Out of a child task only the loop can end it.
+    # After an exit in a child task, only the loop can end it.
     assert ended == (1 if where == "child task" else status)
     assert bystander.get(timeout=30) == "held"
     assert worker.call("add", 2, 3) == 5

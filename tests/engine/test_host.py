@@ -1,4 +1,4 @@
-"""Blocking code and an event loop take iterations on one thread."""
+"""Blocking code and an event loop share one thread."""
 
 import asyncio
 import threading
@@ -26,7 +26,7 @@ async def count_iterations(iterations: list[int]) -> None:
         await asyncio.sleep(0)
 
 
-def test_the_loop_iterations_only_while_the_blocking_code_waits(host: LoopHost) -> None:
+def test_the_loop_runs_only_while_the_blocking_code_waits(host: LoopHost) -> None:
     iterations: list[int] = []
     host.loop.create_task(count_iterations(iterations))
     host.pause(0)
@@ -37,7 +37,7 @@ def test_the_loop_iterations_only_while_the_blocking_code_waits(host: LoopHost) 
     assert len(iterations) > seen
 
 
-def test_waiting_reiterations_the_result_or_raises_the_error(host: LoopHost) -> None:
+def test_waiting_returns_the_result_or_raises_the_error(host: LoopHost) -> None:
     assert host.run(asyncio.sleep(0.001, "done")) == "done"
     future: asyncio.Future[None] = host.loop.create_future()
     host.loop.call_later(0.001, future.set_exception, LookupError("none"))
@@ -50,17 +50,17 @@ def test_a_pause_ends_when_it_is_woken(host: LoopHost) -> None:
     host.pause(600)
 
 
-def test_offloaded_work_leaves_the_loop_turning(host: LoopHost) -> None:
+def test_the_loop_runs_while_work_is_offloaded(host: LoopHost) -> None:
     iterations: list[int] = []
     enough = threading.Event()
 
-    async def turn() -> None:
+    async def iterate() -> None:
         while len(iterations) < 100:
             iterations.append(1)
             await asyncio.sleep(0)
         enough.set()
 
-    host.loop.create_task(turn())
+    host.loop.create_task(iterate())
     assert host.offload(enough.wait, 10)
     with pytest.raises(SystemExit):
         host.offload(exit_with, 3)
@@ -70,7 +70,7 @@ def exit_with(code: int) -> None:
     raise SystemExit(code)
 
 
-def test_to_the_blocking_code_no_loop_seems_to_run(host: LoopHost) -> None:
+def test_blocking_code_sees_no_running_loop(host: LoopHost) -> None:
     host.pause(0)
     assert asyncio.run(asyncio.sleep(0, "own loop")) == "own loop"
     assert host.run(asyncio.sleep(0, "host's loop")) == "host's loop"
@@ -106,7 +106,7 @@ def test_an_interrupted_wait_cancels_its_coroutine(host: LoopHost) -> None:
     assert cancelled
 
 
-def test_only_celerys_order_to_end_gets_out_of_the_loop(host: LoopHost) -> None:
+def test_only_celerys_shutdown_exceptions_leave_the_loop(host: LoopHost) -> None:
     def shut_down() -> None:
         raise WorkerShutdown(0)
 
@@ -114,7 +114,7 @@ def test_only_celerys_order_to_end_gets_out_of_the_loop(host: LoopHost) -> None:
     host.loop.call_later(0.01, shut_down)
     with pytest.raises(WorkerShutdown):
         host.pause(600)
-    assert host.run(asyncio.sleep(0.001, "iterations again")) == "iterations again"
+    assert host.run(asyncio.sleep(0.001, "continues")) == "continues"
 
 
 def test_only_the_loops_thread_may_wait(host: LoopHost) -> None:
@@ -133,7 +133,7 @@ def test_only_the_loops_thread_may_wait(host: LoopHost) -> None:
     host.pause(0.01)
 
 
-def test_closing_cancels_what_still_runs(host: LoopHost) -> None:
+def test_closing_cancels_running_tasks(host: LoopHost) -> None:
     ended: list[bool] = []
 
     async def service() -> None:

@@ -1,4 +1,4 @@
-"""What only the loop pool does: many coroutines at once in one process."""
+"""The loop pool: many coroutines at once in one process."""
 
 import asyncio
 from typing import Any
@@ -72,7 +72,7 @@ def test_a_blocked_loop_is_reported_with_the_task_and_its_stack(loop_worker: Wor
     assert entry["seconds"] >= 0.5
     assert "time.sleep(seconds)" in entry["stack"]
     result.get(timeout=30)
-    # One report a minute is logged, which on a busy machine may be another one.
+    # Only one report a minute is logged; on a busy machine it may be an earlier one.
     assert "The event loop has been blocked for" in loop_worker.log.read_text()
 
 

@@ -1,4 +1,4 @@
-"""The broker goes away and comes back while tasks run."""
+"""The broker stops and comes back while tasks run."""
 
 import signal
 import time
@@ -8,7 +8,7 @@ from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
 
-def test_handlers_go_on_while_the_broker_is_away_and_the_worker_returns(
+def test_handlers_continue_while_the_broker_is_down_and_the_worker_reconnects(
     start_worker: StartWorker, server: ValkeyServer
 ) -> None:
     worker = start_worker(task_acks_late=True)
@@ -27,10 +27,10 @@ def test_handlers_go_on_while_the_broker_is_away_and_the_worker_returns(
     assert not worker.entries("blocked")
 
 
-def test_handlers_go_on_while_the_broker_says_nothing(
+def test_handlers_continue_while_the_broker_is_silent(
     start_worker: StartWorker, server: ValkeyServer
 ) -> None:
-    """Also when it is time to send heartbeats, which wait for an answer."""
+    """This includes the times of heartbeats, which wait for an answer."""
     patience = {"socket_timeout": 1, "socket_connect_timeout": 1}
     worker = start_worker(task_acks_late=True, broker_transport_options=patience)
     running = worker.send("hold", 600.0)

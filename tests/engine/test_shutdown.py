@@ -23,7 +23,7 @@ def unacknowledged(server: ValkeyServer) -> int:
 
 
 def interrupt_twice(worker: Worker) -> None:
-    """What Ctrl+C twice does: ask for a warm shutdown, then for a cold one."""
+    """Ask for a warm shutdown, then for a cold one, like two Ctrl+C."""
     worker.signal(signal.SIGINT)
     wait_until(lambda: "Hitting Ctrl+C again" in worker.log.read_text())
     worker.signal(signal.SIGINT)
@@ -88,7 +88,7 @@ def test_a_second_interrupt_ends_a_warm_shutdown(
     assert queued(server) == 1
 
 
-def test_events_and_acknowledgements_go_on_while_a_warm_shutdown_waits(
+def test_events_and_acknowledgements_are_sent_while_a_warm_shutdown_waits(
     start_worker: StartWorker, server: ValkeyServer
 ) -> None:
     worker = start_worker(task_acks_late=True)

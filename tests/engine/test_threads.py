@@ -1,4 +1,4 @@
-"""The threads of tasks: as many as there are slots, and those that hang are replaced."""
+"""The threads of tasks: one for each slot, replaced when it hangs."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def test_threads_that_hang_are_reported_and_starve_no_later_task(
 def test_threads_that_hang_starve_no_later_task_of_a_child(
     start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    """With prefork, where one task at a time uses a child's threads."""
+    """In prefork, one task at a time uses a child's threads."""
     worker = start_worker("prefork", 1)
     go = tmp_path / "go"
     for _ in range(12):

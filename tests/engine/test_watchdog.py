@@ -64,7 +64,7 @@ def block_until(condition: Callable[[], bool]) -> None:
     wait_until(condition)
 
 
-async def test_the_name_given_last_goes_first_and_an_unknown_one_to_the_others() -> None:
+async def test_the_task_is_named_by_the_last_source_that_knows_it() -> None:
     names: list[str | None] = [None, "outer"]
     with watched(lambda _: None) as watchdog:
         assert watchdog.executing() is None

@@ -77,8 +77,8 @@ class Worker:
         return self.send(task, *args, **options).get(timeout=30)
 
     def entries(self, event: str, id: str | None = None) -> list[dict[str, Any]]:
-        """What the journal has of an event, optionally of one task."""
-        # The last line may still be on its way.
+        """Return the journal's entries of an event, optionally of one task."""
+        # The last line may be incomplete.
         lines = self._journal.read_text().rpartition("\n")[0].splitlines()
         found = [entry for entry in map(json.loads, lines) if entry["event"] == event]
         return [entry for entry in found if id is None or entry.get("id") == id]
@@ -90,7 +90,7 @@ class Worker:
         return self.entries(event, id)[-1]
 
     def inspect(self, what: str) -> Any:
-        """The worker's answer to `celery inspect`."""
+        """Return the worker's answer to `celery inspect`."""
         control = self.app.control.inspect(timeout=5, limit=1)
         (answer,) = wait_until(getattr(control, what), what=f"inspect {what}").values()
         return answer
@@ -103,14 +103,14 @@ class Worker:
         self.process.send_signal(number)
 
     def wait_end(self) -> int:
-        """The exit code, once the process has ended."""
+        """Wait for the end of the process and return its exit code."""
         return self.process.wait(60)
 
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        # A result that is collected after its server has gone would wait for it.
+        # A result object that is collected after its server has stopped would wait for it.
         for result in self._sent:
             result.backend = None
         gc.collect()

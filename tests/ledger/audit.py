@@ -18,7 +18,7 @@ _UNFINISHED = (RunState.QUEUED, RunState.RUNNING)
 
 @dataclass
 class _Shard:
-    """All that lies under one shard's prefix."""
+    """The keys under one shard's prefix."""
 
     prefix: str
     records: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class _Shard:
 
 
 def audit(client: Any, keys: Keyspace) -> list[str]:
-    """Every contradiction between records, indexes, streams and results; empty when sound."""
+    """Return the contradictions between records, indexes, streams and results."""
     problems: list[str] = []
     for prefix in keys.prefixes():
         shard = _load(client, prefix)
@@ -43,7 +43,7 @@ def audit(client: Any, keys: Keyspace) -> list[str]:
 
 
 def _counted(client: Any, shard: _Shard) -> list[str]:
-    """Delays are counted by queue, exactly."""
+    """Check that delays are counted by queue."""
     counted = {
         queue.decode(): int(count)
         for queue, count in client.hgetall(f"{shard.prefix}delays").items()
@@ -54,7 +54,7 @@ def _counted(client: Any, shard: _Shard) -> list[str]:
 
 
 def _owed(client: Any, shard: _Shard) -> list[str]:
-    """Whatever an ended or cancelled run still owes is noted, and open calls are counted."""
+    """Check that pending cleanups are noted, and open calls counted."""
     owed = {run_id.decode() for run_id in client.zrange(f"{shard.prefix}cleanups", 0, -1)}
     problems = []
     for run_id, record in shard.records.items():
@@ -98,7 +98,7 @@ def _load(client: Any, prefix: str) -> _Shard:
 
 
 def _expected(record: dict[str, str]) -> set[str]:
-    """The indexes a run must be in besides `ready` and `delayed`, of which it is in one."""
+    """Return the indexes a run must be in besides `ready` or `delayed`."""
     state = RunState(record["state"])
     expected = {f"agent:{record['agent']}"}
     if state in _UNFINISHED and "deadline" in record:

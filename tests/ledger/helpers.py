@@ -1,4 +1,4 @@
-"""What the ledger's tests share: runs to submit, leases that lapse, and an auditor."""
+"""Helpers of the ledger's tests: runs to submit, leases that lapse, rounds of the reaper."""
 
 import uuid
 from typing import Any
@@ -17,12 +17,12 @@ DONE = RunEnd(RunState.SUCCEEDED, "completed", value={"answer": 42})
 
 
 def settings_for(valkey: ValkeyServer, **values: Any) -> Settings:
-    """Settings for a ledger on the test's server."""
+    """Return settings for a ledger on the test's server."""
     return Settings.load(**{"redis_url": valkey.url, **values})
 
 
 def submission(**values: Any) -> Submission:
-    """A run of `librarian.survey`, unless `values` say otherwise."""
+    """Return a run of `librarian.survey`; `values` replace its fields."""
     defaults: dict[str, Any] = {
         "id": str(uuid.uuid4()),
         "agent": "librarian",
@@ -38,14 +38,14 @@ def submission(**values: Any) -> Submission:
 
 
 def child_of(parent: Lease | Submission, root: str, **values: Any) -> Submission:
-    """A run that `parent` calls in the tree of `root`, with other arguments than the parent's."""
+    """Return a run that `parent` calls in the tree of `root`, with arguments of its own."""
     parent_id = parent.run_id if isinstance(parent, Lease) else parent.id
     defaults = {"parent_id": parent_id, "root_id": root, "digest": f"below {parent_id}"}
     return submission(**(defaults | values))
 
 
 async def submitted(ledger: Ledger, **values: Any) -> Submission:
-    """A run that is in the queue."""
+    """Submit a run and return it."""
     new = submission(**values)
     assert await ledger.submissions.submit(new)
     return new
@@ -54,7 +54,7 @@ async def submitted(ledger: Ledger, **values: Any) -> Submission:
 async def claimed(
     ledger: Ledger, run_id: str, worker: str = "w1", lease_ms: int = LONG_MS
 ) -> Lease:
-    """The lease of a fresh attempt of the run; fails when it cannot be claimed."""
+    """Claim the run and return the lease of its new attempt."""
     claim = await ledger.leases.claim(run_id, worker, uuid.uuid4().hex, lease_ms, None)
     assert claim.status is ClaimStatus.CLAIMED, claim
     assert claim.lease is not None
@@ -62,12 +62,12 @@ async def claimed(
 
 
 async def running(ledger: Ledger, **values: Any) -> Lease:
-    """The lease of a fresh run's first attempt."""
+    """Submit and claim a run and return the lease of its first attempt."""
     return await claimed(ledger, (await submitted(ledger, **values)).id)
 
 
 async def lapse(ledger: Ledger, run_id: str) -> None:
-    """Let the run's lease lie in the past, as if its time had gone by."""
+    """Move the end of the run's lease into the past."""
     await touch(ledger, "ZADD", run_id, "leases", "XX", 1, run_id)
 
 
@@ -79,17 +79,17 @@ async def touch(ledger: Ledger, command: str, run_id: str, key: str, *args: Any)
 async def reap(
     ledger: Ledger, worker: str = "reaper", shard: int = 0, **options: Any
 ) -> ReapResult:
-    """One round of the reaper, which must get the leader lock."""
+    """Play one round of the reaper, which must get the leader lock."""
     found = await ledger.maintenance.reap(shard, worker, ReapOptions(**options))
     assert found is not None
     return found
 
 
 def event(text: str = "x") -> tuple[str, bytes, int]:
-    """A packed event of kind `text`."""
+    """Return a packed event of kind `text`."""
     return ("text", orjson.dumps({"text": text}), 1_795_000_000_000)
 
 
 async def read_all(ledger: Ledger, run_id: str, after: str | None = None) -> list[Any]:
-    """All events of a run that has ended."""
+    """Return all events of a run that has ended."""
     return [event async for event in ledger.streams.read(run_id, after)]

@@ -1,4 +1,4 @@
-"""What the ledger's scripts promise about one run, as plain Python."""
+"""A model of one run in plain Python: the promises of the ledger's scripts."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ MOST_RELEASES = 100
 
 @dataclass
 class ModelRun:
-    """A run as it must be; every method is one script."""
+    """The expected state of a run; every method is one script."""
 
     new: Submission
     state: RunState = RunState.QUEUED
@@ -35,17 +35,17 @@ class ModelRun:
 
     @property
     def over(self) -> bool:
-        """True when it has ended, or is to end: no one below it may start any more."""
+        """True when it has ended or must end: runs below it may not start any more."""
         return self.cancelled or self.state.terminal
 
     @property
     def spent(self) -> bool:
-        """True when it was given back too often: it waits for its end only."""
+        """True when it was given back too often and only waits for its end."""
         return self.state is RunState.QUEUED and self.lost >= MAX_DELIVERIES
 
     @property
     def calls(self) -> bool:
-        """True when it owes the end of somebody it called."""
+        """True when it has to end a run that it called."""
         return self.over and not all(child.over for child in self.children)
 
     def holds(self, lease: Lease) -> bool:
@@ -140,7 +140,7 @@ class ModelRun:
         return cancelled
 
     def mark(self) -> str:
-        """The first step of a cancellation, after which its caller may be gone."""
+        """Play the first step of a cancellation, after which its caller may die."""
         if self.state.terminal:
             return "ended"
         if self.children:
@@ -153,7 +153,7 @@ class ModelRun:
         return "asked"
 
     def clean_up(self) -> None:
-        """What the reaper does for a run with a cleanup."""
+        """Play the reaper's work for a run with a cleanup."""
         if self.cancelled and not self.state.terminal:
             self.cancel()
         else:
@@ -169,7 +169,7 @@ class ModelRun:
         return "ended_now"
 
     def reap(self, *, cleanup: bool) -> set[str]:
-        """What the reaper makes of it: 'publish', 'cleanups', or why it must be ended.
+        """Return the reaper's decision: 'publish', 'cleanups', or why the run must be ended.
 
         `cleanup`: its cleanup is due.
         """
@@ -186,7 +186,7 @@ class ModelRun:
         return found
 
     def _reap_lapsed(self) -> str:
-        # A candidate's lease is looked at again some seconds later.
+        # A candidate's lease is read again some seconds later.
         self.lapsed = False
         if self.orphaned != self.token:
             self.lost += 1

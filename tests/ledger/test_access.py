@@ -1,4 +1,4 @@
-"""Ways in: passwords, ACL users, databases, unix sockets, TLS; through all kinds of connections."""
+"""Access by password, ACL user, database, unix socket and TLS, on all kinds of connections."""
 
 import asyncio
 import shutil
@@ -21,7 +21,7 @@ from tests.support.valkey import ValkeyServer
 
 
 async def use_every_connection(settings: Settings) -> None:
-    """A run's life over the pipelining, the bulk, the blocking and the channel connection."""
+    """Play a run's life over the pipelining, bulk, blocking and pub/sub connections."""
     ledger = Ledger(settings)
     try:
         lease = await running(ledger)
@@ -48,7 +48,7 @@ def reach_through_kombu(url: str) -> None:
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[ValkeyServer]:
-    """A server with a unix socket, where only the user `fleet` may do anything."""
+    """Yield a server with a unix socket on which only the user `fleet` has rights."""
     server = ValkeyServer("--unixsocket", str(tmp_path / "s"))
     try:
         server.start()
@@ -128,7 +128,7 @@ async def test_a_database_of_its_own_is_used_by_all_connections(valkey: ValkeySe
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `key.pem` and the self-signed `cert.pem` of 127.0.0.1."""
+    """Return a folder with `key.pem` and the self-signed `cert.pem` of 127.0.0.1."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("tls")
@@ -155,7 +155,7 @@ async def test_tls_with_a_private_authority(valkey: ValkeyServer, certificate: P
     async with Proxy(valkey.port, tls=serving(certificate)) as proxy:
         settings = Settings.load(redis_url=proxy.url, redis_ca_file=certificate / "cert.pem")
         await use_every_connection(settings)
-        # kombu's client blocks, and the proxy lives in this loop.
+        # kombu's client blocks, and the proxy runs on this loop.
         await asyncio.to_thread(reach_through_kombu, settings.celery_broker_url)
 
 

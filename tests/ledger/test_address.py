@@ -1,4 +1,4 @@
-"""Redis URLs are read as redis-py reads them, whose form they have."""
+"""Redis URLs are parsed as redis-py parses them."""
 
 import ssl
 
@@ -46,7 +46,7 @@ def test_a_url_means_what_it_means_to_redis_py(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["", "redis.example", "http://redis.example", "redis://h:port"])
-def test_what_is_no_redis_url_is_refused(url: str) -> None:
+def test_an_invalid_redis_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"redis|port"):
         Address.parse(url)
 

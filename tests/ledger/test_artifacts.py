@@ -119,7 +119,7 @@ async def test_writing_a_name_again_replaces_its_bytes(ledger: Ledger) -> None:
     assert len(await blobs(ledger)) == 1
 
 
-async def test_a_reader_of_replaced_bytes_learns_of_it(ledger: Ledger) -> None:
+async def test_a_reader_of_replaced_bytes_gets_an_error(ledger: Ledger) -> None:
     lease = await running(ledger)
     await ledger.artifacts.write(lease, "a", pieces(b"x" * (9 * CHUNK_BYTES)), TEXT)
     reader = ledger.artifacts.read(lease.run_id, "a")
@@ -144,7 +144,7 @@ async def test_a_stale_attempt_writes_no_artifact(ledger: Ledger) -> None:
     assert len(await blobs(ledger)) == 1
 
 
-async def test_an_upload_that_no_one_finishes_expires_whichever_chunk_arrived(
+async def test_an_unfinished_upload_expires_whichever_chunk_arrived(
     ledger: Ledger,
 ) -> None:
     lease = await running(ledger)
@@ -158,7 +158,7 @@ async def test_a_committed_upload_stays_until_the_run_expires(ledger: Ledger) ->
     await ledger.artifacts.write(lease, "a", pieces(b"x"), TEXT)
     (key,) = await blobs(ledger)
     assert await ledger.connection.execute("PTTL", key) == -1
-    # A repeated write of a chunk that comes late must not start the clock again.
+    # A repeated write of a chunk that comes late must not extend the expiry.
     upload = key.rpartition(":")[2]
     await ledger.artifacts.fenced("write_chunk", lease, upload, 0, b"x", 60_000)
     assert await ledger.connection.execute("PTTL", key) == -1

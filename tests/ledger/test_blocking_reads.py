@@ -1,4 +1,4 @@
-"""Reads that wait: each on a connection of its own, none left behind."""
+"""Blocking reads: each has its own connection, and none is left open."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ from tests.support.waiting import wait_until_async
 FOREVER = ("BLPOP", "nothing-comes", 0)
 
 
-async def test_those_who_wait_do_not_hold_others_up_and_connections_serve_again(
+async def test_waiting_reads_do_not_delay_others_and_connections_are_reused(
     valkey: ValkeyServer,
 ) -> None:
     async with Proxy(valkey.port) as proxy:
@@ -30,7 +30,7 @@ async def test_those_who_wait_do_not_hold_others_up_and_connections_serve_again(
         await reads.close()
 
 
-async def test_who_stops_waiting_leaves_no_reply_to_the_next(valkey: ValkeyServer) -> None:
+async def test_a_cancelled_read_leaves_no_reply_to_the_next_one(valkey: ValkeyServer) -> None:
     reads = BlockingReadPool(valkey.url, timeout=10, name="stopped-reads")
 
     tasks = [asyncio.create_task(reads.execute("BLPOP", "b", 0)) for _ in range(3)]
@@ -45,7 +45,7 @@ async def test_who_stops_waiting_leaves_no_reply_to_the_next(valkey: ValkeyServe
     await wait_until_async(lambda: _connected(valkey, "stopped-reads", 0))
 
 
-async def test_an_error_of_redis_is_raised_and_closing_ends_all_waiting(
+async def test_an_error_of_redis_is_raised_and_closing_ends_all_reads(
     valkey: ValkeyServer,
 ) -> None:
     reads = BlockingReadPool(valkey.url, timeout=10, name="reads")

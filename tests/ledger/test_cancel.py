@@ -1,4 +1,4 @@
-"""Cancelling runs and what they called."""
+"""Cancelling runs and the runs they called."""
 
 import asyncio
 
@@ -54,7 +54,7 @@ async def test_a_running_run_is_cancelled_through_its_workers_channel(ledger: Le
     assert (await ledger.queries.status(lease.run_id)).state is RunState.RUNNING
 
 
-async def test_a_running_run_learns_of_it_with_its_next_events_too(ledger: Ledger) -> None:
+async def test_a_running_run_gets_the_cancellation_with_its_next_events(ledger: Ledger) -> None:
     lease = await running(ledger)
     await ledger.cancellation.cancel(lease.run_id, "enough")
     assert await ledger.streams.append(lease, lease.seq + 1, [event()]) == (2, "enough")
@@ -77,7 +77,7 @@ async def test_a_run_that_ended_stays_as_it_is(ledger: Ledger) -> None:
     assert (await ledger.queries.status(lease.run_id)).state is RunState.SUCCEEDED
 
 
-async def test_a_run_that_no_one_knows_is_an_error(ledger: Ledger) -> None:
+async def test_an_unknown_run_is_an_error(ledger: Ledger) -> None:
     with pytest.raises(UnknownRunError, match="no run 'unknown'"):
         await ledger.cancellation.cancel("unknown", "enough")
 
@@ -136,7 +136,7 @@ async def has(reported: list[str], count: int) -> bool:
 async def test_a_run_that_is_only_marked_yet_is_neither_claimed_nor_forgotten(
     ledger: Ledger,
 ) -> None:
-    """The canceller may be gone before it notifies the caller, which waits for a retry here."""
+    """The canceller may die before it notifies the caller, which waits for a retry here."""
     root = await running(ledger)
     child = child_of(root, root.run_id)
     await ledger.submissions.submit(child)

@@ -1,4 +1,4 @@
-"""What plain Celery clients link to a run goes on after its end when a worker dies then."""
+"""The canvas of a plain Celery client continues after a run's end, even when the worker dies."""
 
 import time
 
@@ -15,14 +15,14 @@ CANCELLED = RunEnd(RunState.CANCELLED, "cancelled_by_caller", "enough")
 
 
 async def listed(ledger: Ledger) -> dict[str, float]:
-    """The runs whose canvas has not gone on, and when the reaper looks at them (s)."""
+    """Return the runs with a pending canvas, and when the reaper handles them (s)."""
     found = await touch(ledger, "ZRANGE", "x", "canvases", 0, -1, "WITHSCORES")
     pairs = zip(found[::2], found[1::2], strict=True)
     return {run_id.decode(): float(score) / 1000 for run_id, score in pairs}
 
 
 async def due(ledger: Ledger, run_id: str) -> None:
-    """Have the next round look at the run."""
+    """Make the run due in the next round."""
     await touch(ledger, "ZADD", run_id, "canvases", "XX", 1, run_id)
 
 
@@ -77,7 +77,7 @@ async def test_the_reaper_has_it_go_on_only_when_its_worker_did_not(ledger: Ledg
     assert not await ledger.maintenance.take_canvas(run_id)
     await due(ledger, run_id)
     assert (await reap(ledger)).to_publish == (run_id,)
-    # Of several messages one is enough.
+    # One of several messages is enough.
     assert [await ledger.maintenance.take_canvas(run_id) for _ in range(3)] == [True, False, False]
     # Not in the next round: a worker has half a minute for it.
     assert (await reap(ledger)).to_publish == ()
@@ -120,7 +120,7 @@ async def test_a_run_that_expired_leaves_nothing(ledger: Ledger) -> None:
     assert (await reap(ledger)).to_publish == ()
     assert await listed(ledger) == {}
     assert not await touch(ledger, "EXISTS", run_id, f"run:{run_id}")
-    # No auditor likes what the deletion above has left.
+    # The auditor would object to the deletion above.
     await ledger.connection.execute("FLUSHDB")
 
 

@@ -118,7 +118,7 @@ async def test_an_unknown_run_is_refused_unless_its_message_describes_it(ledger:
 
 
 @pytest.mark.parametrize("run_id", ["order|42", "a b/c:ü"])
-async def test_an_adopted_run_may_have_any_id_that_celery_allows(
+async def test_a_foreign_run_may_have_any_id_that_celery_allows(
     ledger: Ledger, run_id: str
 ) -> None:
     new = submission(id=run_id, retention_ms=1)

@@ -48,7 +48,7 @@ async def connected(url: str, timeout: float = 5.0) -> AsyncIterator[PipelinedCo
 
 
 class InThreads:
-    """A blocking connection as synchronous code uses it: each call in a thread of its own."""
+    """A blocking connection as synchronous code uses it: each call in its own thread."""
 
     def __init__(self, connection: BlockingConnection) -> None:
         self._connection = connection
@@ -163,7 +163,7 @@ async def test_a_single_call_fails_when_its_reply_is_lost(valkey: ValkeyServer) 
 async def test_scripts_whose_replies_are_lost_have_their_effect_once(
     valkey: ValkeyServer, lost: int
 ) -> None:
-    """Every call is carried out, its reply cut after `lost` bytes, and it is made again."""
+    """Every call is executed, its reply is cut after `lost` bytes, and it is repeated."""
     async with Proxy(valkey.port) as proxy:
         ledger = Ledger(settings_for(valkey, redis_url=proxy.url))
         try:
@@ -261,7 +261,7 @@ async def test_a_refused_connection_is_a_clear_error_without_credentials(connect
 
 
 @EITHER
-async def test_a_server_that_accepts_and_says_nothing_is_given_up(
+async def test_a_server_that_accepts_and_stays_silent_is_given_up(
     connect: Connect, valkey: ValkeyServer
 ) -> None:
     async with Proxy(valkey.port) as proxy, connect(proxy.url, timeout=0.2) as connection:
@@ -273,7 +273,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up(
 
 
 @EITHER
-async def test_what_is_no_redis_is_a_clear_error(connect: Connect) -> None:
+async def test_a_server_other_than_redis_is_a_clear_error(connect: Connect) -> None:
     async def web(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()
@@ -315,10 +315,10 @@ async def test_a_reply_that_comes_a_byte_at_a_time_is_not_waited_for_longer(
         server.close()
 
 
-def test_a_unix_socket_that_no_one_serves_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_unix_socket_without_a_server_is_a_clear_error(tmp_path: Path) -> None:
     connection = BlockingConnection(f"unix://{tmp_path}/unknown", timeout=0.3)
     with pytest.raises(FleetUnavailableError, match="cannot connect"):
-        # A socket that is left open is a warning, which is an error.
+        # A socket left open causes a warning, which fails the test.
         run_sync(connection.execute("PING"))
 
 
@@ -389,7 +389,9 @@ async def test_a_failover_is_waited_for_on_a_new_connection(connect: Connect) ->
         server.close()
 
 
-async def test_a_slow_reply_after_a_quiet_time_is_no_silence(valkey: ValkeyServer) -> None:
+async def test_a_slow_reply_after_a_quiet_time_does_not_count_as_silence(
+    valkey: ValkeyServer,
+) -> None:
     async with Proxy(valkey.port) as proxy, connected(proxy.url, timeout=2) as connection:
         await connection.execute("PING")
         await asyncio.sleep(1.5)
@@ -399,7 +401,9 @@ async def test_a_slow_reply_after_a_quiet_time_is_no_silence(valkey: ValkeyServe
 
 
 @pytest.mark.parametrize("outage", ["refused", "silent"])
-async def test_what_waits_while_redis_is_away_is_bounded(valkey: ValkeyServer, outage: str) -> None:
+async def test_pending_commands_are_bounded_while_redis_is_down(
+    valkey: ValkeyServer, outage: str
+) -> None:
     async with Proxy(valkey.port) as proxy, connected(proxy.url, timeout=0.3) as connection:
         await connection.execute("PING")
         if outage == "refused":
@@ -422,7 +426,7 @@ async def test_what_waits_while_redis_is_away_is_bounded(valkey: ValkeyServer, o
 
         await asyncio.gather(*(insist() for _ in range(100)))
         assert failed == 2500
-        # Nothing older than the connection's timeout is kept: 100 callers, 5 calls each in it.
+        # Nothing older than the timeout is kept: 100 callers with 5 calls each.
         assert most < 1500
         if outage == "refused":
             await proxy.accept()
@@ -472,7 +476,7 @@ async def test_what_was_issued_before_closing_is_sent(valkey: ValkeyServer) -> N
 
 
 def test_what_is_sent_while_a_connection_breaks_is_sent_again(valkey: ValkeyServer) -> None:
-    """A loop of uvloop reports it one turn later, and refuses what is written meanwhile."""
+    """A uvloop transport reports the break one iteration later, and refuses writes until then."""
 
     async def break_and_ask() -> None:
         async with connected(valkey.url) as connection:

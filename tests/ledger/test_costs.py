@@ -1,4 +1,4 @@
-"""What a run costs in Redis: commands from submission to result, and keys."""
+"""The costs of a run in Redis: commands from submission to result, and keys."""
 
 from skillfleet_ledger import Ledger
 from tests.ledger.helpers import DONE, claimed, submission

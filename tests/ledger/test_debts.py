@@ -1,4 +1,4 @@
-"""What ended and cancelled runs still owe: no death makes the fleet forget it."""
+"""Cleanups of ended and cancelled runs: the fleet does them whichever process dies."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ HOUR_MS = 3_600_000
 
 
 async def calling(ledger: Ledger, **values: object) -> tuple[Lease, Lease]:
-    """A running run and a running run that it called."""
+    """Return a running run and a running run that it called."""
     parent = await running(ledger, **values)
     return parent, await called(ledger, parent, parent.run_id)
 
@@ -45,8 +45,8 @@ async def called(ledger: Ledger, parent: Lease, root: str) -> Lease:
     return await claimed(ledger, child.id, "w2")
 
 
-async def pay_day(ledger: Ledger, **options: Any) -> ReapResult:
-    """A round of the reaper to which all debts are due."""
+async def reap_due_cleanups(ledger: Ledger, **options: Any) -> ReapResult:
+    """Play a round of the reaper in which all cleanups are due."""
     for run_id in await owing(ledger):
         await touch(ledger, "ZADD", run_id, "cleanups", "XX", 1, run_id)
     return await reap(ledger, **options)
@@ -64,7 +64,7 @@ async def test_a_run_that_ends_owes_the_end_of_those_it_called(ledger: Ledger) -
     parent, child = await calling(ledger)
     assert await ledger.leases.settle(parent, TASK, parent.seq, DONE) is WriteResult.SETTLED
     # The worker dies here.
-    found = await pay_day(ledger)
+    found = await reap_due_cleanups(ledger)
     assert (found.to_clean_up, found.to_end) == ((parent.run_id,), ())
     await ledger.cancellation.clean_up(parent.run_id)
     assert await cancel_reason(ledger, child.run_id) == "the calling run ended succeeded"
@@ -86,7 +86,7 @@ async def test_every_way_to_end_notes_the_debt(ledger: Ledger, how: str) -> None
     if how == "cancel":
         await ledger.cancellation._cancel_one(parent.run_id, CANCELLED)
         assert (await ledger.queries.status(parent.run_id)).state is RunState.CANCELLED
-    assert (await pay_day(ledger)).to_clean_up == (parent.run_id,)
+    assert (await reap_due_cleanups(ledger)).to_clean_up == (parent.run_id,)
 
 
 async def test_who_pays_first_strikes_the_debt(ledger: Ledger) -> None:
@@ -127,14 +127,14 @@ async def test_a_debt_that_cannot_be_paid_comes_again_and_lets_others_pass(
     parents = [await calling(ledger) for _ in range(3)]
     for parent, _ in parents:
         await ledger.leases.settle(parent, TASK, parent.seq, DONE)
-    first = await pay_day(ledger, limit=20)
+    first = await reap_due_cleanups(ledger, limit=20)
     assert (len(first.to_clean_up), first.more) == (2, True)
     second = await reap(ledger, limit=1)
-    # None of them was paid, and none stood in the way.
+    # None of them was done, and none blocked the others.
     names = {*first.to_clean_up, *second.to_clean_up}
     assert names == {parent.run_id for parent, _ in parents}
     assert (await reap(ledger, limit=10)).to_clean_up == ()
-    assert set((await pay_day(ledger)).to_clean_up) == names
+    assert set((await reap_due_cleanups(ledger)).to_clean_up) == names
 
 
 async def test_a_retention_that_is_over_before_a_debt_is_paid_saves_no_run(
@@ -151,7 +151,7 @@ async def test_a_retention_that_is_over_before_a_debt_is_paid_saves_no_run(
             return await ledger.queries.invocation(parent.run_id) is None
 
         await wait_until_async(expired, what="the parent to expire")
-        assert (await pay_day(ledger)).to_clean_up == (parent.run_id,)
+        assert (await reap_due_cleanups(ledger)).to_clean_up == (parent.run_id,)
         await ledger.cancellation.clean_up(parent.run_id)
         assert await cancel_reason(ledger, child.run_id) == "the calling run ended"
         assert await owing(ledger) == []
@@ -180,17 +180,17 @@ async def test_a_debt_of_no_known_run_is_struck_off(ledger: Ledger) -> None:
     await ledger.leases.settle(ended, TASK, ended.seq, DONE)
     for run_id in (live.run_id, queued.id, ended.run_id, "unknown"):
         await touch(ledger, "ZADD", run_id, "cleanups", 1, run_id)
-    found = await pay_day(ledger)
+    found = await reap_due_cleanups(ledger)
     assert (found.to_clean_up, found.to_end) == ((), ())
     assert await owing(ledger) == []
 
 
 async def test_the_debt_of_a_former_life_does_not_end_those_of_the_next(ledger: Ledger) -> None:
-    """An idempotency key may bring an id back before its debt was paid."""
+    """An idempotency key may bring an id back before its cleanup is done."""
     parent, child = await calling(ledger)
     await touch(ledger, "ZADD", parent.run_id, "cleanups", 1, parent.run_id)
     await touch(ledger, "PEXPIRE", parent.run_id, f"children:{parent.run_id}", LONG_MS)
-    assert (await pay_day(ledger)).to_clean_up == ()
+    assert (await reap_due_cleanups(ledger)).to_clean_up == ()
     assert await owing(ledger) == []
     assert await cancel_reason(ledger, child.run_id) is None
     assert await touch(ledger, "PTTL", parent.run_id, f"children:{parent.run_id}") == -1
@@ -223,7 +223,7 @@ async def test_a_called_run_is_not_started_after_the_end_of_its_caller(ledger: L
     assert claim.detail == "its calling run has ended"
     assert (await ledger.queries.status(child.id)).attempt == 0
     # Its worker dies before it has closed the run.
-    assert (await pay_day(ledger)).to_end == ((child.id, claim.token, "cancelled"),)
+    assert (await reap_due_cleanups(ledger)).to_end == ((child.id, claim.token, "cancelled"),)
 
 
 async def test_nor_after_its_callers_record_is_gone(valkey: ValkeyServer) -> None:
@@ -274,13 +274,13 @@ async def test_a_run_that_is_queued_again_keeps_those_it_called(ledger: Ledger, 
 async def test_a_canceller_that_dies_after_its_first_step_is_no_loss(
     ledger: Ledger, delay_ms: int
 ) -> None:
-    """Its run stands in the queue again, and has called another."""
+    """Its run is in the queue again, and has called another."""
     parent, child = await calling(ledger)
     assert (await ledger.cancellation._cancel_one(parent.run_id, CANCELLED, only_mark="1"))[
         0
     ] == "marked"
     await ledger.leases.requeue(parent, parent.seq, outcome="retry", reason="x", delay_ms=delay_ms)
-    found = await pay_day(ledger)
+    found = await reap_due_cleanups(ledger)
     assert (found.to_clean_up, found.to_end) == ((parent.run_id,), ())
     await ledger.cancellation.clean_up(parent.run_id)
     status = await ledger.queries.status(parent.run_id)
@@ -290,18 +290,18 @@ async def test_a_canceller_that_dies_after_its_first_step_is_no_loss(
         "enough",
     )
     assert await cancel_reason(ledger, child.run_id) == "its parent was cancelled: enough"
-    assert (await pay_day(ledger)).to_clean_up == ()
+    assert (await reap_due_cleanups(ledger)).to_clean_up == ()
     assert await owing(ledger) == []
 
 
 async def test_the_same_for_one_that_runs(ledger: Ledger) -> None:
     parent, child = await calling(ledger)
     await ledger.cancellation._cancel_one(parent.run_id, CANCELLED, only_mark="1")
-    assert (await pay_day(ledger)).to_clean_up == (parent.run_id,)
+    assert (await reap_due_cleanups(ledger)).to_clean_up == (parent.run_id,)
     await ledger.cancellation.clean_up(parent.run_id)
     assert await cancel_reason(ledger, child.run_id) == "its parent was cancelled: enough"
     assert await owing(ledger) == []
-    # One that somebody cancelled in the middle: its lease runs out.
+    # A run that is cancelled halfway: its lease expires.
     await lapse(ledger, parent.run_id)
     assert (await reap(ledger)).to_end == ((parent.run_id, parent.token + 1, "cancelled"),)
 
@@ -316,7 +316,7 @@ async def test_and_for_one_that_a_worker_closes_as_it_claims_it(ledger: Ledger) 
         await ledger.leases.end_unclaimed(parent.run_id, TASK, CANCELLED, claim.token)
         == EndResult.ENDED_NOW
     )
-    assert (await pay_day(ledger)).to_clean_up == (parent.run_id,)
+    assert (await reap_due_cleanups(ledger)).to_clean_up == (parent.run_id,)
     await ledger.cancellation.clean_up(parent.run_id)
     assert await cancel_reason(ledger, child.run_id) == "the calling run ended cancelled"
 
@@ -342,7 +342,7 @@ async def test_a_cancelled_run_that_is_given_back_ends_at_once(
     ((run_id, token, why),) = (await reap(ledger)).to_end
     assert (run_id, why) == (lease.run_id, "cancelled")
     assert (await reap(ledger)).to_end == ()
-    assert (await pay_day(ledger)).to_end == ((run_id, token, why),)
+    assert (await reap_due_cleanups(ledger)).to_end == ((run_id, token, why),)
     assert await ledger.leases.end_unclaimed(run_id, TASK, CANCELLED, token) == EndResult.ENDED_NOW
     assert await owing(ledger) == []
 
@@ -357,7 +357,7 @@ async def test_a_run_whose_deadline_passed_while_it_ran_ends_at_once(ledger: Led
 
 
 async def test_a_run_that_is_released_again_and_again_ends(ledger: Ledger) -> None:
-    """A hundred times are free: each of those after counts as a lost attempt."""
+    """A hundred releases are free; each later one counts as a lost attempt."""
     new = await submitted(ledger, max_deliveries=2)
     for _ in range(101):
         lease = await claimed(ledger, new.id)
@@ -373,7 +373,7 @@ async def test_a_run_that_is_released_again_and_again_ends(ledger: Ledger) -> No
 
 
 async def test_one_that_called_others_ends_before_they_do(ledger: Ledger) -> None:
-    """It was not cancelled: its end is what makes it owe theirs."""
+    """It was not cancelled: its end alone requires theirs."""
     parent, child = await calling(ledger, max_deliveries=1)
     key = f"run:{parent.run_id}"
     await touch(ledger, "HSET", parent.run_id, key, "released", 100)
@@ -381,7 +381,7 @@ async def test_one_that_called_others_ends_before_they_do(ledger: Ledger) -> Non
     ((run_id, token, why),) = (await reap(ledger)).to_end
     assert (run_id, why) == (parent.run_id, "released")
     assert await ledger.leases.end_unclaimed(run_id, TASK, CANCELLED, token) == EndResult.ENDED_NOW
-    assert (await pay_day(ledger)).to_clean_up == (parent.run_id,)
+    assert (await reap_due_cleanups(ledger)).to_clean_up == (parent.run_id,)
     assert await cancel_reason(ledger, child.run_id) is None
 
 
@@ -437,8 +437,8 @@ async def test_a_user_who_may_not_end_runs_has_it_done_by_the_reaper(ledger: Led
     parent, child = await calling(ledger)
     assert await ledger.cancellation.cancel(parent.run_id, "enough")
     assert await cancel_reason(ledger, child.run_id) == "its parent was cancelled: enough"
-    # All of them were reached: there is nothing to pay for.
-    assert (await pay_day(ledger)).to_clean_up == ()
+    # All of them were reached: no cleanup is left.
+    assert (await reap_due_cleanups(ledger)).to_clean_up == ()
     await ledger.leases.requeue(parent, parent.seq, outcome="released", reason="x")
     assert (await reap(ledger)).to_end == ((parent.run_id, parent.token + 1, "cancelled"),)
 

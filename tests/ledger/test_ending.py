@@ -1,4 +1,4 @@
-"""Settling, giving back and closing runs."""
+"""Settling, requeuing and closing runs."""
 
 import asyncio
 from datetime import UTC, datetime

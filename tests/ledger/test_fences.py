@@ -87,7 +87,7 @@ async def submit_child(ledger: Ledger, lease: Lease) -> Any:
 
 
 async def claim_again(ledger: Ledger, lease: Lease) -> Any:
-    """The claim of the old attempt, which arrives a second time."""
+    """Send the claim of the old attempt a second time."""
     return (await ledger.leases.claim(lease.run_id, "w1", "c1", LONG_MS, None)).status
 
 
@@ -96,10 +96,10 @@ async def expire_lease(ledger: Ledger, lease: Lease) -> Any:
 
 
 def everything(server: ValkeyServer) -> dict[bytes, Any]:
-    """All keys with their contents and times to live, but for the presence of workers."""
+    """Return all keys with contents and times to live, except for the presence of workers."""
     with server.client() as client:
         keys = [key for key in client.keys("*") if not key.endswith(b"}:workers")]
-        # A hash's dump depends on how far its table has grown, which reading may change.
+        # A hash's dump depends on the size of its table, which reading may change.
         return {
             key: (
                 client.hgetall(key) if client.type(key) == b"hash" else client.dump(key),
@@ -110,7 +110,7 @@ def everything(server: ValkeyServer) -> dict[bytes, Any]:
 
 
 async def first_attempt(ledger: Ledger) -> Lease:
-    """A lease with a budget, an event, an artifact and an upload, under the claim `c1`."""
+    """Return a lease with a budget, an event, an artifact and an upload, under the claim `c1`."""
     new = await running(ledger, budget_calls=5, max_deliveries=9)
     await ledger.leases.requeue(new, new.seq, outcome="retry", reason="x")
     claim = await ledger.leases.claim(new.run_id, "w1", "c1", LONG_MS, None)
@@ -175,7 +175,7 @@ async def test_an_attempt_that_was_given_back_changes_nothing(
     ("call", "answer"),
     [
         *[case for case in CASES if case[0] not in (settle, end_unclaimed)],
-        # Their answers are what they did, or that it was done.
+        # They answer what they did, or that it was done before.
         (settle, WriteResult.SETTLED),
         (end_unclaimed, EndResult.ENDED_BEFORE),
         (claim_again, ClaimStatus.ENDED),
@@ -186,7 +186,7 @@ async def test_an_attempt_that_was_given_back_changes_nothing(
 async def test_an_attempt_that_ended_its_run_changes_nothing_more(
     ledger: Ledger, valkey: ValkeyServer, call: Call, answer: Any
 ) -> None:
-    """The token is still the run's; the state decides."""
+    """The token is still the run's, so the state decides."""
     lease = await first_attempt(ledger)
     assert await ledger.leases.settle(lease, TASK, lease.seq, DONE) is WriteResult.SETTLED
     before = everything(valkey)
@@ -215,7 +215,7 @@ async def test_an_attempt_whose_run_was_ended_under_its_token_changes_nothing(
     assert everything(valkey) == before
 
 
-async def test_an_attempt_that_gave_its_run_back_is_informed_again_and_changes_nothing(
+async def test_an_attempt_that_gave_its_run_back_gets_the_same_answer_and_changes_nothing(
     ledger: Ledger, valkey: ValkeyServer
 ) -> None:
     lease = await first_attempt(ledger)
@@ -236,7 +236,7 @@ async def test_a_lease_that_has_run_out_longer_ago_does_not_come_nearer(ledger: 
 
 
 async def test_tokens_that_a_stale_attempt_has_used_are_paid_for(ledger: Ledger) -> None:
-    """The budget is spent, so this takes no lease."""
+    """The tokens are used, so charging them needs no lease."""
     lease = await running(ledger, budget_tokens=10)
     child = child_of(lease, lease.run_id, budget_tokens=10)
     await ledger.submissions.submit(child)

@@ -107,7 +107,7 @@ async def test_a_batch_that_adds_nothing_makes_no_stream(ledger: Ledger) -> None
 
 
 async def act(ledger: Ledger, lease: Lease, seq: int, step: str) -> tuple[Lease, int, list[Any]]:
-    """One step in the life of a run; the lease and last number after it, and what it adds."""
+    """Take one step in the life of a run; return lease, last number, and added events."""
     if step == "emit":
         await ledger.streams.append(lease, seq + 1, [event("mine")])
         return lease, seq + 1, [("log", lease.attempt)]

@@ -1,4 +1,4 @@
-"""Every script stays in the slot of its run's shard; keys.py names every key there is."""
+"""Every script stays in the slot of its run's shard, and keys.py names every key."""
 
 import re
 import uuid
@@ -26,7 +26,7 @@ SHARDS = 16
 
 
 async def one_of_everything(ledger: Ledger, run_id: str) -> None:
-    """A run's life that calls every script and touches every kind of key."""
+    """Play a run's life that calls every script and touches every kind of key."""
     shard = ledger.keys.shard(run_id)
     await ledger.submissions.submit(
         submission(id=run_id, delay_ms=1, deadline_ms=4_102_444_800_000, priority=3)

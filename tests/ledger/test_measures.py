@@ -1,4 +1,4 @@
-"""How long, how many, until when: what the scripts write as numbers, measured."""
+"""Measured numbers of the scripts: durations, counts and times."""
 
 import uuid
 from typing import Any, Self
@@ -27,7 +27,7 @@ TASK = "librarian.survey"
 
 
 class Clock:
-    """Redis' time before and after what happens inside."""
+    """A context manager that notes Redis' time before and after its body."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -41,7 +41,7 @@ class Clock:
         self.ended = await self._ledger.directory.now_ms()
 
     def has(self, moment: Any, after_ms: int = 0) -> bool:
-        """Whether a time lies so long after what happened inside."""
+        """Return whether `moment` is `after_ms` after the body."""
         return self.began + after_ms <= int(float(moment)) <= self.ended + after_ms
 
 
@@ -232,7 +232,7 @@ async def test_a_retry_counts_as_published_when_it_is_due(ledger: Ledger) -> Non
     for name in ("due", "published"):
         assert clock.has(await field(ledger, lease.run_id, name), 600_000)
     assert clock.has(await score(ledger, "delayed", lease.run_id), 600_000)
-    # Its time comes: it is published, and delayed no more.
+    # When it is due, it is published and no longer delayed.
     await touch(ledger, "ZADD", lease.run_id, "delayed", 1, lease.run_id)
     async with Clock(ledger) as clock:
         found = await reap(ledger)
@@ -305,7 +305,7 @@ async def test_what_was_not_published_comes_again_after_two_seconds(ledger: Ledg
         await reap(ledger)
     assert clock.has(await score(ledger, "unpublished", lease.run_id), 2000)
     assert clock.has(await field(ledger, lease.run_id, "published"))
-    # Again, as if it had never been published.
+    # It is named again, as if it had never been published.
     await touch(ledger, "HSET", lease.run_id, f"run:{lease.run_id}", "published", 1)
     for index in ("unpublished", "ready:celery:0"):
         await touch(ledger, "ZADD", lease.run_id, index, "XX", 1, lease.run_id)
@@ -334,7 +334,7 @@ async def test_a_running_run_past_its_deadline_is_looked_at_every_minute(ledger:
 
 
 async def test_a_run_that_came_back_and_ended_alike_keeps_its_place(ledger: Ledger) -> None:
-    """The entry of its first life, by which it would be forgotten, looks like its own."""
+    """The entry of its first life, by which it would be removed, looks like its own."""
     lease = await running(ledger)
     await ledger.leases.settle(lease, TASK, lease.seq, DONE)
     entry = f"{lease.run_id}|succeeded|librarian"

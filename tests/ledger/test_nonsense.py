@@ -1,4 +1,4 @@
-"""Nonsense in one record, as a producer's Redis user may write it, harms that run alone."""
+"""An invalid record, which a producer's Redis user may write, affects only its own run."""
 
 import time
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ TEN_MINUTES = 600
 
 @pytest.fixture
 async def ledger(valkey: ValkeyServer) -> AsyncIterator[Ledger]:
-    """A ledger whose server no auditor looks at: records are forged here."""
+    """Yield a ledger without an auditor: these tests forge records."""
     ledger = Ledger(settings_for(valkey), name="test")
     yield ledger
     await ledger.close()
@@ -56,7 +56,7 @@ async def test_a_lapsed_lease_is_taken_beside_one_whose_record_is_nonsense(
     assert found.counts["aside"] == 1
     at = await aside_until(ledger, "leases", broken.run_id)
     assert -60 < at - time.time() - TEN_MINUTES <= 1
-    # Nor does a listing break.
+    # Listing does not fail either.
     assert sound.run_id in {run.id for run in await ledger.queries.newest()}
 
 
@@ -114,7 +114,7 @@ async def test_a_stranded_run_is_found_beside_one_whose_record_is_nonsense(ledge
     assert (found.to_publish, found.counts["aside"]) == ((sound.id,), 1)
 
 
-async def test_a_run_no_one_published_is_found_beside_nonsense(ledger: Ledger) -> None:
+async def test_an_unpublished_run_is_found_beside_nonsense(ledger: Ledger) -> None:
     broken, sound = await submitted(ledger), await submitted(ledger)
     await forged(ledger, broken.id, "queue", None)
     for new in (broken, sound):

@@ -28,7 +28,7 @@ TASK = "librarian.survey"
 
 @pytest.fixture
 def server() -> Iterator[ValkeyServer]:
-    """A server of the test's own, which it may stop."""
+    """Yield a server that the test may stop."""
     with running_server() as server:
         yield server
 
@@ -65,7 +65,7 @@ async def test_runs_leases_and_events_survive_a_restart(server: ValkeyServer) ->
 
 
 async def test_what_a_stopped_server_does_later_happens_once(server: ValkeyServer) -> None:
-    """The calls fail here, lie in the server's buffers, and are repeated meanwhile."""
+    """The calls fail here, wait in the server's buffers, and are repeated."""
     ledger = Ledger(settings_for(server, redis_timeout_seconds=1))
     try:
         lease = await running(ledger)
@@ -84,7 +84,7 @@ async def test_what_a_stopped_server_does_later_happens_once(server: ValkeyServe
         await ledger.submissions.submit(new, b"message")
         written = await ledger.streams.append(lease, 2, [event()])
         answer = await ledger.leases.requeue(lease, 2, outcome="retry", reason="x")
-        # Whether the calls from before came through or not, the answers are the same.
+        # The answers are the same whether or not the earlier calls were executed.
         assert (written, answer) == ((2, ""), WriteResult.REQUEUED)
         assert await ledger.connection.execute("LLEN", "celery") == 1
         again = await claimed(ledger, lease.run_id)

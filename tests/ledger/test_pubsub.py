@@ -1,4 +1,4 @@
-"""Channels: many listeners on one connection that heals itself."""
+"""Pub/sub: many listeners on one connection that reconnects by itself."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from tests.support.waiting import wait_until_async
 
 
 class Ear:
-    """A listener that remembers what it received."""
+    """A listener that records the messages it receives."""
 
     def __init__(self) -> None:
         self.received: list[bytes | None] = []
@@ -98,7 +98,7 @@ async def test_a_channel_can_be_listened_to_again(valkey: ValkeyServer, channels
         await channels.forget("a", ear)
 
 
-async def test_after_a_lost_connection_listeners_are_notified_to_look(valkey: ValkeyServer) -> None:
+async def test_listeners_are_notified_after_a_lost_connection(valkey: ValkeyServer) -> None:
     async with Proxy(valkey.port) as proxy:
         channels = PubSub(proxy.url, timeout=2)
         try:
@@ -133,7 +133,7 @@ async def test_listeners_survive_a_restart_of_the_server() -> None:
         server.close()
 
 
-async def test_a_silent_connection_is_given_up(valkey: ValkeyServer) -> None:
+async def test_a_silent_connection_is_closed(valkey: ValkeyServer) -> None:
     async with Proxy(valkey.port) as proxy:
         channels = PubSub(proxy.url, timeout=0.3)
         try:
@@ -155,7 +155,7 @@ async def _reported(ear: Ear) -> bool:
     return None in ear.received
 
 
-async def test_who_listens_while_redis_is_away_learns_so_in_bounded_time(
+async def test_listening_while_redis_is_down_fails_in_bounded_time(
     valkey: ValkeyServer,
 ) -> None:
     async with Proxy(valkey.port) as proxy:

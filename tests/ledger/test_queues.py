@@ -1,4 +1,4 @@
-"""Counting what there is to do, by queue."""
+"""Counts of runs by queue."""
 
 import pytest
 

@@ -33,7 +33,7 @@ GRACE_MS = 10_000
 
 
 async def age(ledger: Ledger, run_id: str, by_ms: int, queue: str = "celery") -> None:
-    """Let the run have been published `by_ms` milliseconds earlier."""
+    """Move the run's time of publication `by_ms` milliseconds back."""
     await touch(ledger, "ZINCRBY", run_id, f"ready:{queue}:0", -by_ms, run_id)
 
 
@@ -104,7 +104,7 @@ async def test_a_poison_run_is_given_up_after_its_deliveries(ledger: Ledger) -> 
     assert (status.state, len(status.attempts)) == (RunState.DEAD, 2)
 
 
-async def test_a_candidate_that_no_one_closed_comes_again_and_counts_one_crash(
+async def test_a_candidate_that_stays_open_comes_again_and_counts_one_crash(
     ledger: Ledger,
 ) -> None:
     new = await submitted(ledger, max_deliveries=1)
@@ -119,7 +119,7 @@ async def test_a_candidate_that_no_one_closed_comes_again_and_counts_one_crash(
     assert lost == b"1"
 
 
-async def test_candidates_that_no_one_closes_do_not_block_others(ledger: Ledger) -> None:
+async def test_candidates_that_stay_open_do_not_block_others(ledger: Ledger) -> None:
     for _ in range(3):
         new = await submitted(ledger, max_deliveries=1)
         await claimed(ledger, new.id)
@@ -138,7 +138,7 @@ async def test_candidates_that_no_one_closes_do_not_block_others(ledger: Ledger)
     assert seen >= {overdue[0].id, overdue[1].id, overdue[2].id, late.id}
 
 
-async def test_a_released_attempt_is_no_crash(ledger: Ledger) -> None:
+async def test_a_released_attempt_does_not_count_as_a_crash(ledger: Ledger) -> None:
     new = await submitted(ledger, max_deliveries=1)
     for _ in range(5):
         lease = await claimed(ledger, new.id)
@@ -265,7 +265,7 @@ async def test_a_run_is_overtaken_by_one_that_was_published_well_after_it(
 async def test_patience_doubles_with_every_repeated_publication(ledger: Ledger) -> None:
     new = await submitted(ledger)
     for patience in (1, 2, 4, 8):
-        # What is missing is more than a busy machine takes for two calls.
+        # The missing time is more than a busy machine takes for two calls.
         await age(ledger, new.id, patience * GRACE_MS - 9000)
         assert (await reap(ledger)).to_publish == ()
         await age(ledger, new.id, 9000)
@@ -292,7 +292,7 @@ async def test_a_waiting_run_of_no_known_run_is_forgotten(ledger: Ledger) -> Non
     assert await touch(ledger, "ZRANGE", "x", "ready:celery:0", 0, -1) == [new.id.encode()]
 
 
-async def test_runs_with_long_patience_do_not_hide_those_behind_them(ledger: Ledger) -> None:
+async def test_runs_with_long_patience_do_not_hide_those_after_them(ledger: Ledger) -> None:
     for _ in range(9):
         patient = await submitted(ledger)
         await touch(ledger, "HSET", patient.id, f"run:{patient.id}", "stranded", 8)
@@ -465,5 +465,5 @@ async def test_what_was_claimed_or_waits_again_is_not_published_twice(ledger: Le
 
 
 async def pass_by(ledger: Ledger, run_id: str) -> None:
-    """Let the time be over in which the reaper's caller should have published."""
+    """End the time in which the reaper's caller should have published."""
     await touch(ledger, "ZADD", run_id, "unpublished", "XX", 1, run_id)

@@ -1,4 +1,4 @@
-"""A Redis that answers and says no: what passes is waited for, what stays is reported at once."""
+"""A Redis that refuses: temporary errors are waited for, permanent ones raised at once."""
 
 import asyncio
 import shutil
@@ -27,14 +27,14 @@ Work = Callable[[Ledger, Lease], Awaitable[Any]]
 
 @pytest.fixture(scope="module")
 def refusing() -> Iterator[ValkeyServer]:
-    """A server whose configuration the tests of this module change."""
+    """Yield a server whose configuration the tests of this module change."""
     with running_server("--enable-protected-configs", "yes") as server:
         yield server
 
 
 @contextmanager
 def set_to(server: ValkeyServer, **values: Any) -> Iterator[None]:
-    """Inside, the server has this configuration."""
+    """Give the server this configuration inside the context."""
     with server.client() as client, ExitStack() as stack:
         for key, value in values.items():
             name = key.replace("_", "-")
@@ -89,7 +89,7 @@ def without_its_primary(server: ValkeyServer) -> Iterator[None]:
 
 @contextmanager
 def crowded(server: ValkeyServer) -> Iterator[None]:
-    """Existing connections are closed, and new ones refused."""
+    """Close existing connections and refuse new ones."""
     with server.client() as client:
         most = client.config_get("maxclients")["maxclients"]
         client.config_set("maxclients", 1)
@@ -128,7 +128,7 @@ async def stores(ledger: Ledger, lease: Lease) -> None:
 
 
 async def blocks(ledger: Ledger, _: Lease) -> None:
-    """The same from a thread without a loop."""
+    """Do the same from a thread without a loop."""
 
     def submit() -> bool:
         other = BlockingLedger(ledger.settings)
@@ -164,7 +164,7 @@ CASES = [
         (without_replicas, "replicas.*NOREPLICAS", WRITES),
         (a_replica, "read-only replica.*READONLY", WRITES),
         (without_its_primary, "lost its primary.*MASTERDOWN", READS),
-        # The words are lost where the server closes the connection before they are read.
+        # The message is lost where the server closes the connection before it is read.
         (crowded, "cannot connect|connection to Redis lost", [*WRITES, *READS, listens]),
     ]
     for work in works
@@ -244,7 +244,7 @@ async def test_a_read_that_waits_goes_on_when_the_server_changes_its_role(
 
 @contextmanager
 def somebody(server: ValkeyServer, *rules: str) -> Iterator[Any]:
-    """Inside, the server has a user with those rules; an administrator's client."""
+    """Give the server a user with these rules and yield an administrator's client."""
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", USER, "reset", "on", ">right", *rules)
         try:
@@ -356,7 +356,7 @@ SCRIPT_OF_REDIS_6 = "ERR Error running script (call to f_a): @user_script:1: @us
 @pytest.mark.parametrize(
     ("text", "stale"),
     [
-        # What Redis 7.0 says, and Redis 6.2 out of a script.
+        # The message of Redis 7.0, and of Redis 6.2 in a script.
         ("OOM command not allowed when used memory > 'maxmemory'. script: ab1, on @u:1.", False),
         ("READONLY You can't write against a read only replica. script: ab1", True),
         ("LOADING Redis is loading the dataset in memory", False),

@@ -1,4 +1,4 @@
-"""A Redis that says no is not asked again and again."""
+"""A Redis that refuses a connection is not asked repeatedly."""
 
 import asyncio
 

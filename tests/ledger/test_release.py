@@ -1,4 +1,4 @@
-"""A run that is given back has its message in the same moment."""
+"""A run that is given back gets its message atomically."""
 
 from skillfleet.contracts import RunState
 from skillfleet_ledger import Ledger

@@ -1,4 +1,4 @@
-"""What the scripts answer, to the last number, and what they do for users with fewer rights."""
+"""The exact replies of the scripts, also for users with fewer rights."""
 
 import asyncio
 import uuid
@@ -36,7 +36,7 @@ ENOUGH = RunEnd(RunState.CANCELLED, "cancelled_by_caller", "enough")
 async def call(
     ledger: Ledger, script: str, run_id: str, *args: Any, keys: tuple[str, ...] = ()
 ) -> Any:
-    """A script's own answer."""
+    """Return a script's raw reply."""
     names = (ledger.keys.prefix(run_id), *keys)
     return await run_script(ledger.connection, script, names, (run_id, *args))
 
@@ -64,7 +64,7 @@ async def test_a_claim_answers_to_the_last_number(ledger: Ledger) -> None:
 
 
 async def claimed_again(ledger: Ledger, run_id: str) -> Any:
-    """The lease of the second attempt, which has been given back for a retry, as was the first."""
+    """Give two attempts back for a retry and return the second's lease."""
     first = await ledger.leases.claim(run_id, "w1", "c1", LONG_MS, None)
     assert first.lease is not None
     await ledger.leases.requeue(first.lease, first.lease.seq, outcome="retry", reason="x")
@@ -84,7 +84,7 @@ async def test_an_adopted_run_that_does_not_start_waits_like_any_other(ledger: L
 
 @pytest.fixture
 async def signed(valkey: ValkeyServer) -> AsyncIterator[Ledger]:
-    """A ledger of a fleet that believes results and not records."""
+    """Yield a ledger of a fleet that trusts results but not records."""
     ledger = Ledger(settings_for(valkey, auth="required"))
     yield ledger
     await ledger.close()

@@ -1,4 +1,4 @@
-"""A fleet that runs many runs leaves nothing behind."""
+"""A fleet with many runs leaves no keys in Redis."""
 
 import asyncio
 from collections.abc import AsyncIterator

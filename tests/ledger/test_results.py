@@ -18,7 +18,7 @@ TASK = "librarian.survey"
 
 @pytest.fixture
 def app(valkey: ValkeyServer) -> Iterator[Celery]:
-    """An application that knows nothing of skillfleet."""
+    """Return an application without skillfleet."""
     app = Celery("plain", broker=valkey.url, backend=valkey.url, set_as_current=False)
     yield app
     app.backend.client.close()  # type: ignore[attr-defined]

@@ -38,7 +38,7 @@ def number_of(one: RunEvent) -> int:
 async def read_in_pieces(
     ledger: Ledger, lease: Lease, steps: list[tuple[int, int]]
 ) -> tuple[list[RunEvent], int]:
-    """Write and read in turns: (events to append, events to read) each; then end and finish."""
+    """Write and read alternately, by (events to append, events to read); then end the run."""
     seq = lease.seq
     seen: list[RunEvent] = []
     for count, reads in steps:

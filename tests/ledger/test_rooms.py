@@ -1,4 +1,4 @@
-"""The directory of agents, refused messages, and lists of runs."""
+"""The stores of the ledger: the directory of agents, dead letters, and lists of runs."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -114,7 +114,7 @@ async def test_runs_are_listed_newest_first_by_state_and_agent(ledger: Ledger) -
         if number % 2:
             await ledger.leases.settle(lease, f"{agent}.survey", lease.seq, DONE)
         made.append((agent, bool(number % 2), lease.run_id))
-        # Runs of one millisecond have no order.
+        # Runs of the same millisecond have no order.
         await asyncio.sleep(0.002)
     made.append(("librarian", False, (await submitted(ledger)).id))
     newest = [run_id for _, _, run_id in reversed(made)]
@@ -129,7 +129,7 @@ async def test_runs_are_listed_newest_first_by_state_and_agent(ledger: Ledger) -
     assert await ledger.queries.newest(agent="unknown") == []
 
 
-async def test_a_rare_state_is_found_behind_many_other_runs(ledger: Ledger) -> None:
+async def test_a_rare_state_is_found_among_many_other_runs(ledger: Ledger) -> None:
     rare = await running(ledger)
     await asyncio.gather(*(submitted(ledger) for _ in range(450)))
     found = await ledger.queries.newest(state=RunState.RUNNING, agent="librarian")

@@ -1,4 +1,4 @@
-"""Any interleaving of the scripts, from several workers, does what the model says.
+"""Any interleaving of the scripts, from several workers, behaves like the model.
 
 Callers die after the first step of a cancellation, releases go beyond their bound, the server
 forgets its scripts. After every step the records equal the model, and the auditor finds records,
@@ -51,7 +51,7 @@ PICK = st.integers(0, 99)
 
 
 class ScriptsMachine(RuleBasedStateMachine):
-    """Drives a real ledger and the model side by side."""
+    """A state machine that drives a real ledger and the model side by side."""
 
     def __init__(self, server: ValkeyServer) -> None:
         super().__init__()
@@ -72,12 +72,12 @@ class ScriptsMachine(RuleBasedStateMachine):
         return self.runner.run(coroutine)
 
     def pick(self, number: int) -> ModelRun:
-        """Any run, one that goes on more often than one that ended."""
+        """Choose any run, unfinished ones more often than ended ones."""
         runs = self.runs + [run for run in self.runs if not run.state.terminal] * 3
         return runs[number % len(runs)]
 
     def pick_lease(self, number: int) -> tuple[ModelRun, Lease]:
-        """Any lease that was ever given, those of runs that go on more often than others."""
+        """Choose any lease that was ever given, those of unfinished runs more often."""
         given = [(run, lease) for run in self.runs for lease in run.leases]
         given += [(run, lease) for run, lease in given if not run.state.terminal] * 2
         given += [(run, lease) for run, lease in given if run.holds(lease)]
@@ -306,10 +306,10 @@ class ScriptsMachine(RuleBasedStateMachine):
         debts: Any = self.client.zrange(key, 0, -1, withscores=True)
         began = self.now_ms()
         found = self.run(reap(self.ledger))
-        # What no one publishes comes again two seconds later, which a slow machine may need.
+        # An unpublished run comes again two seconds later, which a slow machine may need.
         self.run(self.ledger.maintenance.published(0, found.to_publish))
         queued = {run.new.id for run in self.runs if run.state is RunState.QUEUED}
-        # A debt may have become due in between.
+        # A cleanup may have become due in between.
         seen = {*found.to_clean_up, *(run_id for run_id, _, _ in found.to_end)}
         due = {
             run_id.decode()
@@ -346,7 +346,7 @@ class ScriptsMachine(RuleBasedStateMachine):
             if closing:
                 self.close(run, token, RunState.DEAD)
         wanted = {run_id for run_id, what in expected.items() if what - {"publish", "cleanups"}}
-        # Those that were named and not closed come again some seconds later.
+        # Runs that were named and not closed come again some seconds later.
         named = {run_id for run_id, _, _ in found}
         assert wanted <= named | self.named
         self.named |= named

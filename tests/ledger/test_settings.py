@@ -1,4 +1,4 @@
-"""Settings, and the URLs made of them."""
+"""Settings, and the URLs derived from them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Workers whose connections break all the time: every run still ends once, and in order."""
+"""Workers whose connections break all the time: every run still ends once and in order."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ TASK = "librarian.survey"
 
 @dataclass
 class Storm:
-    """One fleet in one loop: what is delivered, and what its workers did."""
+    """A fleet in one loop: its deliveries, and the work of its workers."""
 
     server: ValkeyServer
     dice: random.Random
@@ -35,7 +35,7 @@ class Storm:
     holders: dict[str, set[int]] = field(default_factory=dict)
 
     async def worker(self, name: str, proxy: Proxy) -> None:
-        """Claim, write and settle what is delivered; give up wherever a call fails."""
+        """Claim, write and settle delivered runs; give up where a call fails."""
         ledger = Ledger(settings_for(self.server, redis_url=proxy.url, redis_timeout_seconds=0.3))
         try:
             while True:
@@ -65,7 +65,7 @@ class Storm:
     async def finish(self, ledger: Ledger, lease: Lease, seq: int) -> None:
         fate = self.dice.random()
         if fate < 0.2:
-            # The worker dies: nothing more is received of this attempt.
+            # The worker dies: this attempt does nothing more.
             return
         if fate < 0.4:
             answer = await ledger.leases.requeue(lease, seq, outcome="retry", reason="x")
@@ -143,7 +143,7 @@ async def ride_out(server: ValkeyServer, seed: int) -> None:
             events = await read_all(calm, new.id)
             assert [one.final for one in events].count(True) == 1
             assert events[-1].final
-            # A run that was lost each time before its worker read the claim's reply has ended dead.
+            # A run whose claims were all lost before their replies were read ends as dead.
             if events[-1].state is RunState.SUCCEEDED:
                 assert storm.holders[new.id]
 

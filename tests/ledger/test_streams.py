@@ -122,7 +122,7 @@ async def test_a_stream_longer_than_a_page_is_read_whole(ledger: Ledger) -> None
     assert len(await read_all(ledger, lease.run_id, "1500-0")) == 502
 
 
-async def test_a_reader_that_resumes_behind_the_end_sees_nothing_more(ledger: Ledger) -> None:
+async def test_a_reader_that_resumes_after_the_end_gets_nothing(ledger: Ledger) -> None:
     lease = await running(ledger)
     await ledger.leases.settle(lease, TASK, 1, DONE)
     assert await read_all(ledger, lease.run_id, "2-0") == []
@@ -130,13 +130,13 @@ async def test_a_reader_that_resumes_behind_the_end_sees_nothing_more(ledger: Le
 
 
 @pytest.mark.parametrize("bad", ["x", "-1", "1-1", "1-", "٣-0", "1-0-0", " 1-0"])
-async def test_what_is_no_event_id_is_refused(ledger: Ledger, bad: str) -> None:
+async def test_an_invalid_event_id_is_refused(ledger: Ledger, bad: str) -> None:
     lease = await running(ledger)
     with pytest.raises(ValueError, match="is not an event id"):
         await read_all(ledger, lease.run_id, bad)
 
 
-async def test_a_run_that_no_one_knows_has_no_stream(ledger: Ledger) -> None:
+async def test_an_unknown_run_has_no_stream(ledger: Ledger) -> None:
     with pytest.raises(UnknownRunError):
         await read_all(ledger, "unknown")
 
@@ -153,7 +153,7 @@ async def test_a_reader_that_is_stopped_leaves_a_usable_ledger(ledger: Ledger) -
 
 
 async def test_a_reader_that_is_stopped_in_its_own_turn_stops(ledger: Ledger) -> None:
-    """As Ctrl-C does it, which comes while an event is being shown.
+    """Ctrl-C does this while an event is shown.
 
     A cancellation that waits for its task's next await is lost in `asyncio.timeout(0)`, with
     which redis-py looks at its connections: the reader went on to the end of the run.
@@ -184,7 +184,7 @@ async def test_a_reader_that_is_stopped_in_any_turn_of_the_loop_stops(
         await ledger.close()
 
 
-async def test_a_reader_goes_on_when_its_connections_break(valkey: ValkeyServer) -> None:
+async def test_a_reader_continues_when_its_connections_break(valkey: ValkeyServer) -> None:
     async with Proxy(valkey.port) as proxy:
         ledger = Ledger(settings_for(valkey))
         cut = Ledger(settings_for(valkey, redis_url=proxy.url))
@@ -242,7 +242,7 @@ async def test_a_stream_that_vanished_ends_its_readers(ledger: Ledger) -> None:
     await touch(ledger, "RESTORE", lease.run_id, f"events:{lease.run_id}", 60_000, kept)
 
 
-async def test_a_reader_fails_in_bounded_time_when_redis_stays_away(valkey: ValkeyServer) -> None:
+async def test_a_reader_fails_in_bounded_time_when_redis_stays_down(valkey: ValkeyServer) -> None:
     async with Proxy(valkey.port) as proxy:
         ledger = Ledger(settings_for(valkey, redis_url=proxy.url, redis_timeout_seconds=0.4))
         try:

@@ -24,7 +24,7 @@ async def test_runs_that_exist_are_distinguished(ledger: Ledger) -> None:
     assert await ledger.submissions.submit_many(both) == [False, True]
 
 
-async def test_a_server_that_forgot_the_script_is_reminded(ledger: Ledger) -> None:
+async def test_a_script_is_sent_again_to_a_server_that_forgot_it(ledger: Ledger) -> None:
     await ledger.submissions.submit(submission(), b"message")
     await ledger.connection.execute("SCRIPT", "FLUSH")
     items = [(submission(), b"message") for _ in range(10)]

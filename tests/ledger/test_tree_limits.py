@@ -1,4 +1,4 @@
-"""What a tree of runs may not do: call itself in a circle, or use up more than its budget."""
+"""The limits of a tree of runs: no cycles, and no more than its budget."""
 
 import pytest
 
@@ -19,7 +19,7 @@ async def test_the_same_call_below_itself_is_a_cycle_at_any_depth(ledger: Ledger
     assert await ledger.submissions.submit(child_of(lease, root.run_id, digest="d1", agent="other"))
 
 
-async def test_the_same_call_beside_itself_is_none(ledger: Ledger) -> None:
+async def test_the_same_call_beside_itself_is_not_a_cycle(ledger: Ledger) -> None:
     root = await running(ledger)
     assert await ledger.submissions.submit(child_of(root, root.run_id, digest="same"))
     assert await ledger.submissions.submit(child_of(root, root.run_id, digest="same"))

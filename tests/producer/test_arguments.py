@@ -94,7 +94,7 @@ def test_everyday_objects_arrive_as_json(
 
 
 @pytest.mark.parametrize(("skill", "value", "where"), REFUSED, ids=kind)
-def test_what_json_cannot_carry_is_refused_everywhere(
+def test_values_that_json_cannot_carry_are_refused_everywhere(
     typed: Fleet, empty: Fleet, skill: str, value: Any, where: str
 ) -> None:
     reported = set()
@@ -137,7 +137,7 @@ def test_typed_values_of_celerys_own_json_are_taken(
     assert plain_celery(server.url, code) == [["value", got, "SUCCESS"]] * 2
 
 
-def test_bytes_of_a_plain_client_that_are_no_text_are_refused_by_name(
+def test_bytes_of_a_plain_client_that_are_not_text_are_refused_by_name(
     server: ValkeyServer, typed: Fleet
 ) -> None:
     code = (

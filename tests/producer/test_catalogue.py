@@ -53,7 +53,7 @@ async def test_the_newest_live_version_that_takes_the_arguments_gets_the_run(
     assert await queue_of(valkey, {"y": 1}) == "remote"
 
 
-async def test_a_version_that_no_one_serves_any_more_gets_no_runs(
+async def test_a_version_without_a_live_worker_gets_no_runs(
     valkey: ValkeyServer, ledger: Ledger
 ) -> None:
     """As after a deployment was rolled back."""
@@ -79,7 +79,7 @@ async def test_a_skill_that_only_silent_workers_have_is_still_taken(
     ("schema", "why"),
     [({"type": "strang"}, "strang"), ({"$ref": "http://127.0.0.1:1/x"}, "nothing is fetched")],
 )
-async def test_a_schema_that_is_none_concerns_only_its_own_version(
+async def test_an_invalid_schema_affects_only_its_own_version(
     valkey: ValkeyServer, ledger: Ledger, schema: dict[str, str], why: str
 ) -> None:
     broken = SkillCard(name="hi", input_schema=schema)

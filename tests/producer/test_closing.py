@@ -50,7 +50,7 @@ def listening(server: ValkeyServer, fleet: Fleet, run: RunHandle) -> bool:
         return bool(client.pubsub_numsub(channel)[0][1] == 1 and blocked == 2)
 
 
-def test_closing_ends_what_other_threads_wait_for(valkey: ValkeyServer) -> None:
+def test_closing_ends_the_waiting_calls_of_other_threads(valkey: ValkeyServer) -> None:
     fleet = Fleet(valkey.producer_url)
     run = enqueued(fleet)
     with ThreadPoolExecutor(len(NEVER)) as threads:
@@ -62,7 +62,7 @@ def test_closing_ends_what_other_threads_wait_for(valkey: ValkeyServer) -> None:
                 wait.result(timeout=30)
 
 
-def test_closing_ends_what_waits_for_a_redis_that_is_silent(valkey: ValkeyServer) -> None:
+def test_closing_ends_calls_that_wait_for_a_silent_redis(valkey: ValkeyServer) -> None:
     def in_thread(act: Callable[[Proxy], None]) -> None:
         asyncio.run_coroutine_threadsafe(_do(act), loop).result()
 

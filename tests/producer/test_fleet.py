@@ -121,7 +121,7 @@ def test_the_result_of_each_ending_is_reported(fleet: Fleet) -> None:
     assert codes == ["skill_error", "deadline_exceeded", "cancelled_by_caller"]
 
 
-def test_waiting_in_vain_says_that_the_run_goes_on(fleet: Fleet) -> None:
+def test_a_timeout_error_says_that_the_run_continues(fleet: Fleet) -> None:
     run = fleet.enqueue("kit.sleep", {"seconds": 600})
     wait_kind(run, "progress")
     with pytest.raises(ResultTimeoutError, match="the run goes on"):
@@ -132,7 +132,7 @@ def test_waiting_in_vain_says_that_the_run_goes_on(fleet: Fleet) -> None:
     run.cancel()
 
 
-def test_an_event_id_that_is_none_is_refused(fleet: Fleet) -> None:
+def test_a_fleet_refuses_an_invalid_event_id(fleet: Fleet) -> None:
     run = fleet.enqueue("kit.add", {"x": 1})
     with pytest.raises(ValueError, match="not an event id"):
         list(run.events(after="yesterday"))

@@ -40,7 +40,7 @@ def test_an_id_that_no_run_has_is_unknown(valkey: ValkeyServer, run_id: str, sha
 
 
 @pytest.mark.parametrize("after", NO_EVENTS, ids=lambda after: repr(after)[:12])
-def test_what_is_no_event_id_is_refused(valkey: ValkeyServer, after: Any) -> None:
+def test_an_invalid_event_id_is_refused(valkey: ValkeyServer, after: Any) -> None:
     with Fleet(valkey.producer_url) as fleet:
         run = fleet.enqueue("kit.add", {"x": 1})
         with pytest.raises(ValueError, match="not an event id") as caught:

@@ -25,14 +25,14 @@ FLAGS = (
 
 
 class Page:
-    """The one tab of a browser."""
+    """The only tab of a browser."""
 
     def __init__(self, connection: WebSocketClientConnection) -> None:
         self._connection = connection
         self._number = 0
 
     async def command(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a DevTools command and return its result; events are passed over."""
+        """Send a DevTools command and return its result; ignore events."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         await self._connection.write_message(json.dumps(message))
@@ -46,7 +46,7 @@ class Page:
                 return found
 
     async def log_in(self, user: str, password: str) -> None:
-        """Send these with every request, by HTTP basic authentication."""
+        """Send these credentials with every request, by HTTP basic authentication."""
         token = base64.b64encode(f"{user}:{password}".encode()).decode()
         await self.command("Network.enable")
         headers = {"Authorization": f"Basic {token}"}
@@ -61,7 +61,7 @@ class Page:
         )
 
     async def read(self, expression: str) -> Any:
-        """The value of a JavaScript expression; None when it fails."""
+        """Return the value of a JavaScript expression; None when it fails."""
         result = await self.command("Runtime.evaluate", expression=expression, returnByValue=True)
         return result["result"].get("value")
 
@@ -70,23 +70,23 @@ class Page:
         await wait_until_async(lambda: self.read(expression), timeout, expression)
 
     async def click(self, selector: str) -> None:
-        """Click on the element, as a person would see it."""
+        """Click on the element where a person would."""
         await self.wait_for(f"document.querySelector({json.dumps(selector)}) !== null")
         await self.read(f"document.querySelector({json.dumps(selector)}).click()")
 
     async def text(self) -> str:
-        """What the page shows."""
+        """Return the text that the page shows."""
         return str(await self.read("document.body.innerText"))
 
     async def screenshot(self, file: Path) -> None:
-        """Write what the page shows as a PNG."""
+        """Write a screenshot of the page as a PNG."""
         shot = await self.command("Page.captureScreenshot", format="png")
         await asyncio.to_thread(file.write_bytes, base64.b64decode(shot["data"]))
 
 
 @contextmanager
 def chromium() -> Iterator[str]:
-    """A fresh Chromium, as the address of its DevTools; skips the test where there is none."""
+    """Start a Chromium and yield the address of its DevTools; skip the test without one."""
     program = require_binary("chromium", "chromium")
     folder = Path(tempfile.mkdtemp(prefix="skillfleet-chromium-"))
     process = subprocess.Popen(
@@ -108,7 +108,7 @@ def chromium() -> Iterator[str]:
 
 @asynccontextmanager
 async def tab(devtools: str) -> AsyncIterator[Page]:
-    """The tab of a browser that `chromium` started."""
+    """Yield the tab of a browser that `chromium` started."""
     root = await _connect(devtools)
     targets = (await Page(root).command("Target.getTargets"))["targetInfos"]
     (target,) = [each["targetId"] for each in targets if each["type"] == "page"]

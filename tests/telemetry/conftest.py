@@ -1,4 +1,4 @@
-"""Fleets whose telemetry arrives in this process, and a caller that is traced, too."""
+"""Fleets whose telemetry arrives in this process, and a traced caller."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ SECRET = 'p"ss word\\1'
 
 
 class _Own(SpanExporter):
-    """Gives this process's spans to the receiver of the test, if it has one."""
+    """An exporter that passes this process's spans to the receiver of the test, if any."""
 
     receiver: Receiver | None = None
 
@@ -47,7 +47,7 @@ class Watched:
 
 @pytest.fixture(scope="session")
 def tracer() -> trace.Tracer:
-    """The caller's tracer: this process's one provider."""
+    """Return the caller's tracer, from this process's only provider."""
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(_own))
     trace.set_tracer_provider(provider)
@@ -58,7 +58,7 @@ def tracer() -> trace.Tracer:
 def watched(
     pool: str, receiver: Receiver, variables: Mapping[str, str] | None = None, **options: Any
 ) -> Iterator[Watched]:
-    """A fleet of one worker that exports to the receiver; options of FleetWorker.
+    """Start a fleet of one worker that exports to the receiver; options of FleetWorker.
 
     `variables` are more of the worker's environment; an empty value takes one away.
     """
@@ -81,7 +81,7 @@ def watched(
 
 @pytest.fixture(scope="session")
 def watched_fleets() -> Iterator[Callable[[str], Watched]]:
-    """A watched fleet for each pool, started when first asked for."""
+    """Return a function for the watched fleet of each pool, started at its first use."""
     with ExitStack() as stack:
         known: dict[str, Watched] = {}
 
@@ -100,7 +100,7 @@ def seen(
     watched_fleets: Callable[[str], Watched],
     tracer: trace.Tracer,
 ) -> Iterator[Watched]:
-    """The watched fleet of each pool in turn; spans of this process arrive there, too."""
+    """Return the watched fleet of each pool; spans of this process arrive there, too."""
     fleet = watched_fleets(request.param)
     _own.receiver = fleet.receiver
     yield fleet
@@ -109,7 +109,7 @@ def seen(
 
 @pytest.fixture
 def receiver(tracer: trace.Tracer) -> Iterator[Receiver]:
-    """A collector of the test's own, where spans of this process arrive, too."""
+    """Yield a collector of this test, where spans of this process arrive, too."""
     with Receiver() as own:
         _own.receiver = own
         yield own
@@ -118,7 +118,7 @@ def receiver(tracer: trace.Tracer) -> Iterator[Receiver]:
 
 @pytest.fixture
 def own_root() -> Iterator[None]:
-    """Logging as it was, after a test that sets it up itself."""
+    """Restore logging after a test that configures it."""
     root = logging.getLogger()
     handlers, level, raising = list(root.handlers), root.level, logging.raiseExceptions
     yield

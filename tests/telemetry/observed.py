@@ -34,7 +34,7 @@ async def adds_all(ctx: RunContext, n: int) -> int:
 
 @agent.skill
 async def carried(ctx: RunContext) -> list[str]:
-    """What came with the trace context."""
+    """Return the baggage and state that came with the trace context."""
     state = trace.get_current_span().get_span_context().trace_state
     return [str(baggage.get_baggage("tenant")), state.to_header()]
 
@@ -75,14 +75,14 @@ async def _waits(ctx: RunContext) -> None:
 
 
 def _leave_open(ctx: RunContext) -> None:
-    """A tool call and a library's span that no one ends."""
+    """Start a tool call and a library's span, and end neither."""
     ctx.tool_call("forgotten").__enter__()
     tracer.start_span("neglected")
 
 
 @agent.skill
 async def dies_once(ctx: RunContext, all_of_it: bool) -> int:
-    """Kill the process at the first attempt, once what it called is over."""
+    """Kill the process at the first attempt, after the run it called has ended."""
     await ctx.call("watched", "add", args={"x": 1})
     if ctx.attempt == 1:
         await asyncio.sleep(1.0)
@@ -120,7 +120,7 @@ async def logs(ctx: RunContext) -> str:
 
 
 class _Unlucky:
-    """Fails when it is thrown away."""
+    """An object that fails when it is deleted."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -131,7 +131,7 @@ class _Unlucky:
 
 @agent.skill(secrets=("token",))
 async def fails_unseen(ctx: RunContext) -> None:
-    """Errors that no handler can catch: of a plain thread, and of a `__del__`."""
+    """Raise errors that no handler can catch: in a plain thread, and in a `__del__`."""
     secret = ctx.secret("token")
 
     def fails() -> None:
@@ -168,7 +168,7 @@ async def dies_for_good(ctx: RunContext) -> None:
 
 @agent.skill
 async def talks(ctx: RunContext, n: int) -> None:
-    """Emit two kinds of events in turn."""
+    """Emit events of two kinds, alternately."""
     for i in range(n):
         await ctx.emit_progress(f"step {i}")
         await ctx.emit_text_delta("word ")

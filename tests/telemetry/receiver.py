@@ -1,4 +1,4 @@
-"""An OTLP collector in this process: HTTP, protobuf, and what a test wants to know of spans."""
+"""An OTLP collector in this process: HTTP, protobuf, and queries for spans."""
 
 import gzip
 import threading
@@ -22,7 +22,7 @@ ERROR = 2
 
 @dataclass(frozen=True)
 class Seen:
-    """A span as it came over the wire; ids are hex digits, a root's parent is ''."""
+    """A received span; ids are hex digits, a root's parent is ''."""
 
     name: str
     kind: str
@@ -82,14 +82,14 @@ class Receiver:
             block_on_close = False
 
             def handle_error(self, request: Any, client_address: Any) -> None:
-                """A worker that was killed in mid-request is no error of ours."""
+                """Ignore errors: a worker may have been killed during its request."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     @property
     def endpoint(self) -> str:
-        """For OTEL_EXPORTER_OTLP_ENDPOINT."""
+        """Return the value for OTEL_EXPORTER_OTLP_ENDPOINT."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
@@ -114,7 +114,7 @@ class Receiver:
         self._free.set()
 
     def take(self, path: str, body: bytes) -> int:
-        """One export; the HTTP status to answer."""
+        """Take one export and return the HTTP status to answer."""
         with self._lock:
             self.requests += 1
         self._free.wait()
@@ -127,19 +127,19 @@ class Receiver:
         return 200
 
     def add(self, spans: Iterable[Seen]) -> None:
-        """Spans of this process, which need no wire."""
+        """Take spans of this process, without HTTP."""
         with self._lock:
             self.spans += spans
 
     def trace(self, trace_id: str) -> list[Seen]:
-        """The spans of a trace that have arrived."""
+        """Return the spans of a trace that have arrived."""
         with self._lock:
             return [span for span in self.spans if span.trace_id == trace_id]
 
     def wait_for(
         self, trace_id: str, enough: Callable[[list[Seen]], object], what: str
     ) -> list[Seen]:
-        """The trace, once `enough` of it has arrived."""
+        """Wait until `enough` of the trace has arrived, and return it."""
         try:
             wait_until(lambda: enough(self.trace(trace_id)), 20.0, what)
         except AssertionError as error:
@@ -162,20 +162,20 @@ def check_connected(spans: list[Seen]) -> Seen:
 
 
 def children(spans: list[Seen], parent: Seen) -> list[Seen]:
-    """The spans right below a span, in order of their begin."""
+    """Return the child spans of a span, in the order of their start."""
     found = [span for span in spans if span.parent_id == parent.span_id]
     return sorted(found, key=lambda span: span.began_ns)
 
 
 def one(spans: Iterable[Seen], name: str) -> Seen:
-    """The one span of that name."""
+    """Return the only span of that name."""
     found = [span for span in spans if span.name == name]
     assert len(found) == 1, f"{len(found)} spans are called {name!r}"
     return found[0]
 
 
 def tree(spans: list[Seen], parent: str | None = None, depth: int = 0) -> list[str]:
-    """The spans as indented lines, orphans at the end."""
+    """Return the spans as indented lines, with orphans at the end."""
     ids = {span.span_id for span in spans}
     if parent is None:
         level = [span for span in spans if span.parent_id not in ids]

@@ -1,4 +1,4 @@
-"""Reading what a worker serves over HTTP."""
+"""Readers for the HTTP endpoints of a worker."""
 
 import urllib.error
 import urllib.request
@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 def get(port: int, path: str) -> tuple[int, str]:
-    """Status and body of a GET on this machine; 0 while no one answers."""
+    """Return status and body of a GET on this machine; 0 while nothing listens."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as reply:
             return reply.status, reply.read().decode()
@@ -20,13 +20,13 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 
 def scrape(port: int) -> "Metrics":
-    """What /metrics says now."""
+    """Return the current samples of /metrics."""
     status, text = get(port, "/metrics")
     return Metrics(text if status == 200 else "")
 
 
 class Metrics:
-    """Samples of an exposition, by name."""
+    """The samples of an exposition, by name."""
 
     def __init__(self, text: str) -> None:
         self.families = list(text_string_to_metric_families(text))
@@ -36,7 +36,7 @@ class Metrics:
                 self.samples[sample.name].append((sample.labels, sample.value))
 
     def sum(self, name: str, **labels: str) -> float:
-        """The sum over all samples of a name with these labels; 0 without any."""
+        """Return the sum over all samples of a name with these labels; 0 without any."""
         return sum(
             value for found, value in self.samples.get(name, []) if labels.items() <= found.items()
         )

@@ -1,4 +1,4 @@
-"""An exporter that fails or hangs: counted and logged, and no run waits for it."""
+"""Exporters that fail or hang: they are counted and logged, and no run waits for them."""
 
 import signal
 
@@ -21,7 +21,7 @@ IMPATIENT = {"OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
 
 
 @pytest.mark.parametrize("pool", ["loop", "prefork"])
-def test_spans_that_a_collector_refuses_are_counted_and_said_once(
+def test_spans_that_a_collector_refuses_are_counted_and_logged_once(
     pool: str, receiver: Receiver
 ) -> None:
     receiver.refuse()

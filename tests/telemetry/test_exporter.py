@@ -30,7 +30,7 @@ def server() -> Iterator[ValkeyServer]:
 
 @pytest.fixture
 def exporter(server: ValkeyServer) -> Iterator[int]:
-    """A running exporter's port."""
+    """Yield the port of a running exporter."""
     port = free_port()
     process = subprocess.Popen(
         [*COMMAND, "--port", str(port)],
@@ -79,14 +79,16 @@ def test_demand_is_what_waits_and_what_runs_over_all_the_queues_asked_for(
         assert metrics.sum("skillfleet_redis_evicted_keys_total") == 0
 
 
-def test_an_empty_fleet_has_a_demand_of_nothing(exporter: int) -> None:
+def test_an_empty_fleet_has_no_demand(exporter: int) -> None:
     assert ask(exporter, "/demand?queue=celery")["demand"] == 0
     assert [stats["queue"] for stats in ask(exporter, "/queues")] == ["celery"]
     assert get(exporter, "/demand")[0] == 400
     assert get(exporter, "/nothing")[0] == 404
 
 
-def test_without_redis_it_lives_but_answers_no_number(server: ValkeyServer, exporter: int) -> None:
+def test_without_redis_the_exporter_is_live_but_serves_no_numbers(
+    server: ValkeyServer, exporter: int
+) -> None:
     assert get(exporter, "/readyz")[0] == 200
     server.stop()
     assert get(exporter, "/readyz")[0] == 503
@@ -97,7 +99,7 @@ def test_without_redis_it_lives_but_answers_no_number(server: ValkeyServer, expo
     assert ask(exporter, "/demand?queue=celery")["demand"] == 0
 
 
-def test_a_taken_port_is_said_in_one_line(valkey: ValkeyServer) -> None:
+def test_a_taken_port_is_reported_in_one_line(valkey: ValkeyServer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = subprocess.run(

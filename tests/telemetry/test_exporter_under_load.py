@@ -1,4 +1,4 @@
-"""The exporter's numbers are the ledger's, at any moment of a fleet at work, in every form."""
+"""The exporter's numbers equal the ledger's at any moment of a busy fleet, in every format."""
 
 import itertools
 import json
@@ -44,7 +44,7 @@ def records(client: redis.Redis) -> list[dict[bytes, bytes]]:
 
 
 def truth(found: list[dict[bytes, bytes]]) -> dict[str, Truth]:
-    """What the records say, by queue. Delays of this test never end."""
+    """Return the counts of the records, by queue. Delays of this test never end."""
     counts = {queue: Truth() for queue in QUEUES}
     for record in found:
         count = counts[record[b"queue"].decode()]
@@ -59,7 +59,7 @@ def truth(found: list[dict[bytes, bytes]]) -> dict[str, Truth]:
 
 
 class Load:
-    """Keeps enqueuing runs of up to a second, until `pause` stops it for a while."""
+    """A producer that keeps enqueuing runs of up to a second, except during `pause`."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
@@ -76,7 +76,7 @@ class Load:
         self._thread.join()
 
     def pause(self) -> threading.Lock:
-        """As long as it is held, nothing is enqueued."""
+        """Return the lock that stops enqueuing while it is held."""
         return self._goes
 
     def _enqueue(self) -> None:
@@ -93,7 +93,7 @@ class Load:
 
 @contextmanager
 def exporting(server: ValkeyServer) -> Iterator[int]:
-    """A running exporter's port; it is the Redis user made for it."""
+    """Yield the port of an exporter that uses its own Redis user."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "skillfleet_cli", "exporter", "--port", str(port)],
@@ -109,7 +109,7 @@ def exporting(server: ValkeyServer) -> Iterator[int]:
 
 @contextmanager
 def stopped(workers: list[FleetWorker], client: redis.Redis) -> Iterator[list[dict[bytes, bytes]]]:
-    """Workers stand still in the middle of their work, much shorter than a lease: the records."""
+    """Stop the workers for much less than a lease, and yield the records of that moment."""
     for worker in workers:
         worker.signal_all(signal.SIGSTOP)
     try:
@@ -120,7 +120,7 @@ def stopped(workers: list[FleetWorker], client: redis.Redis) -> Iterator[list[di
             before, previous = previous, records(client)
             return before == previous
 
-        wait_until(settled, what="what was on its way to arrive")
+        wait_until(settled, what="the last writes to arrive")
         yield previous
     finally:
         for worker in workers:
@@ -133,7 +133,7 @@ def now_ms(client: redis.Redis) -> float:
 
 
 def compare(port: int, client: redis.Redis, expected: dict[str, Truth]) -> None:
-    """Every form says what the records say."""
+    """Assert that every format has the counts of the records."""
     before = now_ms(client)
     queues = {stats["queue"]: stats for stats in json.loads(get(port, "/queues")[1])}
     names = "&".join(f"queue={queue}" for queue in QUEUES)
@@ -177,7 +177,7 @@ def test_the_numbers_are_those_of_the_records_while_workers_run(server: ValkeySe
                 expected = truth(found)
                 compare(port, client, expected)
                 seen.append(expected)
-    # The moments were worth comparing.
+    # The compared moments were different enough.
     for name in ("queued", "running", "delayed"):
         assert sum(getattr(moment[queue], name) for moment in seen for queue in QUEUES) > MOMENTS
     assert len({str(moment) for moment in seen}) == MOMENTS
@@ -188,5 +188,5 @@ def have_ended(client: redis.Redis, number: int) -> bool:
 
 
 def ended(client: redis.Redis) -> int:
-    """How many runs have succeeded."""
+    """Return the number of runs that have succeeded."""
     return int(client.zcard(f"{PREFIX}state:succeeded"))

@@ -37,7 +37,7 @@ def server() -> Iterator[ValkeyServer]:
 
 @pytest.fixture
 def notes() -> Iterator[Path]:
-    """A folder with one file; its name is short, as it is in the pictures."""
+    """Yield a folder with one file; its name is short because screenshots show it."""
     with tempfile.TemporaryDirectory(prefix="notes-") as folder:
         (Path(folder) / "whales.txt").write_text("TODO: count whales\n")
         yield Path(folder)
@@ -45,7 +45,7 @@ def notes() -> Iterator[Path]:
 
 @pytest.fixture
 def flower(server: ValkeyServer) -> Iterator[str]:
-    """The address of a Flower that asks for a password."""
+    """Yield the address of a Flower that asks for a password."""
     port = free_port()
     process = subprocess.Popen(
         [
@@ -82,7 +82,7 @@ async def shoot(page: Page, name: str) -> None:
 
 
 async def open_until(page: Page, url: str, *texts: str) -> None:
-    """Open a page anew until it shows all the texts: not each page renews itself."""
+    """Reload a page until it shows all the texts: not every page refreshes itself."""
 
     async def shown() -> bool:
         await page.open(url)
@@ -150,6 +150,6 @@ async def test_the_worker_page_shows_the_pool_and_its_concurrency(
 def test_without_a_password_only_metrics_and_the_health_check_answer(flower: str) -> None:
     assert _status(f"{flower}/tasks") == 401
     assert _status(f"{flower}/api/tasks") == 401
-    # Which is why docs/flower.md says how to close these two as well.
+    # docs/flower.md therefore says how to close these two as well.
     assert _status(f"{flower}/metrics") == 200
     assert _status(f"{flower}/healthcheck") == 200

@@ -46,7 +46,7 @@ def test_a_model_call_and_its_tool_call_nest_below_the_skill(
     assert not {name for name in reported if "messages" in name or "arguments" in name}
 
 
-def test_content_is_recorded_only_when_the_operator_says_so_and_tokens_are_counted(
+def test_content_is_recorded_only_when_the_operator_allows_it_and_tokens_are_counted(
     receiver: Receiver, tracer: trace.Tracer
 ) -> None:
     allowed = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "true"}

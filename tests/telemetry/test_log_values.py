@@ -1,4 +1,4 @@
-"""Whatever is logged, a line of it is written, and nothing is raised where it was logged."""
+"""Any logged value yields a line, and the logging call never raises."""
 
 import json
 import logging
@@ -47,7 +47,7 @@ class NoItems(dict[str, int]):
 
 
 class NoClass:
-    """Not even `isinstance` can look at it."""
+    """An object for which even `isinstance` fails."""
 
     @property
     def __class__(self) -> Any:
@@ -184,7 +184,7 @@ def test_one_line_of_json_is_written_whatever_the_value(
 
 
 @pytest.mark.parametrize("report", [field, event, no_field, field_and_error])
-def test_what_not_even_its_class_can_be_asked_of_is_written_as_well(
+def test_an_object_that_refuses_its_class_is_written_as_well(
     own_root: None, capfd: pytest.CaptureFixture[str], report: Callable[[object], None]
 ) -> None:
     logs.configure("INFO", "json")
@@ -194,7 +194,7 @@ def test_what_not_even_its_class_can_be_asked_of_is_written_as_well(
 
 
 @pytest.mark.parametrize("what", VALUES)
-def test_a_terminal_is_steered_by_no_value(
+def test_no_value_can_control_a_terminal(
     own_root: None, capfd: pytest.CaptureFixture[str], what: str
 ) -> None:
     logs.configure("INFO", "console")
@@ -282,7 +282,7 @@ def test_a_line_is_json_in_every_encoding_of_stderr(encoding: str) -> None:
 def test_no_secret_is_in_a_json_line_however_its_value_quotes_it(
     secret: str, way: Callable[[str], str], before: str
 ) -> None:
-    """A line is searched as a whole, so its own quoting must not hide a secret."""
+    """Lines are searched as a whole, so their own quoting must not hide a secret."""
     registry = SecretRegistry()
     registry.register(secret)
     record = logging.LogRecord("mine", logging.INFO, "", 0, "%s", ("x",), None)

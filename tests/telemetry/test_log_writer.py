@@ -1,4 +1,4 @@
-"""The thread that writes log lines: their order, what a slow reader costs, and every exit."""
+"""The thread that writes log lines: order, slow readers, and every kind of exit."""
 
 import io
 import json
@@ -23,7 +23,7 @@ LINES = 300
 
 
 class Reader(io.StringIO):
-    """A stream whose reader may stand still."""
+    """A stream whose reader may stop reading."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def test_lines_keep_their_order_and_are_written_in_batches(reader: Reader) -> No
     assert reader.writes < 1000
 
 
-def test_a_reader_that_stands_still_delays_no_caller(reader: Reader) -> None:
+def test_a_stopped_reader_delays_no_caller(reader: Reader) -> None:
     writer = LineWriter(reader)
     reader.reads.clear()
     began = time.monotonic()
@@ -158,7 +158,7 @@ def test_a_line_is_written_soon_after_it_was_logged() -> None:
 
 
 def test_a_child_that_was_forked_while_lines_are_written_can_log(tmp_path: Path) -> None:
-    """The lock of the parent's writing thread must not be held in the child for ever."""
+    """The lock of the parent's writing thread must not stay locked in the child."""
     script = """
 stop = threading.Event()
 def chatter():

@@ -1,4 +1,4 @@
-"""Log lines of runs: whose they are, in whatever library, and no secrets in them."""
+"""Log lines of runs: they name their run, whatever library wrote them, and hide secrets."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ def lines_of(seen: Watched, run_id: str) -> list[dict[str, Any]]:
     return [line for line in parsed if line.get("run_id") == run_id]
 
 
-def test_each_line_of_a_run_says_so_and_hides_its_secrets(seen: Watched) -> None:
+def test_each_line_of_a_run_names_it_and_hides_its_secrets(seen: Watched) -> None:
     run = seen.fleet.enqueue("watched.logs")
     wait_until(lambda: run.status().finished_at, what="the run's end")
     status = run.status()
@@ -59,7 +59,7 @@ def test_a_run_that_succeeds_writes_one_line(seen: Watched) -> None:
     run = seen.fleet.enqueue("fleet.echo", {"text": "quiet"})
     assert run.result(timeout=60)
     wait_until(lambda: lines_of(seen, run.id), what="the run's line")
-    # Lines keep their order: what was logged of this run is written before this one's line.
+    # Lines keep their order: earlier lines of this run are written before its last.
     later = seen.fleet.enqueue("fleet.echo", {"text": "later"})
     wait_until(lambda: lines_of(seen, later.id), what="the later run's line")
     (line,) = lines_of(seen, run.id)
@@ -194,7 +194,7 @@ def in_a_field() -> None:
 
 
 def in_a_cause() -> None:
-    """The key also lies in a local variable here, where it is too long for a terminal's line."""
+    """The key is also in a local variable here, where it is too long for a terminal's line."""
     local = KEY
 
     def fails() -> None:

@@ -1,4 +1,4 @@
-"""Metrics of a worker as Prometheus sees them, in every pool; and their table in the docs."""
+"""The metrics of a worker as Prometheus sees them, in every pool, and their table in the docs."""
 
 import json
 import os
@@ -86,7 +86,7 @@ def test_ends_durations_and_waits_are_counted_by_skill(measured: tuple[Watched, 
 
 def test_labels_are_those_of_the_table_and_hold_no_ids(measured: tuple[Watched, int]) -> None:
     seen, port = measured
-    # A skill that no other test counts: its end may be counted a moment later.
+    # No other test counts this skill, whose end may be counted a moment later.
     run = seen.fleet.enqueue("fleet.echo", {"text": "hello"})
     run.result(timeout=60)
     known = {metric.prometheus: metric for metric in table.TABLE}
@@ -98,7 +98,7 @@ def test_labels_are_those_of_the_table_and_hold_no_ids(measured: tuple[Watched, 
             assert run.id not in sample.labels.values()
 
 
-def test_a_message_that_no_one_can_read_is_a_dead_letter(measured: tuple[Watched, int]) -> None:
+def test_an_unreadable_message_is_a_dead_letter(measured: tuple[Watched, int]) -> None:
     seen, port = measured
     name = "skillfleet_dead_letters_total"
     before = scrape(port).sum(name, kind="message")
@@ -143,7 +143,7 @@ def test_a_killed_childs_lease_and_restart_are_counted_by_the_worker_that_finds_
         assert found.sum("skillfleet_leases_lost_total") == 1 + 3
         assert found.sum("skillfleet_reaper_runs_total", work="restarted") == 1 + 2
         assert found.sum("skillfleet_runs_total", outcome="dead", skill="watched.dies_always") == 1
-        # A dead child counts until its parent has taken note of its end.
+        # A dead child counts until its parent has noticed its end.
         wait_until(lambda: scrape(port).sum("skillfleet_runs_in_flight") == 0, what="none to run")
 
 

@@ -1,4 +1,4 @@
-"""The probes of a worker, as Kubernetes asks them, in every pool."""
+"""The probes of a worker, as Kubernetes calls them, in every pool."""
 
 import os
 import signal
@@ -46,13 +46,13 @@ def status(port: int, path: str) -> int:
     return get(port, path)[0]
 
 
-def test_a_worker_is_ready_not_without_redis_and_not_when_it_drains(
+def test_a_worker_is_not_ready_without_redis_or_while_it_drains(
     probed: tuple[Watched, int],
 ) -> None:
     seen, port = probed
     for path in ("/startupz", "/livez", "/readyz"):
         wait_until(lambda path=path: status(port, path) == 200, what=path)  # type: ignore[misc]
-    assert status(port, "/metrics") == 404, "no one asked for metrics"
+    assert status(port, "/metrics") == 404, "metrics are not enabled"
     assert status(port, "/nothing") == 404
 
     seen.server.stop()
@@ -72,7 +72,7 @@ def test_a_worker_is_ready_not_without_redis_and_not_when_it_drains(
     assert status(port, "/livez") == 0
 
 
-def test_a_loop_that_stands_still_is_not_live(receiver: Receiver) -> None:
+def test_a_blocked_loop_is_not_live(receiver: Receiver) -> None:
     port = free_port()
     with watched("loop", receiver, OFF, probe_port=port, blocked_seconds=0.5) as seen:
         run = seen.fleet.enqueue("watched.blocks", {"seconds": 4})
@@ -82,7 +82,7 @@ def test_a_loop_that_stands_still_is_not_live(receiver: Receiver) -> None:
         run.result(timeout=60)
 
 
-def test_a_worker_is_live_while_one_of_its_children_stands_still(receiver: Receiver) -> None:
+def test_a_worker_is_live_while_one_of_its_children_is_stopped(receiver: Receiver) -> None:
     port = free_port()
     options = {"probe_port": port, "blocked_seconds": 1}
     with watched("prefork", receiver, OFF, concurrency=1, **options) as seen:
@@ -97,38 +97,38 @@ def test_a_worker_is_live_while_one_of_its_children_stands_still(receiver: Recei
 
 @dataclass
 class Standing:
-    """A worker whose consumer turns when the test says so."""
+    """A worker whose consumer runs only when the test lets it."""
 
     settings: WorkerSettings
     consumer: Any = None
     process: Any = None
 
 
-def test_a_consumer_that_stands_still_is_not_live_unless_it_waits_for_the_broker() -> None:
+def test_a_blocked_consumer_is_not_live_unless_it_waits_for_the_broker() -> None:
     ticks: list[Callable[[], None]] = []
     timer = SimpleNamespace(call_repeatedly=lambda _, tick: ticks.append(tick))
     worker = Standing(WorkerSettings.load(blocked_seconds=0.01))
     health = Health(worker)
     assert health.not_started() is not None
-    assert health.not_live() is None, "it has not begun to turn"
+    assert health.not_live() is None, "its consumer has not started"
     worker.consumer = SimpleNamespace(hub=SimpleNamespace(timer=timer), connection=object())
     health.watch_consumer(worker.consumer)
     assert health.not_started() is None
     assert "the consumer has not turned" in str(wait_until(health.not_live))
     (tick,) = ticks
 
-    def lives_after_a_turn() -> bool:
+    def is_live_after_a_tick() -> bool:
         tick()
         return health.not_live() is None
 
-    wait_until(lives_after_a_turn)
+    wait_until(is_live_after_a_tick)
     wait_until(health.not_live)
     worker.consumer.connection = None
     assert health.not_live() is None
     assert health.not_ready() == "the broker is unreachable"
 
 
-def test_a_worker_says_when_its_probe_port_is_taken(valkey: ValkeyServer) -> None:
+def test_a_worker_reports_that_its_probe_port_is_taken(valkey: ValkeyServer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         worker = FleetWorker(valkey, MODULES, probe_port=port)
@@ -142,7 +142,7 @@ def test_a_worker_says_when_its_probe_port_is_taken(valkey: ValkeyServer) -> Non
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_worker_is_live_to_the_end_of_a_long_drain(pool: str, receiver: Receiver) -> None:
-    """Much longer than the probe's patience, which is a second and a half here."""
+    """The drain takes much longer than the probe's limit, here a second and a half."""
     port = free_port()
     options = {"probe_port": port, "blocked_seconds": 0.5, "drain_seconds": 60, "concurrency": 2}
     with watched(pool, receiver, OFF, **options) as seen:

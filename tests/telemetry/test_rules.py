@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard against the metrics that really exist."""
+"""The alert rules and the dashboard name only metrics that exist."""
 
 import json
 import re
@@ -17,7 +17,7 @@ ALERTS, DASHBOARD = FILES / "alerts.yaml", FILES / "dashboard.json"
 
 
 def existing() -> set[str]:
-    """Every name that Prometheus can see."""
+    """Return every metric name that Prometheus can see."""
     names = {WORKERS, f"{EVICTED}_total", *QUEUE_METRICS}
     for metric in TABLE:
         suffixes = ("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",)

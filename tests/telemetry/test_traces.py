@@ -1,4 +1,4 @@
-"""One trace a run, across processes, in every pool: none missing, none open."""
+"""One trace for each run, across processes, in every pool, with no span missing or open."""
 
 import asyncio
 import subprocess
@@ -21,7 +21,7 @@ SEND, PROCESS, INVOKE = "send celery", "process celery", "invoke_agent watched"
 
 
 def finished(count: int) -> Any:
-    """Whether as many spans have arrived, the caller's among them."""
+    """Return a check for `count` spans of a trace, the caller's among them."""
     return lambda spans: len(spans) >= count and any(not span.parent_id for span in spans)
 
 
@@ -31,7 +31,7 @@ def attempts_of(spans: list[Seen], run_id: str) -> list[Seen]:
 
 
 def traced(seen: Watched, tracer: trace.Tracer, skill: str, **args: Any) -> tuple[RunHandle, str]:
-    """A run that a traced caller enqueued, and the id of the trace."""
+    """Return a run that a traced caller enqueued, and the id of the trace."""
     with tracer.start_as_current_span("caller") as span:
         run = seen.fleet.enqueue(skill, args)
     return run, trace.format_trace_id(span.get_span_context().trace_id)
@@ -166,7 +166,7 @@ def test_a_bad_end_closes_all_spans_and_reports_why(
     assert len(left) == below
     assert all(span.failed for span in spans if "execute_tool" in span.name)
     if skill == "fails":
-        assert all(span.failed for span in left), "spans that no one ended are errors"
+        assert all(span.failed for span in left), "spans left open are errors"
         assert "no good" in one(spans, INVOKE).exceptions[0]
 
 
@@ -216,7 +216,7 @@ def test_the_spans_of_a_killed_worker_are_reported_by_the_one_that_takes_over(
             wait_until(lambda: seen.worker.process.poll() is not None, 60, "the worker to die")  # type: ignore[union-attr]
             seen.worker.start()
         assert run.result(timeout=60) == 2
-        # caller and send; two attempts of two spans and a call each; the called run once.
+        # Caller and send; two attempts of two spans and a call each; the called run once.
         spans = receiver.wait_for(trace_id, finished(2 + 2 * 3 + 3), "the trace")
     check_connected(spans)
     first, second = attempts_of(spans, run.id)
@@ -227,7 +227,7 @@ def test_the_spans_of_a_killed_worker_are_reported_by_the_one_that_takes_over(
     assert [span.name for span in children(spans, lost)] == [SEND]
 
 
-def test_an_attempt_that_is_buried_with_its_worker_is_reported_by_the_reaper(
+def test_an_attempt_that_ends_with_its_worker_is_reported_by_the_reaper(
     receiver: Receiver, tracer: trace.Tracer
 ) -> None:
     with watched("prefork", receiver, concurrency=2, lease_seconds=3, reap_seconds=0.1) as seen:

@@ -1,4 +1,4 @@
-"""Consumers of kombu's, without Celery, on the engine's transport or on kombu's own."""
+"""kombu consumers without Celery, on the engine's transport or on kombu's own."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ class Reader:
         self.consumer.consume()
 
     def drain(self, count: int, timeout: float = 10.0) -> list[Any]:
-        """Wait until `count` more messages came, or nothing came for `timeout` seconds."""
+        """Return the next `count` messages, or those that came before `timeout` silent seconds."""
         wanted = len(self.got) + count
         with contextlib.suppress(socket.timeout):
             while len(self.got) < wanted:

@@ -1,4 +1,4 @@
-"""What readers get, in which order, and what stays with Redis."""
+"""The messages that readers get, their order, and the messages that stay in Redis."""
 
 import json
 import threading
@@ -87,9 +87,9 @@ def test_a_message_wakes_one_of_ten_waiting_readers(valkey: ValkeyServer) -> Non
             publish(valkey.url, "jobs", "one")
             wait_until(lambda: client.hlen("unacked") == 1, what="the claim")
             wait_until(lambda: any(reader.got for reader in readers), what="the message")
-            # Others would be woken at once; a moment shows that none is.
+            # Others would be woken at once: a short wait shows that none is.
             time.sleep(0.5)
-            # The worker that wakes up empties its four `woken` lists: one did.
+            # The worker that is woken empties its four `woken` lists: only one did.
             assert commands(client, "lpop") - before == 5
             assert sum(len(reader.got) for reader in readers) == 1
     finally:
@@ -100,7 +100,7 @@ def test_a_message_wakes_one_of_ten_waiting_readers(valkey: ValkeyServer) -> Non
             reader.close()
 
 
-def test_a_message_that_rang_for_a_reader_which_died_is_found(
+def test_a_message_that_woke_a_reader_that_died_is_found(
     valkey: ValkeyServer, start_reader: StartReader
 ) -> None:
     publish(valkey.url, "jobs", "one", "two")
@@ -219,11 +219,11 @@ def test_a_key_of_the_wrong_type_loses_no_message(
     with valkey.client() as client:
         client.set("unacked", "not a hash")
         with pytest.raises(ConnectionError, match="WRONGTYPE"):
-            _drain_loudly(reader)
+            _drain_or_raise(reader)
         assert client.llen("jobs") == 1
 
 
-def _drain_loudly(reader: Reader) -> None:
+def _drain_or_raise(reader: Reader) -> None:
     try:
         reader.connection.drain_events(timeout=5)
     except Exception as error:
@@ -305,7 +305,7 @@ def test_user_password_database_and_name_are_used(
 def test_in_kombus_hub_no_message_waits_for_the_end_of_a_poll(
     valkey: ValkeyServer, start_reader: StartReader
 ) -> None:
-    """A message that is acknowledged on arrival leaves nothing that would end the poll."""
+    """A message that is acknowledged on arrival has no event that would end the poll."""
     reader = start_reader("jobs")
 
     def take(message: Any) -> None:
@@ -321,7 +321,7 @@ def test_in_kombus_hub_no_message_waits_for_the_end_of_a_poll(
         publish(valkey.url, "jobs", count)
         while len(reader.got) < count and time.monotonic() - began < 30:
             next(turns)
-    # It polls for a second when nothing happens.
+    # Without an event it polls for a second.
     assert time.monotonic() - began < 2
     assert [message.decode() for message in reader.got] == [1, 2, 3, 4, 5]
     hub.close()

@@ -1,4 +1,4 @@
-"""Connections that break at the worst moment."""
+"""Connections that break at any byte."""
 
 import asyncio
 import random
@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 
 
 class Cutter:
-    """A proxy on an event loop of its own thread."""
+    """A proxy on an event loop in a separate thread."""
 
     def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
         self.loop = asyncio.new_event_loop()
@@ -61,7 +61,7 @@ def cutter(server: ValkeyServer) -> Iterator[Cutter]:
 
 
 def drain_through_breaks(reader: Reader, wanted: set[Any]) -> None:
-    """Read and acknowledge until all that is wanted came; a break is nothing to a reader."""
+    """Read and acknowledge until all wanted messages came, however often the connection breaks."""
     seen: set[Any] = set()
     while seen < wanted:
         try:
@@ -145,7 +145,7 @@ def test_a_silent_server_is_noticed(
 
 @pytest.fixture
 def encrypted(server: ValkeyServer, tmp_path: Path) -> Iterator[Cutter]:
-    """A proxy that speaks TLS, with a certificate of its own making."""
+    """Return a proxy that speaks TLS with a self-signed certificate."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"

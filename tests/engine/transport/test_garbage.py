@@ -43,7 +43,7 @@ GARBAGE = {
 
 @pytest.fixture(autouse=True)
 def no_other_listeners() -> Iterator[None]:
-    """Apps that other tests made in this process would take messages over, too."""
+    """Disconnect the receivers of other tests' apps, which would take over messages, too."""
     others, message_undecodable.receivers = message_undecodable.receivers, []
     yield
     message_undecodable.receivers = others
@@ -183,5 +183,5 @@ def test_no_garbage_stops_a_worker(
         assert worker.app.control.ping(timeout=5, limit=1)
         wait_until(lambda: client.hlen("unacked") == 0, what="all to be acknowledged")
         assert client.llen("undecodable") >= len(GARBAGE)
-        # It never lost its connection over them.
+        # They never made it lose its connection.
         assert "Connection to broker lost" not in worker.log.read_text()
