@@ -16,7 +16,7 @@ TEN_MINUTES = 600
 
 @pytest.fixture
 async def ledger(valkey: ValkeyServer) -> AsyncIterator[Ledger]:
-    """Yield a ledger without an auditor: these tests forge records."""
+    """Yield a ledger without an auditor: these tests corrupt records."""
     ledger = Ledger(settings_for(valkey), name="test")
     yield ledger
     await ledger.close()

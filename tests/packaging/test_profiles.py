@@ -43,7 +43,7 @@ TESTS = {"hypothesis", "pytest"}
 # Modules that need the extra [a2a].
 OVER_HTTP = {f"skillfleet_adapters.a2a.{name}" for name in ("client", "remote_task", "transport")}
 
-# Third parties' tests import these suites, which tell their users to install pytest.
+# Suites that third parties import in their tests; pytest is theirs to install.
 WITH_PYTEST = {"skillfleet.testing.conformance"}
 
 PROFILES = {
