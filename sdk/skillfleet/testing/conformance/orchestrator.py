@@ -34,6 +34,22 @@ class OrchestratorSuite(ABC):
 
         asyncio.run(main())
 
+    def test_asks_for_the_load(self) -> None:
+        async def main() -> None:
+            asked = asyncio.Event()
+
+            def oldest_started() -> None:
+                asked.set()
+
+            report = asyncio.ensure_future(self.orchestrator().report(oldest_started))
+            try:
+                await asyncio.wait_for(asked.wait(), 30)
+            finally:
+                report.cancel()
+                await asyncio.wait({report}, timeout=30)
+
+        asyncio.run(main())
+
     def test_does_not_block_the_loop(self) -> None:
         async def main() -> None:
             report = asyncio.ensure_future(self.unreachable().report(lambda: None))
