@@ -294,6 +294,25 @@ def test_a_source_that_does_not_exist_is_named_with_those_that_do() -> None:
         load_adapters(settings, "loop")
 
 
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("no_such_module:create", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("json:no_such_name", "AttributeError: module 'json' has no attribute 'no_such_name'"),
+        ("json:loads", "TypeError: the JSON object must be str"),
+    ],
+)
+def test_an_adapter_that_cannot_be_created_is_named_with_its_setting(
+    monkeypatch: pytest.MonkeyPatch, target: str, why: str
+) -> None:
+    broken = {SECRETS.group: {"broken": EntryPoint("broken", target, SECRETS.group)}}
+    monkeypatch.setattr(loading, "_entry_points", lambda: broken)
+    with pytest.raises(SettingsError) as error:
+        load_adapters(WorkerSettings.load(secrets_sources="broken"), "loop")
+    expected = f"SKILLFLEET_SECRETS_SOURCES: the secrets adapter 'broken' ({target}) cannot be"
+    assert str(error.value).startswith(f"{expected} created: {why}")
+
+
 def test_a_source_that_fails_is_named_without_its_words() -> None:
     with pytest.raises(UnknownSecretError, match="'vault'") as error:
         ChainedSecrets({"vault": Broken()}).get("a")

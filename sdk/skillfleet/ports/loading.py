@@ -41,7 +41,7 @@ def load(port: Port[AdapterT], name: str, environment: AdapterEnvironment) -> Ad
     """Create the adapter of that name; None when its settings leave it off.
 
     Raises SettingsError for an unknown name, which lists the known ones, for an adapter of
-    another class, and for settings that `create` refuses.
+    another class or one that cannot be imported or created, and for settings that `create` refuses.
     """
     found = _entry_points().get(port.group, {})
     if name not in found:
@@ -49,7 +49,7 @@ def load(port: Port[AdapterT], name: str, environment: AdapterEnvironment) -> Ad
         raise SettingsError(
             f"{port.variable}: there is no {port.name} adapter {name!r}; known are: {known}"
         )
-    adapter: Any = found[name].load()(environment)
+    adapter = _create(port, found[name], environment)
     right: bool = adapter is None or isinstance(adapter, port.kind)
     if not right:
         raise SettingsError(
@@ -58,6 +58,18 @@ def load(port: Port[AdapterT], name: str, environment: AdapterEnvironment) -> Ad
         )
     created: AdapterT | None = adapter
     return created
+
+
+def _create(port: Port[AdapterT], found: EntryPoint, environment: AdapterEnvironment) -> Any:
+    try:
+        return found.load()(environment)
+    except SettingsError:
+        raise
+    except Exception as error:
+        raise SettingsError(
+            f"{port.variable}: the {port.name} adapter {found.name!r} ({found.value}) cannot be"
+            f" created: {type(error).__name__}: {error}"
+        ) from error
 
 
 def names_of(variable: str) -> tuple[str, ...]:
