@@ -1,1 +1,1 @@
-"""Technologies behind the ports of the SDK."""
+"""The adapters: technologies that implement the ports of the SDK."""

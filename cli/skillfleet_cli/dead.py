@@ -28,7 +28,7 @@ from skillfleet_producer import AsyncFleet
 
 _MESSAGE_ID = re.compile(r"\d+-\d+")
 _MOST_DEAD_LETTERS = 10_000
-"""As many as the ledger keeps."""
+"""The number of dead letters that the ledger keeps."""
 _SHORT_BODY = 60
 _RETRYABLE = (RunState.DEAD, RunState.FAILED, RunState.TIMED_OUT, RunState.CANCELLED)
 

@@ -110,10 +110,10 @@ class Keyspace:
         raise AssertionError("count() does not end")
 
     def key_id(self, skill: str, idempotency_key: str, beside: str | None = None) -> str:
-        """Return the run id that an idempotency key stands for: the same key, the same run.
+        """Return the run id of an idempotency key: the same key names the same run.
 
-        A called run must lie `beside` its root, on the same shard: there, the same key and
-        the same shard stand for the same run.
+        A called run must be on the shard of its root (`beside`): there, the same key and the
+        same shard name the same run.
         """
         name = f"{self.namespace}\0{skill}\0{idempotency_key}"
         run_id = str(uuid.uuid5(_KEY_SPACE, name))

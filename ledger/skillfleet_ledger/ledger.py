@@ -25,7 +25,7 @@ class Ledger:
     """All stores of the ledger. Bound to the first event loop that uses it; close it there.
 
     Another loop is refused (WrongLoopError), unless the first one is closed by then: the ledger
-    starts anew on it. Artifacts have a connection of their own, so that bulk data never delays a
+    starts anew on it. Artifacts have their own connection, so that bulk data never delays a
     heartbeat. `name` is what its connections are called in Redis. A `patient` ledger treats a
     missing permission or password as an outage, for processes that keep running until an
     operator corrects it; otherwise such an error is raised at once.

@@ -1,4 +1,4 @@
-"""Retrying what failed because Redis was away."""
+"""Retries of operations that failed because Redis was unreachable."""
 
 import asyncio
 import time

@@ -1,7 +1,7 @@
-"""Ways to reach the ledger without an event loop.
+"""Access to the ledger without an event loop.
 
 `BlockingLedger` and `run_sync` do single requests in the calling thread; `Portal` runs everything
-else on an event loop in a thread of its own.
+else on an event loop in a separate thread.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def run_sync(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that awaits nothing but a blocking connection; on any thread.
+    """Run a coroutine that awaits only a blocking connection; on any thread.
 
     Raises RuntimeError for one that suspends.
     """
@@ -63,7 +63,7 @@ class BlockingLedger:
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
-    """Return a loop of uvloop's where that is installed: a quarter less processor time per call."""
+    """Return a uvloop loop where that is installed: a quarter less processor time per call."""
     try:
         loop: asyncio.AbstractEventLoop = import_module("uvloop").new_event_loop()
     except ImportError:
@@ -103,7 +103,7 @@ class Portal:
             raise
 
     def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
-        """Iterate over an asynchronous generator that lives on the loop; errors as `call`."""
+        """Iterate over an asynchronous generator on the loop; errors as `call`."""
 
         async def step() -> tuple[bool, Any]:
             try:
@@ -123,7 +123,7 @@ class Portal:
                 self._start(_close(items), any_thread=True)
 
     def close(self) -> None:
-        """Cancel what still runs, then end loop and thread; callers get FleetClosedError."""
+        """Cancel running calls, then end loop and thread; callers get FleetClosedError."""
         if self.pid != os.getpid():
             return
         with self._lock:

@@ -8,7 +8,7 @@ _FRESH_SECONDS = 60.0
 
 
 class RedisClock:
-    """Estimates Redis time, which all times in the ledger are, to within a round trip."""
+    """An estimate of Redis time, in which the ledger keeps all times, to within a round trip."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
@@ -16,7 +16,7 @@ class RedisClock:
         self._read_at = float("-inf")
 
     async def now_ms(self) -> float:
-        """Milliseconds since the epoch by Redis time; raises FleetUnavailableError."""
+        """Return milliseconds since the epoch by Redis time; raises FleetUnavailableError."""
         if time.monotonic() - self._read_at > _FRESH_SECONDS:
             before = time.time()
             redis_ms = await self._directory.now_ms()

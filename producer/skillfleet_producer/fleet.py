@@ -41,7 +41,7 @@ class Fleet:
     """The fleet as a synchronous backend service uses it. A context manager; thread-safe.
 
     See `AsyncFleet` for arguments and errors. May be created before a fork: each process
-    then gets connections of its own. A call after `close` opens connections again.
+    then gets its own connections. A call after `close` opens connections again.
     """
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
@@ -59,7 +59,7 @@ class Fleet:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and the thread; runs go on. Any thread.
+        """Close the connections and the thread; runs continue. Any thread.
 
         Waiting calls in other threads fail with FleetClosedError at once, whatever their timeout.
         """

@@ -96,7 +96,7 @@ class AsyncFleet:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections; runs go on. Tasks that wait get FleetClosedError."""
+        """Close the connections; runs continue. Waiting tasks get FleetClosedError."""
         await self.ledger.close()
         await self._publisher.close()
 

@@ -113,7 +113,7 @@ class CeleryPublisher(Publisher):
                     priority=invocation.priority,
                 )
         except self._broken as error:
-            raise ConnectionError(f"the broker is out of reach: {error}") from error
+            raise ConnectionError(f"the broker is unreachable: {error}") from error
 
     def _empty(self, queues: tuple[str, ...]) -> tuple[str, ...]:
         try:
@@ -121,7 +121,7 @@ class CeleryPublisher(Publisher):
                 connection.ensure_connection(max_retries=1, timeout=int(self._timeout))
                 return tuple(queue for queue in queues if not _ready(connection, queue))
         except self._broken as error:
-            raise ConnectionError(f"the broker is out of reach: {error}") from error
+            raise ConnectionError(f"the broker is unreachable: {error}") from error
 
 
 def _message(invocation: Invocation) -> Any:

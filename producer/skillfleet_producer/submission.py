@@ -85,7 +85,7 @@ class Parent:
     depth: int
     call: str
     token: int
-    """Of the calling attempt's lease."""
+    """The token of the calling attempt's lease."""
     deadline_ms: int | None = None
     budget_end_ms: int | None = None
 

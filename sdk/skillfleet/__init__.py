@@ -1,7 +1,7 @@
-"""For skill authors: write agents and their skills, and test them without a fleet.
+"""The SDK for skill authors: agents and their skills, and tests without a fleet.
 
 Concrete runtimes, the wire's contracts (`skillfleet.contracts`), the ports
-(`skillfleet.ports`) and all errors (`skillfleet.errors`) have modules of their own.
+(`skillfleet.ports`) and all errors (`skillfleet.errors`) have their own modules.
 """
 
 from typing import TYPE_CHECKING

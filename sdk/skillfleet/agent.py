@@ -58,7 +58,7 @@ class Agent:
                 f"agent {name!r}: auth_model must be a pydantic model class, got {auth_model!r}"
             )
         if not isinstance(version, str) or not version:
-            raise DeclarationError(f"agent {name!r}: version must be text such as '1.2.0'")
+            raise DeclarationError(f"agent {name!r}: version must be a string such as '1.2.0'")
         self.name = name
         self.description = check_text(f"agent {name}", "description", description)
         self.version = check_text(f"agent {name}", "version", version)

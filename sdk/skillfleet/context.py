@@ -50,9 +50,9 @@ class RunContext(ABC, Generic[AuthT]):
     task_id: str
     """The run's id. It stays the same over all attempts."""
     auth: AuthT
-    """Who called, as the agent's `auth_model`."""
+    """The caller, as the agent's `auth_model`."""
     limits: Limits = Limits()
-    """How large events and artifacts may be."""
+    """The size limits of events and artifacts."""
 
     @property
     @abstractmethod
@@ -75,9 +75,9 @@ class RunContext(ABC, Generic[AuthT]):
         The payload must be writable as a JSON object (dict keys are str; pydantic models,
         dataclasses, dates and the like inside it are converted). When the call returns, the
         event is accepted: it enters the stream, once, after all events whose call began
-        earlier in the same task. A fleet writes within milliseconds after that: only the sudden
-        death of the worker's process can lose what was accepted last, and then the run's next
-        attempt emits again. A run never succeeds with an accepted event missing.
+        earlier in the same task. A fleet writes it within milliseconds: only the sudden death of
+        the worker's process can lose the last accepted events, and then the run's next attempt
+        emits again. A run never succeeds with an accepted event missing.
 
         Raises `InvalidEventError` (a reserved kind, not JSON), `EventTooLargeError`, or
         `EventsUnwritableError` when the stream cannot be written for too long.
@@ -92,7 +92,7 @@ class RunContext(ABC, Generic[AuthT]):
     async def write_artifact(self, name: str, data: ArtifactData, mime_type: str) -> ArtifactRef:
         """Store bytes under `name` and return a reference to them.
 
-        `name` reads like a relative path ("report.md"); a second write replaces the first.
+        `name` is like a relative path ("report.md"); a second write replaces the first.
         `data` is bytes, or an iterable or async iterable of bytes, which is stored piece by
         piece (an iterable that blocks, blocks the event loop). Nothing is stored when the call
         fails or is cancelled. No event is emitted: see `emit_artifact`. Raises
@@ -109,15 +109,15 @@ class RunContext(ABC, Generic[AuthT]):
     ) -> ArtifactRef:
         """Store an artifact whose name and media type are checked.
 
-        Stored only as a whole: a cancelled or failed write leaves the former content. Raises
+        It is stored only as a whole: a cancelled or failed write keeps the former content. Raises
         `ArtifactTooLargeError` over the limit, and what `chunks` raises.
         """
 
     async def check_cancelled(self) -> None:
-        """Raise `CancelledByCaller` if the run was cancelled; else give way to other tasks.
+        """Raise `CancelledByCaller` if the run was cancelled; else yield to other tasks.
 
-        Cheap: no round trip, so call it in every loop. Let the error pass, after cleaning up.
-        A skill that never checks, or goes on, has its task cancelled after a grace period.
+        It is cheap (no round trip), so call it in every loop. Clean up and let the error pass.
+        A skill that never checks, or continues, has its task cancelled after a grace period.
         """
         await asyncio.sleep(0)
         reason = self._cancel_reason()
@@ -132,7 +132,7 @@ class RunContext(ABC, Generic[AuthT]):
     def secret(self, name: str) -> str:
         """Return the value of a secret that the skill declared (`secrets=("openai-key",)`).
 
-        Reads memory or a local file; ask each time, since values are rotated. Raises
+        Reads memory or a local file; call it each time, since values are rotated. Raises
         `UnknownSecretError`. Forbidden: emitting, logging or returning the value.
         """
 
@@ -208,12 +208,12 @@ class RunContext(ABC, Generic[AuthT]):
         return tool_call(name, call_id, tool_type, self._called)
 
     def _contains_secret(self, args: Mapping[str, Any] | None) -> bool:
-        """For runtimes: whether a call's arguments contain one of the run's secrets."""
+        """Return whether a call's arguments contain one of the run's secrets. For runtimes."""
         del args
         return False
 
     def _called(self, report: CallReport) -> None:
-        """For runtimes: receive the report of each model or tool call."""
+        """Receive the report of each model or tool call. For runtimes."""
 
     async def emit_progress(
         self, message: str, *, current: float | None = None, total: float | None = None
@@ -241,7 +241,7 @@ class RunContext(ABC, Generic[AuthT]):
         await self.emit_event(AgentEvent("artifact", payload))
 
     async def emit_error(self, message: str, *, code: str | int | None = None) -> None:
-        """Report a problem to readers; the run goes on. To fail the run, raise `SkillError`."""
+        """Report a problem to readers; the run continues. To fail the run, raise `SkillError`."""
         payload = {"message": message, "code": code_text(code) or None}
         await self.emit_event(AgentEvent("error", payload))
 

@@ -13,10 +13,11 @@ class HiddenState(Generic[T]):
     """The states of the objects of one class; a module keeps one in a private global.
 
     Skills hold contexts and clients. What these need for their work (a lease, connections) is
-    kept here, so that a skill, or a tool that prints or serialises objects, does not come upon
-    it. It is no protection from code that looks for it: a skill shares the worker's process.
+    kept here, so that a skill, or a tool that prints or serialises objects, does not find it by
+    accident. It does not protect from code that searches for it: a skill shares the worker's
+    process.
 
-    A state lives as long as its owner; it must not refer to its owner, or both live for ever.
+    A state lives as long as its owner; it must not refer to its owner, or neither is ever freed.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Redaction of secrets: the forms a value may take in text, and what hides them.
+"""Redaction of secrets: the forms a value may take in text, and the classes that hide them.
 
 One implementation for a worker's log lines, spans, events and outcomes, and for
 `LocalRunContext`, so that a test sees what the fleet would show.
@@ -27,7 +27,7 @@ _VALUES_PER_NAME = 8
 _PERCENT = re.compile("%[0-9A-F]{2}")
 _TOKEN = re.compile(r"eyJ(?:hbGciOi|0eXAiOi|raWQiOi)[\w.-]*")
 """A JSON Web Token, or the beginning of one: {"alg": {"typ": or {"kid": in Base64."""
-_TOKEN_START = "eyJ"  # noqa: S105 - no password
+_TOKEN_START = "eyJ"  # noqa: S105 - not a password
 
 
 def secret_forms(secret: str) -> frozenset[str]:
@@ -46,7 +46,7 @@ def secret_forms(secret: str) -> frozenset[str]:
 
 
 def redact_values(value: Any, redact: Callable[[str], str]) -> Any:
-    """Apply `redact` to every text of a JSON value: names of fields and numbers included."""
+    """Apply `redact` to every string of a JSON value, including field names and numbers."""
     match value:
         case str():
             return redact(value)
@@ -63,7 +63,7 @@ def redact_values(value: Any, redact: Callable[[str], str]) -> Any:
 
 
 class SecretRegistry:
-    """The secrets that a process has read lately. Methods may be called from any thread."""
+    """The secrets that a process has read recently. Any thread may call its methods."""
 
     def __init__(self, max_secrets: int = _MAX_SECRETS) -> None:
         self._max_secrets = max_secrets
@@ -122,7 +122,7 @@ class SecretRegistry:
 
 
 class Redactor:
-    """Hides the secrets that one run declares; belongs to the loop its handler runs on."""
+    """The redactor for the secrets that a run declares. Belongs to its handler's loop."""
 
     def __init__(self, names: tuple[str, ...], registry: SecretRegistry) -> None:
         self._names = names
@@ -151,7 +151,7 @@ class Redactor:
         return bool(self.redact_value(plain) != plain)
 
     def feed(self, piece: str) -> str:
-        """Take the next piece of a streamed text and return what may be shown by now.
+        """Take the next piece of a streamed text and return the part that can be shown.
 
         The start of a possible secret is held back until the next piece, or `flush`, decides.
         """

@@ -1,4 +1,4 @@
-"""Text that every process can write, read and store, out of whatever a skill's code hands over."""
+"""Conversion of a skill's values to text that every process can write, read and store."""
 
 from enum import Enum
 from typing import Any, Final
@@ -11,7 +11,7 @@ MOST_MESSAGE_CHARS: Final = 16 * 1024
 def plain_text(value: Any) -> str:
     """Return `value` as text without lone surrogates; raises what its own methods raise.
 
-    None is the empty text, bytes are read as UTF-8, and an Enum stands for its value.
+    None becomes the empty string, bytes are decoded as UTF-8, and an Enum becomes its value.
     """
     if isinstance(value, Enum):
         value = value.value
@@ -24,7 +24,7 @@ def plain_text(value: Any) -> str:
 
 
 def code_text(value: Any) -> str:
-    """Return `value` as a code; empty for what cannot be one: no text, or too much of it."""
+    """Return `value` as a code; empty for a value that is not a string, or too long."""
     try:
         text = plain_text(value).strip()
     except Exception:  # noqa: BLE001 - a handler's own object may do anything
@@ -33,5 +33,5 @@ def code_text(value: Any) -> str:
 
 
 def shortened_text(text: str, most: int = MOST_MESSAGE_CHARS) -> str:
-    """At most `most` characters of a text, and how many there were."""
+    """Return at most `most` characters of a text; a cut text ends with its full length."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"

@@ -1,4 +1,4 @@
-"""The two values that a skill hands out while it runs: events and references to artifacts."""
+"""The values that a skill emits or returns while it runs: events and artifact references."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class AgentEvent:
-    """An event of a run: what kind it is, and a payload that can be written as a JSON object."""
+    """An event of a run: its kind, and a payload that can be written as a JSON object."""
 
     kind: str
     payload: dict[str, Any] = field(default_factory=dict)

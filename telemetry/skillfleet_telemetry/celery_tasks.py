@@ -1,6 +1,6 @@
 """Spans of Celery tasks that are not skills, by OpenTelemetry's own instrumentation.
 
-A skill's run has spans of its own (the worker's attempts/telemetry.py): the instrumentation knows
+A skill's run has its own spans (the worker's attempts/telemetry.py): the instrumentation knows
 neither attempts nor outcomes, follows superseded conventions, and would duplicate those spans.
 """
 

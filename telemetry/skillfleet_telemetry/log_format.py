@@ -47,7 +47,7 @@ class JsonFormatter(logging.Formatter):
     """
 
     ascii_only = False
-    """Whether the stream's encoding lacks letters, which are then written as escapes."""
+    """True when the stream's encoding lacks characters, which are then written as escapes."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""

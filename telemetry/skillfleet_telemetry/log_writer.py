@@ -17,7 +17,7 @@ from typing import Any
 _LINGER_SECONDS = 0.02
 _MAX_CHARACTERS = 16 * 1024 * 1024
 _WAIT_SECONDS = 0.5
-"""How long a full queue holds a caller up before lines are dropped."""
+"""The time that a full queue delays a caller before lines are dropped."""
 _PAUSE_SECONDS = 0.005
 _FLUSH_SECONDS = 5.0
 _FORK_SECONDS = 1.0

@@ -106,7 +106,7 @@ def _writes_unicode(stream: Any) -> bool:
 
 
 class SkillLines(logging.Filter):
-    """Lowers Celery's lines about skills from INFO to DEBUG: a run has a line of its own."""
+    """A filter that lowers Celery's lines about skills to DEBUG, since a run has its own line."""
 
     def __init__(self, is_skill: Callable[[str], bool]) -> None:
         super().__init__()

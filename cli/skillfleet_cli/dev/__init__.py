@@ -1,1 +1,1 @@
-"""`skillfleet dev`: a whole fleet in one terminal that leaves nothing behind."""
+"""`skillfleet dev`: a whole fleet in one terminal that cleans up after itself."""

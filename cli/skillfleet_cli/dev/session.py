@@ -16,7 +16,7 @@ from skillfleet_cli.exits import CommandError, ExitCode
 from skillfleet_ledger import Settings
 
 _GRACE_SECONDS = 8.0
-"""How long a process may take to end after SIGTERM; more than the worker's drain."""
+"""The time a process may take to end after SIGTERM; more than the worker's drain."""
 _START_SECONDS = 15.0
 _PAUSE_SECONDS = 1.0
 """Pause before a crashed worker starts again."""

@@ -14,7 +14,7 @@ _OFFLINE = "worker.offline"
 
 
 class BackgroundDispatcher(EventDispatcher):
-    """An event dispatcher that sends in order, in a thread of its own.
+    """An event dispatcher that sends in order, in a separate thread.
 
     Celery's own sends in the calling thread, which under `LoopPool` is the loop's: every two
     seconds a heartbeat, which it retries until the broker answers.

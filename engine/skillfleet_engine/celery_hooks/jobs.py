@@ -99,7 +99,7 @@ class Job:
     def is_executing(self) -> bool:
         """True while the job's own asyncio task or greenlet runs (any thread may ask).
 
-        False while code runs that the job started as a task of its own.
+        False while code runs that the job started as a separate task.
         """
         if self.greenlet is None:
             return self._in_handler and asyncio.current_task(self.loop) is self._task

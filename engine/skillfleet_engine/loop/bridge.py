@@ -1,7 +1,7 @@
 """Calls between synchronous Celery code and coroutines, in every pool.
 
 - `run(coro)` awaits a coroutine from synchronous code. In `LoopPool` it waits without blocking
-  the loop; in other pools the thread has a loop of its own, kept for its next call.
+  the loop; in other pools the thread has its own loop, kept for its next call.
 - `home_loop()` is the one long-lived loop of the process, for services that outlive a task.
 - `home_watchdog()` is the watchdog of that loop.
 - `at_home(coro)` awaits a coroutine on the home loop, from any loop.

@@ -41,15 +41,15 @@ class BlockedReport:
     """A blocked loop, at one moment."""
 
     seconds: float
-    """How long it has been blocked."""
+    """The time that the loop has been blocked."""
     task_id: str | None
     """The id of the task whose code blocks it; None when no task is known to."""
     stack: str
-    """Where the loop's thread is now, formatted like a traceback."""
+    """The current stack of the loop's thread, formatted like a traceback."""
 
 
 class LoopWatchdog:
-    """Measures one loop from a thread of its own; any thread may read its attributes."""
+    """A thread that measures one loop; any thread may read its attributes."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class LoopWatchdog:
             log_every: the shortest time between two log lines about it, in seconds.
         """
         self.last_turn = time.monotonic()
-        """When the loop last gave a sign of life, by `time.monotonic`; for liveness probes."""
+        """The time of the loop's last sign of life, by `time.monotonic`; for liveness probes."""
         self.lag_last = 0.0
         """Seconds the loop took to answer the last time."""
         self.lag_max = 0.0

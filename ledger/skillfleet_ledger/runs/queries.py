@@ -21,7 +21,7 @@ from skillfleet_ledger.runs.records import (
 _PAGE = 200
 _MOST_LISTED = 50 * _PAGE
 _MOST_SORTED = 2000
-"""How many queued or running runs of an index are put in order."""
+"""The most queued or running runs of an index that are sorted."""
 
 
 class LostRun(NamedTuple):
@@ -44,7 +44,7 @@ class Queries(RunOperations):
     async def cancel_request(self, run_id: str) -> tuple[str, str] | None:
         """Return reason and code of the run's cancellation; None when none was requested.
 
-        Also once the run has ended; None when there is no record.
+        It is available after the run's end, too; None when there is no record.
         """
         key = self._key("run", run_id)
         reason, code = await self._connection.execute("HMGET", key, "cancel", "cancel_code")
@@ -132,7 +132,7 @@ class Queries(RunOperations):
         queues = await self._connection.execute("SMEMBERS", f"{prefix}queues")
         queued = [f"{prefix}delayed"]
         queued += [f"{prefix}ready:{queue.decode()}" for queue in sorted(queues)]
-        # A run that is queued again meanwhile is found in the first, one that starts in the last.
+        # A run that is queued again between the reads is in the first, one that starts in the last.
         return [*running, *queued, *running]
 
     async def _live(self, index: str, state: RunState | None, limit: int) -> list[RunStatus]:

@@ -39,11 +39,11 @@ class Submission:
     """Token of the calling attempt's lease: a stale attempt makes no calls."""
     trace_id: str | None = None
     budget_calls: int | None = None
-    """How many runs may be called by this one and those below it."""
+    """The most runs that this one and those below it may call."""
     budget_tokens: int | None = None
-    """How many tokens this run and those below it may report."""
+    """The most tokens that this run and those below it may report."""
     celery: bytes | None = None
-    """What a plain Celery client's message says beside this: a JSON object (messages.py)."""
+    """The rest of a plain Celery client's message, as a JSON object (messages.py)."""
     canvas: str | None = None
     """`any` for a run that a plain client has linked or chained others to, `errors` for one with
     links for its failure only."""
@@ -116,9 +116,9 @@ class Lease(NamedTuple):
     """Redis time of the claim, milliseconds since the epoch."""
     deadline_ms: int | None
     waited_ms: int
-    """How long the run had been waiting in its queue."""
+    """The time that the run had waited in its queue."""
     retries: int = 0
-    """How many retries the run has had; lost and released attempts do not count."""
+    """The number of retries the run has had; lost and released attempts do not count."""
 
 
 class RunLimits(NamedTuple):
@@ -132,7 +132,7 @@ class RunLimits(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """The answer to a claim: a lease when CLAIMED, else why there is none."""
+    """The answer to a claim: a lease when CLAIMED, else the reason for the refusal."""
 
     status: ClaimStatus
     token: int
@@ -174,11 +174,11 @@ class Invocation(NamedTuple):
     deadline_ms: int | None
     cancel_reason: str | None = None
     cancel_code: str | None = None
-    """Why the run shall end, once its end was requested."""
+    """The reason for the run's end, once it was requested."""
     celery: bytes | None = None
     """See `Submission.celery`."""
     has_ended: bool = False
-    """True for the message of a run that has ended, and whose canvas goes on."""
+    """True for the message of a run that has ended and whose canvas continues."""
 
 
 INVOCATION_FIELDS = (

@@ -61,7 +61,7 @@ class AdapterEnvironment:
     fleet: str = "local"
     """The fleet's name, for the label of external resources."""
     pool: str = "local"
-    """How the worker executes runs: loop, prefork, threads; `local` without a worker."""
+    """The worker's pool: loop, prefork or threads; `local` without a worker."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """The environment variables, from which an adapter reads its settings."""
     secret: Callable[[str], str | None] = lambda _: None

@@ -101,7 +101,7 @@ def names(label: str, option: str, values: Sequence[str]) -> tuple[str, ...]:
 def check_text(label: str, option: str, value: str) -> str:
     """Return `value` as a plain string; raises `DeclarationError` if it is not a valid string."""
     if not isinstance(value, str):
-        raise DeclarationError(f"{label}: {option} must be text, got {type(value).__name__}")
+        raise DeclarationError(f"{label}: {option} must be a string, got {type(value).__name__}")
     try:
         return str(to_json(value).plain)
     except NotJsonError as error:

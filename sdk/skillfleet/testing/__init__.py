@@ -1,4 +1,4 @@
-"""Testing skills without a fleet: a context in memory, calls in this process, a runner.
+"""Tools for testing skills without a fleet: a context in memory, in-process calls, a runner.
 
 `skillfleet.testing.conformance` has the suites that runtimes and adapters must pass.
 """

@@ -9,17 +9,18 @@ from skillfleet.errors import BudgetExhaustedError
 
 @dataclass
 class _Remaining:
-    """The rest of one budget; None for what it does not limit."""
+    """The rest of one budget; None without a limit."""
 
     calls: int | None
     tokens: int | None
 
 
 class BudgetTracker:
-    """Tracks the budget of one run and of all that it calls; `parent` is its caller's tracker.
+    """The budget of one run and of all runs it calls; `parent` is its caller's tracker.
 
-    Counts as the fleet's ledger does: a call needs a rest of every budget up to the root and
-    takes one call from each; tokens are charged after their use, so the last ones may overdraw.
+    It counts like the fleet's ledger: a call takes one call from every budget up to the root,
+    each of which must have one left; tokens are charged after their use, so the last ones may
+    overdraw.
     """
 
     def __init__(self, budget: Budget | None = None, parent: "BudgetTracker | None" = None) -> None:
@@ -28,7 +29,7 @@ class BudgetTracker:
         self.left: tuple[_Remaining, ...] = (_Remaining(budget.calls, budget.tokens), *inherited)
         """The rest of this budget, then of the caller's, up to the root's."""
         self.ends: datetime | None = parent.ends if parent is not None else None
-        """When the tree's time is up (UTC), once it began; None without a limit."""
+        """The end of the tree's time (UTC), once it began; None without a limit."""
         self._seconds = budget.seconds
 
     def begin(self) -> None:

@@ -80,12 +80,12 @@ class _TreeState:
 
 
 class InProcessA2AClient(A2AProvider, A2AClient):
-    """Runs the skills of `agents` in this process, under the fleet's rules.
+    """An A2A client that runs the skills of `agents` in this process, under the fleet's rules.
 
-    Each call gets a `LocalRunContext` of its own: with the caller's identity and no more than
-    its scopes, its deadline or an earlier one, its cancellation, and those of `secrets` that
-    the called skill declares. Arguments and results are validated and travel as JSON; failed
-    attempts are retried as the skill says, after its backoff. Runs nest at most `max_depth`
+    Each call gets its own `LocalRunContext`, with the caller's identity and at most its scopes,
+    its deadline or an earlier one, its cancellation, and those of `secrets` that the called
+    skill declares. Arguments and results are validated and travel as JSON; failed attempts are
+    retried as the skill declares, after its backoff. Runs nest at most `max_depth`
     deep, a tree holds at most `max_runs` runs, and no call may come back to itself with the
     same arguments. Budgets are those of the callers' contexts, narrowed by each call's own.
     `grace` is the time in seconds that a cancelled skill has to end by itself. Workspace grants
@@ -126,7 +126,7 @@ class InProcessA2AClient(A2AProvider, A2AClient):
 
 
 class _CallerClient(A2AClient):
-    """Makes the calls of one run."""
+    """The client for the calls of one run."""
 
     def __init__(self, tree: _TreeState, caller: _Context, position: _TreePosition) -> None:
         self._tree = tree
@@ -159,7 +159,7 @@ class _CallerClient(A2AClient):
         return result
 
     def _find(self, target: str, skill: str) -> tuple[Agent, Skill[..., Any]]:
-        # The first caller stands for a run, too.
+        # The first caller counts as a run, too.
         if len(self._position.calls) + 1 >= self._tree.max_depth:
             limit = self._tree.max_depth
             raise LimitExceededError(
@@ -190,7 +190,7 @@ class _CallerClient(A2AClient):
         return CallResult(result, tuple(child.events), tuple(child.artifact_refs.values()))
 
     def _join_tree(self, call: _Call) -> None:
-        """Add a run to the tree; raises LimitExceededError where there can be no more."""
+        """Add a run to the tree; raises LimitExceededError where the tree is full."""
         if call in self._position.calls:
             raise LimitExceededError(
                 f"{call[0]} is called with the same arguments by a run above: a cycle"
@@ -221,7 +221,7 @@ class _CallerClient(A2AClient):
 
 
 class _ChildCalls(A2AProvider):
-    """Opens the client of one called run."""
+    """A provider that opens the client of one called run."""
 
     def __init__(self, tree: _TreeState, position: _TreePosition) -> None:
         self._tree = tree
@@ -234,7 +234,7 @@ class _ChildCalls(A2AProvider):
 
 
 class LocalDiscovery(DiscoveryClient):
-    """Finds the given agents; all of them are alive at any time."""
+    """A discovery client that finds the given agents, which are always alive."""
 
     def __init__(self, agents: Iterable[Agent]) -> None:
         self._agents = _by_name(agents)
@@ -247,7 +247,7 @@ class LocalDiscovery(DiscoveryClient):
         skill: str | None = None,
         limit: int = 10,
     ) -> list[DiscoveredAgent]:
-        """At most `limit` agents that fit every given criterion, ordered by name."""
+        """Return at most `limit` agents that fit every given criterion, ordered by name."""
         found = [
             agent
             for agent in map(_discovered, self._agents.values())
@@ -283,7 +283,7 @@ def _discovered(agent: Agent) -> DiscoveredAgent:
 
 
 def _arguments(skill: Skill[..., Any], args: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the arguments as they would arrive, checked."""
+    """Return the arguments as they would arrive at a worker, checked."""
     name, limits = skill.spec.task_name, Limits()
     arguments: dict[str, Any] = json_arguments(
         name, {} if args is None else args, limits.arguments_bytes

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class LocalRunContext(RunContext[AuthT]):
-    """A `RunContext` that keeps everything in memory, where a test looks at it and steers it.
+    """A `RunContext` that keeps everything in memory, where a test can read and control it.
 
         ctx = LocalRunContext(auth=NoAuth())
         report = await survey(ctx, folder="docs")
@@ -42,8 +42,8 @@ class LocalRunContext(RunContext[AuthT]):
     `skillfleet.testing` for skills that call others. Each capability is a client or a provider,
     whose client is then opened at its first use. `attempt` and `deadline` may be set; a
     deadline, and the time and tokens of a `budget`, are enforced by
-    `skillfleet.testing.run_skill`, which runs a skill under the fleet's rules and closes at its
-    end what the run opened. After a direct call of a skill, `await ctx.aclose()` does that.
+    `skillfleet.testing.run_skill`, which runs a skill under the fleet's rules and runs the
+    cleanups at its end. After a direct call of a skill, `await ctx.aclose()` does that.
 
     Concurrency: one event loop; `cancel` and `shut_down` must be called in its thread.
     """
@@ -65,7 +65,7 @@ class LocalRunContext(RunContext[AuthT]):
         self.root_id = task_id
         """The `task_id` of the run that called the first run of this tree."""
         self.events: list[AgentEvent] = []
-        """What was emitted, as a reader would see it (payloads of plain JSON values)."""
+        """The emitted events, as a reader would get them (payloads of plain JSON values)."""
         self.artifacts: dict[str, bytes] = {}
         """The content of each artifact."""
         self.artifact_refs: dict[str, ArtifactRef] = {}
@@ -75,7 +75,7 @@ class LocalRunContext(RunContext[AuthT]):
         self.overspent = False
         """True once the run has used up a budget of tokens: `run_skill` stops it."""
         self.cleanups = Cleanups()
-        """What `run_skill` runs at the end of the attempt."""
+        """The cleanups that `run_skill` runs at the end of the attempt."""
         self._secrets = dict(secrets or {})
         registry = SecretRegistry()
         for name, value in self._secrets.items():
@@ -145,7 +145,7 @@ class LocalRunContext(RunContext[AuthT]):
 
     @property
     def cancel_reason(self) -> str | None:
-        """The reason of the cancellation ("" without one); None while there was none."""
+        """The reason for the cancellation ("" without one); None while the run is not cancelled."""
         return self._reason
 
     async def wait_cancelled(self) -> None:
@@ -158,7 +158,7 @@ class LocalRunContext(RunContext[AuthT]):
         await self._stopped.wait()
 
     def adopt(self, child: "LocalRunContext") -> None:
-        """Let a called run share this run's cancellation and drain, past ones included."""
+        """Share this run's cancellation and drain, past ones included, with a called run."""
         self._children.append(child)
         if self._reason is not None:
             child.cancel(self._reason)
@@ -171,11 +171,11 @@ class LocalRunContext(RunContext[AuthT]):
         await self.cleanups.run(self.task_id)
 
     def release(self, child: "LocalRunContext") -> None:
-        """Forget a called run that ended."""
+        """Remove a called run that has ended."""
         self._children.remove(child)
 
     def redacted(self, value: Any) -> Any:
-        """Return a JSON value without the secrets in it, as the fleet stores a result."""
+        """Return a JSON value without secrets, as the fleet stores a result."""
         return self._redactor.redact_value(value)
 
     async def _emit(self, kind: str, payload_json: bytes) -> None:
@@ -278,11 +278,11 @@ class LocalRunContext(RunContext[AuthT]):
 
 
 class LocalRunScope(RunScope):
-    """The scope of the attempt that a `LocalRunContext` stands for."""
+    """The scope of the attempt of a `LocalRunContext`."""
 
     def __init__(self, context: LocalRunContext[Any]) -> None:
         self.context = context
-        """The context itself, for calls inside of this process."""
+        """The context itself, for calls inside this process."""
 
     @property
     def run_id(self) -> str:
@@ -342,7 +342,7 @@ class LocalRunScope(RunScope):
         self.context.cleanups.add(cleanup)
 
     def resource_labels(self) -> Mapping[str, str]:
-        """Labels of no fleet: what carries them is never reaped by a worker."""
+        """Return the labels of no fleet: a worker never reaps resources that carry them."""
         return {FLEET_LABEL: "local", RUN_LABEL: self.run_id, LEASE_LABEL: str(self.attempt)}
 
 

@@ -34,17 +34,17 @@ async def run_skill(
 ) -> Any:
     """Run a skill as a worker does, and return its result as plain JSON values.
 
-    Checks the JSON `arguments` and the caller's scopes, runs the skill in a task of its
-    own until `ctx.deadline` or its timeout (which shortens `ctx.deadline`, as the budget's time
-    does), and validates the result. After `ctx.cancel()` the skill has `grace` seconds to end
+    Checks the JSON `arguments` and the caller's scopes, runs the skill in its own task until
+    `ctx.deadline` or its timeout (which shortens `ctx.deadline`, as the budget's time does), and
+    validates the result. After `ctx.cancel()` the skill has `grace` seconds to end
     by itself, then its task is cancelled; it is cancelled at once when it has used up a budget
-    of tokens. A run that is cancelled or overdue from the start is not begun.
+    of tokens. A run that is cancelled or overdue before its start does not start.
 
     Raises `MissingScopes`, `InvalidArgumentsError`, `InvalidResultError`, `ResultTooLargeError`,
     `CancelledByCaller`, `RunTimedOut`, `BudgetExhaustedError`, or what the skill raises.
     Cancelling the awaiting task cancels the skill. A skill that suppresses its cancellation is
-    left behind `grace` seconds later. What the run deferred (`RunScope.defer`) runs at its end,
-    whatever that is.
+    abandoned `grace` seconds later. The run's cleanups (`RunScope.defer`) run at its end,
+    however it ends.
     """
     bound = skill.check_and_bind(arguments or {})
     ctx.require_scopes(skill.spec.scopes)
@@ -83,7 +83,7 @@ async def run_to_end(
 ) -> Any:
     """Run a skill like `run_skill`, with as many attempts as it allows (`ctx.attempt` counts).
 
-    Raises what the caller of a run gets to see: `RunFailed`, `RunCancelled` or `RunTimedOut`.
+    Raises the errors that the caller of a run gets: `RunFailed`, `RunCancelled`, `RunTimedOut`.
     """
     while True:
         try:
@@ -98,7 +98,7 @@ async def run_to_end(
 
 
 def earlier(deadline: datetime | None, seconds: float | None) -> datetime | None:
-    """Return the earlier of `deadline` and `seconds` from now; None stands for no limit."""
+    """Return the earlier of `deadline` and `seconds` from now; None means no limit."""
     if seconds is None:
         return deadline
     end = datetime.now(UTC) + timedelta(seconds=seconds)
@@ -106,7 +106,7 @@ def earlier(deadline: datetime | None, seconds: float | None) -> datetime | None
 
 
 async def _wait(task: asyncio.Future[Any], ctx: LocalRunContext[Any], grace: float) -> None:
-    """Return when the task ended, or when it must be stopped."""
+    """Wait until the task has ended or must be stopped."""
     watcher = asyncio.ensure_future(ctx.wait_stopped())
     try:
         await asyncio.wait(
@@ -135,7 +135,7 @@ def _check_deadline(ctx: LocalRunContext[Any]) -> None:
 
 
 async def _check_ended(error: BaseException, ctx: LocalRunContext[Any]) -> None:
-    """Raise what the run ended for, where that is not the error that its handler raised."""
+    """Raise the reason for the run's end, where it is not the handler's own error."""
     if not is_cancellation(error):
         try:
             await ctx.check_cancelled()
@@ -168,7 +168,7 @@ def _run_error(error: BaseException, ctx: LocalRunContext[Any]) -> RunError:
 
 
 async def _pause(ctx: LocalRunContext[Any], seconds: float) -> None:
-    """Wait, but no longer than to the end of the run."""
+    """Wait, at most until the end of the run."""
     end = earlier(ctx.deadline, seconds) or datetime.now(UTC)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout((end - datetime.now(UTC)).total_seconds()):

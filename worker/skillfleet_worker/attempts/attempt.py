@@ -43,16 +43,16 @@ class Attempt:
         self.inline_runs: dict[asyncio.Task[None], str] = {}
         """Ids of the children that may be executed in this slot, by the task that waits for it."""
         self.open_calls = 0
-        """How many child runs this attempt has started and not seen end."""
+        """The number of child runs that this attempt started and that have not ended."""
         self.call_counts: Counter[str] = Counter()
-        """How often the attempt made the same call; part of a call's identity."""
+        """The number of times the attempt made the same call; part of a call's identity."""
         self.cleanups = Cleanups()
-        """What adapters opened for this attempt, and have to close at its end."""
+        """The cleanups of the resources that adapters opened for this attempt."""
         self.loop = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
         self.started_at = time.monotonic()
         self.deadline_ms = _deadline_ms(lease, delivery.time_limit)
-        """When the attempt's time is up, milliseconds since the epoch by Redis time."""
+        """The end of the attempt's time, milliseconds since the epoch by Redis time."""
         self.deadline = _deadline(lease, self.deadline_ms)
         """The same by `time.monotonic`."""
         self._renewed_at = renewed_at
@@ -80,7 +80,7 @@ class Attempt:
 
     @property
     def stop(self) -> StopRequest | None:
-        """The request to stop that counts; None while there is none."""
+        """The stop request that counts; None without one."""
         return self._stop
 
     @property

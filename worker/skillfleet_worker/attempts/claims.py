@@ -32,7 +32,7 @@ class Claimed(NamedTuple):
     lease: Lease
     delivery: Delivery
     requested_at: float
-    """When the claim was sent, in the home loop's time: the lease counts from then."""
+    """The time the claim was sent, by the home loop's clock: the lease counts from then."""
     requested_ns: int
     """The same in nanoseconds since the epoch."""
 

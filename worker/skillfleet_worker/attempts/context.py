@@ -49,7 +49,7 @@ class Capabilities:
     a2a: A2AProvider | None = None
     discovery: DiscoveryProvider | None = None
     patience_seconds: float = 60.0
-    """How long a handler's write waits for Redis to come back."""
+    """The time that a handler's write waits for Redis to come back."""
 
     @cached_property
     def limits(self) -> Limits:

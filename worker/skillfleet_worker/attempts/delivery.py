@@ -50,7 +50,7 @@ class Delivery:
     token: str | None = field(default=None, repr=False)
     auth: Mapping[str, Any] | None = None
     plain: PlainMessage | None = field(default=None, repr=False)
-    """What the record stores of a plain Celery client's message; None for a fleet's own."""
+    """The part of a plain Celery client's message for the record; None for a fleet's message."""
     time_limit: float | None = None
     """The seconds that this attempt may take, by Celery's time limits."""
     worker_time_limits: tuple[float | None, float | None] = (None, None)

@@ -64,12 +64,12 @@ class EventBuffer:
         self._written = lease.seq
         self._pump: asyncio.Task[None] | None = None
         self._due = 0.0
-        """When a handler on the home loop must yield, so that its events are sent."""
+        """The time at which a handler on the home loop must yield, so that its events are sent."""
         self._error: EventsUnwritableError | None = None
         self._closed = False
 
         self.flushed_ns: int | None = None
-        """When the last batch was in the stream, nanoseconds since the epoch."""
+        """The time at which the last batch was in the stream, nanoseconds since the epoch."""
 
     @property
     def seq(self) -> int:

@@ -22,7 +22,7 @@ from skillfleet_worker.attempts.outcomes import (
 )
 
 PAUSE_SECONDS: Final = 0.25
-"""How long a possible start of a secret is held back for the next piece of its text."""
+"""The time that a possible start of a secret is held back for the next piece of its text."""
 
 _TEXT_DELTA = "text_delta"
 ErrorT = TypeVar("ErrorT", bound=BaseException)

@@ -45,7 +45,7 @@ class DirectRequest(SkillRequest):
         return job
 
     def log_received(self) -> None:
-        """Log the line of Celery for a received message, at DEBUG: a run has a line of its own."""
+        """Log Celery's line for a received message at DEBUG, since a run has its own line."""
         context = {
             "id": self.id,
             "name": self.name,

@@ -29,7 +29,7 @@ from skillfleet_worker.celery_hooks.skill_task import CANCELLED
 logger = logging.getLogger(__name__)
 
 _MARGIN_SECONDS = 600.0
-"""How long after the run's time limit Celery's own comes: settling may wait for Redis."""
+"""The delay of Celery's time limit after the run's own: settling may wait for Redis."""
 
 
 class SkillRequest(Request):

@@ -15,7 +15,7 @@ from skillfleet_telemetry.http import Answer, Route
 from skillfleet_worker.settings import WorkerSettings
 
 _BLOCKED_FACTOR = 3
-"""How many times `blocked_seconds` a loop may be blocked before it counts as dead."""
+"""The multiple of `blocked_seconds` after which a blocked loop counts as dead."""
 _PING_SECONDS = 2.0
 TICK_SECONDS = 1.0
 

@@ -23,11 +23,11 @@ _SHORTEST_SECONDS = 0.05
 _LOOK_SECONDS = 0.3
 _ROUNDS = 10
 _SEEN_SECONDS = 1.0
-"""How long a run may go on after its record was read: less than the reaper waits after a gap."""
+"""The time a run may continue after a read of its record; the reaper waits longer after a gap."""
 
 
 def held_seconds(lease_seconds: float) -> float:
-    """Return how long an attempt may go on after a renewal; stopping its handler takes time."""
+    """Return how long an attempt may continue after a renewal; stopping its handler takes time."""
     return lease_seconds - max(lease_seconds * _STOP_PART, _STOP_SECONDS)
 
 
@@ -93,7 +93,7 @@ class Heartbeat:
         return True
 
     async def _look(self, attempts: Mapping[str, Attempt], tokens: dict[str, int]) -> None:
-        """While Redis refuses writes, let attempts go on whose record still names them.
+        """While Redis refuses writes, let attempts continue whose record still names them.
 
         Another worker can restart a run only when Redis accepts writes again, and the reaper then
         first waits two seconds.

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.5
 _WITHDRAW_SECONDS = 2.0
 _CARD_HEARTBEATS = 3
-"""How many heartbeats the directory keeps the agents of a process that no longer reports."""
+"""The heartbeats for which the directory keeps agents of a process that no longer reports."""
 
 
 class ProcessServices:

@@ -12,7 +12,7 @@ from skillfleet_ledger import Ledger
 logger = logging.getLogger(__name__)
 
 _ROUND_SECONDS: Final = 60.0
-"""How long a provider may take for one round."""
+"""The time limit of a provider for one round."""
 
 
 class ResourceReaper:

@@ -35,7 +35,7 @@ _RECYCLE_SECONDS = 10.0
 
 
 class Watchdog:
-    """Acts for one process whose handlers block, from a thread of its own."""
+    """The thread that acts for a process whose handlers block it."""
 
     def __init__(self, process: WorkerProcess, restart: Callable[[], None]) -> None:
         self._process = process
