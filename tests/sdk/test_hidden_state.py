@@ -7,7 +7,7 @@ from weakref import ref
 import pytest
 
 from skillfleet.hidden_state import HiddenState
-from tests.worker.object_graph import reachable
+from skillfleet.testing.conformance.object_graph import reachable
 
 STATES: HiddenState[Any] = HiddenState()
 OTHERS: HiddenState[Any] = HiddenState()

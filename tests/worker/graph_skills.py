@@ -5,7 +5,7 @@ from typing import Any
 
 from skillfleet import Agent, AgentEvent, RunContext
 from skillfleet.hidden_state import HiddenState
-from tests.worker.object_graph import reachable
+from skillfleet.testing.conformance.object_graph import reachable
 
 graph = Agent("graph")
 

@@ -12,6 +12,8 @@ from skillfleet import LocalRunContext, NoAuth
 from skillfleet.contracts import AgentCard, SkillCard
 from skillfleet.errors import InvalidArgumentsError, UnknownAgentError
 from skillfleet.ports.discovery import DiscoveryClient, DiscoveryProvider
+from skillfleet.ports.scope import RunScope
+from skillfleet.testing.conformance.object_graph import reachable
 
 Body = Callable[[DiscoveryClient], Awaitable[None]]
 
@@ -150,5 +152,13 @@ class DiscoverySuite(ABC):
             cancelled.cancel()
             found = await asyncio.gather(*(client.find_agents() for _ in range(20)))
             assert {len(agents) for agents in found} == {len(self.cards)}
+
+        self.run(body)
+
+    def test_a_client_does_not_show_its_scope_to_the_skill(self) -> None:
+        async def body(client: DiscoveryClient) -> None:
+            await client.find_agents()
+            shown = [path for path, found in reachable(client) if isinstance(found, RunScope)]
+            assert not shown, "keep the scope in a skillfleet.hidden_state.HiddenState"
 
         self.run(body)

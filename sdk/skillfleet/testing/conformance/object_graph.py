@@ -10,14 +10,14 @@ _LEAVES = (str, bytes, bytearray, int, float, complex, bool, type(None), type, t
 
 
 def reachable(start: Any) -> Iterator[tuple[str, Any]]:
-    """Every object behind `start`, with the path to it; private attributes included.
+    """Yield every object behind `start`, with the path to it; private attributes included.
 
     Follows `__dict__`, `__slots__`, containers, bound methods, partials, closures, and weak
     references with their callbacks. It does not follow classes, modules and the globals of
     functions: those are the process's.
     """
     seen: set[int] = set()
-    waiting = [("ctx", start)]
+    waiting = [("", start)]
     kept = []
     while waiting:
         path, found = waiting.pop()
