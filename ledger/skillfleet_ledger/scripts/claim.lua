@@ -16,7 +16,7 @@
 -- 'claimed' (extra: milliseconds it waited since it was published), 'duplicate' (another
 -- attempt holds the run), 'ended' (extra: its state), 'early' (its delay is not over),
 -- 'cancelled' (extra: the reason; its code in place of retries) and 'overdue' (both still queued:
--- close it), 'exhausted' (lost and released too often: the reaper closes it), 'unknown'.
+-- end it), 'exhausted' (lost and released too often: the reaper ends it), 'unknown'.
 local id, worker, claim = ARGV[1], ARGV[2], ARGV[3]
 local run = run_key(id)
 local now = now_ms()

@@ -8,7 +8,7 @@
 -- ARGV[6]  payload of the final event
 -- ARGV[7]  the result in Celery's format
 --
--- Returns 'closed', 'ended' (it had ended before), 'changed' (an attempt holds it now) or 'unknown'.
+-- Returns 'ended_now', 'ended_before', 'changed' (an attempt holds it now) or 'unknown'.
 local id = ARGV[1]
 local r = read_for_finish(id)
 if not r[1] then return 'unknown' end
