@@ -122,7 +122,7 @@ class Agent:
         except TypeError as error:
             known = ", ".join(field.name for field in dataclasses.fields(SkillOptions))
             raise DeclarationError(
-                f"agent {self.name!r}: skill() knows the options {known}; got {', '.join(options)}"
+                f"agent {self.name!r}: skill() accepts {known}; got {', '.join(options)}"
             ) from error
 
     def _add(
@@ -130,7 +130,7 @@ class Agent:
     ) -> Skill[..., Any]:
         if not callable(handler):
             raise DeclarationError(
-                f"agent {self.name!r}: skill() takes its options by name: "
+                f"agent {self.name!r}: skill() takes options by name only: "
                 "write @agent.skill(name='...')"
             )
         skill = make_skill(self.name, self.auth_model, handler, options, local_names)

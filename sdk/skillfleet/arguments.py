@@ -43,7 +43,7 @@ def json_arguments(task: str, arguments: Mapping[str, Any], limit: int | None = 
     if b'"__type__"' in json.encoded and any(value.keys() == _TYPED for value in _objects(json)):
         raise InvalidArgumentsError(
             f"arguments of {task} hold an object with the keys __type__ and __value__ only, which"
-            " Celery takes for a typed value: name one of them otherwise"
+            " Celery takes for a typed value: rename one of them"
         )
     return json
 

@@ -54,7 +54,7 @@ class Cleanups:
             await asyncio.wait({task}, timeout=max(end - time.monotonic(), 0) / 2)
             if not task.done():
                 task.cancel()
-                logger.error("run %s: a cleanup takes too long and is cancelled", run_id)
+                logger.error("run %s: a cleanup took too long and was cancelled", run_id)
 
 
 async def _contained(cleanup: Cleanup, run_id: str) -> None:

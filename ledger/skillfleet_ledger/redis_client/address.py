@@ -12,7 +12,9 @@ from typing import Any, Self
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 SCHEMES = ("redis", "rediss", "unix")
-_QUOTED = "what is special in a user or password is written quoted: # as %23, / as %2F, ? as %3F"
+_QUOTED = (
+    "special characters in a user or password are percent-encoded: # as %23, / as %2F, ? as %3F"
+)
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _NOT_PRINTED = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]")
 
@@ -89,7 +91,7 @@ def split_url(url: str, schemes: tuple[str, ...]) -> SplitResult:
     if _NOT_PRINTED.search(url):
         raise ValueError("it holds a space, a line's end or another character that is not printed")
     if _BAD_ESCAPE.search(url):
-        raise ValueError("a % in it is followed by no two hexadecimal digits: write %25 for a %")
+        raise ValueError("a % in it is not followed by two hexadecimal digits: write %25 for a %")
     if "#" in url:
         raise ValueError(f"it holds a #; {_QUOTED}")
     try:
@@ -116,7 +118,7 @@ def _options(parts: SplitResult) -> dict[str, str]:
     try:
         return dict(parse_qsl(parts.query, strict_parsing=bool(parts.query), errors="strict"))
     except ValueError:
-        raise ValueError(f"after its ? come options, name=value; {_QUOTED}") from None
+        raise ValueError(f"its options after ? must be name=value; {_QUOTED}") from None
 
 
 def _plain(text: str | None) -> str:

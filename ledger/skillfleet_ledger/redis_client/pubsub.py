@@ -57,7 +57,7 @@ class PubSub:
         self._trouble: Exception | None = None
         self._closed = False
         where = self._endpoint.address
-        self._outage = Outage(logger, f"no messages come from the channels of Redis at {where}")
+        self._outage = Outage(logger, f"receiving no pub/sub messages from Redis at {where}")
 
     async def listen(self, channel: str, listener: Listener) -> None:
         """Call `listener` for each message from now on; returns when Redis has confirmed.

@@ -12,28 +12,28 @@ _PASSING = {
     "MISCONF": "it cannot save its data",
     "NOREPLICAS": "too few of its replicas are connected",
     "READONLY": "it is a read-only replica",
-    "LOADING": "it still loads its data",
+    "LOADING": "it is still loading its data",
     "MASTERDOWN": "it is a replica that lost its primary",
     "CLUSTERDOWN": "its cluster is down",
-    "TRYAGAIN": "its cluster moves keys",
-    "BUSY": "it is busy with a script",
-    "UNBLOCKED": "it ended a command that waited",
-    "EXECABORT": "it gave a transaction up",
+    "TRYAGAIN": "its cluster is moving keys",
+    "BUSY": "it is busy running a script",
+    "UNBLOCKED": "it ended a waiting command",
+    "EXECABORT": "it aborted a transaction",
 }
 _NO_RIGHT = "this user lacks a right that the fleet needs"
 _NO_CLUSTER = "it is a Redis Cluster: a fleet needs a server that holds all of its keys"
 _NO_DATABASE = "there is no such database"
 _REFUSING = {
     "WRONGPASS": "user or password is wrong",
-    "NOAUTH": "it asks for a password",
+    "NOAUTH": "it requires a password",
     "NOPERM": _NO_RIGHT,
-    "DENIED": "it takes no connections from other machines",
+    "DENIED": "it accepts no connections from other machines",
     "CROSSSLOT": _NO_CLUSTER,
     "MOVED": _NO_CLUSTER,
     "ASK": _NO_CLUSTER,
 }
 _PASSING_TEXTS = {
-    "max number of clients": "it has no room for another client",
+    "max number of clients": "it accepts no more clients",
     "Script killed by user": "an administrator stopped the script",
 }
 _REFUSING_TEXTS = {
@@ -44,7 +44,7 @@ _REFUSING_TEXTS = {
     "invalid DB index": _NO_DATABASE,
     "SELECT is not allowed": _NO_CLUSTER,
     "non local key in a cluster node": _NO_CLUSTER,
-    "ERR AUTH <password> called": "it knows no password for the default user",
+    "ERR AUTH <password> called": "its default user has no password",
     "ERR unknown command": "it lacks a command that the fleet needs; is it a Sentinel, or old?",
 }
 _FOR_ALL = {"OOM", "MISCONF"}
