@@ -37,7 +37,7 @@ class LeaseLostError(Exception):
 
 
 class ArtifactStore:
-    """Writes artifacts under a lease and reads them as streams."""
+    """The store of artifacts: written under a lease, read as streams."""
 
     def __init__(self, connection: PipelinedConnection, settings: Settings) -> None:
         self._connection = connection

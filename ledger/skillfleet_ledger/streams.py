@@ -34,7 +34,7 @@ PackedEvent = tuple[str, bytes, int]
 
 
 class EventStreams:
-    """Writes and reads events. Their ids are `<number>-0` with dense numbers from 1."""
+    """The store of events. Their ids are `<number>-0` with dense numbers from 1."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Publisher(ABC):
-    """Puts messages of runs onto the broker. A repeated message is harmless."""
+    """A publisher of runs' messages to the broker. A repeated message is harmless."""
 
     @abstractmethod
     async def publish(self, invocation: Invocation) -> None:

@@ -51,7 +51,7 @@ Route = Callable[[Query], Answer]
 
 
 class HttpServer:
-    """Serves GET. `routes` by path; one that ends in a slash gets all paths below it.
+    """An HTTP server for GET. `routes` by path; one that ends in a slash gets all paths below it.
 
     Routes are called in threads, one a request. Port 0 takes any free one.
     """

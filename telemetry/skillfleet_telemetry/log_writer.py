@@ -156,7 +156,7 @@ os.register_at_fork(
 
 
 class LineHandler(logging.Handler):
-    """Writes lines to a stream; raises nothing where something is logged."""
+    """A handler that writes lines to a stream and never raises where something is logged."""
 
     def __init__(self, stream: Any, *, background: bool) -> None:
         super().__init__()

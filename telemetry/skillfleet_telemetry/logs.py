@@ -27,7 +27,7 @@ from skillfleet_telemetry.log_writer import LineHandler
 __all__ = ["FIELDS"]
 
 run_logger: Final = logging.getLogger("skillfleet.runs")
-"""Writes one line for each attempt that has ended."""
+"""The logger of one line for each attempt that has ended."""
 
 _CELERYS = ("celery.worker.strategy", "celery.app.trace")
 

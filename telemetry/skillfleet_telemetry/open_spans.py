@@ -16,7 +16,7 @@ LEFT_OPEN = "the attempt ended before this did"
 
 
 class OpenSpanProcessor(SpanProcessor):
-    """Tracks the open spans of each attempt."""
+    """A span processor that tracks the open spans of each attempt."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Add a span that an attempt's code starts."""

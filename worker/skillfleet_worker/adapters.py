@@ -42,12 +42,12 @@ class Adapters:
 
     @property
     def a2a(self) -> A2AProvider | None:
-        """Opens clients for calls to remote agents."""
+        """The provider of clients for calls to remote agents."""
         return self.of(A2A)
 
     @property
     def discovery(self) -> DiscoveryProvider | None:
-        """Opens clients that find agents."""
+        """The provider of clients that find agents."""
         return self.of(DISCOVERY)
 
     @property

@@ -8,7 +8,7 @@ from skillfleet.errors import SettingsError
 
 @dataclass(frozen=True)
 class CABundles:
-    """Checks listed hosts by their own certificate authority, all others by the public ones."""
+    """TLS contexts: listed hosts have their own certificate authority, others the public ones."""
 
     custom: dict[str, ssl.SSLContext] = field(default_factory=dict)
     """By host, or by `*.suffix` for all hosts below it."""

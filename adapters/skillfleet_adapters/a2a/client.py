@@ -43,7 +43,7 @@ _MESSAGE_NAMESPACE = uuid.UUID("5f3a9b0e-93c5-4f0e-8a3c-6f0a8f6d1b77")
 
 
 class HttpA2AProvider(A2AProvider):
-    """Opens the clients of a process, which share one transport.
+    """The provider of a process's clients, which share one transport.
 
     Calls take `timeout_seconds` at the most.
     """
@@ -63,7 +63,7 @@ class HttpA2AProvider(A2AProvider):
 
 @dataclass(frozen=True)
 class HttpA2AClient(A2AClient):
-    """Sends a skill's name and arguments as one data part and follows the task to its end.
+    """A client that sends a skill's name and arguments as one data part and follows the task.
 
     `target` is the agent's URL, which its card is found under. Calls take `timeout_seconds` at
     the most, and no longer than the caller's run.

@@ -29,7 +29,7 @@ _WAITING = {TaskState.TASK_STATE_INPUT_REQUIRED, TaskState.TASK_STATE_AUTH_REQUI
 
 
 class RemoteTask:
-    """Takes responses in order; `result` gives the task's end."""
+    """A remote task, built from its responses in order; `result` returns its end."""
 
     def __init__(self, target: str) -> None:
         self.id = ""

@@ -28,7 +28,7 @@ _states: HiddenState[_State] = HiddenState()
 
 
 class LedgerDiscovery(DiscoveryClient):
-    """Finds the agents that live workers of the fleet serve."""
+    """A client that finds the agents that live workers of the fleet serve."""
 
     async def find_agents(
         self,
@@ -61,7 +61,7 @@ class LedgerDiscovery(DiscoveryClient):
 
 
 class LedgerDiscoveryProvider(DiscoveryProvider):
-    """Opens clients that read the ledger of their worker."""
+    """A provider of clients that read the ledger of their worker."""
 
     def __init__(self, environment: AdapterEnvironment) -> None:
         self._environment = environment

@@ -80,7 +80,7 @@ def deletion_cost(oldest_started: float | None, now: float) -> int:
 
 
 class DeletionCost(Orchestrator):
-    """Writes the deletion cost of one pod."""
+    """The writer of one pod's deletion cost."""
 
     def __init__(self, pod: Pod, *, pause_seconds: float = _PAUSE_SECONDS) -> None:
         self._pod = pod

@@ -15,7 +15,7 @@ class EnvironmentSecretsSettings(AdapterSettings):
 
 
 class EnvironmentSecrets(Secrets):
-    """Reads `openai-key` from `<PREFIX>OPENAI_KEY`."""
+    """A source that reads `openai-key` from `<PREFIX>OPENAI_KEY`."""
 
     def __init__(self, environment: Mapping[str, str], prefix: str) -> None:
         self._environment = environment

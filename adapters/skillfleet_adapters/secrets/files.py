@@ -15,7 +15,7 @@ class FileSecretsSettings(AdapterSettings):
 
 
 class FileSecrets(Secrets):
-    """Reads `<folder>/<name>` at each call, so that a rotated secret is used at once."""
+    """A source that reads `<folder>/<name>` at each call, so that rotated secrets apply at once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -20,7 +20,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class SignalRelay:
-    """Takes over the handlers that are installed for `SIGNALS`.
+    """A relay that takes over the handlers installed for `SIGNALS`.
 
     `on_signal` is called for each at once, in the signal handler, also while the loop is blocked.
     """

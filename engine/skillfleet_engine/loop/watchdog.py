@@ -33,7 +33,7 @@ STOPPED = 2.0
 _LOG_EVERY = 60.0
 
 Executing = Callable[[], str | None]
-"""Gives the id of the task whose code runs on the loop's thread right now; None if unknown."""
+"""Returns the id of the task whose code runs on the loop's thread now; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)

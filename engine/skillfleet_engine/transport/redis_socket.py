@@ -26,7 +26,7 @@ _NOTHING = object()
 
 
 class RedisSocket:
-    """Sends commands at once and parses replies, in order; one thread at a time.
+    """A socket that sends commands at once and parses replies in order; one thread at a time.
 
     `connection` is redis-py's: it opens the socket and does TLS, authentication, database and
     name. Only opening, a full send buffer and `wait` can block. Every method raises redis-py's

@@ -35,7 +35,7 @@ _ENDS_CALLS = (StopKind.DEADLINE, StopKind.BUDGET)
 
 
 class ChildCalls(A2AClient):
-    """Runs the calls of one attempt as child runs.
+    """The A2A client that runs the calls of one attempt as child runs.
 
     A call continues when Redis comes back within `patience` seconds.
     """

@@ -216,7 +216,7 @@ class FleetRunContext(RunContext[Any]):
 
     @property
     def discover(self) -> DiscoveryClient:
-        """Finds the agents that live workers of this fleet serve."""
+        """The client that finds the agents that live workers of this fleet serve."""
         return _states.of(self).discovery
 
     def _contains_secret(self, args: Mapping[str, Any] | None) -> bool:

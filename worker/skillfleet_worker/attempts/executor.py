@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class Executor:
-    """Runs deliveries of one process. `served` has the skills it serves, by task name."""
+    """The executor of a process's deliveries. `served` has its skills, by task name."""
 
     def __init__(
         self,

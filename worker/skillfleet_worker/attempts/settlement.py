@@ -36,7 +36,7 @@ _CALLER_ENDED = "the calling run has ended"
 
 
 class Settlement:
-    """Writes outcomes to one ledger. Concurrency: any number at once, on the ledger's loop."""
+    """The writer of outcomes to a ledger. Concurrency: any number at once, on the ledger's loop."""
 
     def __init__(self, ledger: Ledger, publisher: Publisher) -> None:
         self._ledger = ledger

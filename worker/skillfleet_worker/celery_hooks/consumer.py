@@ -35,7 +35,7 @@ LedgerWork = Callable[[Ledger], Coroutine[Any, Any, Any]]
 
 
 class FleetConsumer(LoopConsumer):
-    """Ends runs of unknown skills; dead-letters messages that cannot be processed."""
+    """The handler that ends runs of unknown skills and dead-letters unprocessable messages."""
 
     connection_errors: Any
     event_dispatcher: Any

@@ -40,7 +40,7 @@ class Node:
         self.release_runs: Callable[[], None] = lambda: None
         """Releases all runs of the worker and waits until that is done; in the main process."""
         self.end_process: Callable[[], None] = lambda: None
-        """Ends this process at once, with the exit status of a worker that has drained."""
+        """End this process at once, with the exit status of a worker that has drained."""
         self.consumer: Any = None
         """Celery's consumer in the main process; None in children."""
         self._app: Any = None

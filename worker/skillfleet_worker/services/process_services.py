@@ -21,7 +21,7 @@ _CARD_HEARTBEATS = 3
 
 
 class ProcessServices:
-    """Starts and stops what a process does besides running attempts. On its home loop."""
+    """The services of a process besides running attempts. They run on its home loop."""
 
     def __init__(self, process: WorkerProcess, cards: Sequence[AgentCard]) -> None:
         self._process = process

@@ -40,7 +40,7 @@ _UNEVEN = random.SystemRandom()
 
 
 class Reaper:
-    """Runs rounds over all shards; does nothing while another worker holds the leader lock."""
+    """The reaper: rounds over all shards, unless another worker holds the leader lock."""
 
     def __init__(
         self, ledger: Ledger, publisher: Publisher, worker: str, settings: WorkerSettings
