@@ -35,7 +35,7 @@ class Goal:
         return Spread.of([mine / theirs for mine, theirs in pairs])
 
     def is_met_by(self, now: Spread) -> bool:
-        """Whether the median keeps to the bound."""
+        """Return whether the median keeps to the bound."""
         return now.median >= self.bound if self.better == "more" else now.median <= self.bound
 
     def _spread(self, results: Results, system: str) -> Spread | None:

@@ -28,7 +28,7 @@ _OURS = (*APPEND_ONLY, "--stream-node-max-bytes", "1024")
 
 @dataclass(frozen=True)
 class Slots:
-    """How many jobs a worker runs at once: in most workloads, while all sleep, while all are held.
+    """The jobs a worker runs at once: in most workloads, while all sleep, while all are held.
 
     `sleepers` is how many sleeping jobs it gets. None: such a worker makes no sense.
     """

@@ -17,7 +17,7 @@ _ARTIFACTS_MIB = 5
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much each workload does."""
+    """The sizes of the workloads."""
 
     jobs: int = 2000
     latencies: int = 200

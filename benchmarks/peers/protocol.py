@@ -56,7 +56,7 @@ class Driver(ABC):
 
     @abstractmethod
     async def unfinished(self) -> int:
-        """How many jobs have no result yet; one or two commands."""
+        """Return the number of jobs without a result, in one or two commands."""
 
     async def cancel(self, handle: Any) -> None:
         """Cancel a running job."""
@@ -66,7 +66,7 @@ class Driver(ABC):
 
     @final
     async def do_worker(self, concurrency: int) -> list[str]:
-        """How the worker is started."""
+        """Return the command that starts the worker."""
         return self.worker(concurrency)
 
     async def do_warm(self, count: int = 20) -> None:

@@ -310,7 +310,7 @@ def test_the_users_of_one_fleet_reach_no_key_and_no_channel_of_another() -> None
 
 
 def reaches(client: Any, user: str, key: str) -> bool:
-    """Whether a user may do anything with a key, of what some user may."""
+    """Return whether a user may do anything with a key that some user may do."""
     return any(
         client.execute_command("ACL", "DRYRUN", user, *command) == b"OK"
         for command in (

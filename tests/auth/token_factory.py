@@ -1,4 +1,4 @@
-"""What an attacker who reaches Redis can do: submit runs with any token, message and record."""
+"""An attacker who reaches Redis: it submits runs with any token, message and record."""
 
 import time
 from collections.abc import Mapping

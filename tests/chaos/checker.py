@@ -128,7 +128,7 @@ def _alone(run: Run, executions: Sequence[Execution]) -> Iterator[str]:
 
 
 def _awake_after_standing_still(older: Execution, younger: Execution) -> float:
-    """How long (ns) the older one ran since it last woke before it could know; inf if it never did.
+    """Return for how long (ns) the older one ran, once awake, before it could know; inf if never.
 
     It woke last with the first sign of life after the younger one's start, where it stood still
     until then, or else before.

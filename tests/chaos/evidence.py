@@ -1,4 +1,4 @@
-"""What a round left behind: the ledger as plain Redis data, and the journal of the skills."""
+"""The evidence of a round: the ledger as plain Redis data, and the journal of the skills."""
 
 import base64
 import time
@@ -52,7 +52,7 @@ class Run:
         return self.record.get("parent")
 
     def outcome(self, attempt: int) -> str:
-        """How an attempt ended; '' while it is open."""
+        """Return how an attempt ended; '' while it is open."""
         entry = next((one for one in self.attempts if one["number"] == attempt), {})
         return str(entry.get("outcome", ""))
 
@@ -90,13 +90,13 @@ class Execution:
 
     @property
     def over(self) -> int:
-        """When the handler ended, of one that `ended`."""
+        """The time at which the handler ended, if it `ended`."""
         return self.times[self.words.index("end")]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a round knows beside its runs: how journal and ledger read the clock, and the faults."""
+    """The context of a round: how journal and ledger read the clock, and the faults."""
 
     troubles: Troubles = field(default_factory=Troubles)
     groups: Mapping[int, int] = field(default_factory=dict)
@@ -113,7 +113,7 @@ class Scene:
         return self.now if moment is None else int(moment) * 1_000_000 - self.skew
 
     def worker(self, one: Execution) -> int | None:
-        """Which worker executed that."""
+        """The worker that executed it."""
         return self.groups.get(one.group)
 
 

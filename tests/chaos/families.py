@@ -1,4 +1,4 @@
-"""What has to end with what: an attempt with its handler, a called run with its caller.
+"""Ends that belong together: an attempt and its handler, a called run and its caller.
 
 A time limit here is one of undisturbed time: what Redis, or the worker that it is about, was in
 trouble is not counted.

@@ -1,4 +1,4 @@
-"""What a plain client's message brought along: called once when its run succeeded, else never."""
+"""The canvas of a plain client's message: called once when its run succeeded, else never."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

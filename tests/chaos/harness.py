@@ -180,7 +180,7 @@ class Harness:
         )
 
     def scene(self, messages: tuple[Message, ...]) -> Scene:
-        """What the checker has to know of the round."""
+        """Return the facts that the checker needs of the round."""
         groups = {group: number for number, one in enumerate(self.machines) for group in one.groups}
         now = time.monotonic_ns()
         return Scene(self.troubles, groups, time.time_ns() - now, now, messages)
@@ -291,7 +291,7 @@ class Harness:
                 time.sleep(dice.uniform(0, 0.02))
 
     async def _cut_now_and_then(self, fault: Fault) -> None:
-        """What a worker does when it connects again meets a Redis without scripts."""
+        """Make workers that connect again find a Redis without scripts."""
         for _ in range(int(fault.seconds)):
             self.proxies[fault.worker].cut()
             await asyncio.sleep(1)
@@ -403,7 +403,7 @@ async def _gone(group: int) -> bool:
 
 
 async def _until(condition: Callable[[], Any], timeout: float) -> Any:
-    """What the condition gives first beside None and False; None after `timeout` seconds."""
+    """Return the condition's first value besides None and False; None after `timeout` seconds."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         value = condition()

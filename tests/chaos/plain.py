@@ -16,7 +16,7 @@ _RABBIT = {"confirm_publish": True}
 
 @dataclass(frozen=True)
 class Plain:
-    """What a message of Celery's brings along: what is called next, and how, and time limits."""
+    """The options of a Celery message: the calls after it, their kind, and time limits."""
 
     then: str | None = None
     """`link` or `chain`: a run of chaos.linked follows if this one succeeds."""

@@ -27,7 +27,7 @@ _CALM_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Scenario:
-    """What a round is made of; the same numbers make the same round."""
+    """The parameters of a round; the same numbers make the same round."""
 
     seed: int
     seconds: float
@@ -46,7 +46,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is wrong, what was done, and what the workers said."""
+    """The report of a round: problems, actions, and the workers' output."""
 
     problems: list[str]
     summary: str

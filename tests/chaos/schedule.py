@@ -1,4 +1,4 @@
-"""What breaks when: drawn from a seed, so that a round can be run again."""
+"""The schedule of faults: drawn from a seed, so that a round can be repeated."""
 
 import random
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""How runs come back: a dead child, a publisher that fails, a message that was never sent."""
+"""The recovery of runs: a dead child, a publisher that fails, a message that was never sent."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""When which part of a round was in trouble: what the promises' times do not count."""
+"""The times at which parts of a round were in trouble, which the promised times exclude."""
 
 import time
 from collections.abc import Iterator
@@ -46,5 +46,5 @@ class Troubles:
         return quiet + max(ended - reached, 0)
 
     def count(self, began: int, ended: int) -> int:
-        """How many touched a time, whomever they struck."""
+        """Return the number of troubles that touched a time."""
         return sum(one.began <= ended and one.ended + RECOVERY_NS >= began for one in self._played)

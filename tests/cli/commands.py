@@ -23,7 +23,7 @@ _WORKERS_VERBS = ("worker", "dead", "doctor", "exporter")
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended."""
+    """The end of a command."""
 
     code: int
     out: str
@@ -31,7 +31,7 @@ class Result:
 
     @property
     def json(self) -> Any:
-        """What it printed, as JSON."""
+        """The command's output as JSON."""
         return json.loads(self.out)
 
     @property
@@ -124,7 +124,7 @@ class Running:
 
     @property
     def text(self) -> str:
-        """What it printed so far, on stdout and stderr."""
+        """Return the output so far, of stdout and stderr."""
         return self.log.read_text(errors="replace")
 
     def wait_for(self, pattern: str, count: int = 1) -> "re.Match[str]":

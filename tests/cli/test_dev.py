@@ -38,7 +38,7 @@ class Den:
         self.module.write_text(AGENT.format(word=word))
 
     def says(self) -> str:
-        """What the skill returns now, through the fleet."""
+        """Return the skill's current result, through the fleet."""
         lines = self.shell.ok("enqueue", "pet.speak", "--follow", "--json").json_lines
         return str(lines[-1]["result"])
 

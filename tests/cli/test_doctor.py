@@ -23,7 +23,7 @@ pytestmark = pytest.mark.xdist_group("cli")
 
 
 def findings(shell: Shell, *options: str, code: int = 0) -> dict[str, dict[str, Any]]:
-    """What the doctor finds, by check."""
+    """Return the doctor's findings, by check."""
     result = shell.run("doctor", "--json", *options)
     assert result.code == code, result
     assert result.json["healthy"] is (code == 0)

@@ -17,7 +17,7 @@ VERBS = [
 
 
 def shown(*arguments: str) -> str:
-    """What the command prints for arguments that need no fleet."""
+    """Return the command's output for arguments that need no fleet."""
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     return result.stdout
@@ -39,7 +39,7 @@ def test_the_version_is_the_distribution_s() -> None:
 
 
 def test_the_help_loads_nothing_slow() -> None:
-    """What takes time is loaded by the verb that needs it."""
+    """Slow imports are loaded only by the commands that need them."""
     slow = {"celery", "kombu", "pydantic", "redis", "opentelemetry", "skillfleet_producer"}
     script = (
         "import sys, skillfleet_cli.main as m\n"

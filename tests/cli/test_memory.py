@@ -1,4 +1,4 @@
-"""What the processes of a fleet load and hold; figures in docs/memory.md."""
+"""The memory and modules of a fleet's processes; figures in docs/memory.md."""
 
 import os
 import sys
@@ -88,7 +88,7 @@ def resident_mib(command: Running) -> float:
 
 
 def cpu_seconds(command: Running) -> float:
-    """What a command's process has used so far, all its threads together."""
+    """Return the processor time that a command's process has used, over all threads."""
     text = Path(f"/proc/{command.process.pid}/stat").read_text()
     user, system = text.rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

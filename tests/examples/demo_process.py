@@ -20,7 +20,7 @@ _END_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Ended:
-    """What a finished demo left behind."""
+    """The output of a finished demo."""
 
     status: int
     output: str
@@ -62,7 +62,7 @@ class Demo:
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """Return the output so far."""
         return self._log.read_text(errors="replace")
 
     def wait_output(self, text: str) -> None:

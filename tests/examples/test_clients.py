@@ -32,7 +32,7 @@ def run_example(name: str, server: ValkeyServer, *arguments: str) -> list[str]:
 
 
 def section(lines: list[str], name: str) -> list[str]:
-    """What one of an example's functions printed."""
+    """Return the output of one of an example's functions."""
     rest = lines[lines.index(f"--- {name}") + 1 :]
     ends = [number for number, line in enumerate(rest) if line.startswith("--- ")]
     return [line for line in rest[: ends[0] if ends else None] if line]

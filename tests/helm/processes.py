@@ -103,7 +103,7 @@ class LocalPod:
         )
 
     def log(self, name: str | None = None) -> str:
-        """What a container, by default the main one, has printed so far."""
+        """Return the output so far of a container, by default the main one."""
         found = name or self.pod["containers"][0]["name"]
         return (self.folder / f"{found}.log").read_text(errors="replace")
 
@@ -113,7 +113,7 @@ class LocalPod:
         return [local_program(program), *arguments]
 
     def environment(self, container: Manifest) -> dict[str, str]:
-        """What the kubelet would set, and nothing of this process but the way to programs."""
+        """Return the environment that the kubelet would set; of this process only the PATH."""
         values = {"PATH": os.environ["PATH"], "HOME": "/tmp"}
         for source in container.get("envFrom", []):
             values |= self.config[source["configMapRef"]["name"]]
@@ -191,7 +191,7 @@ def fill(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def local_program(name: str) -> str:
-    """Where a program of the image is on this machine."""
+    """Return the path of an image's program on this machine."""
     if name == "valkey-server":
         return server_binary()
     beside = Path(sys.executable).parent / name

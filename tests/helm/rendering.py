@@ -36,7 +36,7 @@ def render(
 
 
 def notes(values: Mapping[str, Any] | None = None) -> str:
-    """What `helm install` prints at its end."""
+    """Return the notes that `helm install` prints at its end."""
     with helm_python.Chart.load(CHART) as chart:
         texts = chart.render(dict(values or {}), name="fleet", namespace="agents")
     return texts["skillfleet/templates/NOTES.txt"]

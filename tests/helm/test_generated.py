@@ -33,7 +33,7 @@ def apply(step: dict[str, Any], target: Any) -> None:
 
 
 def build(folder: Path) -> list[Manifest]:
-    """What kustomize would build of these folders, in so far as they use it."""
+    """Return what kustomize would build of these folders, as far as they use it."""
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text("utf-8"))
     used = {"apiVersion", "kind", "namespace", "resources", "patches"}
     assert kustomization.keys() <= used
@@ -55,7 +55,7 @@ def by_name(manifests: list[Manifest]) -> list[Manifest]:
 
 
 def wanted(overlay: str) -> list[Manifest]:
-    """What the chart makes of an overlay's values, and the namespace."""
+    """Return what the chart renders of an overlay's values, and the namespace."""
     rendered = render.render_values(overlay, "skillfleet")
     return by_name([*rendered, render.namespace_object("skillfleet")])
 

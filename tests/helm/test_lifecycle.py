@@ -222,7 +222,7 @@ def test_a_chart_version_alone_rolls_no_pod(fleet: list[Manifest]) -> None:
 
 
 def fixed(manifests: list[Manifest]) -> dict[tuple[str, str], Any]:
-    """What the API server lets no upgrade change, by kind and name."""
+    """Return the fields that no upgrade may change, by kind and name."""
     found: dict[tuple[str, str], Any] = {}
     for manifest in manifests:
         spec, name = manifest.get("spec", {}), manifest["metadata"]["name"]

@@ -46,7 +46,7 @@ def get(url: str, user: str = "", data: bytes | None = None) -> tuple[int, str]:
 
 
 def secrets(valkey: ValkeyServer) -> Secrets:
-    """What operators bring along: each part's URL, with a user of its own."""
+    """Return the secrets of an operator: each part's URL, with its own user."""
     roles = ("exporter", "flower", "producer")
     urls = {role: valkey.url_of(f"skillfleet-{role}") for role in roles}
     urls["url"] = valkey.worker_url

@@ -75,7 +75,7 @@ class Prometheus:
         self.process.wait()
 
     def ask(self, path: str, **parameters: str) -> Any:
-        """What the HTTP API answers; None while it does not."""
+        """Return the HTTP API's answer; None while there is none."""
         query = urllib.parse.urlencode(parameters)
         status, body = get(f"http://127.0.0.1:{self.port}/api/v1/{path}?{query}")
         assert status in (0, 200, 503), body

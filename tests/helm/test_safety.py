@@ -265,7 +265,7 @@ def flower_ingress(values: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def routed(paths: list[dict[str, Any]], request: str) -> bool:
-    """Whether an Ingress with these paths takes a request, by the rules of pathType."""
+    """Return whether an Ingress with these paths takes a request, by the rules of pathType."""
     for path in paths:
         prefix = path["path"].rstrip("/")
         whole = path["pathType"] == "Exact"

@@ -1,4 +1,4 @@
-"""What the API server would say: core objects, KEDA's objects, Helm's own lint."""
+"""Validation as by the API server: core objects, KEDA's objects, and Helm's own lint."""
 
 import json
 from collections.abc import Iterator

@@ -56,7 +56,7 @@ class Trial:
         )
 
     def denied(self) -> list[str]:
-        """What the server refused so far: user and what it was about."""
+        """Return the server's refusals so far: user and command or key."""
         with self.client("admin", "admin") as client:
             entries: Any = client.acl_log()
         return [f"{entry['username']}: {entry['object']} ({entry['reason']})" for entry in entries]

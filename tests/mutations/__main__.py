@@ -119,13 +119,13 @@ def play(
 
 
 def reasons() -> dict[str, str]:
-    """Why a mutant may survive, by its id."""
+    """Return the reasons why mutants may survive, by id."""
     found: dict[str, str] = tomllib.loads(REASONS.read_text())
     return found
 
 
 def results() -> dict[str, str | None]:
-    """Who killed each mutant that was played, by its id."""
+    """Return the test that killed each played mutant, by id."""
     found: dict[str, str | None] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     return found
 

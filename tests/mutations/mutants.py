@@ -70,7 +70,7 @@ class Script:
         raise ValueError(f"{self.name}: unbalanced brackets")
 
     def arguments(self, opening: int) -> list[tuple[int, int]]:
-        """Where the arguments of a call begin and end, as positions in the text."""
+        """Return the positions at which the arguments of a call begin and end."""
         closing, found = self.closing(opening), []
         depth, start = 0, self.tokens[opening].end
         for token in self.tokens[opening + 1 : closing]:
@@ -156,7 +156,7 @@ def _conditions(script: Script) -> Iterator[Edit]:
 
 
 def _end_of_condition(script: Script, index: int) -> int | None:
-    """Where the condition that begins after a token ends: at `then`, or with its line."""
+    """Return the end of the condition that begins after a token: at `then`, or with its line."""
     keyword = script.tokens[index].text
     if keyword in ("if", "elseif"):
         for later in range(index, len(script.tokens)):

@@ -1,4 +1,4 @@
-"""Which tests are to notice a mutant of which script, the quickest first.
+"""The tests that must notice a mutant of each script, the quickest first.
 
 Left out are tests that draw at random or take long (test_scripts_stateful, test_storm,
 test_residue): a verdict must be the same each time.

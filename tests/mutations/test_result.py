@@ -46,7 +46,7 @@ def test_each_script_has_mutants_and_tests_that_exist() -> None:
     assert source("submit")[0].startswith(scripts()["common"])
 
 
-def test_what_is_broken_is_said() -> None:
+def test_each_mutant_states_its_change() -> None:
     text = "if r[1] ~= ARGV[2] or r[2] < 5 then return 0 end\nredis.call('SET', K, 1, 'NX')\n"
     found = {mutant.change for mutant in mutants_of("some", text)}
     first, second = (

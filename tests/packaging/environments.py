@@ -44,7 +44,7 @@ class Environment:
 
     @property
     def site(self) -> Path:
-        """Where its packages lie."""
+        """The folder of its packages."""
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         return self.folder / "lib" / version / "site-packages"
 

@@ -1,4 +1,4 @@
-"""Which of an agent's versions decides over arguments and queue."""
+"""The version of an agent that decides about arguments and queue."""
 
 from collections.abc import AsyncIterator
 
@@ -30,14 +30,14 @@ def card(version: str, queue: str, *arguments: str, skill: str = "hi") -> AgentC
 
 @pytest.fixture
 async def ledger(valkey: ValkeyServer) -> AsyncIterator[Ledger]:
-    """What a worker publishes through."""
+    """Yield the ledger through which a worker publishes."""
     ledger = Ledger(Settings.load(redis_url=valkey.worker_url))
     yield ledger
     await ledger.close()
 
 
 async def queue_of(valkey: ValkeyServer, args: dict[str, int], skill: str = "roll.hi") -> str:
-    """Where a producer that starts now sends a run."""
+    """Return the queue to which a producer that starts now sends a run."""
     async with AsyncFleet(valkey.producer_url) as fleet:
         run = await fleet.enqueue(skill, args)
         return (await run.status()).queue

@@ -1,4 +1,4 @@
-"""What a producer loads: it lives in other people's services."""
+"""The imports of a producer, which runs inside other services."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What every context checks before an event or an artifact leaves it."""
+"""The checks of every context for events and artifacts."""
 
 from pathlib import PurePosixPath
 from typing import Any

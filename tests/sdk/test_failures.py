@@ -1,4 +1,4 @@
-"""What is read from an error can always be written, whatever the error is."""
+"""The values read from any error can always be written."""
 
 import asyncio
 import math

@@ -18,7 +18,7 @@ class Owner:
 
 
 class State:
-    """What is hidden."""
+    """A hidden state."""
 
 
 def test_each_object_has_its_own_state_in_each_table() -> None:

@@ -1,4 +1,4 @@
-"""What users may rely on, and what importing the SDK costs them."""
+"""The public names of the SDK, and the cost of importing it."""
 
 import inspect
 import subprocess

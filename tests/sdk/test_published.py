@@ -1,4 +1,4 @@
-"""What an agent publishes is JSON from its declaration on, or it is refused there."""
+"""An agent's published data is JSON, or its declaration is refused."""
 
 import math
 from dataclasses import dataclass

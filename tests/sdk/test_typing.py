@@ -11,7 +11,7 @@ ROOT = HERE.parent.parent
 
 
 def mypy(file: Path, cache: Path) -> str:
-    """What mypy reports in strict mode, in which an unused ignore is an error; "" for nothing."""
+    """Return mypy's report in strict mode, in which an unused ignore is an error; "" for none."""
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary"]
     done = subprocess.run(
         [*command, "--cache-dir", str(cache), str(file)],

@@ -61,7 +61,7 @@ def add_namespace(client: Any, namespace: str) -> None:
 
 
 def denied(client: Any) -> list[str]:
-    """What the server refused so far: user, reason and what it was about."""
+    """Return the server's refusals so far: user, reason, and command or key."""
     entries = client.execute_command("ACL", "LOG", 100)
     rows = [{_text(key): _text(value) for key, value in entry.items()} for entry in entries]
     return [f"{row['username']}: {row['reason']} {row['object']}" for row in rows]

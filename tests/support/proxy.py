@@ -22,7 +22,7 @@ class _Cut:
     left: int | None = None
 
     def take(self, data: bytes) -> tuple[bytes, bool]:
-        """What still passes of `data`, and whether it is time to break."""
+        """Return the part of `data` that still passes, and whether to break the connection."""
         if self.left is None:
             return data, False
         passed = data[: self.left]
@@ -48,7 +48,7 @@ class Trap:
 
 
 class _Pieces:
-    """What a connection sends, read ahead, each piece with the moment at which it came."""
+    """The pieces that a connection sends, read ahead, each with its time of arrival."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=256)

@@ -80,7 +80,7 @@ class ValkeyServer:
             self._namespaces.add(namespace)
 
     def denied(self) -> list[str]:
-        """What the server refused its users so far."""
+        """Return the server's refusals so far."""
         with self.client() as client:
             return acl.denied(client)
 

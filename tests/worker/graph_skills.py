@@ -72,7 +72,7 @@ async def leaf(ctx: RunContext) -> None:
 
 @graph.skill
 async def finds_a_leak(ctx: RunContext) -> list[str]:
-    """Whether the walk finds what a careless client would hold."""
+    """Return what the walk finds of an object that a careless client would hold."""
     from skillfleet_worker.attempts import context
 
     states: HiddenState[Any] = context._states

@@ -1,4 +1,4 @@
-"""What the tests of the worker and the producer share."""
+"""Fixtures and helpers that the tests of the worker and the producer share."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What a worker's process keeps of its attempts, on a real ledger, without a worker around it."""
+"""The attempts of a worker process on a real ledger, without a worker."""
 
 import asyncio
 from collections.abc import Callable, Coroutine

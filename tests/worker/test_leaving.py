@@ -1,4 +1,4 @@
-"""What a handler leaves behind harms no other run, and does not keep its worker from ending."""
+"""A handler's leftovers affect no other run, and do not keep its worker from ending."""
 
 import signal
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a plain Celery client's message says is kept through retries, drains and lost workers."""
+"""The contents of a plain Celery client's message survive retries, drains and lost workers."""
 
 import asyncio
 import base64
@@ -297,7 +297,7 @@ def plain_run(link: str, journal: Path) -> Submission:
 
 
 def words(journal: Path) -> set[str]:
-    """What is noted in a journal, beside run and attempt."""
+    """Return the entries of a journal, without run and attempt."""
     lines = journal.read_text().splitlines() if journal.exists() else []
     return {line.split(" ", 2)[2] for line in lines}
 

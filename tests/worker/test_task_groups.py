@@ -1,4 +1,4 @@
-"""What a TaskGroup of a skill raises counts as the error inside."""
+"""An error from a skill's TaskGroup counts as the error inside."""
 
 import pytest
 

@@ -70,6 +70,6 @@ def calling_fleet(**settings: Any) -> Iterator[ValkeyServer]:
 
 
 def ask(fleet: Fleet, target: str, skill: str, **args: Any) -> Any:
-    """What a run of ours got when it asked the agent at `target`."""
+    """Return what a run got when it called the agent at `target`."""
     run = fleet.enqueue("caller.asks", {"target": target, "skill": skill, **args})
     return run.result(timeout=30)

@@ -1,4 +1,4 @@
-"""Which hosts may be called, at which addresses, with whose credentials."""
+"""The hosts that may be called, their addresses, and the credentials for them."""
 
 import asyncio
 import ssl

@@ -78,7 +78,7 @@ def publish(
 
 
 def commands(client: Any, name: str) -> int:
-    """How often the server was asked for a command so far."""
+    """Return how often the server has executed a command."""
     return int(client.info("commandstats").get(f"cmdstat_{name}", {}).get("calls", 0))
 
 

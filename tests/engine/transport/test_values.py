@@ -1,4 +1,4 @@
-"""What a consumer reads is what kombu's own transport reads, value by value."""
+"""A consumer reads the same values as kombu's own transport."""
 
 import json
 import math
