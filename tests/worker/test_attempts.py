@@ -188,15 +188,15 @@ def test_a_batch_that_redis_did_not_take_is_written_behind_what_is_left(
             f"{process.ledger.keys.prefix(lease.run_id)}{kind}:{lease.run_id}"
             for kind in ("run", "events")
         ]
-        await buffer.put("text", orjson.dumps({"text": "one"}))
+        await buffer.append("text", orjson.dumps({"text": "one"}))
         await buffer.flush()
         for key in keys:
             await process.ledger.connection.execute("COPY", key, f"{key}:saved")
-        await buffer.put("text", orjson.dumps({"text": "two"}))
+        await buffer.append("text", orjson.dumps({"text": "two"}))
         await buffer.flush()
         for key in keys:
             await process.ledger.connection.execute("COPY", f"{key}:saved", key, "REPLACE")
-        await buffer.put("text", orjson.dumps({"text": "three"}))
+        await buffer.append("text", orjson.dumps({"text": "three"}))
         await buffer.flush()
         assert buffer.seq == 3
         await process.ledger.cancellation.cancel(lease.run_id, "done")
@@ -213,14 +213,14 @@ def test_events_that_stay_unwritable_fail_what_comes_after(valkey: ValkeyServer)
         lease = await running(process.ledger)
         buffer = event_buffer(process, lease)
         await process.ledger.connection.close()
-        await buffer.put("text", b"{}")
-        for wait in (buffer.flush(), buffer.put("text", b"{}")):
+        await buffer.append("text", b"{}")
+        for wait in (buffer.flush(), buffer.append("text", b"{}")):
             with pytest.raises(EventsUnwritableError):
                 await wait
         buffer.close()
         await buffer.flush()
         with pytest.raises(EventsUnwritableError):
-            await buffer.put("text", b"{}")
+            await buffer.append("text", b"{}")
 
     in_process(valkey, body)
 
@@ -231,11 +231,11 @@ def test_an_attempt_that_is_over_writes_no_more_events(valkey: ValkeyServer) -> 
         claim = await process.ledger.leases.claim(run.id, process.name, "c", 60_000, None)
         assert claim.lease is not None
         buffer = event_buffer(process, claim.lease)
-        await buffer.put("text", orjson.dumps({"text": "in time"}))
+        await buffer.append("text", orjson.dumps({"text": "in time"}))
         await buffer.flush()
         buffer.close()
         with pytest.raises(EventsUnwritableError, match="the attempt has ended"):
-            await buffer.put("text", orjson.dumps({"text": "late"}))
+            await buffer.append("text", orjson.dumps({"text": "late"}))
         await process.ledger.leases.requeue(
             claim.lease, buffer.seq, outcome="released", reason="test"
         )

@@ -165,7 +165,7 @@ class FleetRunContext(RunContext[Any]):
         return _states.of(self).attempt.shutting_down
 
     async def _emit(self, kind: str, payload_json: bytes) -> None:
-        await _states.of(self).buffer.put(kind, payload_json)
+        await _states.of(self).buffer.append(kind, payload_json)
 
     async def _write_artifact(
         self, name: str, chunks: AsyncIterator[bytes], mime_type: str

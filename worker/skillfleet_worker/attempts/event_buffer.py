@@ -40,7 +40,7 @@ class EventBuffer:
     """Accepts events without a round trip; waits only when the window is full.
 
     The first event is sent at once; those that arrive before Redis has answered form the next
-    batch. `put` may be called on any loop, everything else on the home loop.
+    batch. `append` may be called on any loop, everything else on the home loop.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class EventBuffer:
         self._pending: list[PackedEvent] = []
         self._pending_bytes = 0
         self._written = lease.seq
-        self._pump: asyncio.Task[None] | None = None
+        self._flusher: asyncio.Task[None] | None = None
         self._due = 0.0
         """The time at which a handler on the home loop must yield, so that its events are sent."""
         self._error: EventsUnwritableError | None = None
@@ -76,7 +76,7 @@ class EventBuffer:
         """The number of the last event in the stream, as far as this attempt knows."""
         return self._written
 
-    async def put(self, kind: str, payload: bytes) -> None:
+    async def append(self, kind: str, payload: bytes) -> None:
         """Accept an event.
 
         Raises EventsUnwritableError when the stream stays unavailable, or the attempt has ended.
@@ -89,7 +89,7 @@ class EventBuffer:
         if asyncio.get_running_loop() is self._home:
             self._accept(event)
             if self._home.time() >= self._due:
-                await self._yield_to_pump()
+                await self._yield_for_flush()
         else:
             self._home.call_soon_threadsafe(self._accept, event)
         if len(self._pending) >= WINDOW_EVENTS or self._pending_bytes >= WINDOW_BYTES:
@@ -101,9 +101,9 @@ class EventBuffer:
         Raises EventsUnwritableError. On the home loop only.
         """
         while self._pending and self._error is None:
-            self._start_pump()
-            if self._pump is not None:
-                await asyncio.shield(self._pump)
+            self._start_flusher()
+            if self._flusher is not None:
+                await asyncio.shield(self._flusher)
         if self._error is not None and not self._closed:
             raise self._error
 
@@ -121,21 +121,21 @@ class EventBuffer:
         self._closed = True
         self._pending.clear()
         self._pending_bytes = 0
-        if self._pump is not None:
-            self._pump.cancel()
+        if self._flusher is not None:
+            self._flusher.cancel()
 
     def _accept(self, event: PackedEvent) -> None:
         if self._closed:
             return
         self._pending.append(event)
         self._pending_bytes += len(event[1])
-        self._start_pump()
+        self._start_flusher()
 
-    def _start_pump(self) -> None:
-        if self._pending and (self._pump is None or self._pump.done()):
-            self._pump = asyncio.create_task(self._run())
+    def _start_flusher(self) -> None:
+        if self._pending and (self._flusher is None or self._flusher.done()):
+            self._flusher = asyncio.create_task(self._run())
 
-    async def _yield_to_pump(self) -> None:
+    async def _yield_for_flush(self) -> None:
         """Yield until the pump has sent its batch, or has read the last one's reply.
 
         Otherwise a handler that emits without ever waiting would hold its own events back.

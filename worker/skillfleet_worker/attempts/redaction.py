@@ -37,12 +37,12 @@ class RedactingEventBuffer:
         self._pause: asyncio.TimerHandle | None = None
         self._flush: asyncio.Task[None] | None = None
 
-    async def put(self, kind: str, payload: bytes) -> None:
-        """Accept an event; see `EventBuffer.put`."""
-        if kind == _TEXT_DELTA and await self._put_text(payload):
+    async def append(self, kind: str, payload: bytes) -> None:
+        """Accept an event; see `EventBuffer.append`."""
+        if kind == _TEXT_DELTA and await self._append_text(payload):
             return
-        await self._put_held()
-        await self._events.put(kind, self._redactor.redact_json(payload))
+        await self._append_held()
+        await self._events.append(kind, self._redactor.redact_json(payload))
 
     async def finish(self) -> None:
         """Write what is still held back, after the handler has ended."""
@@ -51,9 +51,9 @@ class RedactingEventBuffer:
             await asyncio.wait({self._flush})
         # An error of the writes is raised again when the attempt is settled.
         with contextlib.suppress(EventsUnwritableError):
-            await self._put_held()
+            await self._append_held()
 
-    async def _put_text(self, payload: bytes) -> bool:
+    async def _append_text(self, payload: bytes) -> bool:
         event = orjson.loads(payload)
         if not isinstance(event.get("text"), str):
             return False
@@ -65,7 +65,7 @@ class RedactingEventBuffer:
         if text or not event["text"]:
             others = {name: value for name, value in event.items() if name != "text"}
             redacted = {"text": text} | self._redactor.redact_value(others)
-            await self._events.put(_TEXT_DELTA, orjson.dumps(redacted))
+            await self._events.append(_TEXT_DELTA, orjson.dumps(redacted))
         return True
 
     def _end_pause(self) -> None:
@@ -73,18 +73,18 @@ class RedactingEventBuffer:
             self._pause.cancel()
 
     def _begin_flush(self) -> None:
-        self._flush = asyncio.create_task(self._put_paused())
+        self._flush = asyncio.create_task(self._append_paused())
 
-    async def _put_paused(self) -> None:
+    async def _append_paused(self) -> None:
         with contextlib.suppress(EventsUnwritableError):
-            await self._put(self._redactor.flush(pausing=True))
+            await self._append(self._redactor.flush(pausing=True))
 
-    async def _put_held(self) -> None:
-        await self._put(self._redactor.flush())
+    async def _append_held(self) -> None:
+        await self._append(self._redactor.flush())
 
-    async def _put(self, text: str) -> None:
+    async def _append(self, text: str) -> None:
         if text:
-            await self._events.put(_TEXT_DELTA, orjson.dumps({"text": text}))
+            await self._events.append(_TEXT_DELTA, orjson.dumps({"text": text}))
 
 
 class RedactedError(Exception):
