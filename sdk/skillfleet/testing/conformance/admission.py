@@ -50,6 +50,8 @@ class AdmissionSuite(ABC):
     def test_refuses_with_an_error_that_shows_neither_token_nor_claims(self) -> None:
         async def main() -> None:
             async with self.cases() as cases:
+                if not cases.refused:
+                    pytest.skip("this admission refuses no new run")
                 for what, call in cases.refused.items():
                     with pytest.raises(UnauthorizedError) as refused:
                         await cases.admission.admit(call)
