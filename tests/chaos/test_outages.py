@@ -1,6 +1,7 @@
 """Redis is away, silent or cut off: no caller hangs, nothing is lost, nothing happens twice."""
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tests.ledger.audit import audit
 from tests.support.fleet import FleetWorker
 from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import wait_until, wait_until_async
 from tests.worker.shared import StartWorker
 
 CHAOS = "tests.chaos.skills"
@@ -62,6 +63,29 @@ async def numbers_of(run: AsyncRunHandle, attempt: int) -> list[int]:
 async def emitted(run: AsyncRunHandle, count: int) -> bool:
     """True when the run's stream has that many events."""
     return (await run.status()).events >= count
+
+
+async def test_a_child_that_is_killed_before_the_worker_first_connects_is_replaced(
+    server: ValkeyServer,
+) -> None:
+    async with Proxy(server.port) as proxy:
+        await proxy.refuse()
+        worker = FleetWorker(server, CHAOS, pool="prefork", redis_url=proxy.url)
+        try:
+            worker.launch()
+            await asyncio.to_thread(
+                wait_until, lambda: "Cannot connect" in worker.text(), 60, "the first try"
+            )
+            os.kill(worker.children()[0], signal.SIGKILL)
+            await proxy.accept()
+            await asyncio.to_thread(
+                wait_until,
+                lambda: worker.serves() and len(worker.children()) == 2,
+                60,
+                "two children",
+            )
+        finally:
+            await asyncio.to_thread(worker.close)
 
 
 @pytest.mark.parametrize("how", ["stopped", "paused by a client", "killed and started again"])

@@ -87,7 +87,18 @@ class LoopConsumer(Consumer):
     def on_ready(self) -> None:
         """Note that the consumer consumes; called by Celery."""
         super().on_ready()
+        self._replace_killed_children()
         self._outage.ready(self.timer.call_after)
+
+    def _replace_killed_children(self) -> None:
+        """Replace children that were killed while the worker waited for its broker.
+
+        Celery would take their pool for one that cannot start, and end the worker
+        (celery/worker/loops.py, asynloop). It replaces those that are killed later.
+        """
+        pool: Any = getattr(self.pool, "_pool", None)
+        if any((child.exitcode or 0) < 0 for child in getattr(pool, "_pool", ())):
+            pool.maintain_pool()
 
     def shutdown(self) -> None:
         """Shut down; called by Celery."""
