@@ -116,29 +116,29 @@ class Queries(RunOperations):
         for prefix in self._keys.prefixes():
             # By id: a run may change its state, and so its index, while they are read. In the
             # order in which runs pass through the indexes, so that none is missed.
-            for index in await self._of_live(prefix, state) if agent is None else ():
-                found |= {run.id: run for run in await self._live(index, state, limit)}
+            if agent is None:
+                found |= {run.id: run for run in await self._live(prefix, state, limit)}
             for index in _by_creation(prefix, state, agent):
                 found |= {run.id: run for run in await self._newest_of(index, state, limit)}
         return sorted(found.values(), key=lambda run: run.created_at, reverse=True)[:limit]
 
     async def _of_live(self, prefix: str, state: RunState | None) -> list[str]:
         """Return the indexes of queued and running runs, which are not ordered by creation."""
-        running = [f"{prefix}leases"]
-        if state is RunState.RUNNING:
+        running = [f"{prefix}leases"] if state in (None, RunState.RUNNING) else []
+        if state not in (None, RunState.QUEUED):
             return running
-        if state is not None and state is not RunState.QUEUED:
-            return []
         queues = await self._connection.execute("SMEMBERS", f"{prefix}queues")
-        queued = [f"{prefix}delayed"]
-        queued += [f"{prefix}ready:{queue.decode()}" for queue in sorted(queues)]
-        # A run that is queued again between the reads is in the first, one that starts in the last.
-        return [*running, *queued, *running]
+        ready = [f"{prefix}ready:{queue.decode()}" for queue in sorted(queues)]
+        # A run that is queued again meanwhile is found in the first, one that starts in the last.
+        return [*running, f"{prefix}delayed", *ready, *running]
 
-    async def _live(self, index: str, state: RunState | None, limit: int) -> list[RunStatus]:
+    async def _live(self, prefix: str, state: RunState | None, limit: int) -> list[RunStatus]:
         last = max(limit, _MOST_SORTED) - 1
-        members = await self._connection.execute("ZREVRANGE", index, 0, last)
-        run_ids = [run_id.decode() for run_id in members]
+        indexes = await self._of_live(prefix, state)
+        members = await self._connection.execute_all(
+            *(("ZREVRANGE", index, 0, last) for index in indexes)
+        )
+        run_ids = list({run_id.decode(): None for found in members for run_id in found})
         if len(run_ids) > limit:
             reads = [("HGET", self._key("run", run_id), "created") for run_id in run_ids]
             created = await self._connection.execute_all(*reads)
