@@ -9,16 +9,17 @@ from benchmarks.chart import draw
 from benchmarks.measures import MEASURES
 from benchmarks.results import Results, cell, rows
 from benchmarks.venvs import ROOT
+from deploy.generated import GeneratedPart
 
 PAGE = ROOT / "docs" / "performance.md"
-_BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
+_FIGURES = GeneratedPart(
+    "docs/performance.md", begin="<!-- figures: begin -->", end="<!-- figures: end -->"
+)
 
 
 def renew(results: Results, source: Path, page: Path = PAGE) -> None:
     """Replace the text between the two markers."""
-    before, _, rest = page.read_text().partition(_BEGIN)
-    after = rest.partition(_END)[2]
-    page.write_text(f"{before}{_BEGIN}\n{figures(results, source)}\n{_END}{after}")
+    page.write_text(_FIGURES.replaced(page.read_text(), figures(results, source)))
 
 
 def figures(results: Results, source: Path) -> str:

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import yaml
 
-from deploy.generated import write_or_check
+from deploy.generated import GeneratedPart, write_or_check
 
 CHART = Path(__file__).parent.parent / "helm"
-BEGIN = "<!-- values: made by `python -m deploy.chart_readme` -->\n"
-END = "<!-- end of values -->\n"
+TABLES = GeneratedPart(
+    "helm/README.md",
+    begin="<!-- values: made by `python -m deploy.chart_readme` -->\n",
+    end="<!-- end of values -->\n",
+)
 MARK = "# -- "
 
 
@@ -87,11 +90,7 @@ def render(readme: str, values: str) -> str:
 
     Raises ValueError when one of its two marks is missing.
     """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"helm/README.md needs the lines {BEGIN!r} and {END!r}")
-    return f"{before}{BEGIN}\n{tables(read_values(values))}\n{END}{after}"
+    return TABLES.replaced(readme, tables(read_values(values)))
 
 
 def main(arguments: list[str]) -> int:

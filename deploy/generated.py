@@ -3,6 +3,7 @@
 import difflib
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -13,6 +14,23 @@ def write(files: Mapping[Path, str], stale: Sequence[Path] = ()) -> None:
         path.write_text(text, encoding="utf-8")
     for path in stale:
         path.unlink()
+
+
+@dataclass(frozen=True)
+class GeneratedPart:
+    """The part of a page between two marks; `page` is the page's name for the error."""
+
+    page: str
+    begin: str
+    end: str
+
+    def replaced(self, page_text: str, part: str) -> str:
+        """Return the page with `part` between the marks; raises ValueError when one is missing."""
+        before, begin, rest = page_text.partition(self.begin)
+        _, end, after = rest.partition(self.end)
+        if not (begin and end):
+            raise ValueError(f"{self.page} needs the lines {self.begin!r} and {self.end!r}")
+        return f"{before}{begin}\n{part}\n{end}{after}"
 
 
 def drift(files: Mapping[Path, str], stale: Sequence[Path] = ()) -> list[str]:

@@ -20,12 +20,15 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
-from deploy.generated import write_or_check
+from deploy.generated import GeneratedPart, write_or_check
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "settings.md"
-BEGIN = "<!-- settings: made by `python -m deploy.settings_page` -->\n"
-END = "<!-- end of settings -->\n"
+TABLES = GeneratedPart(
+    "docs/settings.md",
+    begin="<!-- settings: made by `python -m deploy.settings_page` -->\n",
+    end="<!-- end of settings -->\n",
+)
 FIRST = ("ledger", "worker")
 """Folders whose classes come first; the others follow in alphabetical order."""
 _NAMES: dict[Any, str] = {bool: "`true`, `false`", int: "integer", float: "number", Path: "path"}
@@ -160,11 +163,7 @@ def tables(classes: Sequence[type[BaseSettings]]) -> str:
 
 def render(page: str, classes: Sequence[type[BaseSettings]]) -> str:
     """Replace the page's tables; raises ValueError when a mark is missing."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"docs/settings.md needs the lines {BEGIN!r} and {END!r}")
-    return f"{before}{BEGIN}\n{tables(classes)}\n{END}{after}"
+    return TABLES.replaced(page, tables(classes))
 
 
 def main(arguments: list[str]) -> int:
