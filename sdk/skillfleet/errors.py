@@ -179,10 +179,73 @@ class BudgetExhaustedError(LimitExceededError):
     code = ReasonCode.BUDGET_EXHAUSTED
 
 
+class JournalFullError(LimitExceededError):
+    """A run's journal takes no more entries (`SKILLFLEET_MAX_JOURNAL_BYTES`)."""
+
+    code = ReasonCode.JOURNAL_FULL
+
+
 class CancelledByCaller(SkillfleetError, RuntimeError):  # noqa: N818 - the seed's name
     """Raised by `RunContext.check_cancelled` when the run was cancelled."""
 
     code = ReasonCode.CANCELLED_BY_CALLER
+
+
+class StepFailed(SkillfleetError):  # noqa: N818 - a public name of the design
+    """A step failed for good; raised in every attempt.
+
+    The original error is its cause in the attempt that executed the step. `step` is the step's name, `error_type` the name of the original error's type.
+    """
+
+    code: str = ReasonCode.STEP_FAILED
+
+    def __init__(self, message: str, *, step: str, error_type: str, code: str) -> None:
+        super().__init__(message)
+        self.step = step
+        self.error_type = error_type
+        self.code = code
+
+
+class StepKeyRequired(SkillfleetError, ValueError):  # noqa: N818 - a public name of the design
+    """Two equal steps without a key are under way at once: pass `key=` to tell them apart."""
+
+    code = "step_key_required"
+
+
+class WaitRejected(SkillfleetError):  # noqa: N818 - a public name of the design
+    """A question was rejected; `reason` says why, `by` who rejected it."""
+
+    code: str = ReasonCode.WAIT_REJECTED
+
+    def __init__(self, reason: str, by: str = "") -> None:
+        super().__init__(reason or "rejected")
+        self.reason = reason
+        self.by = by
+
+
+class WaitTimedOut(SkillfleetError, TimeoutError):  # noqa: N818 - a public name of the design
+    """A wait expired before it was decided."""
+
+    code: str = ReasonCode.WAIT_TIMED_OUT
+
+
+class WaitConflictError(SkillfleetError, ValueError):
+    """The wait was decided before in another way, or there is no such open wait."""
+
+    code = "wait_conflict"
+
+
+class UnknownWaitError(SkillfleetError, LookupError):
+    """There is no such open wait, or there are several: the message lists them."""
+
+    code = "unknown_wait"
+
+
+class InboxFullError(SkillfleetError):
+    """A run has too many unread inbox messages."""
+
+    code = "inbox_full"
+    retryable = True
 
 
 class UnauthorizedError(SkillfleetError, PermissionError):

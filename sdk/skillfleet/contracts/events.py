@@ -13,7 +13,22 @@ STATE_KIND: Final = "state"
 TRIMMED_KIND: Final = "trimmed"
 """The kind of the marker a reader gets in place of events that the stream's cap removed."""
 
-RESERVED_KINDS: Final = frozenset({STATE_KIND, TRIMMED_KIND})
+SUPERSEDED_KIND: Final = "superseded"
+"""The kind of the event that voids the events of a step which was executing when its worker died.
+
+Its payload is `from` and `to`, the ids of the first and last void event, and `step`, the key of the
+step: the events between that belong to this step (`RunEvent.step`) are void.
+"""
+
+WAIT_KIND: Final = "wait"
+"""The kind of the event of an open wait: `id`, `kind`, `name`, `question`, `value_schema`."""
+
+WAIT_ENDED_KIND: Final = "wait_ended"
+"""The kind of the event of a decided wait: `id`, `kind`, `outcome`, `by`, `reason`."""
+
+RESERVED_KINDS: Final = frozenset(
+    {STATE_KIND, TRIMMED_KIND, SUPERSEDED_KIND, WAIT_KIND, WAIT_ENDED_KIND}
+)
 """Kinds that a skill may not emit."""
 
 
@@ -32,6 +47,8 @@ class RunEvent(BaseModel):
     payload: dict[str, Any]
     attempt: int
     at: datetime
+    step: str | None = None
+    """The key of the step that emitted the event; None outside of a step."""
 
     @property
     def final(self) -> bool:

@@ -7,10 +7,14 @@ from enum import StrEnum
 
 
 class RunState(StrEnum):
-    """The state of a run: `queued → running → one of the terminal states`."""
+    """The state of a run: `queued → running → one of the terminal states`.
+
+    A run with an open wait is `waiting`: in the memory of its worker, or parked.
+    """
 
     QUEUED = "queued"
     RUNNING = "running"
+    WAITING = "waiting"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -41,6 +45,7 @@ TERMINAL_STATES = frozenset(
 _A2A = {
     RunState.QUEUED: "TASK_STATE_SUBMITTED",
     RunState.RUNNING: "TASK_STATE_WORKING",
+    RunState.WAITING: "TASK_STATE_INPUT_REQUIRED",
     RunState.SUCCEEDED: "TASK_STATE_COMPLETED",
     RunState.FAILED: "TASK_STATE_FAILED",
     RunState.CANCELLED: "TASK_STATE_CANCELED",
@@ -68,3 +73,8 @@ class ReasonCode(StrEnum):
     BUDGET_EXHAUSTED = "budget_exhausted"
     EVENTS_UNWRITABLE = "events_unwritable"
     WORKER_LOST = "worker_lost"
+    STEP_FAILED = "step_failed"
+    WAIT_REJECTED = "wait_rejected"
+    WAIT_TIMED_OUT = "wait_timed_out"
+    JOURNAL_MISMATCH = "journal_mismatch"
+    JOURNAL_FULL = "journal_full"
