@@ -194,7 +194,8 @@ class CancelledByCaller(SkillfleetError, RuntimeError):  # noqa: N818 - the seed
 class StepFailed(SkillfleetError):  # noqa: N818 - a public name of the design
     """A step failed for good; raised in every attempt.
 
-    The original error is its cause in the attempt that executed the step. `step` is the step's name, `error_type` the name of the original error's type.
+    The original error is its cause in the attempt that executed the step. `step` is the step's
+    name, `error_type` the name of the original error's type.
     """
 
     code: str = ReasonCode.STEP_FAILED

@@ -28,8 +28,10 @@ class WaitOutcome(StrEnum):
 
 
 class Wait(BaseModel):
-    """An open wait of a run. `id` is what `answer` and `reject` take; `value_schema` is JSON Schema
-    (2020-12) of the answer.
+    """An open wait of a run.
+
+    `id` is what `answer` and `reject` take; `value_schema` is the JSON Schema (2020-12) of the
+    answer.
     """
 
     model_config = ConfigDict(frozen=True)
