@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from skillfleet.ports.admission import Admission, IncomingCall
+from skillfleet.ports.admission import Admission, IncomingCall, IncomingInput
 from skillfleet.ports.provider import AdapterEnvironment
 
 
@@ -13,6 +13,10 @@ class OpenAdmission(Admission):
     async def admit(self, call: IncomingCall) -> Mapping[str, Any] | None:
         """Return the claims of the message, unchecked."""
         return call.claims
+
+    async def admit_input(self, given: IncomingInput) -> str:
+        """Return who says to have given the input, unchecked."""
+        return given.by
 
 
 def create(environment: AdapterEnvironment) -> Admission:

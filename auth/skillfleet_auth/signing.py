@@ -1,4 +1,4 @@
-"""Signing of runs: a token names the caller, for one run, skill and set of arguments."""
+"""Signing: a token names the caller, for one run, skill and set of arguments, or for one input."""
 
 import time
 from collections.abc import Mapping
@@ -15,8 +15,10 @@ from skillfleet.contracts import (
     TokenClaims,
     TokenUse,
     call_digest,
+    input_digest,
 )
 from skillfleet.errors import InvalidArgumentsError, SettingsError, UnauthorizedError
+from skillfleet.ports.admission import IncomingInput
 from skillfleet_ledger import Settings
 from skillfleet_ledger.runs.records import Submission
 
@@ -44,6 +46,32 @@ class TokenSigner:
         with a parent gets a token of use `call`. Raises InvalidArgumentsError for claims of
         the wrong type or too many of them.
         """
+        settings, called = self._settings, new.parent_id is not None
+        # Never longer than the run's record: without it, the token could start the run again.
+        seconds = min(settings.auth_token_seconds, settings.retention_seconds)
+        return self._encoded(
+            caller,
+            seconds=new.delay_ms / 1000 + seconds,
+            use=TokenUse.CALL if called else TokenUse.RUN,
+            run=new.id,
+            call=call_digest(new.task, orjson.loads(new.args)),
+            parent=new.parent_id,
+            root=new.root_id if called else None,
+            depth=depth,
+        )
+
+    def sign_input(self, given: IncomingInput, caller: Mapping[str, Any] | None) -> str:
+        """Return the token of an input, given by `caller`; errors as `sign`."""
+        return self._encoded(
+            caller,
+            seconds=self._settings.auth_token_seconds,
+            use=TokenUse.INPUT,
+            run=given.run_id,
+            call=input_digest(given.wait_id, given.kind, given.value),
+        )
+
+    def _encoded(self, caller: Mapping[str, Any] | None, *, seconds: float, **bound: Any) -> str:
+        """Return a token that names the caller and is `bound` to what it is for."""
         import jwt
 
         claims = dict(caller or {})
@@ -52,23 +80,15 @@ class TokenSigner:
         scopes = claims.pop("scopes", None) or ()
         if not isinstance(subject, str) or not _are_names(scopes):
             raise InvalidArgumentsError("auth: sub must be a string, scopes a list of strings")
-        called = new.parent_id is not None
-        # Never longer than the run's record: without it, the token could start the run again.
-        seconds = min(settings.auth_token_seconds, settings.retention_seconds)
         payload = TokenClaims(
             iss=settings.auth_issuer,
             aud=settings.namespace,
             sub=subject,
             iat=now,
-            exp=now + int(new.delay_ms / 1000 + seconds),
-            use=TokenUse.CALL if called else TokenUse.RUN,
-            run=new.id,
-            call=call_digest(new.task, orjson.loads(new.args)),
+            exp=now + int(seconds),
             scopes=tuple(scopes),
             claims=claims,
-            parent=new.parent_id,
-            root=new.root_id if called else None,
-            depth=depth,
+            **bound,
         )
         token = jwt.encode(
             payload.model_dump(mode="json", exclude_defaults=True),
@@ -101,16 +121,27 @@ class Signing:
 
         Raises UnauthorizedError where a token is required but there is no key.
         """
-        if self._signer is None:
-            if self._required:
-                raise UnauthorizedError(
-                    "this fleet accepts signed runs only (SKILLFLEET_AUTH=required): set"
-                    " SKILLFLEET_AUTH_SIGNING_KEY_FILE here (skillfleet keys new makes a key)"
-                )
+        if (signer := self._checked_signer("runs")) is None:
             return new
-        token = self._signer.sign(new, caller, depth)
+        token = signer.sign(new, caller, depth)
         headers = orjson.loads(new.headers) | {TOKEN_HEADER: token}
         return new.changed(headers=orjson.dumps(headers))
+
+    def input_token(self, given: IncomingInput, caller: Mapping[str, Any] | None) -> str:
+        """Return the token of an input that `caller` gives; '' where nothing is signed.
+
+        Raises UnauthorizedError where a token is required but there is no key.
+        """
+        signer = self._checked_signer("answers and messages")
+        return signer.sign_input(given, caller) if signer is not None else ""
+
+    def _checked_signer(self, what: str) -> TokenSigner | None:
+        if self._signer is None and self._required:
+            raise UnauthorizedError(
+                f"this fleet accepts signed {what} only (SKILLFLEET_AUTH=required): set"
+                " SKILLFLEET_AUTH_SIGNING_KEY_FILE here (skillfleet keys new makes a key)"
+            )
+        return self._signer
 
 
 def load_private_key(path: Path) -> tuple[str, "Ed25519PrivateKey"]:

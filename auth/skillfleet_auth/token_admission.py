@@ -1,4 +1,7 @@
-"""Admission by signed tokens: a child run's chain of callers is verified up to a producer."""
+"""Admission by signed tokens.
+
+A child run's chain of callers is verified up to a producer; an input has a producer's own token.
+"""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -7,11 +10,22 @@ from typing import Any, Final
 import orjson
 
 from skillfleet.contracts import TOKEN_HEADER, TokenClaims, TokenUse, readable_token
-from skillfleet.errors import UnauthorizedError, UnknownRunError
-from skillfleet.ports.admission import Admission, ForeignMessageError, IncomingCall
+from skillfleet.errors import MissingScopes, UnauthorizedError, UnknownRunError
+from skillfleet.ports.admission import (
+    Admission,
+    ForeignMessageError,
+    IncomingCall,
+    IncomingInput,
+)
 from skillfleet.ports.provider import AdapterEnvironment
 from skillfleet_auth.settings import AuthSettings
-from skillfleet_auth.verification import TokenVerifier, check_call, valid_at, verifier_from
+from skillfleet_auth.verification import (
+    TokenVerifier,
+    check_call,
+    check_input,
+    valid_at,
+    verifier_from,
+)
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.runs.records import Invocation
 
@@ -47,6 +61,18 @@ class TokenAdmission(Admission):
             await self._check_own(call)
             raise
         return claims.identity
+
+    async def admit_input(self, given: IncomingInput) -> str:
+        """See `Admission.admit_input`.
+
+        A token is good for one input of one run, and an accepted input must outlast the time
+        until a worker resumes the run: its expiry is not checked.
+        """
+        claims = self._verifier.verify(given.token, "the input")
+        check_input(claims, given)
+        if missing := set(given.scopes) - set(claims.scopes):
+            raise MissingScopes(sorted(missing))
+        return claims.sub
 
     async def verify_expired(self, record: Invocation) -> TokenClaims:
         """Return the caller's claims for a run that may have ended; its token may have expired.

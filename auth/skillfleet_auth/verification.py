@@ -1,4 +1,4 @@
-"""Verification of a run's token: its signature, its fleet, its expiry, and the run it is for."""
+"""Verification of tokens: the signature, the fleet, the expiry, and the run they are for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +14,10 @@ from skillfleet.contracts import (
     TokenClaims,
     TokenUse,
     call_digest,
+    input_digest,
 )
 from skillfleet.errors import SettingsError, UnauthorizedError
+from skillfleet.ports.admission import IncomingInput
 from skillfleet_auth.keys import PublicKeys
 from skillfleet_auth.settings import AuthSettings
 from skillfleet_ledger import Settings
@@ -28,7 +30,7 @@ _REQUIRED = ["iss", "aud", "sub", "iat", "exp"]
 class TokenVerifier:
     """Verifies the tokens of one fleet. Any thread.
 
-    Tokens of use `run` need a producer's key, those of use `call` a worker's.
+    Tokens of use `call` need a worker's key, all others a producer's.
     """
 
     issuer: str
@@ -36,34 +38,34 @@ class TokenVerifier:
     producers: PublicKeys
     workers: PublicKeys | None
 
-    def verify(self, token: str | None) -> TokenClaims:
+    def verify(self, token: str | None, of: str = "the run") -> TokenClaims:
         """Return the claims of a token that is valid, or was: see `valid_at` for its expiry.
 
-        Raises UnauthorizedError, which shows nothing of the token.
+        Raises UnauthorizedError, which says what the token is `of`, and shows nothing of it.
         """
         if token is None:
             raise UnauthorizedError(
-                f"the run has no token of at most {TOKEN_BYTES} bytes that identifies the caller"
+                f"{of} has no token of at most {TOKEN_BYTES} bytes that identifies the caller"
             )
         try:
-            return TokenClaims.model_validate(self._decode(token))
+            return TokenClaims.model_validate(self._decode(token, of))
         except jwt.InvalidAudienceError:
-            raise UnauthorizedError("the run's token is for another fleet") from None
+            raise UnauthorizedError(f"{of}'s token is for another fleet") from None
         except jwt.InvalidIssuerError:
-            raise UnauthorizedError("the run's token is of another issuer") from None
+            raise UnauthorizedError(f"{of}'s token is of another issuer") from None
         except (jwt.PyJWTError, ValidationError, ValueError, TypeError):
-            raise UnauthorizedError("the run's token is not valid") from None
+            raise UnauthorizedError(f"{of}'s token is not valid") from None
 
-    def _decode(self, token: str) -> dict[str, Any]:
+    def _decode(self, token: str, of: str) -> dict[str, Any]:
         header = jwt.get_unverified_header(token)
         if header.get("alg") != TOKEN_ALGORITHM:
-            raise UnauthorizedError(f"the run's token is not signed with {TOKEN_ALGORITHM}")
+            raise UnauthorizedError(f"{of}'s token is not signed with {TOKEN_ALGORITHM}")
         # Read before the signature is checked; it only selects the key, which must have signed it.
         use = jwt.decode(token, options={"verify_signature": False}).get("use")
         keys = self.workers if use == TokenUse.CALL else self.producers
         key = keys.get(str(header.get("kid"))) if keys is not None else None
         if key is None:
-            raise UnauthorizedError("the run's token is signed with a key that is not trusted here")
+            raise UnauthorizedError(f"{of}'s token is signed with a key that is not trusted here")
         payload: dict[str, Any] = jwt.decode(
             token,
             key,
@@ -91,6 +93,20 @@ def check_call(claims: TokenClaims, run_id: str, task: str, arguments: Mapping[s
         digest = ""
     if claims.call != digest:
         raise UnauthorizedError("the run's token was made for another skill or other arguments")
+
+
+def check_input(claims: TokenClaims, given: IncomingInput) -> None:
+    """Raise UnauthorizedError unless the token was made for this run and input."""
+    if claims.use is not TokenUse.INPUT:
+        raise UnauthorizedError("the input's token is not for this use")
+    if claims.run != given.run_id:
+        raise UnauthorizedError("the input's token was made for another run")
+    try:
+        digest = input_digest(given.wait_id, given.kind, given.value)
+    except (TypeError, ValueError):
+        digest = ""
+    if claims.call != digest:
+        raise UnauthorizedError("the input's token was made for another wait or value")
 
 
 def verifier_from(keys: AuthSettings, settings: Settings) -> TokenVerifier:

@@ -14,7 +14,7 @@ import pytest
 from skillfleet import Agent, RunContext, SkillError
 from skillfleet.contracts import AgentCard
 from skillfleet.ports.a2a import A2AProvider
-from skillfleet.ports.admission import IncomingCall
+from skillfleet.ports.admission import IncomingCall, IncomingInput, InputKind
 from skillfleet.ports.discovery import DiscoveryClient, DiscoveryProvider
 from skillfleet.ports.orchestrator import Orchestrator
 from skillfleet.ports.provider import AdapterEnvironment
@@ -161,7 +161,8 @@ class TestOpenAdmission(AdmissionSuite):
     @asynccontextmanager
     async def cases(self) -> AsyncIterator[AdmissionCases]:
         call = IncomingCall("r", "a.s", {}, {"sub": "ada"}, None, None, "r", 0, plain=False)
-        yield AdmissionCases(OpenAdmission(), call, {"sub": "ada"})
+        given = IncomingInput("r", "1", InputKind.ANSWER, True, by="ada")
+        yield AdmissionCases(OpenAdmission(), call, {"sub": "ada"}, given, "ada")
 
 
 class TestTokenAdmission(AdmissionSuite):
@@ -194,8 +195,24 @@ class TestTokenAdmission(AdmissionSuite):
             "expired": replace(call, token=factory.token(new, exp=1)),
             "another position": replace(call, depth=3),
         }
+        answer = IncomingInput(
+            new.id, "1", InputKind.ANSWER, {"go": True}, by="bob", scopes=("files:read",)
+        )
+        signed = keys.signer(self._url).sign_input(answer, ADA)
+        untrusted = keys.signer(self._url, "untrusted").sign_input(answer, ADA)
+        given = replace(answer, token=signed)
+        refused_inputs = {
+            "no token": answer,
+            "another run": replace(given, run_id="another"),
+            "another wait": replace(given, wait_id="2"),
+            "another value": replace(given, value={"go": False}),
+            "another kind": replace(given, kind=InputKind.REJECTION),
+            "another signer": replace(given, token=untrusted),
+            "the token of a run": replace(given, token=token),
+            "a missing scope": replace(given, scopes=("files:write",)),
+        }
         try:
-            yield AdmissionCases(admission, call, ADA, refused)
+            yield AdmissionCases(admission, call, ADA, given, "ada", refused, refused_inputs)
         finally:
             await factory.fleet.close()
 

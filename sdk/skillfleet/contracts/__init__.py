@@ -25,6 +25,7 @@ from skillfleet.contracts.token import (
     TokenClaims,
     TokenUse,
     call_digest,
+    input_digest,
     readable_token,
 )
 from skillfleet.contracts.waits import EntryKind, RecordedStep, Wait, WaitKind, WaitOutcome
@@ -62,5 +63,6 @@ __all__ = [
     "WaitOutcome",
     "call_digest",
     "from_millis",
+    "input_digest",
     "readable_token",
 ]

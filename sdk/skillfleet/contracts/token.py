@@ -1,4 +1,4 @@
-"""The signed token of a run: a JWT that names its caller and is bound to that run."""
+"""The signed tokens of a run: JWTs that name a caller and are bound to that run."""
 
 import hashlib
 import json
@@ -25,6 +25,8 @@ class TokenUse(StrEnum):
     """A producer asks for a run."""
     CALL = "call"
     """A worker calls on behalf of a run that it executes."""
+    INPUT = "input"
+    """A producer gives a run its input: an answer, a rejection, an inbox message."""
 
 
 class TokenClaims(BaseModel):
@@ -45,7 +47,7 @@ class TokenClaims(BaseModel):
     run: str
     """The id of the only run the token is good for."""
     call: str
-    """`call_digest` of the run's skill and arguments."""
+    """`call_digest` of the run's skill and arguments; `input_digest` of an input."""
     scopes: tuple[str, ...] = ()
     claims: dict[str, Any] = {}
     """Further claims for the agent's `auth_model`."""
@@ -64,9 +66,19 @@ def call_digest(task: str, arguments: Mapping[str, Any]) -> str:
 
     Raises ValueError or TypeError for values that are not JSON, such as NaN.
     """
-    text = json.dumps(
-        {"args": arguments, "skill": task}, sort_keys=True, separators=(",", ":"), allow_nan=False
-    )
+    return _digest({"args": arguments, "skill": task})
+
+
+def input_digest(wait: str, kind: str, value: Any) -> str:
+    """Return a digest of an input: the wait that it decides ('' for none), its kind, its JSON.
+
+    Raises ValueError or TypeError for values that are not JSON, such as NaN.
+    """
+    return _digest({"kind": kind, "value": value, "wait": wait})
+
+
+def _digest(parts: Mapping[str, Any]) -> str:
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

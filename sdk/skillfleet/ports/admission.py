@@ -1,8 +1,12 @@
-"""The port for admission: who may start a run, decided before its handler starts."""
+"""The port for admission: who may start a run and who may give it input.
+
+The first is decided before the handler starts, the second before the handler gets the input.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Final
 
 from skillfleet.ports.loading import Port
@@ -32,6 +36,31 @@ class IncomingCall:
     plain: bool
 
 
+class InputKind(StrEnum):
+    """The kind of an input that a run gets while it is executed."""
+
+    ANSWER = "answer"
+    REJECTION = "rejection"
+    MESSAGE = "message"
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingInput:
+    """An answer, a rejection or an inbox message, before anything in it is trusted.
+
+    `wait_id` is '' for a message. `value` is plain JSON, for a rejection its reason. `by` is who
+    says to have given it, `token` what proves that, `scopes` those that the wait requires.
+    """
+
+    run_id: str
+    wait_id: str
+    kind: InputKind
+    value: Any
+    by: str = ""
+    token: str | None = field(default=None, repr=False)
+    scopes: tuple[str, ...] = ()
+
+
 class Admission(ABC):
     """Identifies callers and refuses those who may not call.
 
@@ -45,6 +74,14 @@ class Admission(ABC):
 
         Raises `UnauthorizedError`, which ends the run, and `ForeignMessageError` for a message
         that another client made for an existing run.
+        """
+
+    @abstractmethod
+    async def admit_input(self, given: IncomingInput) -> str:
+        """Return who gave the input, as it is to be believed; '' for an unidentified caller.
+
+        Raises `UnauthorizedError`, or `MissingScopes`: the input is dropped then, and a wait that
+        it decided opens again.
         """
 
 

@@ -79,12 +79,16 @@ class WaitSpec:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How a wait ended. `value` is the JSON of an answer, `by` who gave it."""
+    """How a wait ended. `value` is the JSON of an answer, `by` who gave it.
+
+    `token` proves who gave it, where the fleet requires that.
+    """
 
     outcome: WaitOutcome
     value: bytes = b"null"
     reason: str = ""
     by: str = ""
+    token: str = field(default="", repr=False)
 
 
 class JournalStore(ABC):

@@ -9,20 +9,25 @@ from typing import Any
 
 import pytest
 
-from skillfleet.errors import UnauthorizedError
-from skillfleet.ports.admission import Admission, IncomingCall
+from skillfleet.errors import MissingScopes, UnauthorizedError
+from skillfleet.ports.admission import Admission, IncomingCall, IncomingInput
 
 
 @dataclass(frozen=True)
 class AdmissionCases:
-    """An admission, and calls that it has to admit or to refuse."""
+    """An admission, and calls and inputs that it has to admit or to refuse."""
 
     admission: Admission
     admitted: IncomingCall
     claims: Mapping[str, Any] | None
     """The claims of the admitted call's caller, as they are to be believed."""
+    admitted_input: IncomingInput
+    giver: str
+    """Who gave the admitted input, as it is to be believed."""
     refused: Mapping[str, IncomingCall] = field(default_factory=dict)
     """Calls of new runs to refuse, by what is wrong with them."""
+    refused_inputs: Mapping[str, IncomingInput] = field(default_factory=dict)
+    """Inputs to refuse, by what is wrong with them."""
 
 
 class AdmissionSuite(ABC):
@@ -62,10 +67,32 @@ class AdmissionSuite(ABC):
 
         asyncio.run(main())
 
-    def test_a_call_does_not_show_its_token(self) -> None:
+    def test_admits_an_input_with_the_one_who_gave_it(self) -> None:
+        async def main() -> None:
+            async with self.cases() as cases:
+                admitted = await cases.admission.admit_input(cases.admitted_input)
+                assert admitted == cases.giver
+
+        asyncio.run(main())
+
+    def test_refuses_an_input_with_an_error_that_does_not_show_its_token(self) -> None:
+        async def main() -> None:
+            async with self.cases() as cases:
+                if not cases.refused_inputs:
+                    pytest.skip("this admission refuses no input")
+                for what, given in cases.refused_inputs.items():
+                    with pytest.raises((UnauthorizedError, MissingScopes)) as refused:
+                        await cases.admission.admit_input(given)
+                    assert not given.token or given.token not in str(refused.value), what
+
+        asyncio.run(main())
+
+    def test_calls_and_inputs_do_not_show_their_tokens(self) -> None:
         async def main() -> None:
             async with self.cases() as cases:
                 token = cases.admitted.token
                 assert token is None or token not in repr(cases.admitted)
+                token = cases.admitted_input.token
+                assert token is None or token not in repr(cases.admitted_input)
 
         asyncio.run(main())
