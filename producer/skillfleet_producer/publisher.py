@@ -21,8 +21,12 @@ class Publisher(ABC):
     """A publisher of runs' messages to the broker. A repeated message is harmless."""
 
     @abstractmethod
-    async def publish(self, invocation: Invocation) -> None:
-        """Publish the run's message; raises OSError when the broker is unreachable."""
+    async def publish(self, invocation: Invocation, *, first: bool = False) -> None:
+        """Publish the run's message; raises OSError when the broker is unreachable.
+
+        `first`: ahead of the messages of its queue and priority, as a run that resumes, where the
+        broker can do that.
+        """
 
     @abstractmethod
     async def empty(self, queues: Sequence[str]) -> tuple[str, ...]:
@@ -37,15 +41,16 @@ class Publisher(ABC):
 
 
 class LedgerPublisher(Publisher):
-    """The publisher for a broker on the ledger's own Redis: one LPUSH, as kombu does."""
+    """The publisher for a broker on the ledger's own Redis: one push, as kombu does."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    async def publish(self, invocation: Invocation) -> None:
-        """Push the message onto the queue's list."""
+    async def publish(self, invocation: Invocation, *, first: bool = False) -> None:
+        """Push the message onto the queue's list, which is read from the right."""
         queue = self._ledger.keys.broker_list(invocation.queue, invocation.priority)
-        await self._ledger.connection.execute("LPUSH", queue, envelope(invocation))
+        push = "RPUSH" if first else "LPUSH"
+        await self._ledger.connection.execute(push, queue, envelope(invocation))
 
     async def empty(self, queues: Sequence[str]) -> tuple[str, ...]:
         """Return none: the reaper's script reads the lists itself."""
@@ -57,7 +62,11 @@ class LedgerPublisher(Publisher):
 
 
 class CeleryPublisher(Publisher):
-    """The publisher for all other brokers: Celery's client in a thread, with bounded retries."""
+    """The publisher for all other brokers: Celery's client in a thread, with bounded retries.
+
+    A message cannot go ahead of others there: AMQP keeps the order of a priority, and a higher
+    priority would go ahead of other runs, too.
+    """
 
     def __init__(self, settings: Settings) -> None:
         # This import takes half a second, which Redis users need not pay.
@@ -88,8 +97,9 @@ class CeleryPublisher(Publisher):
                 OSError,
             )
 
-    async def publish(self, invocation: Invocation) -> None:
+    async def publish(self, invocation: Invocation, *, first: bool = False) -> None:
         """Send the message through Celery's producer, within the timeout."""
+        del first
         # Celery's retries together may take longer than the caller can wait.
         async with asyncio.timeout(self._timeout):
             await asyncio.to_thread(self._send, invocation)
@@ -152,10 +162,27 @@ def publisher_for(ledger: Ledger) -> Publisher:
     return CeleryPublisher(ledger.settings)
 
 
-async def publish_or_leave(publisher: Publisher, invocation: Invocation) -> None:
-    """Publish; where the broker is unreachable, leave the run to the reaper, which finds it."""
+async def publish_or_leave(
+    publisher: Publisher, invocation: Invocation, *, first: bool = False
+) -> bool:
+    """Publish; where the broker is unreachable, leave the run to the reaper, which finds it.
+
+    Returns whether the message was published.
+    """
     try:
-        await publisher.publish(invocation)
+        await publisher.publish(invocation, first=first)
     except OSError as error:
         reason = str(error) or type(error).__name__
         logger.warning("run %s is recorded but not published yet: %s", invocation.id, reason)
+        return False
+    return True
+
+
+async def publish_woken(ledger: Ledger, publisher: Publisher, run_id: str) -> None:
+    """Publish a parked run that has been queued again, ahead of new ones; the reaper's work if not.
+
+    A run without a record any more needs no message.
+    """
+    invocation = await ledger.queries.invocation(run_id)
+    if invocation is None or await publish_or_leave(publisher, invocation, first=True):
+        await ledger.maintenance.published(ledger.keys.shard(run_id), [run_id])

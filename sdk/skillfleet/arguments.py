@@ -1,7 +1,7 @@
-"""The check of JSON arguments against a skill's published schema.
+"""The check of JSON arguments against a skill's published schema, and of answers against a wait's.
 
-Producers apply it at `enqueue`, workers before the first attempt, so a caller gets the same message
-wherever the mistake is found.
+Producers apply it at `enqueue` and `answer`, workers before the first attempt, so a caller gets the
+same message wherever the mistake is found.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -78,14 +78,31 @@ def arguments_check(task: str, schema: Mapping[str, Any]) -> Callable[[Mapping[s
     skill in the message.
     """
     try:
-        return schema_check(task, to_json(schema).encoded)
+        return schema_check(f"arguments of {task} do not fit", to_json(schema).encoded)
     except ValueError as error:
         return _refusing(f"the schema that {task} publishes cannot be used: {error}")
 
 
+def check_answer(value: Any, schema: Mapping[str, Any] | None) -> None:
+    """Raise InvalidArgumentsError, naming the fields, for an answer that does not fit its wait.
+
+    `value` is plain JSON, `schema` that of the wait; a wait without one takes any answer.
+    """
+    if schema is None:
+        return
+    try:
+        check = schema_check("the answer does not fit", to_json(schema).encoded)
+    except ValueError as error:
+        raise InvalidArgumentsError(f"the schema of the wait cannot be used: {error}") from None
+    check(value)
+
+
 @lru_cache(maxsize=1024)
-def schema_check(task: str, schema: bytes) -> Callable[[Mapping[str, Any]], None]:
-    """Return the check for a schema as JSON; raises ValueError for an unusable schema."""
+def schema_check(refusal: str, schema: bytes) -> Callable[[Any], None]:
+    """Return the check for a schema as JSON; raises ValueError for an unusable schema.
+
+    The error of the check begins with `refusal`, then names the fields that do not fit.
+    """
     # The import costs 3 MiB: only processes that check a schema pay for it.
     import jsonschema_rs  # noqa: PLC0415
 
@@ -93,7 +110,7 @@ def schema_check(task: str, schema: bytes) -> Callable[[Mapping[str, Any]], None
         orjson.loads(schema), retriever=_retrieve_nothing
     )
 
-    def check(arguments: Mapping[str, Any]) -> None:
+    def check(arguments: Any) -> None:
         if validator.is_valid(arguments):
             return
         found = []
@@ -102,7 +119,7 @@ def schema_check(task: str, schema: bytes) -> Callable[[Mapping[str, Any]], None
             message = shortened_text(error.message, _MOST_PROBLEM_CHARS)
             found.append(f"{where}: {message}" if where else message)
         problems = "; ".join(found[:_MOST_PROBLEMS])
-        raise InvalidArgumentsError(f"arguments of {task} do not fit: {problems}")
+        raise InvalidArgumentsError(f"{refusal}: {problems}")
 
     return check
 

@@ -39,11 +39,11 @@ class Failing(LedgerPublisher):
         self.refused: str | None = None
         self.sent: list[str] = []
 
-    async def publish(self, invocation: Invocation) -> None:
+    async def publish(self, invocation: Invocation, *, first: bool = False) -> None:
         self.refused = self.refused or invocation.id
         if invocation.id == self.refused:
             raise ConnectionError("the broker is out of reach")
-        await super().publish(invocation)
+        await super().publish(invocation, first=first)
         self.sent.append(invocation.id)
 
 

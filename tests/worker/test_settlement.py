@@ -114,7 +114,7 @@ def test_a_request_to_stop_has_one_outcome(request_: StopRequest, outcome: Outco
 
 
 class _Silent(LedgerPublisher):
-    async def publish(self, invocation: Invocation) -> None:
+    async def publish(self, invocation: Invocation, *, first: bool = False) -> None:
         raise TimeoutError
 
 

@@ -3,17 +3,20 @@
 A script can take the value alone, after the first line break: the journal records nothing else.
 """
 
-from typing import NamedTuple, Self
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Self
 
 import orjson
 
 
-class InboxMessage(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class InboxMessage:
     """An inbox message: its JSON, who sent it, and the token that proves that ('' for none)."""
 
     value: bytes
     by: str = ""
-    token: str = ""
+    token: str = field(default="", repr=False)
 
     def packed(self) -> bytes:
         """Return the entry of the list."""
@@ -23,7 +26,8 @@ class InboxMessage(NamedTuple):
     def unpacked(cls, entry: bytes) -> Self:
         """Return the message of an entry; raises ValueError for one that is not readable."""
         head, line_break, value = entry.partition(b"\n")
-        if not line_break:
-            raise ValueError("an inbox message has no line about its sender")
-        sender = orjson.loads(head)
-        return cls(value, str(sender["by"]), str(sender["token"]))
+        with suppress(ValueError):
+            match orjson.loads(head) if line_break else None:
+                case {"by": str(by), "token": str(token)}:
+                    return cls(value, by, token)
+        raise ValueError("an inbox message begins with a line about its sender")
