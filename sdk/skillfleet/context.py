@@ -3,6 +3,7 @@
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Any, Generic
 
@@ -16,6 +17,7 @@ from skillfleet.errors import CancelledByCaller, InvalidArgumentsError, MissingS
 from skillfleet.model_calls import CallReport, ModelCall, ToolCall, model_call, tool_call
 from skillfleet.ports.a2a import A2AClient, CallOptions, CallResult
 from skillfleet.ports.discovery import DiscoveryClient
+from skillfleet.ports.journal import Emission, JournalStore
 from skillfleet.texts import code_text
 from skillfleet.types import AgentEvent, ArtifactRef
 from skillfleet.validation import (
@@ -83,11 +85,22 @@ class RunContext(ABC, Generic[AuthT]):
         `EventsUnwritableError` when the stream cannot be written for too long.
         """
         payload = event_json(event, self.limits)
-        await self._emit(event.kind, payload)
+        await self._emit(event.kind, payload, None)
 
     @abstractmethod
-    async def _emit(self, kind: str, payload_json: bytes) -> None:
-        """Append a checked event; `payload_json` is a JSON object."""
+    async def _emit(self, kind: str, payload_json: bytes, emission: Emission | None) -> None:
+        """Append a checked event; `payload_json` is a JSON object.
+
+        `emission` is None while nothing has to be kept beside the event.
+        """
+
+    @abstractmethod
+    def _journal_store(self) -> JournalStore:
+        """Return the store of this attempt's journal. Called at most once in an attempt."""
+
+    def _busy(self) -> AbstractContextManager[None]:
+        """Keep the run from being parked during a model or tool call. For runtimes."""
+        return nullcontext()
 
     async def write_artifact(self, name: str, data: ArtifactData, mime_type: str) -> ArtifactRef:
         """Store bytes under `name` and return a reference to them.

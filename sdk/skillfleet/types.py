@@ -6,10 +6,14 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class AgentEvent:
-    """An event of a run: its kind, and a payload that can be written as a JSON object."""
+    """An event of a run: its kind, and a payload that can be written as a JSON object.
+
+    `step` is set on events that were read back: the identity of the step that emitted them.
+    """
 
     kind: str
     payload: dict[str, Any] = field(default_factory=dict)
+    step: str | None = field(default=None, compare=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ TRIMMED_KIND: Final = "trimmed"
 """The kind of the marker a reader gets in place of events that the stream's cap removed."""
 
 SUPERSEDED_KIND: Final = "superseded"
-"""The kind of the event that voids the events of a step which was executing when its worker died.
+"""The kind of the event that voids what a step emitted before it failed or its worker died.
 
-Its payload is `from` and `to`, the ids of the first and last void event, and `step`, the key of the
-step: the events between that belong to this step (`RunEvent.step`) are void.
+Its payload has `step`: all earlier events of that step (`RunEvent.step`) are void. Where its worker
+died during the step, it also has `from` and `to`, the ids of the first and last of them.
 """
 
 WAIT_KIND: Final = "wait"
@@ -48,7 +48,7 @@ class RunEvent(BaseModel):
     attempt: int
     at: datetime
     step: str | None = None
-    """The key of the step that emitted the event; None outside of a step."""
+    """The identity of the step that emitted the event; None outside of a step."""
 
     @property
     def final(self) -> bool:

@@ -1,7 +1,7 @@
 """The port for calls to other agents."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,12 +33,19 @@ class CallOptions:
     own. `grant` is a token that hands workspace access over. With a `key`, an attempt that
     makes the same call again gets the first call's result instead of a second run. `budget`
     bounds the called run and all that it calls.
+
+    `position` numbers the calls of an attempt without a key that are equal in target, skill and
+    arguments, from 1: for clients that find the call of an earlier attempt again. `wait` takes
+    the id of the called run and returns at its end: a client whose calls are runs of its fleet
+    awaits it instead of waiting by itself, so that the caller may be parked; others ignore it.
     """
 
     grant: str | None = None
     timeout: float | None = None
     key: str | None = None
     budget: Budget | None = None
+    position: int | None = None
+    wait: Callable[[str], Awaitable[None]] | None = None
 
 
 NO_OPTIONS: Final = CallOptions()

@@ -5,21 +5,26 @@ a store only keeps entries and waits. Everything it writes is fenced by the atte
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from skillfleet.contracts.waits import EntryKind, WaitKind, WaitOutcome
 
 
 @dataclass(frozen=True, slots=True)
 class EntryFailure:
-    """The final failure of a step: the name of the error's type, its code, its message."""
+    """The final failure of a step: the name of the error's type, its code, its message.
+
+    `by` is who rejected a question; `retryable` says whether the run may be retried after it.
+    """
 
     type: str
     code: str
     message: str
+    by: str = ""
+    retryable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +53,38 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What earlier attempts have recorded: entries by number, and events by address.
+    """What earlier attempts have recorded: entries by number, events by address, open waits.
 
     `emitted` maps the address of events (`skillfleet.durable`) to how many of them are in the
-    stream.
+    stream. `waits` has the identities of waits that have no entry yet, decided or not.
     """
 
     entries: Sequence[Entry] = ()
     emitted: Mapping[str, int] = field(default_factory=dict)
+    waits: frozenset[str] = frozenset()
+
+
+class Emission(NamedTuple):
+    """The place of an event in its run, which a store keeps with the event.
+
+    Outside of steps it is number `ordinal` (from 0) of the events at `address`: once the event is
+    in the stream, `Recorded.emitted[address]` is `ordinal + 1`. Inside of a step `address` is
+    None and `step` the identity of the step's entry: if the step is not recorded when the next
+    attempt begins, the event is void (`SUPERSEDED_KIND`).
+    """
+
+    address: str | None
+    ordinal: int
+    step: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class WaitSpec:
     """A wait as the handler asks for it.
 
-    A wait of an earlier attempt is the same one only when `identity`, `kind`, `question` and
-    `schema` agree. `seconds` is the time until it expires; None: the runtime's maximum.
+    The identity contains a digest of kind, question and schema: a wait of an earlier attempt with
+    the same identity asks for the same. `seconds` is the time until it expires; None: the
+    runtime's maximum.
     """
 
     identity: str
@@ -94,14 +115,27 @@ class Decision:
 class JournalStore(ABC):
     """The journal of one run, for one attempt.
 
+    Counts of events (`emitted`) are those that changed since the last write. Writes may overtake
+    each other: a stored count never goes down.
+
     Concurrency: the loop of the handler; any number of calls at once. All methods raise
     `LeaseLostError`-like errors of the runtime when the attempt may no longer write, and
     `FleetUnavailableError` when the store stays unavailable.
     """
 
+    @property
+    @abstractmethod
+    def exists(self) -> bool:
+        """True if earlier attempts left entries, waits or counts of events; else none is loaded."""
+
+    @property
+    @abstractmethod
+    def durable(self) -> bool:
+        """True for a run that may be parked: its calls are entries from the start."""
+
     @abstractmethod
     async def load(self) -> Recorded:
-        """Return what earlier attempts have recorded. Called once, before the first entry."""
+        """Return what earlier attempts have recorded. Called at most once, before the first use."""
 
     @abstractmethod
     async def value(self, entry: Entry) -> bytes:
@@ -113,28 +147,38 @@ class JournalStore(ABC):
     ) -> None:
         """Record an entry once, after all events that were accepted before; close its wait.
 
-        `emitted` has the counts of events by address that changed since the last entry. Safe to
-        repeat. Raises `JournalFullError`.
+        Events of the step that the entry is of are valid from now on. Safe to repeat. Raises
+        `JournalFullError`.
         """
 
     @abstractmethod
-    async def open_wait(self, spec: WaitSpec) -> str:
-        """Open a wait, or find the open one of an earlier attempt; return its id.
+    async def open_wait(self, spec: WaitSpec, emitted: Mapping[str, int]) -> str:
+        """Open a wait, or find that of an earlier attempt with this identity; return its id.
 
-        An earlier wait of that identity that asks for something else is withdrawn. Raises
-        `LimitExceededError` when the run has too many open waits.
+        It is opened after all events that were accepted before. Raises `LimitExceededError` when
+        the run has too many open waits.
         """
 
     @abstractmethod
     async def decision(self, wait_id: str) -> Decision:
-        """Wait until the wait is decided, and return how. The run may be parked meanwhile."""
+        """Wait until the wait is decided, and return how. The run may be parked meanwhile.
+
+        A `WaitKind.CALL` is decided by the end of the child, with any outcome. Cancelling the
+        call while the attempt continues gives the wait up: the store withdraws it.
+        """
 
     @abstractmethod
     async def reopen_wait(self, wait_id: str, reason: str) -> None:
         """Drop the decision of a wait, which turned out to be invalid, and wait again."""
 
     @abstractmethod
-    async def receive(self, entry: Entry, spec: WaitSpec) -> bytes | None:
+    async def withdraw_wait(self, identity: str) -> None:
+        """Withdraw a wait of an earlier attempt (`Recorded.waits`) that nothing asks for now."""
+
+    @abstractmethod
+    async def receive(
+        self, entry: Entry, spec: WaitSpec, emitted: Mapping[str, int]
+    ) -> bytes | None:
         """Take the next inbox message and record it as the value of `entry`; JSON.
 
         Waits for one until `spec` expires; None then, which is recorded as well (value `null`,
@@ -145,5 +189,10 @@ class JournalStore(ABC):
     def busy(self) -> AbstractContextManager[None]:
         """Keep the run from being parked inside the block: work is under way."""
 
+    def stops_attempt(self, error: BaseException) -> bool:
+        """Return whether `error` only reports that the attempt must stop, which is no failure.
 
-JournalOpener = Callable[[], JournalStore]
+        True after a cancellation, a lost lease, a passed deadline or the end of a drain.
+        """
+        del error
+        return False

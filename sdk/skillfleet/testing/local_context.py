@@ -21,6 +21,7 @@ from skillfleet.errors import (
 from skillfleet.model_calls import CallReport
 from skillfleet.ports.a2a import A2AClient, A2AProvider
 from skillfleet.ports.discovery import DiscoveryClient, DiscoveryProvider
+from skillfleet.ports.journal import Emission, JournalStore
 from skillfleet.ports.provider import Provider
 from skillfleet.ports.scope import FLEET_LABEL, LEASE_LABEL, RUN_LABEL, Cleanup, RunScope
 from skillfleet.ports.secrets import SHORTEST
@@ -178,7 +179,8 @@ class LocalRunContext(RunContext[AuthT]):
         """Return a JSON value without secrets, as the fleet stores a result."""
         return self._redactor.redact_value(value)
 
-    async def _emit(self, kind: str, payload_json: bytes) -> None:
+    async def _emit(self, kind: str, payload_json: bytes, emission: Emission | None) -> None:
+        del emission
         payload = orjson.loads(payload_json)
         if kind == "text_delta" and isinstance(payload.get("text"), str):
             text = self._redactor.feed(payload.pop("text")) + self._redactor.flush()
@@ -186,6 +188,9 @@ class LocalRunContext(RunContext[AuthT]):
         else:
             payload = self._redactor.redact_value(payload)
         self.events.append(AgentEvent(kind, payload))
+
+    def _journal_store(self) -> JournalStore:
+        raise CapabilityUnavailableError("this runtime keeps no journal")
 
     async def _write_artifact(
         self, name: str, chunks: AsyncIterator[bytes], mime_type: str

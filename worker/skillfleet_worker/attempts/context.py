@@ -21,6 +21,7 @@ from skillfleet.hidden_state import HiddenState
 from skillfleet.model_calls import CallReport
 from skillfleet.ports.a2a import A2AClient, A2AProvider
 from skillfleet.ports.discovery import DiscoveryClient, DiscoveryProvider
+from skillfleet.ports.journal import Emission, JournalStore
 from skillfleet.ports.secrets import SHORTEST, Secrets
 from skillfleet.redaction import Redactor
 from skillfleet_engine.loop import bridge
@@ -164,8 +165,12 @@ class FleetRunContext(RunContext[Any]):
         """True once this worker drains."""
         return _states.of(self).attempt.shutting_down
 
-    async def _emit(self, kind: str, payload_json: bytes) -> None:
+    async def _emit(self, kind: str, payload_json: bytes, emission: Emission | None) -> None:
+        del emission
         await _states.of(self).buffer.append(kind, payload_json)
+
+    def _journal_store(self) -> JournalStore:
+        raise CapabilityUnavailableError("this runtime keeps no journal")
 
     async def _write_artifact(
         self, name: str, chunks: AsyncIterator[bytes], mime_type: str
