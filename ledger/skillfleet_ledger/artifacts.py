@@ -1,8 +1,4 @@
-"""Artifacts: named bytes of a run, stored in chunks so that no other client has to wait.
-
-One large value stalls Redis for all its clients; at most four chunks of 64 KiB in flight do not.
-Larger chunks are not faster.
-"""
+"""Artifacts: named bytes of a run, stored in chunks so that no other client has to wait."""
 
 import asyncio
 import contextlib
@@ -21,15 +17,12 @@ from skillfleet.errors import (
     LimitExceededError,
     UnknownArtifactError,
 )
+from skillfleet_ledger.chunks import ABANDONED_MS, CHUNK_BYTES, IN_FLIGHT
 from skillfleet_ledger.redis_client.connection import PipelinedConnection, ReplyError
 from skillfleet_ledger.redis_client.protocol import utf8
 from skillfleet_ledger.redis_client.script_loader import run_script
 from skillfleet_ledger.runs.records import Lease
-from skillfleet_ledger.settings import MEBIBYTE, Settings
-
-CHUNK_BYTES = MEBIBYTE // 16
-_IN_FLIGHT = 4
-_ABANDONED_MS = 86_400_000
+from skillfleet_ledger.settings import Settings
 
 
 class LeaseLostError(Exception):
@@ -104,7 +97,7 @@ class ArtifactStore:
         try:
             for number in range(entry["chunks"]):
                 ahead.append(asyncio.ensure_future(self._connection.execute("HGET", key, number)))
-                if len(ahead) == _IN_FLIGHT:
+                if len(ahead) == IN_FLIGHT:
                     yield _chunk(await ahead.pop(0), name)
             while ahead:
                 yield _chunk(await ahead.pop(0), name)
@@ -180,13 +173,13 @@ class _Upload:
         await self._settle(0)
 
     async def _write_chunk(self) -> None:
-        await self._settle(_IN_FLIGHT - 1)
+        await self._settle(IN_FLIGHT - 1)
         chunk = bytes(self._buffer)
         self._buffer.clear()
         self.digest.update(chunk)
         number = self.chunks
         self.chunks += 1
-        args = (self.id, number, chunk, _ABANDONED_MS)
+        args = (self.id, number, chunk, ABANDONED_MS)
         write = self._store.fenced("write_chunk", self._lease, *args, timeout=self.patience)
         self._writes.add(asyncio.ensure_future(write))
 

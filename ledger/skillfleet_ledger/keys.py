@@ -8,6 +8,13 @@
 | P children:ID | set | ids of the runs that this run called | retention; an hour for a cleanup |
 | P artifacts:ID | hash | artifact name -> description (JSON) | retention |
 | P blob:ID:UPLOAD | hash | chunk number -> bytes | retention; a day if never committed |
+| P journal:ID | hash | identity of a step or wait -> what it led to (entries.py) | retention |
+| P values:ID | set | digests of the journal's values that are kept apart, as uploads | retention |
+| P emitted:ID | hash | address of events -> how many of them are in the stream | retention |
+| P unfinished:ID | hash | identity of a step that is not recorded -> its first event | retention |
+| P waits:ID | hash | number of a wait that is not closed -> the wait (waits.py) | at the end |
+| P decisions:ID | hash | number of a wait -> how it ended (waits.py), or a digest | retention |
+| P inbox:ID | list | unread messages (inbox.py) | retention |
 | P state:STATE | zset | runs that ended so by time of creation (ms) | pruned at expiry |
 | P agent:AGENT | zset | runs of that agent by time of creation (ms) | pruned at expiry |
 | P ready:QUEUE:PRIORITY | zset | queued runs by time of publication (ms) | when claimed |
@@ -17,6 +24,8 @@
 | P delays | hash | queue -> how many of its runs are delayed | a field when none is |
 | P unpublished | zset | queued runs that the reaper is publishing, by the next try (ms) | seconds |
 | P deadlines | zset | unfinished runs with a deadline, by deadline (ms) | when they end |
+| P parked | zset | parked runs by when they were parked (ms) | when they continue or end |
+| P timers | zset | `ID:WAIT` by when the wait expires (ms) | when it is closed |
 | P leases | zset | running runs by the end of their lease (ms) | when they end |
 | P cleanups | zset | runs that need a cleanup (below), by the next try (ms) | when done |
 | P canvases | zset | ended runs whose links and chains did not go on, by the next try | soon |
@@ -34,7 +43,10 @@ A run that ended or was cancelled needs a cleanup while runs that it called have
 cancelled; one that was cancelled in the queue, or released too often, until it has ended itself.
 The script that causes the cleanup notes it; the reaper does it unless another process was faster.
 
-Channels: `P worker:WORKER` carries orders to a worker process (`cancel ID REASON`); the
+A run is kept until its caller has ended, and for its retention after that, where the caller was
+live and had a journal at the run's end.
+
+Channels: `P worker:WORKER` carries orders to a worker process (`cancel ID REASON`, `wake ID`); the
 result key of a run, below, is also the channel on which its end is published.
 
 Outside the shard's slot, in the format of Celery's own result backend, so that plain Celery

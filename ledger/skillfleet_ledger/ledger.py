@@ -13,10 +13,12 @@ from skillfleet_ledger.redis_client.protocol import connection_name
 from skillfleet_ledger.redis_client.pubsub import PubSub
 from skillfleet_ledger.runs.budgets import Budgets
 from skillfleet_ledger.runs.cancellation import Cancellation
+from skillfleet_ledger.runs.journals import Journals
 from skillfleet_ledger.runs.leases import Leases
 from skillfleet_ledger.runs.maintenance import Maintenance
 from skillfleet_ledger.runs.queries import Queries
 from skillfleet_ledger.runs.submissions import Submissions
+from skillfleet_ledger.runs.waits import Waits
 from skillfleet_ledger.settings import Settings
 from skillfleet_ledger.streams import BLOCK_MS, EventStreams
 
@@ -57,6 +59,8 @@ class Ledger:
         self.cancellation = Cancellation(self.connection, settings, self.queries)
         self.budgets = Budgets(self.connection, settings)
         self.maintenance = Maintenance(self.connection, settings)
+        self.journals = Journals(self.connection, settings)
+        self.waits = Waits(self.connection, settings)
         self.streams = EventStreams(self.connection, self._blocking_reads, settings)
         self.artifacts = ArtifactStore(self._bulk, settings)
         self.directory = Directory(self.connection, settings)

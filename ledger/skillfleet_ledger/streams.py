@@ -1,7 +1,8 @@
 """The events of a run: written in batches under the lease, read live from any event on."""
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -31,6 +32,8 @@ _Entry = tuple[bytes, list[bytes]]
 
 PackedEvent = tuple[str, bytes, int]
 """Kind, payload (a JSON object) and time of emission (ms since the epoch)."""
+StepEvent = tuple[str, bytes, int, str]
+"""The same in a run with steps, and the identity of the step that emitted it, or ''."""
 
 
 class EventStreams:
@@ -48,20 +51,33 @@ class EventStreams:
         self._keys = settings.keyspace
 
     async def append(
-        self, lease: Lease, first: int, events: Sequence[PackedEvent], timeout: float | None = None
+        self,
+        lease: Lease,
+        first: int,
+        events: Sequence[PackedEvent] | Sequence[StepEvent],
+        timeout: float | None = None,
+        emitted: Mapping[str, int] | None = None,
     ) -> tuple[int, str] | None:
         """Append events numbered from `first`; those the stream already has are skipped.
+
+        In a run with steps, `emitted` maps addresses of events to how many are in the stream then;
+        None for any other run.
 
         Returns the number of the stream's last event and the reason of a cancellation (or '').
         The number is less than `first - 1` when the batch was not appended because it would have
         left a gap. None when the lease is lost. Safe to repeat; raises FleetUnavailableError.
         """
-        flat = [part for event in events for part in event]
+        flat: list[Any] = [part for event in events for part in event]
+        counts = [] if emitted is None else [len(emitted), *chain.from_iterable(emitted.items())]
         reply = await run_script(
             self._connection,
             "append",
             (self._keys.prefix(lease.run_id),),
-            (lease.run_id, lease.token, lease.attempt, first, self._settings.max_events, *flat),
+            (
+                *(lease.run_id, lease.token, lease.attempt, first, self._settings.max_events),
+                *(counts or ("",)),
+                *flat,
+            ),
             timeout,
         )
         if reply[0] == 0:
@@ -180,13 +196,15 @@ def _number(entry: _Entry) -> int:
 
 
 def _event(entry_id: bytes, fields: list[bytes]) -> RunEvent:
-    # The scripts write the fields k, p, a and t, always in this order (append.lua, common.lua).
+    # The scripts write the fields k, p, a and t, and s for an event of a step, always in this order
+    # (append.lua, common.lua).
     return RunEvent(
         id=entry_id.decode(),
         kind=fields[1].decode(),
         payload=orjson.loads(fields[3]),
         attempt=int(fields[5]),
         at=from_millis(int(fields[7])),
+        step=fields[9].decode() if fields[8:] else None,
     )
 
 

@@ -17,8 +17,10 @@ from skillfleet.errors import FleetClosedError, WrongLoopError
 from skillfleet_ledger.directory import Directory
 from skillfleet_ledger.redis_client.blocking import BlockingConnection
 from skillfleet_ledger.redis_client.protocol import connection_name
+from skillfleet_ledger.runs.journals import Journals
 from skillfleet_ledger.runs.queries import Queries
 from skillfleet_ledger.runs.submissions import Submissions
+from skillfleet_ledger.runs.waits import Waits
 from skillfleet_ledger.settings import Settings
 
 T = TypeVar("T")
@@ -39,7 +41,7 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
 
 
 class BlockingLedger:
-    """The part of the ledger that works without an event loop: new runs, reads, the directory.
+    """The part of the ledger that works without an event loop: new runs, answers, reads.
 
     Its coroutines never suspend: call them with `run_sync`. Any thread may use it, and a forked
     child. Arguments as for `Ledger`.
@@ -55,6 +57,8 @@ class BlockingLedger:
         )
         self.submissions = Submissions(self.connection, settings)
         self.queries = Queries(self.connection, settings)
+        self.journals = Journals(self.connection, settings)
+        self.waits = Waits(self.connection, settings)
         self.directory = Directory(self.connection, settings)
 
     async def close(self) -> None:

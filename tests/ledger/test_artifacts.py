@@ -9,7 +9,8 @@ import pytest
 
 from skillfleet.errors import ArtifactTooLargeError, LimitExceededError, UnknownArtifactError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.artifacts import CHUNK_BYTES, LeaseLostError
+from skillfleet_ledger.artifacts import LeaseLostError
+from skillfleet_ledger.chunks import CHUNK_BYTES
 from skillfleet_ledger.settings import MEBIBYTE
 from tests.ledger.helpers import DONE, claimed, lapse, reap, running, settings_for, touch
 from tests.support.valkey import ValkeyServer

@@ -189,7 +189,9 @@ async def test_scripts_whose_replies_are_lost_have_their_effect_once(
             proxy.cut_replies_after(lost)
             await ledger.cancellation.cancel(child.id, "enough")
             proxy.cut_replies_after(lost)
-            assert await ledger.leases.settle(lease, "a.b", lease.seq, DONE) is WriteResult.SETTLED
+            assert (
+                await ledger.leases.settle(lease, "a.b", lease.seq, DONE)
+            ).result is WriteResult.SETTLED
             proxy.cut_replies_after(lost)
             await ledger.maintenance.reap(0, "reaper", ReapOptions())
             assert proxy.accepted > 8

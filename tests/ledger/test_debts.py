@@ -62,14 +62,18 @@ async def cancel_reason(ledger: Ledger, run_id: str) -> str | None:
 
 async def test_a_run_that_ends_owes_the_end_of_those_it_called(ledger: Ledger) -> None:
     parent, child = await calling(ledger)
-    assert await ledger.leases.settle(parent, TASK, parent.seq, DONE) is WriteResult.SETTLED
+    assert (
+        await ledger.leases.settle(parent, TASK, parent.seq, DONE)
+    ).result is WriteResult.SETTLED
     # The worker dies here.
     found = await reap_due_cleanups(ledger)
     assert (found.to_clean_up, found.to_end) == ((parent.run_id,), ())
     await ledger.cancellation.clean_up(parent.run_id)
     assert await cancel_reason(ledger, child.run_id) == "the calling run ended succeeded"
     assert await owing(ledger) == []
-    assert await ledger.leases.settle(child, TASK, child.seq, CANCELLED) is WriteResult.SETTLED
+    assert (
+        await ledger.leases.settle(child, TASK, child.seq, CANCELLED)
+    ).result is WriteResult.SETTLED
 
 
 @pytest.mark.parametrize("how", ["close", "cancel", "settle"])

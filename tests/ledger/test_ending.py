@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from skillfleet.contracts import ReasonCode, RunState
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.celery_format import RunEnd
-from skillfleet_ledger.runs.records import ClaimStatus, EndResult, WriteResult
+from skillfleet_ledger.runs.records import ClaimStatus, EndResult, Settled, WriteResult
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,
@@ -26,7 +26,7 @@ FAILED = RunEnd(RunState.FAILED, ReasonCode.SKILL_ERROR, "it broke")
 
 async def test_a_settled_run_has_its_state_result_and_final_event(ledger: Ledger) -> None:
     lease = await running(ledger)
-    assert await ledger.leases.settle(lease, TASK, lease.seq, DONE) is WriteResult.SETTLED
+    assert (await ledger.leases.settle(lease, TASK, lease.seq, DONE)).result is WriteResult.SETTLED
     status = await ledger.queries.status(lease.run_id)
     assert (status.state, status.code) == (RunState.SUCCEEDED, "completed")
     assert status.finished_at is not None
@@ -39,7 +39,9 @@ async def test_a_settled_run_has_its_state_result_and_final_event(ledger: Ledger
 async def test_settling_again_changes_nothing(ledger: Ledger) -> None:
     lease = await running(ledger)
     await ledger.leases.settle(lease, TASK, lease.seq, DONE)
-    assert await ledger.leases.settle(lease, TASK, lease.seq, FAILED) is WriteResult.SETTLED
+    assert (
+        await ledger.leases.settle(lease, TASK, lease.seq, FAILED)
+    ).result is WriteResult.SETTLED
     status = await ledger.queries.status(lease.run_id)
     assert (status.state, status.events) == (RunState.SUCCEEDED, 2)
 
@@ -50,7 +52,7 @@ async def test_of_many_ends_at_once_one_counts(ledger: Ledger) -> None:
         *(ledger.leases.settle(lease, TASK, lease.seq, DONE) for _ in range(20)),
         *(ledger.leases.end_unclaimed(lease.run_id, TASK, FAILED, lease.token) for _ in range(20)),
     )
-    assert answers.count(WriteResult.SETTLED) == 20
+    assert answers.count(Settled(WriteResult.SETTLED)) == 20
     assert answers.count(EndResult.ENDED_BEFORE) == 20
     assert len(await read_all(ledger, lease.run_id)) == 2
 
@@ -59,20 +61,24 @@ async def test_an_attempt_that_lost_its_lease_settles_nothing(ledger: Ledger) ->
     lease = await running(ledger)
     await lapse(ledger, lease.run_id)
     await reap(ledger)
-    assert await ledger.leases.settle(lease, TASK, lease.seq, DONE) is WriteResult.LOST
+    assert (await ledger.leases.settle(lease, TASK, lease.seq, DONE)).result is WriteResult.LOST
     second = await claimed(ledger, lease.run_id, "w2")
-    assert await ledger.leases.settle(lease, TASK, lease.seq, DONE) is WriteResult.LOST
-    assert await ledger.leases.settle(second, TASK, second.seq, FAILED) is WriteResult.SETTLED
-    assert await ledger.leases.settle(lease, TASK, lease.seq, DONE) is WriteResult.LOST
+    assert (await ledger.leases.settle(lease, TASK, lease.seq, DONE)).result is WriteResult.LOST
+    assert (
+        await ledger.leases.settle(second, TASK, second.seq, FAILED)
+    ).result is WriteResult.SETTLED
+    assert (await ledger.leases.settle(lease, TASK, lease.seq, DONE)).result is WriteResult.LOST
     assert (await ledger.queries.status(lease.run_id)).state is RunState.FAILED
 
 
 async def test_an_end_waits_for_events_that_are_missing(ledger: Ledger) -> None:
     lease = await running(ledger)
-    assert await ledger.leases.settle(lease, TASK, lease.seq + 2, DONE) is WriteResult.GAP
+    assert (await ledger.leases.settle(lease, TASK, lease.seq + 2, DONE)).result is WriteResult.GAP
     await ledger.streams.append(lease, lease.seq + 1, [event(), event()])
-    assert await ledger.leases.settle(lease, TASK, lease.seq, DONE) is WriteResult.GAP
-    assert await ledger.leases.settle(lease, TASK, lease.seq + 2, DONE) is WriteResult.SETTLED
+    assert (await ledger.leases.settle(lease, TASK, lease.seq, DONE)).result is WriteResult.GAP
+    assert (
+        await ledger.leases.settle(lease, TASK, lease.seq + 2, DONE)
+    ).result is WriteResult.SETTLED
 
 
 async def test_a_retry_is_counted_and_waits_its_delay(ledger: Ledger) -> None:

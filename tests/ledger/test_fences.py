@@ -188,7 +188,7 @@ async def test_an_attempt_that_ended_its_run_changes_nothing_more(
 ) -> None:
     """The token is still the run's, so the state decides."""
     lease = await first_attempt(ledger)
-    assert await ledger.leases.settle(lease, TASK, lease.seq, DONE) is WriteResult.SETTLED
+    assert (await ledger.leases.settle(lease, TASK, lease.seq, DONE)).result is WriteResult.SETTLED
     before = everything(valkey)
     assert await call(ledger, lease) == answer
     assert everything(valkey) == before

@@ -271,7 +271,7 @@ async def test_a_stream_is_cut_to_its_length(ledger: Ledger) -> None:
     most = ledger.settings.max_events
     keys, script = (ledger.keys.prefix(lease.run_id),), "append"
     packed = [part for _ in range(200) for part in event()]
-    args = (lease.run_id, lease.token, 1, first + 1000, 300, *packed)
+    args = (lease.run_id, lease.token, 1, first + 1000, 300, "", *packed)
     assert await run_script(ledger.connection, script, keys, args) == [1, first + 1199, b""]
     left = await touch(ledger, "XLEN", lease.run_id, f"events:{lease.run_id}")
     assert 300 <= left < 500 < most

@@ -55,7 +55,7 @@ async def test_runs_leases_and_events_survive_a_restart(server: ValkeyServer) ->
         appending = asyncio.create_task(ledger.streams.append(lease, 3, [event("after")]))
         server.start()
         assert await appending == (3, "")
-        assert await ledger.leases.settle(lease, TASK, 3, DONE) is WriteResult.SETTLED
+        assert (await ledger.leases.settle(lease, TASK, 3, DONE)).result is WriteResult.SETTLED
         assert len(await asyncio.wait_for(reader, 20)) == 4
         assert (await claimed(ledger, waiting.id)).attempt == 1
         with server.client() as client:
@@ -88,7 +88,9 @@ async def test_what_a_stopped_server_does_later_happens_once(server: ValkeyServe
         assert (written, answer) == ((2, ""), WriteResult.REQUEUED)
         assert await ledger.connection.execute("LLEN", "celery") == 1
         again = await claimed(ledger, lease.run_id)
-        assert await ledger.leases.settle(again, TASK, again.seq, DONE) is WriteResult.SETTLED
+        assert (
+            await ledger.leases.settle(again, TASK, again.seq, DONE)
+        ).result is WriteResult.SETTLED
         status = await ledger.queries.status(lease.run_id)
         assert (status.state, status.retries, status.events) == (RunState.SUCCEEDED, 1, 5)
         with server.client() as client:

@@ -259,9 +259,9 @@ async def test_a_child_of_an_ended_run_is_the_reapers_two_seconds_later(ledger: 
 
 async def test_an_append_answers_to_the_last_number(ledger: Ledger) -> None:
     lease = await running(ledger)
-    args = (lease.token, 1, lease.seq + 2, 100, *event())
+    args = (lease.token, 1, lease.seq + 2, 100, "", *event())
     assert await call(ledger, "append", lease.run_id, *args) == [-1, lease.seq]
-    args = (lease.token, 1, lease.seq + 1, 100, *event())
+    args = (lease.token, 1, lease.seq + 1, 100, "", *event())
     for _ in range(2):
         assert await call(ledger, "append", lease.run_id, *args) == [1, lease.seq + 1, b""]
     await lapse(ledger, lease.run_id)

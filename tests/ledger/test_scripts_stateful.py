@@ -165,7 +165,7 @@ class ScriptsMachine(RuleBasedStateMachine):
         seq = run.seq - late
         expected = run.settle(lease, seq, state)
         end = RunEnd(state, "code")
-        assert self.run(self.ledger.leases.settle(lease, TASK, seq, end)) is expected
+        assert self.run(self.ledger.leases.settle(lease, TASK, seq, end)).result is expected
 
     @precondition(lambda self: self.some_lease())
     @rule(number=PICK, delay=st.booleans(), outcome=st.sampled_from(["retry", "released"]))

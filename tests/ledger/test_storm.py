@@ -72,10 +72,8 @@ class Storm:
             if answer is WriteResult.REQUEUED:
                 self.messages.put_nowait(lease.run_id)
             return
-        assert await ledger.leases.settle(lease, TASK, seq, DONE) in (
-            WriteResult.SETTLED,
-            WriteResult.LOST,
-        )
+        settled = await ledger.leases.settle(lease, TASK, seq, DONE)
+        assert settled.result in (WriteResult.SETTLED, WriteResult.LOST)
 
     async def reaper(self, name: str, proxy: Proxy) -> None:
         ledger = Ledger(settings_for(self.server, redis_url=proxy.url, redis_timeout_seconds=0.3))

@@ -178,7 +178,7 @@ def caller(kit_server: ValkeyServer) -> Iterator[Caller]:
 def test_a_worker_that_dies_after_a_runs_end_leaves_no_called_run_behind(caller: Caller) -> None:
     root, child = caller.calling()
     written = caller.ledger.leases.settle(root, "librarian.survey", root.seq, DONE)
-    assert caller(written) is WriteResult.SETTLED
+    assert caller(written).result is WriteResult.SETTLED
     status = caller.end_of(child)
     assert (status.state, status.code) == (RunState.CANCELLED, "parent_ended")
     assert status.message == "the calling run ended succeeded"

@@ -1,6 +1,7 @@
 """Leases: which attempt may write to a run, from its claim to its end."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -15,6 +16,7 @@ from skillfleet_ledger.runs.records import (
     EndResult,
     Lease,
     RunLimits,
+    Settled,
     Submission,
     WriteResult,
 )
@@ -53,7 +55,12 @@ class Leases(RunOperations):
             code = reply[7].decode() if status is ClaimStatus.CANCELLED else ""
             return Claim(status, int(reply[1]), detail=bytes(reply[6]).decode(), code=code)
         deadline = int(reply[5]) if reply[5] else None
-        lease = Lease(run_id, reply[1], reply[2], reply[3], reply[4], deadline, reply[6], reply[7])
+        token, attempt, seq, now = reply[1:5]
+        waited, retries, journal = reply[6:9]
+        lease = Lease(
+            *(run_id, token, attempt, seq, now, deadline, waited, retries),
+            has_journal=journal is not None,
+        )
         return Claim(status, lease.token, lease)
 
     async def renew(
@@ -95,7 +102,7 @@ class Leases(RunOperations):
         """
         return bool(await self._run("expire_lease", run_id, holder))
 
-    async def settle(self, lease: Lease, task: str, seq: int, end: RunEnd) -> WriteResult:
+    async def settle(self, lease: Lease, task: str, seq: int, end: RunEnd) -> Settled:
         """End the attempt and the run; `seq` is the number of the attempt's last event."""
         run_id = lease.run_id
         reply = await self._run(
@@ -106,7 +113,8 @@ class Leases(RunOperations):
             encode_end(run_id, task, end.state, end.code, end.message, end.value),
             key=self._keys.result_key(run_id),
         )
-        return WriteResult(reply.decode())
+        result, woken = reply
+        return Settled(WriteResult(result.decode()), woken.decode() or None)
 
     async def requeue(
         self,
@@ -117,12 +125,14 @@ class Leases(RunOperations):
         reason: str,
         delay_ms: int = 0,
         message: tuple[str, bytes] | None = None,
+        dropped: Sequence[str] = (),
     ) -> WriteResult:
         """Return the run to its queue: `outcome` is 'retry' (counted) or 'released' (not counted).
 
         Released more than a hundred times, it counts as lost each time.
         Without a delay it needs its message: `message` is the broker's list on this Redis and
-        what is pushed onto it; None when the caller publishes.
+        what is pushed onto it; None when the caller publishes. `dropped` are the identities of
+        failed steps, which the next attempt executes again.
         """
         payload: dict[str, Any] = {
             "state": RunState.QUEUED,
@@ -136,8 +146,18 @@ class Leases(RunOperations):
             lease.run_id,
             *(lease.token, seq, delay_ms, outcome, orjson.dumps(payload)),
             message[1] if message else b"",
+            *dropped,
             key=message[0] if message else None,
         )
+        return WriteResult(reply.decode())
+
+    async def park(self, lease: Lease, seq: int, awaited: Sequence[str]) -> WriteResult:
+        """Give the lease back while the run only waits for these waits; then no worker has it.
+
+        REFUSED when one of them is decided, a message can be received, or a called run has ended.
+        `seq` is the number of the attempt's last event.
+        """
+        reply = await self._run("park", lease.run_id, lease.token, seq, *awaited)
         return WriteResult(reply.decode())
 
     async def end_unclaimed(

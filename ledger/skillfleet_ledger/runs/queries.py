@@ -15,6 +15,7 @@ from skillfleet_ledger.runs.records import (
     Invocation,
     attempt_of,
     invocation_of,
+    shown_state,
     status_of,
 )
 
@@ -57,12 +58,12 @@ class Queries(RunOperations):
 
     async def state(self, run_id: str) -> tuple[RunState, int]:
         """Return the run's state and the number of its last event; raises UnknownRunError."""
-        state, seq = await self._connection.execute(
-            "HMGET", self._key("run", run_id), "state", "seq"
+        state, seq, waiting = await self._connection.execute(
+            "HMGET", self._key("run", run_id), "state", "seq", "waiting"
         )
         if state is None:
             raise unknown_run(run_id)
-        return RunState(state.decode()), int(seq)
+        return shown_state(state, waiting), int(seq)
 
     async def status(self, run_id: str, timeout: float | None = None) -> RunStatus:
         """Return a snapshot of the run, in one round trip; raises UnknownRunError."""
@@ -123,14 +124,17 @@ class Queries(RunOperations):
         return sorted(found.values(), key=lambda run: run.created_at, reverse=True)[:limit]
 
     async def _of_live(self, prefix: str, state: RunState | None) -> list[str]:
-        """Return the indexes of queued and running runs, which are not ordered by creation."""
-        running = [f"{prefix}leases"] if state in (None, RunState.RUNNING) else []
+        """Return the indexes of unfinished runs, which are not ordered by creation."""
+        leased = (None, RunState.RUNNING, RunState.WAITING)
+        running = [f"{prefix}leases"] if state in leased else []
+        parked = [f"{prefix}parked"] if state in (None, RunState.WAITING) else []
         if state not in (None, RunState.QUEUED):
-            return running
+            # A run that is parked, or continues, meanwhile is found in one of them.
+            return [*running, *parked, *running]
         queues = await self._connection.execute("SMEMBERS", f"{prefix}queues")
         ready = [f"{prefix}ready:{queue.decode()}" for queue in sorted(queues)]
         # A run that is queued again meanwhile is found in the first, one that starts in the last.
-        return [*running, f"{prefix}delayed", *ready, *running]
+        return [*running, *parked, f"{prefix}delayed", *ready, *running]
 
     async def _live(self, prefix: str, state: RunState | None, limit: int) -> list[RunStatus]:
         last = max(limit, _MOST_SORTED) - 1

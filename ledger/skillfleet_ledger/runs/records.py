@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from skillfleet.contracts import Attempt, RunState, RunStatus, from_millis
+from skillfleet.contracts.waits import WaitKind
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ class Lease(NamedTuple):
     """The time that the run had waited in its queue."""
     retries: int = 0
     """The number of retries the run has had; lost and released attempts do not count."""
+    has_journal: bool = False
+    """True for a run that has recorded something, waited for something, or got a message."""
 
 
 class RunLimits(NamedTuple):
@@ -143,12 +146,27 @@ class Claim(NamedTuple):
 
 
 class WriteResult(StrEnum):
-    """The answer to a write that ends an attempt, which needs its lease."""
+    """The answer to a write that needs the attempt's lease.
+
+    GAP: events are missing before it. REFUSED: the run has something to continue with, so that it
+    is not parked. EMPTY: there is no message.
+    """
 
     SETTLED = "settled"
     REQUEUED = "requeued"
+    PARKED = "parked"
+    RECORDED = "recorded"
+    EMPTY = "empty"
+    REFUSED = "refused"
     LOST = "lost"
     GAP = "gap"
+
+
+class Settled(NamedTuple):
+    """The answer to `Leases.settle`. `woken`: the calling run, which the caller publishes now."""
+
+    result: WriteResult
+    woken: str | None = None
 
 
 class EndResult(StrEnum):
@@ -233,9 +251,10 @@ def status_of(
     that one record never breaks a listing.
     """
     try:
-        state = RunState(_text(record, "state") or "")
+        state = shown_state(record.get("state", b""), record.get("waiting"))
     except ValueError:
         return None
+    is_parked = record.get("state") == RunState.WAITING.encode()
     return RunStatus(
         id=run_id,
         agent=_text(record, "agent") or "",
@@ -259,7 +278,23 @@ def status_of(
         events=_number(record, "seq") or 0,
         trace_id=_text(record, "trace"),
         attempts=attempts_of(record, [orjson.loads(entry) for entry in attempts]),
+        waits=() if state.terminal else _waits_of(record),
+        parked=is_parked,
     )
+
+
+def shown_state(state: bytes, waiting: bytes | None) -> RunState:
+    """Return the state that a run shows: a running one that waits is waiting.
+
+    `waiting` is the field of the record. Raises ValueError.
+    """
+    stored = RunState(state.decode())
+    return RunState.WAITING if stored is RunState.RUNNING and waiting else stored
+
+
+def _waits_of(record: Mapping[str, bytes]) -> tuple[WaitKind, ...]:
+    kinds = (_text(record, "waiting") or "").split(",")
+    return tuple(kind for kind in WaitKind if kind in kinds)
 
 
 def attempts_of(

@@ -26,7 +26,7 @@ if ARGV[6] == '1' and #children > 0 then
   add_cleanup(id, now_ms() + CLEANUP_MS)
   return { 'marked', children }
 end
-if r[1] == 'queued' then
+if r[1] ~= 'running' then
   redis.call('HSET', run, 'cancel', ARGV[2], 'cancel_code', ARGV[3])
   finish(id, r, 'cancelled', ARGV[3], ARGV[2], ARGV[4], KEYS[2], ARGV[5])
   return { 'cancelled', children }

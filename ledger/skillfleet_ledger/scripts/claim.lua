@@ -12,7 +12,7 @@
 -- ARGV[8..] field, value pairs of the record, for a message of a plain Celery client
 --          that was not submitted; nothing when such a message is to be refused
 --
--- Returns {status, token, attempt, seq, now, deadline or '', extra, retries}: status is
+-- Returns {status, token, attempt, seq, now, deadline or '', extra, retries, '1' with a journal}: status is
 -- 'claimed' (extra: milliseconds it waited since it was published), 'duplicate' (another
 -- attempt holds the run), 'ended' (extra: its state), 'early' (its delay is not over),
 -- 'cancelled' (extra: the reason; its code in place of retries) and 'overdue' (both still queued:
@@ -23,7 +23,8 @@ local now = now_ms()
 
 local function read()
   return redis.call('HMGET', run, 'state', 'token', 'attempt', 'seq', 'claim', 'cancel', 'deadline', 'due', 'queue',
-    'priority', 'published', 'stream', 'retries', 'cancel_code', 'parent', 'lost', 'max_deliveries', 'kept')
+    'priority', 'published', 'stream', 'retries', 'cancel_code', 'parent', 'lost', 'max_deliveries', 'kept',
+    'journal', 'waiting')
 end
 
 -- Why a called run must not start: its calling run needs it no more.
@@ -31,6 +32,22 @@ local function why_abandoned(parent)
   local p = redis.call('HMGET', run_key(parent), 'state', 'cancel')
   if not is_live(p[1]) then return 'its calling run has ended' end
   return p[2] and 'its parent was cancelled: ' .. p[2]
+end
+
+-- The events of steps that an earlier attempt has not recorded are void. A failed step is recorded,
+-- and its events stay valid, unless a retry has dropped it.
+local function void_unfinished(attempt, seq)
+  local unfinished, last = redis.call('HGETALL', P .. 'unfinished:' .. id), seq
+  for i = 1, #unfinished, 2 do
+    local step = unfinished[i]
+    if redis.call('HEXISTS', P .. 'journal:' .. id, step) == 0 then
+      seq = seq + 1
+      local payload = '{"from":"' .. unfinished[i + 1] .. '-0","to":"' .. last .. '-0","step":' .. cjson.encode(step) .. '}'
+      write_event(id, seq, 'superseded', payload, attempt, now)
+      redis.call('HDEL', P .. 'unfinished:' .. id, step)
+    end
+  end
+  return seq
 end
 
 local r = read()
@@ -47,9 +64,11 @@ local deadline = r[7] or ''
 local retries = tonumber(r[13] or 0)
 
 if state == 'running' then
-  if r[5] == claim then return { 'claimed', token, attempt, seq, now, deadline, 0, retries } end
+  if r[5] == claim then return { 'claimed', token, attempt, seq, now, deadline, 0, retries, r[19] } end
   return { 'duplicate', token, attempt, seq, now, deadline, '' }
 end
+-- It is parked: its message is published again once it can continue.
+if state == 'waiting' then return { 'duplicate', token, attempt, seq, now, deadline, '' } end
 if state ~= 'queued' then return { 'ended', token, attempt, seq, now, deadline, state } end
 if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 1 then
   return { 'ended', token, attempt, seq, now, deadline, 'over' }
@@ -73,9 +92,11 @@ if timeout > 0 and attempt == 0 and (deadline == '' or now + timeout < tonumber(
   redis.call('HSET', run, 'deadline', deadline)
   redis.call('ZADD', P .. 'deadlines', deadline, id)
 end
-if ARGV[7] ~= '0' then redis.call('HSET', run, 'max_deliveries', ARGV[7]) end
+if ARGV[7] ~= '0' then redis.call('HSET', run, 'max_deliveries', ARGV[7], 'strict', '1') end
 
-token, attempt, seq = token + 1, attempt + 1, seq + 1
+token, attempt = token + 1, attempt + 1
+if r[19] then seq = void_unfinished(attempt, seq) end
+seq = seq + 1
 leave_queued(id, r[9], r[10], r[8])
 local published = tonumber(r[11]) or now
 redis.call('HSET', P .. 'watermark', r[9] .. ':' .. r[10], published)
@@ -85,4 +106,11 @@ local kept = add_state(id, r[12], r[18], attempt, seq, ARGV[5], now)
 redis.call('HSET', run, 'state', 'running', 'token', token, 'attempt', attempt, 'seq', seq, 'worker', worker,
   'claim', claim, 'started', now, 'stranded', 0, 'kept', kept)
 if r[8] then redis.call('HDEL', run, 'due') end
-return { 'claimed', token, attempt, seq, now, deadline, now - published, retries }
+if (r[20] or '') ~= '' then
+  -- It waits from the start.
+  seq = seq + 1
+  kept = add_state(id, r[12], kept, attempt, seq, waiting_payload(r[20]), now)
+  redis.call('HSET', run, 'seq', seq, 'kept', kept)
+end
+if r[19] then redis.call('HSET', run, 'announced', (r[20] or '') ~= '' and '1' or '') end
+return { 'claimed', token, attempt, seq, now, deadline, now - published, retries, r[19] }

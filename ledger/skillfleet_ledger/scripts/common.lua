@@ -115,8 +115,9 @@ local function expire_artifacts(id, ttl)
   redis.call('PEXPIRE', key, ttl)
 end
 
+-- A parked run is stored as 'waiting'. One that waits in its worker's memory is 'running'.
 local function is_live(state)
-  return state == 'queued' or state == 'running'
+  return state == 'queued' or state == 'running' or state == 'waiting'
 end
 
 -- The one way into the index of pending cleanups: ended and cancelled runs whose children, or which
@@ -171,24 +172,187 @@ local function add_canvas(id, canvas, state, now)
   if goes_on then redis.call('ZADD', P .. 'canvases', now + CANVAS_MS, id) end
 end
 
+-- The kinds of a run's undecided waits, one after the other, are in the field `waiting` of its
+-- record. Returns them without one of a kind.
+local function without(kinds, kind)
+  local left, is_found = {}, false
+  for each in string.gmatch(kinds or '', '%l+') do
+    if each == kind and not is_found then
+      is_found = true
+    else
+      left[#left + 1] = each
+    end
+  end
+  return table.concat(left, ',')
+end
+
+-- What a script that changes waits needs of a record.
+local function read_for_waits(id)
+  return redis.call('HMGET', run_key(id), 'token', 'state', 'seq', 'attempt', 'stream', 'kept', 'waiting', 'announced')
+end
+
+local function waiting_payload(waiting)
+  if waiting == '' then return '{"state":"running"}' end
+  return '{"state":"waiting","waits":["' .. string.gsub(waiting, ',', '","') .. '"]}'
+end
+
+-- Write what changed about a run's waits: an event of that kind ('' for none), the state that the
+-- run shows from now on, and the field `waiting`. r is what read_for_waits returned, and has the new
+-- values then. Returns the number of the last event.
+local function note_waits(id, r, waiting, kind, payload)
+  local seq, kept, now = tonumber(r[3]), r[6] or '', now_ms()
+  local announced = waiting == '' and '' or '1'
+  if kind ~= '' then
+    write_kept(id, kept, seq)
+    seq, kept, r[5] = seq + 1, '', '1'
+    write_event(id, seq, kind, payload, r[4], now)
+  end
+  if announced ~= (r[8] or '') then
+    seq = seq + 1
+    kept = add_state(id, r[5], kept, r[4], seq, waiting_payload(waiting), now)
+  end
+  r[3], r[6], r[7], r[8] = seq, kept, waiting, announced
+  redis.call('HSET', run_key(id), 'journal', '1', 'waiting', waiting, 'announced', announced, 'seq', seq, 'kept', kept)
+  if kind ~= '' then redis.call('HSET', run_key(id), 'stream', '1') end
+  return seq
+end
+
+-- A wait is stored in three lines (waits.py); the first has its kind, when it expires (ms, or '-'),
+-- when it was opened, the run it waits for (or '-') and digests of its identity and its question.
+local function kind_of(wait)
+  return string.match(wait, '^(%l+) ') or ''
+end
+
+-- Whether the events of a run show its waits of that kind.
+local function is_shown(kind)
+  return kind ~= 'timer' and kind ~= 'call'
+end
+
+local function quoted(text)
+  return cjson.encode(type(text) == 'string' and text or '')
+end
+
+local function opened_payload(wait, payload, reason)
+  local why = reason and '"reason":' .. quoted(reason) .. ',' or ''
+  return '{"id":"' .. wait .. '",' .. why .. string.sub(payload, 2)
+end
+
+local function ended_payload(wait, kind, outcome, by, reason)
+  return '{"id":"' .. wait .. '","kind":"' .. kind .. '","outcome":"' .. outcome .. '","by":' .. quoted(by)
+    .. ',"reason":' .. quoted(reason) .. '}'
+end
+
+-- Remove a wait and announce how it ended; `withdrawn` is why it ends without what it asked for, or ''.
+-- A decision is stored in three lines (waits.py): outcome, digest and time; who and why (JSON); the
+-- value. Its first line is kept, so that the same answer is known when it comes again.
+local function close_wait(id, r, wait, withdrawn)
+  local decisions = P .. 'decisions:' .. id
+  local kind, decision = kind_of(redis.call('HGET', P .. 'waits:' .. id, wait) or ''), redis.call('HGET', decisions, wait)
+  redis.call('HDEL', P .. 'waits:' .. id, wait)
+  redis.call('ZREM', P .. 'timers', id .. ':' .. wait)
+  local waiting, outcome, meta = r[7] or '', 'answered', {}
+  if decision then
+    local first, second = string.match(decision, '^([^\n]*)\n?([^\n]*)')
+    outcome = string.match(first, '^(%l+) ') or outcome
+    local is_read, decoded = pcall(cjson.decode, second)
+    if is_read and type(decoded) == 'table' then meta = decoded end
+    if outcome == 'expired' then
+      redis.call('HDEL', decisions, wait)
+    else
+      redis.call('HSET', decisions, wait, first)
+    end
+  else
+    waiting = without(waiting, kind)
+  end
+  if withdrawn ~= '' then outcome, meta = 'withdrawn', { reason = withdrawn } end
+  local event = is_shown(kind) and 'wait_ended' or ''
+  return note_waits(id, r, waiting, event, ended_payload(wait, kind, outcome, meta.by, meta.reason))
+end
+
+-- The caller of a script that wakes a parked run publishes it within that time, else the reaper does.
+local WAKE_MS = 2000
+
+-- Let a run continue, as something happened that it may wait for: a parked one is queued, the worker
+-- of a running one looks at its waits. Returns true for a parked run, which the caller publishes.
+local function wake(id)
+  local r, now = redis.call('HMGET', run_key(id), 'state', 'worker', 'queue', 'priority'), now_ms()
+  if r[1] == 'running' then redis.call('PUBLISH', P .. 'worker:' .. r[2], 'wake ' .. id) end
+  if r[1] ~= 'waiting' then return false end
+  redis.call('ZREM', P .. 'parked', id)
+  redis.call('HSET', run_key(id), 'state', 'queued')
+  mark_ready(id, r[3], r[4], now)
+  redis.call('ZADD', P .. 'unpublished', now + WAKE_MS, id)
+  return true
+end
+
+-- Write the decision of a wait that has none. Returns whether the run was parked and is queued now.
+local function decide(id, wait, kind, waiting, outcome, digest, now, meta, value)
+  local decision = outcome .. ' ' .. digest .. ' ' .. now .. '\n' .. meta .. '\n' .. value
+  if redis.call('HSETNX', P .. 'decisions:' .. id, wait, decision) == 0 then return false end
+  redis.call('HSET', run_key(id), 'waiting', without(waiting, kind))
+  return wake(id)
+end
+
+-- An ended run waits for nothing. What it has recorded is kept as long as its record.
+local function end_waits(id)
+  local waits = redis.call('HKEYS', P .. 'waits:' .. id)
+  for _, wait in ipairs(waits) do redis.call('ZREM', P .. 'timers', id .. ':' .. wait) end
+  redis.call('UNLINK', P .. 'waits:' .. id)
+end
+
+local function expire_journal(id, ttl)
+  for _, kind in ipairs({ 'journal:', 'decisions:', 'inbox:', 'emitted:', 'unfinished:', 'values:' }) do
+    redis.call('PEXPIRE', P .. kind .. id, ttl)
+  end
+  for _, digest in ipairs(redis.call('SMEMBERS', P .. 'values:' .. id)) do
+    redis.call('PEXPIRE', P .. 'blob:' .. id .. ':' .. digest, ttl)
+  end
+end
+
+-- A run whose caller is live and has a journal is kept until the caller's end, and its retention after
+-- that: ten years are longer than any wait.
+local KEPT_MS = 315360000000
+
+-- What the ended run has called is not needed any more. meta_key is the key of its own result.
+local function release_called(id, meta_key)
+  for _, child in ipairs(redis.call('SMEMBERS', P .. 'children:' .. id)) do
+    local r = redis.call('HMGET', run_key(child), 'state', 'retention', 'agent', 'journal')
+    local ttl = tonumber(r[2] or 0)
+    if r[1] and not is_live(r[1]) and redis.call('PTTL', run_key(child)) > ttl then
+      for _, kind in ipairs({ 'run:', 'events:', 'attempts:' }) do redis.call('PEXPIRE', P .. kind .. child, ttl) end
+      redis.call('PEXPIRE', string.sub(meta_key, 1, -1 - #id) .. child, ttl)
+      -- A pending cleanup needs the list, and sets its expiry.
+      if not redis.call('ZSCORE', P .. 'cleanups', child) then redis.call('PEXPIRE', P .. 'children:' .. child, ttl) end
+      expire_artifacts(child, ttl)
+      if r[4] then expire_journal(child, ttl) end
+      redis.call('ZADD', P .. 'expiring', now_ms() + ttl, child .. '|' .. r[1] .. '|' .. r[3])
+    end
+  end
+end
+
 -- What finish needs of a record, after its state and token.
 local function read_for_finish(id)
   return redis.call('HMGET', run_key(id), 'state', 'token', 'attempt', 'seq', 'queue', 'priority', 'due', 'deadline',
     'retention', 'agent', 'created', 'open', 'artifacts', 'settled', 'worker', 'cancel', 'parent', 'requests', 'canvas',
-    'stream', 'kept')
+    'stream', 'kept', 'journal')
 end
 
 -- The one way into a terminal state: record, final event, result, indexes and expiry together.
 -- r is what read_for_finish returned. meta is the result in Celery's own format, stored under
 -- meta_key and published there; settled is the token under which an attempt itself ends the run.
+-- Returns the id of the calling run when that was parked and is queued now, else ''.
 local function finish(id, r, state, code, message, payload, meta_key, meta, settled)
   local run, now = run_key(id), now_ms()
   local listed, seq, ttl = tonumber(r[3]), tonumber(r[4]) + 1, tonumber(r[9])
+  local caller = r[17] and redis.call('HMGET', run_key(r[17]), 'state', 'journal', 'waiting') or {}
+  local is_kept = is_live(caller[1]) and caller[2]
+  if is_kept then ttl = KEPT_MS end
   if r[1] == 'running' then
     leave_running(id, r[5])
     listed = listed - 1
   else
     leave_queued(id, r[5], r[6], r[7])
+    if r[1] == 'waiting' then redis.call('ZREM', P .. 'parked', id) end
   end
   if r[8] then redis.call('ZREM', P .. 'deadlines', id) end
   redis.call('ZADD', P .. 'state:' .. state, r[11], id)
@@ -209,7 +373,14 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
     if r[16] then redis.call('ZREM', P .. 'cleanups', id) end
   end
   if r[13] then expire_artifacts(id, ttl) end
+  if r[22] then
+    end_waits(id)
+    expire_journal(id, ttl)
+    release_called(id, meta_key)
+  end
   redis.call('ZADD', P .. 'expiring', now + ttl, id .. '|' .. state .. '|' .. r[10])
   add_canvas(id, r[19], state, now)
   if is_first then redis.call('PUBLISH', meta_key, meta) end
+  local is_awaited = is_kept and string.find(caller[3] or '', 'call', 1, true)
+  return is_awaited and wake(r[17]) and r[17] or ''
 end

@@ -85,6 +85,27 @@ end
 
 each('unpublished', limit, republish)
 
+-- Count a lost attempt. One that has recorded something is not counted, so that a long run may lose
+-- its worker often: but all in all ten times as often as others, and not where a skill itself says how
+-- often it may be lost. Returns how often the run was lost.
+local MOST_LOST = 10
+
+local function count_loss(id, lost, most)
+  local r = redis.call('HMGET', run_key(id), 'journal', 'strict', 'lost_free', 'journal_seen')
+  local entries = r[1] and not r[2] and redis.call('HLEN', P .. 'journal:' .. id) or 0
+  local free = tonumber(r[3] or 0)
+  if lost + free + 1 >= MOST_LOST * most then
+    lost = math.max(lost + 1, most)
+  elseif entries > tonumber(r[4] or 0) then
+    redis.call('HSET', run_key(id), 'journal_seen', entries, 'lost_free', free + 1)
+    return lost
+  else
+    lost = lost + 1
+  end
+  redis.call('HSET', run_key(id), 'lost', lost)
+  return lost
+end
+
 -- Runs whose lease ran out. The token moves on at once: the old attempt can write no more.
 local function restart(id)
   local run = run_key(id)
@@ -93,9 +114,9 @@ local function restart(id)
   if r[1] ~= 'running' then
     redis.call('ZREM', P .. 'leases', id)
   else
-    local lost = tonumber(r[3])
+    local lost = tonumber(r[3] or 0)
     if r[12] ~= r[2] then
-      lost = redis.call('HINCRBY', run, 'lost', 1)
+      lost = count_loss(id, lost, tonumber(r[4]))
       r[2] = tostring(redis.call('HINCRBY', run, 'token', 1))
       redis.call('HSET', run, 'orphaned', r[2])
       redis.call('HDEL', run, 'claim')
@@ -134,7 +155,7 @@ local function check_cleanup(id)
   local calls = tonumber(r[4] or 0) > 0 and (r[3] or not is_live(r[1]))
   if calls or (not r[1] and redis.call('EXISTS', P .. 'children:' .. id) == 1) then
     cleanups[#cleanups + 1] = id
-  elseif r[1] == 'queued' then
+  elseif r[1] == 'queued' or r[1] == 'waiting' then
     to_end(id, r[2], r[3] and 'cancelled' or 'released')
   else
     return remove_cleanup(id)
@@ -171,10 +192,23 @@ end
 
 each('delayed', limit, end_wait)
 
+-- Waits that expire.
+local function expire_wait(entry)
+  local id, wait = string.match(entry, '^(.*):(%d+)$')
+  local stored = id and redis.call('HGET', P .. 'waits:' .. id, wait)
+  if stored then
+    local waiting = redis.call('HGET', run_key(id), 'waiting')
+    if decide(id, wait, kind_of(stored), waiting, 'expired', '0', now, '{}', 'null') then to_publish(id) end
+  end
+  redis.call('ZREM', P .. 'timers', entry)
+end
+
+each('timers', limit, expire_wait)
+
 -- Deadlines that passed in the queue; a running attempt ends itself at its deadline.
 local function end_overdue(id)
   local r = redis.call('HMGET', run_key(id), 'state', 'token')
-  if r[1] == 'queued' then
+  if r[1] == 'queued' or r[1] == 'waiting' then
     redis.call('ZADD', P .. 'deadlines', again, id)
     to_end(id, r[2], 'overdue')
   elseif r[1] == 'running' then

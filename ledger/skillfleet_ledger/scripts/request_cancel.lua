@@ -20,7 +20,7 @@ if ARGV[4] == '1' and #children > 0 then
   add_cleanup(id, now_ms() + CLEANUP_MS)
   return { 'marked', children }
 end
-if r[1] == 'queued' then
+if r[1] ~= 'running' then
   add_cleanup(id, now_ms())
 else
   redis.call('PUBLISH', P .. 'worker:' .. r[2], 'cancel ' .. id .. ' ' .. (r[3] or ARGV[2]))

@@ -8,6 +8,7 @@
 -- ARGV[5]  outcome for the attempts list: 'retry' (counted) or 'released' (not counted, up to a bound)
 -- ARGV[6]  payload of the event that announces it
 -- ARGV[7]  the message, ready for the broker's list; '' when the caller publishes
+-- ARGV[8..] identities of failed steps, which the next attempt executes again
 --
 -- Returns 'requeued', 'lost' or 'gap'.
 
@@ -30,6 +31,10 @@ local kept = add_state(id, r[7], r[14], r[6], seq, ARGV[6], now)
 redis.call('HSET', run, 'state', 'queued', 'seq', seq, 'token', tonumber(r[1]) + 1, 'requeued', ARGV[2],
   'kept', kept)
 local is_over = r[9]
+for i = 8, #ARGV do
+  redis.call('HDEL', P .. 'journal:' .. id, ARGV[i])
+  redis.call('HDEL', P .. 'emitted:' .. id, ARGV[i])
+end
 if ARGV[5] == 'retry' then
   redis.call('HINCRBY', run, 'retries', 1)
 elseif redis.call('HINCRBY', run, 'released', 1) > MOST_RELEASES then

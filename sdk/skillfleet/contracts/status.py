@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from skillfleet.contracts.states import RunState
+from skillfleet.contracts.waits import WaitKind
 
 
 class Attempt(BaseModel):
@@ -48,6 +49,10 @@ class RunStatus(BaseModel):
     events: int = 0
     trace_id: str | None = None
     attempts: tuple[Attempt, ...] = ()
+    waits: tuple[WaitKind, ...] = ()
+    """The kinds of the run's undecided waits."""
+    parked: bool = False
+    """True for a run that waits without a worker."""
 
     @property
     def name(self) -> str:

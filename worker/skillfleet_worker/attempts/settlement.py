@@ -138,7 +138,7 @@ class Settlement:
                 return WriteResult.LOST
             case Cancelled():
                 outcome = cancelled_as_asked(await ledger.queries.invocation(lease.run_id), outcome)
-        return await ledger.leases.settle(lease, attempt.delivery.task, seq, outcome.end())
+        return (await ledger.leases.settle(lease, attempt.delivery.task, seq, outcome.end())).result
 
     async def _release(self, attempt: Attempt, seq: int, reason: str) -> WriteResult:
         """Give the run back to its queue at once, and wake a worker for it.

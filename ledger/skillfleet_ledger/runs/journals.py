@@ -1,0 +1,133 @@
+"""Journals: what runs have recorded, so that a later attempt does not repeat it.
+
+A large value is kept apart, in chunks under its digest: equal values of a run are stored once.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from itertools import chain
+from typing import Any, NamedTuple
+
+from skillfleet.contracts.waits import RecordedStep
+from skillfleet.errors import UnknownRunError
+from skillfleet.ports.journal import Entry
+from skillfleet_ledger.chunks import ABANDONED_MS, CHUNK_BYTES, IN_FLIGHT
+from skillfleet_ledger.runs.base import RunOperations
+from skillfleet_ledger.runs.entries import entry_of, packed, step_of
+from skillfleet_ledger.runs.records import Lease, WriteResult
+from skillfleet_ledger.runs.waits import StoredWait, stored_waits
+
+INLINE_BYTES = 32 * 1024
+"""The largest value that is stored within its entry."""
+_PAGE = 100
+
+
+class StoredJournal(NamedTuple):
+    """What earlier attempts have recorded. `size`: its bytes, with values that are kept apart."""
+
+    entries: list[Entry]
+    emitted: dict[str, int]
+    waits: list[StoredWait]
+    size: int
+
+
+class Journals(RunOperations):
+    """Writes entries under the lease, and reads them."""
+
+    async def load(self, run_id: str) -> StoredJournal:
+        """Return the run's journal: entries by number, counts of events by address, waits."""
+        emitted, waits, decisions = await self._connection.execute_all(
+            ("HGETALL", self._key("emitted", run_id)),
+            ("HGETALL", self._key("waits", run_id)),
+            ("HGETALL", self._key("decisions", run_id)),
+        )
+        found: dict[str, bytes] = {}
+        async for page in self._pages(run_id):
+            found |= page
+        entries = [entry_of(identity, stored) for identity, stored in found.items()]
+        apart = {entry.digest: entry.size for entry in entries if entry.digest}
+        size = sum(len(identity.encode()) + len(stored) for identity, stored in found.items())
+        return StoredJournal(
+            sorted(entries, key=lambda entry: entry.number),
+            {emitted[i].decode(): int(emitted[i + 1]) for i in range(0, len(emitted), 2)},
+            stored_waits(waits, decisions),
+            size + sum(apart.values()),
+        )
+
+    async def record(
+        self,
+        lease: Lease,
+        entry: Entry,
+        emitted: Mapping[str, int],
+        *,
+        first: bool,
+        clears_step: bool,
+    ) -> WriteResult:
+        """Record an entry once: RECORDED or LOST.
+
+        `emitted` has the counts of events by address that changed since the last entry. `first`:
+        it may be the run's first. `clears_step`: it is a step that has emitted events, which are
+        valid from now on; those of a failed step are, until a retry drops it.
+        """
+        clears = "1" if clears_step and entry.failure is None else ""
+        reply = await self._run(
+            "record",
+            lease.run_id,
+            *(lease.token, entry.identity, packed(entry), "1" if first else "", clears),
+            *(entry.digest, "", "", *chain.from_iterable(emitted.items())),
+        )
+        return WriteResult.LOST if reply[0] == 0 else WriteResult.RECORDED
+
+    async def write_value(self, lease: Lease, digest: str, value: bytes) -> WriteResult:
+        """Store a large value under its digest, before the entry is recorded: RECORDED or LOST.
+
+        A value that the run has stored before is not written again.
+        """
+        key = self._key("values", lease.run_id)
+        if await self._connection.execute("SISMEMBER", key, digest):
+            return WriteResult.RECORDED
+        chunks = [value[at : at + CHUNK_BYTES] for at in range(0, len(value), CHUNK_BYTES)]
+        for start in range(0, len(chunks), IN_FLIGHT):
+            replies = await asyncio.gather(
+                *(
+                    self._run(
+                        *("write_chunk", lease.run_id, lease.token),
+                        *(digest, start + number, chunk, ABANDONED_MS),
+                    )
+                    for number, chunk in enumerate(chunks[start : start + IN_FLIGHT])
+                )
+            )
+            if 0 in replies:
+                return WriteResult.LOST
+        return WriteResult.RECORDED
+
+    async def value(self, run_id: str, entry: Entry) -> bytes:
+        """Return the JSON of an entry's value. Raises UnknownRunError when it has expired."""
+        if entry.value is not None:
+            return entry.value
+        key = self._key(f"blob:{run_id}", entry.digest)
+        count = -(-entry.size // CHUNK_BYTES)
+        chunks: list[Any] = []
+        for start in range(0, count, IN_FLIGHT):
+            numbers = range(start, min(start + IN_FLIGHT, count))
+            chunks += await self._connection.execute("HMGET", key, *numbers)
+        if None in chunks:
+            raise UnknownRunError(f"a recorded value of run {run_id!r} is missing: it expired")
+        return b"".join(chunks)
+
+    async def list(self, run_id: str) -> list[RecordedStep]:
+        """Return the entries by number, without their values."""
+        found: dict[str, RecordedStep] = {}
+        async for page in self._pages(run_id):
+            found |= {identity: step_of(identity, stored) for identity, stored in page.items()}
+        return sorted(found.values(), key=lambda step: step.number)
+
+    async def _pages(self, run_id: str) -> AsyncIterator[dict[str, bytes]]:
+        """Yield the stored entries by identity; an entry may come twice."""
+        cursor = b"0"
+        while True:
+            key = self._key("journal", run_id)
+            cursor, flat = await self._connection.execute("HSCAN", key, cursor, "COUNT", _PAGE)
+            yield {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+            if cursor == b"0":
+                return
