@@ -94,7 +94,7 @@ async def list_runs(
     fleet: AsyncFleet, state: str | None, agent: str | None, limit: int, *, as_json: bool
 ) -> None:
     """Print runs, newest first."""
-    found = await fleet.runs(state, agent, limit)
+    found = await fleet.runs(state, agent, limit=limit)
     if as_json:
         print_json(found)
         return

@@ -17,6 +17,7 @@ from skillfleet_ledger.runs.journals import Journals
 from skillfleet_ledger.runs.leases import Leases
 from skillfleet_ledger.runs.maintenance import Maintenance
 from skillfleet_ledger.runs.queries import Queries
+from skillfleet_ledger.runs.search import Search
 from skillfleet_ledger.runs.submissions import Submissions
 from skillfleet_ledger.runs.waits import Waits
 from skillfleet_ledger.settings import Settings
@@ -56,6 +57,7 @@ class Ledger:
         self.submissions = Submissions(self.connection, settings)
         self.leases = Leases(self.connection, settings)
         self.queries = Queries(self.connection, settings)
+        self.search = Search(self.connection, settings)
         self.cancellation = Cancellation(self.connection, settings, self.queries)
         self.budgets = Budgets(self.connection, settings)
         self.maintenance = Maintenance(self.connection, settings)

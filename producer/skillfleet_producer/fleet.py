@@ -11,7 +11,9 @@ from skillfleet_ledger import Settings
 from skillfleet_ledger.dead_letters import DeadLetter
 from skillfleet_ledger.runs.queries import Queries
 from skillfleet_ledger.runs.records import Invocation
+from skillfleet_ledger.runs.search import RunPage
 from skillfleet_ledger.sync import BlockingLedger, Portal, run_sync
+from skillfleet_producer.conditions import RunConditions
 from skillfleet_producer.enqueuing import Enqueuer
 from skillfleet_producer.fleet_async import (
     CLIENT_NAME,
@@ -104,11 +106,17 @@ class Fleet:
         return RunHandle(self._runner, self._read, run_id)
 
     def runs(
-        self, state: RunState | str | None = None, agent: str | None = None, limit: int = 50
-    ) -> list[RunStatus]:
-        """Return runs, newest first."""
+        self,
+        state: RunState | str | None = None,
+        agent: str | None = None,
+        *,
+        limit: int = 50,
+        after: str | None = None,
+        **conditions: Unpack[RunConditions],
+    ) -> RunPage:
+        """Return runs, newest first; see `AsyncFleet.runs`."""
         portal, fleet = self._runner()
-        return portal.call(fleet.runs(state, agent, limit))
+        return portal.call(fleet.runs(state, agent, limit=limit, after=after, **conditions))
 
     def agents(self) -> list[AgentCard]:
         """Return the cards of all agents that live workers serve."""

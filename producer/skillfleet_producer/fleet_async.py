@@ -21,6 +21,8 @@ from skillfleet_ledger.dead_letters import DeadLetter
 from skillfleet_ledger.redis_client.address import Address
 from skillfleet_ledger.redis_client.protocol import utf8
 from skillfleet_ledger.runs.records import Invocation
+from skillfleet_ledger.runs.search import RunFilter, RunPage
+from skillfleet_producer.conditions import RunConditions, read_conditions
 from skillfleet_producer.enqueuing import Enqueuer
 from skillfleet_producer.publisher import Publisher, publisher_for
 from skillfleet_producer.submission import EnqueueOptions, Options
@@ -137,11 +139,27 @@ class AsyncFleet:
         return AsyncRunHandle(self, run_id)
 
     async def runs(
-        self, state: RunState | str | None = None, agent: str | None = None, limit: int = 50
-    ) -> list[RunStatus]:
-        """Return runs, newest first; raises ValueError for an invalid state."""
+        self,
+        state: RunState | str | None = None,
+        agent: str | None = None,
+        *,
+        limit: int = 50,
+        after: str | None = None,
+        **conditions: Unpack[RunConditions],
+    ) -> RunPage:
+        """Return runs that meet all conditions, newest first: a list with a `cursor`.
+
+        `tags` are tags that the runs have, `since` their earliest time of creation: a datetime with
+        a time zone, or a timedelta before now. A page costs the same however many runs there are,
+        so it may hold fewer runs than `limit` (at most 10,000) although there are more: as long as
+        its `cursor` is not None, `after=cursor` returns the next page.
+
+        Raises ValueError for an invalid state, time, limit or cursor, and InvalidArgumentsError for
+        tags that no run can have.
+        """
         chosen = RunState(state) if state is not None else None
-        return await self.ledger.queries.newest(state=chosen, agent=agent, limit=limit)
+        wanted = RunFilter(chosen, agent, **read_conditions(conditions))
+        return await self.ledger.search.page(wanted, limit=limit, after=after)
 
     async def agents(self) -> list[AgentCard]:
         """Return the cards of all agents that live workers serve."""

@@ -100,7 +100,7 @@ def assert_refused(server: ValkeyServer, user: str, command: tuple[str, ...]) ->
         ("HSET", f"{SHARD}artifacts:x", "a", "{}"),
         ("HSET", f"{SHARD}cards", "a|1", "{}"),
         ("RPUSH", f"{SHARD}attempts:x", "{}"),
-        ("ZADD", f"{SHARD}state:succeeded", "1", "x"),
+        ("ZADD", f"{SHARD}index:state:failed", "1", "x"),
         ("PUBLISH", "/0.celery.pidbox", "shutdown"),
         ("SUBSCRIBE", "/0.celeryev/worker.online"),
         ("DEL", f"{SHARD}run:x"),

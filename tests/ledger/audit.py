@@ -87,26 +87,34 @@ def _load(client: Any, prefix: str) -> _Shard:
             shard.records[name.partition(":")[2]] = {
                 k.decode(): v.decode(errors="replace") for k, v in values.items()
             }
-        elif kind in ("state", "agent", "ready", "delayed", "deadlines", "leases"):
+        elif kind in ("index", "ready", "delayed", "deadlines", "leases"):
             shard.indexes[name] = {member.decode() for member in client.zrange(key, 0, -1)}
         elif kind == "running":
             shard.indexes[name] = {member.decode() for member in client.smembers(key)}
         elif kind == "expiring":
             entries = client.zrange(key, 0, -1)
-            shard.indexes[name] = {entry.decode().rsplit("|", 2)[0] for entry in entries}
+            shard.indexes[name] = {_expiring_id(entry.decode()) for entry in entries}
     return shard
+
+
+def _expiring_id(entry: str) -> str:
+    _, _, length, rest = entry.split("|", 3)
+    return rest[: int(length)]
 
 
 def _expected(record: dict[str, str]) -> set[str]:
     """Return the indexes a run must be in besides `ready` or `delayed`."""
     state = RunState(record["state"])
-    expected = {f"agent:{record['agent']}"}
+    expected = {"index:all", f"index:agent:{record['agent']}"}
+    expected |= {f"index:tag:{line}" for line in record.get("tags", "").split("\n") if line}
     if state in _UNFINISHED and "deadline" in record:
         expected.add("deadlines")
     if state is RunState.RUNNING:
         expected |= {"leases", f"running:{record['queue']}"}
     if state.terminal:
-        expected |= {f"state:{state}", "expiring"}
+        expected.add("expiring")
+        if state is not RunState.SUCCEEDED:
+            expected.add(f"index:state:{state}")
     return expected
 
 

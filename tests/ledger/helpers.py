@@ -10,6 +10,7 @@ from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.celery_format import RunEnd
 from skillfleet_ledger.runs.maintenance import ReapOptions, ReapResult
 from skillfleet_ledger.runs.records import ClaimStatus, Lease, Submission
+from skillfleet_ledger.runs.search import RunFilter, RunPage
 from tests.support.valkey import ValkeyServer
 
 LONG_MS = 3_600_000
@@ -88,6 +89,17 @@ async def reap(
 def event(text: str = "x") -> tuple[str, bytes, int]:
     """Return a packed event of kind `text`."""
     return ("text", orjson.dumps({"text": text}), 1_795_000_000_000)
+
+
+async def newest(ledger: Ledger, limit: int = 50, **conditions: Any) -> RunPage:
+    """Return the first page of runs that meet the conditions."""
+    return await ledger.search.page(RunFilter(**conditions), limit=limit)
+
+
+def expiring_entry(new: Submission | Lease, state: str = "succeeded", tags: str = "") -> str:
+    """Return the entry of an ended run of the librarian in the index of expiry."""
+    run_id = new.run_id if isinstance(new, Lease) else new.id
+    return f"{state}|librarian|{len(run_id)}|{run_id}{tags}"
 
 
 async def read_all(ledger: Ledger, run_id: str, after: str | None = None) -> list[Any]:

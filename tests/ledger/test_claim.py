@@ -12,6 +12,7 @@ from tests.ledger.helpers import (
     LONG_MS,
     claimed,
     lapse,
+    newest,
     read_all,
     reap,
     running,
@@ -130,7 +131,7 @@ async def test_a_foreign_run_may_have_any_id_that_celery_allows(
         return (await reap(ledger)).counts["pruned"] == 1
 
     await wait_until_async(pruned, what="the run to be forgotten")
-    assert await ledger.queries.newest() == []
+    assert await newest(ledger) == []
 
 
 async def test_every_claim_is_announced_in_the_stream(ledger: Ledger) -> None:

@@ -15,7 +15,9 @@ from tests.ledger.helpers import (
     child_of,
     claimed,
     event,
+    expiring_entry,
     lapse,
+    newest,
     reap,
     running,
     submission,
@@ -153,8 +155,8 @@ async def test_all_of_a_run_lives_exactly_as_long_as_its_retention(ledger: Ledge
     names = [*(f"{prefix}{kind}:{run_id}" for kind in kinds), f"{prefix}blob:{run_id}:u1"]
     for name in (*names, ledger.keys.result_key(run_id)):
         assert clock.has(await ledger.connection.execute("PEXPIRETIME", name), 700_000), name
-    entry = f"{run_id}|succeeded|librarian".encode()
-    assert clock.has(await touch(ledger, "ZSCORE", run_id, "expiring", entry), 700_000)
+    score = await touch(ledger, "ZSCORE", run_id, "expiring", expiring_entry(lease))
+    assert clock.has(score, 700_000)
     assert clock.has(await field(ledger, run_id, "finished"))
 
 
@@ -337,10 +339,10 @@ async def test_a_run_that_came_back_and_ended_alike_keeps_its_place(ledger: Ledg
     """The entry of its first life, by which it would be removed, looks like its own."""
     lease = await running(ledger)
     await ledger.leases.settle(lease, TASK, lease.seq, DONE)
-    entry = f"{lease.run_id}|succeeded|librarian"
+    entry = expiring_entry(lease)
     await touch(ledger, "ZADD", lease.run_id, "expiring", "XX", 1, entry)
     assert (await reap(ledger)).counts["pruned"] == 1
-    found = await ledger.queries.newest(state=RunState.SUCCEEDED)
+    found = await newest(ledger, state=RunState.SUCCEEDED)
     assert [run.id for run in found] == [lease.run_id]
     await touch(ledger, "ZADD", lease.run_id, "expiring", 10**13, entry)
 

@@ -7,7 +7,17 @@ import pytest
 
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs.records import Lease
-from tests.ledger.helpers import DONE, claimed, lapse, reap, running, settings_for, submitted, touch
+from tests.ledger.helpers import (
+    DONE,
+    claimed,
+    lapse,
+    newest,
+    reap,
+    running,
+    settings_for,
+    submitted,
+    touch,
+)
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until_async
 
@@ -57,7 +67,7 @@ async def test_a_lapsed_lease_is_taken_beside_one_whose_record_is_nonsense(
     at = await aside_until(ledger, "leases", broken.run_id)
     assert -60 < at - time.time() - TEN_MINUTES <= 1
     # Listing does not fail either.
-    assert sound.run_id in {run.id for run in await ledger.queries.newest()}
+    assert sound.run_id in {run.id for run in await newest(ledger)}
 
 
 async def test_a_delay_ends_beside_one_whose_record_is_nonsense(ledger: Ledger) -> None:

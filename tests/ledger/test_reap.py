@@ -15,7 +15,9 @@ from tests.ledger.helpers import (
     DONE,
     LONG_MS,
     claimed,
+    expiring_entry,
     lapse,
+    newest,
     read_all,
     reap,
     running,
@@ -361,12 +363,12 @@ async def test_an_expired_run_leaves_the_indexes(ledger: Ledger) -> None:
         return (await reap(ledger)).counts["pruned"] == 1
 
     await wait_until_async(pruned, what="the run to be forgotten")
-    assert await ledger.queries.newest() == []
+    assert await newest(ledger) == []
 
 
 async def test_of_many_expired_runs_a_round_forgets_ten_times_its_limit(ledger: Ledger) -> None:
     for number in range(11):
-        entry = f"gone-{number}|succeeded|librarian"
+        entry = f"succeeded|librarian|6|gone-{number}"
         await touch(ledger, "ZADD", "x", "expiring", 1, entry)
     rounds = [await reap(ledger, limit=1) for _ in range(2)]
     assert [found.counts["pruned"] for found in rounds] == [10, 1]
@@ -382,11 +384,11 @@ async def test_a_run_that_its_key_brought_back_keeps_its_place(ledger: Ledger) -
 
     await wait_until_async(expired, what="the first run to expire")
     new = await submitted(ledger, id=first.run_id)
-    entry = f"{first.run_id}|succeeded|librarian"
+    entry = expiring_entry(first)
     await touch(ledger, "ZADD", first.run_id, "expiring", "XX", 1, entry)
     assert (await reap(ledger)).counts["pruned"] == 1
-    assert [run.id for run in await ledger.queries.newest(agent="librarian")] == [new.id]
-    assert await ledger.queries.newest(state=RunState.SUCCEEDED) == []
+    assert [run.id for run in await newest(ledger, agent="librarian")] == [new.id]
+    assert await newest(ledger, state=RunState.SUCCEEDED) == []
 
 
 async def test_an_empty_queue_is_forgotten(ledger: Ledger) -> None:

@@ -5,7 +5,16 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from skillfleet.contracts import AgentCard, RunState, SkillCard
 from skillfleet_ledger import Ledger
-from tests.ledger.helpers import DONE, LONG_MS, claimed, running, settings_for, submitted, touch
+from tests.ledger.helpers import (
+    DONE,
+    LONG_MS,
+    claimed,
+    newest,
+    running,
+    settings_for,
+    submitted,
+    touch,
+)
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until_async
 
@@ -93,7 +102,7 @@ async def test_no_run_is_missing_from_a_list_while_it_changes_its_state(
         changes = asyncio.create_task(_one_after_another(live_through, sorted(ids)))
         lists = 0
         while not changes.done():
-            assert {run.id for run in await ledger.queries.newest(limit=100)} == ids
+            assert {run.id for run in await newest(ledger, limit=100)} == ids
             lists += 1
         await changes
         assert lists > 1
@@ -117,22 +126,22 @@ async def test_runs_are_listed_newest_first_by_state_and_agent(ledger: Ledger) -
         # Runs of the same millisecond have no order.
         await asyncio.sleep(0.002)
     made.append(("librarian", False, (await submitted(ledger)).id))
-    newest = [run_id for _, _, run_id in reversed(made)]
-    assert [run.id for run in await ledger.queries.newest()] == newest
-    assert [run.id for run in await ledger.queries.newest(limit=3)] == newest[:3]
-    succeeded = await ledger.queries.newest(state=RunState.SUCCEEDED)
+    expected = [run_id for _, _, run_id in reversed(made)]
+    assert [run.id for run in await newest(ledger)] == expected
+    assert [run.id for run in await newest(ledger, limit=3)] == expected[:3]
+    succeeded = await newest(ledger, state=RunState.SUCCEEDED)
     assert [run.id for run in succeeded] == [i for _, ended, i in reversed(made) if ended]
-    writers = await ledger.queries.newest(agent="writer")
+    writers = await newest(ledger, agent="writer")
     assert [run.id for run in writers] == [i for agent, _, i in reversed(made) if agent == "writer"]
-    both = await ledger.queries.newest(state=RunState.RUNNING, agent="writer", limit=1)
+    both = await newest(ledger, state=RunState.RUNNING, agent="writer", limit=1)
     assert [run.name for run in both] == ["writer.survey"]
-    assert await ledger.queries.newest(agent="unknown") == []
+    assert await newest(ledger, agent="unknown") == []
 
 
 async def test_a_rare_state_is_found_among_many_other_runs(ledger: Ledger) -> None:
     rare = await running(ledger)
     await asyncio.gather(*(submitted(ledger) for _ in range(450)))
-    found = await ledger.queries.newest(state=RunState.RUNNING, agent="librarian")
+    found = await newest(ledger, state=RunState.RUNNING, agent="librarian")
     assert [run.id for run in found] == [rare.run_id]
 
 
@@ -144,7 +153,7 @@ async def test_fleets_of_different_namespaces_do_not_see_each_other(valkey: Valk
         await two.leases.renew("w2", LONG_MS, {}, timeout=5)
         await one.directory.publish("w1", [CARD], LONG_MS)
         await one.leases.settle(lease, "librarian.survey", lease.seq, DONE)
-        assert await two.queries.newest() == []
+        assert await newest(two) == []
         assert await two.queries.invocation(lease.run_id) is None
         assert await two.directory.agents() == []
         assert await one.directory.workers() == []

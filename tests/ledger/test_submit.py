@@ -137,7 +137,7 @@ async def test_a_root_that_expired_is_not_brought_back_by_a_late_call(ledger: Le
     for key in ("run", "events", "attempts", "children"):
         await touch(ledger, "DEL", root.run_id, f"{key}:{root.run_id}")
     await ledger.connection.execute("DEL", ledger.keys.result_key(root.run_id))
-    for index in ("state:succeeded", "agent:librarian"):
+    for index in ("index:all", "index:agent:librarian"):
         await touch(ledger, "ZREM", root.run_id, index, root.run_id)
     await touch(ledger, "DEL", root.run_id, "expiring")
     with pytest.raises(LimitExceededError):

@@ -8,7 +8,7 @@ _LEASE = ("test_fences", "test_measures", "test_replies")
 _ENDS = ("test_debts", "test_canvases", "test_ending", "test_cancel")
 _ALL = (
     *(*_LEASE, *_ENDS, "test_claim", "test_reap", "test_submit", "test_tree_limits"),
-    *("test_queues", "test_artifacts", "test_release", "test_kept_events"),
+    *("test_queues", "test_artifacts", "test_release", "test_kept_events", "test_search"),
 )
 
 SUITES: dict[str, tuple[str, ...]] = {
@@ -40,13 +40,22 @@ SUITES: dict[str, tuple[str, ...]] = {
         "test_claim",
         "test_queues",
         "test_kept_events",
+        "test_search",
     ),
     "renew": (*_LEASE, "test_claim", "test_reap"),
     "requeue": (*_LEASE, *_ENDS, "test_kept_events", "test_release", "test_claim", "test_reap"),
+    "search": ("test_search",),
     "settle": (*_LEASE, *_ENDS),
     "charge_tokens": (*_LEASE, "test_tree_limits"),
     "finish_cleanup": ("test_debts", "test_replies"),
-    "submit": (*_LEASE, "test_submit", "test_tree_limits", "test_debts", "test_queues"),
+    "submit": (
+        *_LEASE,
+        "test_submit",
+        "test_tree_limits",
+        "test_debts",
+        "test_queues",
+        "test_search",
+    ),
     "take_canvas": ("test_canvases",),
     "write_chunk": (*_LEASE, "test_artifacts"),
 }

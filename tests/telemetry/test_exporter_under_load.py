@@ -188,5 +188,5 @@ def have_ended(client: redis.Redis, number: int) -> bool:
 
 
 def ended(client: redis.Redis) -> int:
-    """Return the number of runs that have succeeded."""
-    return int(client.zcard(f"{PREFIX}state:succeeded"))
+    """Return the number of runs that have ended."""
+    return int(client.zcard(f"{PREFIX}expiring"))

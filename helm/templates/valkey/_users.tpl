@@ -27,9 +27,9 @@
 
 {{- /* Asks for runs, follows and cancels them; writes no result, lease, event or artifact. */ -}}
 {{- $producer := concat (list "skillfleet-producer") $none $connection -}}
-{{- $producer = concat $producer (list "+eval" "+evalsha" "+script|load" "+exists" "+get" "+hget" "+hexists" "+hmget" "+hgetall" "+hkeys" "+hvals" "+hlen" "+hset" "+hincrby" "+lpush" "+smembers" "+sismember" "+scard" "+sadd" "+zadd" "+zcard" "+zscore" "+zrange" "+zrangebyscore" "+zrevrange" "+xread" "+xrange" "+xlen" "+publish" "+subscribe" "+unsubscribe") -}}
+{{- $producer = concat $producer (list "+eval" "+evalsha" "+script|load" "+exists" "+get" "+hget" "+hexists" "+hmget" "+hgetall" "+hkeys" "+hvals" "+hlen" "+hset" "+hincrby" "+lpush" "+smembers" "+sismember" "+scard" "+sadd" "+zadd" "+zcard" "+zcount" "+zscore" "+zrange" "+zrangebyscore" "+zrevrange" "+xread" "+xrange" "+xlen" "+publish" "+subscribe" "+unsubscribe") -}}
 {{- /* Without a name: scripts are called with the shard's prefix. */ -}}
-{{- range list "" "run:*" "children:*" "agent:*" "ready:*" "queues" "delayed" "delays" "deadlines" "cleanups" -}}
+{{- range list "" "run:*" "children:*" "index:all" "index:agent:*" "index:tag:*" "ready:*" "queues" "delayed" "delays" "deadlines" "cleanups" -}}
 {{- $producer = append $producer (printf "~%s%s" $ledger .) -}}
 {{- end -}}
 {{- $producer = concat $producer (list (printf "%%R~%s*" $ledger)) $lists (list (printf "%%R~%s" $results) (printf "&%s" $results) (printf "&%sworker:*" $ledger)) -}}

@@ -1,7 +1,7 @@
 """The values that run operations take and return: submissions, claims, leases, snapshots."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -48,6 +48,8 @@ class Submission:
     canvas: str | None = None
     """`any` for a run that a plain client has linked or chained others to, `errors` for one with
     links for its failure only."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """The run's tags, as `skillfleet.tags.check_tags` accepts them."""
 
     def __post_init__(self) -> None:
         if self.parent_id is not None and self.root_id is None:
@@ -86,10 +88,22 @@ class Submission:
             ("budget_tokens", self.budget_tokens),
             ("celery", self.celery),
             ("canvas", self.canvas),
+            ("tags", "\n".join(tag_lines(self.tags)) or None),
         ):
             if value is not None:
                 flat += (name, value)
         return flat
+
+
+def tag_lines(tags: Mapping[str, str]) -> list[str]:
+    """Return tags as the record keeps them, a line each: `KEY=VALUE`, sorted."""
+    return sorted(f"{key}={value}" for key, value in tags.items())
+
+
+def read_tags(lines: str | None) -> dict[str, str]:
+    """Return the tags in a record's field."""
+    pairs = (line.partition("=") for line in (lines or "").split("\n") if line)
+    return {key: value for key, _, value in pairs}
 
 
 class ClaimStatus(StrEnum):
@@ -277,6 +291,7 @@ def status_of(
         children=children,
         events=_number(record, "seq") or 0,
         trace_id=_text(record, "trace"),
+        tags=read_tags(_text(record, "tags")),
         attempts=attempts_of(record, [orjson.loads(entry) for entry in attempts]),
         waits=() if state.terminal else _waits_of(record),
         parked=is_parked,

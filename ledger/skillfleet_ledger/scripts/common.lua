@@ -54,12 +54,25 @@ local function add_state(id, stream, kept, attempt, seq, payload, now)
   return '', true
 end
 
+-- Call act with the key of every index by creation that a run belongs to whatever its state; tags is
+-- the record's field, KEY=VALUE lines.
+local function each_index(agent, tags, act)
+  act(P .. 'index:all')
+  act(P .. 'index:agent:' .. agent)
+  for tag in string.gmatch(tags or '', '[^\n]+') do act(P .. 'index:tag:' .. tag) end
+end
+
+-- Most runs succeed: an index of them would find them no sooner than that of all runs.
+local function is_indexed(state)
+  return state ~= 'succeeded'
+end
+
 -- The one way to a record: its own fields and those in ARGV from a position on, which are given
 -- as a table, too; published is when its message is due.
 local function add_record(id, fields, now, published, position)
   redis.call('HSET', run_key(id), 'state', 'queued', 'created', now, 'published', published, 'attempt', 0, 'token', 0,
     'seq', 0, unpack(ARGV, position))
-  redis.call('ZADD', P .. 'agent:' .. fields.agent, now, id)
+  each_index(fields.agent, fields.tags, function(key) redis.call('ZADD', key, now, id) end)
   if fields.deadline then redis.call('ZADD', P .. 'deadlines', fields.deadline, id) end
 end
 
@@ -334,7 +347,7 @@ end
 local function read_for_finish(id)
   return redis.call('HMGET', run_key(id), 'state', 'token', 'attempt', 'seq', 'queue', 'priority', 'due', 'deadline',
     'retention', 'agent', 'created', 'open', 'artifacts', 'settled', 'worker', 'cancel', 'parent', 'requests', 'canvas',
-    'stream', 'kept', 'journal')
+    'stream', 'kept', 'journal', 'tags')
 end
 
 -- The one way into a terminal state: record, final event, result, indexes and expiry together.
@@ -355,7 +368,7 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
     if r[1] == 'waiting' then redis.call('ZREM', P .. 'parked', id) end
   end
   if r[8] then redis.call('ZREM', P .. 'deadlines', id) end
-  redis.call('ZADD', P .. 'state:' .. state, r[11], id)
+  if is_indexed(state) then redis.call('ZADD', P .. 'index:state:' .. state, r[11], id) end
   local kept, is_streamed = add_state(id, r[20], r[21], r[3], seq, payload, now)
   redis.call('HSET', run, 'state', state, 'code', code, 'message', message, 'finished', now, 'seq', seq,
     'settled', settled or '', 'kept', kept)
@@ -378,7 +391,8 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
     expire_journal(id, ttl)
     release_called(id, meta_key)
   end
-  redis.call('ZADD', P .. 'expiring', now + ttl, id .. '|' .. state .. '|' .. r[10])
+  -- The length says where the id ends and the tags begin: both may hold any character.
+  redis.call('ZADD', P .. 'expiring', now + ttl, state .. '|' .. r[10] .. '|' .. #id .. '|' .. id .. (r[23] or ''))
   add_canvas(id, r[19], state, now)
   if is_first then redis.call('PUBLISH', meta_key, meta) end
   local is_awaited = is_kept and string.find(caller[3] or '', 'call', 1, true)

@@ -269,16 +269,26 @@ end
 
 for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do recall_stranded(name) end
 
+-- An idempotency key may have brought the id back: the new run stays in the indexes it belongs to.
+local function leave_indexes(entry)
+  local state, agent, length, rest = string.match(entry, '^([^|]*)|([^|]*)|(%d+)|(.*)$')
+  local id, tags = string.sub(rest, 1, length), string.sub(rest, length + 1)
+  local r = redis.call('HMGET', run_key(id), 'state', 'agent', 'tags')
+  local kept = {}
+  if r[1] then each_index(r[2], r[3], function(key) kept[key] = true end) end
+  if is_indexed(state) and r[1] ~= state then redis.call('ZREM', P .. 'index:state:' .. state, id) end
+  each_index(agent, tags, function(key)
+    if not kept[key] then redis.call('ZREM', key, id) end
+  end)
+end
+
 -- Index entries of runs whose records have expired, a second ago so that they surely have.
 local expired = redis.call('ZRANGEBYSCORE', P .. 'expiring', '-inf', now - 1000, 'LIMIT', 0, 10 * limit)
 if #expired == 10 * limit then more = 1 end
 for _, entry in ipairs(expired) do
-  local id, state, agent = string.match(entry, '^(.*)|([^|]*)|([^|]*)$')
   redis.call('ZREM', P .. 'expiring', entry)
-  -- An idempotency key may have brought the id back: what belongs to the new run stays.
-  local reborn = redis.call('HGET', run_key(id), 'state')
-  if reborn ~= state then redis.call('ZREM', P .. 'state:' .. state, id) end
-  if not reborn then redis.call('ZREM', P .. 'agent:' .. agent, id) end
+  -- An entry, or a record, that is not valid must not keep the round from the others.
+  pcall(leave_indexes, entry)
   pruned = pruned + 1
 end
 redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', now)

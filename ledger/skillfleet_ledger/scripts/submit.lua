@@ -6,7 +6,7 @@
 -- ARGV[3]  the message, ready for the broker's list; '' when the caller publishes
 -- ARGV[4]  most runs a tree may hold (checked only for a child)
 -- ARGV[5..] field, value pairs of the record; among them queue, priority, agent, digest, parent, root,
---          parent_token
+--          parent_token, tags
 --
 -- Returns {1} when the run was created, {0, digest of the arguments} when the id exists,
 -- {-1, reason} when its tree takes no more runs ('parent_ended', 'tree_full', 'cycle',

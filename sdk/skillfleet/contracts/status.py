@@ -48,6 +48,7 @@ class RunStatus(BaseModel):
     children: int = 0
     events: int = 0
     trace_id: str | None = None
+    tags: dict[str, str] = Field(default_factory=dict)
     attempts: tuple[Attempt, ...] = ()
     waits: tuple[WaitKind, ...] = ()
     """The kinds of the run's undecided waits."""

@@ -1,0 +1,130 @@
+"""Search of runs by state, agent and tags: pages that cost the same however many runs there are."""
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from skillfleet.contracts import RunState, RunStatus
+from skillfleet_ledger.redis_client.connection import Connection
+from skillfleet_ledger.redis_client.script_loader import run_script
+from skillfleet_ledger.runs.base import RunOperations
+from skillfleet_ledger.runs.queries import Queries
+from skillfleet_ledger.runs.records import tag_lines
+from skillfleet_ledger.settings import Settings
+
+MOST_LISTED: Final = 10_000
+"""The most runs of a page."""
+_MOST_READ = 2000
+"""The index entries that a page reads of a shard beyond its own length."""
+_CURSOR = re.compile(r"(\d{1,15})-(.+)", re.DOTALL)
+
+
+class RunPage(list[RunStatus]):
+    """Runs, newest first. `cursor` is where the next page starts; None when there is none.
+
+    A page may hold fewer runs than asked for, even none, and have a cursor.
+    """
+
+    def __init__(self, runs: Sequence[RunStatus] = (), cursor: str | None = None) -> None:
+        super().__init__(runs)
+        self.cursor = cursor
+
+
+@dataclass(frozen=True)
+class RunFilter:
+    """The conditions that all runs of a page meet; None and empty ones hold for all runs."""
+
+    state: RunState | None = None
+    agent: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    since_ms: int = 0
+    """The earliest time of creation, in milliseconds since the epoch."""
+
+    @property
+    def indexes(self) -> list[str]:
+        """The names of the indexes that such runs are in."""
+        of_agent = [] if self.agent is None else [f"agent:{self.agent}"]
+        return [*of_agent, *(f"tag:{line}" for line in tag_lines(self.tags))]
+
+
+class Position(NamedTuple):
+    """A run's place in the list: its time of creation (ms) and its id."""
+
+    created_ms: int
+    run_id: bytes
+
+    @classmethod
+    def read(cls, cursor: str) -> "Position":
+        """Return the position in a page's cursor; raises ValueError."""
+        match = _CURSOR.fullmatch(cursor)
+        if match is None:
+            raise ValueError(f"after must be the cursor of a page of runs, not {cursor!r}")
+        return cls(int(match[1]), match[2].encode(errors="replace"))
+
+    @property
+    def cursor(self) -> str:
+        """The position as the cursor of a page."""
+        return f"{self.created_ms}-{self.run_id.decode(errors='replace')}"
+
+
+_NEWEST = Position(10**15, b"")
+
+
+class _Part(NamedTuple):
+    """The runs that one shard found, and the position it searched to; None to the end."""
+
+    runs: list[Position]
+    searched: Position | None
+
+
+class Search(RunOperations):
+    """Lists runs; changes nothing."""
+
+    def __init__(self, connection: Connection, settings: Settings) -> None:
+        super().__init__(connection, settings)
+        self._queries = Queries(connection, settings)
+
+    async def page(
+        self, conditions: RunFilter | None = None, *, limit: int = 50, after: str | None = None
+    ) -> RunPage:
+        """Return runs that meet the conditions, newest first, after the cursor `after`.
+
+        Raises ValueError for another string than a cursor, and a limit that is not 1 to
+        MOST_LISTED.
+        """
+        if not 1 <= limit <= MOST_LISTED:
+            raise ValueError(f"limit must be 1 to {MOST_LISTED}, not {limit!r}")
+        wanted = conditions or RunFilter()
+        start = Position.read(after) if after is not None else _NEWEST
+        parts = await asyncio.gather(
+            *(self._search(prefix, wanted, start, limit) for prefix in self._keys.prefixes())
+        )
+        found, end = _merged(parts, limit)
+        statuses = await self._queries.statuses([run_id.decode() for _, run_id in found])
+        # A run may have changed its state, or expired, between search and reading.
+        kept = [run for run in statuses if run and wanted.state in (None, run.state)]
+        return RunPage(kept, end.cursor if end else None)
+
+    async def _search(self, prefix: str, wanted: RunFilter, start: Position, limit: int) -> _Part:
+        args: tuple[Any, ...] = (limit, limit + _MOST_READ, wanted.since_ms, *start)
+        reply = await run_script(
+            self._connection, "search", (prefix,), (*args, wanted.state or "", *wanted.indexes)
+        )
+        is_complete, at, run_id, flat = reply
+        runs = [Position(*pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
+        return _Part(runs, None if is_complete else Position(at, run_id))
+
+
+def _merged(parts: Sequence[_Part], limit: int) -> tuple[list[Position], Position | None]:
+    """Return the first runs of all shards and the position that the next page starts after.
+
+    Beyond the position up to which every shard has searched, a run may still be missing.
+    """
+    end = max((part.searched for part in parts if part.searched is not None), default=None)
+    found = [run for part in parts for run in part.runs if end is None or run >= end]
+    found.sort(reverse=True)
+    if len(found) > limit:
+        return found[:limit], found[limit - 1]
+    return found, end
