@@ -151,7 +151,7 @@ async def test_the_cost_of_a_rare_pair_depends_on_the_smaller_index(
         new = await submitted(ledger, tags={"tenant": "acme", "number": str(number)})
         await settled(ledger, new)
     for conditions in ({"state": RunState.DEAD}, {"tags": {"tenant": "acme", "number": "7"}}):
-        wanted = RunFilter(**({"tags": {"tenant": "acme"}} | conditions))  # type: ignore[arg-type]
+        wanted = RunFilter(**({"tags": {"tenant": "acme"}} | conditions))
         with valkey.client() as client:
             client.config_resetstat()
             assert len(await ledger.search.page(wanted)) == 1

@@ -54,7 +54,8 @@ local function fits(id, at)
   if shown == 'running' and r[3] and r[3] ~= '' then shown = 'waiting' end
   if state ~= '' and shown ~= state then return false end
   for _, key in ipairs(others) do
-    if tonumber(redis.call('ZSCORE', key, id) or -1) ~= created then return false end
+    local score = redis.call('ZSCORE', key, id)
+    if not score or tonumber(score) ~= created then return false end
   end
   return created
 end
