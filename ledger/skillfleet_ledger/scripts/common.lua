@@ -67,6 +67,12 @@ local function is_indexed(state)
   return state ~= 'succeeded'
 end
 
+-- Note when an ended run leaves its indexes, and which: its record is gone by then. The length says
+-- where the id ends and the tags begin, as both may hold any character.
+local function expire_indexes(id, state, agent, tags, at)
+  redis.call('ZADD', P .. 'expiring', at, state .. '|' .. agent .. '|' .. #id .. '|' .. id .. (tags or ''))
+end
+
 -- The one way to a record: its own fields and those in ARGV from a position on, which are given
 -- as a table, too; published is when its message is due.
 local function add_record(id, fields, now, published, position)
@@ -329,7 +335,7 @@ local KEPT_MS = 315360000000
 -- What the ended run has called is not needed any more. meta_key is the key of its own result.
 local function release_called(id, meta_key)
   for _, child in ipairs(redis.call('SMEMBERS', P .. 'children:' .. id)) do
-    local r = redis.call('HMGET', run_key(child), 'state', 'retention', 'agent', 'journal')
+    local r = redis.call('HMGET', run_key(child), 'state', 'retention', 'agent', 'journal', 'tags')
     local ttl = tonumber(r[2] or 0)
     if r[1] and not is_live(r[1]) and redis.call('PTTL', run_key(child)) > ttl then
       for _, kind in ipairs({ 'run:', 'events:', 'attempts:' }) do redis.call('PEXPIRE', P .. kind .. child, ttl) end
@@ -338,7 +344,7 @@ local function release_called(id, meta_key)
       if not redis.call('ZSCORE', P .. 'cleanups', child) then redis.call('PEXPIRE', P .. 'children:' .. child, ttl) end
       expire_artifacts(child, ttl)
       if r[4] then expire_journal(child, ttl) end
-      redis.call('ZADD', P .. 'expiring', now_ms() + ttl, child .. '|' .. r[1] .. '|' .. r[3])
+      expire_indexes(child, r[1], r[3], r[5], now_ms() + ttl)
     end
   end
 end
@@ -391,8 +397,7 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
     expire_journal(id, ttl)
     release_called(id, meta_key)
   end
-  -- The length says where the id ends and the tags begin: both may hold any character.
-  redis.call('ZADD', P .. 'expiring', now + ttl, state .. '|' .. r[10] .. '|' .. #id .. '|' .. id .. (r[23] or ''))
+  expire_indexes(id, state, r[10], r[23], now + ttl)
   add_canvas(id, r[19], state, now)
   if is_first then redis.call('PUBLISH', meta_key, meta) end
   local is_awaited = is_kept and string.find(caller[3] or '', 'call', 1, true)
