@@ -22,7 +22,10 @@ _MOST_STARTS = 60
 
 APPEND_ONLY = ("--appendonly", "yes", "--appendfsync", "everysec")
 _BARE = ("--appendonly", "no")
-_OURS = (*APPEND_ONLY, "--stream-node-max-bytes", "1024")
+_OURS = (
+    *APPEND_ONLY,
+    *("--stream-node-max-bytes", "1024", "--auto-aof-rewrite-min-size", "256mb"),
+)
 """As the chart, the manifests and `skillfleet dev` set it."""
 
 

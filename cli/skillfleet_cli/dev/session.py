@@ -168,6 +168,8 @@ class Session:
             *("--port", str(self._plan.redis_port), "--bind", "127.0.0.1", "--loglevel", "warning"),
             *("--dir", self._data_folder(), "--appendonly", "yes", "--save", ""),
             *("--maxmemory-policy", "noeviction", "--stream-node-max-bytes", "1024"),
+            # A rewrite forks the server; the default of 64 MiB is one large artifact.
+            *("--auto-aof-rewrite-min-size", "256mb"),
         ]
 
     def _data_folder(self) -> str:
