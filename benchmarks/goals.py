@@ -78,8 +78,8 @@ GOALS = (
         reason=(
             "commands inside of scripts count: 7 for the record, 4 for the lease and the queue's"
             " running runs, 4 by which lost messages are found, 3 for lists of runs, 3 for message,"
-            " result and notification, 3 calls of the clock, 3 of scripts. Fewer would give up the"
-            " recovery of lost messages or the lists of runs"
+            " result and notification, 3 calls of the clock, 3 of scripts. Runs that are submitted,"
+            " claimed or settled at the same time share most of these"
         ),
     ),
     Goal(

@@ -25,8 +25,8 @@ _EVENT_ID = re.compile(r"([0-9]{1,20})(?:-0)?")
 _LAST_NUMBER = 2**64 - 1
 """Redis numbers the entries of a stream with 64 bits."""
 _SHOWN = 60
-_KEPT = re.compile(rb"([0-9]{1,18}) ([0-9]{1,13}) (\{.*\})")
-"""A change of state in a record: attempt, time, payload."""
+_KEPT = re.compile(rb"([0-9]{1,18}) ([0-9]{1,13}) (?:(\{.*\})|=(.*))")
+"""A change of state in a record: attempt, time, and its payload or the worker that started it."""
 
 _Entry = tuple[bytes, list[bytes]]
 
@@ -186,9 +186,14 @@ def kept_events(kept: bytes) -> list[_Entry]:
     for number, line in enumerate(kept.split(b"\n"), start=1):
         # A producer may write any value into a record.
         if found := _KEPT.fullmatch(line):
-            fields = [b"k", STATE_KIND.encode(), b"p", found[3], b"a", found[1], b"t", found[2]]
+            payload = found[3] or _started(found[4])
+            fields = [b"k", STATE_KIND.encode(), b"p", payload, b"a", found[1], b"t", found[2]]
             entries.append((b"%d-0" % number, fields))
     return entries
+
+
+def _started(worker: bytes) -> bytes:
+    return orjson.dumps({"state": RunState.RUNNING, "worker": worker.decode(errors="replace")})
 
 
 def _number(entry: _Entry) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from skillfleet_ledger.redis_client import script_loader as ledger_scripts
+from skillfleet_ledger.redis_client import script_source as ledger_scripts
 from tests.mutations.mutants import Mutant, all_mutants, scripts
 from tests.mutations.suites import SLOW, SUITES, files
 from tests.support import valkey

@@ -7,13 +7,15 @@ test_residue): a verdict must be the same each time.
 _LEASE = ("test_fences", "test_measures", "test_replies")
 _ENDS = ("test_debts", "test_canvases", "test_ending", "test_cancel")
 _ALL = (
-    *(*_LEASE, *_ENDS, "test_claim", "test_reap", "test_submit", "test_tree_limits"),
-    *("test_queues", "test_artifacts", "test_release", "test_kept_events", "test_search"),
+    *("test_script_batches", *_LEASE, *_ENDS, "test_claim", "test_reap", "test_submit"),
+    *("test_tree_limits", "test_queues", "test_artifacts", "test_release"),
+    *("test_kept_events", "test_search"),
 )
 
 SUITES: dict[str, tuple[str, ...]] = {
     "append": (*_LEASE, "test_kept_events", "test_cancel", "test_ending", "test_streams"),
     "request_cancel": ("test_replies", "test_debts", "test_measures"),
+    "batch": ("test_script_batches",),
     "cancel": ("test_replies", *_ENDS, "test_measures"),
     "claim": (
         *_LEASE,

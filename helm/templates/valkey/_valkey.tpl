@@ -6,7 +6,7 @@ dir /data
 aclfile /run/valkey/users.acl
 appendonly yes
 appendfsync everysec
-{{- /* A rewrite of the append-only file forks the server, during which it answers nobody. The default of 64 MiB is
+{{- /* A rewrite of the append-only file forks the server, during which it answers no client. The default of 64 MiB is
 one large artifact. */}}
 auto-aof-rewrite-min-size 256mb
 save ""

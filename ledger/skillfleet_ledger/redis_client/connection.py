@@ -1,8 +1,9 @@
 """One connection to Redis that pipelines by itself.
 
-All commands issued in one turn of the event loop leave in one write, and replies are matched
-in order. A busy process makes one system call for many commands, and no caller waits for a
-connection out of a pool. Blocking commands and SUBSCRIBE do not belong here.
+All commands issued in one turn of the event loop leave in one write, neighbouring calls of one
+script as one command, and replies are matched in order. A busy process makes one system call for
+many commands, and no caller waits for a connection out of a pool. Blocking commands and SUBSCRIBE
+do not belong here.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, Protocol, TypeVar
 
+from skillfleet_ledger.redis_client.batches import Batch, Sent, Waiter, in_batches
 from skillfleet_ledger.redis_client.loops import LoopOwner
 from skillfleet_ledger.redis_client.protocol import (
     RETRY_SECONDS,
@@ -73,7 +75,7 @@ class PipelinedConnection:
         self._name = name
         self._owner = owner or LoopOwner()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._unsent: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._unsent: list[Sent] = []
         self._protocol: _CommandProtocol | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._flush_due = False
@@ -255,7 +257,7 @@ class _CommandProtocol(RespProtocol):
     def __init__(self, timeout: float) -> None:
         super().__init__()
         self._timeout = timeout
-        self._awaited: deque[asyncio.Future[Any]] = deque()
+        self._awaited: deque[Waiter] = deque()
         self._watch: asyncio.TimerHandle | None = None
         self._last_reply_at = 0.0
 
@@ -264,18 +266,23 @@ class _CommandProtocol(RespProtocol):
         """True when the connection is open and no reply is due."""
         return not self.lost and not self._awaited
 
-    def send(self, commands: list[tuple[tuple[Any, ...], "asyncio.Future[Any]"]]) -> None:
+    def send(self, commands: list[Sent]) -> None:
         """Write the commands at once and await their replies; skip those already cancelled."""
         pieces = []
         idle = not self._awaited
-        for command, future in commands:
+        left = deque(in_batches(commands, self.send))
+        while left:
+            command, future = left.popleft()
             if future.done():
                 continue
             try:
                 pieces.append(packed(command))
             except (TypeError, ValueError) as error:
                 # An invalid command must not stop the others.
-                future.set_exception(error)
+                if isinstance(future, Batch):
+                    left.extendleft(reversed(future.calls))
+                else:
+                    future.set_exception(error)
                 continue
             self._awaited.append(future)
         if not pieces:

@@ -1,19 +1,9 @@
-"""The Lua scripts: loaded from their files once per process, called by hash."""
+"""Calls of the Lua scripts by their hash."""
 
-import hashlib
-from functools import cache
-from importlib import resources
 from typing import Any
 
 from skillfleet_ledger.redis_client.connection import Connection, ReplyError
-
-
-@cache
-def source(name: str) -> tuple[str, str]:
-    """Return the text of the script `name` with the common part in front, and its SHA-1."""
-    folder = resources.files("skillfleet_ledger") / "scripts"
-    text = (folder / "common.lua").read_text() + "\n" + (folder / f"{name}.lua").read_text()
-    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+from skillfleet_ledger.redis_client.script_source import source
 
 
 async def run_script(

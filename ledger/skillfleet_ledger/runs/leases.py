@@ -41,12 +41,11 @@ class Leases(RunOperations):
         `limits` are those that the skill itself declares.
         """
         limits = limits or RunLimits()
-        payload = orjson.dumps({"state": RunState.RUNNING, "worker": worker})
         fields = unknown.fields() if unknown else ()
         reply = await self._run(
             "claim",
             run_id,
-            *(worker, claim, lease_ms, payload),
+            *(worker, claim, lease_ms, f"={worker}"),
             *(limits.timeout_ms, limits.max_deliveries, *fields),
             key=self._keys.result_key(run_id) if self._settings.auth == "required" else None,
         )

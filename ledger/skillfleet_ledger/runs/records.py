@@ -77,11 +77,11 @@ class Submission:
             *("queue", self.queue, "priority", self.priority),
             *("args", self.args, "headers", self.headers, "digest", self.digest),
             *("retention", self.retention_ms, "max_deliveries", self.max_deliveries),
-            *("root", self.root_id or self.id),
         ]
         for name, value in (
             ("deadline", self.deadline_ms),
             ("parent", self.parent_id),
+            ("root", self.root_id),
             ("parent_token", self.parent_token),
             ("trace", self.trace_id),
             ("budget_calls", self.budget_calls),
@@ -287,7 +287,7 @@ def status_of(
         due_at=_time(record, "due"),
         cancel_requested=_text(record, "cancel"),
         parent_id=_text(record, "parent"),
-        root_id=_text(record, "root"),
+        root_id=_text(record, "root") or run_id,
         children=children,
         events=_number(record, "seq") or 0,
         trace_id=_text(record, "trace"),

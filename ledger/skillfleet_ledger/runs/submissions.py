@@ -9,7 +9,8 @@ from skillfleet.errors import (
     IdempotencyConflictError,
     LimitExceededError,
 )
-from skillfleet_ledger.redis_client.script_loader import run_script, source
+from skillfleet_ledger.redis_client.script_loader import run_script
+from skillfleet_ledger.redis_client.script_source import source
 from skillfleet_ledger.runs.base import RunOperations
 from skillfleet_ledger.runs.budgets import CALLER_ENDED, USED_UP
 from skillfleet_ledger.runs.records import Submission

@@ -6,7 +6,7 @@
 -- ARGV[2]  worker (the name of the process's channel)
 -- ARGV[3]  claim: unique to this delivery, so that a repeated call gets the same answer
 -- ARGV[4]  lease, milliseconds
--- ARGV[5]  payload of the event that announces the attempt
+-- ARGV[5]  payload of the event that announces the attempt, as the record keeps it
 -- ARGV[6]  the skill's own timeout, milliseconds (0: none); starts with the first attempt
 -- ARGV[7]  the skill's own max_deliveries (0: the record's)
 -- ARGV[8..] field, value pairs of the record, for a message of a plain Celery client
@@ -24,7 +24,7 @@ local now = now_ms()
 local function read()
   return redis.call('HMGET', run, 'state', 'token', 'attempt', 'seq', 'claim', 'cancel', 'deadline', 'due', 'queue',
     'priority', 'published', 'stream', 'retries', 'cancel_code', 'parent', 'lost', 'max_deliveries', 'kept',
-    'journal', 'waiting')
+    'journal', 'waiting', 'stranded')
 end
 
 -- Why a called run must not start: its calling run needs it no more.
@@ -55,7 +55,7 @@ if not r[1] then
   if #ARGV < 8 then return { 'unknown', 0, 0, 0, now, '', '' } end
   local fields = {}
   for i = 8, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
-  add_record(id, fields, now, now, 8)
+  add_record(id, fields, now, now, ARGV, 8)
   enter_ready(id, fields.queue, fields.priority, now)
   r = read()
 end
@@ -99,13 +99,13 @@ if r[19] then seq = void_unfinished(attempt, seq) end
 seq = seq + 1
 leave_queued(id, r[9], r[10], r[8])
 local published = tonumber(r[11]) or now
-redis.call('HSET', P .. 'watermark', r[9] .. ':' .. r[10], published)
-redis.call('SADD', P .. 'running:' .. r[9], id)
-redis.call('ZADD', P .. 'leases', now + tonumber(ARGV[4]), id)
+write_shared('HSET', P .. 'watermark', r[9] .. ':' .. r[10], published)
+write_shared('SADD', P .. 'running:' .. r[9], id)
+write_shared('ZADD', P .. 'leases', now + tonumber(ARGV[4]), id)
 local kept = add_state(id, r[12], r[18], attempt, seq, ARGV[5], now)
 redis.call('HSET', run, 'state', 'running', 'token', token, 'attempt', attempt, 'seq', seq, 'worker', worker,
-  'claim', claim, 'started', now, 'stranded', 0, 'kept', kept)
-if r[8] then redis.call('HDEL', run, 'due') end
+  'claim', claim, 'started', now, 'kept', kept)
+if r[8] or r[21] then redis.call('HDEL', run, 'due', 'stranded') end
 if (r[20] or '') ~= '' then
   -- It waits from the start.
   seq = seq + 1

@@ -5,9 +5,30 @@
 
 local P = KEYS[1]
 
+-- The time, which is the same for all of a script.
+local clock
+
 local function now_ms()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  if not clock then
+    local time = redis.call('TIME')
+    clock = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  end
+  return clock
+end
+
+-- Writes to keys that runs share. A batch of calls (batch.lua) collects them and makes one command
+-- of those for the same key; in the order of the calls, as far as a key is concerned.
+local collected, newest
+
+local function write_shared(command, key, ...)
+  if not collected then return redis.call(command, key, ...) end
+  local entry = newest[key]
+  if not entry or entry[1] ~= command then
+    entry = { command, key }
+    newest[key] = entry
+    collected[#collected + 1] = entry
+  end
+  for _, value in ipairs({ ... }) do entry[#entry + 1] = value end
 end
 
 local function run_key(id)
@@ -22,6 +43,13 @@ end
 -- Every write of an attempt depends on it.
 local function holds_lease(state, token, given)
   return state == 'running' and token == given
+end
+
+-- The payload of a change of state as an event has it. The start of an attempt is kept as '=' and the
+-- worker's name: a value of up to 64 bytes lets Redis store the record in half of the memory.
+local function full_payload(payload)
+  local worker = string.match(payload, '^=(.*)')
+  return worker and '{"state":"running","worker":' .. cjson.encode(worker) .. '}' or payload
 end
 
 local function write_event(id, number, kind, payload, attempt, at)
@@ -39,7 +67,7 @@ local function write_kept(id, kept, last)
   for attempt, at, payload in string.gmatch(kept or '', '(%d+) (%d+) ([^\n]*)\n') do
     if number == last then return end
     number = number + 1
-    write_event(id, number, 'state', payload, attempt, at)
+    write_event(id, number, 'state', full_payload(payload), attempt, at)
   end
 end
 
@@ -50,7 +78,7 @@ local function add_state(id, stream, kept, attempt, seq, payload, now)
     return (kept or '') .. attempt .. ' ' .. now .. ' ' .. payload .. '\n', false
   end
   write_kept(id, kept, seq - 1)
-  write_event(id, seq, 'state', payload, attempt, now)
+  write_event(id, seq, 'state', full_payload(payload), attempt, now)
   return '', true
 end
 
@@ -70,22 +98,22 @@ end
 -- Note when an ended run leaves its indexes, and which: its record is gone by then. The length says
 -- where the id ends and the tags begin, as both may hold any character.
 local function expire_indexes(id, state, agent, tags, at)
-  redis.call('ZADD', P .. 'expiring', at, state .. '|' .. agent .. '|' .. #id .. '|' .. id .. (tags or ''))
+  write_shared('ZADD', P .. 'expiring', at, state .. '|' .. agent .. '|' .. #id .. '|' .. id .. (tags or ''))
 end
 
--- The one way to a record: its own fields and those in ARGV from a position on, which are given
+-- The one way to a record: its own fields and those in args from a position on, which are given
 -- as a table, too; published is when its message is due.
-local function add_record(id, fields, now, published, position)
+local function add_record(id, fields, now, published, args, position)
   redis.call('HSET', run_key(id), 'state', 'queued', 'created', now, 'published', published, 'attempt', 0, 'token', 0,
-    'seq', 0, unpack(ARGV, position))
-  each_index(fields.agent, fields.tags, function(key) redis.call('ZADD', key, now, id) end)
+    'seq', 0, unpack(args, position))
+  each_index(fields.agent, fields.tags, function(key) write_shared('ZADD', key, now, id) end)
   if fields.deadline then redis.call('ZADD', P .. 'deadlines', fields.deadline, id) end
 end
 
 -- The one way into the ready index: the run waits for a worker, and its record says since when.
 local function enter_ready(id, queue, priority, now)
-  redis.call('SADD', P .. 'queues', queue .. ':' .. priority)
-  redis.call('ZADD', ready_key(queue, priority), now, id)
+  write_shared('SADD', P .. 'queues', queue .. ':' .. priority)
+  write_shared('ZADD', ready_key(queue, priority), now, id)
 end
 
 -- The same for a run whose message is published now, again.
@@ -106,13 +134,13 @@ end
 
 -- A run that has a due time may be in the index of delays; no other is.
 local function leave_queued(id, queue, priority, due)
-  redis.call('ZREM', ready_key(queue, priority), id)
+  write_shared('ZREM', ready_key(queue, priority), id)
   if due then end_delay(id, queue) end
 end
 
 local function leave_running(id, queue)
-  redis.call('ZREM', P .. 'leases', id)
-  redis.call('SREM', P .. 'running:' .. queue, id)
+  write_shared('ZREM', P .. 'leases', id)
+  write_shared('SREM', P .. 'running:' .. queue, id)
 end
 
 -- List an attempt that ended without ending the run; the record describes the one after it.
@@ -374,7 +402,7 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
     if r[1] == 'waiting' then redis.call('ZREM', P .. 'parked', id) end
   end
   if r[8] then redis.call('ZREM', P .. 'deadlines', id) end
-  if is_indexed(state) then redis.call('ZADD', P .. 'index:state:' .. state, r[11], id) end
+  if is_indexed(state) then write_shared('ZADD', P .. 'index:state:' .. state, r[11], id) end
   local kept, is_streamed = add_state(id, r[20], r[21], r[3], seq, payload, now)
   redis.call('HSET', run, 'state', state, 'code', code, 'message', message, 'finished', now, 'seq', seq,
     'settled', settled or '', 'kept', kept)

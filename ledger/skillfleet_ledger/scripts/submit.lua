@@ -48,12 +48,12 @@ if fields.parent then
 end
 
 local now = now_ms()
-add_record(id, fields, now, now + delay, 5)
+add_record(id, fields, now, now + delay, ARGV, 5)
 if delay > 0 then
   redis.call('HSET', run, 'due', now + delay)
   start_delay(id, fields.queue, now + delay)
 else
   enter_ready(id, fields.queue, fields.priority, now)
-  if ARGV[3] ~= '' then redis.call('LPUSH', KEYS[2], ARGV[3]) end
+  if ARGV[3] ~= '' then write_shared('LPUSH', KEYS[2], ARGV[3]) end
 end
 return { 1 }
