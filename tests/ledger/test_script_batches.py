@@ -42,7 +42,7 @@ async def test_calls_of_one_turn_take_few_scripts(valkey: ValkeyServer, ledger: 
     settled = await asyncio.gather(
         *(ledger.leases.settle(c.lease, "librarian.survey", c.lease.seq, DONE) for c in claims)
     )
-    assert settled == [WriteResult.SETTLED] * 100
+    assert [each.result for each in settled] == [WriteResult.SETTLED] * 100
     for new in news:
         end = await ledger.queries.end(new.id)
         assert end is not None
