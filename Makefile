@@ -6,8 +6,8 @@ PIP := $(PY) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 LOCK := requirements.lock
 
-# Test processes: three on two cores, as tests also wait; at most four, as each one starts servers.
-JOBS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ n = int($$1 * 1.5); print (n < 2 ? 2 : (n > 4 ? 4 : n)) }')
+# Test processes: two for each core, as tests also wait; at most four, as each one starts servers.
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ n = $$1 * 2; print (n > 4 ? 4 : n) }')
 # `make test TESTS="tests/ledger -k lease"` runs a part of the suite.
 TESTS ?=
 # `make dev MODULE=my_agents.support` serves the skills of another module.
@@ -30,9 +30,10 @@ help: ## List these commands
 demo: $(STAMP) ## Run the librarian on a folder: make demo FOLDER=/some/folder (default: this one)
 	@$(PY) -m examples.demo --folder "$${FOLDER:-.}"
 
-# Tests of one xdist group share a process, so a costly fixture is made once.
+# Tests of one xdist group share a process, so a costly fixture is made once. Bytecode is written
+# in any case: the tests start some hundred processes, and each would compile all packages anew.
 test: $(STAMP) ## Run the whole test suite, or a part: make test TESTS="tests/ledger -k lease"
-	@$(PY) -m pytest -n $(JOBS) --dist loadgroup $(TESTS)
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest -n $(JOBS) --dist loadgroup $(TESTS)
 
 # --- work on the code -------------------------------------------------------------------------
 

@@ -387,5 +387,5 @@ async def call_children(children: int) -> int:
     results = [add.delay(1, number) for number in range(children)]
     async with release_slot():
         while not all([await asyncio.to_thread(result.ready) for result in results]):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.25)
     return len(results)

@@ -4,17 +4,15 @@ import gc
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import redis
 
 from tests.engine.project import BROKER, JOURNAL, SETTINGS, make_app
+from tests.support import preloaded
 from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
 LOOP = {
     "worker_pool": "skillfleet_engine:LoopPool",
     "worker_consumer": "skillfleet_engine:LoopConsumer",
@@ -24,6 +22,13 @@ POOLS: dict[str, dict[str, Any]] = {
     "threads": {"worker_pool": "threads"},
     "prefork": {"worker_pool": "prefork"},
 }
+_PRELOAD = (
+    "tests.support.celery_worker",
+    "skillfleet_engine.celery_hooks.consumer",
+    "skillfleet_engine.celery_hooks.pool",
+    "skillfleet_engine.celery_hooks.task",
+    "skillfleet_engine.transport.transport",
+)
 
 
 class Worker:
@@ -45,16 +50,14 @@ class Worker:
             SETTINGS: json.dumps(POOLS[pool] | settings),
             "PYTHONWARNINGS": "default",
         }
-        command = [sys.executable, "-m", "tests.support.celery_worker", "tests.engine.project"]
         options = ["--without-gossip", "--without-mingle", "-E", "-n", f"{pool}@%h", "-l", "INFO"]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*command, *options, "-c", str(concurrency)],
-                cwd=ROOT,
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        self.process = preloaded.start(
+            *("tests.support.celery_worker", "tests.engine.project"),
+            *(*options, "-c", str(concurrency)),
+            env=environment,
+            log=self.log,
+            preload=_PRELOAD,
+        )
 
     def wait_ready(self) -> "Worker":
         wait_until(self._is_ready, 60, f"the worker to be ready\n{self.log}")

@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from skillfleet_ledger.keys import DEFAULT_NAMESPACE, Keyspace
-from tests.support import acl
+from tests.support import acl, preloaded
 from tests.support.fleet_app import CONCURRENCY, MODULES, POOL
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -21,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 POOLS = ("loop", "prefork", "threads")
 SIZES = {"loop": 100, "prefork": 2, "threads": 8}
 _START_SECONDS = 60.0
+_PRELOAD = ("tests.support.celery_worker", "tests.support.fleet_app")
 
 
 class FleetWorker:
@@ -42,7 +41,7 @@ class FleetWorker:
     ) -> None:
         self.server = server
         self.pool = pool
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: preloaded.PreloadedProcess | None = None
         self.log = Path(tempfile.mkstemp(prefix=f"skillfleet-{pool}-", suffix=".log")[1])
         self._options = tuple(options)
         self._namespace = str(settings.get("namespace", DEFAULT_NAMESPACE))
@@ -73,20 +72,15 @@ class FleetWorker:
     def launch(self) -> None:
         """Start the process without waiting."""
         self.server.know_namespace(self._namespace)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "tests.support.celery_worker"),
-                    "tests.support.fleet_app",
-                    *("-E", "-l", "INFO", "-n", self.name, *self._options),
-                ],
-                cwd=ROOT,
-                env=self._environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # A group of its own: a killed worker's children can still be found.
-                start_new_session=True,
-            )
+        self.process = preloaded.start(
+            *("tests.support.celery_worker", "tests.support.fleet_app"),
+            *("-E", "-l", "INFO", "-n", self.name, *self._options),
+            env=self._environment,
+            log=self.log,
+            preload=_PRELOAD,
+            # A group of its own: a killed worker's children can still be found.
+            new_session=True,
+        )
 
     def serves(self) -> bool:
         """True when the worker consumes and each of its executing processes is listed."""
