@@ -26,7 +26,9 @@ from skillfleet_cli.commands import (
     exporter,
     keys,
     runs,
+    steps,
     trace,
+    waits,
     worker,
 )
 from skillfleet_cli.exits import CommandError, ExitCode, explain
@@ -137,6 +139,11 @@ _register(runs.status, _RUNS)
 _register(runs.events, _RUNS)
 _register(runs.cancel, _RUNS)
 _register(runs.runs, _RUNS)
+_register(waits.waiting, _RUNS)
+_register(waits.answer, _RUNS)
+_register(waits.reject, _RUNS)
+_register(waits.send, _RUNS)
+_register(steps.steps, _RUNS)
 _register(artifacts.artifacts, _RUNS)
 _register(trace.trace, _RUNS)
 _register(agents.agents, _OPERATIONS)

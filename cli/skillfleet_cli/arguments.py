@@ -1,9 +1,9 @@
-"""Parser for a skill's arguments as given on the command line."""
+"""Parser for JSON on the command line: a skill's arguments, answers, inbox messages."""
 
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,36 @@ def parse_arguments(source: str | None, pairs: Sequence[str]) -> dict[str, Any]:
     any other is a string. Raises CommandError, also for values that JSON cannot represent.
     """
     return _object(source) | dict(_pair(pair) for pair in pairs)
+
+
+def parse_json(source: str) -> Any:
+    """Parse JSON, `-` for JSON on stdin, or `@file`; raises CommandError."""
+    text, where = _read(source)
+    try:
+        value = _loads(text)
+    except ValueError as error:
+        raise CommandError(
+            f"{where} is not valid JSON: {error}; a string is written in quotes, like '\"go on\"'"
+        ) from None
+    _check(value, "")
+    return value
+
+
+def parse_value(source: str, fits: Callable[[Any], bool]) -> Any:
+    """Parse a value, `-` for one on stdin, or `@file`; raises CommandError.
+
+    It is the text itself where that is not valid JSON, or where only the text `fits`.
+    """
+    text, _ = _read(source)
+    text = text.removesuffix("\n")
+    try:
+        value = _loads(text)
+    except ValueError:
+        return text
+    if fits(text) and not fits(value):
+        return text
+    _check(value, "")
+    return value
 
 
 def _object(source: str | None) -> dict[str, Any]:

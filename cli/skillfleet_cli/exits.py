@@ -46,6 +46,10 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
         errors.UnknownArtifactError,
         errors.InvalidArgumentsError,
         errors.IdempotencyConflictError,
+        errors.UnknownWaitError,
+        errors.WaitConflictError,
+        errors.RunEndedError,
+        errors.MissingScopes,
     )
     match error:
         case errors.FleetUnavailableError():

@@ -21,3 +21,13 @@ ArgumentPairs = Annotated[
         help="One argument; a value that is not valid JSON is a string. May be repeated.",
     ),
 ]
+Subject = Annotated[
+    str | None,
+    typer.Option(
+        "--subject", "-s", metavar="NAME", help="Subject: who does this.", show_default=False
+    ),
+]
+Scopes = Annotated[
+    list[str] | None,
+    typer.Option("--scope", metavar="NAME", help="A scope of the subject; may be repeated."),
+]

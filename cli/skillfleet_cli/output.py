@@ -27,6 +27,7 @@ _KILO = 1000
 STATE_STYLES = {
     RunState.QUEUED: "blue",
     RunState.RUNNING: "cyan",
+    RunState.WAITING: "bright_yellow",
     RunState.SUCCEEDED: "green",
     RunState.FAILED: "red",
     RunState.CANCELLED: "yellow",
@@ -62,10 +63,15 @@ def styled(*parts: str | tuple[str, str]) -> Text:
     return Text.assemble(*((printable_line(text), style) for text, style in pairs))
 
 
-def write_text(text: str) -> None:
-    """Write a skill's text to stdout at once: unchanged into a pipe, made safe on a terminal."""
-    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+def write_text(text: str) -> str:
+    """Write a skill's text to stdout at once: unchanged into a pipe, made safe on a terminal.
+
+    Returns what was written.
+    """
+    shown = printable(text) if sys.stdout.isatty() else text
+    sys.stdout.write(shown)
     sys.stdout.flush()
+    return shown
 
 
 def print_json(value: Any) -> None:

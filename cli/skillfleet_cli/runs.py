@@ -1,11 +1,12 @@
 """Display of runs (status, events, lists), and cancellation."""
 
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
 from rich.text import Text
 
-from skillfleet.contracts import ReasonCode, RunEvent, RunState, RunStatus
+from skillfleet.contracts import SUPERSEDED_KIND, ReasonCode, RunEvent, RunState, RunStatus
 from skillfleet_cli.events import describe
 from skillfleet_cli.exits import CommandError
 from skillfleet_cli.output import (
@@ -19,6 +20,7 @@ from skillfleet_cli.output import (
     print_json,
     styled,
 )
+from skillfleet_cli.transcript import Transcript
 from skillfleet_ledger.streams import event_number
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 
@@ -66,14 +68,36 @@ async def print_events(
     newest = (await fleet.run(run_id).status()).events
     if not follow and position >= newest:
         return
-    terminal = console()
+    lines = EventLines()
     async for event in fleet.run(run_id).events(after):
         if as_json:
             print_json(event)
         else:
-            terminal.print(_event_line(event))
+            lines.show(event)
         if not follow and event_number(event.id) >= newest:
             return
+
+
+class EventLines:
+    """Events as lines of their own. On a terminal, those that a later event voids are erased."""
+
+    def __init__(self) -> None:
+        self._console = console()
+        terminal = sys.stdout.isatty() and self._console.is_interactive
+        self._transcript = Transcript(terminal=terminal)
+
+    def show(self, event: RunEvent) -> None:
+        """Print the event's line."""
+        if event.kind == SUPERSEDED_KIND:
+            self._transcript.supersede(event)
+
+        def show(in_line: bool) -> str:  # noqa: FBT001 - as `Show`
+            del in_line
+            line = _event_line(event)
+            self._console.print(line)
+            return f"{line.plain}\n"
+
+        self._transcript.put(show, event)
 
 
 async def cancel_run(run: AsyncRunHandle, reason: str | None, *, as_json: bool) -> None:
@@ -107,7 +131,7 @@ async def list_runs(
         listed.add(
             status.id,
             status.name,
-            state_text(status.state),
+            state_text(status),
             str(status.attempt),
             age(now - status.created_at),
             duration(took(status)),
@@ -116,9 +140,10 @@ async def list_runs(
     listed.print()
 
 
-def state_text(state: RunState) -> Text:
-    """Return a state in its colour."""
-    return styled((state.value, STATE_STYLES[state]))
+def state_text(status: RunStatus) -> Text:
+    """Return a run's state in its colour, with what it waits for."""
+    waits = f" ({', '.join(dict.fromkeys(status.waits))})" if status.waits else ""
+    return styled((f"{status.state.value}{waits}", STATE_STYLES[status.state]))
 
 
 def took(status: RunStatus) -> float | None:
@@ -142,7 +167,8 @@ def _facts(status: RunStatus) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "run": status.id,
         "skill": status.name,
-        "state": state_text(status.state),
+        "state": state_text(status),
+        "parked": "yes: no worker holds it" if status.parked else "",
         "reason": reason_of(status),
         "attempts": f"{status.attempt}" + (f" ({status.retries} retried)" * bool(status.retries)),
         "worker": status.worker,

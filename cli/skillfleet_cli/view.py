@@ -10,9 +10,16 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from skillfleet.contracts import RunEvent, RunState, RunStatus
+from skillfleet.contracts import (
+    SUPERSEDED_KIND,
+    WAIT_KIND,
+    RunEvent,
+    RunState,
+    RunStatus,
+    WaitKind,
+)
 from skillfleet.printable import printable_line
-from skillfleet_cli.events import count_text, describe, progress_text
+from skillfleet_cli.events import answer_hint, count_text, describe, progress_text
 from skillfleet_cli.output import (
     STATE_STYLES,
     console,
@@ -25,6 +32,10 @@ from skillfleet_cli.output import (
     write_text,
 )
 from skillfleet_cli.runs import reason_of, took
+from skillfleet_cli.transcript import Transcript
+
+_ANSWERED = (WaitKind.ASK, WaitKind.GRANT)
+"""The waits that a person ends."""
 
 
 class View(Protocol):
@@ -81,20 +92,27 @@ class JsonView:
 class PlainView:
     """Text as it arrives, and one line for everything else."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, redraws: bool = False) -> None:
         self._console = console(stderr=True)
-        self._in_line = False
+        self._redraws = redraws
+        self._transcript = Transcript(terminal=redraws)
+        self._run_id = ""
 
     def start(self, run_id: str) -> None:
         """Print the run's id."""
-        self._console.print(f"run {run_id}", style="dim")
+        self._run_id = run_id
+        self._line(f"run {run_id}", "dim")
 
     def show(self, event: RunEvent) -> None:
         """Print a piece of text, or a line; `finish` reports the end."""
         if event.kind == "text_delta":
-            self._write(words(event.payload.get("text")))
+            self._write(words(event.payload.get("text")), event)
+        elif event.kind == SUPERSEDED_KIND:
+            self._supersede(event)
         elif not event.final:
-            self._line(describe(event), "red" if event.kind == "error" else "dim")
+            self._line(describe(event), "red" if event.kind == "error" else "dim", event)
+        if event.kind == WAIT_KIND and event.payload.get("kind") in _ANSWERED:
+            self._line(answer_hint(self._run_id, event.payload), "yellow", event)
 
     def note(self, text: str) -> None:
         """Print a line."""
@@ -113,18 +131,38 @@ class PlainView:
         """End an unfinished line."""
         self._end_line()
 
-    def _write(self, text: str) -> None:
-        write_text(text)
-        if text:
-            self._in_line = not text.endswith("\n")
+    @property
+    def _in_line(self) -> bool:
+        return self._transcript.in_line
+
+    def _supersede(self, event: RunEvent) -> None:
+        """Take the text of an unfinished step back; else mark it, where the text itself is."""
+        if not self._transcript.supersede(event):
+            self._end_line()
+            self._write(f"[{describe(event)}]\n")
+
+    def _write(self, text: str, event: RunEvent | None = None) -> None:
+        def show(in_line: bool) -> str:  # noqa: FBT001 - as `Show`
+            del in_line
+            return write_text(text)
+
+        self._transcript.put(show, event)
 
     def _end_line(self) -> None:
-        if self._in_line:
-            self._write("\n")
+        def show(in_line: bool) -> str:  # noqa: FBT001 - as `Show`
+            return write_text("\n") if in_line else ""
 
-    def _line(self, text: str, style: str) -> None:
-        self._end_line()
-        self._console.print(styled((text, style)))
+        self._transcript.put(show)
+
+    def _line(self, text: str, style: str, event: RunEvent | None = None) -> None:
+        def show(in_line: bool) -> str:  # noqa: FBT001 - as `Show`
+            end = write_text("\n") if in_line else ""
+            line = styled((text, style))
+            self._console.print(line)
+            return f"{end}{line.plain}\n"
+
+        # In a pipe, lines are on another stream than the text: only the text needs a marker.
+        self._transcript.put(show, event if self._redraws else None)
 
 
 def _ending(status: RunStatus) -> str:
@@ -141,7 +179,7 @@ class LiveView(PlainView):
     """A progress bar below the run's output, for terminals."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(redraws=True)
         # soft_wrap would let a bar run over the terminal's edge.
         terminal = console(stderr=True, soft_wrap=False)
         self._bar = Progress(
@@ -166,6 +204,8 @@ class LiveView(PlainView):
             self._progress(event.payload)
         elif event.state is RunState.RUNNING:
             self._bar.update(self._task, description="running")
+        elif event.state is RunState.WAITING:
+            self._bar.update(self._task, description=describe(event))
         else:
             self._lower()
             super().show(event)

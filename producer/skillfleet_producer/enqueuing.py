@@ -58,7 +58,7 @@ class Enqueuer:
         self._publisher = publisher
         self._catalogue = Catalogue(ledger.directory, ledger.connection)
         self._clock = RedisClock(ledger.directory)
-        self._signing = Signing(ledger.settings)
+        self.signing = Signing(ledger.settings)
 
     async def enqueue(self, skill: object, args: Mapping[str, Any], options: Options) -> str:
         """Enqueue a run and return its id."""
@@ -138,7 +138,7 @@ class Enqueuer:
     ) -> Submission:
         claims = claims_of(options.auth)
         new = build_submission(self._settings, call, options, now_ms, parent, claims)
-        return self._signing.signed(new, claims, parent.depth + 1 if parent else 0)
+        return self.signing.signed(new, claims, parent.depth + 1 if parent else 0)
 
     async def _submit_batch(self, new: Sequence[Submission]) -> None:
         if not self._settings.broker_is_ledger or new[0].delay_ms:

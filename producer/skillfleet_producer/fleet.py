@@ -5,7 +5,15 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self, TypeVar, Unpack
 
-from skillfleet.contracts import AgentCard, ArtifactInfo, RunEvent, RunState, RunStatus
+from skillfleet.contracts import (
+    AgentCard,
+    ArtifactInfo,
+    RecordedStep,
+    RunEvent,
+    RunState,
+    RunStatus,
+    Wait,
+)
 from skillfleet.errors import FleetClosedError, FleetUnavailableError
 from skillfleet_ledger import Settings
 from skillfleet_ledger.dead_letters import DeadLetter
@@ -23,6 +31,7 @@ from skillfleet_producer.fleet_async import (
     chosen_settings,
     value_of,
 )
+from skillfleet_producer.inputs import Caller
 from skillfleet_producer.submission import EnqueueOptions, Options
 
 T = TypeVar("T")
@@ -182,6 +191,31 @@ class RunHandle:
         """Cancel the run and all runs it called; False when it had ended before."""
         portal, handle = self._bound()
         return portal.call(handle.cancel(reason))
+
+    def waits(self) -> list[Wait]:
+        """Return the open waits of the run, the oldest first."""
+        portal, handle = self._bound()
+        return portal.call(handle.waits())
+
+    def answer(self, value: Any, wait: str | None = None, *, auth: Caller = None) -> bool:
+        """Answer a question of the run; False when it had this answer before."""
+        portal, handle = self._bound()
+        return portal.call(handle.answer(value, wait, auth=auth))
+
+    def reject(self, reason: str = "", wait: str | None = None, *, auth: Caller = None) -> bool:
+        """Reject a question: the skill gets WaitRejected with the reason."""
+        portal, handle = self._bound()
+        return portal.call(handle.reject(reason, wait, auth=auth))
+
+    def send(self, message: Any, *, auth: Caller = None) -> None:
+        """Put a message, any JSON value, into the run's inbox."""
+        portal, handle = self._bound()
+        portal.call(handle.send(message, auth=auth))
+
+    def steps(self) -> list[RecordedStep]:
+        """Return the entries of the run's journal by number."""
+        portal, handle = self._bound()
+        return portal.call(handle.steps())
 
     def events(self, after: str | None = None, timeout: float | None = None) -> Iterator[RunEvent]:
         """Yield the run's events, live, after the id `after`; ends after the final event."""

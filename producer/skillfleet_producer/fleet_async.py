@@ -3,9 +3,17 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
-from skillfleet.contracts import AgentCard, ArtifactInfo, RunEvent, RunState, RunStatus
+from skillfleet.contracts import (
+    AgentCard,
+    ArtifactInfo,
+    RecordedStep,
+    RunEvent,
+    RunState,
+    RunStatus,
+    Wait,
+)
 from skillfleet.errors import (
     ResultTimeoutError,
     RunCancelled,
@@ -24,9 +32,11 @@ from skillfleet_ledger.runs.records import Invocation
 from skillfleet_ledger.runs.search import RunFilter, RunPage
 from skillfleet_producer.conditions import RunConditions, read_conditions
 from skillfleet_producer.enqueuing import Enqueuer
+from skillfleet_producer.inputs import Caller, Inputs
 from skillfleet_producer.publisher import Publisher, publisher_for
 from skillfleet_producer.submission import EnqueueOptions, Options
 
+T = TypeVar("T")
 CLIENT_NAME = "skillfleet-producer"
 """The name of a producer's connections in Redis."""
 _RECHECK_SECONDS = 5.0
@@ -90,6 +100,8 @@ class AsyncFleet:
         self._publisher: Publisher = publisher_for(ledger)
         self.enqueuer = Enqueuer(ledger, self._publisher)
         """Enqueues in two steps, for runtimes that need a run's record before it is written."""
+        self.inputs = Inputs(ledger, self._publisher, self.enqueuer.signing)
+        """Gives runs answers and messages; the handles of runs call it."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -214,6 +226,46 @@ class AsyncRunHandle:
         text = (reason or "cancelled by the caller").encode(errors="replace").decode()
         return await self._ledger.cancellation.cancel(self.id, text)
 
+    async def waits(self) -> list[Wait]:
+        """Return the open waits of the run, the oldest first; raises UnknownRunError."""
+        return await self._known(await self._ledger.waits.list(self.id))
+
+    async def answer(self, value: Any, wait: str | None = None, *, auth: Caller = None) -> bool:
+        """Answer a question of the run; False when it had this answer before.
+
+        `wait` is the question's id, which the only open one does not need. `auth` is the caller
+        who answers, as for `enqueue`. When this returns, the answer is durable and wakes the run.
+
+        Raises InvalidArgumentsError (the value does not fit; it names the field), WaitConflictError
+        (answered otherwise before, rejected, expired or withdrawn), UnknownWaitError,
+        RunEndedError, MissingScopes, UnauthorizedError and UnknownRunError.
+        """
+        check_run_id(self.id)
+        return await self._fleet.inputs.answer(self.id, value, wait, auth)
+
+    async def reject(
+        self, reason: str = "", wait: str | None = None, *, auth: Caller = None
+    ) -> bool:
+        """Reject a question: the skill gets WaitRejected with the reason. See `answer`."""
+        check_run_id(self.id)
+        return await self._fleet.inputs.reject(self.id, reason, wait, auth)
+
+    async def send(self, message: Any, *, auth: Caller = None) -> None:
+        """Put a message, any JSON value, into the run's inbox; `ctx.receive` returns it.
+
+        Each message is received once, in the order of sending. Raises InvalidArgumentsError,
+        InboxFullError, RunEndedError, UnauthorizedError and UnknownRunError.
+        """
+        check_run_id(self.id)
+        await self._fleet.inputs.send(self.id, message, auth)
+
+    async def steps(self) -> list[RecordedStep]:
+        """Return the entries of the run's journal by number; raises UnknownRunError.
+
+        Entries are steps, and the waits and calls that have ended. Their values are not shown.
+        """
+        return await self._known(await self._ledger.journals.list(self.id))
+
     async def events(
         self, after: str | None = None, timeout: float | None = None
     ) -> AsyncIterator[RunEvent]:
@@ -260,10 +312,7 @@ class AsyncRunHandle:
 
     async def artifacts(self) -> list[ArtifactInfo]:
         """Return the artifacts that the run has written so far; raises UnknownRunError."""
-        infos = await self._ledger.artifacts.list(self.id)
-        if not infos:
-            await self._ledger.queries.state(self.id)
-        return infos
+        return await self._known(await self._ledger.artifacts.list(self.id))
 
     async def read_artifact(self, name: str) -> bytes:
         """Return all bytes of an artifact; raises UnknownArtifactError with the names there are."""
@@ -296,6 +345,12 @@ class AsyncRunHandle:
             return end
         finally:
             await channels.forget(channel, listener)
+
+    async def _known(self, found: list[T]) -> list[T]:
+        """Return what was found; raises UnknownRunError when that is nothing, and no run."""
+        if not found:
+            await self._ledger.queries.state(self.id)
+        return found
 
     def _wait_timeout(self, timeout: float | None, what: str) -> ResultTimeoutError:
         return ResultTimeoutError(

@@ -242,6 +242,12 @@ class UnknownWaitError(SkillfleetError, LookupError):
     code = "unknown_wait"
 
 
+class RunEndedError(SkillfleetError, ValueError):
+    """The run has ended: it takes no answers and no inbox messages."""
+
+    code = "run_ended"
+
+
 class InboxFullError(SkillfleetError):
     """A run has too many unread inbox messages."""
 

@@ -35,6 +35,12 @@
 {{- $producer = concat $producer (list (printf "%%R~%s*" $ledger)) $lists (list (printf "%%R~%s" $results) (printf "&%s" $results) (printf "&%sworker:*" $ledger)) -}}
 {{- /* A script that publishes needs the queues' lists for reading, too: no command here reads a list but this one. */ -}}
 {{- $producer = append $producer (printf "(+lrange %%R~%sattempts:*)" $ledger) -}}
+{{- /* Decides waits, once, sends messages, reads journals. A parked run that this wakes goes before new ones. */ -}}
+{{- $producer = append $producer (printf "(+hsetnx ~%sdecisions:*)" $ledger) -}}
+{{- $producer = append $producer (printf "(+rpush +llen ~%sinbox:*)" $ledger) -}}
+{{- $producer = append $producer (printf "(+hscan %%R~%sjournal:*)" $ledger) -}}
+{{- $producer = append $producer (printf "(+zadd +zrem ~%sunpublished ~%sparked)" $ledger $ledger) -}}
+{{- $producer = append $producer (printf "(%s)" (concat (list "+rpush") $lists | join " ")) -}}
 
 {{- /* Executes runs: all of the ledger and of Celery's keys, and nothing of the server. Of scripts it may call what it loads; it sees no names of keys. */ -}}
 {{- $worker := list "skillfleet-worker" "on" "resetpass" "resetkeys" "resetchannels" "+@all" "-@admin" "-@dangerous" "-@scripting" "-scan" "-randomkey" "+eval" "+evalsha" "+script|load" "+script|exists" "+info" "+client|unblock" (printf "~%s*" $ledger) (printf "&%s*" $ledger) -}}

@@ -169,6 +169,16 @@ class Waits(RunOperations):
         waits = stored_waits(flat, decisions)
         return [_shown(run_id, wait) for wait in waits if wait.decision is None]
 
+    async def last_decided(self, run_id: str) -> str | None:
+        """Return the id of the newest wait that someone answered or rejected; None without one."""
+        flat = await self._connection.execute("HGETALL", self._key("decisions", run_id))
+        ids = [
+            int(wait_id)
+            for wait_id, stored in zip(flat[::2], flat[1::2], strict=True)
+            if wait_id.isdigit() and stored.startswith((b"answered ", b"rejected "))
+        ]
+        return str(max(ids)) if ids else None
+
     async def send(self, run_id: str, message: bytes) -> SendResult:
         """Put a message (`InboxMessage.packed`) into the run's inbox.
 

@@ -1,0 +1,34 @@
+"""Display of a run's recorded steps."""
+
+from skillfleet.contracts import RecordedStep
+from skillfleet_cli.output import Listing, console, duration, print_json, size, styled
+from skillfleet_producer import AsyncRunHandle
+
+
+async def list_steps(run: AsyncRunHandle, *, as_json: bool) -> None:
+    """Print the entries of a run's journal, in the order of their recording."""
+    found = await run.steps()
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        console(stderr=True).print("no recorded steps")
+        return
+    listed = Listing("STEP", "NAME", "KIND", "ATTEMPT", "TOOK", "SIZE", "OUTCOME")
+    for step in found:
+        listed.add(
+            str(step.number),
+            step.name,
+            step.kind.value,
+            str(step.attempt),
+            duration(step.duration_seconds),
+            size(step.size_bytes),
+            styled((_outcome(step), "red" if step.code else "green")),
+        )
+    listed.print()
+
+
+def _outcome(step: RecordedStep) -> str:
+    parts = [step.outcome, step.code or "", (step.message or "").partition("\n")[0]]
+    text = ": ".join(part for part in parts if part)
+    return f"{text} (try {step.tries})" if step.tries > 1 else text
