@@ -171,6 +171,6 @@ def _json_of(what: str, value: Any, limit: int) -> Json:
     if len(json.encoded) > limit:
         raise ArgumentsTooLargeError(
             f"{what} has {len(json.encoded)} bytes, the limit is {limit}"
-            " (SKILLFLEET_MAX_ARGUMENTS_BYTES): keep large data in your own storage and pass its name"
+            " (SKILLFLEET_MAX_ARGUMENTS_BYTES): keep large data in your storage and pass its name"
         )
     return json
