@@ -60,6 +60,18 @@ RETRIES = _counter("skillfleet.retries", "{attempt}", "Attempts that ended in a 
 RELEASES = _counter(
     "skillfleet.releases", "{attempt}", "Attempts returned to the queue, not counted", "skill"
 )
+PARKS = _counter("skillfleet.parks", "{attempt}", "Attempts that ended in a parked run", "skill")
+STEPS = _counter("skillfleet.steps", "{step}", "Steps, waits and calls that were recorded", "skill")
+STEPS_REPLAYED = _counter(
+    "skillfleet.steps.replayed", "{step}", "Recorded steps that a further attempt read", "skill"
+)
+JOURNAL_BYTES = _counter("skillfleet.journal.size", "By", "Recorded results")
+WAIT_DURATION = _timing(
+    "skillfleet.wait.duration",
+    _RUN_BUCKETS,
+    "From opened to decided, of waits that ended in memory",
+    "kind",
+)
 LEASES_LOST = _counter("skillfleet.leases.lost", "{lease}", "Leases that ran out")
 DUPLICATES = _counter(
     "skillfleet.duplicates.dropped",

@@ -8,7 +8,7 @@ import orjson
 from skillfleet.contracts import RunState
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.redis_client.script_loader import run_script
-from skillfleet_ledger.runs.records import Lease, RunLimits
+from skillfleet_ledger.runs.records import ClaimStatus, Lease, RunLimits
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,
@@ -78,37 +78,32 @@ async def test_a_renewal_gives_a_lease_of_the_length_asked_for(ledger: Ledger) -
     assert clock.has(await touch(ledger, "ZSCORE", "x", "workers", "w1"), 700_000)
 
 
-async def test_only_the_first_attempt_starts_the_skills_own_timeout(ledger: Ledger) -> None:
+async def test_a_skills_own_timeout_counts_the_executing_time_of_its_attempts(
+    ledger: Ledger,
+) -> None:
     new = await submitted(ledger)
-    declared = RunLimits(timeout_ms=500_000)
-    async with Clock(ledger) as clock:
-        first = await claim(ledger, new.id, declared)
-    assert clock.has(first.deadline_ms, 500_000)
-    assert clock.has(await score(ledger, "deadlines", new.id), 500_000)
-    assert int(await field(ledger, new.id, "deadline")) == first.deadline_ms
-    for number, deadline in enumerate((clock.began + 400_000, clock.began + LONG_MS)):
-        await touch(ledger, "HSET", new.id, f"run:{new.id}", "deadline", deadline)
-        lease = (await claim(ledger, new.id, declared)) if number else first
-        await ledger.leases.requeue(lease, lease.seq, outcome="retry", reason="x")
-        assert int(await score(ledger, "deadlines", new.id)) == deadline
-    assert (await claim(ledger, new.id, declared)).deadline_ms == deadline
+    declared = RunLimits(timeout_ms=1000)
+    first = await claim(ledger, new.id, declared)
+    assert (first.rest_ms, first.deadline_ms) == (1000, None)
+    await ledger.leases.requeue(first, first.seq, outcome="retry", reason="x", spent_ms=300)
+    second = await claim(ledger, new.id, declared)
+    assert second.rest_ms == 700
+    await ledger.leases.requeue(second, second.seq, outcome="released", reason="x", spent_ms=699)
+    third = await claim(ledger, new.id, declared)
+    assert third.rest_ms == 1
+    await ledger.leases.requeue(third, third.seq, outcome="released", reason="x", spent_ms=1)
+    over = await ledger.leases.claim(new.id, "w1", uuid.uuid4().hex, LONG_MS, None, declared)
+    assert over.status is ClaimStatus.OVERDUE
 
 
-async def test_the_shortest_timeout_counts(ledger: Ledger) -> None:
-    new = await submitted(ledger)
-    async with Clock(ledger) as clock:
-        lease = await claim(ledger, new.id, RunLimits(timeout_ms=1))
-    assert clock.has(lease.deadline_ms, 1)
-
-
-async def test_the_nearer_deadline_counts(ledger: Ledger) -> None:
-    now = await ledger.directory.now_ms()
-    new = await submitted(ledger, deadline_ms=now + 600_000)
-    assert (await claim(ledger, new.id, RunLimits(timeout_ms=LONG_MS))).deadline_ms == now + 600_000
-    other = await submitted(ledger, deadline_ms=now + LONG_MS)
-    async with Clock(ledger) as clock:
-        lease = await claim(ledger, other.id, RunLimits(timeout_ms=500_000))
-    assert clock.has(lease.deadline_ms, 500_000)
+async def test_a_run_that_returns_to_its_queue_is_ended_at_its_deadline(ledger: Ledger) -> None:
+    deadline = await ledger.directory.now_ms() + 600_000
+    new = await submitted(ledger, deadline_ms=deadline)
+    lease = await claim(ledger, new.id, RunLimits(timeout_ms=500_000))
+    assert (lease.deadline_ms, lease.rest_ms) == (deadline, 500_000)
+    await touch(ledger, "ZREM", new.id, "deadlines", new.id)
+    await ledger.leases.requeue(lease, lease.seq, outcome="retry", reason="x")
+    assert int(await score(ledger, "deadlines", new.id)) == deadline
 
 
 async def test_a_skill_that_declares_nothing_has_no_deadline(ledger: Ledger) -> None:

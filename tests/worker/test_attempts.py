@@ -153,9 +153,13 @@ def test_a_claim_whose_answer_outlasts_its_lease_starts_nothing(
         clock = iter([0.0, passed * process.settings.lease_seconds])
         process.loop_time = lambda: next(clock)  # type: ignore[method-assign]
         capabilities: Any = SimpleNamespace(
-            limits=None, ledger=process.ledger, fleet="fleet", patience_seconds=1.0
+            limits=None,
+            ledger=process.ledger,
+            fleet="fleet",
+            patience_seconds=1.0,
+            admission=OpenAdmission(),
         )
-        executor = Executor(process, capabilities, OpenAdmission(), {})
+        executor = Executor(process, capabilities, {})
         header = InvocationHeader()
         delivery = Delivery(new.id, "kit", "late", "celery", {}, header, None, new.id, {})
         outcome = await executor.run(Registration(skill, NoAuth), delivery)

@@ -44,12 +44,13 @@ def make_executor(pool: str, node: Node) -> Executor:
     capabilities = Capabilities(
         ledger=process.ledger,
         secrets=adapters.secrets,
+        settings=settings,
+        admission=adapters.admission,
         fleet=adapters.fleet,
         a2a=adapters.a2a,
         discovery=adapters.discovery,
-        patience_seconds=settings.events_patience_seconds,
     )
-    return Executor(process, capabilities, adapters.admission, node.served)
+    return Executor(process, capabilities, node.served)
 
 
 def check_settings(settings: WorkerSettings, pool: str) -> Adapters:

@@ -4,7 +4,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from skillfleet.contracts import MOST_SECONDS
 from skillfleet_ledger import Settings
+from skillfleet_ledger.settings import MEBIBYTE
 
 
 class WorkerSettings(Settings):
@@ -26,6 +28,12 @@ class WorkerSettings(Settings):
     """How long events of a handler that never awaits may be delayed."""
     events_patience_seconds: float = Field(60.0, gt=0)
     """How long writing events may fail before the attempt fails."""
+    park_seconds: float = Field(30.0, ge=0)
+    """How long a durable run waits in the memory of its worker before it is parked."""
+    max_wait_seconds: float = Field(2_592_000.0, ge=1, le=MOST_SECONDS)
+    """How long a run waits for an answer or a message, unless its skill gives a timeout."""
+    max_journal_bytes: int = Field(64 * MEBIBYTE, ge=1024)
+    """Most bytes of the recorded results of a run."""
     reap_seconds: float = Field(1.0, gt=0)
     """Interval between two rounds of the reaper."""
     stranded_seconds: float = Field(10.0, gt=0)

@@ -55,10 +55,11 @@ class Leases(RunOperations):
             return Claim(status, int(reply[1]), detail=bytes(reply[6]).decode(), code=code)
         deadline = int(reply[5]) if reply[5] else None
         token, attempt, seq, now = reply[1:5]
-        waited, retries, journal = reply[6:9]
+        waited, retries, journal, rest = reply[6:10]
         lease = Lease(
             *(run_id, token, attempt, seq, now, deadline, waited, retries),
-            has_journal=journal is not None,
+            has_journal=bool(journal),
+            rest_ms=int(rest) if rest else None,
         )
         return Claim(status, lease.token, lease)
 
@@ -124,14 +125,16 @@ class Leases(RunOperations):
         reason: str,
         delay_ms: int = 0,
         message: tuple[str, bytes] | None = None,
+        spent_ms: int = 0,
         dropped: Sequence[str] = (),
     ) -> WriteResult:
         """Return the run to its queue: `outcome` is 'retry' (counted) or 'released' (not counted).
 
         Released more than a hundred times, it counts as lost each time.
         Without a delay it needs its message: `message` is the broker's list on this Redis and
-        what is pushed onto it; None when the caller publishes. `dropped` are the identities of
-        failed steps, which the next attempt executes again.
+        what is pushed onto it; None when the caller publishes. `spent_ms` is the attempt's
+        executing time. `dropped` are the identities of failed steps, which the next attempt
+        executes again.
         """
         payload: dict[str, Any] = {
             "state": RunState.QUEUED,
@@ -145,18 +148,21 @@ class Leases(RunOperations):
             lease.run_id,
             *(lease.token, seq, delay_ms, outcome, orjson.dumps(payload)),
             message[1] if message else b"",
+            spent_ms,
             *dropped,
             key=message[0] if message else None,
         )
         return WriteResult(reply.decode())
 
-    async def park(self, lease: Lease, seq: int, awaited: Sequence[str]) -> WriteResult:
+    async def park(
+        self, lease: Lease, seq: int, awaited: Sequence[str], spent_ms: int = 0
+    ) -> WriteResult:
         """Give the lease back while the run only waits for these waits; then no worker has it.
 
         REFUSED when one of them is decided, a message can be received, or a called run has ended.
-        `seq` is the number of the attempt's last event.
+        `seq` is the number of the attempt's last event, `spent_ms` its executing time.
         """
-        reply = await self._run("park", lease.run_id, lease.token, seq, *awaited)
+        reply = await self._run("park", lease.run_id, lease.token, seq, spent_ms, *awaited)
         return WriteResult(reply.decode())
 
     async def end_unclaimed(

@@ -134,6 +134,8 @@ class Lease(NamedTuple):
     """The time that the run had waited in its queue."""
     retries: int = 0
     """The number of retries the run has had; lost and released attempts do not count."""
+    rest_ms: int | None = None
+    """The rest of the run's executing time, milliseconds; None without a limit."""
     has_journal: bool = False
     """True for a run that has recorded something, waited for something, or got a message."""
 
@@ -141,7 +143,7 @@ class Lease(NamedTuple):
 class RunLimits(NamedTuple):
     """The limits that a skill declares for its runs; 0 means undeclared.
 
-    The timeout (milliseconds) counts from the start of the first attempt.
+    The timeout (milliseconds) counts executing time, of all attempts together but lost ones.
     """
 
     timeout_ms: int = 0

@@ -93,12 +93,18 @@ class Waits(RunOperations):
     """Opens and closes waits under the lease; decides them and sends messages without it."""
 
     async def open(
-        self, lease: Lease, seq: int, spec: WaitSpec, expires_ms: int | None
+        self,
+        lease: Lease,
+        seq: int,
+        spec: WaitSpec,
+        expires_ms: int | None,
+        emitted: Mapping[str, int],
     ) -> WaitWrite:
         """Open a wait, or find the open one of the same identity, kind, question and schema.
 
         An open one of that identity that asks for something else is withdrawn. `expires_ms` is
-        a time by Redis's clock. Raises LimitExceededError for too many waits.
+        a time by Redis's clock, `emitted` as for `Journals.record`. Raises LimitExceededError for
+        too many waits.
         """
         reply = await self._run(
             "open_wait",
@@ -106,6 +112,7 @@ class Waits(RunOperations):
             *(lease.token, seq, spec.kind, "-" if expires_ms is None else expires_ms),
             *(spec.call or "-", _short(spec.identity.encode()), _question(spec)),
             *(_private(spec), _payload(spec), MOST_WAITS),
+            *chain.from_iterable(emitted.items()),
         )
         if reply[0] == _TOO_MANY:
             raise LimitExceededError(f"the run already has {MOST_WAITS} open waits")

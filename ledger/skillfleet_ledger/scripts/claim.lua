@@ -7,12 +7,13 @@
 -- ARGV[3]  claim: unique to this delivery, so that a repeated call gets the same answer
 -- ARGV[4]  lease, milliseconds
 -- ARGV[5]  payload of the event that announces the attempt, as the record keeps it
--- ARGV[6]  the skill's own timeout, milliseconds (0: none); starts with the first attempt
+-- ARGV[6]  the executing time that all attempts of the run have together, milliseconds (0: any)
 -- ARGV[7]  the skill's own max_deliveries (0: the record's)
 -- ARGV[8..] field, value pairs of the record, for a message of a plain Celery client
 --          that was not submitted; nothing when such a message is to be refused
 --
--- Returns {status, token, attempt, seq, now, deadline or '', extra, retries, '1' with a journal}: status is
+-- Returns {status, token, attempt, seq, now, deadline or '', extra, retries, '1' with a journal or '', rest
+-- of the executing time or ''}: status is
 -- 'claimed' (extra: milliseconds it waited since it was published), 'duplicate' (another
 -- attempt holds the run), 'ended' (extra: its state), 'early' (its delay is not over),
 -- 'cancelled' (extra: the reason; its code in place of retries) and 'overdue' (both still queued:
@@ -24,7 +25,7 @@ local now = now_ms()
 local function read()
   return redis.call('HMGET', run, 'state', 'token', 'attempt', 'seq', 'claim', 'cancel', 'deadline', 'due', 'queue',
     'priority', 'published', 'stream', 'retries', 'cancel_code', 'parent', 'lost', 'max_deliveries', 'kept',
-    'journal', 'waiting', 'stranded')
+    'journal', 'waiting', 'stranded', 'spent')
 end
 
 -- Why a called run must not start: its calling run needs it no more.
@@ -62,9 +63,11 @@ end
 local state, token, attempt, seq = r[1], tonumber(r[2]), tonumber(r[3]), tonumber(r[4])
 local deadline = r[7] or ''
 local retries = tonumber(r[13] or 0)
+local timeout, rest = tonumber(ARGV[6]), ''
+if timeout > 0 then rest = timeout - tonumber(r[22] or 0) end
 
 if state == 'running' then
-  if r[5] == claim then return { 'claimed', token, attempt, seq, now, deadline, 0, retries, r[19] } end
+  if r[5] == claim then return { 'claimed', token, attempt, seq, now, deadline, 0, retries, r[19] or '', rest } end
   return { 'duplicate', token, attempt, seq, now, deadline, '' }
 end
 -- It is parked: its message is published again once it can continue.
@@ -83,15 +86,11 @@ if r[6] then return { 'cancelled', token, attempt, seq, now, deadline, r[6], r[1
 if tonumber(r[16] or 0) >= tonumber(r[17] or math.huge) then
   return { 'exhausted', token, attempt, seq, now, deadline, '' }
 end
-if r[7] and tonumber(r[7]) <= now then return { 'overdue', token, attempt, seq, now, deadline, '' } end
+if r[7] and tonumber(r[7]) <= now or (tonumber(rest) or 1) <= 0 then
+  return { 'overdue', token, attempt, seq, now, deadline, '' }
+end
 if r[8] and tonumber(r[8]) > now then return { 'early', token, attempt, seq, now, deadline, '' } end
 
-local timeout = tonumber(ARGV[6])
-if timeout > 0 and attempt == 0 and (deadline == '' or now + timeout < tonumber(deadline)) then
-  deadline = string.format('%d', now + timeout)
-  redis.call('HSET', run, 'deadline', deadline)
-  redis.call('ZADD', P .. 'deadlines', deadline, id)
-end
 if ARGV[7] ~= '0' then redis.call('HSET', run, 'max_deliveries', ARGV[7], 'strict', '1') end
 
 token, attempt = token + 1, attempt + 1
@@ -113,4 +112,4 @@ if (r[20] or '') ~= '' then
   redis.call('HSET', run, 'seq', seq, 'kept', kept)
 end
 if r[19] then redis.call('HSET', run, 'announced', (r[20] or '') ~= '' and '1' or '') end
-return { 'claimed', token, attempt, seq, now, deadline, now - published, retries, r[19] }
+return { 'claimed', token, attempt, seq, now, deadline, now - published, retries, r[19] or '', rest }

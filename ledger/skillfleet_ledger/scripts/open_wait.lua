@@ -11,6 +11,7 @@
 -- ARGV[9]  what only workers need of it (JSON)
 -- ARGV[10] payload of its event, without its id (JSON)
 -- ARGV[11] most waits of a run
+-- ARGV[12..] address, number pairs: how many events with that address are in the stream
 --
 -- Returns {1, number of the last event, id of the wait}, {0} when the lease is gone, {-1, number} when
 -- an event is missing, {-2, number} when the run has too many waits.
@@ -38,6 +39,7 @@ local wait = tostring(redis.call('HINCRBY', run_key(id), 'opened_waits', 1))
 redis.call('HSET', waits, wait,
   kind .. ' ' .. ARGV[5] .. ' ' .. now_ms() .. ' ' .. ARGV[6] .. ' ' .. ARGV[7] .. ' ' .. ARGV[8] .. '\n' .. ARGV[9] .. '\n'
     .. ARGV[10])
+if ARGV[12] then redis.call('HSET', P .. 'emitted:' .. id, unpack(ARGV, 12)) end
 if ARGV[5] ~= '-' then redis.call('ZADD', P .. 'timers', ARGV[5], id .. ':' .. wait) end
 local waiting = (r[7] or '') == '' and kind or r[7] .. ',' .. kind
 local event = is_shown(kind) and 'wait' or ''

@@ -3,7 +3,8 @@
 -- ARGV[1]  run id
 -- ARGV[2]  token of the lease
 -- ARGV[3]  number of the last event the attempt wrote
--- ARGV[4..] ids of the waits that the handler waits for
+-- ARGV[4]  executing time of the attempt, milliseconds
+-- ARGV[5..] ids of the waits that the handler waits for
 --
 -- Returns 'parked', 'lost', 'gap', or 'refused' when there is something to continue with.
 local id = ARGV[1]
@@ -14,9 +15,9 @@ if r[8] == ARGV[2] then return 'parked' end
 if not holds_lease(r[2], r[1], ARGV[2]) then return 'lost' end
 if r[3] ~= ARGV[3] then return 'gap' end
 -- Its worker ends it.
-if r[9] or not ARGV[4] then return 'refused' end
+if r[9] or not ARGV[5] then return 'refused' end
 
-for i = 4, #ARGV do
+for i = 5, #ARGV do
   local stored = redis.call('HGET', P .. 'waits:' .. id, ARGV[i])
   if not stored or redis.call('HEXISTS', P .. 'decisions:' .. id, ARGV[i]) == 1 then return 'refused' end
   local kind, called = string.match(stored, '^(%l+) %S+ %S+ (%S+)')
@@ -26,6 +27,7 @@ end
 
 local now = now_ms()
 leave_running(id, r[4])
+redis.call('HINCRBY', run, 'spent', ARGV[4])
 list_attempt(id, r[5], r[6], r[7], 'parked', now)
 redis.call('HSET', run, 'state', 'waiting', 'token', tonumber(r[1]) + 1, 'requeued', ARGV[2])
 redis.call('ZADD', P .. 'parked', now, id)

@@ -8,7 +8,8 @@
 -- ARGV[5]  outcome for the attempts list: 'retry' (counted) or 'released' (not counted, up to a bound)
 -- ARGV[6]  payload of the event that announces it
 -- ARGV[7]  the message, ready for the broker's list; '' when the caller publishes
--- ARGV[8..] identities of failed steps, which the next attempt executes again
+-- ARGV[8]  executing time of the attempt, milliseconds
+-- ARGV[9..] identities of failed steps, which the next attempt executes again
 --
 -- Returns 'requeued', 'lost' or 'gap'.
 
@@ -31,7 +32,7 @@ local kept = add_state(id, r[7], r[14], r[6], seq, ARGV[6], now)
 redis.call('HSET', run, 'state', 'queued', 'seq', seq, 'token', tonumber(r[1]) + 1, 'requeued', ARGV[2],
   'kept', kept)
 local is_over = r[9]
-for i = 8, #ARGV do
+for i = 9, #ARGV do
   redis.call('HDEL', P .. 'journal:' .. id, ARGV[i])
   redis.call('HDEL', P .. 'emitted:' .. id, ARGV[i])
 end
@@ -40,6 +41,7 @@ if ARGV[5] == 'retry' then
 elseif redis.call('HINCRBY', run, 'released', 1) > MOST_RELEASES then
   is_over = is_over or redis.call('HINCRBY', run, 'lost', 1) >= tonumber(r[13])
 end
+redis.call('HINCRBY', run, 'spent', ARGV[8])
 list_attempt(id, r[6], r[10], r[11], ARGV[5], now)
 -- It waits neither for its delay nor for a worker: the reaper closes it in its next round.
 if is_over then add_cleanup(id, now) end

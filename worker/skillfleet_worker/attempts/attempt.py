@@ -13,20 +13,26 @@ from skillfleet.cleanups import Cleanups
 from skillfleet.contracts import from_millis
 from skillfleet.failures import is_overdue
 from skillfleet_ledger.runs.records import Lease
+from skillfleet_worker.attempts.clock import Clock
 from skillfleet_worker.attempts.delivery import Delivery
 from skillfleet_worker.attempts.outcomes import TimedOut, timed_out
-from skillfleet_worker.attempts.stop_request import StopKind, StopRequest
+from skillfleet_worker.attempts.stop_request import (
+    GIVES_BACK,
+    WITHOUT_LEASE,
+    StopKind,
+    StopRequest,
+)
+from skillfleet_worker.attempts.waiting import Waiting
 
 RunInline = Callable[[str], Coroutine[Any, Any, None]]
 """Executes a run that is still queued, by its id, in the slot of the attempt that called it."""
-_LONGEST_SECONDS = 10 * 365 * 86_400
 
 
 class Attempt:
     """One attempt of a run, as this process executes it. Belongs to its handler's event loop.
 
     `request_stop` may be called from any thread. The first request counts, except that a lost
-    lease overrides all others.
+    lease overrides those before it, and parking all others.
     """
 
     def __init__(
@@ -35,9 +41,13 @@ class Attempt:
         delivery: Delivery,
         renewed_at: float,
         run_child_inline: RunInline | None = None,
+        *,
+        durable: bool = False,
     ) -> None:
         self.lease = lease
         self.delivery = delivery
+        self.durable = durable
+        """True when the run may be parked."""
         self.run_child_inline = run_child_inline
         """Executes a queued child in this attempt's slot; None where a slot can be given back."""
         self.inline_runs: dict[asyncio.Task[None], str] = {}
@@ -49,12 +59,13 @@ class Attempt:
         self.cleanups = Cleanups()
         """The cleanups of the resources that adapters opened for this attempt."""
         self.loop = asyncio.get_running_loop()
+        self.waiting = Waiting(self.loop)
+        """The waits of the handler, and whether it does anything else."""
         self.thread_id = threading.get_ident()
         self.started_at = time.monotonic()
-        self.deadline_ms = _deadline_ms(lease, delivery.time_limit)
-        """The end of the attempt's time, milliseconds since the epoch by Redis time."""
-        self.deadline = _deadline(lease, self.deadline_ms)
-        """The same by `time.monotonic`."""
+        self.clock = Clock(lease.redis_ms, lease.deadline_ms, delivery.time_limit, lease.rest_ms)
+        """The time that the attempt has."""
+        self.waiting.on_change(self._count_time)
         self._renewed_at = renewed_at
         self._stop: StopRequest | None = None
         self._stop_requested_at: float | None = None
@@ -72,6 +83,16 @@ class Attempt:
     def run_id(self) -> str:
         """The run's id."""
         return self.lease.run_id
+
+    @property
+    def deadline_ms(self) -> int | None:
+        """The end of the attempt's time, milliseconds since the epoch by Redis time."""
+        return self.clock.deadline_ms
+
+    @property
+    def deadline(self) -> float | None:
+        """The same by `time.monotonic`, for now: it moves while the handler waits."""
+        return self.clock.deadline
 
     @property
     def renewed_at(self) -> float:
@@ -104,6 +125,23 @@ class Attempt:
         return self._handler
 
     @property
+    def has_lease(self) -> bool:
+        """False once the lease is known to be lost or given back."""
+        return self._stop is None or self._stop.kind not in WITHOUT_LEASE
+
+    @property
+    def gives_back(self) -> bool:
+        """True once the run is to go on in another attempt: no step may begin in this one."""
+        return self._stop is not None and self._stop.kind in GIVES_BACK
+
+    @property
+    def continues(self) -> bool:
+        """True while nothing ends the attempt: what is cancelled now, its handler has cancelled."""
+        deadline = self.deadline
+        overdue = deadline is not None and time.monotonic() >= deadline
+        return self._stop is None and not self._ended and not overdue
+
+    @property
     def is_lost(self) -> bool:
         """True once the lease is known to be lost."""
         return self._stop is not None and self._stop.kind is StopKind.LOST
@@ -120,8 +158,10 @@ class Attempt:
         self._renewed_at = max(at, self._renewed_at)
 
     def begin_shutdown(self) -> None:
-        """Note that the worker drains; the handler may look at `shutting_down`."""
+        """Note that the worker drains; the handler may look at `shutting_down`. Any thread."""
         self._shutting_down = True
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.waiting.changed)
 
     def start(self, handler: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start the handler as a task of the attempt's loop."""
@@ -135,7 +175,7 @@ class Attempt:
 
     def request_stop(self, stop: StopRequest) -> None:
         """Ask the attempt to stop. Any thread."""
-        if self._stop is None or (stop.kind is StopKind.LOST and not self.is_lost):
+        if self._stop is None or _overrides(stop.kind, self._stop.kind):
             self._stop = stop
             self._stop_requested_at = time.monotonic()
             if not self.loop.is_closed():
@@ -156,15 +196,16 @@ class Attempt:
 
     def timed_out(self) -> TimedOut:
         """Return the outcome of the passed deadline."""
-        if self.deadline_ms != self.lease.deadline_ms:
+        if self.clock.by_time_limit:
             return TimedOut(f"the task's time limit of {self.delivery.time_limit:g} s passed")
         return timed_out(self.delivery.header, self.lease.deadline_ms)
 
     def is_overdue(self, error: BaseException) -> bool:
         """Return whether the handler ended with `error` because of the attempt's deadline."""
-        if self.deadline is None or self.deadline_ms is None:
+        deadline, deadline_ms = self.deadline, self.deadline_ms
+        if deadline is None or deadline_ms is None:
             return False
-        return is_overdue(error, from_millis(self.deadline_ms), self.deadline - time.monotonic())
+        return is_overdue(error, from_millis(deadline_ms), deadline - time.monotonic())
 
     @contextlib.contextmanager
     def listening(self, callback: Callable[[], None]) -> Iterator[None]:
@@ -182,19 +223,19 @@ class Attempt:
             while self._stop is None and not self._ended:
                 await changed.wait()
 
+    def _count_time(self) -> None:
+        if self.waiting.only_waits:
+            self.clock.pause()
+        else:
+            self.clock.resume()
+
     def _notify(self) -> None:
         for callback in tuple(self._listeners):
             callback()
 
 
-def _deadline_ms(lease: Lease, time_limit: float | None) -> int | None:
-    if time_limit is None:
-        return lease.deadline_ms
-    end = lease.redis_ms + int(min(time_limit, _LONGEST_SECONDS) * 1000)
-    return end if lease.deadline_ms is None else min(end, lease.deadline_ms)
-
-
-def _deadline(lease: Lease, deadline_ms: int | None) -> float | None:
-    if deadline_ms is None:
-        return None
-    return time.monotonic() + max(deadline_ms - lease.redis_ms, 0) / 1000
+def _overrides(kind: StopKind, former: StopKind) -> bool:
+    """Return whether a request to stop counts in place of a former one."""
+    if kind is StopKind.PARKED:
+        return True
+    return kind is StopKind.LOST and former not in WITHOUT_LEASE

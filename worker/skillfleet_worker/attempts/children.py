@@ -1,8 +1,7 @@
 """Child runs: each call of an agent of the fleet is a run, whose parent is the caller's run."""
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -31,6 +30,8 @@ from skillfleet_worker.attempts.inline_children import run_inline_if_queued
 from skillfleet_worker.attempts.stop_request import StopKind
 
 T = TypeVar("T")
+CallWait = Callable[[str], Awaitable[None]]
+"""Returns at the end of a called run; see `CallOptions.wait`."""
 _ENDS_CALLS = (StopKind.DEADLINE, StopKind.BUDGET)
 
 
@@ -59,16 +60,16 @@ class ChildCalls(A2AClient):
         if options.grant is not None:
             raise CapabilityUnavailableError("this fleet cannot hand over workspace grants")
         name, key = f"{target}.{skill}", options.key
-        call = f"key:{key}" if key is not None else self._position(name, args or {})
-        enqueued = Options(timeout=options.timeout, budget=options.budget)
-        handle = await self._at_home(lambda: self._submit(name, args or {}, enqueued, call))
+        call = f"key:{key}" if key is not None else self._position(name, options, args or {})
+        handle = await self._at_home(lambda: self._submit(name, args or {}, options, call))
         try:
             async with release_slot() as released:
-                if released:
-                    await self._wait(handle)
+                # A durable run parks where its slot cannot be given back.
+                if released or (options.wait is not None and self._attempt.durable):
+                    await self._wait(handle, options.wait)
                 else:
                     async with run_inline_if_queued(handle.id, self._attempt):
-                        await self._wait(handle)
+                        await self._wait(handle, options.wait)
                 self._attempt.open_calls -= 1
         except asyncio.CancelledError:
             # Once the handler has ended, the executor ends the runs that it called.
@@ -90,29 +91,43 @@ class ChildCalls(A2AClient):
     async def _at_home(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return await bridge.at_home(retry_until(self._patience, work))
 
-    def _position(self, name: str, args: Mapping[str, Any]) -> str:
+    def _position(self, name: str, options: CallOptions, args: Mapping[str, Any]) -> str:
         """Return the key of the n-th call with these arguments; the next attempt repeats it."""
         digest = orjson.dumps(args, option=orjson.OPT_SORT_KEYS, default=repr).decode()
-        same: Counter[str] = self._attempt.call_counts
-        call = f"{name} {digest}"
-        same[call] += 1
-        return f"position:{same[call]}:{digest}"
+        number = options.position
+        if number is None:
+            call = f"{name} {digest}"
+            self._attempt.call_counts[call] += 1
+            number = self._attempt.call_counts[call]
+        return f"position:{number}:{digest}"
 
     async def _submit(
-        self, name: str, args: Mapping[str, Any], options: Options, call: str
+        self, name: str, args: Mapping[str, Any], given: CallOptions, call: str
     ) -> AsyncRunHandle:
-        attempt = self._attempt
+        """Start the called run, or find that of an earlier attempt.
+
+        One that failed is started again, unless the caller's journal makes a further attempt get
+        the same failure; after a retry of the caller it is started again in any case.
+        """
+        attempt, options = self._attempt, Options(timeout=given.timeout, budget=given.budget)
         depth = attempt.delivery.depth
         limit = self._fleet.settings.max_tree_depth
         if depth + 1 >= limit:
             raise LimitExceededError(f"runs may be nested {limit} deep: {name} would be deeper")
         attempt.open_calls += 1
         handle, created = await self._start(name, args, options, call)
-        if not created and attempt.lease.attempt > 1:
-            status = await handle.status()
-            if status.state.terminal and status.state is not RunState.SUCCEEDED:
-                again = f"{call}:attempt:{attempt.lease.attempt}"
-                handle, _ = await self._start(name, args, options, again)
+        if created or attempt.lease.attempt == 1:
+            return handle
+        state = (await handle.status()).state
+        if not state.terminal or state is RunState.SUCCEEDED:
+            return handle
+        if given.wait is None or state is RunState.CANCELLED:
+            again = f"{call}:attempt:{attempt.lease.attempt}"
+        elif attempt.lease.retries:
+            again = f"{call}:retry:{attempt.lease.retries}"
+        else:
+            return handle
+        handle, _ = await self._start(name, args, options, again)
         return handle
 
     async def _start(
@@ -147,12 +162,14 @@ class ChildCalls(A2AClient):
             self._attempt.cancel(record.cancel_reason, record.cancel_code)
             raise CancelledByCaller(f"the run was cancelled: {record.cancel_reason}")
 
-    async def _wait(self, handle: AsyncRunHandle) -> None:
+    async def _wait(self, handle: AsyncRunHandle, wait: CallWait | None) -> None:
         """Return at the child's end; raises CancelledByCaller once the caller is cancelled.
 
-        Raises CancelledError in a task that is still waiting after the handler's end.
+        Raises CancelledError in a task that is still waiting after the handler's end. `wait` waits
+        in a way that lets the caller be parked.
         """
-        ended = asyncio.ensure_future(self._at_home(handle.ended))
+        waits = self._at_home(handle.ended) if wait is None else wait(handle.id)
+        ended = asyncio.ensure_future(waits)
         stopped = asyncio.ensure_future(self._attempt.wait_stopped())
         try:
             await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)

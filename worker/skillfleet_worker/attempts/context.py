@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, partial
@@ -20,6 +21,7 @@ from skillfleet.errors import (
 from skillfleet.hidden_state import HiddenState
 from skillfleet.model_calls import CallReport
 from skillfleet.ports.a2a import A2AClient, A2AProvider
+from skillfleet.ports.admission import Admission
 from skillfleet.ports.discovery import DiscoveryClient, DiscoveryProvider
 from skillfleet.ports.journal import Emission, JournalStore
 from skillfleet.ports.secrets import SHORTEST, Secrets
@@ -34,9 +36,11 @@ from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.calls import RoutedCalls
 from skillfleet_worker.attempts.children import ChildCalls
 from skillfleet_worker.attempts.event_buffer import EventBuffer
+from skillfleet_worker.attempts.journal import LedgerJournal
 from skillfleet_worker.attempts.outcomes import Outcome
 from skillfleet_worker.attempts.redaction import RedactingEventBuffer, redact_outcome
 from skillfleet_worker.attempts.scope import AttemptScope, ScopeState
+from skillfleet_worker.settings import WorkerSettings
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,17 @@ class Capabilities:
 
     ledger: Ledger
     secrets: Secrets
+    settings: WorkerSettings
+    admission: Admission
     fleet: str = "fleet"
     """The fleet's name, for the label of external resources."""
     a2a: A2AProvider | None = None
     discovery: DiscoveryProvider | None = None
-    patience_seconds: float = 60.0
-    """The time that a handler's write waits for Redis to come back."""
+
+    @property
+    def patience_seconds(self) -> float:
+        """The time that a handler's write waits for Redis to come back."""
+        return self.settings.events_patience_seconds
 
     @cached_property
     def limits(self) -> Limits:
@@ -85,6 +94,7 @@ class ContextState:
         self.declared_secrets = declared_secrets
         self.redactor = Redactor(declared_secrets, process_secrets)
         self.buffer = RedactingEventBuffer(buffer, self.redactor) if declared_secrets else buffer
+        self._events = buffer
         self.charges = ScopeState(
             attempt,
             auth,
@@ -110,6 +120,17 @@ class ContextState:
         if value is not None:
             process_secrets.register(value, name)
         return value
+
+    @cached_property
+    def journal(self) -> LedgerJournal:
+        """The journal of the run."""
+        shared, redacting = self.capabilities, self.buffer
+        return LedgerJournal(
+            self.attempt,
+            self._events,
+            shared,
+            redacting.append_held if isinstance(redacting, RedactingEventBuffer) else None,
+        )
 
     @cached_property
     def scope(self) -> AttemptScope:
@@ -166,11 +187,13 @@ class FleetRunContext(RunContext[Any]):
         return _states.of(self).attempt.shutting_down
 
     async def _emit(self, kind: str, payload_json: bytes, emission: Emission | None) -> None:
-        del emission
-        await _states.of(self).buffer.append(kind, payload_json)
+        await _states.of(self).buffer.append(kind, payload_json, emission)
 
     def _journal_store(self) -> JournalStore:
-        raise CapabilityUnavailableError("this runtime keeps no journal")
+        return _states.of(self).journal
+
+    def _busy(self) -> AbstractContextManager[None]:
+        return _states.of(self).attempt.waiting.busy()
 
     async def _write_artifact(
         self, name: str, chunks: AsyncIterator[bytes], mime_type: str
@@ -183,7 +206,8 @@ class FleetRunContext(RunContext[Any]):
         try:
             pieces = _from_this_loop(chunks)
             patience = state.capabilities.patience_seconds
-            info = await bridge.at_home(store.write(lease, name, pieces, mime_type, patience))
+            with state.attempt.waiting.busy():
+                info = await bridge.at_home(store.write(lease, name, pieces, mime_type, patience))
         except LeaseLostError:
             state.attempt.lose()
             raise

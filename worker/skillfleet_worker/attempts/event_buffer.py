@@ -3,14 +3,16 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 from skillfleet.errors import EventsUnwritableError, FleetUnavailableError
+from skillfleet.ports.journal import Emission
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger.redis_client.connection import RETRY_SECONDS
 from skillfleet_ledger.runs.records import Lease
-from skillfleet_ledger.streams import EventStreams, PackedEvent
+from skillfleet_ledger.streams import EventStreams, PackedEvent, StepEvent
 from skillfleet_telemetry.metrics import (
     EVENT_BYTES,
     EVENT_FLUSH,
@@ -26,6 +28,15 @@ WINDOW_BYTES = 256 * 1024
 BATCH_EVENTS = 500
 BATCH_BYTES = 64 * 1024
 _TURNS = 4
+
+T = TypeVar("T")
+
+
+class _Accepted(NamedTuple):
+    kind: str
+    payload: bytes
+    at: int
+    emission: Emission | None
 
 
 @dataclass(frozen=True)
@@ -59,10 +70,13 @@ class EventBuffer:
         self._patience = patience_seconds
         self._clock_ahead_ms = lease.redis_ms - time.time() * 1000
         self._home = bridge.home_loop()
-        self._pending: list[PackedEvent] = []
+        self._pending: list[_Accepted] = []
         self._pending_bytes = 0
         self._written = lease.seq
         self._flusher: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
+        """Held while a batch, or a script that writes events, is under way."""
+        self._steps: set[str] = set()
         self._due = 0.0
         """The time at which a handler on the home loop must yield, so that its events are sent."""
         self._error: EventsUnwritableError | None = None
@@ -76,8 +90,8 @@ class EventBuffer:
         """The number of the last event in the stream, as far as this attempt knows."""
         return self._written
 
-    async def append(self, kind: str, payload: bytes) -> None:
-        """Accept an event.
+    async def append(self, kind: str, payload: bytes, emission: Emission | None = None) -> None:
+        """Accept an event; `emission` is its place in a run with a journal.
 
         Raises EventsUnwritableError when the stream stays unavailable, or the attempt has ended.
         """
@@ -85,7 +99,7 @@ class EventBuffer:
             raise self._error
         if self._closed:
             raise EventsUnwritableError("the attempt has ended: it can write no more events")
-        event = (kind, payload, int(time.time() * 1000 + self._clock_ahead_ms))
+        event = _Accepted(kind, payload, int(time.time() * 1000 + self._clock_ahead_ms), emission)
         if asyncio.get_running_loop() is self._home:
             self._accept(event)
             if self._home.time() >= self._due:
@@ -107,13 +121,26 @@ class EventBuffer:
         if self._error is not None and not self._closed:
             raise self._error
 
+    async def exclusive(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Run a script that writes events itself, after all that were accepted so far.
+
+        `write` numbers its events from `seq` on, and calls `continue_after` with the number of the
+        last one. Once begun, it ends, whatever happens to the caller. Raises EventsUnwritableError,
+        and what `write` raises. On the home loop only.
+        """
+        return await asyncio.shield(asyncio.create_task(self._exclusively(write)))
+
+    def has_step(self, identity: str) -> bool:
+        """Return whether this attempt has accepted events of a step."""
+        return identity in self._steps
+
     @property
     def closed(self) -> bool:
         """True once the attempt may write no more events."""
         return self._closed
 
-    def rewind_to(self, number: int) -> None:
-        """Continue after event `number`: the stream has lost what was written after it."""
+    def continue_after(self, number: int) -> None:
+        """Number the next event after `number`, which is the stream's last event."""
         self._written = number
 
     def close(self) -> None:
@@ -124,11 +151,13 @@ class EventBuffer:
         if self._flusher is not None:
             self._flusher.cancel()
 
-    def _accept(self, event: PackedEvent) -> None:
+    def _accept(self, event: _Accepted) -> None:
         if self._closed:
             return
         self._pending.append(event)
-        self._pending_bytes += len(event[1])
+        self._pending_bytes += len(event.payload)
+        if event.emission is not None and event.emission.step is not None:
+            self._steps.add(event.emission.step)
         self._start_flusher()
 
     def _start_flusher(self) -> None:
@@ -146,26 +175,41 @@ class EventBuffer:
 
     async def _run(self) -> None:
         while self._pending:
-            self._due = self._home.time() + self._flush_seconds
-            batch = self._next_batch()
-            began_ns = time.time_ns()
-            answer = await self._write(batch)
-            if answer is None:
-                self._pending.clear()
-                self._pending_bytes = 0
-                return
-            last, cancelled = answer
-            went_back = last < self._written
-            self._written = last
-            if went_back:
-                # Redis came back with less than it had: this batch was not taken.
-                continue
-            del self._pending[: len(batch)]
-            size = sum(len(payload) for _, payload, _ in batch)
-            self._pending_bytes -= size
-            self._flushed(len(batch), size, began_ns)
-            if cancelled:
-                self._hooks.cancelled(cancelled)
+            async with self._writing:
+                await self._write_next()
+
+    async def _exclusively(self, write: Callable[[], Awaitable[T]]) -> T:
+        async with self._writing:
+            while self._pending and self._error is None:
+                await self._write_next()
+            if self._error is not None:
+                raise self._error
+            return await write()
+
+    async def _write_next(self) -> None:
+        """Write the next batch of those that are pending."""
+        self._due = self._home.time() + self._flush_seconds
+        batch = self._next_batch()
+        if not batch:
+            return
+        began_ns = time.time_ns()
+        answer = await self._write(batch)
+        if answer is None:
+            self._pending.clear()
+            self._pending_bytes = 0
+            return
+        last, cancelled = answer
+        went_back = last < self._written
+        self._written = last
+        if went_back:
+            # Redis came back with less than it had: this batch was not taken.
+            return
+        del self._pending[: len(batch)]
+        size = sum(len(event.payload) for event in batch)
+        self._pending_bytes -= size
+        self._flushed(len(batch), size, began_ns)
+        if cancelled:
+            self._hooks.cancelled(cancelled)
 
     def _flushed(self, events: int, size: int, began_ns: int) -> None:
         self.flushed_ns = time.time_ns()
@@ -174,22 +218,25 @@ class EventBuffer:
             record(EVENT_BYTES, size)
             record(EVENT_FLUSH, (self.flushed_ns - began_ns) / 1e9)
 
-    def _next_batch(self) -> list[PackedEvent]:
+    def _next_batch(self) -> list[_Accepted]:
         size = 0
-        for count, (_, payload, _) in enumerate(self._pending[:BATCH_EVENTS], start=1):
-            size += len(payload)
+        for count, event in enumerate(self._pending[:BATCH_EVENTS], start=1):
+            size += len(event.payload)
             if size >= BATCH_BYTES:
                 return self._pending[:count]
         return self._pending[:BATCH_EVENTS]
 
-    async def _write(self, batch: list[PackedEvent]) -> tuple[int, str] | None:
+    async def _write(self, batch: list[_Accepted]) -> tuple[int, str] | None:
         """Write a batch, with retries; None when the lease is lost or the time is up."""
         reason: Exception | None = None
+        events, emitted = _packed(batch)
         try:
             async with asyncio.timeout(self._patience):
                 while True:
                     try:
-                        answer = await self._streams.append(self._lease, self._written + 1, batch)
+                        answer = await self._streams.append(
+                            self._lease, self._written + 1, events, emitted=emitted
+                        )
                     except FleetUnavailableError as error:
                         # A connection that is refused fails at once: the loop must turn.
                         reason = error
@@ -207,3 +254,22 @@ class EventBuffer:
         self._error = EventsUnwritableError(message)
         self._error.__cause__ = reason
         return None
+
+
+def _packed(
+    batch: Sequence[_Accepted],
+) -> tuple[Sequence[PackedEvent] | Sequence[StepEvent], dict[str, int] | None]:
+    """Return a batch as a stream takes it, and the counts of its events by address."""
+    emissions = [event.emission for event in batch if event.emission is not None]
+    if not emissions:
+        return [(event.kind, event.payload, event.at) for event in batch], None
+    emitted = {
+        emission.address: emission.ordinal + 1
+        for emission in emissions
+        if emission.address is not None
+    }
+    return [(event.kind, event.payload, event.at, _step_of(event)) for event in batch], emitted
+
+
+def _step_of(event: _Accepted) -> str:
+    return (event.emission.step if event.emission is not None else None) or ""

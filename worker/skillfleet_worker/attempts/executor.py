@@ -9,7 +9,6 @@ import orjson
 
 from skillfleet.contracts import RunState
 from skillfleet.errors import UnknownRunError
-from skillfleet.ports.admission import Admission
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger.runs.records import Claim, Invocation
 from skillfleet_producer.message import headers
@@ -27,6 +26,7 @@ from skillfleet_worker.attempts.messages import (
     attempt_time_limit,
 )
 from skillfleet_worker.attempts.outcomes import Lost, Outcome
+from skillfleet_worker.attempts.parking import ShownWaits
 from skillfleet_worker.attempts.process import WorkerProcess
 from skillfleet_worker.attempts.settlement import Settlement
 from skillfleet_worker.attempts.telemetry import AttemptTelemetry
@@ -41,12 +41,11 @@ class Executor:
         self,
         process: WorkerProcess,
         capabilities: Capabilities,
-        admission: Admission,
         served: Mapping[str, Registration],
     ) -> None:
         self.process = process
         self._served = served
-        self._claims = Claims(process, admission)
+        self._claims = Claims(process, capabilities.admission)
         self._execution = Execution(process.settings, capabilities, process.random.random)
         self._settlement = Settlement(process.ledger, process.publisher)
 
@@ -65,7 +64,15 @@ class Executor:
             # This process stood still, or Redis did: another one may execute the run by now.
             return Lost()
         run_child_inline = functools.partial(self.run_queued, taken.delivery)
-        attempt = Attempt(taken.lease, taken.delivery, taken.requested_at, run_child_inline)
+        attempt = Attempt(
+            taken.lease,
+            taken.delivery,
+            taken.requested_at,
+            run_child_inline,
+            durable=False,
+        )
+        if process.show_waiting is not None:
+            ShownWaits(attempt, process.show_waiting)
         events = self._event_buffer(attempt)
         process.begin(attempt)
         try:

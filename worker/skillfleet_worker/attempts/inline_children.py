@@ -81,7 +81,8 @@ class _InlineChild:
         """Execute the child if it is queued; False when that can never succeed."""
         self.executes = True
         try:
-            await self._run_inline(self._run_id)
+            with self._attempt.waiting.busy():
+                await self._run_inline(self._run_id)
         except FleetUnavailableError as error:
             logger.debug("run %s is not executed by its caller: %s", self._run_id, error)
         except Exception:

@@ -1,6 +1,6 @@
 """Outcome of an attempt: the one type for how an attempt ended, and how it ends its run.
 
-The set is closed: code that handles an `Outcome` matches all seven kinds, which mypy verifies. The
+The set is closed: code that handles an `Outcome` matches all eight kinds, which mypy verifies. The
 four kinds that also end the run have `end()`, the `RunEnd` that the ledger stores.
 """
 
@@ -85,6 +85,14 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Parked:
+    """The run waits without a worker: its lease was given back before the handler was stopped."""
+
+    name: ClassVar[str] = "parked"
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """The attempt no longer holds the lease: it may write nothing more."""
 
@@ -93,12 +101,12 @@ class Lost:
     code: ClassVar[str] = ReasonCode.WORKER_LOST
 
 
-Outcome = Succeeded | Failed | Cancelled | TimedOut | Retry | Released | Lost
+Outcome = Succeeded | Failed | Cancelled | TimedOut | Retry | Released | Parked | Lost
 
 
 def goes_on(outcome: Outcome) -> bool:
     """Return whether the run has further attempts after this one."""
-    return isinstance(outcome, Retry | Released | Lost)
+    return isinstance(outcome, Retry | Released | Parked | Lost)
 
 
 def timed_out(header: InvocationHeader | None, deadline_ms: int | None) -> TimedOut:

@@ -44,6 +44,8 @@ class WorkerProcess:
         self.random = random.SystemRandom()
         self.background_services: list[Callable[[], Coroutine[Any, Any, None]]] = []
         """Further services that run as long as the process; add them before it starts."""
+        self.show_waiting: Callable[[str, str], None] | None = None
+        """Shows monitors what a run waits for in this process, by its id; '' when it goes on."""
         self.home = asyncio.get_running_loop()
         self.loop_watchdog: LoopWatchdog = bridge.home_watchdog(settings.blocked_seconds)
         self.loop_watchdog.name_tasks_by(self.executing)
@@ -105,6 +107,11 @@ class WorkerProcess:
             attempt.cancel(reason, code)
         else:
             self.home.call_later(_EARLY_SECONDS, self._early_cancels.pop, run_id, None)
+
+    def wake(self, run_id: str) -> None:
+        """Have the run's attempt read its waits again: one may be decided."""
+        if (attempt := self.attempts.get(run_id)) is not None:
+            attempt.waiting.check()
 
     def drain(self, seconds: float | None = None) -> None:
         """Take no more runs; release those that still run after `seconds`."""

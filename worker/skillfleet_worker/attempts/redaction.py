@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 import orjson
 
 from skillfleet.errors import EventsUnwritableError
+from skillfleet.ports.journal import Emission
 from skillfleet.redaction import Redactor
 from skillfleet_worker.attempts.event_buffer import EventBuffer
 from skillfleet_worker.attempts.outcomes import (
@@ -15,6 +16,7 @@ from skillfleet_worker.attempts.outcomes import (
     Failed,
     Lost,
     Outcome,
+    Parked,
     Released,
     Retry,
     Succeeded,
@@ -36,13 +38,18 @@ class RedactingEventBuffer:
         self._redactor = redactor
         self._pause: asyncio.TimerHandle | None = None
         self._flush: asyncio.Task[None] | None = None
+        self._emission: Emission | None = None
 
-    async def append(self, kind: str, payload: bytes) -> None:
+    async def append(self, kind: str, payload: bytes, emission: Emission | None = None) -> None:
         """Accept an event; see `EventBuffer.append`."""
-        if kind == _TEXT_DELTA and await self._append_text(payload):
+        if kind == _TEXT_DELTA and await self._append_text(payload, emission):
             return
-        await self._append_held()
-        await self._events.append(kind, self._redactor.redact_json(payload))
+        await self.append_held()
+        await self._events.append(kind, self._redactor.redact_json(payload), emission)
+
+    async def append_held(self) -> None:
+        """Write the text that is still held back."""
+        await self._append(self._redactor.flush())
 
     async def finish(self) -> None:
         """Write what is still held back, after the handler has ended."""
@@ -51,12 +58,13 @@ class RedactingEventBuffer:
             await asyncio.wait({self._flush})
         # An error of the writes is raised again when the attempt is settled.
         with contextlib.suppress(EventsUnwritableError):
-            await self._append_held()
+            await self.append_held()
 
-    async def _append_text(self, payload: bytes) -> bool:
+    async def _append_text(self, payload: bytes, emission: Emission | None) -> bool:
         event = orjson.loads(payload)
         if not isinstance(event.get("text"), str):
             return False
+        self._emission = emission
         text = self._redactor.feed(event["text"])
         self._end_pause()
         if self._redactor.holds_text:
@@ -65,7 +73,7 @@ class RedactingEventBuffer:
         if text or not event["text"]:
             others = {name: value for name, value in event.items() if name != "text"}
             redacted = {"text": text} | self._redactor.redact_value(others)
-            await self._events.append(_TEXT_DELTA, orjson.dumps(redacted))
+            await self._events.append(_TEXT_DELTA, orjson.dumps(redacted), emission)
         return True
 
     def _end_pause(self) -> None:
@@ -79,12 +87,10 @@ class RedactingEventBuffer:
         with contextlib.suppress(EventsUnwritableError):
             await self._append(self._redactor.flush(pausing=True))
 
-    async def _append_held(self) -> None:
-        await self._append(self._redactor.flush())
-
     async def _append(self, text: str) -> None:
         if text:
-            await self._events.append(_TEXT_DELTA, orjson.dumps({"text": text}))
+            # Of the last piece, whose text it ends.
+            await self._events.append(_TEXT_DELTA, orjson.dumps({"text": text}), self._emission)
 
 
 class RedactedError(Exception):
@@ -103,7 +109,7 @@ def redact_outcome(outcome: Outcome, redactor: Redactor) -> Outcome:
             return Retry(delay, redactor.redact(message), _redact_error(error, redactor))
         case Cancelled(reason, code):
             return Cancelled(redactor.redact(reason), redactor.redact(code))
-        case TimedOut() | Released() | Lost():
+        case TimedOut() | Released() | Parked() | Lost():
             return outcome
 
 

@@ -14,7 +14,7 @@ from skillfleet_ledger.celery_format import RunEnd
 from skillfleet_ledger.retrying import retry_until
 from skillfleet_ledger.runs.records import EndResult, Invocation, WriteResult
 from skillfleet_producer.message import envelope
-from skillfleet_producer.publisher import Publisher, publish_or_leave
+from skillfleet_producer.publisher import Publisher, publish_or_leave, publish_woken
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.event_buffer import EventBuffer
 from skillfleet_worker.attempts.outcomes import (
@@ -22,6 +22,7 @@ from skillfleet_worker.attempts.outcomes import (
     Failed,
     Lost,
     Outcome,
+    Parked,
     Released,
     Retry,
     Succeeded,
@@ -46,8 +47,11 @@ class Settlement:
         """Write the attempt's last events and its outcome, and close the buffer.
 
         Returns what was written, which differs from `outcome` when that could not be written;
-        `Lost` when the lease is gone, or Redis stayed away.
+        `Lost` when the lease is gone, or Redis stayed away. Nothing is written for a parked run.
         """
+        if isinstance(outcome, Parked):
+            events.close()
+            return outcome
         written = WriteResult.LOST
         try:
             if not isinstance(outcome, Lost):
@@ -118,7 +122,7 @@ class Settlement:
                 return written
             # Redis came back with less than it had: the run ends after what is left.
             _, seq = await self._ledger.queries.state(attempt.run_id)
-            events.rewind_to(seq)
+            events.continue_after(seq)
 
     async def _write(self, attempt: Attempt, seq: int, outcome: Outcome) -> WriteResult:
         """Write the outcome once; `seq` is the number of the attempt's last event."""
@@ -131,14 +135,18 @@ class Settlement:
                     outcome=outcome.name,
                     reason=message,
                     delay_ms=max(int(delay * 1000), 1),
+                    spent_ms=attempt.clock.spent_ms,
                 )
             case Released(message):
                 return await self._release(attempt, seq, message)
-            case Lost():
+            case Parked() | Lost():
                 return WriteResult.LOST
             case Cancelled():
                 outcome = cancelled_as_asked(await ledger.queries.invocation(lease.run_id), outcome)
-        return (await ledger.leases.settle(lease, attempt.delivery.task, seq, outcome.end())).result
+        settled = await ledger.leases.settle(lease, attempt.delivery.task, seq, outcome.end())
+        if settled.woken is not None:
+            await publish_woken(ledger, self._publisher, settled.woken)
+        return settled.result
 
     async def _release(self, attempt: Attempt, seq: int, reason: str) -> WriteResult:
         """Give the run back to its queue at once, and wake a worker for it.
@@ -155,7 +163,12 @@ class Settlement:
             queue = ledger.keys.broker_list(invocation.queue, invocation.priority)
             message = (queue, envelope(invocation))
         written = await ledger.leases.requeue(
-            lease, seq, outcome=Released.name, reason=reason, message=message
+            lease,
+            seq,
+            outcome=Released.name,
+            reason=reason,
+            message=message,
+            spent_ms=attempt.clock.spent_ms,
         )
         if message is None and written is WriteResult.REQUEUED:
             await publish_or_leave(self._publisher, invocation)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from skillfleet.contracts import ReasonCode
 from skillfleet_worker.attempts.outcomes import (
@@ -9,6 +10,7 @@ from skillfleet_worker.attempts.outcomes import (
     Failed,
     Lost,
     Outcome,
+    Parked,
     Released,
     TimedOut,
 )
@@ -21,6 +23,7 @@ class StopKind(StrEnum):
     DEADLINE = "deadline"
     BUDGET = "budget"
     RELEASED = "released"
+    PARKED = "parked"
     LOST = "lost"
 
 
@@ -43,9 +46,17 @@ class StopRequest:
                 return Failed(self.code or ReasonCode.BUDGET_EXHAUSTED, self.reason)
             case StopKind.RELEASED:
                 return Released(self.reason)
+            case StopKind.PARKED:
+                return Parked(self.reason)
             case StopKind.LOST:
                 return Lost()
 
+
+WITHOUT_LEASE: Final = frozenset({StopKind.LOST, StopKind.PARKED})
+"""The attempt may write nothing more: whatever its handler still does is ignored."""
+
+GIVES_BACK: Final = WITHOUT_LEASE | {StopKind.RELEASED}
+"""The run goes on in another attempt."""
 
 LOST_TOUCH = StopRequest(StopKind.RELEASED, "the worker lost touch with Redis")
 SHUTS_DOWN = StopRequest(StopKind.RELEASED, "the worker shuts down")

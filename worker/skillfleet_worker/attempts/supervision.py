@@ -77,15 +77,24 @@ class HandlerExitError(BaseException):
 
 async def _until(task: "asyncio.Task[Any]", attempt: Attempt) -> StopRequest | None:
     """Wait for the handler; return the request that stops it, None when it ended by itself."""
-    await _first_of(task, attempt)
+    while not (task.done() or attempt.stop is not None or _is_overdue(attempt)):
+        await _first_of(task, attempt)
     if attempt.stop is not None:
-        ended_by_itself = _has_returned(task) and attempt.stop.kind is not StopKind.LOST
+        ended_by_itself = _has_returned(task) and attempt.has_lease
         return None if ended_by_itself else attempt.stop
     return None if task.done() else attempt.deadline_request()
 
 
+def _is_overdue(attempt: Attempt) -> bool:
+    deadline = attempt.deadline
+    return deadline is not None and time.monotonic() >= deadline
+
+
 async def _first_of(task: "asyncio.Task[Any]", attempt: Attempt) -> None:
-    """Return when the handler has ended, has to stop, or has reached its deadline."""
+    """Return when the handler ends, has to stop, reaches its deadline, or begins or ends to wait.
+
+    A wait moves the deadline.
+    """
     loop = attempt.loop
     happened = loop.create_future()
 
@@ -93,12 +102,12 @@ async def _first_of(task: "asyncio.Task[Any]", attempt: Attempt) -> None:
         if not happened.done():
             happened.set_result(None)
 
-    timer = None
-    if attempt.deadline is not None:
-        timer = loop.call_later(max(attempt.deadline - time.monotonic(), 0), wake)
+    timer, deadline = None, attempt.deadline
+    if deadline is not None:
+        timer = loop.call_later(max(deadline - time.monotonic(), 0), wake)
     task.add_done_callback(wake)
     try:
-        with attempt.listening(wake):
+        with attempt.listening(wake), attempt.waiting.listening(wake):
             if attempt.stop is None:
                 await happened
     finally:

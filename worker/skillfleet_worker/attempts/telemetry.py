@@ -28,6 +28,7 @@ from skillfleet_telemetry.logs import FIELDS, log_fields, run_logger
 from skillfleet_telemetry.metrics import (
     CANCEL_LATENCY,
     IN_FLIGHT,
+    PARKS,
     QUEUE_WAIT,
     RELEASES,
     RETRIES,
@@ -46,6 +47,7 @@ from skillfleet_worker.attempts.outcomes import (
     Failed,
     Lost,
     Outcome,
+    Parked,
     Released,
     Retry,
     Succeeded,
@@ -55,7 +57,7 @@ from skillfleet_worker.attempts.outcomes import (
 logger = logging.getLogger(__name__)
 
 PROCESS, INVOKE = "process", "invoke"
-_WITHOUT_END = {"retry": RETRIES, "released": RELEASES}
+_WITHOUT_END = {"retry": RETRIES, "released": RELEASES, "parked": PARKS}
 _open: set["AttemptTelemetry"] = set()
 
 
@@ -278,7 +280,7 @@ def _error_type(outcome: Outcome) -> str | None:
             return str(code)
         case Retry(error=error):
             return type(error).__name__
-        case Succeeded() | Cancelled() | Released():
+        case Succeeded() | Cancelled() | Released() | Parked():
             return None
         case _:
             assert_never(outcome)

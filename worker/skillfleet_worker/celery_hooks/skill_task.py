@@ -28,6 +28,7 @@ from skillfleet_worker.attempts.outcomes import (
     Failed,
     Lost,
     Outcome,
+    Parked,
     Released,
     Retry,
     Succeeded,
@@ -39,6 +40,13 @@ logger = logging.getLogger(__name__)
 
 CANCELLED = "cancelled"
 """The reason of `Ignore` for a cancelled run; `SkillRequest` sends the event to monitors."""
+
+
+class RunWaits(Exception):  # noqa: N818 - monitors show it as a reason, not as an error
+    """The reason of Celery's retry of a run that waits: `waits for an answer`."""
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +180,8 @@ class SkillTask(AsyncTask):
                 raise Ignore(CANCELLED)
             case Released(reason):
                 raise Ignore(f"released: {reason}")
+            case Parked(reason):
+                raise CeleryRetry(reason, RunWaits(reason))
             case Lost():
                 logger.warning(
                     "run %s lost its lease to another worker: its outcome is dropped", run_id

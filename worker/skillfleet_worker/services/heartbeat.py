@@ -88,6 +88,8 @@ class Heartbeat:
                 attempt.lose()
                 continue
             attempt.renew(began)
+            # The order that a wait is decided may have been lost.
+            attempt.waiting.check()
             if answer:
                 attempt.cancel(answer.removeprefix("!"))
         return True

@@ -79,6 +79,8 @@ class ProcessServices:
             task = asyncio.create_task(self._cancel_as_recorded(rest.partition(" ")[0]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        elif command == "wake":
+            self._process.wake(rest)
 
     async def _cancel_as_recorded(self, run_id: str) -> None:
         """Cancel a run if its record says so: anyone who reaches Redis can publish a command."""

@@ -1,0 +1,402 @@
+"""Journal of an attempt: its steps and waits in the ledger, under the attempt's lease."""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, TypeVar
+
+from skillfleet.contracts.waits import WaitKind, WaitOutcome
+from skillfleet.errors import (
+    CancelledByCaller,
+    FleetUnavailableError,
+    JournalFullError,
+    MissingScopes,
+    UnauthorizedError,
+    UnknownRunError,
+)
+from skillfleet.failures import error_text, leaves
+from skillfleet.ports.admission import Admission
+from skillfleet.ports.journal import (
+    Decision,
+    Entry,
+    EntryFailure,
+    JournalStore,
+    Recorded,
+    WaitSpec,
+)
+from skillfleet_engine.celery_hooks.slots import release_slot
+from skillfleet_engine.loop import bridge
+from skillfleet_ledger import Ledger
+from skillfleet_ledger.artifacts import LeaseLostError
+from skillfleet_ledger.redis_client.connection import RETRY_SECONDS
+from skillfleet_ledger.retrying import retry_until
+from skillfleet_ledger.runs.inbox import InboxMessage
+from skillfleet_ledger.runs.journals import INLINE_BYTES
+from skillfleet_ledger.runs.records import WriteResult
+from skillfleet_ledger.runs.waits import DecideStatus, WaitWrite
+from skillfleet_worker.attempts.attempt import Attempt
+from skillfleet_worker.attempts.event_buffer import EventBuffer
+from skillfleet_worker.attempts.inputs import admit_decision, admit_message
+from skillfleet_worker.attempts.parking import Parking
+from skillfleet_worker.settings import WorkerSettings
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+_EARLY_SECONDS: Final = 0.01
+_EXPIRED: Final = Decision(WaitOutcome.EXPIRED)
+_CALL_ENDED: Final = Decision(WaitOutcome.ANSWERED)
+_NO_MESSAGE: Final = EntryFailure("WaitTimedOut", "wait_timed_out", "no message arrived in time")
+
+
+@dataclass(slots=True)
+class OpenWait:
+    """An open wait of the run, as this attempt knows it."""
+
+    id: str
+    spec: WaitSpec
+    expires_ms: int | None
+    decision: Decision | None = None
+
+
+class JournalServices(Protocol):
+    """The services of a process that a journal uses."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The store of journals."""
+
+    @property
+    def admission(self) -> Admission:
+        """Decides who may answer."""
+
+    @property
+    def settings(self) -> WorkerSettings:
+        """Limits and times."""
+
+
+class LedgerJournal(JournalStore):
+    """The journal of one attempt's run.
+
+    Belongs to the loop of the handler; what it writes goes through the home loop.
+    """
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        events: EventBuffer,
+        services: JournalServices,
+        write_held_text: Callable[[], Awaitable[None]] | None,
+    ) -> None:
+        """`write_held_text` passes the text on that redaction holds back, if the run has any."""
+        self._attempt = attempt
+        self._events = events
+        self._ledger = services.ledger
+        self._admission = services.admission
+        self._settings = settings = services.settings
+        self._write_held_text = write_held_text
+        self._has_entries = attempt.lease.has_journal
+        self._size = 0
+        self._open: dict[str, OpenWait] = {}
+        """The open waits by identity."""
+        self._taking = asyncio.Lock()
+        Parking(attempt, events, services.ledger, settings.park_seconds)
+
+    @property
+    def exists(self) -> bool:
+        """True if earlier attempts left something, as the claim says."""
+        return self._attempt.lease.has_journal
+
+    @property
+    def durable(self) -> bool:
+        """True when the run may be parked."""
+        return self._attempt.durable
+
+    async def load(self) -> Recorded:
+        """Return what earlier attempts have recorded."""
+        run_id = self._attempt.run_id
+        stored = await self._at_home(lambda: self._ledger.journals.load(run_id))
+        self._size = stored.size
+        for wait in stored.waits:
+            found = OpenWait(wait.id, wait.spec, wait.expires_ms, wait.decision)
+            self._open[wait.spec.identity] = found
+        return Recorded(stored.entries, stored.emitted, frozenset(self._open))
+
+    async def value(self, entry: Entry) -> bytes:
+        """Return the JSON of an entry's value that is kept apart."""
+        run_id = self._attempt.run_id
+        return await self._at_home(lambda: self._ledger.journals.value(run_id, entry))
+
+    async def record(
+        self, entry: Entry, emitted: Mapping[str, int], wait_id: str | None = None
+    ) -> None:
+        """Record an entry after all events that were accepted before; close its wait."""
+        self._grow(len(entry.value or b""))
+        await self._settle_text()
+        await bridge.at_home(self._record(entry, emitted, wait_id))
+        if wait_id is not None:
+            del self._open[self._wait(wait_id).spec.identity]
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Keep the run from being parked inside the block.
+
+        Raises CancelledError in an attempt that gives its run back: no more work may begin.
+        """
+        if self._attempt.gives_back:
+            raise asyncio.CancelledError("the attempt gives its run back")
+        with self._attempt.waiting.busy():
+            yield
+
+    async def open_wait(self, spec: WaitSpec, emitted: Mapping[str, int]) -> str:
+        """Open a wait, or find that of an earlier attempt; return its id."""
+        lease, waits = self._attempt.lease, self._ledger.waits
+        known = self._open.get(spec.identity)
+        if known is not None:
+            known.spec = spec
+            return known.id
+        expires_ms = self._expiry(spec)
+        await self._settle_text()
+        written = await self._write(lambda seq: waits.open(lease, seq, spec, expires_ms, emitted))
+        self._open[spec.identity] = OpenWait(written.wait_id, spec, expires_ms)
+        self._has_entries = True
+        return written.wait_id
+
+    async def decision(self, wait_id: str) -> Decision:
+        """Wait until the wait is decided, and return how."""
+        wait, run_id = self._wait(wait_id), self._attempt.run_id
+        while True:
+            try:
+                decision = await self._decided(wait)
+            except asyncio.CancelledError:
+                if self._attempt.continues:
+                    await self.withdraw_wait(wait.spec.identity)
+                raise
+            if wait.spec.kind is WaitKind.CALL:
+                return decision
+            try:
+                return await admit_decision(self._admission, run_id, wait_id, wait.spec, decision)
+            except (UnauthorizedError, MissingScopes, ValueError) as error:
+                await self.reopen_wait(wait_id, error_text(error))
+
+    async def reopen_wait(self, wait_id: str, reason: str) -> None:
+        """Drop the decision of a wait, which turned out to be invalid."""
+        lease, waits = self._attempt.lease, self._ledger.waits
+        self._wait(wait_id).decision = None
+        await self._write(lambda seq: waits.reopen(lease, seq, wait_id, reason))
+
+    async def withdraw_wait(self, identity: str) -> None:
+        """Withdraw a wait that nothing asks for."""
+        lease, waits = self._attempt.lease, self._ledger.waits
+        wait = self._open.pop(identity)
+        await self._write(lambda seq: waits.withdraw(lease, seq, wait.id))
+
+    async def receive(
+        self, entry: Entry, spec: WaitSpec, emitted: Mapping[str, int]
+    ) -> bytes | None:
+        """Take the next inbox message and record it as the value of `entry`."""
+        began = self._attempt.clock.redis_ms
+        await self._settle_text()
+        wait = self._open.get(spec.identity)
+        if wait is None:
+            if (message := await self._take(entry, "", emitted)) is not None:
+                return message
+            wait = self._wait(await self.open_wait(spec, emitted))
+        async with self._awaiting(wait) as check:
+            while await self._asked(wait, check) is None:
+                timed = replace(entry, duration_ms=self._attempt.clock.redis_ms - began)
+                if (message := await self._take(timed, wait.id, {})) is not None:
+                    return message
+                await self._until(check, wait)
+        timed = replace(entry, duration_ms=self._attempt.clock.redis_ms - began)
+        await self.record(replace(timed, value=b"null", failure=_NO_MESSAGE), {}, wait.id)
+        return None
+
+    def stops_attempt(self, error: BaseException) -> bool:
+        """Return whether `error` only reports that the attempt must stop."""
+        attempt = self._attempt
+        if isinstance(error, asyncio.CancelledError) or attempt.gives_back:
+            return True
+        return any(
+            isinstance(leaf, LeaseLostError | CancelledByCaller) for leaf in leaves(error)
+        ) or attempt.is_overdue(error)
+
+    async def _take(self, entry: Entry, wait_id: str, emitted: Mapping[str, int]) -> bytes | None:
+        """Take an inbox message if there is one; it is the value of `entry` from now on."""
+        with self._attempt.waiting.writing():
+            async with self._taking:
+                if not await self._at_home(self._admit_next):
+                    return None
+                message = await self._receive(entry, wait_id, emitted)
+        if message is not None:
+            self._has_entries = True
+            self._size += len(message)
+            self._open.pop(entry.identity, None)
+        return message
+
+    async def _receive(
+        self, entry: Entry, wait_id: str, emitted: Mapping[str, int]
+    ) -> bytes | None:
+        lease, waits = self._attempt.lease, self._ledger.waits
+        found: list[bytes | None] = []
+
+        async def write(seq: int) -> WaitWrite:
+            written, message = await waits.receive(lease, seq, entry, wait_id, emitted)
+            found[:] = [message]
+            return written
+
+        await self._write(write)
+        return found[0]
+
+    async def _admit_next(self) -> bool:
+        """Drop messages that the run must not have; return whether there is another one."""
+        waits, run_id = self._ledger.waits, self._attempt.run_id
+        while (packed := await waits.next_message(run_id)) is not None:
+            try:
+                await admit_message(self._admission, run_id, InboxMessage.unpacked(packed))
+            except (UnauthorizedError, MissingScopes, ValueError) as error:
+                logger.warning("run %s: a message is dropped: %s", run_id, error_text(error))
+                if await waits.drop_message(self._attempt.lease, packed) is WriteResult.LOST:
+                    raise self._lost() from None
+            else:
+                return True
+        return False
+
+    async def _decided(self, wait: OpenWait) -> Decision:
+        """Return the decision of a wait, as the ledger has it, once there is one."""
+        if wait.decision is None:
+            async with self._awaiting(wait) as check:
+                while (decision := await self._asked(wait, check)) is None:
+                    await self._until(check, wait)
+            wait.decision = decision
+        return wait.decision
+
+    @contextlib.asynccontextmanager
+    async def _awaiting(self, wait: OpenWait) -> AsyncIterator[asyncio.Event]:
+        """Inside, the handler awaits a wait, and its slot is given back where that is possible.
+
+        The block ends normally only in an attempt that still has its lease.
+        """
+        waiting = self._attempt.waiting
+        async with release_slot() as released:
+            waiting.holds_slot = not released
+            with waiting.awaiting(wait.id, wait.spec.kind) as check:
+                yield check
+                await waiting.until_free()
+        if not self._attempt.has_lease:
+            raise asyncio.CancelledError("the run is parked")
+
+    async def _asked(self, wait: OpenWait, check: asyncio.Event) -> Decision | None:
+        """Ask the ledger how a wait was decided; it decides about one that has expired."""
+        waits, run_id = self._ledger.waits, self._attempt.run_id
+        check.clear()
+        try:
+            if wait.spec.kind is WaitKind.CALL:
+                return await bridge.at_home(self._end_of_call(wait.spec.call))
+            if wait.expires_ms is None or self._attempt.clock.redis_ms < wait.expires_ms:
+                return await bridge.at_home(waits.decision(run_id, wait.id))
+            decided = await bridge.at_home(waits.decide(run_id, wait.id, _EXPIRED))
+        except FleetUnavailableError:
+            await asyncio.sleep(RETRY_SECONDS)
+            check.set()
+            return None
+        if decided.status is DecideStatus.EARLY:
+            await asyncio.sleep(_EARLY_SECONDS)
+            check.set()
+            return None
+        if decided.status in (DecideStatus.UNKNOWN, DecideStatus.ENDED):
+            # Redis came back with less than it had, or the run has ended without this attempt.
+            raise self._lost()
+        return decided.decision or _EXPIRED
+
+    async def _end_of_call(self, run_id: str) -> Decision | None:
+        try:
+            state, _ = await self._ledger.queries.state(run_id)
+        except UnknownRunError:
+            return _CALL_ENDED
+        return _CALL_ENDED if state.terminal else None
+
+    async def _until(self, check: asyncio.Event, wait: OpenWait) -> None:
+        """Return when a wait may have been decided, or expires."""
+        left = None
+        if wait.expires_ms is not None:
+            left = max(wait.expires_ms - self._attempt.clock.redis_ms, 0) / 1000
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                await check.wait()
+
+    async def _settle_text(self) -> None:
+        if self._write_held_text is not None:
+            await self._write_held_text()
+
+    def _wait(self, wait_id: str) -> OpenWait:
+        return next(wait for wait in self._open.values() if wait.id == wait_id)
+
+    def _expiry(self, spec: WaitSpec) -> int | None:
+        """Return when a wait expires, milliseconds since the epoch by Redis time."""
+        if spec.kind is WaitKind.CALL:
+            return None
+        seconds = self._settings.max_wait_seconds if spec.seconds is None else spec.seconds
+        return self._attempt.clock.redis_ms + int(seconds * 1000)
+
+    def _grow(self, size: int) -> None:
+        """Count the bytes of an entry; raises JournalFullError."""
+        most = self._settings.max_journal_bytes
+        if self._size + size > most:
+            raise JournalFullError(
+                f"the journal of run {self._attempt.run_id!r} has {self._size} bytes: an entry of"
+                f" {size} bytes exceeds SKILLFLEET_MAX_JOURNAL_BYTES ({most})"
+            )
+        self._size += size
+
+    async def _record(self, entry: Entry, emitted: Mapping[str, int], wait_id: str | None) -> None:
+        """Write an entry; on the home loop."""
+        lease, journals, waits = self._attempt.lease, self._ledger.journals, self._ledger.waits
+        value = entry.value
+        if value is not None and len(value) > INLINE_BYTES:
+            digest = hashlib.sha256(value).hexdigest()
+            stored = await self._retried(lambda: journals.write_value(lease, digest, value))
+            if stored is WriteResult.LOST:
+                raise self._lost()
+            entry = replace(entry, value=None, digest=digest)
+        if wait_id is not None:
+            await self._write(lambda seq: waits.close(lease, seq, wait_id, entry, emitted))
+            return
+        await self._events.flush()
+        first, clears_step = not self._has_entries, self._events.has_step(entry.identity)
+        written = await self._retried(
+            lambda: journals.record(lease, entry, emitted, first=first, clears_step=clears_step)
+        )
+        if written is WriteResult.LOST:
+            raise self._lost()
+        self._has_entries = True
+
+    async def _write(self, write: Callable[[int], Awaitable[WaitWrite]]) -> WaitWrite:
+        """Run a script that writes events, after all events that were accepted before."""
+
+        async def once() -> WaitWrite:
+            while True:
+                written = await write(self._events.seq)
+                if written.result is WriteResult.LOST:
+                    raise self._lost()
+                self._events.continue_after(written.seq)
+                if written.result is not WriteResult.GAP:
+                    return written
+
+        return await bridge.at_home(self._events.exclusive(lambda: self._retried(once)))
+
+    async def _at_home(self, work: Callable[[], Awaitable[T]]) -> T:
+        return await bridge.at_home(self._retried(work))
+
+    async def _retried(self, work: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await retry_until(self._settings.events_patience_seconds, work)
+        except LeaseLostError:
+            raise self._lost() from None
+
+    def _lost(self) -> LeaseLostError:
+        self._attempt.lose()
+        return LeaseLostError(self._attempt.run_id)

@@ -1,0 +1,130 @@
+"""Waiting of an attempt: what it waits for, and whether anything else is under way.
+
+The slot is given back and the run parked only while a handler does nothing but wait. What is
+under way is counted: steps, model and tool calls, uploads, children executed inline.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+
+from skillfleet.contracts.waits import WaitKind
+
+
+class Waiting:
+    """The open waits of one attempt. Belongs to the loop of its handler, unless noted."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._busy = 0
+        self._writes = 0
+        self._awaited: dict[str, WaitKind] = {}
+        self._checks: dict[str, asyncio.Event] = {}
+        self._free = asyncio.Event()
+        self._free.set()
+        self.holds_slot = False
+        """True once a wait could not give the attempt's slot back: its pool has no such slots."""
+        self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def is_busy(self) -> bool:
+        """True while a step, a call or an upload is under way."""
+        return self._busy > 0
+
+    @property
+    def is_writing(self) -> bool:
+        """True while a script that may end a wait is under way, or its answer is."""
+        return self._writes > 0
+
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """The ids of the waits that the handler awaits now."""
+        return tuple(self._awaited)
+
+    @property
+    def kinds(self) -> tuple[WaitKind, ...]:
+        """The kinds of these waits, each once, in order."""
+        return tuple(sorted(set(self._awaited.values())))
+
+    @property
+    def only_waits(self) -> bool:
+        """True while the handler awaits something and does nothing else."""
+        return bool(self._awaited) and not self._busy
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever waits or work begin or end."""
+        self._listeners.append(listener)
+
+    @contextlib.contextmanager
+    def listening(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Do the same inside the block."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Note that work is under way inside the block."""
+        self._busy += 1
+        if self._busy == 1:
+            self.changed()
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            if not self._busy:
+                self.changed()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep the run from being parked inside the block, without counting it as work."""
+        self._writes += 1
+        try:
+            yield
+        finally:
+            self._writes -= 1
+
+    @contextlib.contextmanager
+    def awaiting(self, wait_id: str, kind: WaitKind) -> Iterator[asyncio.Event]:
+        """Note that the handler awaits a wait inside the block.
+
+        The event is set when its state in the ledger is to be read again.
+        """
+        check = self._checks[wait_id] = asyncio.Event()
+        self._awaited[wait_id] = kind
+        self.changed()
+        try:
+            yield check
+        finally:
+            del self._awaited[wait_id]
+            del self._checks[wait_id]
+            self.changed()
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Inside the block, hold back what was decided: the run is being parked."""
+        self._free.clear()
+        try:
+            yield
+        finally:
+            self._free.set()
+
+    async def until_free(self) -> None:
+        """Return while the run is not being parked."""
+        await self._free.wait()
+
+    def check(self) -> None:
+        """Have all awaited waits read again: one may be decided. Any thread."""
+        if self._awaited and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._check)
+
+    def changed(self) -> None:
+        """Call the listeners."""
+        for listener in tuple(self._listeners):
+            listener()
+
+    def _check(self) -> None:
+        for event in self._checks.values():
+            event.set()

@@ -1,0 +1,21 @@
+"""Waiting runs in the eyes of Celery's monitors: `RETRY`, with what they wait for as the reason.
+
+An attempt that ends in a parked run is reported by Celery's tracer, as a retry; here are the runs
+that wait in the memory of their worker.
+"""
+
+from celery.worker import state
+
+
+def show_waiting(run_id: str, reason: str) -> None:
+    """Report that a run of this process waits for something, or, without a reason, goes on.
+
+    On the loop of the event-loop pool: Celery's connection for events belongs to its thread.
+    """
+    request = state.requests.get(run_id)
+    if request is None:
+        return
+    if reason:
+        request.send_event("task-retried", exception=reason, traceback="")
+    else:
+        request.send_event("task-started")
