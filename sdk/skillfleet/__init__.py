@@ -12,8 +12,19 @@ if TYPE_CHECKING:
     from skillfleet.agent import Agent
     from skillfleet.auth import APIKeyAuth, JWTAuth, NoAuth
     from skillfleet.context import RunContext
-    from skillfleet.errors import CancelledByCaller, MissingScopes, SkillError, SkillfleetError
+    from skillfleet.durable.texts import joined_text
+    from skillfleet.errors import (
+        CancelledByCaller,
+        MissingScopes,
+        SkillError,
+        SkillfleetError,
+        StepFailed,
+        StepKeyRequired,
+        WaitRejected,
+        WaitTimedOut,
+    )
     from skillfleet.ports.a2a import CallResult
+    from skillfleet.retry import RetryPolicy
     from skillfleet.testing.local_context import LocalRunContext
     from skillfleet.types import AgentEvent, ArtifactRef
 else:
@@ -30,9 +41,15 @@ else:
             "LocalRunContext": "skillfleet.testing.local_context",
             "MissingScopes": "skillfleet.errors",
             "NoAuth": "skillfleet.auth",
+            "RetryPolicy": "skillfleet.retry",
             "RunContext": "skillfleet.context",
             "SkillError": "skillfleet.errors",
             "SkillfleetError": "skillfleet.errors",
+            "StepFailed": "skillfleet.errors",
+            "StepKeyRequired": "skillfleet.errors",
+            "WaitRejected": "skillfleet.errors",
+            "WaitTimedOut": "skillfleet.errors",
+            "joined_text": "skillfleet.durable.texts",
         },
     )
 
@@ -47,7 +64,13 @@ __all__ = [
     "LocalRunContext",
     "MissingScopes",
     "NoAuth",
+    "RetryPolicy",
     "RunContext",
     "SkillError",
     "SkillfleetError",
+    "StepFailed",
+    "StepKeyRequired",
+    "WaitRejected",
+    "WaitTimedOut",
+    "joined_text",
 ]

@@ -35,8 +35,9 @@ class Agent:
         async def survey(ctx: RunContext, folder: str, top: int = 10) -> Survey: ...
 
     `auth_model` is the pydantic model that callers are identified by (`ctx.auth`). `queue` is
-    the queue that carries the agent's runs; None leaves it to the fleet. There is no global
-    registry: a worker is given the agents to serve. Raises `DeclarationError`.
+    the queue that carries the agent's runs; None leaves it to the fleet. `compatible_versions`
+    lists earlier versions whose runs this one may continue: their recorded steps fit its code.
+    There is no global registry: a worker is given the agents to serve. Raises `DeclarationError`.
     """
 
     _reserved: ClassVar[frozenset[str]] = frozenset({"celery", BUILT_IN_AGENT})
@@ -50,6 +51,7 @@ class Agent:
         tags: Sequence[str] = (),
         auth_model: type[BaseModel] = NoAuth,
         queue: str | None = None,
+        compatible_versions: Sequence[str] = (),
     ) -> None:
         check_agent_name(name, self._reserved)
         check_queue_name(name, queue)
@@ -65,6 +67,9 @@ class Agent:
         self.tags = names(f"agent {name}", "tags", tags)
         self.auth_model = auth_model
         self.queue = queue
+        self.compatible_versions = names(
+            f"agent {name}", "compatible_versions", compatible_versions
+        )
         self._skills: dict[str, Skill[..., Any]] = {}
 
     @property
@@ -91,6 +96,7 @@ class Agent:
         retry_on: Sequence[type[Exception]] = (),
         secrets: Sequence[str] = (),
         max_deliveries: int | None = None,
+        durable: bool = False,
     ) -> SkillDecorator: ...
 
     def skill(self, handler: Any = None, /, **options: Any) -> Any:
@@ -104,6 +110,8 @@ class Agent:
         retries included. `max_retries` allows further attempts after errors that are
         retryable by themselves or an instance of a type in `retry_on`. `secrets` names what
         `ctx.secret` may read. `max_deliveries` bounds how often a run is handed to a worker.
+        A run of a `durable` skill may be parked while it waits: it gives up its worker, and its
+        handler starts again later, with the results of its steps; side effects belong in steps.
 
         Raises `DeclarationError`, whose message says what to write.
         """

@@ -2,10 +2,10 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
-from typing import Any, Generic
+from typing import Any, Generic, overload
 
 from pydantic import BaseModel
 from typing_extensions import TypeVar
@@ -13,11 +13,22 @@ from typing_extensions import TypeVar
 from skillfleet.arguments import check_seconds, json_arguments
 from skillfleet.auth import scopes_of
 from skillfleet.contracts import Budget, Limits
-from skillfleet.errors import CancelledByCaller, InvalidArgumentsError, MissingScopes
+from skillfleet.durable.calls import run_call
+from skillfleet.durable.identity import step_key
+from skillfleet.durable.journal import journal_of
+from skillfleet.durable.steps import Step, run_step
+from skillfleet.durable.waits import Question, ask, receive, sleep
+from skillfleet.errors import (
+    CancelledByCaller,
+    CapabilityUnavailableError,
+    InvalidArgumentsError,
+    MissingScopes,
+)
 from skillfleet.model_calls import CallReport, ModelCall, ToolCall, model_call, tool_call
 from skillfleet.ports.a2a import A2AClient, CallOptions, CallResult
 from skillfleet.ports.discovery import DiscoveryClient
 from skillfleet.ports.journal import Emission, JournalStore
+from skillfleet.retry import RetryPolicy
 from skillfleet.texts import code_text
 from skillfleet.types import AgentEvent, ArtifactRef
 from skillfleet.validation import (
@@ -30,6 +41,7 @@ from skillfleet.validation import (
 
 __all__ = ["AgentEvent", "ArtifactRef", "AuthT", "RunContext"]
 
+T = TypeVar("T")
 AuthT = TypeVar("AuthT", bound=BaseModel, default=Any)
 
 
@@ -46,7 +58,8 @@ class RunContext(ABC, Generic[AuthT]):
     using the context after the skill returned, and passing it to another run.
 
     For runtimes: implement the abstract members. `emit_event`, `write_artifact`,
-    `check_cancelled` and `call` hold the checks that all runtimes share; do not override them.
+    `check_cancelled`, `call`, `step`, `ask`, `sleep` and `receive` hold the rules that all
+    runtimes share; do not override them.
     """
 
     task_id: str
@@ -85,7 +98,12 @@ class RunContext(ABC, Generic[AuthT]):
         `EventsUnwritableError` when the stream cannot be written for too long.
         """
         payload = event_json(event, self.limits)
-        await self._emit(event.kind, payload, None)
+        journal = journal_of(self)
+        if not journal.loaded:
+            await journal.load()
+        is_written, emission = journal.place_event()
+        if not is_written:
+            await self._emit(event.kind, payload, emission)
 
     @abstractmethod
     async def _emit(self, kind: str, payload_json: bytes, emission: Emission | None) -> None:
@@ -197,7 +215,138 @@ class RunContext(ABC, Generic[AuthT]):
                 " are stored and shown; let the called skill declare the secret itself"
             )
         options = CallOptions(grant=grant, timeout=timeout, key=key, budget=budget)
-        return await self._a2a_client().call(target, skill, given, options)
+        return await run_call(self, self._a2a_client(), (target, skill), given, options)
+
+    @overload
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., Awaitable[T]],
+        /,
+        *args: Any,
+        key: str | None = None,
+        returns: Any = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> T: ...
+
+    @overload
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., T],
+        /,
+        *args: Any,
+        key: str | None = None,
+        returns: Any = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> T: ...
+
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        key: str | None = None,
+        returns: Any = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Call a function once in the run's life and return its result in every attempt.
+
+            page = await ctx.step("fetch", fetch, url)
+
+        The result is recorded as JSON, in the type that the function's annotation names, or
+        `returns`: anything that pydantic can serialise. A function that is not async runs in a
+        thread. What the function does in a run that is lost while it executes, it does again:
+        pass `ctx.step_key` to services that take an idempotency key.
+
+        A later attempt recognises the step by `key`, else by name, JSON arguments and the count
+        among equal ones; arguments are not recorded. Steps may run at once, but not inside of
+        each other. `retry` is for errors of the function, `timeout` in seconds for each try.
+
+        Raises `StepFailed`, whose cause is the function's error; in every attempt, unless the
+        error leaves the handler and the run is retried: then the step is, too. Raises
+        `StepKeyRequired` for steps that a later attempt could not tell apart.
+        """
+        return await run_step(
+            self, Step(name, function, args, kwargs, key, returns, retry, timeout)
+        )
+
+    @property
+    def step_key(self) -> str:
+        """Inside of a step: its idempotency key, the same in every attempt and in no other step.
+
+        64 hexadecimal digits. Raises `CapabilityUnavailableError` outside of a step.
+        """
+        step = journal_of(self).positions.step
+        if step is None:
+            raise CapabilityUnavailableError(
+                "there is no step_key outside of a step: read it in the step's own function"
+            )
+        return step_key(self.task_id, step)
+
+    @overload
+    async def ask(
+        self,
+        question: str,
+        *,
+        schema: type[T],
+        timeout: float | None = None,
+        key: str | None = None,
+        scopes: Sequence[str] = (),
+    ) -> T: ...
+
+    @overload
+    async def ask(
+        self,
+        question: str,
+        *,
+        schema: Any = str,
+        timeout: float | None = None,
+        key: str | None = None,
+        scopes: Sequence[str] = (),
+    ) -> Any: ...
+
+    async def ask(
+        self,
+        question: str,
+        *,
+        schema: Any = str,
+        timeout: float | None = None,
+        key: str | None = None,
+        scopes: Sequence[str] = (),
+    ) -> Any:
+        """Ask people or other programs a question and return the validated answer.
+
+            if await ctx.ask("Deploy to production?", schema=bool, timeout=86400): ...
+
+        `schema` is any type that pydantic validates. `scopes` are what those who answer need. The
+        answer is recorded once and returned by every attempt, as long as question and schema stay
+        the same. A worker does not keep a slot for a waiting run; that of a `durable` skill may
+        be parked: its handler is then cancelled, and starts again when the answer is there.
+
+        Raises `WaitRejected`, or `WaitTimedOut` after `timeout` seconds (by default the fleet's
+        `SKILLFLEET_MAX_WAIT_SECONDS`).
+        """
+        return await ask(self, Question(question, schema, timeout, key, scopes))
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for so many seconds, like `ask` without a slot; the time continues over attempts."""
+        await sleep(self, seconds)
+
+    async def receive(self, *, timeout: float | None = None) -> Any:
+        """Return the next JSON message that was sent to the run (`run.send`), as plain values.
+
+        Messages come in order, each once, over all attempts. Waits like `ask`; raises
+        `WaitTimedOut` after `timeout` seconds.
+        """
+        return await receive(self, timeout)
 
     @abstractmethod
     def _a2a_client(self) -> A2AClient:
@@ -212,13 +361,13 @@ class RunContext(ABC, Generic[AuthT]):
 
         `provider` and `operation` ("chat", "embeddings", ...) are OpenTelemetry's names.
         """
-        return model_call(model, provider, operation, self._called)
+        return model_call(model, provider, operation, self._called, self._busy)
 
     def tool_call(
         self, name: str, *, call_id: str | None = None, tool_type: str = "function"
     ) -> ToolCall:
         """Return a context manager that records one call of a tool; `call_id` is the model's."""
-        return tool_call(name, call_id, tool_type, self._called)
+        return tool_call(name, call_id, tool_type, self._called, self._busy)
 
     def _contains_secret(self, args: Mapping[str, Any] | None) -> bool:
         """Return whether a call's arguments contain one of the run's secrets. For runtimes."""

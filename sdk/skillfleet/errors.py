@@ -195,20 +195,23 @@ class StepFailed(SkillfleetError):  # noqa: N818 - a public name of the design
     """A step failed for good; raised in every attempt.
 
     The original error is its cause in the attempt that executed the step. `step` is the step's
-    name, `error_type` the name of the original error's type.
+    name, `error_type` the name of the original error's type; code and policy are the original's.
     """
 
     code: str = ReasonCode.STEP_FAILED
 
-    def __init__(self, message: str, *, step: str, error_type: str, code: str) -> None:
+    def __init__(
+        self, message: str, *, step: str = "", error_type: str = "", code: str | None = None
+    ) -> None:
         super().__init__(message)
         self.step = step
         self.error_type = error_type
-        self.code = code
+        if code is not None:
+            self.code = code
 
 
 class StepKeyRequired(SkillfleetError, ValueError):  # noqa: N818 - a public name of the design
-    """Two equal steps without a key are under way at once: pass `key=` to tell them apart."""
+    """Steps that a later attempt could not tell apart: pass `key=`."""
 
     code = "step_key_required"
 
@@ -228,6 +231,12 @@ class WaitTimedOut(SkillfleetError, TimeoutError):  # noqa: N818 - a public name
     """A wait expired before it was decided."""
 
     code: str = ReasonCode.WAIT_TIMED_OUT
+
+
+class NestedStepError(SkillfleetError, RuntimeError):
+    """A step, a question or another wait inside of a step: it belongs before or after the step."""
+
+    code = "nested_step"
 
 
 class WaitConflictError(SkillfleetError, ValueError):

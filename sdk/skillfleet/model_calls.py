@@ -7,7 +7,7 @@ their cost is negligible. Prompts, completions, arguments and results are only r
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -49,11 +49,13 @@ class RecordedCall:
         kind: str,
         attributes: Mapping[str, Any],
         report: Callable[[CallReport], None],
+        busy: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._span_name = span_name
         self._kind = kind
         self._attributes = dict(attributes)
         self._report = report
+        self._busy = busy
         self._tokens: dict[str, int] = {}
         self._span: Any = None
         self._scope = ExitStack()
@@ -66,6 +68,7 @@ class RecordedCall:
         self._span = trace.get_tracer("skillfleet").start_span(
             self._span_name, kind=trace.SpanKind[self._kind], attributes=self._attributes
         )
+        self._scope.enter_context(self._busy())
         self._scope.enter_context(trace.use_span(self._span, record_exception=False))
         return self
 
@@ -152,21 +155,29 @@ class ToolCall(RecordedCall):
 
 
 def model_call(
-    model: str, provider: str, operation: str, report: Callable[[CallReport], None]
+    model: str,
+    provider: str,
+    operation: str,
+    report: Callable[[CallReport], None],
+    busy: Callable[[], AbstractContextManager[None]],
 ) -> ModelCall:
-    """Return a model call to record; `report` is called at its end."""
+    """Return a model call to record: `report` is called at its end, `busy` entered during it."""
     attributes = {
         names.OPERATION: operation,
         names.PROVIDER: provider,
         names.REQUEST_MODEL: model,
     }
-    return ModelCall(f"{operation} {model}", "CLIENT", attributes, report)
+    return ModelCall(f"{operation} {model}", "CLIENT", attributes, report, busy)
 
 
 def tool_call(
-    name: str, call_id: str | None, tool_type: str, report: Callable[[CallReport], None]
+    name: str,
+    call_id: str | None,
+    tool_type: str,
+    report: Callable[[CallReport], None],
+    busy: Callable[[], AbstractContextManager[None]],
 ) -> ToolCall:
-    """Return a tool call to record; `report` is called at its end."""
+    """Return a tool call to record: `report` is called at its end, `busy` entered during it."""
     attributes = {
         names.OPERATION: names.EXECUTE_TOOL,
         names.TOOL_NAME: name,
@@ -174,7 +185,7 @@ def tool_call(
     }
     if call_id is not None:
         attributes[names.TOOL_CALL_ID] = call_id
-    return ToolCall(f"{names.EXECUTE_TOOL} {name}", "INTERNAL", attributes, report)
+    return ToolCall(f"{names.EXECUTE_TOOL} {name}", "INTERNAL", attributes, report, busy)
 
 
 def _captures_content() -> bool:

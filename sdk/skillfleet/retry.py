@@ -9,6 +9,7 @@ from skillfleet.errors import (
     InvalidArgumentsError,
     LimitExceededError,
     MissingScopes,
+    StepFailed,
     UnauthorizedError,
 )
 from skillfleet.failures import is_retryable, leaves, retry_after_of
@@ -24,7 +25,7 @@ _NEVER_RETRIED = (
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """The retries of a run: their number, the errors they follow, and the backoff in seconds.
+    """The retries of a run or step: number, errors that they follow, backoff in seconds.
 
     `on` lists exception types that are retried besides errors that are retryable themselves
     (`SkillfleetError.retryable`). A cancellation, a limit of the tree of runs and a caller's
@@ -41,12 +42,25 @@ class RetryPolicy:
 
     def applies_to(self, error: BaseException, retries: int) -> bool:
         """Return whether a run is retried after `error`, given its `retries` so far."""
-        members = leaves(error)
+        members = [origin for leaf in leaves(error) for origin in _origins(leaf)]
         if retries >= self.max_retries or any(isinstance(one, _NEVER_RETRIED) for one in members):
             return False
         if isinstance(error, self.on):
             return True
-        return all(is_retryable(one) or isinstance(one, self.on) for one in members)
+        return all(is_retryable(one) or self._lists(one) for one in members)
+
+    def _lists(self, error: BaseException) -> bool:
+        if isinstance(error, StepFailed):
+            # Of an earlier attempt's step only the name of its error is known.
+            return any(kind.__name__ == error.error_type for kind in self.on)
+        return isinstance(error, self.on)
+
+
+def _origins(error: BaseException) -> tuple[BaseException, ...]:
+    """Return the errors that failed a step, where they are known; for others the error itself."""
+    if isinstance(error, StepFailed) and error.__cause__ is not None:
+        return leaves(error.__cause__)
+    return (error,)
 
 
 def backoff(policy: RetryPolicy, retry: int, uniform: Callable[[], float]) -> float:

@@ -85,6 +85,7 @@ class SkillCard(BaseModel):
     scopes: tuple[str, ...] = ()
     timeout_seconds: float | None = None
     max_retries: int = 0
+    durable: bool = False
     input_schema: dict[str, Any] = Field(default_factory=dict)
     output_schema: dict[str, Any] = Field(default_factory=dict)
 

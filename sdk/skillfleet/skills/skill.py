@@ -14,6 +14,7 @@ from skillfleet.skills.signature import read_signature
 from skillfleet.skills.spec import (
     SkillSpec,
     check_count,
+    check_flag,
     check_skill_name,
     check_text,
     check_timeout,
@@ -39,6 +40,7 @@ class SkillOptions:
     retry_on: Sequence[type[Exception]] = ()
     secrets: Sequence[str] = ()
     max_deliveries: int | None = None
+    durable: bool = False
 
 
 class Skill(Generic[P, R_co]):
@@ -138,6 +140,7 @@ def make_skill(
         retry=retry_policy(label, options.max_retries, options.retry_on),
         secrets=names(label, "secrets", options.secrets),
         max_deliveries=options.max_deliveries,
+        durable=check_flag(label, "durable", options.durable),
         input_schema=arguments.json_schema,
         output_schema=result.json_schema,
     )

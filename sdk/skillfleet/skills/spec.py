@@ -25,7 +25,8 @@ class SkillSpec:
     """The declaration of a skill. `timeout` is in seconds; schemas are JSON Schema (2020-12).
 
     `max_deliveries` bounds how often a run is delivered to a worker, lost workers included;
-    None leaves it to the fleet. May gain fields: do not construct it yourself.
+    None leaves it to the fleet. A `durable` run may be parked while it waits. May gain fields: do
+    not construct it yourself.
     """
 
     agent: str
@@ -37,6 +38,7 @@ class SkillSpec:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     secrets: tuple[str, ...] = ()
     max_deliveries: int | None = None
+    durable: bool = False
     input_schema: dict[str, Any] = field(default_factory=dict, hash=False)
     output_schema: dict[str, Any] = field(default_factory=dict, hash=False)
 
@@ -54,6 +56,7 @@ class SkillSpec:
             scopes=self.scopes,
             timeout_seconds=self.timeout,
             max_retries=self.retry.max_retries,
+            durable=self.durable,
             input_schema=self.input_schema,
             output_schema=self.output_schema,
         )
@@ -140,6 +143,13 @@ def retry_policy(label: str, max_retries: int, retry_on: Sequence[type[Exception
     if types and max_retries == 0:
         raise DeclarationError(f"{label}: retry_on has no effect: say max_retries=3 too")
     return RetryPolicy(max_retries=max_retries, on=types)
+
+
+def check_flag(label: str, option: str, value: bool) -> bool:  # noqa: FBT001 - it is checked
+    """Return a flag; raises `DeclarationError` for another value."""
+    if not isinstance(value, bool):
+        raise DeclarationError(f"{label}: {option}={value!r} must be True or False")
+    return value
 
 
 def check_count(label: str, option: str, value: int | None, *, least: int) -> None:

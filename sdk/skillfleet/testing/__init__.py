@@ -8,19 +8,34 @@ from typing import TYPE_CHECKING
 from skillfleet._lazy import exported
 
 if TYPE_CHECKING:
+    from skillfleet.testing.clock import InstantClock
     from skillfleet.testing.in_process import InProcessA2AClient, LocalDiscovery
     from skillfleet.testing.local_context import LocalRunContext
+    from skillfleet.testing.local_journal import LocalJournal
+    from skillfleet.testing.local_store import AttemptLostError
     from skillfleet.testing.runner import run_skill, run_to_end
 else:
     __getattr__ = exported(
         __name__,
         {
+            "AttemptLostError": "skillfleet.testing.local_store",
             "InProcessA2AClient": "skillfleet.testing.in_process",
+            "InstantClock": "skillfleet.testing.clock",
             "LocalDiscovery": "skillfleet.testing.in_process",
+            "LocalJournal": "skillfleet.testing.local_journal",
             "LocalRunContext": "skillfleet.testing.local_context",
             "run_skill": "skillfleet.testing.runner",
             "run_to_end": "skillfleet.testing.runner",
         },
     )
 
-__all__ = ["InProcessA2AClient", "LocalDiscovery", "LocalRunContext", "run_skill", "run_to_end"]
+__all__ = [
+    "AttemptLostError",
+    "InProcessA2AClient",
+    "InstantClock",
+    "LocalDiscovery",
+    "LocalJournal",
+    "LocalRunContext",
+    "run_skill",
+    "run_to_end",
+]

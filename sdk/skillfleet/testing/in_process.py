@@ -13,7 +13,7 @@ import orjson
 from skillfleet.agent import Agent
 from skillfleet.arguments import json_arguments
 from skillfleet.auth import NoAuth, narrowed_auth
-from skillfleet.contracts import Limits
+from skillfleet.contracts import RESERVED_KINDS, SUPERSEDED_KIND, Limits
 from skillfleet.errors import (
     CapabilityUnavailableError,
     DeclarationError,
@@ -34,6 +34,7 @@ from skillfleet.testing.local_context import LocalRunContext, LocalRunScope
 from skillfleet.testing.runner import earlier, run_to_end
 
 _QUEUE = "local"
+_OF_THE_FLEET = RESERVED_KINDS - {SUPERSEDED_KIND}
 _Call = tuple[str, dict[str, Any]]  # a task name and its arguments
 _Context = LocalRunContext[Any]
 
@@ -55,13 +56,13 @@ class _CallHistory:
     attempt: int = 0
     same: Counter[str] = field(default_factory=Counter)
 
-    def position(self, call: _Call, attempt: int) -> str:
+    def position(self, call: _Call, attempt: int, count: int | None) -> str:
         """Return the key of a call without one: n-th call of the attempt with these arguments."""
         if attempt != self.attempt:
             self.attempt, self.same = attempt, Counter()
         text = f"{call[0]} {orjson.dumps(call[1], option=orjson.OPT_SORT_KEYS).decode()}"
         self.same[text] += 1
-        return f"position:{self.same[text]}:{text}"
+        return f"position:{count or self.same[text]}:{text}"
 
 
 @dataclass
@@ -146,7 +147,7 @@ class _CallerClient(A2AClient):
         call = (found.spec.task_name, _arguments(found, args))
         made = self._tree.histories.setdefault(self._caller, _CallHistory())
         key = options.key
-        name = f"key:{key}" if key is not None else made.position(call, self._caller.attempt)
+        name = f"key:{key}" if key is not None else self._position_of(call, made, options)
         async with made.locks[name]:
             if name not in made.finished:
                 result = await self._run(agent, found, call, options)
@@ -157,6 +158,9 @@ class _CallerClient(A2AClient):
                 f"key {key!r} was used before in this run for another skill or other arguments"
             )
         return result
+
+    def _position_of(self, call: _Call, made: _CallHistory, options: CallOptions) -> str:
+        return made.position(call, self._caller.attempt, options.position)
 
     def _find(self, target: str, skill: str) -> tuple[Agent, Skill[..., Any]]:
         # The first caller counts as a run, too.
@@ -187,7 +191,8 @@ class _CallerClient(A2AClient):
         finally:
             child.cancel("the run has ended")
             parent.release(child)
-        return CallResult(result, tuple(child.events), tuple(child.artifact_refs.values()))
+        events = tuple(event for event in child.events if event.kind not in _OF_THE_FLEET)
+        return CallResult(result, events, tuple(child.artifact_refs.values()))
 
     def _join_tree(self, call: _Call) -> None:
         """Add a run to the tree; raises LimitExceededError where the tree is full."""
@@ -215,6 +220,8 @@ class _CallerClient(A2AClient):
             secrets={name: secrets[name] for name in skill.spec.secrets if name in secrets},
             a2a=_ChildCalls(self._tree, position),
             discover=LocalDiscovery(self._tree.agents.values()),
+            answers=self._caller.answers,
+            clock=self._caller.clock,
         )
         child.root_id = self._caller.root_id
         return child

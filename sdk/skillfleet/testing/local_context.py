@@ -1,32 +1,38 @@
 """The local run context: everything in memory, for unit tests and plain scripts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
+from weakref import ref
 
 import orjson
 from pydantic import BaseModel
 
 from skillfleet.cleanups import Cleanups
 from skillfleet.context import AuthT, RunContext
-from skillfleet.contracts import Budget
+from skillfleet.contracts import Budget, Wait, WaitOutcome
+from skillfleet.durable.journal import begin_journal
 from skillfleet.errors import (
     CapabilityUnavailableError,
     InvalidArtifactError,
     SandboxUnavailable,
     UnknownSecretError,
 )
+from skillfleet.jsonable import to_json
 from skillfleet.model_calls import CallReport
 from skillfleet.ports.a2a import A2AClient, A2AProvider
 from skillfleet.ports.discovery import DiscoveryClient, DiscoveryProvider
-from skillfleet.ports.journal import Emission, JournalStore
+from skillfleet.ports.journal import Decision, Emission, JournalStore
 from skillfleet.ports.provider import Provider
 from skillfleet.ports.scope import FLEET_LABEL, LEASE_LABEL, RUN_LABEL, Cleanup, RunScope
 from skillfleet.ports.secrets import SHORTEST
 from skillfleet.redaction import Redactor, SecretRegistry
 from skillfleet.testing.budget_tracker import BudgetTracker
+from skillfleet.testing.clock import Clock, WallClock
+from skillfleet.testing.local_journal import LocalJournal
+from skillfleet.testing.local_store import LocalAttempt, LocalJournalStore
 from skillfleet.types import AgentEvent, ArtifactRef
 
 T = TypeVar("T")
@@ -46,10 +52,17 @@ class LocalRunContext(RunContext[AuthT]):
     `skillfleet.testing.run_skill`, which runs a skill under the fleet's rules and runs the
     cleanups at its end. After a direct call of a skill, `await ctx.aclose()` does that.
 
+    Steps and waits are kept in `journal`. `answers` has what questions are answered with, by key
+    or question: a value, an error (`WaitRejected("no")`), or a function that gets the
+    `skillfleet.contracts.Wait` and returns one of them, which may be async; for others call
+    `answer` or `reject`. `inbox` has the messages that `receive` returns. Pass
+    `clock=InstantClock()` of `skillfleet.testing` to let pauses and timeouts end at once, and the
+    `journal` of another context to continue its run. `lose` simulates the death of the worker.
+
     Concurrency: one event loop; `cancel` and `shut_down` must be called in its thread.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a test may control, all by name
         self,
         *,
         auth: AuthT,
@@ -60,6 +73,10 @@ class LocalRunContext(RunContext[AuthT]):
         a2a: A2AClient | A2AProvider | None = None,
         discover: DiscoveryClient | DiscoveryProvider | None = None,
         budget: Budget | None = None,
+        answers: Mapping[str, Any] | None = None,
+        inbox: Iterable[Any] = (),
+        journal: LocalJournal | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.auth = auth
         self.task_id = task_id
@@ -77,6 +94,14 @@ class LocalRunContext(RunContext[AuthT]):
         """True once the run has used up a budget of tokens: `run_skill` stops it."""
         self.cleanups = Cleanups()
         """The cleanups that `run_skill` runs at the end of the attempt."""
+        self.answers = dict(answers or {})
+        """The answers to questions, by key or question."""
+        self.clock = clock or WallClock()
+        """The time by which waits end."""
+        self.journal = journal or LocalJournal()
+        """What the run has recorded, and what it waits for."""
+        for message in inbox:
+            self.journal.put(message)
         self._secrets = dict(secrets or {})
         registry = SecretRegistry()
         for name, value in self._secrets.items():
@@ -89,7 +114,11 @@ class LocalRunContext(RunContext[AuthT]):
             "discover": discover,
         }
         self._opened: dict[str, Any] = {}
-        self._attempt = 1
+        self._attempt = self.journal.attempts + 1
+        self._durable = False
+        self._lost = False
+        self._ending = False
+        self._store: LocalJournalStore | None = None
         self._deadline: datetime | None = None
         self._shutting_down = False
         self._reason: str | None = None
@@ -144,6 +173,61 @@ class LocalRunContext(RunContext[AuthT]):
             self._cancelled.set()
             self._stopped.set()
 
+    def lose(self) -> None:
+        """Act as a worker that dies: what the attempt still writes is refused.
+
+        `run_skill` stops the handler and raises `AttemptLostError`; `run_to_end` begins the next
+        attempt. After a direct call of a skill, continue with another context.
+        """
+        self._lost = True
+        self.journal.token += 1
+        self.journal.notify()
+        self._stopped.set()
+
+    @property
+    def lost(self) -> bool:
+        """True once the attempt is lost."""
+        return self._lost
+
+    def begin_attempt(self, *, durable: bool = False) -> None:
+        """Begin an attempt: `run_skill` calls it. `durable` is that of the skill."""
+        self._durable = durable
+        self._ending = False
+        if self._lost:
+            self._lost = False
+            self._stopped.clear()
+        begin_journal(self)
+
+    def end_attempt(self) -> None:
+        """Note that the attempt ends: what it leaves open is not given up."""
+        self._ending = True
+
+    @property
+    def waits(self) -> list[Wait]:
+        """The open waits, as `run.waits()` returns them."""
+        waits = self.journal.waits.values()
+        return [wait.shown(self.task_id) for wait in waits if wait.decision is None]
+
+    def answer(self, value: Any, wait: str | None = None) -> None:
+        """Answer a question, by its id, key or text; None: the only open one.
+
+        Raises `UnknownWaitError`, or `WaitConflictError` for one that was decided before.
+        """
+        encoded = orjson.dumps(to_json(value).plain)
+        self.journal.decide(
+            self.journal.find(wait), Decision(WaitOutcome.ANSWERED, encoded, by="test")
+        )
+
+    def reject(self, reason: str = "", wait: str | None = None) -> None:
+        """Reject a question, like `answer`."""
+        self.journal.decide(
+            self.journal.find(wait), Decision(WaitOutcome.REJECTED, reason=reason, by="test")
+        )
+
+    def send(self, message: Any) -> None:
+        """Send a JSON message to the run's inbox."""
+        self.journal.put(message)
+
     @property
     def cancel_reason(self) -> str | None:
         """The reason for the cancellation ("" without one); None while the run is not cancelled."""
@@ -180,17 +264,41 @@ class LocalRunContext(RunContext[AuthT]):
         return self._redactor.redact_value(value)
 
     async def _emit(self, kind: str, payload_json: bytes, emission: Emission | None) -> None:
-        del emission
+        if self._store is not None:
+            self._store.emitted(emission)
         payload = orjson.loads(payload_json)
         if kind == "text_delta" and isinstance(payload.get("text"), str):
             text = self._redactor.feed(payload.pop("text")) + self._redactor.flush()
             payload = {"text": text} | self._redactor.redact_value(payload)
         else:
             payload = self._redactor.redact_value(payload)
-        self.events.append(AgentEvent(kind, payload))
+        self.events.append(AgentEvent(kind, payload, step=emission and emission.step))
 
     def _journal_store(self) -> JournalStore:
-        raise CapabilityUnavailableError("this runtime keeps no journal")
+        self.journal.attempts = max(self.journal.attempts, self._attempt)
+        known = ref(self)
+
+        def is_stopping() -> bool:
+            context = known()
+            return context is None or context._is_stopping  # noqa: SLF001 - the context's own
+
+        self._store = LocalJournalStore(
+            LocalAttempt(
+                run_id=self.task_id,
+                journal=self.journal,
+                clock=self.clock,
+                answers=self.answers,
+                note=self.events.append,
+                is_stopping=is_stopping,
+                durable=self._durable,
+            )
+        )
+        return self._store
+
+    @property
+    def _is_stopping(self) -> bool:
+        overdue = self._deadline is not None and datetime.now(UTC) >= self._deadline
+        return self._ending or self._stopped.is_set() or overdue
 
     async def _write_artifact(
         self, name: str, chunks: AsyncIterator[bytes], mime_type: str

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from skillfleet.contracts import ReasonCode
+from skillfleet.durable.journal import journal_of, mismatch
 from skillfleet.errors import (
     BudgetExhaustedError,
     CancelledByCaller,
@@ -21,8 +23,11 @@ from skillfleet.failures import failure_of, is_cancellation, is_overdue
 from skillfleet.retry import retry_delay
 from skillfleet.skills.skill import Skill
 from skillfleet.testing.local_context import LocalRunContext
+from skillfleet.testing.local_store import AttemptLostError
 from skillfleet.texts import shortened_text
 from skillfleet.validation import check_result_size
+
+logger = logging.getLogger(__name__)
 
 
 async def run_skill(
@@ -38,10 +43,12 @@ async def run_skill(
     `ctx.deadline` or its timeout (which shortens `ctx.deadline`, as the budget's time does), and
     validates the result. After `ctx.cancel()` the skill has `grace` seconds to end
     by itself, then its task is cancelled; it is cancelled at once when it has used up a budget
-    of tokens. A run that is cancelled or overdue before its start does not start.
+    of tokens, and after `ctx.lose()`. A run that is cancelled or overdue before its start does not
+    start.
 
     Raises `MissingScopes`, `InvalidArgumentsError`, `InvalidResultError`, `ResultTooLargeError`,
-    `CancelledByCaller`, `RunTimedOut`, `BudgetExhaustedError`, or what the skill raises.
+    `CancelledByCaller`, `RunTimedOut`, `BudgetExhaustedError`, `AttemptLostError`, or what the
+    skill raises.
     Cancelling the awaiting task cancels the skill. A skill that suppresses its cancellation is
     abandoned `grace` seconds later. The run's cleanups (`RunScope.defer`) run at its end,
     however it ends.
@@ -53,13 +60,17 @@ async def run_skill(
     ctx.deadline = earlier(min(ends, default=None), skill.spec.timeout)
     await ctx.check_cancelled()
     _check_deadline(ctx)
+    ctx.begin_attempt(durable=skill.spec.durable)
     task = asyncio.ensure_future(skill(ctx, **bound))
     try:
         await _wait(task, ctx, grace)
         ended = task.done()
     finally:
+        ctx.end_attempt()
         await _stop(task, grace)
         await ctx.aclose()
+    if ctx.lost:
+        raise AttemptLostError("the worker was lost")
     if ctx.overspent and (not ended or task.cancelled() or task.exception() is not None):
         raise BudgetExhaustedError("the tree's budget of tokens is used up")
     if not ended:
@@ -69,6 +80,7 @@ async def run_skill(
         raise SkillError("the skill raised asyncio.CancelledError without being cancelled")
     if (error := task.exception()) is not None:
         await _check_ended(error, ctx)
+    await _report_unused(ctx)
     result = skill.dump(task.result())
     check_result_size(skill.spec.task_name, result, ctx.limits.result_bytes)
     return ctx.redacted(result)
@@ -83,16 +95,22 @@ async def run_to_end(
 ) -> Any:
     """Run a skill like `run_skill`, with as many attempts as it allows (`ctx.attempt` counts).
 
-    Raises the errors that the caller of a run gets: `RunFailed`, `RunCancelled`, `RunTimedOut`.
+    Each attempt finds what the ones before have recorded. Raises the errors that the caller of a
+    run gets: `RunFailed`, `RunCancelled`, `RunTimedOut`.
     """
+    retries = ctx.attempt - 1
     while True:
         try:
             return await run_skill(skill, ctx, arguments, grace=grace)
+        except AttemptLostError:
+            ctx.attempt += 1
+            continue
         except (Exception, BaseExceptionGroup) as error:
-            retries = ctx.attempt - 1
             if _is_overdue(error, ctx) or not skill.spec.retry.applies_to(error, retries):
                 raise _run_error(error, ctx) from error
-            delay = retry_delay(skill.spec.retry, error, ctx.attempt, random.random)
+            retries += 1
+            delay = retry_delay(skill.spec.retry, error, retries, random.random)
+            ctx.journal.drop(journal_of(ctx).failures_in(error))
         await _pause(ctx, delay)
         ctx.attempt += 1
 
@@ -112,7 +130,7 @@ async def _wait(task: asyncio.Future[Any], ctx: LocalRunContext[Any], grace: flo
         await asyncio.wait(
             {task, watcher}, timeout=_remaining(ctx), return_when=asyncio.FIRST_COMPLETED
         )
-        if watcher.done() and not task.done() and not ctx.overspent:
+        if watcher.done() and not task.done() and not (ctx.overspent or ctx.lost):
             await asyncio.wait({task}, timeout=grace)
     finally:
         watcher.cancel()
@@ -143,6 +161,14 @@ async def _check_ended(error: BaseException, ctx: LocalRunContext[Any]) -> None:
             raise cancelled from error
         if is_overdue(error, ctx.deadline, _remaining(ctx)):
             raise _overdue(ctx) from error
+
+
+async def _report_unused(ctx: LocalRunContext[Any]) -> None:
+    """Report what the handler did not ask for although an earlier attempt recorded it."""
+    message = mismatch(await journal_of(ctx).unused())
+    if message is not None:
+        logger.warning("run %s: %s", ctx.task_id, message)
+        await ctx.emit_error(message, code=ReasonCode.JOURNAL_MISMATCH)
 
 
 def _overdue(ctx: LocalRunContext[Any]) -> RunTimedOut:

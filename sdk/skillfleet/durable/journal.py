@@ -1,0 +1,412 @@
+"""The journal of one attempt: what earlier attempts recorded, and what this one adds."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+from weakref import WeakKeyDictionary, WeakValueDictionary, ref
+
+from skillfleet.contracts import EntryKind
+from skillfleet.durable import identity as identities
+from skillfleet.durable.position import Positions, Task
+from skillfleet.errors import IdempotencyConflictError, StepKeyRequired
+from skillfleet.hidden_state import HiddenState
+from skillfleet.ports.journal import (
+    Emission,
+    Entry,
+    EntryFailure,
+    JournalStore,
+    Recorded,
+    WaitSpec,
+)
+
+T = TypeVar("T")
+_MOST_NAMED: Final = 5
+_Equal = tuple[EntryKind, str, str]  # kind, name and digest
+
+
+class JournalOwner(Protocol):
+    """What a journal needs of a run context."""
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt."""
+
+    def _journal_store(self) -> JournalStore: ...
+
+
+@dataclass(slots=True)
+class _Asked:
+    """The entries without a key that are equal: who asked last, and whether it is under way."""
+
+    task: "ref[Task] | None" = None
+    under_way: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An entry that is being made: its identity, and the time of its start."""
+
+    identity: str
+    kind: EntryKind
+    name: str
+    at_ms: int
+    at: float
+
+
+class Journal:
+    """The rules of one attempt's journal. Belongs to the handler's loop.
+
+    Runtimes read `unused` and `failures_in` after the handler's end.
+    """
+
+    def __init__(self, store: JournalStore, attempt: int) -> None:
+        self.store: Final = store
+        self.positions: Final = Positions()
+        self.loaded = not store.exists
+        """True once nothing has to be read before the next event."""
+        self._attempt = attempt
+        self._exists = False
+        self._entries: dict[str, Entry] = {}
+        self._unasked: dict[str, Entry] = {}
+        self._waits: set[str] = set()
+        self._tries: dict[str, int] = {}
+        self._pauses: dict[str, int] = {}
+        self._last_number = 0
+        self._emitted: Mapping[str, int] = {}
+        self._counts: dict[str, int] = {}
+        self._changed: set[str] = set()
+        self._emitting: dict[str, int] = {}
+        self._trying: dict[str, int] = {}
+        self._called: Counter[tuple[str, int, str]] = Counter()
+        self._asked: dict[_Equal, _Asked] = {}
+        self._same: Counter[_Equal] = Counter()
+        self._names: dict[str, tuple[str, str]] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._loading = asyncio.Lock()
+        self._raised: WeakKeyDictionary[BaseException, str] = WeakKeyDictionary()
+
+    # Reading.
+
+    async def load(self) -> None:
+        """Read what earlier attempts recorded; once."""
+        async with self._loading:
+            if not self.loaded:
+                self._take(await self.store.load())
+
+    def _take(self, recorded: Recorded) -> None:
+        for entry in recorded.entries:
+            self._add(entry)
+        self._waits = set(recorded.waits)
+        self._pauses = dict(filter(None, map(identities.read_backoff, self._waits)))
+        self._emitted = recorded.emitted
+        self._last_number = max((entry.number for entry in recorded.entries), default=0)
+        self._unasked = {
+            name: entry
+            for name, entry in self._entries.items()
+            if identities.read_backoff(name) is None
+        }
+        self._exists = self.loaded = True
+
+    @property
+    def keeps_calls(self) -> bool:
+        """True if calls of other agents are entries."""
+        return self._exists or self.store.durable
+
+    def find(self, identity: str) -> Entry | None:
+        """Return the recorded entry of an identity, which is asked for now."""
+        self._unasked.pop(identity, None)
+        return self._entries.get(identity)
+
+    def has_wait(self, identity: str) -> bool:
+        """Return whether an earlier attempt opened that wait, which has no entry yet."""
+        return identity in self._waits
+
+    def pending_pause(self, identity: str) -> int | None:
+        """Return after how many tries a step was pausing when its attempt ended; else None."""
+        return self._pauses.get(identity)
+
+    def failed_tries(self, identity: str) -> int:
+        """Return how many tries of a step earlier attempts know to have failed."""
+        return self._tries.get(identity, 0)
+
+    async def value(self, entry: Entry) -> bytes:
+        """Return the JSON of an entry's value."""
+        return entry.value if entry.value is not None else await self.store.value(entry)
+
+    # Asking.
+
+    @asynccontextmanager
+    async def asking(
+        self, kind: EntryKind, name: str, key: str | None, digest: str
+    ) -> AsyncIterator[str]:
+        """Return a context manager for an entry that the handler asks for; its value: the identity.
+
+        Equal keys take turns. Raises `StepKeyRequired` where equal entries without a key could be
+        mistaken for each other, and `IdempotencyConflictError` for a key that names something else.
+        """
+        if key is None:
+            with self._asking_counted((kind, name, digest)) as identity:
+                await self.load()
+                yield identity
+        else:
+            identity = identities.keyed(kind, key, digest if kind is EntryKind.ASK else "")
+            self._check_key(identity, key, name, digest if kind is EntryKind.CALL else "")
+            lock = self._locks.setdefault(identity, asyncio.Lock())
+            async with lock:
+                await self.load()
+                yield identity
+
+    @contextmanager
+    def _asking_counted(self, equal: _Equal) -> Iterator[str]:
+        asked = self._asked.setdefault(equal, _Asked())
+        last = asked.task() if asked.task is not None else None
+        task = asyncio.current_task()
+        if asked.under_way or (last is not None and last is not task and not last.done()):
+            kind, name, _ = equal
+            raise StepKeyRequired(
+                f"two tasks ask for an equal {kind} {name!r}, and a later attempt could not tell"
+                " them apart: pass key="
+            )
+        asked.task = None if task is None else ref(task)
+        asked.under_way = True
+        try:
+            yield identities.counted(*equal, self.count(*equal))
+        finally:
+            asked.under_way = False
+
+    def count(self, kind: EntryKind, name: str, digest: str) -> int:
+        """Count an entry among equals in the order of their start, from 1."""
+        equal = (kind, name, digest)
+        self._same[equal] += 1
+        return self._same[equal]
+
+    def _check_key(self, identity: str, key: str, name: str, digest: str) -> None:
+        identities.check_name("key", key)
+        if self._names.setdefault(identity, (name, digest)) != (name, digest):
+            raise IdempotencyConflictError(
+                f"key {key!r} was used before in this run for {self._names[identity][0]!r} or with"
+                " other arguments: use one key for each"
+            )
+
+    # Writing.
+
+    def start(self, identity: str, kind: EntryKind, name: str) -> Started:
+        """Return the start of an entry."""
+        return Started(identity, kind, name, time.time_ns() // 1_000_000, time.monotonic())
+
+    def entry(
+        self,
+        started: Started,
+        value: bytes | None = None,
+        failure: EntryFailure | None = None,
+        tries: int = 1,
+    ) -> Entry:
+        """Return the entry of what has just ended."""
+        self._last_number += 1
+        return Entry(
+            identity=started.identity,
+            number=self._last_number,
+            kind=started.kind,
+            name=started.name,
+            attempt=self._attempt,
+            started_ms=started.at_ms,
+            duration_ms=round((time.monotonic() - started.at) * 1000),
+            value=value,
+            size=len(value or b""),
+            failure=failure,
+            tries=tries,
+        )
+
+    async def record(self, entry: Entry, wait_id: str | None = None) -> None:
+        """Record an entry, and close its wait; a cancelled caller waits for the end of the write.
+
+        Otherwise it would not be known whether the entry exists.
+        """
+
+        async def write() -> None:
+            await self._write(lambda emitted: self.store.record(entry, emitted, wait_id))
+            self._add(entry)
+
+        await _uninterrupted(write())
+
+    async def open_wait(self, spec: WaitSpec) -> str:
+        """Open a wait, or find it; return its id."""
+        wait_id = await self._write(lambda emitted: self.store.open_wait(spec, emitted))
+        self._waits.discard(spec.identity)
+        return wait_id
+
+    async def receive(self, entry: Entry, spec: WaitSpec) -> bytes | None:
+        """Take the next inbox message, which becomes the value of `entry`; None in time without."""
+        message = await self._write(lambda emitted: self.store.receive(entry, spec, emitted))
+        self._waits.discard(spec.identity)
+        return message
+
+    async def withdraw(self, prefix: str) -> None:
+        """Withdraw the waits of earlier attempts that begin with `prefix` and are not asked for."""
+        for identity in sorted(self._waits):
+            if identity.startswith(prefix):
+                self._waits.discard(identity)
+                await self.store.withdraw_wait(identity)
+
+    async def _write(self, write: Callable[[Mapping[str, int]], Awaitable[T]]) -> T:
+        changed, self._changed = self._changed, set()
+        try:
+            result = await write({address: self._counts[address] for address in changed})
+        except BaseException:
+            self._changed |= changed
+            raise
+        self._exists = True
+        return result
+
+    def _add(self, entry: Entry) -> None:
+        self._entries[entry.identity] = entry
+        backoff = identities.read_backoff(entry.identity)
+        if backoff is not None:
+            step, tries = backoff
+            self._tries[step] = max(tries, self._tries.get(step, 0))
+
+    def passed(self, entry: Entry) -> None:
+        """Move the current task past an entry, to the address of its next events.
+
+        What follows a failure has an address of its own: the failure may be dropped.
+        """
+        failed = entry.failure is not None
+        address = f"!{entry.attempt}@{entry.identity}" if failed else entry.identity
+        self.positions.passed(address)
+
+    # Events.
+
+    def place_event(self) -> tuple[bool, Emission | None]:
+        """Count an event; return whether the stream has it already, and its place."""
+        position = self.positions.current()
+        step = position.step
+        if step is not None:
+            if step not in self._emitting:
+                # A task that outlives its step.
+                return False, None
+            self._emitting[step] += 1
+            return False, Emission(None, 0, step)
+        address = position.address
+        ordinal = self._counts.get(address, 0)
+        self._counts[address] = ordinal + 1
+        if not self._exists:
+            self._changed.add(address)
+            return False, None
+        if ordinal < self._emitted.get(address, 0):
+            return True, None
+        self._changed.add(address)
+        return False, Emission(address, ordinal, None)
+
+    def begin_try(self, identity: str, tries: int) -> None:
+        """Begin a try of a step: what is emitted in it belongs to the step."""
+        self._emitting[identity] = 0
+        self._trying[identity] = tries
+
+    def call_key(self, step: str, digest: str) -> str:
+        """Return the key of a call without one that is made inside of a step, the same again."""
+        tries = self._trying.get(step, 0)
+        self._called[step, tries, digest] += 1
+        return f"{step}!{tries}#{digest}#{self._called[step, tries, digest]}"
+
+    def end_try(self, identity: str) -> bool:
+        """End a try of a step; return whether it emitted events."""
+        self._trying.pop(identity, None)
+        return self._emitting.pop(identity, 0) > 0
+
+    # The handler's end.
+
+    def raised(self, error: BaseException, identity: str) -> None:
+        """Note that `error` is the failure of an entry, for `failures_in`."""
+        self._raised[error] = identity
+
+    def failures_in(self, error: BaseException) -> tuple[str, ...]:
+        """Return the identities of the failed entries that `error`, which left the handler, is of.
+
+        Also of those that are its explicit cause (`raise ... from`). A retry drops them, so that
+        it executes them again.
+        """
+        found: dict[str, None] = {}
+        waiting, seen = [error], set()
+        while waiting:
+            each = waiting.pop()
+            if id(each) in seen:
+                continue
+            seen.add(id(each))
+            if each in self._raised:
+                step = self._raised[each]
+                found[step] = None
+                found.update(dict.fromkeys(self._backoffs(step)))
+            if isinstance(each, BaseExceptionGroup):
+                waiting.extend(each.exceptions)
+            if each.__cause__ is not None:
+                waiting.append(each.__cause__)
+        return tuple(found)
+
+    def _backoffs(self, step: str) -> Iterator[str]:
+        for tries in range(1, self._tries.get(step, 0) + 1):
+            identity = identities.backoff_of(step, tries)
+            if identity in self._entries:
+                yield identity
+
+    async def unused(self) -> tuple[Entry, ...]:
+        """Return the entries of earlier attempts that this attempt has not asked for.
+
+        For handlers that returned: they took another way than before.
+        """
+        if not self.loaded:
+            await self.load()
+        return tuple(sorted(self._unasked.values(), key=lambda entry: entry.number))
+
+
+_journals: Final[HiddenState[Journal]] = HiddenState()
+
+
+def journal_of(context: JournalOwner) -> Journal:
+    """Return the journal of a context's attempt."""
+    try:
+        return _journals.of(context)
+    except KeyError:
+        return begin_journal(context)
+
+
+def begin_journal(context: JournalOwner) -> Journal:
+    """Return a new journal, for the next attempt of a context that is used for several."""
+    journal = Journal(context._journal_store(), context.attempt)  # noqa: SLF001 - for runtimes
+    _journals.attach(context, journal)
+    return journal
+
+
+def mismatch(unused: Sequence[Entry]) -> str | None:
+    """Return the message about `Journal.unused` of a handler that returned; None without any."""
+    if not unused:
+        return None
+    named = ", ".join(f"{entry.kind} {entry.name!r}" for entry in unused[:_MOST_NAMED])
+    rest = len(unused) - _MOST_NAMED
+    return (
+        f"the handler did not ask for {len(unused)} recorded entries of an earlier attempt"
+        f" ({named}{f' and {rest} more' if rest > 0 else ''}): it took another way; what decides"
+        " the way belongs in steps"
+    )
+
+
+async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`; a cancelled caller waits for its end before the cancellation continues."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            await asyncio.wait({task})
+        raise

@@ -1,0 +1,15 @@
+"""Timers: pauses whose end is kept in the ledger."""
+
+from skillfleet.contracts import EntryKind
+from skillfleet.durable.journal import Journal
+from skillfleet.ports.journal import Entry, WaitSpec
+
+
+async def wait_for_timer(journal: Journal, spec: WaitSpec) -> Entry:
+    """Return at the end of a timer, which may have begun in an earlier attempt; its entry."""
+    started = journal.start(spec.identity, EntryKind.TIMER, spec.name)
+    wait_id = await journal.open_wait(spec)
+    await journal.store.decision(wait_id)
+    entry = journal.entry(started, b"null")
+    await journal.record(entry, wait_id)
+    return entry
