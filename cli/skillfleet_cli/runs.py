@@ -158,7 +158,9 @@ def reason_of(status: RunStatus) -> str:
     if status.state is RunState.SUCCEEDED:
         return ""
     if not status.state.terminal:
-        return f"cancel requested: {status.cancel_requested}" if status.cancel_requested else ""
+        if status.cancel_requested:
+            return f"cancel requested: {status.cancel_requested}"
+        return f"held: {status.held}" if status.held else ""
     code = "" if status.code in _IMPLIED_BY_STATE else status.code or ""
     return ": ".join(part for part in (code, (status.message or "").partition("\n")[0]) if part)
 

@@ -25,6 +25,9 @@
 | P delayed | zset | queued runs that must wait, by the time they are due (ms) | when due |
 | P delays | hash | queue -> how many of its runs are delayed | a field when none is |
 | P unpublished | zset | queued runs that the reaper is publishing, by the next try (ms) | seconds |
+| P held | zset | held runs (below), by when the reaper looks at them (ms) | when freed |
+| P held:REASON | zset | runs held for that reason, in the order of their release | when freed |
+| P unserved | hash | `AGENT.SKILL|QUEUE` -> how many runs no live worker serves | when freed |
 | P deadlines | zset | unfinished runs with a deadline, by deadline (ms) | when they end |
 | P parked | zset | parked runs by when they were parked (ms) | when they continue or end |
 | P timers | zset | `ID:WAIT` by when the wait expires (ms) | when it is closed |
@@ -47,6 +50,9 @@ The script that causes the cleanup notes it; the reaper does it unless another p
 
 A run is kept until its caller has ended, and for its retention after that, where the caller was
 live and had a journal at the run's end.
+
+A held run is queued, but not ready: it has no message. Its record names the reason: `unserved:` and
+the skill that no live worker serves. What frees it publishes it.
 
 Channels: `P worker:WORKER` carries orders to a worker process (`cancel ID REASON`, `wake ID`); the
 result key of a run, below, is also the channel on which its end is published.

@@ -11,8 +11,10 @@ from skillfleet_ledger.redis_client.connection import PipelinedConnection
 from skillfleet_ledger.redis_client.loops import LoopOwner
 from skillfleet_ledger.redis_client.protocol import connection_name
 from skillfleet_ledger.redis_client.pubsub import PubSub
+from skillfleet_ledger.runs.base import WokenRuns
 from skillfleet_ledger.runs.budgets import Budgets
 from skillfleet_ledger.runs.cancellation import Cancellation
+from skillfleet_ledger.runs.held import HeldRuns
 from skillfleet_ledger.runs.journals import Journals
 from skillfleet_ledger.runs.leases import Leases
 from skillfleet_ledger.runs.maintenance import Maintenance
@@ -55,14 +57,17 @@ class Ledger:
         self.pubsub = PubSub(url, timeout=timeout, name=name, patient=patient, owner=owner)
 
         self.submissions = Submissions(self.connection, settings)
-        self.leases = Leases(self.connection, settings)
+        self.woken = WokenRuns()
+        """Publishes the runs that a script has made ready; set by who has a publisher."""
+        self.leases = Leases(self.connection, settings, self.woken)
         self.queries = Queries(self.connection, settings)
         self.search = Search(self.connection, settings)
-        self.cancellation = Cancellation(self.connection, settings, self.queries)
+        self.cancellation = Cancellation(self.connection, settings, self.queries, self.woken)
         self.budgets = Budgets(self.connection, settings)
         self.maintenance = Maintenance(self.connection, settings)
         self.journals = Journals(self.connection, settings)
         self.waits = Waits(self.connection, settings)
+        self.held = HeldRuns(self.connection, settings, self.woken)
         self.streams = EventStreams(self.connection, self._blocking_reads, settings)
         self.artifacts = ArtifactStore(self._bulk, settings)
         self.directory = Directory(self.connection, settings)

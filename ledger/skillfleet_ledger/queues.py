@@ -1,6 +1,7 @@
 """Counts of the runs in each queue, for scaling and monitoring."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,11 @@ from skillfleet_ledger.settings import Settings
 
 
 class QueueStats(BaseModel):
-    """The counts of one queue: runs that wait for a worker, are running, or are delayed."""
+    """The counts of one queue: runs that wait for a worker, are running, or are delayed.
+
+    `unserved` ones wait for a worker that serves their skill. Runs that are held for another
+    reason are not counted: a worker more would not help them.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -19,14 +24,15 @@ class QueueStats(BaseModel):
     queued: int = 0
     running: int = 0
     delayed: int = 0
+    unserved: int = 0
     oldest_age_seconds: float = 0.0
     """The waiting time of the first waiting run."""
 
     @computed_field  # type: ignore[prop-decorator]  # pydantic's documented order
     @property
     def demand(self) -> int:
-        """The runs that need a worker: waiting and running ones."""
-        return self.queued + self.running
+        """The runs that need a worker: waiting, unserved and running ones."""
+        return self.queued + self.unserved + self.running
 
     def plus(self, other: "QueueStats") -> "QueueStats":
         """Return the sum with the counts of another shard or queue, under this one's name."""
@@ -35,6 +41,7 @@ class QueueStats(BaseModel):
             queued=self.queued + other.queued,
             running=self.running + other.running,
             delayed=self.delayed + other.delayed,
+            unserved=self.unserved + other.unserved,
             oldest_age_seconds=max(self.oldest_age_seconds, other.oldest_age_seconds),
         )
 
@@ -60,13 +67,17 @@ class Queues:
         return [total[queue] for queue in sorted(total)]
 
     async def _shard(self, prefix: str, known: list[str], now_ms: float) -> list[QueueStats]:
-        names, delays = await asyncio.gather(
+        names, delays, held = await asyncio.gather(
             self._connection.execute("SMEMBERS", f"{prefix}queues"),
             self._connection.execute("HGETALL", f"{prefix}delays"),
+            self._connection.execute("HGETALL", f"{prefix}unserved"),
         )
-        delayed = {delays[i].decode(): int(delays[i + 1]) for i in range(0, len(delays), 2)}
+        delayed = Counter(dict(_counts(delays)))
+        unserved: Counter[str] = Counter()
+        for name, count in _counts(held):
+            unserved[name.rpartition("|")[2]] += count
         ready = sorted(name.decode() for name in names)
-        queues = {*known, *delayed, *(name.rpartition(":")[0] for name in ready)}
+        queues = {*known, *delayed, *unserved, *(name.rpartition(":")[0] for name in ready)}
         running = await asyncio.gather(
             *(self._connection.execute("SCARD", f"{prefix}running:{queue}") for queue in queues)
         )
@@ -74,7 +85,12 @@ class Queues:
         return [
             *waiting,
             *(
-                QueueStats(queue=queue, running=int(count), delayed=delayed.get(queue, 0))
+                QueueStats(
+                    queue=queue,
+                    running=int(count),
+                    delayed=delayed[queue],
+                    unserved=unserved[queue],
+                )
                 for queue, count in zip(queues, running, strict=True)
             ),
         ]
@@ -90,6 +106,10 @@ class Queues:
             queued=int(count),
             oldest_age_seconds=_age(first, now_ms),
         )
+
+
+def _counts(flat: list[bytes]) -> list[tuple[str, int]]:
+    return [(flat[i].decode(), int(flat[i + 1])) for i in range(0, len(flat), 2)]
 
 
 def _age(first: list[Any], now_ms: float) -> float:

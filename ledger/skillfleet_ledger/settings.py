@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     """Most artifacts of one run."""
     max_deliveries: int = Field(3, ge=1)
     """Most attempts of a run that may be lost with their workers before the run is dead."""
+    unserved_seconds: float = Field(600.0, ge=0, le=MOST_SECONDS)
+    """How long a run waits for a worker that serves its skill before it fails. 0: not at all; it
+    is refused at once."""
     max_tree_depth: int = Field(16, ge=1)
     """Greatest depth of runs that call runs."""
     max_tree_runs: int = Field(1000, ge=1)

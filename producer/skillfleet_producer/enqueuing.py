@@ -56,7 +56,11 @@ class Enqueuer:
         self._ledger = ledger
         self._settings = ledger.settings
         self._publisher = publisher
-        self._catalogue = Catalogue(ledger.directory, ledger.connection)
+        self._catalogue = Catalogue(
+            ledger.directory,
+            ledger.connection,
+            accept_new_agents=self._settings.unserved_seconds > 0,
+        )
         self._clock = RedisClock(ledger.directory)
         self.signing = Signing(ledger.settings)
 
@@ -116,7 +120,7 @@ class Enqueuer:
         parent: Parent | None = None,
     ) -> Submission:
         """Check an invocation and return the record of its run, which is not written yet."""
-        (call,) = await self._checked(skill, [args])
+        (call,) = await self._checked(skill, [args], is_called=parent is not None)
         return self._built(call, options, await self._clock.now_ms(), parent)
 
     async def submit(self, new: Submission) -> bool:
@@ -127,10 +131,12 @@ class Enqueuer:
                 mark_duplicate()
             return created
 
-    async def _checked(self, skill: object, args_list: Sequence[Mapping[str, Any]]) -> list[Call]:
+    async def _checked(
+        self, skill: object, args_list: Sequence[Mapping[str, Any]], *, is_called: bool = False
+    ) -> list[Call]:
         """Return calls that some worker accepts, as far as the catalogue knows."""
         agent, name = split_task(skill)
-        route = await self._catalogue.route_for(agent, name)
+        route = await self._catalogue.route_for(agent, name, is_called=is_called)
         return [read_call(self._settings, agent, name, args, route) for args in args_list]
 
     def _built(

@@ -33,7 +33,7 @@ from skillfleet_ledger.runs.search import RunFilter, RunPage
 from skillfleet_producer.conditions import RunConditions, read_conditions
 from skillfleet_producer.enqueuing import Enqueuer
 from skillfleet_producer.inputs import Caller, Inputs
-from skillfleet_producer.publisher import Publisher, publisher_for
+from skillfleet_producer.publisher import Publisher, publish_woken_runs, publisher_for
 from skillfleet_producer.submission import EnqueueOptions, Options
 
 T = TypeVar("T")
@@ -98,6 +98,8 @@ class AsyncFleet:
         self.ledger = ledger
         self.settings = ledger.settings
         self._publisher: Publisher = publisher_for(ledger)
+        if ledger.woken.publish is None:
+            publish_woken_runs(ledger, self._publisher)
         self.enqueuer = Enqueuer(ledger, self._publisher)
         """Enqueues in two steps, for runtimes that need a run's record before it is written."""
         self.inputs = Inputs(ledger, self._publisher, self.enqueuer.signing)

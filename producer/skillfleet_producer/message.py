@@ -29,6 +29,8 @@ class PlainPart(NamedTuple):
     """The canvas: those of `callbacks`, `errbacks`, `chain` and `chord` that are set."""
     properties: dict[str, Any]
     """The message's own properties: `reply_to`."""
+    args: tuple[Any, ...] = ()
+    """The positional arguments of a run that was held before a worker knew their names."""
 
 
 NOTHING_PLAIN = PlainPart({}, {}, {})
@@ -46,7 +48,7 @@ def envelope(invocation: Invocation) -> bytes:
     """Return the JSON for the broker's list on Redis."""
     plain = plain_part(invocation)
     message = {
-        "body": base64.b64encode(_body(invocation.args, plain.embed)).decode(),
+        "body": base64.b64encode(_body(invocation.args, plain)).decode(),
         "content-encoding": "utf-8",
         "content-type": "application/json",
         "headers": headers(invocation),
@@ -98,8 +100,8 @@ def _plain_headers(invocation: Invocation) -> dict[str, Any]:
 
 def body(invocation: Invocation) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
     """Return the message's body for a client that serialises it."""
-    embed = EMPTY_EMBED | plain_part(invocation).embed
-    return [], orjson.loads(invocation.args), embed
+    plain = plain_part(invocation)
+    return list(plain.args), orjson.loads(invocation.args), EMPTY_EMBED | plain.embed
 
 
 @cache
@@ -131,9 +133,10 @@ def _is_plain(args: bytes) -> bool:
     )
 
 
-def _body(args: bytes, embed: dict[str, Any]) -> bytes:
-    embedded = _plain_json(EMPTY_EMBED | embed) if embed else _EMBED
-    return b"[[], " + args + b", " + embedded + b"]"
+def _body(args: bytes, plain: PlainPart) -> bytes:
+    embedded = _plain_json(EMPTY_EMBED | plain.embed) if plain.embed else _EMBED
+    positional = _plain_json(plain.args) if plain.args else b"[]"
+    return b"[" + positional + b", " + args + b", " + embedded + b"]"
 
 
 def _plain_json(value: Any) -> bytes:

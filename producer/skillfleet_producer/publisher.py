@@ -186,3 +186,22 @@ async def publish_woken(ledger: Ledger, publisher: Publisher, run_id: str) -> No
     invocation = await ledger.queries.invocation(run_id)
     if invocation is None or await publish_or_leave(publisher, invocation, first=True):
         await ledger.maintenance.published(ledger.keys.shard(run_id), [run_id])
+
+
+def publish_woken_runs(ledger: Ledger, publisher: Publisher) -> None:
+    """Have the runs that the ledger's scripts make ready published at once.
+
+    Those that cannot be published are left to the reaper.
+    """
+
+    async def publish_one(run_id: str) -> None:
+        try:
+            await publish_woken(ledger, publisher, run_id)
+        except OSError as error:
+            logger.warning("run %s is ready but not published yet: %s", run_id, error)
+
+    async def publish(run_ids: Sequence[str]) -> None:
+        # Each goes ahead of those that were published before it.
+        await asyncio.gather(*(publish_one(run_id) for run_id in reversed(run_ids)))
+
+    ledger.woken.publish = publish

@@ -24,25 +24,33 @@ count, as long as there is one.
 class Catalogue:
     """The catalogue of skills: checks invocations before they are written, finds their queue."""
 
-    def __init__(self, directory: Directory, connection: Connection) -> None:
+    def __init__(
+        self, directory: Directory, connection: Connection, *, accept_new_agents: bool
+    ) -> None:
         self._directory = directory
         self._connection = connection
+        self._accept_new_agents = accept_new_agents
         self._cards: list[AgentCard] = []
         self._live: set[tuple[str, str]] = set()
         self._routes: dict[tuple[str, str], Route] = {}
         self._read_at = float("-inf")
 
-    async def route_for(self, agent: str, skill: str) -> Route:
+    async def route_for(self, agent: str, skill: str, *, is_called: bool = False) -> Route:
         """Return the route of a skill.
 
         Raises UnknownSkillError (with the known skills). While the catalogue is empty, as
-        before the first worker starts, every call is accepted: the worker checks again.
+        before the first worker starts, every call is accepted: the worker checks again. So is a
+        run of an agent that no worker has served yet, as when its producer is deployed first; but
+        not one that another run calls (`is_called`), which would wait for it.
         """
         for refresh in (False, True):
             await self._read(refresh=refresh and bool(self._cards))
             found = self._routes.get((agent, skill)) or self._new_route(agent, skill)
             if found is not None:
                 return found
+        is_new = all(card.name != agent for card in self._cards)
+        if is_new and self._accept_new_agents and not is_called:
+            return accept_any
         names = {f"{card.name}.{entry.name}" for card in self._cards for entry in card.skills}
         known = ", ".join(sorted(names))
         raise UnknownSkillError(

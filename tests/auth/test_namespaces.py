@@ -32,7 +32,9 @@ def shared_server() -> Iterator[ValkeyServer]:
 
 @pytest.fixture
 def north(shared_server: ValkeyServer) -> Iterator[Fleet]:
-    settings = Settings.load(redis_url=shared_server.url_of(PRODUCER, "north"), namespace="north")
+    settings = Settings.load(
+        redis_url=shared_server.url_of(PRODUCER, "north"), namespace="north", unserved_seconds=0
+    )
     with Fleet(settings=settings) as fleet:
         yield fleet
 

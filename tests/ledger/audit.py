@@ -43,14 +43,27 @@ def audit(client: Any, keys: Keyspace) -> list[str]:
 
 
 def _counted(client: Any, shard: _Shard) -> list[str]:
-    """Check that delays are counted by queue."""
+    """Check that delays are counted by queue, and unserved runs by skill and queue."""
     counted = {
         queue.decode(): int(count)
         for queue, count in client.hgetall(f"{shard.prefix}delays").items()
     }
     delayed = shard.indexes.get("delayed", set()) & set(shard.records)
     expected = Counter(shard.records[run_id]["queue"] for run_id in delayed)
-    return [] if counted == expected else [f"delays counted as {counted}, but are {expected}"]
+    problems = [] if counted == expected else [f"delays counted: {counted}, not {expected}"]
+    unserved = {
+        name.decode(): int(count)
+        for name, count in client.hgetall(f"{shard.prefix}unserved").items()
+    }
+    held = (shard.records[run_id] for run_id in shard.indexes.get("held", set()))
+    expected = Counter(
+        f"{record['held'].partition(':')[2]}|{record['queue']}"
+        for record in held
+        if record["held"].startswith("unserved:")
+    )
+    if unserved != expected:
+        problems.append(f"unserved runs counted: {unserved}, not {expected}")
+    return problems
 
 
 def _owed(client: Any, shard: _Shard) -> list[str]:
@@ -87,7 +100,7 @@ def _load(client: Any, prefix: str) -> _Shard:
             shard.records[name.partition(":")[2]] = {
                 k.decode(): v.decode(errors="replace") for k, v in values.items()
             }
-        elif kind in ("index", "ready", "delayed", "deadlines", "leases"):
+        elif kind in ("index", "ready", "delayed", "deadlines", "leases", "held"):
             shard.indexes[name] = {member.decode() for member in client.zrange(key, 0, -1)}
         elif kind == "running":
             shard.indexes[name] = {member.decode() for member in client.smembers(key)}
@@ -121,12 +134,17 @@ def _expected(record: dict[str, str]) -> set[str]:
 def _indexed(shard: _Shard, run_id: str, record: dict[str, str]) -> list[str]:
     ready = f"ready:{record['queue']}:{record['priority']}"
     found = {index for index, members in shard.indexes.items() if run_id in members}
-    waiting = found & {ready, "delayed"}
+    waiting = found & {ready, "delayed", "held"}
     problems = []
-    if (found - waiting) != _expected(record):
+    others = {index for index in found - waiting if not index.startswith("held:")}
+    if others != _expected(record):
         problems.append(f"{record['state']}, indexed in {sorted(found)}")
     if len(waiting) != (1 if record["state"] == RunState.QUEUED else 0):
         problems.append(f"{record['state']}, waits in {sorted(waiting)}")
+    held = {index for index in found if index.partition(":")[0] == "held"}
+    reason = {"held", f"held:{record['held']}"} if "held" in record else set()
+    if held != reason:
+        problems.append(f"held for {record.get('held')}, indexed in {sorted(held)}")
     return problems
 
 

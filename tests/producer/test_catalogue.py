@@ -75,6 +75,18 @@ async def test_a_skill_that_only_silent_workers_have_is_still_taken(
         await queue_of(valkey, {}, "roll.less")
 
 
+async def test_a_run_of_an_agent_that_no_worker_has_served_yet_is_accepted(
+    valkey: ValkeyServer, ledger: Ledger
+) -> None:
+    """As when its producer is deployed before its workers."""
+    await ledger.directory.publish("w1", [card("1.0.0", "lonely", "x")], ALIVE)
+    assert await queue_of(valkey, {}, "roller.hi") == "celery"
+    refusing = Settings.load(redis_url=valkey.producer_url, unserved_seconds=0)
+    async with AsyncFleet(settings=refusing) as fleet:
+        with pytest.raises(UnknownSkillError, match=r"roller\.hi.*known skills: roll\.hi"):
+            await fleet.enqueue("roller.hi")
+
+
 @pytest.mark.parametrize(
     ("schema", "why"),
     [({"type": "strang"}, "strang"), ({"$ref": "http://127.0.0.1:1/x"}, "nothing is fetched")],

@@ -183,10 +183,10 @@ def test_an_unexpected_error_reaches_the_caller_without_its_traceback(loop: Shar
 
 
 def test_an_unknown_skill_of_a_plain_client_fails_with_the_known_ones(shared: Shared) -> None:
-    code = 'r = app.send_task("missing.here", kwargs={"a": 1}); report(r.id); report(outcome(r))'
+    code = 'r = app.send_task("kit.here", kwargs={"a": 1}); report(r.id); report(outcome(r))'
     run_id, [_, message, state] = plain_celery(shared.server.url, code)
     assert state == "FAILURE"
-    assert "missing.here" in message
+    assert "kit.here" in message
     assert "kit.add" in message
     status = shared.fleet.run(run_id).status()
     assert (status.state, status.code) == (RunState.FAILED, "unknown_skill")
@@ -196,9 +196,9 @@ def test_an_unknown_skill_of_a_plain_client_fails_with_the_known_ones(shared: Sh
 def test_an_unknown_skill_before_any_worker_was_seen_ends_its_run(
     own_fleet: Fleet, start_worker: StartWorker
 ) -> None:
-    run = own_fleet.enqueue("missing.here")
+    run = own_fleet.enqueue("kit.here")
     start_worker("tests.worker.kit")
-    with pytest.raises(RunFailed, match=r"no worker serves missing\.here.*kit\.add") as caught:
+    with pytest.raises(RunFailed, match=r"no worker serves kit\.here.*kit\.add") as caught:
         run.result(timeout=20)
     assert caught.value.code == "unknown_skill"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from skillfleet.contracts import ReasonCode, RunState
 from skillfleet_ledger.celery_format import RunEnd, encode_end, final_payload
 from skillfleet_ledger.redis_client.connection import Connection, RefusedError
-from skillfleet_ledger.runs.base import RunOperations
+from skillfleet_ledger.runs.base import RunOperations, WokenRuns
 from skillfleet_ledger.runs.queries import Queries, unknown_run
 from skillfleet_ledger.settings import Settings
 
@@ -15,8 +15,14 @@ from skillfleet_ledger.settings import Settings
 class Cancellation(RunOperations):
     """Cancels trees of runs, leaves first; for producers, workers and the reaper."""
 
-    def __init__(self, connection: Connection, settings: Settings, queries: Queries) -> None:
-        super().__init__(connection, settings)
+    def __init__(
+        self,
+        connection: Connection,
+        settings: Settings,
+        queries: Queries,
+        woken: WokenRuns | None = None,
+    ) -> None:
+        super().__init__(connection, settings, woken)
         self._queries = queries
         self._may_end_runs = True
 
@@ -94,5 +100,6 @@ class Cancellation(RunOperations):
                 self._may_end_runs = False
         if not self._may_end_runs:
             reply = await self._run("request_cancel", run_id, reason, code, only_mark, request)
-        what, children = reply
+        what, children, *woken = reply
+        await self._woken.hand_over(woken[0] if woken else ())
         return what.decode(), [child.decode() for child in children]

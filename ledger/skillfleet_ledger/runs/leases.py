@@ -113,8 +113,9 @@ class Leases(RunOperations):
             encode_end(run_id, task, end.state, end.code, end.message, end.value),
             key=self._keys.result_key(run_id),
         )
-        result, woken = reply
-        return Settled(WriteResult(result.decode()), woken.decode() or None)
+        result, *woken = reply
+        await self._woken.hand_over(woken)
+        return Settled(WriteResult(result.decode()), tuple(run_id.decode() for run_id in woken))
 
     async def requeue(
         self,
@@ -177,4 +178,6 @@ class Leases(RunOperations):
             encode_end(run_id, task, end.state, end.code, end.message),
             key=self._keys.result_key(run_id),
         )
-        return EndResult(reply.decode())
+        result, *woken = reply
+        await self._woken.hand_over(woken)
+        return EndResult(result.decode())

@@ -113,6 +113,7 @@ class ClaimStatus(StrEnum):
     DUPLICATE = "duplicate"
     ENDED = "ended"
     EARLY = "early"
+    HELD = "held"
     CANCELLED = "cancelled"
     OVERDUE = "overdue"
     EXHAUSTED = "exhausted"
@@ -179,10 +180,13 @@ class WriteResult(StrEnum):
 
 
 class Settled(NamedTuple):
-    """The answer to `Leases.settle`. `woken`: the calling run, which the caller publishes now."""
+    """The answer to `Leases.settle`.
+
+    `woken` are the runs that the end has made ready, which `Ledger.woken` has published by now.
+    """
 
     result: WriteResult
-    woken: str | None = None
+    woken: tuple[str, ...] = ()
 
 
 class EndResult(StrEnum):
@@ -281,6 +285,7 @@ def status_of(
         message=_text(record, "message"),
         attempt=_number(record, "attempt") or 0,
         retries=_number(record, "retries") or 0,
+        held=_text(record, "held"),
         worker=_text(record, "worker"),
         created_at=_time(record, "created") or from_millis(0),
         started_at=_time(record, "started"),

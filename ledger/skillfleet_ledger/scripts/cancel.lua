@@ -10,8 +10,9 @@
 --          any more; the caller comes again once it has cancelled the children
 -- ARGV[7]  the request, 16 characters: one that comes again gets the answer it missed; or ''
 --
--- Returns {what, {child ids}}: what is 'unknown', 'ended', 'cancelled' (it was queued),
--- 'asked' (it is running, or was when the request came first) or 'marked'.
+-- Returns {what, {child ids}}: what is 'unknown', 'ended', 'cancelled' (it was queued; then follow
+-- the ids of the runs that its end has made ready, which the caller publishes), 'asked' (it is
+-- running, or was when the request came first) or 'marked'.
 local id = ARGV[1]
 local run = run_key(id)
 local r = read_for_finish(id)
@@ -29,7 +30,7 @@ end
 if r[1] ~= 'running' then
   redis.call('HSET', run, 'cancel', ARGV[2], 'cancel_code', ARGV[3])
   finish(id, r, 'cancelled', ARGV[3], ARGV[2], ARGV[4], KEYS[2], ARGV[5])
-  return { 'cancelled', children }
+  return { 'cancelled', children, take_woken() }
 end
 if not asked then mark_cancelled(id, r[17], ARGV[2], ARGV[3]) end
 remove_cleanup(id)

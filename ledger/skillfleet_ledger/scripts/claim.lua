@@ -15,7 +15,8 @@
 -- Returns {status, token, attempt, seq, now, deadline or '', extra, retries, '1' with a journal or '', rest
 -- of the executing time or ''}: status is
 -- 'claimed' (extra: milliseconds it waited since it was published), 'duplicate' (another
--- attempt holds the run), 'ended' (extra: its state), 'early' (its delay is not over),
+-- attempt holds the run), 'ended' (extra: its state), 'early' (its delay is not over), 'held' (extra:
+-- the reason that holds it back; one that was not served is claimed, as this worker serves it),
 -- 'cancelled' (extra: the reason; its code in place of retries) and 'overdue' (both still queued:
 -- end it), 'exhausted' (lost and released too often: the reaper ends it), 'unknown'.
 local id, worker, claim = ARGV[1], ARGV[2], ARGV[3]
@@ -25,7 +26,7 @@ local now = now_ms()
 local function read()
   return redis.call('HMGET', run, 'state', 'token', 'attempt', 'seq', 'claim', 'cancel', 'deadline', 'due', 'queue',
     'priority', 'published', 'stream', 'retries', 'cancel_code', 'parent', 'lost', 'max_deliveries', 'kept',
-    'journal', 'waiting', 'stranded', 'spent')
+    'journal', 'waiting', 'stranded', 'spent', 'held')
 end
 
 -- Why a called run must not start: its calling run needs it no more.
@@ -90,6 +91,7 @@ if r[7] and tonumber(r[7]) <= now or (tonumber(rest) or 1) <= 0 then
   return { 'overdue', token, attempt, seq, now, deadline, '' }
 end
 if r[8] and tonumber(r[8]) > now then return { 'early', token, attempt, seq, now, deadline, '' } end
+if r[23] and not is_unserved(r[23]) then return { 'held', token, attempt, seq, now, deadline, r[23] } end
 
 if ARGV[7] ~= '0' then redis.call('HSET', run, 'max_deliveries', ARGV[7], 'strict', '1') end
 
@@ -97,6 +99,7 @@ token, attempt = token + 1, attempt + 1
 if r[19] then seq = void_unfinished(attempt, seq) end
 seq = seq + 1
 leave_queued(id, r[9], r[10], r[8])
+if r[23] then leave_held(id, r[23], r[9]) end
 local published = tonumber(r[11]) or now
 write_shared('HSET', P .. 'watermark', r[9] .. ':' .. r[10], published)
 write_shared('SADD', P .. 'running:' .. r[9], id)

@@ -138,6 +138,72 @@ local function leave_queued(id, queue, priority, due)
   if due then end_delay(id, queue) end
 end
 
+-- Runs that this script made ready: its caller publishes their messages, and then strikes them off
+-- `unpublished`. What it does not come to, the reaper does after that time.
+local WAKE_MS = 2000
+local woken = {}
+
+local function wake_ready(id, queue, priority, now)
+  mark_ready(id, queue, priority, now)
+  redis.call('ZADD', P .. 'unpublished', now + WAKE_MS, id)
+  woken[#woken + 1] = id
+end
+
+-- One script may execute several calls (batch.lua): each returns its own.
+local function take_woken()
+  local ids = woken
+  woken = {}
+  return ids
+end
+
+-- A held run is queued, but not ready: it has no message until its reason to wait is gone. The index
+-- of all held runs has the time (ms) at which the reaper looks at it next.
+local HELD_CHECK_MS = 60000
+local UNSERVED = 'unserved:'
+
+-- Runs that no live worker serves are counted by skill and queue: `<agent>.<skill>|<queue>`.
+local function is_unserved(reason)
+  return string.sub(reason, 1, #UNSERVED) == UNSERVED
+end
+
+local function count_unserved(reason, queue, change)
+  if not is_unserved(reason) then return end
+  local name = string.sub(reason, #UNSERVED + 1) .. '|' .. queue
+  if redis.call('HINCRBY', P .. 'unserved', name, change) <= 0 then redis.call('HDEL', P .. 'unserved', name) end
+end
+
+-- The one way into the indexes of held runs, and the one way out. `order` decides which one of
+-- those with the same reason is freed first.
+local function hold(id, reason, queue, order, check_at)
+  redis.call('HSET', run_key(id), 'held', reason)
+  redis.call('ZADD', P .. 'held', check_at, id)
+  if redis.call('ZADD', P .. 'held:' .. reason, order, id) == 1 then count_unserved(reason, queue, 1) end
+end
+
+local function leave_held(id, reason, queue)
+  redis.call('HDEL', run_key(id), 'held')
+  redis.call('ZREM', P .. 'held', id)
+  if redis.call('ZREM', P .. 'held:' .. reason, id) == 1 then count_unserved(reason, queue, -1) end
+end
+
+-- Free the first runs that a reason holds back, at most `count`: they are ready now, and woken.
+-- Returns the first of them, or nil.
+local function release_held(reason, count, now)
+  local first
+  for _, id in ipairs(redis.call('ZRANGE', P .. 'held:' .. reason, 0, count - 1)) do
+    local r = redis.call('HMGET', run_key(id), 'state', 'queue', 'priority')
+    if r[1] == 'queued' then
+      leave_held(id, reason, r[2])
+      wake_ready(id, r[2], r[3], now)
+      first = first or id
+    else
+      redis.call('ZREM', P .. 'held', id)
+      redis.call('ZREM', P .. 'held:' .. reason, id)
+    end
+  end
+  return first
+end
+
 local function leave_running(id, queue)
   write_shared('ZREM', P .. 'leases', id)
   write_shared('SREM', P .. 'running:' .. queue, id)
@@ -316,9 +382,6 @@ local function close_wait(id, r, wait, withdrawn)
   return note_waits(id, r, waiting, event, ended_payload(wait, kind, outcome, meta.by, meta.reason))
 end
 
--- The caller of a script that wakes a parked run publishes it within that time, else the reaper does.
-local WAKE_MS = 2000
-
 -- Let a run continue, as something happened that it may wait for: a parked one is queued, the worker
 -- of a running one looks at its waits. Returns true for a parked run, which the caller publishes.
 local function wake(id)
@@ -327,8 +390,7 @@ local function wake(id)
   if r[1] ~= 'waiting' then return false end
   redis.call('ZREM', P .. 'parked', id)
   redis.call('HSET', run_key(id), 'state', 'queued')
-  mark_ready(id, r[3], r[4], now)
-  redis.call('ZADD', P .. 'unpublished', now + WAKE_MS, id)
+  wake_ready(id, r[3], r[4], now)
   return true
 end
 
@@ -381,13 +443,12 @@ end
 local function read_for_finish(id)
   return redis.call('HMGET', run_key(id), 'state', 'token', 'attempt', 'seq', 'queue', 'priority', 'due', 'deadline',
     'retention', 'agent', 'created', 'open', 'artifacts', 'settled', 'worker', 'cancel', 'parent', 'requests', 'canvas',
-    'stream', 'kept', 'journal', 'tags')
+    'stream', 'kept', 'journal', 'tags', 'held')
 end
 
 -- The one way into a terminal state: record, final event, result, indexes and expiry together.
 -- r is what read_for_finish returned. meta is the result in Celery's own format, stored under
 -- meta_key and published there; settled is the token under which an attempt itself ends the run.
--- Returns the id of the calling run when that was parked and is queued now, else ''.
 local function finish(id, r, state, code, message, payload, meta_key, meta, settled)
   local run, now = run_key(id), now_ms()
   local listed, seq, ttl = tonumber(r[3]), tonumber(r[4]) + 1, tonumber(r[9])
@@ -400,6 +461,7 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
   else
     leave_queued(id, r[5], r[6], r[7])
     if r[1] == 'waiting' then redis.call('ZREM', P .. 'parked', id) end
+    if r[24] then leave_held(id, r[24], r[5]) end
   end
   if r[8] then redis.call('ZREM', P .. 'deadlines', id) end
   if is_indexed(state) then write_shared('ZADD', P .. 'index:state:' .. state, r[11], id) end
@@ -429,5 +491,5 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
   add_canvas(id, r[19], state, now)
   if is_first then redis.call('PUBLISH', meta_key, meta) end
   local is_awaited = is_kept and string.find(caller[3] or '', 'call', 1, true)
-  return is_awaited and wake(r[17]) and r[17] or ''
+  if is_awaited then wake(r[17]) end
 end

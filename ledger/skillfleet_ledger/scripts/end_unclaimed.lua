@@ -8,12 +8,13 @@
 -- ARGV[6]  payload of the final event
 -- ARGV[7]  the result in Celery's format
 --
--- Returns 'ended_now', 'ended_before', 'changed' (an attempt holds it now) or 'unknown'.
+-- Returns a list: 'ended_now', 'ended_before', 'changed' (an attempt holds it now) or 'unknown'; then
+-- the ids of the runs that the end has made ready, which the caller publishes.
 local id = ARGV[1]
 local r = read_for_finish(id)
-if not r[1] then return 'unknown' end
-if not is_live(r[1]) then return 'ended_before' end
-if ARGV[2] ~= '' and r[2] ~= ARGV[2] then return 'changed' end
-if ARGV[2] == '' and r[1] == 'running' then return 'changed' end
+if not r[1] then return { 'unknown' } end
+if not is_live(r[1]) then return { 'ended_before' } end
+if ARGV[2] ~= '' and r[2] ~= ARGV[2] then return { 'changed' } end
+if ARGV[2] == '' and r[1] == 'running' then return { 'changed' } end
 finish(id, r, ARGV[3], ARGV[4], ARGV[5], ARGV[6], KEYS[2], ARGV[7])
-return 'ended_now'
+return { 'ended_now', unpack(take_woken()) }

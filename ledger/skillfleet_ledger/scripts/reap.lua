@@ -74,8 +74,8 @@ end
 
 -- Runs that an earlier round returned and that were not published.
 local function republish(id)
-  local r = redis.call('HMGET', run_key(id), 'state', 'queue', 'priority')
-  if r[1] == 'queued' and not redis.call('ZSCORE', P .. 'delayed', id) then
+  local r = redis.call('HMGET', run_key(id), 'state', 'queue', 'priority', 'held')
+  if r[1] == 'queued' and not r[4] and not redis.call('ZSCORE', P .. 'delayed', id) then
     mark_ready(id, r[2], r[3], now)
     to_publish(id)
   else

@@ -100,7 +100,7 @@ end
 local function live_indexes()
   if state == 'running' then return { P .. 'leases' } end
   if state == 'waiting' then return { P .. 'leases', P .. 'parked' } end
-  local keys = { P .. 'delayed' }
+  local keys = { P .. 'delayed', P .. 'held' }
   for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do keys[#keys + 1] = P .. 'ready:' .. name end
   return keys
 end

@@ -8,12 +8,13 @@
 -- ARGV[7]  payload of the final event
 -- ARGV[8]  the result in Celery's format
 --
--- Returns {what, id of the calling run when that was parked and is queued now, or ''}: what is
--- 'settled' (also when this very call already did), 'lost', or 'gap'.
+-- Returns a list: 'settled' (also when this very call already did), 'lost' or 'gap'; then the ids of
+-- the runs that the end has made ready, which the caller publishes.
 local id = ARGV[1]
 local r = read_for_finish(id)
 local state, token, seq, settled = r[1], r[2], r[4], r[14]
-if token == ARGV[2] and settled == ARGV[2] then return { 'settled', '' } end
-if not holds_lease(state, token, ARGV[2]) then return { 'lost', '' } end
-if tonumber(seq) ~= tonumber(ARGV[3]) then return { 'gap', '' } end
-return { 'settled', finish(id, r, ARGV[4], ARGV[5], ARGV[6], ARGV[7], KEYS[2], ARGV[8], ARGV[2]) }
+if token == ARGV[2] and settled == ARGV[2] then return { 'settled' } end
+if not holds_lease(state, token, ARGV[2]) then return { 'lost' } end
+if tonumber(seq) ~= tonumber(ARGV[3]) then return { 'gap' } end
+finish(id, r, ARGV[4], ARGV[5], ARGV[6], ARGV[7], KEYS[2], ARGV[8], ARGV[2])
+return { 'settled', unpack(take_woken()) }

@@ -36,6 +36,8 @@ class RunStatus(BaseModel):
     message: str | None = None
     attempt: int = 0
     retries: int = 0
+    held: str | None = None
+    """What keeps a queued run back: `unserved:` and the skill that no live worker serves."""
     worker: str | None = None
     created_at: datetime
     started_at: datetime | None = None

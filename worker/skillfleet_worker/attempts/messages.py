@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple
 import orjson
 from kombu.utils import json as kombu_json
 
-from skillfleet.contracts import HEADER, TOKEN_HEADER
+from skillfleet.arguments import json_arguments
+from skillfleet.contracts import HEADER, TOKEN_HEADER, readable_token
 from skillfleet.errors import InvalidArgumentsError, UnknownRunError
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.runs.records import Submission
@@ -168,6 +169,32 @@ def record_from_message(
     queue = (message.delivery_info or {}).get("routing_key") or settings.default_queue
     request = {**headers, **_canvas_of(message), **_properties_of(message)}
     return new_record(settings, run_id, (agent, skill), plain_message(request, queue))
+
+
+def record_with_arguments(message: Any, settings: Settings) -> Submission | None:
+    """Return the record for the run of a plain client's message, from which it is sent again.
+
+    None for a message that cannot be: one with an ETA, or whose arguments are unreadable.
+    """
+    foreign = record_from_message(message, settings)
+    if foreign is None or message.headers.get("eta"):
+        return None
+    most = settings.max_arguments_bytes
+    try:
+        args, kwargs, _ = message.payload
+        positional = json_arguments(foreign.task, {"args": list(args)}, most).plain["args"]
+        arguments = json_arguments(foreign.task, kwargs, most).encoded
+    except Exception:  # noqa: BLE001 - the message may contain anything
+        return None
+    celery = foreign.celery
+    if positional:
+        nothing: dict[str, Any] = {"headers": {}, "embed": {}, "properties": {}}
+        kept = kombu_json.loads(celery) if celery else nothing
+        celery = _json(kept | {"args": positional})
+    trace = orjson.loads(foreign.headers)
+    if (token := readable_token(message.headers.get(TOKEN_HEADER))) is not None:
+        trace[TOKEN_HEADER] = token
+    return foreign.changed(args=arguments, celery=celery, headers=orjson.dumps(trace))
 
 
 def _canvas_of(message: Any) -> Mapping[str, Any]:

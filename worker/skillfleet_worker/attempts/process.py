@@ -16,7 +16,7 @@ from typing import Any
 from skillfleet_engine.loop import bridge
 from skillfleet_engine.loop.watchdog import LoopWatchdog
 from skillfleet_ledger import Ledger
-from skillfleet_producer.publisher import Publisher, publisher_for
+from skillfleet_producer.publisher import Publisher, publish_woken_runs, publisher_for
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.stop_request import SHUTS_DOWN
 from skillfleet_worker.settings import WorkerSettings
@@ -39,6 +39,7 @@ class WorkerProcess:
         self.name = f"{name_of(os.getpid())}{uuid.uuid4().hex[:8]}"
         self.ledger = Ledger(settings, name="skillfleet-worker", patient=True)
         self.publisher: Publisher = publisher_for(self.ledger)
+        publish_woken_runs(self.ledger, self.publisher)
         self.attempts: dict[str, Attempt] = {}
         """The running attempts by run id. Other modules only read it."""
         self.random = random.SystemRandom()

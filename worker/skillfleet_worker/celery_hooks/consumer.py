@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +15,12 @@ from skillfleet_ledger import Ledger
 from skillfleet_ledger.celery_format import RunEnd
 from skillfleet_ledger.runs.records import Submission
 from skillfleet_telemetry.metrics import DEAD_LETTERS, record
-from skillfleet_worker.attempts.messages import body_of, record_from_message, register_foreign_run
+from skillfleet_worker.attempts.messages import (
+    body_of,
+    record_from_message,
+    record_with_arguments,
+    register_foreign_run,
+)
 from skillfleet_worker.celery_hooks.envelope import (
     message_from_raw,
     most_message_bytes,
@@ -90,22 +95,28 @@ class FleetConsumer(LoopConsumer):
         self._dead_letter(message, f"the message is invalid: {exc}")
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """End the run of a skill that no worker serves; forward one that another worker serves."""
+        """Hold the run of a skill that no worker serves; forward one that another worker serves.
+
+        It ends where the agent is known and has no such skill.
+        """
         del body
         name = str(message.headers["task"])
+        waits = node_of(self.app).settings.unserved_seconds > 0
         try:
-            cards: list[AgentCard] = self.with_ledger(lambda ledger: ledger.directory.catalogue())
+            cards, live = self.with_ledger(_catalogue)
         except Exception:
             logger.exception(
                 "could not look up the workers that serve %s: the message is requeued", name
             )
             self._requeue(message)
             return
-        queues = {
-            f"{card.name}.{skill.name}": card.queue for card in cards for skill in card.skills
-        }
-        if name in queues:
-            self._forward(message, queues[name])
+        queues = _queues_of(cards)
+        served = _queues_of(card for card in cards if (card.name, card.version) in live)
+        is_new = all(card.name != name.partition(".")[0] for card in cards)
+        if name in served or (name in queues and not waits):
+            self._forward(message, (served or queues)[name])
+            return
+        if (name in queues or is_new) and waits and self._hold(message, name):
             return
         own = {task for task in self.app.tasks if not task.startswith("celery.")}
         known = ", ".join(sorted(own | queues.keys()))
@@ -168,6 +179,30 @@ class FleetConsumer(LoopConsumer):
             f"message dead-lettered: {reason}",
         )
 
+    def _hold(self, message: Any, task: str) -> bool:
+        """Hold the run of a message until a worker serves its skill; False if it cannot wait."""
+        settings = node_of(self.app).settings
+        is_plain = record_from_message(message, settings) is not None
+        foreign = (
+            record_with_arguments(message, settings)
+            if is_plain
+            else record_from_message(message, settings, require_plain=False)
+        )
+        if foreign is None:
+            return False
+
+        async def hold(ledger: Ledger) -> None:
+            if is_plain:
+                await register_foreign_run(ledger, foreign)
+            # Any client can send a message with the id of another client's run.
+            record = await ledger.queries.invocation(foreign.id)
+            if record is not None and record.task == task:
+                await ledger.held.hold_unserved(foreign.id, task)
+
+        report = f"run {foreign.id} is held until a worker serves {task}"
+        self._then_acknowledge(message, hold, report, logging.WARNING)
+        return True
+
     def _end(self, message: Any, end: RunEnd) -> None:
         """End the run of a message; dead-letter a message without a run."""
         foreign = record_from_message(message, node_of(self.app).settings, require_plain=False)
@@ -187,14 +222,16 @@ class FleetConsumer(LoopConsumer):
 
         self._then_acknowledge(message, close, f"run {foreign.id} ended: {end.message}")
 
-    def _then_acknowledge(self, message: Any, work: LedgerWork, report: str) -> None:
+    def _then_acknowledge(
+        self, message: Any, work: LedgerWork, report: str, level: int = logging.ERROR
+    ) -> None:
         try:
             self.with_ledger(work)
         except Exception:
             logger.exception("could not record: %s; the message is requeued", report)
             self._requeue(message)
             return
-        logger.error("%s", report)
+        logger.log(level, "%s", report)
         if not message.acknowledged:
             message.ack_log_error(logger, self.connection_errors)
 
@@ -203,6 +240,16 @@ class FleetConsumer(LoopConsumer):
             run_id, name = message.headers.get("id"), message.headers["task"]
             self.event_dispatcher.send("task-received", uuid=run_id, name=name)
             self.event_dispatcher.send("task-failed", uuid=run_id, exception=reason)
+
+
+async def _catalogue(ledger: Ledger) -> tuple[list[AgentCard], set[tuple[str, str]]]:
+    """Return all known cards, and names and versions of the live ones."""
+    return await ledger.directory.catalogue(), await ledger.directory.live()
+
+
+def _queues_of(cards: Iterable[AgentCard]) -> dict[str, str]:
+    """Return the queue of each skill, by task name."""
+    return {f"{card.name}.{skill.name}": card.queue for card in cards for skill in card.skills}
 
 
 def dead_letter_undecodable(settings: WorkerSettings, body: bytes, reason: str) -> None:

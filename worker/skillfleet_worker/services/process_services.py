@@ -99,8 +99,19 @@ class ProcessServices:
         while True:
             try:
                 await process.ledger.directory.publish(process.name, self._cards, lifetime)
+                await self._release_unserved()
             except Exception as error:  # noqa: BLE001 - every error may be temporary
                 outage.begin(error)
             else:
                 outage.end()
             await asyncio.sleep(process.settings.heartbeat_seconds)
+
+    async def _release_unserved(self) -> None:
+        """Free the runs that were held until a worker serves their skills.
+
+        At each heartbeat, as a worker without them may hold one while this one registers.
+        """
+        tasks = {f"{card.name}.{skill.name}" for card in self._cards for skill in card.skills}
+        for shard in range(self._process.settings.shards):
+            if freed := await self._process.ledger.held.release_served(shard, tasks):
+                logger.info("%d runs that no worker served are published", freed)

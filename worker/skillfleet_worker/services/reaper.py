@@ -4,11 +4,14 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
+from functools import partial
 
 import orjson
 
 from skillfleet.contracts import HEADER, InvocationHeader, ReasonCode, RunState
 from skillfleet.errors import FleetUnavailableError
+from skillfleet.texts import shortened_text
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.celery_format import RunEnd
 from skillfleet_ledger.redis_client.outage import Outage
@@ -84,9 +87,25 @@ class Reaper:
                 return
             await self._handle(shard, reaped)
             more = reaped.more
+        await self._end_unserved(shard)
         if shard == 0 and time.monotonic() - self._pruned_at > _PRUNE_SECONDS:
             self._pruned_at = time.monotonic()
             await self._ledger.directory.prune()
+
+    async def _end_unserved(self, shard: int) -> None:
+        """End the runs that waited too long for a worker that serves their skills."""
+        found = await self._ledger.held.reap(shard)
+        if not found:
+            return
+        cards = await self._ledger.directory.catalogue()
+        known = ", ".join(
+            sorted({f"{card.name}.{skill.name}" for card in cards for skill in card.skills})
+        )
+        for run_id, token in found:
+            try:
+                await self._end(run_id, token, lambda run: self._unserved(run.task, known))
+            except Exception:
+                logger.exception("run %s could not be ended yet", run_id)
 
     async def _empty_queues(self, shard: int) -> tuple[str, ...]:
         """Ask a broker that is not the ledger's Redis, at intervals, which queues are empty."""
@@ -109,7 +128,7 @@ class Reaper:
             await record_lost_attempt(ledger.queries, run_id)
         for run_id, token, why in reaped.to_end:
             try:
-                await self._end(run_id, token, why)
+                await self._end(run_id, token, partial(_end_of, why))
             except Exception:
                 logger.exception("run %s could not be ended yet", run_id)
         for run_id in reaped.to_clean_up:
@@ -141,12 +160,17 @@ class Reaper:
             return ""
         return run_id
 
-    async def _end(self, run_id: str, token: int, why: str) -> None:
+    def _unserved(self, task: str, known: str) -> RunEnd:
+        waited = f"no worker served {task} within {self._settings.unserved_seconds:g} s"
+        message = shortened_text(f"{waited}; known skills: {known}")
+        return RunEnd(RunState.FAILED, ReasonCode.UNKNOWN_SKILL, message)
+
+    async def _end(self, run_id: str, token: int, end_of: Callable[[Invocation], RunEnd]) -> None:
         """End a run that no worker will end, and the runs that it called."""
         run = await self._ledger.queries.lost_run(run_id)
         if run is None:
             return
-        name, end = run.status.name, _end_of(why, run.invocation)
+        name, end = run.status.name, end_of(run.invocation)
         if not await self._settlement.end_run(run_id, name, end, token):
             return
         record(RUNS, 1, name, end.state)
