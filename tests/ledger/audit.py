@@ -13,7 +13,9 @@ from skillfleet.contracts import RunState
 from skillfleet_ledger.keys import Keyspace
 from skillfleet_ledger.streams import kept_events
 
-_UNFINISHED = (RunState.QUEUED, RunState.RUNNING)
+_UNFINISHED = (RunState.QUEUED, RunState.RUNNING, RunState.WAITING)
+_INDEXES = ("index", "ready", "delayed", "deadlines", "leases", "parked", "held")
+_OF_JOURNALS = ("journal", "values", "emitted", "unfinished", "decisions", "inbox")
 
 
 @dataclass
@@ -34,12 +36,57 @@ def audit(client: Any, keys: Keyspace) -> list[str]:
             problems += [f"{run_id}: {what}" for what in _indexed(shard, run_id, record)]
             problems += [f"{run_id}: {what}" for what in _streamed(client, shard, run_id, record)]
             problems += [f"{run_id}: {what}" for what in _kept(client, keys, shard, run_id, record)]
+            problems += [f"{run_id}: {what}" for what in _waits(client, shard, run_id, record)]
         for index, members in shard.indexes.items():
             lost = members - set(shard.records)
             problems += [f"{index} names {run_id}, which has no record" for run_id in lost]
         problems += _counted(client, shard)
+        problems += _timed(client, shard)
         problems += _owed(client, shard)
     return problems
+
+
+def _waits(client: Any, shard: _Shard, run_id: str, record: dict[str, str]) -> list[str]:
+    """Check waits against the record: their kinds, a way to go on, what was announced."""
+    state = RunState(record["state"])
+    waits = client.hgetall(f"{shard.prefix}waits:{run_id}")
+    decisions = client.hgetall(f"{shard.prefix}decisions:{run_id}")
+    inbox = client.lrange(f"{shard.prefix}inbox:{run_id}", 0, -1)
+    problems = []
+    if state.terminal:
+        return [f"{state}, but has waits {sorted(waits)}"] if waits else []
+    if unknown := {wait for wait, how in decisions.items() if b"\n" in how} - set(waits):
+        problems.append(f"decisions {sorted(unknown)} of no wait")
+    kinds = {wait: stored.split(b" ")[0].decode() for wait, stored in waits.items()}
+    undecided = sorted(kind for wait, kind in kinds.items() if wait not in decisions)
+    noted = sorted(filter(None, record.get("waiting", "").split(",")))
+    if noted != undecided:
+        problems.append(f"waits for {undecided}, its record says {noted}")
+    if int(record.get("inbox_bytes", 0)) != sum(map(len, inbox)):
+        problems.append(f"{record.get('inbox_bytes')} bytes counted in its inbox")
+    if (waits or inbox or decisions) and "journal" not in record:
+        problems.append("its journal is not noted")
+    if state is RunState.WAITING and not undecided:
+        problems.append("parked, but waits for nothing")
+    if state is RunState.RUNNING and noted and not record.get("announced"):
+        problems.append("its waits are not announced")
+    return problems
+
+
+def _timed(client: Any, shard: _Shard) -> list[str]:
+    """Check that what expires is timed."""
+    found = client.zrange(f"{shard.prefix}timers", 0, -1, withscores=True)
+    timers = {timer.decode(): at for timer, at in found}
+    problems = []
+    for run_id in shard.records:
+        waits = client.hgetall(f"{shard.prefix}waits:{run_id}")
+        decisions = client.hkeys(f"{shard.prefix}decisions:{run_id}")
+        for wait, stored in waits.items():
+            expires, timer = stored.split(b" ")[1].decode(), f"{run_id}:{wait.decode()}"
+            timed = timers.pop(timer, None)
+            if wait not in decisions and timed != (None if expires == "-" else int(expires)):
+                problems.append(f"{timer} expires at {expires}, its timer at {timed}")
+    return [*problems, *(f"timer {timer} of no wait" for timer in timers)]
 
 
 def _counted(client: Any, shard: _Shard) -> list[str]:
@@ -100,7 +147,7 @@ def _load(client: Any, prefix: str) -> _Shard:
             shard.records[name.partition(":")[2]] = {
                 k.decode(): v.decode(errors="replace") for k, v in values.items()
             }
-        elif kind in ("index", "ready", "delayed", "deadlines", "leases", "held"):
+        elif kind in _INDEXES:
             shard.indexes[name] = {member.decode() for member in client.zrange(key, 0, -1)}
         elif kind == "running":
             shard.indexes[name] = {member.decode() for member in client.smembers(key)}
@@ -124,6 +171,8 @@ def _expected(record: dict[str, str]) -> set[str]:
         expected.add("deadlines")
     if state is RunState.RUNNING:
         expected |= {"leases", f"running:{record['queue']}"}
+    if state is RunState.WAITING:
+        expected.add("parked")
     if state.terminal:
         expected.add("expiring")
         if state is not RunState.SUCCEEDED:
@@ -177,7 +226,7 @@ def _kept(
 ) -> list[str]:
     ended = RunState(record["state"]).terminal
     problems = []
-    for kind in ("run", "events", "attempts", "children", "artifacts"):
+    for kind in ("run", "events", "attempts", "children", "artifacts", *_OF_JOURNALS):
         left: int = client.pttl(f"{shard.prefix}{kind}:{run_id}")
         if left != -2 and (left > 0) != ended:
             problems.append(f"{record['state']}, but {kind} lives for {left} ms")

@@ -13,7 +13,7 @@ import pytest
 from skillfleet.errors import LimitExceededError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.artifacts import LeaseLostError
-from skillfleet_ledger.runs.records import ClaimStatus, EndResult, Lease, WriteResult
+from skillfleet_ledger.runs.records import ClaimStatus, EndResult, Lease, Settled, WriteResult
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,
@@ -131,7 +131,7 @@ CASES: list[tuple[Call, Any]] = [
     (renew, "lost"),
     (retry, WriteResult.LOST),
     (release, WriteResult.LOST),
-    (settle, WriteResult.LOST),
+    (settle, Settled(WriteResult.LOST)),
     (end_unclaimed, EndResult.CHANGED),
     (charge_call, None),
     (submit_child, None),
@@ -176,7 +176,7 @@ async def test_an_attempt_that_was_given_back_changes_nothing(
     [
         *[case for case in CASES if case[0] not in (settle, end_unclaimed)],
         # They answer what they did, or that it was done before.
-        (settle, WriteResult.SETTLED),
+        (settle, Settled(WriteResult.SETTLED)),
         (end_unclaimed, EndResult.ENDED_BEFORE),
         (claim_again, ClaimStatus.ENDED),
         (expire_lease, False),

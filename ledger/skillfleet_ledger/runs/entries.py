@@ -4,6 +4,7 @@ In two lines: the entry's description (JSON), and its value (JSON, as it was giv
 kept apart or there is none.
 """
 
+from dataclasses import astuple
 from typing import Any
 
 import orjson
@@ -24,7 +25,7 @@ def packed(entry: Entry) -> bytes:
         "d": entry.duration_ms,
     }
     if entry.failure is not None:
-        described["f"] = [entry.failure.type, entry.failure.code, entry.failure.message]
+        described["f"] = astuple(entry.failure)
     if entry.digest:
         described |= {"s": entry.size, "g": entry.digest}
     if entry.tries != 1:

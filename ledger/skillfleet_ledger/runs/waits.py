@@ -98,13 +98,13 @@ class Waits(RunOperations):
         seq: int,
         spec: WaitSpec,
         expires_ms: int | None,
-        emitted: Mapping[str, int],
+        emitted: Mapping[str, int] | None = None,
     ) -> WaitWrite:
         """Open a wait, or find the open one of the same identity, kind, question and schema.
 
         An open one of that identity that asks for something else is withdrawn. `expires_ms` is
-        a time by Redis's clock, `emitted` as for `Journals.record`. Raises LimitExceededError for
-        too many waits.
+        a time by Redis's clock; `emitted` as for `Journals.record`. Raises LimitExceededError
+        for too many waits.
         """
         reply = await self._run(
             "open_wait",
@@ -112,7 +112,7 @@ class Waits(RunOperations):
             *(lease.token, seq, spec.kind, "-" if expires_ms is None else expires_ms),
             *(spec.call or "-", _short(spec.identity.encode()), _question(spec)),
             *(_private(spec), _payload(spec), MOST_WAITS),
-            *chain.from_iterable(emitted.items()),
+            *chain.from_iterable((emitted or {}).items()),
         )
         if reply[0] == _TOO_MANY:
             raise LimitExceededError(f"the run already has {MOST_WAITS} open waits")

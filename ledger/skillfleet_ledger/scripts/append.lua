@@ -42,6 +42,6 @@ end
 if last > seq then
   redis.call('HSET', run, 'seq', last, 'stream', '1', 'kept', '')
   if pairs_given then redis.call('HSET', run, 'journal', '1') end
-  if start > 7 then redis.call('HSET', P .. 'emitted:' .. id, unpack(ARGV, 7, start - 1)) end
+  note_emitted(id, 7, start - 1)
 end
 return { 1, last, r[4] or '' }

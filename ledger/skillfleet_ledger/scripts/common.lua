@@ -101,6 +101,16 @@ local function expire_indexes(id, state, agent, tags, at)
   write_shared('ZADD', P .. 'expiring', at, state .. '|' .. agent .. '|' .. #id .. '|' .. id .. (tags or ''))
 end
 
+-- Note how many events with an address are in the stream: address, number pairs in ARGV from `first`
+-- to `last`. Writes may overtake each other: the largest number counts.
+local function note_emitted(id, first, last)
+  local key = P .. 'emitted:' .. id
+  for i = first, last or #ARGV, 2 do
+    local known = tonumber(redis.call('HGET', key, ARGV[i]) or 0)
+    if tonumber(ARGV[i + 1]) > known then redis.call('HSET', key, ARGV[i], ARGV[i + 1]) end
+  end
+end
+
 -- The one way to a record: its own fields and those in args from a position on, which are given
 -- as a table, too; published is when its message is due.
 local function add_record(id, fields, now, published, args, position)

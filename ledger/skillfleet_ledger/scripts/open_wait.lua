@@ -35,11 +35,11 @@ elseif #before / 2 >= tonumber(ARGV[11]) then
   return { -2, seq }
 end
 
+note_emitted(id, 12)
 local wait = tostring(redis.call('HINCRBY', run_key(id), 'opened_waits', 1))
 redis.call('HSET', waits, wait,
   kind .. ' ' .. ARGV[5] .. ' ' .. now_ms() .. ' ' .. ARGV[6] .. ' ' .. ARGV[7] .. ' ' .. ARGV[8] .. '\n' .. ARGV[9] .. '\n'
     .. ARGV[10])
-if ARGV[12] then redis.call('HSET', P .. 'emitted:' .. id, unpack(ARGV, 12)) end
 if ARGV[5] ~= '-' then redis.call('ZADD', P .. 'timers', ARGV[5], id .. ':' .. wait) end
 local waiting = (r[7] or '') == '' and kind or r[7] .. ',' .. kind
 local event = is_shown(kind) and 'wait' or ''

@@ -25,6 +25,6 @@ local value = string.match(message, '\n(.*)$') or 'null'
 redis.call('HSET', journal, identity, ARGV[5] .. '\n' .. value)
 redis.call('HSET', run_key(id), 'journal', '1')
 redis.call('HINCRBY', run_key(id), 'inbox_bytes', -#message)
-if ARGV[7] then redis.call('HSET', P .. 'emitted:' .. id, unpack(ARGV, 7)) end
+note_emitted(id, 7)
 if wait ~= '' then seq = close_wait(id, r, wait, '') end
 return { 1, seq, value }

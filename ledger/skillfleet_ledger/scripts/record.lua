@@ -32,6 +32,6 @@ if ARGV[7] ~= '' then
   redis.call('PERSIST', P .. 'blob:' .. id .. ':' .. ARGV[7])
   redis.call('SADD', P .. 'values:' .. id, ARGV[7])
 end
-if ARGV[10] then redis.call('HSET', P .. 'emitted:' .. id, unpack(ARGV, 10)) end
+note_emitted(id, 10)
 if wait ~= '' then seq = close_wait(id, r, wait, '') end
 return { 1, seq }
