@@ -56,7 +56,7 @@ async def times_to_live(ledger: Ledger, run_id: str) -> dict[str, int]:
 
 
 async def expires(ledger: Ledger, run_id: str) -> float:
-    member = f"{run_id}|succeeded|librarian"
+    member = f"succeeded|librarian|{len(run_id)}|{run_id}"
     score = await touch(ledger, "ZSCORE", run_id, "expiring", member)
     return float(score) - await ledger.directory.now_ms()
 
@@ -139,5 +139,7 @@ async def test_a_kept_run_is_forgotten_in_the_end(ledger: Ledger) -> None:
     await ledger.leases.settle(lease, TASK, lease.seq, DONE)
     with pytest.raises(UnknownRunError):
         await ledger.queries.status(child.id)
-    await touch(ledger, "ZADD", child.id, "expiring", 1, f"{child.id}|succeeded|librarian")
+    await touch(
+        ledger, "ZADD", child.id, "expiring", 1, f"succeeded|librarian|{len(child.id)}|{child.id}"
+    )
     await reap(ledger)

@@ -18,6 +18,7 @@ from skillfleet_ledger.runs.records import (
     Submission,
     WriteResult,
 )
+from skillfleet_ledger.runs.search import RunFilter
 from skillfleet_ledger.runs.waits import DecideStatus
 from tests.ledger.durable import YES, ask, decided, entry, field, last, message, opened, parked
 from tests.ledger.helpers import (
@@ -270,8 +271,10 @@ async def test_waiting_runs_are_listed(ledger: Ledger) -> None:
     in_memory, away, other = await running(ledger), await running(ledger), await running(ledger)
     await opened(ledger, in_memory)
     await parked(ledger, away)
-    waiting = await ledger.queries.newest(state=RunState.WAITING)
-    assert {run.id for run in waiting} == {in_memory.run_id, away.run_id}
-    assert [run.id for run in await ledger.queries.newest(state=RunState.RUNNING)] == [other.run_id]
-    assert await ledger.queries.newest(state=RunState.QUEUED) == []
-    assert len(await ledger.queries.newest()) == 3
+
+    async def found(state: RunState) -> set[str]:
+        return {run.id for run in await ledger.search.page(RunFilter(state=state))}
+
+    assert await found(RunState.WAITING) == {in_memory.run_id, away.run_id}
+    assert await found(RunState.RUNNING) == {other.run_id}
+    assert await found(RunState.QUEUED) == set()
