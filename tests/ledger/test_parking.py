@@ -157,7 +157,7 @@ async def test_the_end_of_a_called_run_wakes_its_parked_caller(ledger: Ledger, h
     if how == "settle":
         attempt = await claimed(ledger, child.id)
         settled = await ledger.leases.settle(attempt, TASK, attempt.seq, DONE)
-        assert settled == Settled(WriteResult.SETTLED, lease.run_id)
+        assert settled == Settled(WriteResult.SETTLED, (lease.run_id,))
         again = await ledger.leases.settle(attempt, TASK, attempt.seq, DONE)
         assert again == Settled(WriteResult.SETTLED)
     elif how == "cancel":
