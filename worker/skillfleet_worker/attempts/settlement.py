@@ -14,7 +14,7 @@ from skillfleet_ledger.celery_format import RunEnd
 from skillfleet_ledger.retrying import retry_until
 from skillfleet_ledger.runs.records import EndResult, Invocation, WriteResult
 from skillfleet_producer.message import envelope
-from skillfleet_producer.publisher import Publisher, publish_or_leave, publish_woken
+from skillfleet_producer.publisher import Publisher, publish_or_leave
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.event_buffer import EventBuffer
 from skillfleet_worker.attempts.outcomes import (
@@ -143,9 +143,8 @@ class Settlement:
                 return WriteResult.LOST
             case Cancelled():
                 outcome = cancelled_as_asked(await ledger.queries.invocation(lease.run_id), outcome)
+        # Runs that this end has made ready are published by now (Ledger.woken).
         settled = await ledger.leases.settle(lease, attempt.delivery.task, seq, outcome.end())
-        if settled.woken is not None:
-            await publish_woken(ledger, self._publisher, settled.woken)
         return settled.result
 
     async def _release(self, attempt: Attempt, seq: int, reason: str) -> WriteResult:
