@@ -58,7 +58,7 @@ WORKLOADS: dict[str, tuple[str, dict[str, Any]]] = {
     "runs of 50 ms": ("fleet.echo", {"seconds": 0.05}),
 }
 
-SUCCEEDED = "{skillfleet:0}:state:succeeded"
+ENDED = "{skillfleet:0}:expiring"
 
 console = Console(width=100)
 
@@ -112,7 +112,7 @@ def measure(
             fleet.enqueue_many(skill, [arguments] * runs)
             used, began = cpu_seconds(process.pid), time.perf_counter()
             process.send_signal(signal.SIGCONT)
-            wait_until(lambda: client.zcard(SUCCEEDED) >= runs + 20, 300, "all runs")
+            wait_until(lambda: client.zcard(ENDED) >= runs + 20, 300, "all runs")
             rate = runs / (time.perf_counter() - began)
             return rate, (cpu_seconds(process.pid) - used) / runs * 1000
 

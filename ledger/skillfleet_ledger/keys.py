@@ -18,7 +18,7 @@
 | P index:all | zset | all runs by time of creation (ms) | pruned at expiry |
 | P index:agent:AGENT | zset | runs of that agent by time of creation (ms) | pruned at expiry |
 | P index:tag:KEY=VALUE | zset | runs with that tag by time of creation (ms) | pruned at expiry |
-| P index:state:STATE | zset | runs that ended so (not `succeeded`) by time of creation | pruned |
+| P index:state:STATE:... | zset | those (all, agent:AGENT, tag:KEY=VALUE) that ended so | pruned |
 | P ready:QUEUE:PRIORITY | zset | queued runs by time of publication (ms) | when claimed |
 | P queues | set | `QUEUE:PRIORITY` of all non-empty ready indexes | when empty |
 | P running:QUEUE | set | running runs | when they end |
@@ -43,6 +43,9 @@
 | P cards | hash | `AGENT|VERSION` -> the agent's card (JSON); shard 0 only | unseen for a day |
 | P serving | zset | `AGENT|VERSION|WORKER` by end of heartbeat (ms); shard 0 only | pruned |
 | P dead_letters | stream | messages that became no run, the last 10,000; shard 0 only | never |
+
+Indexes by state are of the states that runs end in, without `succeeded`, in which most do. Every
+entry of an index is read with the run's record, which decides (search.lua).
 
 A run that ended or was cancelled needs a cleanup while runs that it called have not been
 cancelled; one that was cancelled in the queue, or released too often, until it has ended itself.

@@ -108,7 +108,7 @@ def assert_refused(server: ValkeyServer, user: str, command: tuple[str, ...]) ->
         ("HDEL", f"{SHARD}decisions:x", "1"),
         ("LPOP", f"{SHARD}inbox:x"),
         ("DEL", f"{SHARD}inbox:x"),
-        ("ZADD", f"{SHARD}index:state:failed", "1", "x"),
+        ("ZADD", f"{SHARD}index:state:failed:all", "1", "x"),
         ("PUBLISH", "/0.celery.pidbox", "shutdown"),
         ("SUBSCRIBE", "/0.celeryev/worker.online"),
         ("DEL", f"{SHARD}run:x"),

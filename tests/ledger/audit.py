@@ -165,8 +165,9 @@ def _expiring_id(entry: str) -> str:
 def _expected(record: dict[str, str]) -> set[str]:
     """Return the indexes a run must be in besides `ready` or `delayed`."""
     state = RunState(record["state"])
-    expected = {"index:all", f"index:agent:{record['agent']}"}
-    expected |= {f"index:tag:{line}" for line in record.get("tags", "").split("\n") if line}
+    names = {"all", f"agent:{record['agent']}"}
+    names |= {f"tag:{line}" for line in record.get("tags", "").split("\n") if line}
+    expected = {f"index:{name}" for name in names}
     if state in _UNFINISHED and "deadline" in record:
         expected.add("deadlines")
     if state is RunState.RUNNING:
@@ -176,7 +177,7 @@ def _expected(record: dict[str, str]) -> set[str]:
     if state.terminal:
         expected.add("expiring")
         if state is not RunState.SUCCEEDED:
-            expected.add(f"index:state:{state}")
+            expected |= {f"index:state:{state}:{name}" for name in names}
     return expected
 
 

@@ -81,7 +81,7 @@ async def _dead(ledger: Ledger) -> Finding:
     refused = await ledger.connection.execute("XLEN", f"{ledger.keys.shard_prefix(0)}dead_letters")
     dead = 0
     for prefix in ledger.keys.prefixes():
-        dead += await ledger.connection.execute("ZCARD", f"{prefix}index:state:dead")
+        dead += await ledger.connection.execute("ZCARD", f"{prefix}index:state:dead:all")
     if not refused and not dead:
         return Finding("dead", Level.OK, "no dead runs, no dead letters")
     text = f"{dead} dead runs, {refused} dead letters"

@@ -16,7 +16,7 @@ from skillfleet_ledger.settings import Settings
 
 MOST_LISTED: Final = 10_000
 """The most runs of a page."""
-_MOST_READ = 2000
+_MOST_READ = 1000
 """The index entries that a page reads of a shard beyond its own length."""
 _CURSOR = re.compile(r"(\d{1,15})-(.+)", re.DOTALL)
 

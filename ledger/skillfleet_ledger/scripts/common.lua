@@ -82,15 +82,17 @@ local function add_state(id, stream, kept, attempt, seq, payload, now)
   return '', true
 end
 
--- Call act with the key of every index by creation that a run belongs to whatever its state; tags is
--- the record's field, KEY=VALUE lines.
-local function each_index(agent, tags, act)
-  act(P .. 'index:all')
-  act(P .. 'index:agent:' .. agent)
-  for tag in string.gmatch(tags or '', '[^\n]+') do act(P .. 'index:tag:' .. tag) end
+-- Call act with the key of every index by creation that a run belongs to, whatever its state; with a
+-- state, of those that hold the runs in this state alone. tags is the record's field, KEY=VALUE lines.
+local function each_index(agent, tags, act, state)
+  local start = P .. 'index:'
+  if state then start = start .. 'state:' .. state .. ':' end
+  act(start .. 'all')
+  act(start .. 'agent:' .. agent)
+  for tag in string.gmatch(tags or '', '[^\n]+') do act(start .. 'tag:' .. tag) end
 end
 
--- Most runs succeed: an index of them would find them no sooner than that of all runs.
+-- Most runs succeed: indexes of these would find them no sooner than those of all runs.
 local function is_indexed(state)
   return state ~= 'succeeded'
 end
@@ -474,7 +476,9 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
     if r[24] then leave_held(id, r[24], r[5]) end
   end
   if r[8] then redis.call('ZREM', P .. 'deadlines', id) end
-  if is_indexed(state) then write_shared('ZADD', P .. 'index:state:' .. state, r[11], id) end
+  if is_indexed(state) then
+    each_index(r[10], r[23], function(key) write_shared('ZADD', key, r[11], id) end, state)
+  end
   local kept, is_streamed = add_state(id, r[20], r[21], r[3], seq, payload, now)
   redis.call('HSET', run, 'state', state, 'code', code, 'message', message, 'finished', now, 'seq', seq,
     'settled', settled or '', 'kept', kept)

@@ -275,11 +275,16 @@ local function leave_indexes(entry)
   local id, tags = string.sub(rest, 1, length), string.sub(rest, length + 1)
   local r = redis.call('HMGET', run_key(id), 'state', 'agent', 'tags')
   local kept = {}
-  if r[1] then each_index(r[2], r[3], function(key) kept[key] = true end) end
-  if is_indexed(state) and r[1] ~= state then redis.call('ZREM', P .. 'index:state:' .. state, id) end
-  each_index(agent, tags, function(key)
+  local function keep(key) kept[key] = true end
+  local function leave(key)
     if not kept[key] then redis.call('ZREM', key, id) end
-  end)
+  end
+  if r[1] then
+    each_index(r[2], r[3], keep)
+    each_index(r[2], r[3], keep, r[1])
+  end
+  each_index(agent, tags, leave)
+  if is_indexed(state) then each_index(agent, tags, leave, state) end
 end
 
 -- Index entries of runs whose records have expired, a second ago so that they surely have.

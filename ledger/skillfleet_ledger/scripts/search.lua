@@ -27,23 +27,20 @@ local function follows(at, id, other_at, other_id)
   return at < other_at or (at == other_at and is_less(id, other_id))
 end
 
--- The smallest of the indexes by creation that hold all wanted runs, and the others of those given.
+-- The smallest of the indexes by creation that hold all wanted runs.
 local function choose()
-  local names = { 'all' }
-  if state ~= '' and not is_live(state) and is_indexed(state) then names[#names + 1] = 'state:' .. state end
-  for i = 7, #ARGV do names[#names + 1] = ARGV[i] end
-  local walked, size, others = nil, math.huge, {}
-  for _, name in ipairs(names) do
-    local count = redis.call('ZCARD', P .. 'index:' .. name)
-    if count < size then walked, size = name, count end
-  end
+  local start = P .. 'index:'
+  if state ~= '' and not is_live(state) and is_indexed(state) then start = start .. 'state:' .. state .. ':' end
+  local walked = start .. 'all'
+  local size = redis.call('ZCARD', walked)
   for i = 7, #ARGV do
-    if ARGV[i] ~= walked then others[#others + 1] = P .. 'index:' .. ARGV[i] end
+    local count = redis.call('ZCARD', start .. ARGV[i])
+    if count <= size then walked, size = start .. ARGV[i], count end
   end
-  return P .. 'index:' .. walked, size, others
+  return walked, size
 end
 
-local walked, size, others = choose()
+local walked, size = choose()
 
 -- The time of creation of a run that fits; false for others, and for an entry of the id's former life.
 local function fits(id, at)
@@ -53,8 +50,9 @@ local function fits(id, at)
   local shown = r[1]
   if shown == 'running' and r[3] and r[3] ~= '' then shown = 'waiting' end
   if state ~= '' and shown ~= state then return false end
-  for _, key in ipairs(others) do
-    local score = redis.call('ZSCORE', key, id)
+  for i = 7, #ARGV do
+    local key = P .. 'index:' .. ARGV[i]
+    local score = key == walked and created or redis.call('ZSCORE', key, id)
     if not score or tonumber(score) ~= created then return false end
   end
   return created
@@ -128,7 +126,7 @@ if state ~= '' and is_live(state) then
   local keys, count = live_indexes(), 0
   for _, key in ipairs(keys) do count = count + redis.call('ZCARD', key) end
   if count <= math.min(room, size) then
-    if walked ~= P .. 'index:all' then others[#others + 1] = walked end
+    walked = ''
     return sort_live(keys)
   end
 end
