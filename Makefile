@@ -15,12 +15,15 @@ MODULE ?= examples.librarian
 # Duration of `make chaos`; its seed, and that of `make mutations` (default: a new one).
 SECONDS ?= 600
 SEED ?=
+# Size of `make endurance`.
+STEPS ?= 1000
+KILLS ?= 50
 # Arguments passed on by `make bench`, `make chaos`, `make mutations` and `make lock`.
 ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo dev check lint format types layers test chaos mutations helm-test profiles bench bench-peers build lock generate verify clean
+.PHONY: help install demo dev check lint format types layers test chaos endurance mutations helm-test profiles bench bench-peers build lock generate verify clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +68,10 @@ chaos: $(STAMP) ## Inject faults while runs execute: make chaos SECONDS=600 SEED
 # All take an hour; ARGS=--missing plays those of changed lines, ARGS=--draw=12 a random dozen.
 mutations: $(STAMP) ## Mutate the ledger's scripts one line at a time: does a test fail?
 	@$(PY) -m tests.mutations $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+# The worker is killed KILLS times while a run makes STEPS model calls as steps.
+endurance: $(STAMP) ## The unkillable agent: make endurance STEPS=1000 KILLS=50 SEED=7
+	@$(PY) -m tests.endurance --steps $(STEPS) --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 helm-test: $(STAMP) ## The chart, the manifests and their containers as processes
 	@$(PY) -m pytest tests/helm -n $(JOBS) --dist loadgroup

@@ -1,0 +1,27 @@
+"""The agent of `benchmarks.durable`."""
+
+import time
+
+from skillfleet import Agent, RunContext
+
+agent = Agent("durable", description="Steps and waits to be measured")
+
+
+@agent.skill(durable=True)
+async def ask(ctx: RunContext) -> float:
+    """Ask, and return when the attempt that has the answer began (seconds since the epoch)."""
+    began = time.time()
+    await ctx.ask("Go on?", schema=bool)
+    return began
+
+
+@agent.skill
+async def steps(ctx: RunContext, count: int) -> int:
+    """Execute `count` steps that return at once."""
+    for number in range(count):
+        await ctx.step("add", _add, number, key=f"add-{number}")
+    return count
+
+
+async def _add(number: int) -> int:
+    return number + 1

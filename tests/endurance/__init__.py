@@ -1,0 +1,1 @@
+"""The unkillable agent: model calls as steps, while the worker is killed again and again."""
