@@ -123,14 +123,14 @@ async def _answered(handle: Any) -> float:
 
 async def _until_parked(client: redis.Redis, count: int) -> None:
     async def are_parked() -> bool:
-        return int(client.zcard(_PARKED)) >= count  # type: ignore[arg-type]  # it does not await
+        return int(client.zcard(_PARKED)) >= count
 
     await wait_until_async(are_parked, 300, f"{count} parked runs")
 
 
 def _commands(client: redis.Redis) -> int:
     """Return how many commands the server has executed so far, those in scripts included."""
-    stats: Mapping[str, Any] = client.info("commandstats")  # type: ignore[assignment]
+    stats: Mapping[str, Any] = client.info("commandstats")
     return sum(each["calls"] for name, each in stats.items() if name != "cmdstat_info")
 
 

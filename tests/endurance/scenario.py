@@ -16,7 +16,7 @@ from tests.endurance.skills import prompt_of
 from tests.support.fleet import FleetWorker
 from tests.support.model_server import REPLY_BYTES, ModelServer, reply_to
 from tests.support.valkey import ValkeyServer, running_server
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import wait_until, wait_until_async
 
 LEASE_SECONDS = 2.0
 NEXT_CALL_SECONDS = 1.0
@@ -116,7 +116,7 @@ async def run_round(plan: Endurance) -> Round:
             stack.callback(worker.close)
             worker.launch()
         for worker in workers:
-            await wait_until_async(lambda w=worker: asyncio.to_thread(w.serves), 60, "a worker")
+            await asyncio.to_thread(wait_until, worker.serves, 60, "a worker")
         fleet = await stack.enter_async_context(AsyncFleet(server.url))
         args = {"url": model.url, "steps": plan.steps, "branches": plan.branches}
         run = await fleet.enqueue("endurance.converse", args)
@@ -164,8 +164,9 @@ async def _kill(run: AsyncRunHandle, workers: list[FleetWorker]) -> None:
 
     # The other worker may still have to notice that the lease is over.
     victim = await wait_until_async(holder, _STALLED_SECONDS, "a worker that holds the run")
-    victim.kill()
-    victim.launch()
+    if victim is not None:
+        victim.kill()
+        victim.launch()
 
 
 async def _read(run: AsyncRunHandle, events: list[RunEvent], cut: asyncio.Event) -> None:

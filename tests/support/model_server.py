@@ -56,7 +56,12 @@ class ModelServer:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                data = self.rfile.read(int(self.headers["Content-Length"]))
+                if not data:
+                    # The client was killed before it had sent all.
+                    self.close_connection = True
+                    return
+                body = json.loads(data)
                 prompt = body["messages"][-1]["content"]
                 requests[prompt].append(time.time())
                 reply = reply_to(prompt, size)
