@@ -30,6 +30,7 @@
 | P unserved | hash | `AGENT.SKILL|QUEUE` -> how many runs no live worker serves | when freed |
 | P deadlines | zset | unfinished runs with a deadline, by deadline (ms) | when they end |
 | P parked | zset | parked runs by when they were parked (ms) | when they continue or end |
+| P alarms | zset | `QUEUE|ID` of parked runs by when the first wait expires | the same |
 | P timers | zset | `ID:WAIT` by when the wait expires (ms) | when it is closed |
 | P leases | zset | running runs by the end of their lease (ms) | when they end |
 | P cleanups | zset | runs that need a cleanup (below), by the next try (ms) | when done |

@@ -10,11 +10,15 @@ from pydantic import BaseModel, ConfigDict, computed_field
 from skillfleet_ledger.redis_client.connection import Connection
 from skillfleet_ledger.settings import Settings
 
+_SOON_MS = 30_000
+_MOST_DUE = 10_000
+
 
 class QueueStats(BaseModel):
     """The counts of one queue: runs that wait for a worker, are running, or are delayed.
 
-    `unserved` ones wait for a worker that serves their skill. Runs that are held for another
+    `unserved` ones wait for a worker that serves their skill. `due` ones are parked, and what they
+    wait for expires within half a minute. Runs that are held for another
     reason are not counted: a worker more would not help them.
     """
 
@@ -25,14 +29,15 @@ class QueueStats(BaseModel):
     running: int = 0
     delayed: int = 0
     unserved: int = 0
+    due: int = 0
     oldest_age_seconds: float = 0.0
     """The waiting time of the first waiting run."""
 
     @computed_field  # type: ignore[prop-decorator]  # pydantic's documented order
     @property
     def demand(self) -> int:
-        """The runs that need a worker: waiting, unserved and running ones."""
-        return self.queued + self.unserved + self.running
+        """The runs that need a worker: waiting, unserved, running and due ones."""
+        return self.queued + self.unserved + self.running + self.due
 
     def plus(self, other: "QueueStats") -> "QueueStats":
         """Return the sum with the counts of another shard or queue, under this one's name."""
@@ -42,6 +47,7 @@ class QueueStats(BaseModel):
             running=self.running + other.running,
             delayed=self.delayed + other.delayed,
             unserved=self.unserved + other.unserved,
+            due=self.due + other.due,
             oldest_age_seconds=max(self.oldest_age_seconds, other.oldest_age_seconds),
         )
 
@@ -67,17 +73,22 @@ class Queues:
         return [total[queue] for queue in sorted(total)]
 
     async def _shard(self, prefix: str, known: list[str], now_ms: float) -> list[QueueStats]:
-        names, delays, held = await asyncio.gather(
+        names, delays, held, alarms = await asyncio.gather(
             self._connection.execute("SMEMBERS", f"{prefix}queues"),
             self._connection.execute("HGETALL", f"{prefix}delays"),
             self._connection.execute("HGETALL", f"{prefix}unserved"),
+            self._connection.execute(
+                *("ZRANGEBYSCORE", f"{prefix}alarms", "-inf", now_ms + _SOON_MS),
+                *("LIMIT", 0, _MOST_DUE),
+            ),
         )
+        due = Counter(alarm.decode().partition("|")[0] for alarm in alarms)
         delayed = Counter(dict(_counts(delays)))
         unserved: Counter[str] = Counter()
         for name, count in _counts(held):
             unserved[name.rpartition("|")[2]] += count
         ready = sorted(name.decode() for name in names)
-        queues = {*known, *delayed, *unserved, *(name.rpartition(":")[0] for name in ready)}
+        queues = {*known, *delayed, *unserved, *due, *(name.rpartition(":")[0] for name in ready)}
         running = await asyncio.gather(
             *(self._connection.execute("SCARD", f"{prefix}running:{queue}") for queue in queues)
         )
@@ -90,6 +101,7 @@ class Queues:
                     running=int(count),
                     delayed=delayed[queue],
                     unserved=unserved[queue],
+                    due=due[queue],
                 )
                 for queue, count in zip(queues, running, strict=True)
             ),

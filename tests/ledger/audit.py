@@ -86,6 +86,11 @@ def _timed(client: Any, shard: _Shard) -> list[str]:
             timed = timers.pop(timer, None)
             if wait not in decisions and timed != (None if expires == "-" else int(expires)):
                 problems.append(f"{timer} expires at {expires}, its timer at {timed}")
+    for alarm in client.zrange(f"{shard.prefix}alarms", 0, -1):
+        queue, _, run_id = alarm.decode().partition("|")
+        record = shard.records.get(run_id, {})
+        if (record.get("state"), record.get("queue")) != (RunState.WAITING, queue):
+            problems.append(f"alarm {alarm!r} of no parked run")
     return [*problems, *(f"timer {timer} of no wait" for timer in timers)]
 
 

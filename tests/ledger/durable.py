@@ -80,6 +80,18 @@ def message(value: bytes = b'"hello"') -> bytes:
     return InboxMessage(value, "ada").packed()
 
 
+async def let_expire(
+    ledger: Ledger, run_id: str, wait_id: str = "1", *, is_timed: bool = True
+) -> None:
+    """Let an expiring wait be due, and its timer if there is one."""
+    key, timer = f"waits:{run_id}", f"{run_id}:{wait_id}"
+    stored = await touch(ledger, "HGET", run_id, key, wait_id)
+    kind, expires, rest = stored.split(b" ", 2)
+    assert expires != b"-"
+    await touch(ledger, "HSET", run_id, key, wait_id, b"%s 1 %s" % (kind, rest))
+    await touch(ledger, "ZADD", run_id, "timers", *(() if is_timed else ("XX",)), 1, timer)
+
+
 async def last(ledger: Ledger, run_id: str) -> int:
     """Return the number of the run's last event."""
     return (await ledger.queries.state(run_id))[1]

@@ -1,33 +1,27 @@
 """A model of one run in plain Python: the promises of the ledger's scripts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from skillfleet.contracts import RunState
-from skillfleet_ledger.runs.records import ClaimStatus, Lease, Submission, WriteResult
+from skillfleet.contracts import RunState, WaitKind
+from skillfleet_ledger.runs.records import ClaimStatus, Lease, WriteResult
+from tests.ledger.model_waits import MAX_DELIVERIES, ModelWaits
 
-MAX_DELIVERIES = 2
 MOST_RELEASES = 100
+IDLE = (RunState.QUEUED, RunState.WAITING)
 
 
 @dataclass
-class ModelRun:
+class ModelRun(ModelWaits):
     """The expected state of a run; every method is one script."""
 
-    new: Submission
-    state: RunState = RunState.QUEUED
-    token: int = 0
     attempt: int = 0
-    seq: int = 0
     delayed: bool = False
     due: bool = False
     released: int = 0
-    cancelled: bool = False
     overdue: bool = False
-    lapsed: bool = False
-    lost: int = 0
     orphaned: int = 0
     claim_id: str = ""
-    given_back: int = 0
     settled: int = 0
     leases: list[Lease] = field(default_factory=list)
     parent: "ModelRun | None" = None
@@ -48,19 +42,22 @@ class ModelRun:
         """True when it has to end a run that it called."""
         return self.over and not all(child.over for child in self.children)
 
-    def holds(self, lease: Lease) -> bool:
-        return self.state is RunState.RUNNING and lease.token == self.token
-
     def end(self, state: RunState) -> None:
         assert not self.state.terminal
         self.state = state
         self.seq += 1
         self.lapsed = self.delayed = False
+        self.waits.clear()
+        caller = self.parent
+        if caller and caller.has_journal and WaitKind.CALL in caller.waiting:
+            caller.wake()
 
     def claim(self, claim_id: str) -> ClaimStatus:
         if self.state is RunState.RUNNING:
             same = claim_id == self.claim_id and self.orphaned != self.token
             return ClaimStatus.CLAIMED if same else ClaimStatus.DUPLICATE
+        if self.state is RunState.WAITING:
+            return ClaimStatus.DUPLICATE
         if self.state.terminal:
             return ClaimStatus.ENDED
         if refused := self._refused():
@@ -68,7 +65,7 @@ class ModelRun:
         self.state = RunState.RUNNING
         self.token += 1
         self.attempt += 1
-        self.seq += 1
+        self.start_attempt()
         self.claim_id = claim_id
         self.delayed = self.due = self.lapsed = False
         return ClaimStatus.CLAIMED
@@ -101,7 +98,9 @@ class ModelRun:
         self.end(state)
         return WriteResult.SETTLED
 
-    def requeue(self, lease: Lease, seq: int, outcome: str, *, delay: bool) -> WriteResult:
+    def requeue(
+        self, lease: Lease, seq: int, outcome: str, dropped: Sequence[str] = (), *, delay: bool
+    ) -> WriteResult:
         if self.given_back == lease.token:
             return WriteResult.REQUEUED
         if not self.holds(lease):
@@ -109,6 +108,7 @@ class ModelRun:
         if seq != self.seq:
             return WriteResult.GAP
         self.given_back = lease.token
+        self.drop(dropped)
         self._queue()
         self.token += 1
         self.delayed, self.due = delay, False
@@ -129,7 +129,7 @@ class ModelRun:
         return "!enough" if self.cancelled else ""
 
     def cancel(self) -> bool:
-        if self.state is RunState.QUEUED:
+        if self.state in IDLE:
             self.end(RunState.CANCELLED)
             cancelled = True
         else:
@@ -146,7 +146,7 @@ class ModelRun:
         if self.children:
             self.cancelled = True
             return "marked"
-        if self.state is RunState.QUEUED:
+        if self.state in IDLE:
             self.end(RunState.CANCELLED)
             return "cancelled"
         self.cancelled = True
@@ -163,7 +163,7 @@ class ModelRun:
     def end_unclaimed(self, token: int | None) -> str:
         if self.state.terminal:
             return "ended_before"
-        if token != self.token and not (token is None and self.state is RunState.QUEUED):
+        if token != self.token and not (token is None and self.state in IDLE):
             return "changed"
         self.end(RunState.DEAD)
         return "ended_now"
@@ -178,10 +178,12 @@ class ModelRun:
             found.add(self._reap_lapsed())
         if cleanup and self.calls:
             found.add("cleanups")
-        elif cleanup and self.state is RunState.QUEUED and (self.cancelled or self.spent):
+        elif cleanup and self.state in IDLE and (self.cancelled or self.spent):
             found.add("cancelled" if self.cancelled else "released")
         if self.state is RunState.QUEUED and self.delayed and self.due:
             self.delayed = self.due = False
+            found.add("publish")
+        if self.expire():
             found.add("publish")
         return found
 
@@ -189,7 +191,7 @@ class ModelRun:
         # A candidate's lease is read again some seconds later.
         self.lapsed = False
         if self.orphaned != self.token:
-            self.lost += 1
+            self.count_loss()
             self.token += 1
             self.orphaned = self.token
         if self.cancelled:

@@ -242,6 +242,57 @@ async def test_events_of_a_step_in_a_run_without_a_journal_are_void_as_well(
     assert await void_events(ledger, lease.run_id) == [("2-0", "3-0", "s1")]
 
 
+# --- copies -----------------------------------------------------------------------------------
+
+
+async def test_entries_of_another_run_are_copied(ledger: Ledger) -> None:
+    lease, other = await running(ledger), await running(ledger)
+    run_id = lease.run_id
+    value = b"x" * (2 * CHUNK_BYTES)
+    digest = hashlib.sha256(value).hexdigest()
+    entries = [entry(f"s{number}", number) for number in range(2, 40)]
+    await recorded(ledger, other, *entries)
+    await ledger.journals.write_value(other, digest, value)
+    large = entry("large", 1, None, size=len(value), digest=digest)
+    await recorded(ledger, other, large)
+    await ledger.streams.append(other, 2, [step_event("s9")], emitted={"s1": 3})
+    await recorded(ledger, lease, own := entry("s3", 1, b'"own"'))
+    await ledger.leases.settle(other, TASK, 2, DONE)
+    for _ in range(2):
+        copied = await ledger.journals.copy(lease, other.run_id, 30)
+        assert copied is WriteResult.RECORDED
+    journal = await ledger.journals.load(run_id)
+    assert {each.identity: each for each in journal.entries} == {
+        each.identity: each for each in (large, *entries[:28], own)
+    }
+    assert journal.emitted == {}
+    assert await ledger.journals.value(run_id, large) == value
+    assert await touch(ledger, "PTTL", run_id, f"blob:{run_id}:{digest}") == -1
+    assert await touch(ledger, "SMEMBERS", run_id, f"values:{run_id}") == [digest.encode()]
+    # The other one is as it was.
+    assert 0 < await touch(ledger, "PTTL", run_id, f"blob:{other.run_id}:{digest}") <= LONG_MS
+    await lapse(ledger, run_id)
+    await reap(ledger)
+    assert await ledger.journals.copy(lease, other.run_id, 30) is WriteResult.LOST
+    assert (await claimed(ledger, run_id)).has_journal
+
+
+async def test_a_copied_journal_is_the_runs_own(ledger: Ledger) -> None:
+    lease, other = await running(ledger), await running(ledger)
+    await recorded(ledger, other, entry())
+    await ledger.journals.copy(lease, other.run_id, 2)
+    await ledger.leases.requeue(lease, lease.seq, outcome="retry", reason="x")
+    assert (await claimed(ledger, lease.run_id)).has_journal
+    # What was given to another run, or is gone, is not copied.
+    assert (
+        await ledger.journals._run(
+            "copy_entries", other.run_id, other.token, lease.run_id, "unknown", ""
+        )
+        == 1
+    )
+    assert [each.identity for each in (await ledger.journals.load(other.run_id)).entries] == ["s1"]
+
+
 # --- the end ----------------------------------------------------------------------------------
 
 

@@ -7,11 +7,13 @@ import pytest
 
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs.records import Lease
+from tests.ledger.durable import let_expire, parked
 from tests.ledger.helpers import (
     DONE,
     claimed,
     lapse,
     newest,
+    read_all,
     reap,
     running,
     settings_for,
@@ -173,3 +175,25 @@ async def test_an_overdue_run_ends_beside_one_whose_token_is_nonsense(ledger: Le
     broken, sound = [await submitted(ledger, deadline_ms=1) for _ in range(2)]
     await forged(ledger, broken.id, "token", "x")
     assert [run_id for run_id, *_ in (await reap(ledger)).to_end] == [sound.id]
+
+
+async def test_a_wait_expires_beside_one_whose_record_is_nonsense(ledger: Ledger) -> None:
+    broken, sound = await running(ledger), await running(ledger)
+    for lease in (broken, sound):
+        await parked(ledger, lease, expires_ms=4 * 10**12)
+        await let_expire(ledger, lease.run_id)
+    await forged(ledger, broken.run_id, "queue", None)
+    found = await reap(ledger)
+    assert (found.to_publish, found.counts["aside"]) == ((sound.run_id,), 1)
+
+
+async def test_events_stay_readable_whatever_a_record_says_of_waits(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    await ledger.leases.requeue(lease, lease.seq, outcome="retry", reason="x")
+    await forged(ledger, lease.run_id, "waiting", '"]},ask{,"TIMER')
+    lease = await claimed(ledger, lease.run_id)
+    status = await ledger.queries.status(lease.run_id)
+    assert (status.state, status.waits) == ("waiting", ())
+    await ledger.leases.settle(lease, "librarian.survey", lease.seq, DONE)
+    events = await read_all(ledger, lease.run_id)
+    assert events[3].payload == {"state": "waiting", "waits": ["ask"]}

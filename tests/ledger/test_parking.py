@@ -206,6 +206,35 @@ async def test_a_parked_caller_is_alive_for_its_calls(ledger: Ledger) -> None:
     await claimed(ledger, grandchild.id)
 
 
+# --- demand -----------------------------------------------------------------------------------
+
+
+async def due(ledger: Ledger) -> tuple[int, int]:
+    """Return how many runs of the queue `slow` are due and how many are demand."""
+    (stats,) = await ledger.queues.stats(["slow"])
+    return stats.due, stats.demand
+
+
+async def test_a_parked_run_is_demand_once_its_wait_expires_soon(ledger: Ledger) -> None:
+    now = await ledger.directory.now_ms()
+    for expires in (None, now + 60_000, now + 20_000, 1):
+        lease = await running(ledger, queue="slow")
+        await parked(ledger, lease, expires_ms=expires)
+    lease = await running(ledger, queue="slow")
+    for expires in (None, now + 60_000, now + 10_000, now + 50_000):
+        await opened(ledger, lease, ask(f"{expires}"), expires)
+    assert await due(ledger) == (2, 3)
+    assert await park(ledger, lease, "1", "2", "3", "4") is WriteResult.PARKED
+    assert await due(ledger) == (3, 3)
+    # Its wait without a time decides nothing: the earliest of the others does.
+    await decided(ledger, lease.run_id)
+    assert await due(ledger) == (2, 3)
+    await ledger.cancellation.cancel(lease.run_id, "enough")
+    woken = (await reap(ledger)).to_publish
+    assert len(woken) == 1
+    assert await due(ledger) == (1, 2)
+
+
 # --- ending -----------------------------------------------------------------------------------
 
 End = Callable[[Ledger, str, int], Awaitable[Any]]

@@ -15,7 +15,6 @@ import orjson
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     invariant,
     precondition,
     rule,
@@ -39,7 +38,9 @@ from tests.ledger.helpers import (
     submission,
     touch,
 )
-from tests.ledger.model import MAX_DELIVERIES, MOST_RELEASES, ModelRun
+from tests.ledger.model import IDLE, MOST_RELEASES, ModelRun
+from tests.ledger.model_waits import MAX_DELIVERIES
+from tests.ledger.stateful_waits import DurableRules
 from tests.support.valkey import ValkeyServer
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ WORKERS = st.sampled_from(["w1", "w2", "w3"])
 PICK = st.integers(0, 99)
 
 
-class ScriptsMachine(RuleBasedStateMachine):
+class ScriptsMachine(DurableRules):
     """A state machine that drives a real ledger and the model side by side."""
 
     def __init__(self, server: ValkeyServer) -> None:
@@ -168,15 +169,19 @@ class ScriptsMachine(RuleBasedStateMachine):
         assert self.run(self.ledger.leases.settle(lease, TASK, seq, end)).result is expected
 
     @precondition(lambda self: self.some_lease())
-    @rule(number=PICK, delay=st.booleans(), outcome=st.sampled_from(["retry", "released"]))
-    def requeue(self, number: int, outcome: str, *, delay: bool) -> None:
+    @rule(
+        number=PICK,
+        delay=st.booleans(),
+        outcome=st.sampled_from(["retry", "released"]),
+        dropped=st.lists(st.sampled_from(["s1", "s2"]), max_size=1),
+    )
+    def requeue(self, number: int, outcome: str, dropped: list[str], *, delay: bool) -> None:
         run, lease = self.pick_lease(number)
         seq = run.seq
-        expected = run.requeue(lease, seq, outcome, delay=delay)
+        expected = run.requeue(lease, seq, outcome, dropped, delay=delay)
         delay_ms = LONG_MS if delay else 0
-        answer = self.run(
-            self.ledger.leases.requeue(lease, seq, outcome=outcome, reason="r", delay_ms=delay_ms)
-        )
+        how: dict[str, Any] = {"outcome": outcome, "reason": "r", "dropped": dropped}
+        answer = self.run(self.ledger.leases.requeue(lease, seq, **how, delay_ms=delay_ms))
         assert answer is expected
 
     @precondition(lambda self: self.runs)
@@ -302,13 +307,14 @@ class ScriptsMachine(RuleBasedStateMachine):
         self.reap_once(closing=closing)
 
     def reap_once(self, *, closing: bool) -> None:
+        self.strike_off()
         key = f"{self.ledger.keys.shard_prefix(0)}cleanups"
         debts: Any = self.client.zrange(key, 0, -1, withscores=True)
         began = self.now_ms()
         found = self.run(reap(self.ledger))
         # An unpublished run comes again two seconds later, which a slow machine may need.
         self.run(self.ledger.maintenance.published(0, found.to_publish))
-        queued = {run.new.id for run in self.runs if run.state is RunState.QUEUED}
+        queued = {run.new.id for run in self.runs if run.state in IDLE}
         # A cleanup may have become due in between.
         seen = {*found.to_clean_up, *(run_id for run_id, _, _ in found.to_end)}
         due = {

@@ -1,6 +1,7 @@
 """Waits: opened once, decided once, closed with an entry, shown in the stream and the state."""
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from tests.ledger.durable import (
     entry,
     field,
     last,
+    let_expire,
     opened,
     parked,
     recorded,
@@ -55,16 +57,6 @@ async def state_of(ledger: Ledger, run_id: str) -> tuple[RunState, tuple[WaitKin
 
 async def now_ms(ledger: Ledger) -> int:
     return await ledger.directory.now_ms()
-
-
-async def let_expire(ledger: Ledger, run_id: str, wait_id: str = "1") -> None:
-    """Let an expiring wait be due."""
-    key, timer = f"waits:{run_id}", f"{run_id}:{wait_id}"
-    stored = await touch(ledger, "HGET", run_id, key, wait_id)
-    kind, expires, rest = stored.split(b" ", 2)
-    assert expires != b"-"
-    await touch(ledger, "HSET", run_id, key, wait_id, b"%s 1 %s" % (kind, rest))
-    await touch(ledger, "ZADD", run_id, "timers", "XX", 1, timer)
 
 
 # --- opening ----------------------------------------------------------------------------------
@@ -231,6 +223,32 @@ async def test_no_event_may_be_missing_before_a_wait(ledger: Ledger) -> None:
         assert await ledger.waits.withdraw(lease, seq, "1") == gap
         assert await ledger.waits.reopen(lease, seq, "1", "x") == gap
     assert (await ledger.journals.load(run_id)).entries == []
+
+
+async def test_scripts_answer_to_the_last_number(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    run_id, token = lease.run_id, lease.token
+
+    def call(script: str, *args: Any) -> Awaitable[Any]:
+        return ledger.waits._run(script, run_id, token, *args)
+
+    record = ("record", "q1", b"{}", "1", "", "", "1")
+    opening = ("ask", "-", "-", "a", "b", b"{}", b'{"kind":"ask"}', 1)
+    assert await call("open_wait", 7, *opening) == [-1, 1]
+    assert await call("open_wait", 1, *opening) == [1, 3, b"1"]
+    assert await call("open_wait", 3, *opening[:3], "c", *opening[4:]) == [-2, 3]
+    await decided(ledger, run_id)
+    for script in ("withdraw_wait", "reopen_wait"):
+        assert await call(script, 7, "1", "x") == [-1, 3]
+        assert await call(script, 7, "2", "x") == [1, 3]
+    assert await call("receive", 7, "m", b"{}", "") == [-1, 3]
+    assert await call("receive", 3, "m", b"{}", "") == [2, 3]
+    assert await call(*record, 7) == [-1, 3]
+    assert await call(*record, 3) == [1, 5]
+    for seq in (3, 5):
+        assert await call(*record, seq) == [1, 5]
+    assert await call("record", "s1", b"{}", "1", "", "", "", "") == [1, 5]
+    assert await call("park", 5, 0) == b"refused"
 
 
 # --- deciding ---------------------------------------------------------------------------------

@@ -6,18 +6,27 @@ test_residue): a verdict must be the same each time.
 
 _LEASE = ("test_fences", "test_measures", "test_replies")
 _ENDS = ("test_debts", "test_canvases", "test_ending", "test_cancel")
+_DURABLE = (
+    *("test_durable_fences", "test_waits", "test_inbox", "test_journals", "test_parking"),
+    "test_kept_calls",
+)
 _ALL = (
+    *_DURABLE,
     *("test_script_batches", *_LEASE, *_ENDS, "test_claim", "test_reap", "test_submit"),
     *("test_tree_limits", "test_queues", "test_artifacts", "test_release"),
     *("test_kept_events", "test_search"),
 )
 
 SUITES: dict[str, tuple[str, ...]] = {
-    "append": (*_LEASE, "test_kept_events", "test_cancel", "test_ending", "test_streams"),
-    "request_cancel": ("test_replies", "test_debts", "test_measures"),
+    "append": (
+        *("test_journals", *_LEASE, "test_kept_events", "test_cancel", "test_ending"),
+        "test_streams",
+    ),
+    "request_cancel": ("test_replies", "test_debts", "test_measures", "test_parking"),
     "batch": ("test_script_batches",),
-    "cancel": ("test_replies", *_ENDS, "test_measures"),
+    "cancel": ("test_replies", *_ENDS, "test_measures", "test_parking"),
     "claim": (
+        *("test_journals", "test_waits", "test_parking"),
         *_LEASE,
         "test_kept_events",
         "test_nonsense",
@@ -26,13 +35,17 @@ SUITES: dict[str, tuple[str, ...]] = {
         "test_cancel",
         "test_reap",
     ),
-    "end_unclaimed": (*_LEASE, *_ENDS, "test_reap"),
+    "copy_entries": ("test_journals",),
+    "decide": ("test_waits", "test_parking"),
+    "drop_message": ("test_inbox", "test_durable_fences"),
+    "end_unclaimed": (*_LEASE, *_ENDS, "test_reap", "test_parking"),
     "commit_artifact": (*_LEASE, "test_artifacts"),
     "common": _ALL,
     "expire_lease": (*_LEASE, "test_claim"),
     "follow": ("test_kept_events", "test_streams"),
     "charge_call": (*_LEASE, "test_tree_limits"),
     "reap": (
+        *("test_journals", "test_waits", "test_parking"),
         "test_debts",
         "test_canvases",
         "test_nonsense",
@@ -44,10 +57,19 @@ SUITES: dict[str, tuple[str, ...]] = {
         "test_kept_events",
         "test_search",
     ),
+    "open_wait": ("test_waits", "test_durable_fences", "test_inbox"),
+    "park": ("test_parking", "test_durable_fences", "test_waits", "test_measures"),
+    "receive": ("test_inbox", "test_durable_fences"),
+    "record": ("test_journals", "test_waits", "test_durable_fences"),
+    "reopen_wait": ("test_waits", "test_durable_fences"),
     "renew": (*_LEASE, "test_claim", "test_reap"),
-    "requeue": (*_LEASE, *_ENDS, "test_kept_events", "test_release", "test_claim", "test_reap"),
+    "requeue": (
+        *("test_journals", *_LEASE, *_ENDS, "test_kept_events", "test_release", "test_claim"),
+        "test_reap",
+    ),
     "search": ("test_search",),
-    "settle": (*_LEASE, *_ENDS),
+    "send": ("test_inbox",),
+    "settle": (*_LEASE, *_ENDS, "test_parking"),
     "charge_tokens": (*_LEASE, "test_tree_limits"),
     "finish_cleanup": ("test_debts", "test_replies"),
     "submit": (
@@ -59,6 +81,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         "test_search",
     ),
     "take_canvas": ("test_canvases",),
+    "withdraw_wait": ("test_waits", "test_durable_fences"),
     "write_chunk": (*_LEASE, "test_artifacts"),
 }
 

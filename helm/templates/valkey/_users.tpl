@@ -39,7 +39,7 @@
 {{- $producer = append $producer (printf "(+hsetnx ~%sdecisions:*)" $ledger) -}}
 {{- $producer = append $producer (printf "(+rpush +llen ~%sinbox:*)" $ledger) -}}
 {{- $producer = append $producer (printf "(+hscan %%R~%sjournal:*)" $ledger) -}}
-{{- $producer = append $producer (printf "(+zadd +zrem ~%sunpublished ~%sparked)" $ledger $ledger) -}}
+{{- $producer = append $producer (printf "(+zadd +zrem ~%sunpublished ~%sparked ~%salarms)" $ledger $ledger $ledger) -}}
 {{- $producer = append $producer (printf "(%s)" (concat (list "+rpush") $lists | join " ")) -}}
 
 {{- /* Executes runs: all of the ledger and of Celery's keys, and nothing of the server. Of scripts it may call what it loads; it sees no names of keys. */ -}}
@@ -57,7 +57,7 @@
 {{- /* Counts: the exporter's of the ledger, KEDA's of the lists. Sees no run. */ -}}
 {{- $exporter := concat (list "skillfleet-exporter") $none $connection -}}
 {{- $exporter = concat $exporter (list "+info" "+smembers" "+hgetall" "+hvals" "+scard" "+zcard" "+zrange" "+zrangebyscore" "+eval" "+type" "+llen") -}}
-{{- range list "queues" "delays" "unserved" "running:*" "ready:*" "cards" "workers" -}}
+{{- range list "queues" "delays" "unserved" "alarms" "running:*" "ready:*" "cards" "workers" -}}
 {{- $exporter = append $exporter (printf "%%R~%s%s" $ledger .) -}}
 {{- end -}}
 {{- /* Not for reading alone, or Redis refuses KEDA's script before it runs; no command here writes. */ -}}

@@ -20,6 +20,8 @@ from skillfleet_ledger.runs.waits import StoredWait, stored_waits
 INLINE_BYTES = 32 * 1024
 """The largest value that is stored within its entry."""
 _PAGE = 100
+_COPIED = 10
+"""Entries that one script copies: each may have a large value."""
 
 
 class StoredJournal(NamedTuple):
@@ -114,6 +116,23 @@ class Journals(RunOperations):
         if None in chunks:
             raise UnknownRunError(f"a recorded value of run {run_id!r} is missing: it expired")
         return b"".join(chunks)
+
+    async def copy(self, lease: Lease, source_id: str, before: int) -> WriteResult:
+        """Copy the entries of another run that have a smaller number: RECORDED or LOST.
+
+        Both runs lie on one shard. Counts of events are not copied, as the events are not. Safe to
+        repeat.
+        """
+        async for page in self._pages(source_id):
+            entries = [entry_of(identity, stored) for identity, stored in page.items()]
+            copied = [entry for entry in entries if entry.number < before]
+            for start in range(0, len(copied), _COPIED):
+                some = copied[start : start + _COPIED]
+                pairs = ((entry.identity, entry.digest) for entry in some)
+                args = (lease.token, source_id, *chain.from_iterable(pairs))
+                if not await self._run("copy_entries", lease.run_id, *args):
+                    return WriteResult.LOST
+        return WriteResult.RECORDED
 
     async def list(self, run_id: str) -> list[RecordedStep]:
         """Return the entries by number, without their values."""

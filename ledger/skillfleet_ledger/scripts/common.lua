@@ -316,9 +316,10 @@ local function read_for_waits(id)
   return redis.call('HMGET', run_key(id), 'token', 'state', 'seq', 'attempt', 'stream', 'kept', 'waiting', 'announced')
 end
 
+-- A producer may write any value into a record: what is no kind is left out.
 local function waiting_payload(waiting)
   if waiting == '' then return '{"state":"running"}' end
-  return '{"state":"waiting","waits":["' .. string.gsub(waiting, ',', '","') .. '"]}'
+  return '{"state":"waiting","waits":["' .. string.gsub(without(waiting, ''), ',', '","') .. '"]}'
 end
 
 -- Write what changed about a run's waits: an event of that kind ('' for none), the state that the
@@ -394,13 +395,25 @@ local function close_wait(id, r, wait, withdrawn)
   return note_waits(id, r, waiting, event, ended_payload(wait, kind, outcome, meta.by, meta.reason))
 end
 
+-- The one way into the indexes of parked runs, and the one way out. Those with a wait that expires are
+-- in a second one, `QUEUE|ID` by when the first does: nobody else knows what workers are needed for soon.
+local function enter_parked(id, queue, now, expires)
+  redis.call('ZADD', P .. 'parked', now, id)
+  if expires then redis.call('ZADD', P .. 'alarms', expires, queue .. '|' .. id) end
+end
+
+local function leave_parked(id, queue)
+  redis.call('ZREM', P .. 'parked', id)
+  redis.call('ZREM', P .. 'alarms', queue .. '|' .. id)
+end
+
 -- Let a run continue, as something happened that it may wait for: a parked one is queued, the worker
 -- of a running one looks at its waits. Returns true for a parked run, which the caller publishes.
 local function wake(id)
   local r, now = redis.call('HMGET', run_key(id), 'state', 'worker', 'queue', 'priority'), now_ms()
   if r[1] == 'running' then redis.call('PUBLISH', P .. 'worker:' .. r[2], 'wake ' .. id) end
   if r[1] ~= 'waiting' then return false end
-  redis.call('ZREM', P .. 'parked', id)
+  leave_parked(id, r[3])
   redis.call('HSET', run_key(id), 'state', 'queued')
   wake_ready(id, r[3], r[4], now)
   return true
@@ -472,7 +485,7 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
     listed = listed - 1
   else
     leave_queued(id, r[5], r[6], r[7])
-    if r[1] == 'waiting' then redis.call('ZREM', P .. 'parked', id) end
+    if r[1] == 'waiting' then leave_parked(id, r[5]) end
     if r[24] then leave_held(id, r[24], r[5]) end
   end
   if r[8] then redis.call('ZREM', P .. 'deadlines', id) end

@@ -17,12 +17,15 @@ if r[3] ~= ARGV[3] then return 'gap' end
 -- Its worker ends it.
 if r[9] or not ARGV[5] then return 'refused' end
 
+local first
 for i = 5, #ARGV do
   local stored = redis.call('HGET', P .. 'waits:' .. id, ARGV[i])
   if not stored or redis.call('HEXISTS', P .. 'decisions:' .. id, ARGV[i]) == 1 then return 'refused' end
-  local kind, called = string.match(stored, '^(%l+) %S+ %S+ (%S+)')
+  local kind, expires, called = string.match(stored, '^(%l+) (%S+) %S+ (%S+)')
   if kind == 'message' and redis.call('LLEN', P .. 'inbox:' .. id) > 0 then return 'refused' end
   if kind == 'call' and not is_live(redis.call('HGET', run_key(called), 'state')) then return 'refused' end
+  expires = tonumber(expires)
+  if expires and not (first and first < expires) then first = expires end
 end
 
 local now = now_ms()
@@ -30,7 +33,7 @@ leave_running(id, r[4])
 redis.call('HINCRBY', run, 'spent', ARGV[4])
 list_attempt(id, r[5], r[6], r[7], 'parked', now)
 redis.call('HSET', run, 'state', 'waiting', 'token', tonumber(r[1]) + 1, 'requeued', ARGV[2])
-redis.call('ZADD', P .. 'parked', now, id)
+enter_parked(id, r[4], now, first)
 -- While it ran, its deadline was looked at now and then only.
 if r[10] then redis.call('ZADD', P .. 'deadlines', r[10], id) end
 return 'parked'
