@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_cli.exits import CommandError
 from skillfleet_ledger import Ledger, Settings
-from skillfleet_ledger.queues import QueueStats
+from skillfleet_ledger.queues import QueueStats, WaitingStats
 from skillfleet_ledger.sync import Portal
 from skillfleet_telemetry.http import Answer, HttpServer, Query, Route
 
@@ -28,6 +28,15 @@ QUEUE_METRICS = {
     ),
 }
 """Gauges by queue: the field of QueueStats, and its help text."""
+WAITING_METRICS = {
+    "skillfleet_runs_parked": ("parked", "Runs that wait for input without a worker"),
+    "skillfleet_runs_parked_oldest_age_seconds": (
+        "oldest_age_seconds",
+        "How long the oldest of them has been parked",
+    ),
+    "skillfleet_waits_open": ("open_waits", "Open questions, receives and timers"),
+}
+"""Gauges of the fleet: the field of WaitingStats, and its help text."""
 WORKERS = "skillfleet_workers"
 EVICTED = "skillfleet_redis_evicted_keys"
 
@@ -94,7 +103,8 @@ class Demand:
     def _metrics(self, _: Query) -> Answer:
         queues = self._ask(self._all())
         registry = CollectorRegistry()
-        registry.register(_Samples(families(queues, *self._ask(self._fleet()))))
+        waiting = self._ask(self._ledger.queues.waiting())
+        registry.register(_Samples(families(queues, waiting, *self._ask(self._fleet()))))
         return Answer.metrics(generate_latest(registry))
 
     def _read(self, names: Sequence[str]) -> list[QueueStats]:
@@ -119,7 +129,9 @@ class Demand:
         return self._portal.call(work)
 
 
-def families(queues: Sequence[QueueStats], workers: int, evicted: int) -> list[Metric]:
+def families(
+    queues: Sequence[QueueStats], waiting: WaitingStats, workers: int, evicted: int
+) -> list[Metric]:
     """Return the exporter's metrics."""
     found: list[Metric] = []
     for name, (field, text) in QUEUE_METRICS.items():
@@ -127,6 +139,10 @@ def families(queues: Sequence[QueueStats], workers: int, evicted: int) -> list[M
         for stats in queues:
             gauge.add_metric([stats.queue], getattr(stats, field))
         found.append(gauge)
+    found += [
+        GaugeMetricFamily(name, text, getattr(waiting, field))
+        for name, (field, text) in WAITING_METRICS.items()
+    ]
     found.append(GaugeMetricFamily(WORKERS, "Worker processes with a live heartbeat", workers))
     found.append(CounterMetricFamily(EVICTED, "Keys that Redis evicted: must stay 0", evicted))
     return found

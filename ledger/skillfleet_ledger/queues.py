@@ -52,6 +52,19 @@ class QueueStats(BaseModel):
         )
 
 
+class WaitingStats(BaseModel):
+    """The counts of runs that wait for input, over all queues."""
+
+    model_config = ConfigDict(frozen=True)
+
+    parked: int = 0
+    """Runs that wait without a worker."""
+    oldest_age_seconds: float = 0.0
+    """How long the first of them has been parked."""
+    open_waits: int = 0
+    """Open waits that expire, parked or not: questions, messages, timers."""
+
+
 class Queues:
     """Reader of queue counts. It reads no runs, so its cost does not grow with their number."""
 
@@ -71,6 +84,21 @@ class Queues:
             for stat in await self._shard(prefix, list(total), now_ms):
                 total[stat.queue] = total.get(stat.queue, QueueStats(queue=stat.queue)).plus(stat)
         return [total[queue] for queue in sorted(total)]
+
+    async def waiting(self) -> WaitingStats:
+        """Return the counts of runs that wait for input; raises FleetUnavailableError."""
+        seconds, micros = await self._connection.execute("TIME")
+        now_ms = int(seconds) * 1000 + int(micros) / 1000
+        parked, waits, oldest = 0, 0, 0.0
+        for prefix in self._keys.prefixes():
+            count, first, timers = await asyncio.gather(
+                self._connection.execute("ZCARD", f"{prefix}parked"),
+                self._connection.execute("ZRANGE", f"{prefix}parked", 0, 0, "WITHSCORES"),
+                self._connection.execute("ZCARD", f"{prefix}timers"),
+            )
+            parked, waits = parked + int(count), waits + int(timers)
+            oldest = max(oldest, _age(first, now_ms))
+        return WaitingStats(parked=parked, oldest_age_seconds=oldest, open_waits=waits)
 
     async def _shard(self, prefix: str, known: list[str], now_ms: float) -> list[QueueStats]:
         names, delays, held, alarms = await asyncio.gather(

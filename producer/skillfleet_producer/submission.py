@@ -88,6 +88,8 @@ class Parent:
     """The token of the calling attempt's lease."""
     deadline_ms: int | None = None
     budget_end_ms: int | None = None
+    allowance_ms: int | None = None
+    """The rest of its executing time, where that stands while it waits for the called run."""
 
 
 def split_task(skill: object) -> tuple[str, str]:
@@ -143,7 +145,7 @@ def build_submission(
     budget = options.budget
     budget_end = _budget_end_ms(options, now_ms, parent)
     deadline = _deadline_ms(options, now_ms, parent, budget_end)
-    header = _header(deadline, claims, budget_end, parent.depth + 1 if parent else 0)
+    header = _header(deadline, claims, budget_end, parent)
     if parent is not None:
         run_id = keys.child_id(parent.run_id, f"{agent}.{name}\0{parent.call}")
     elif options.idempotency_key is not None:
@@ -205,13 +207,20 @@ def invocation_from(new: Submission) -> Invocation:
 
 
 def _header(
-    deadline_ms: int | None, auth: dict[str, Any] | None, budget_end_ms: int | None, depth: int
+    deadline_ms: int | None,
+    auth: dict[str, Any] | None,
+    budget_end_ms: int | None,
+    parent: Parent | None,
 ) -> bytes:
     """Return the JSON object with skillfleet's own header."""
-    if deadline_ms is None and auth is None and budget_end_ms is None and depth == 0:
+    if deadline_ms is None and auth is None and budget_end_ms is None and parent is None:
         return _PLAIN_HEADER
     header = InvocationHeader(
-        deadline_ms=deadline_ms, auth=auth, budget_end_ms=budget_end_ms, depth=depth
+        deadline_ms=deadline_ms,
+        auth=auth,
+        budget_end_ms=budget_end_ms,
+        allowance_ms=parent.allowance_ms if parent else None,
+        depth=parent.depth + 1 if parent else 0,
     )
     return _named(header)
 

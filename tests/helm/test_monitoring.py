@@ -16,6 +16,9 @@ DASHBOARD = CHART / "files" / "dashboard.json"
 METRICS = {
     *(f"skillfleet_queue_{name}" for name in ("queued", "running", "delayed")),
     "skillfleet_queue_oldest_age_seconds",
+    "skillfleet_runs_parked",
+    "skillfleet_runs_parked_oldest_age_seconds",
+    "skillfleet_waits_open",
     "skillfleet_workers",
     "skillfleet_runs_total",
     "skillfleet_run_duration_seconds_bucket",

@@ -37,7 +37,7 @@ def step_event(step: str = "") -> StepEvent:
 async def recorded(ledger: Ledger, lease: Lease, *entries: Entry) -> None:
     """Record entries."""
     for each in entries:
-        write = await ledger.journals.record(lease, each, {}, first=True, clears_step=True)
+        write = await ledger.journals.record(lease, each, {}, version="1", clears_step=True)
         assert write is WriteResult.RECORDED
 
 

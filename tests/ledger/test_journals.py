@@ -96,7 +96,7 @@ async def test_a_step_costs_two_commands_besides_its_script(
     await recorded(ledger, lease, entry())
     with valkey.client() as client:
         client.config_resetstat()
-        await ledger.journals.record(lease, entry("s2", 2), {}, first=False, clears_step=False)
+        await ledger.journals.record(lease, entry("s2", 2), {}, version="", clears_step=False)
         stats = client.info("commandstats")
     called = {name: stats[name]["calls"] for name in stats if "config" not in name}
     called.pop("cmdstat_info", None)
@@ -176,7 +176,7 @@ async def test_counts_of_events_never_go_down(ledger: Ledger) -> None:
     assert (await ledger.journals.load(lease.run_id)).emitted == {"": 3, "a": 2}
     for identity, count in (("s1", 1), ("s2", 4), ("s3", 12), ("s4", 11)):
         await ledger.journals.record(
-            lease, entry(identity), {"a": count}, first=True, clears_step=False
+            lease, entry(identity), {"a": count}, version="1", clears_step=False
         )
     assert (await ledger.journals.load(lease.run_id)).emitted == {"": 3, "a": 12}
 
@@ -198,7 +198,7 @@ async def test_events_of_a_step_that_is_not_recorded_are_void(ledger: Ledger) ->
     first = [step_event(), step_event("done"), step_event('bro"ken'), step_event("done")]
     await ledger.streams.append(lease, 2, first, emitted={})
     await ledger.streams.append(lease, 6, [step_event('bro"ken'), step_event("last")], emitted={})
-    await ledger.journals.record(lease, entry("done"), {}, first=True, clears_step=True)
+    await ledger.journals.record(lease, entry("done"), {}, version="1", clears_step=True)
     lease = await next_attempt(ledger, run_id, lease)
     # The events of the first attempt and of its loss, the void ones, the start of this attempt.
     assert lease.seq == 11
@@ -220,7 +220,7 @@ async def test_events_of_a_failed_step_are_valid_until_it_is_dropped(ledger: Led
     run_id = lease.run_id
     await ledger.streams.append(lease, 2, [step_event("s1")], emitted={"s1": 4})
     failed = entry(value=None, failure=EntryFailure("E", "c", "m"))
-    await ledger.journals.record(lease, failed, {}, first=True, clears_step=True)
+    await ledger.journals.record(lease, failed, {}, version="1", clears_step=True)
     lease = await next_attempt(ledger, run_id, lease)
     seq = lease.seq
     await ledger.leases.requeue(lease, seq, outcome="retry", reason="x", dropped=["s1", "other"])

@@ -318,7 +318,7 @@ async def test_steps_are_listed_without_their_values(scene: Scene, ledger: Ledge
     waiter, run = scene
     assert await run.steps() == []
     entry = Entry("fetch:1", 1, EntryKind.STEP, "fetch", 1, 1000, 250, b'"a page"', 8, tries=2)
-    await ledger.journals.record(waiter.lease, entry, {}, first=True, clears_step=False)
+    await ledger.journals.record(waiter.lease, entry, {}, version="1", clears_step=False)
     (step,) = await run.steps()
     assert (step.name, step.kind, step.attempt, step.tries) == ("fetch", EntryKind.STEP, 1, 2)
     assert (step.duration_seconds, step.size_bytes, step.outcome) == (0.25, 8, "succeeded")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from skillfleet_cli.exporter import EVICTED, QUEUE_METRICS, WORKERS
+from skillfleet_cli.exporter import EVICTED, QUEUE_METRICS, WAITING_METRICS, WORKERS
 from skillfleet_telemetry.metrics import TABLE
 from tests.support.debian import require_binary
 
@@ -18,7 +18,7 @@ ALERTS, DASHBOARD = FILES / "alerts.yaml", FILES / "dashboard.json"
 
 def existing() -> set[str]:
     """Return every metric name that Prometheus can see."""
-    names = {WORKERS, f"{EVICTED}_total", *QUEUE_METRICS}
+    names = {WORKERS, f"{EVICTED}_total", *QUEUE_METRICS, *WAITING_METRICS}
     for metric in TABLE:
         suffixes = ("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",)
         names |= {metric.prometheus + suffix for suffix in suffixes}
@@ -67,6 +67,7 @@ SERIES: dict[str, dict[str, str]] = {
     },
     "SkillfleetExporterDown": {'skillfleet_runs_in_flight{pod="p"}': GROWS},
     "SkillfleetQueueWaiting": {'skillfleet_queue_oldest_age_seconds{queue="celery"}': GROWS},
+    "SkillfleetParkedLong": {"skillfleet_runs_parked_oldest_age_seconds": "900000x60"},
     "SkillfleetRunsStuck": {
         'skillfleet_queue_queued{job="stuck",queue="celery"}': GROWS,
         'skillfleet_queue_running{job="stuck",queue="celery"}': NONE,

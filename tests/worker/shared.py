@@ -12,7 +12,10 @@ from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import wait_until
 
 StartWorker = Callable[..., FleetWorker]
-MODULES = "tests.worker.kit,tests.worker.ends,skillfleet.testing.conformance.run_context"
+MODULES = (
+    "tests.worker.kit,tests.worker.ends,tests.worker.durable_skills,"
+    "skillfleet.testing.conformance.run_context"
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Shared:
                 abandon_seconds=0.6,
                 reap_seconds=0.2,
                 lease_seconds=6,
+                park_seconds=0.3,
                 secret_conformance_token=SECRETS["conformance-token"],
             ) as worker,
             Fleet(server.producer_url) as fleet,

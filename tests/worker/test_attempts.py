@@ -10,7 +10,6 @@ import orjson
 import pytest
 
 from skillfleet import Agent, RunContext
-from skillfleet.auth import NoAuth
 from skillfleet.contracts import InvocationHeader
 from skillfleet.errors import EventsUnwritableError
 from skillfleet_auth.open_admission import OpenAdmission
@@ -162,7 +161,7 @@ def test_a_claim_whose_answer_outlasts_its_lease_starts_nothing(
         executor = Executor(process, capabilities, {})
         header = InvocationHeader()
         delivery = Delivery(new.id, "kit", "late", "celery", {}, header, None, new.id, {})
-        outcome = await executor.run(Registration(skill, NoAuth), delivery)
+        outcome = await executor.run(Registration(skill, Agent("kit")), delivery)
         assert isinstance(outcome, Succeeded if executed else Lost)
         assert started == ([new.id] if executed else [])
 

@@ -6,6 +6,7 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +70,21 @@ report(app.AsyncResult({waiting.id!r}).state)
 """
     assert plain_celery(loop.server.url, code) == [["value", 2, "SUCCESS"], "PENDING"]
     waiting.cancel()
+
+
+def test_a_plain_client_waits_for_a_run_that_is_parked_meanwhile(
+    shared: Shared, tmp_path: Path
+) -> None:
+    arguments = {"seconds": 1.5, "journal": str(tmp_path / "journal")}
+    code = f"""
+sleeps = app.send_task("durable.sleeps", kwargs={arguments!r})
+report(outcome(sleeps))
+report(sleeps.id)
+"""
+    value, run_id = plain_celery(shared.server.url, code)
+    assert value == ["value", "awake", "SUCCESS"]
+    outcomes = [attempt.outcome for attempt in shared.fleet.run(run_id).status().attempts]
+    assert outcomes == ["parked", "succeeded"]
 
 
 def test_revoke_cancels_a_running_run_and_its_client_sees_it_revoked(shared: Shared) -> None:
@@ -328,6 +344,29 @@ def test_flower_shows_runs_by_skill_name_with_their_states(flower: tuple[Flower,
     revoked = page.wait_task(cancelled.id, "REVOKED")
     assert revoked["name"] == "kit.sleep"
     assert list(page.ask("workers")) == [shared.worker.name]
+
+
+def test_flower_shows_a_run_that_waits_is_parked_and_resumes(
+    flower: tuple[Flower, Shared],
+) -> None:
+    page, shared = flower
+    run = shared.fleet.enqueue("durable.asks")
+    waiting = page.wait_task(run.id, "RETRY")
+    assert waiting["exception"] == "waits for an answer"
+    wait_until(lambda: run.status().parked, what="it to be parked")
+    assert page.task(run.id)["state"] == "RETRY"
+    run.answer({"approved": True})
+    shown = page.wait_task(run.id, "SUCCESS")
+    assert (shown["name"], shown["result"]) == ("durable.asks", "'True by '")
+
+
+def test_flowers_button_cancels_a_parked_run(flower: tuple[Flower, Shared]) -> None:
+    page, shared = flower
+    run = shared.fleet.enqueue("durable.asks")
+    wait_until(lambda: run.status().parked, what="it to be parked")
+    page.ask(f"task/revoke/{run.id}", terminate="true")
+    assert wait_state(run, RunState.CANCELLED).message == "revoked through Celery"
+    page.wait_task(run.id, "REVOKED")
 
 
 def test_flowers_button_cancels_a_run(flower: tuple[Flower, Shared]) -> None:

@@ -63,7 +63,7 @@ def _register(app: Celery, agents: Sequence[Agent], node: Node) -> None:
             members = {
                 "name": skill.spec.task_name,
                 "skill": skill,
-                "auth_model": agent.auth_model,
+                "agent": agent,
                 "node": node,
                 "__doc__": skill.spec.description,
                 "__module__": __name__,

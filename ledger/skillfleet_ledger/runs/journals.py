@@ -62,20 +62,21 @@ class Journals(RunOperations):
         entry: Entry,
         emitted: Mapping[str, int],
         *,
-        first: bool,
+        version: str,
         clears_step: bool,
     ) -> WriteResult:
         """Record an entry once: RECORDED or LOST.
 
-        `emitted` has the counts of events by address that changed since the last entry. `first`:
-        it may be the run's first. `clears_step`: it is a step that has emitted events, which are
-        valid from now on; those of a failed step are, until a retry drops it.
+        `emitted` has the counts of events by address that changed since the last entry. `version`
+        is the agent's, '' once this attempt has written it. `clears_step`: it is a step that has
+        emitted events, which are valid from now on; those of a failed step are, until a retry
+        drops it.
         """
         clears = "1" if clears_step and entry.failure is None else ""
         reply = await self._run(
             "record",
             lease.run_id,
-            *(lease.token, entry.identity, packed(entry), "1" if first else "", clears),
+            *(lease.token, entry.identity, packed(entry), version, clears),
             *(entry.digest, "", "", *chain.from_iterable(emitted.items())),
         )
         return WriteResult.LOST if reply[0] == 0 else WriteResult.RECORDED

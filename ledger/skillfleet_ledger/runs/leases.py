@@ -55,11 +55,12 @@ class Leases(RunOperations):
             return Claim(status, int(reply[1]), detail=bytes(reply[6]).decode(), code=code)
         deadline = int(reply[5]) if reply[5] else None
         token, attempt, seq, now = reply[1:5]
-        waited, retries, journal, rest = reply[6:10]
+        waited, retries, journal, rest, version = reply[6:11]
         lease = Lease(
             *(run_id, token, attempt, seq, now, deadline, waited, retries),
             has_journal=bool(journal),
             rest_ms=int(rest) if rest else None,
+            version=version.decode(),
         )
         return Claim(status, lease.token, lease)
 

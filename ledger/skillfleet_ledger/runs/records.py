@@ -137,6 +137,8 @@ class Lease(NamedTuple):
     """The number of retries the run has had; lost and released attempts do not count."""
     rest_ms: int | None = None
     """The rest of the run's executing time, milliseconds; None without a limit."""
+    version: str = ""
+    """The version of the agent in the last attempt that recorded something."""
     has_journal: bool = False
     """True for a run that has recorded something, waited for something, or got a message."""
 
@@ -217,6 +219,8 @@ class Invocation(NamedTuple):
     """See `Submission.celery`."""
     has_ended: bool = False
     """True for the message of a run that has ended and whose canvas continues."""
+    has_journal: bool = False
+    """True for a run that resumes: it goes ahead of new ones."""
 
 
 INVOCATION_FIELDS = (
@@ -233,6 +237,7 @@ INVOCATION_FIELDS = (
     "cancel_code",
     "celery",
     "canvas_tries",
+    "journal",
 )
 
 
@@ -259,6 +264,7 @@ def invocation_of(run_id: str, values: list[bytes | None]) -> Invocation | None:
         cancel_code=_text(record, "cancel_code"),
         celery=record.get("celery"),
         has_ended="canvas_tries" in record,
+        has_journal="journal" in record,
     )
 
 

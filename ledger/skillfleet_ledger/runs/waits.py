@@ -122,13 +122,21 @@ class Waits(RunOperations):
         return WaitWrite(WriteResult.RECORDED, int(more[0]), more[1].decode())
 
     async def close(
-        self, lease: Lease, seq: int, wait_id: str, entry: Entry, emitted: Mapping[str, int]
+        self,
+        lease: Lease,
+        seq: int,
+        wait_id: str,
+        entry: Entry,
+        emitted: Mapping[str, int],
+        *,
+        version: str = "",
     ) -> WaitWrite:
         """Record what a wait led to, and remove the wait; arguments as for `Journals.record`."""
         reply = await self._run(
             "record",
             lease.run_id,
-            *(lease.token, entry.identity, packed(entry), "1", "", entry.digest, wait_id, seq),
+            *(lease.token, entry.identity, packed(entry), version, ""),
+            *(entry.digest, wait_id, seq),
             *chain.from_iterable(emitted.items()),
         )
         return _written(reply)

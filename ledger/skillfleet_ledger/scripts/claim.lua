@@ -13,7 +13,7 @@
 --          that was not submitted; nothing when such a message is to be refused
 --
 -- Returns {status, token, attempt, seq, now, deadline or '', extra, retries, '1' with a journal or '', rest
--- of the executing time or ''}: status is
+-- of the executing time or '', version of the agent that recorded last or ''}: status is
 -- 'claimed' (extra: milliseconds it waited since it was published), 'duplicate' (another
 -- attempt holds the run), 'ended' (extra: its state), 'early' (its delay is not over), 'held' (extra:
 -- the reason that holds it back; one that was not served is claimed, as this worker serves it),
@@ -26,7 +26,7 @@ local now = now_ms()
 local function read()
   return redis.call('HMGET', run, 'state', 'token', 'attempt', 'seq', 'claim', 'cancel', 'deadline', 'due', 'queue',
     'priority', 'published', 'stream', 'retries', 'cancel_code', 'parent', 'lost', 'max_deliveries', 'kept',
-    'journal', 'waiting', 'stranded', 'spent', 'held')
+    'journal', 'waiting', 'stranded', 'spent', 'held', 'version')
 end
 
 -- Why a called run must not start: its calling run needs it no more.
@@ -68,7 +68,7 @@ local timeout, rest = tonumber(ARGV[6]), ''
 if timeout > 0 then rest = timeout - tonumber(r[22] or 0) end
 
 if state == 'running' then
-  if r[5] == claim then return { 'claimed', token, attempt, seq, now, deadline, 0, retries, r[19] or '', rest } end
+  if r[5] == claim then return { 'claimed', token, attempt, seq, now, deadline, 0, retries, r[19] or '', rest, r[24] or '' } end
   return { 'duplicate', token, attempt, seq, now, deadline, '' }
 end
 -- It is parked: its message is published again once it can continue.
@@ -115,4 +115,4 @@ if (r[20] or '') ~= '' then
   redis.call('HSET', run, 'seq', seq, 'kept', kept)
 end
 if r[19] then redis.call('HSET', run, 'announced', (r[20] or '') ~= '' and '1' or '') end
-return { 'claimed', token, attempt, seq, now, deadline, now - published, retries, r[19] or '', rest }
+return { 'claimed', token, attempt, seq, now, deadline, now - published, retries, r[19] or '', rest, r[24] or '' }

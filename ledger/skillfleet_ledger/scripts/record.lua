@@ -4,7 +4,7 @@
 -- ARGV[2]  token of the lease
 -- ARGV[3]  identity of the entry
 -- ARGV[4]  the entry
--- ARGV[5]  '1' for what may be the first entry of the run
+-- ARGV[5]  version of the agent, for what may be the first entry of the attempt; '' for further ones
 -- ARGV[6]  '1' when the entry is a step that has emitted events: they are valid now
 -- ARGV[7]  digest of a value that is kept apart; '' for one inside the entry
 -- ARGV[8]  id of the wait that the entry ends; '' for none
@@ -26,7 +26,7 @@ if wait ~= '' and seq ~= tonumber(ARGV[9]) then
   return { redis.call('HEXISTS', journal, identity) == 1 and 1 or -1, seq }
 end
 if redis.call('HSETNX', journal, identity, ARGV[4]) == 0 then return { 1, seq } end
-if ARGV[5] == '1' then redis.call('HSET', run, 'journal', '1') end
+if ARGV[5] ~= '' then redis.call('HSET', run, 'journal', '1', 'version', ARGV[5]) end
 if ARGV[6] == '1' then redis.call('HDEL', P .. 'unfinished:' .. id, identity) end
 if ARGV[7] ~= '' then
   redis.call('PERSIST', P .. 'blob:' .. id .. ':' .. ARGV[7])

@@ -21,7 +21,7 @@ local MOST_RELEASES = 100
 local id, delay = ARGV[1], tonumber(ARGV[4])
 local run = run_key(id)
 local r = redis.call('HMGET', run, 'token', 'state', 'seq', 'queue', 'priority', 'attempt', 'stream', 'requeued',
-  'cancel', 'worker', 'started', 'deadline', 'max_deliveries', 'kept')
+  'cancel', 'worker', 'started', 'deadline', 'max_deliveries', 'kept', 'journal')
 if r[8] == ARGV[2] then return 'requeued' end
 if not holds_lease(r[2], r[1], ARGV[2]) then return 'lost' end
 if tonumber(r[3]) ~= tonumber(ARGV[3]) then return 'gap' end
@@ -52,6 +52,7 @@ if delay > 0 then
   start_delay(id, r[4], now + delay)
 else
   mark_ready(id, r[4], r[5], now)
-  if ARGV[7] ~= '' then redis.call('LPUSH', KEYS[2], ARGV[7]) end
+  -- The list is read from the right: a run that resumes goes ahead of new ones.
+  if ARGV[7] ~= '' then redis.call(r[15] and 'RPUSH' or 'LPUSH', KEYS[2], ARGV[7]) end
 end
 return 'requeued'

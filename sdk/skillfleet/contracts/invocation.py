@@ -25,5 +25,7 @@ class InvocationHeader(BaseModel):
     """Claims of the caller from which the agent's `auth_model` is built."""
     budget_end_ms: int | None = None
     """The end of the tree's budget of wall time, in the form of `deadline_ms`."""
+    allowance_ms: int | None = None
+    """The executing time that the run may use, in milliseconds: what its calling run has left."""
     depth: int = 0
     """The number of runs above this one in its tree; 0 for a root."""

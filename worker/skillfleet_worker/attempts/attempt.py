@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from functools import cached_property
 from typing import Any
@@ -54,18 +53,15 @@ class Attempt:
         """Ids of the children that may be executed in this slot, by the task that waits for it."""
         self.open_calls = 0
         """The number of child runs that this attempt started and that have not ended."""
-        self.call_counts: Counter[str] = Counter()
-        """The number of times the attempt made the same call; part of a call's identity."""
         self.cleanups = Cleanups()
         """The cleanups of the resources that adapters opened for this attempt."""
         self.loop = asyncio.get_running_loop()
-        self.waiting = Waiting(self.loop)
-        """The waits of the handler, and whether it does anything else."""
         self.thread_id = threading.get_ident()
         self.started_at = time.monotonic()
         self.clock = Clock(lease.redis_ms, lease.deadline_ms, delivery.time_limit, lease.rest_ms)
         """The time that the attempt has."""
-        self.waiting.on_change(self._count_time)
+        self.waiting = Waiting(self.loop, self.clock)
+        """The waits of the handler, and whether it does anything else."""
         self._renewed_at = renewed_at
         self._stop: StopRequest | None = None
         self._stop_requested_at: float | None = None
@@ -171,6 +167,7 @@ class Attempt:
     def end(self) -> None:
         """Note that the handler has ended: calls that it left open wait no longer."""
         self._ended = True
+        self.waiting.close()
         self._notify()
 
     def request_stop(self, stop: StopRequest) -> None:
@@ -198,7 +195,7 @@ class Attempt:
         """Return the outcome of the passed deadline."""
         if self.clock.by_time_limit:
             return TimedOut(f"the task's time limit of {self.delivery.time_limit:g} s passed")
-        return timed_out(self.delivery.header, self.lease.deadline_ms)
+        return timed_out(self.delivery.header, self.deadline_ms)
 
     def is_overdue(self, error: BaseException) -> bool:
         """Return whether the handler ended with `error` because of the attempt's deadline."""
@@ -222,12 +219,6 @@ class Attempt:
         with self.listening(changed.set):
             while self._stop is None and not self._ended:
                 await changed.wait()
-
-    def _count_time(self) -> None:
-        if self.waiting.only_waits:
-            self.clock.pause()
-        else:
-            self.clock.resume()
 
     def _notify(self) -> None:
         for callback in tuple(self._listeners):

@@ -60,7 +60,7 @@ class ChildCalls(A2AClient):
         if options.grant is not None:
             raise CapabilityUnavailableError("this fleet cannot hand over workspace grants")
         name, key = f"{target}.{skill}", options.key
-        call = f"key:{key}" if key is not None else self._position(name, options, args or {})
+        call = f"key:{key}" if key is not None else _position(options, args or {})
         handle = await self._at_home(lambda: self._submit(name, args or {}, options, call))
         try:
             async with release_slot() as released:
@@ -91,16 +91,6 @@ class ChildCalls(A2AClient):
     async def _at_home(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return await bridge.at_home(retry_until(self._patience, work))
 
-    def _position(self, name: str, options: CallOptions, args: Mapping[str, Any]) -> str:
-        """Return the key of the n-th call with these arguments; the next attempt repeats it."""
-        digest = orjson.dumps(args, option=orjson.OPT_SORT_KEYS, default=repr).decode()
-        number = options.position
-        if number is None:
-            call = f"{name} {digest}"
-            self._attempt.call_counts[call] += 1
-            number = self._attempt.call_counts[call]
-        return f"position:{number}:{digest}"
-
     async def _submit(
         self, name: str, args: Mapping[str, Any], given: CallOptions, call: str
     ) -> AsyncRunHandle:
@@ -109,13 +99,13 @@ class ChildCalls(A2AClient):
         One that failed is started again, unless the caller's journal makes a further attempt get
         the same failure; after a retry of the caller it is started again in any case.
         """
-        attempt, options = self._attempt, Options(timeout=given.timeout, budget=given.budget)
+        attempt = self._attempt
         depth = attempt.delivery.depth
         limit = self._fleet.settings.max_tree_depth
         if depth + 1 >= limit:
             raise LimitExceededError(f"runs may be nested {limit} deep: {name} would be deeper")
         attempt.open_calls += 1
-        handle, created = await self._start(name, args, options, call)
+        handle, created = await self._start(name, args, given, call)
         if created or attempt.lease.attempt == 1:
             return handle
         state = (await handle.status()).state
@@ -127,13 +117,14 @@ class ChildCalls(A2AClient):
             again = f"{call}:retry:{attempt.lease.retries}"
         else:
             return handle
-        handle, _ = await self._start(name, args, options, again)
+        handle, _ = await self._start(name, args, given, again)
         return handle
 
     async def _start(
-        self, name: str, args: Mapping[str, Any], options: Options, call: str
+        self, name: str, args: Mapping[str, Any], given: CallOptions, call: str
     ) -> tuple[AsyncRunHandle, bool]:
-        attempt = self._attempt
+        attempt, waits = self._attempt, given.wait is not None
+        options = Options(timeout=given.timeout, budget=given.budget)
         header = attempt.delivery.header
         parent = Parent(
             run_id=attempt.run_id,
@@ -141,7 +132,9 @@ class ChildCalls(A2AClient):
             depth=attempt.delivery.depth,
             call=call,
             token=attempt.lease.token,
-            deadline_ms=attempt.deadline_ms,
+            # Where the caller's clock stands meanwhile, the called run inherits what it has left.
+            deadline_ms=attempt.clock.fixed_ms if waits else attempt.deadline_ms,
+            allowance_ms=attempt.clock.allowance_ms if waits else None,
             budget_end_ms=header.budget_end_ms if header else None,
         )
         claims = claims_for_call(attempt.delivery.auth, self._auth)
@@ -183,6 +176,12 @@ class ChildCalls(A2AClient):
         finally:
             ended.cancel()
             stopped.cancel()
+
+
+def _position(options: CallOptions, args: Mapping[str, Any]) -> str:
+    """Return the key of the n-th call with these arguments; the next attempt repeats it."""
+    digest = orjson.dumps(args, option=orjson.OPT_SORT_KEYS, default=repr).decode()
+    return f"position:{options.position}:{digest}"
 
 
 async def _call_result(fleet: AsyncFleet, handle: AsyncRunHandle) -> CallResult:

@@ -90,7 +90,7 @@ class Claims:
             f"{self._process.name}-{next(self._numbers)}",
             settings.lease_ms,
             delivery.foreign_record(settings),
-            RunLimits(int((spec.timeout or 0) * 1000), spec.max_deliveries or 0),
+            RunLimits(_executing_ms(spec, delivery), spec.max_deliveries or 0),
         )
         ended: Cancelled | TimedOut | None = None
         if claim.status is ClaimStatus.CANCELLED:
@@ -103,3 +103,10 @@ class Claims:
                 delivery.run_id, delivery.task, ended.end(), claim.token
             )
         return claim
+
+
+def _executing_ms(spec: SkillSpec, delivery: Delivery) -> int:
+    """Return the executing time that a run has, by its skill and its calling run; 0: any."""
+    own = None if spec.timeout is None else int(spec.timeout * 1000)
+    inherited = delivery.header.allowance_ms if delivery.header else None
+    return min((max(limit, 1) for limit in (own, inherited) if limit is not None), default=0)

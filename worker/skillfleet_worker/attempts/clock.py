@@ -50,6 +50,11 @@ class Clock:
         return int(max(self._allowance - self._spent_until(time.monotonic()), 0) * 1000)
 
     @property
+    def stands_in_waits(self) -> bool:
+        """True when the deadline may move."""
+        return self._allowance is not None
+
+    @property
     def fixed_ms(self) -> int | None:
         """The deadline that does not move, milliseconds since the epoch by Redis time."""
         return _earliest(self._run_deadline_ms, self._limit_ms)

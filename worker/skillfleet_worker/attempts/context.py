@@ -1,7 +1,7 @@
 """The run context of a worker: events, artifacts and cancellation in the ledger."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -55,6 +55,8 @@ class Capabilities:
     """The fleet's name, for the label of external resources."""
     a2a: A2AProvider | None = None
     discovery: DiscoveryProvider | None = None
+    show_waiting: Callable[[str, str], None] | None = None
+    """Shows monitors what a run waits for in this process, by its id; '' when it goes on."""
 
     @property
     def patience_seconds(self) -> float:
@@ -87,7 +89,9 @@ class ContextState:
         auth: BaseModel,
         declared_secrets: tuple[str, ...],
         capabilities: Capabilities,
+        version: str,
     ) -> None:
+        """`version` is that of the agent."""
         self.attempt = attempt
         self.auth = auth
         self.capabilities = capabilities
@@ -95,6 +99,10 @@ class ContextState:
         self.redactor = Redactor(declared_secrets, process_secrets)
         self.buffer = RedactingEventBuffer(buffer, self.redactor) if declared_secrets else buffer
         self._events = buffer
+        self._version = version
+        if attempt.durable:
+            # A drain gives its run back even if it never records anything.
+            _ = self.journal
         self.charges = ScopeState(
             attempt,
             auth,
@@ -130,7 +138,13 @@ class ContextState:
             self._events,
             shared,
             redacting.append_held if isinstance(redacting, RedactingEventBuffer) else None,
+            self._version,
         )
+
+    @property
+    def has_journal(self) -> bool:
+        """True once the handler has used the journal, or an earlier attempt has."""
+        return "journal" in self.__dict__ or self.attempt.lease.has_journal
 
     @cached_property
     def scope(self) -> AttemptScope:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -77,6 +77,7 @@ class EventBuffer:
         self._writing = asyncio.Lock()
         """Held while a batch, or a script that writes events, is under way."""
         self._steps: set[str] = set()
+        self._counts: dict[str, int] = {}
         self._due = 0.0
         """The time at which a handler on the home loop must yield, so that its events are sent."""
         self._error: EventsUnwritableError | None = None
@@ -129,6 +130,14 @@ class EventBuffer:
         and what `write` raises. On the home loop only.
         """
         return await asyncio.shield(asyncio.create_task(self._exclusively(write)))
+
+    def uncounted(self, emitted: Mapping[str, int]) -> dict[str, int]:
+        """Return those counts of events by address that no batch has written, or will write."""
+        return {
+            address: count
+            for address, count in emitted.items()
+            if count > self._counts.get(address, 0)
+        }
 
     def has_step(self, identity: str) -> bool:
         """Return whether this attempt has accepted events of a step."""
@@ -230,6 +239,7 @@ class EventBuffer:
         """Write a batch, with retries; None when the lease is lost or the time is up."""
         reason: Exception | None = None
         events, emitted = _packed(batch)
+        self._counts.update(emitted or {})
         try:
             async with asyncio.timeout(self._patience):
                 while True:

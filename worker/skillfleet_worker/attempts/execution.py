@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
-
+from skillfleet.agent import Agent
 from skillfleet.auth import auth_from_claims
 from skillfleet.contracts import ReasonCode
+from skillfleet.durable.journal import Journal, journal_of
 from skillfleet.errors import SkillfleetError
 from skillfleet.failures import error_code, error_text, failure_of, is_cancellation, leaves
 from skillfleet.retry import retry_delay
@@ -18,6 +19,7 @@ from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.context import Capabilities, ContextState, FleetRunContext
 from skillfleet_worker.attempts.event_buffer import EventBuffer
+from skillfleet_worker.attempts.mismatch import check_unused
 from skillfleet_worker.attempts.outcomes import (
     Cancelled,
     Failed,
@@ -35,10 +37,10 @@ logger = logging.getLogger(__name__)
 
 
 class Registration(NamedTuple):
-    """A skill that a worker serves, with the model of its callers and its own time limits."""
+    """A skill that a worker serves, with its agent and its own time limits."""
 
     skill: Skill[..., Any]
-    auth_model: type[BaseModel]
+    agent: Agent
     time_limits: tuple[float | None, float | None] = (None, None)
     """Hard and soft limit of the skill's Celery task, in seconds."""
 
@@ -64,8 +66,10 @@ class Execution:
             return Failed(error_code(problem), error_text(problem), problem)
         try:
             bound = skill.check_and_bind(delivery.arguments)
-            auth = auth_from_claims(served.auth_model, delivery.auth)
-            state = ContextState(attempt, events, auth, spec.secrets, self._capabilities)
+            auth = auth_from_claims(served.agent.auth_model, delivery.auth)
+            state = ContextState(
+                attempt, events, auth, spec.secrets, self._capabilities, served.agent.version
+            )
             ctx = FleetRunContext(state)
             ctx.require_scopes(spec.scopes)
             ended = await supervise(skill(ctx, **bound), attempt, self._settings)
@@ -74,9 +78,16 @@ class Execution:
         except Exception as error:
             logger.exception("run %s: its handler could not be executed", attempt.run_id)
             return internal_error("the handler could not be executed", error)
-        outcome = self._judge(skill, attempt, ended) if isinstance(ended, HandlerEnd) else ended
+        journal = journal_of(ctx) if state.has_journal else None
+        outcome = (
+            self._judge(skill, attempt, ended, journal) if isinstance(ended, HandlerEnd) else ended
+        )
         try:
+            if isinstance(outcome, Succeeded) and attempt.lease.has_journal:
+                outcome = await check_unused(ctx, served.agent, attempt.lease, outcome)
             return shortened(await state.finish(outcome))
+        except LeaseLostError:
+            return Lost()
         except Exception as error:
             logger.exception("run %s: its outcome could not be prepared", attempt.run_id)
             # Without the error's own text, which may hold a secret.
@@ -85,12 +96,18 @@ class Execution:
                 f"the outcome could not be prepared: {type(error).__name__}",
             )
 
-    def _judge(self, skill: Skill[..., Any], attempt: Attempt, ended: HandlerEnd) -> Outcome:
+    def _judge(
+        self,
+        skill: Skill[..., Any],
+        attempt: Attempt,
+        ended: HandlerEnd,
+        journal: Journal | None,
+    ) -> Outcome:
         """Return what the handler's end means for the run."""
         try:
             if ended.error is None:
                 return self._returned(skill, ended.value)
-            return self._raised(skill, attempt, ended.error)
+            return self._raised(skill, attempt, ended.error, journal)
         except Exception as error:
             logger.exception("run %s: the end of its handler could not be judged", attempt.run_id)
             return internal_error("the end of the handler could not be judged", error)
@@ -106,7 +123,13 @@ class Execution:
         check_result_size(skill.spec.task_name, dumped, self._settings.max_result_bytes)
         return dumped
 
-    def _raised(self, skill: Skill[..., Any], attempt: Attempt, error: BaseException) -> Outcome:
+    def _raised(
+        self,
+        skill: Skill[..., Any],
+        attempt: Attempt,
+        error: BaseException,
+        journal: Journal | None,
+    ) -> Outcome:
         if any(isinstance(leaf, LeaseLostError) for leaf in leaves(error)):
             return Lost()
         if attempt.is_overdue(error):
@@ -116,7 +139,10 @@ class Execution:
             return Failed(ReasonCode.SKILL_ERROR, message)
         if is_cancellation(error):
             return Cancelled(attempt.cancel_reason or failure_of(error).message)
-        return self._failed(skill, attempt, error)
+        outcome = self._failed(skill, attempt, error)
+        if isinstance(outcome, Retry) and journal is not None:
+            return replace(outcome, dropped=journal.failures_in(error))
+        return outcome
 
     def _failed(self, skill: Skill[..., Any], attempt: Attempt, error: BaseException) -> Outcome:
         """Return a retry where the skill's policy allows one, else the failure."""

@@ -26,7 +26,6 @@ from skillfleet_worker.attempts.messages import (
     attempt_time_limit,
 )
 from skillfleet_worker.attempts.outcomes import Lost, Outcome
-from skillfleet_worker.attempts.parking import ShownWaits
 from skillfleet_worker.attempts.process import WorkerProcess
 from skillfleet_worker.attempts.settlement import Settlement
 from skillfleet_worker.attempts.telemetry import AttemptTelemetry
@@ -69,10 +68,8 @@ class Executor:
             taken.delivery,
             taken.requested_at,
             run_child_inline,
-            durable=False,
+            durable=served.skill.spec.durable,
         )
-        if process.show_waiting is not None:
-            ShownWaits(attempt, process.show_waiting)
         events = self._event_buffer(attempt)
         process.begin(attempt)
         try:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
@@ -37,16 +38,20 @@ from skillfleet_ledger.runs.inbox import InboxMessage
 from skillfleet_ledger.runs.journals import INLINE_BYTES
 from skillfleet_ledger.runs.records import WriteResult
 from skillfleet_ledger.runs.waits import DecideStatus, WaitWrite
+from skillfleet_telemetry.metrics import WAIT_DURATION, record
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.event_buffer import EventBuffer
 from skillfleet_worker.attempts.inputs import admit_decision, admit_message
-from skillfleet_worker.attempts.parking import Parking
+from skillfleet_worker.attempts.journal_telemetry import report_entry, report_replayed
+from skillfleet_worker.attempts.parking import Parking, ShownWaits
 from skillfleet_worker.settings import WorkerSettings
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _EARLY_SECONDS: Final = 0.01
+_SKEW_MS: Final = 1000
+"""The most that this process's idea of Redis's time is behind it."""
 _EXPIRED: Final = Decision(WaitOutcome.EXPIRED)
 _CALL_ENDED: Final = Decision(WaitOutcome.ANSWERED)
 _NO_MESSAGE: Final = EntryFailure("WaitTimedOut", "wait_timed_out", "no message arrived in time")
@@ -77,6 +82,10 @@ class JournalServices(Protocol):
     def settings(self) -> WorkerSettings:
         """Limits and times."""
 
+    @property
+    def show_waiting(self) -> Callable[[str, str], None] | None:
+        """Shows monitors what a run waits for."""
+
 
 class LedgerJournal(JournalStore):
     """The journal of one attempt's run.
@@ -90,20 +99,28 @@ class LedgerJournal(JournalStore):
         events: EventBuffer,
         services: JournalServices,
         write_held_text: Callable[[], Awaitable[None]] | None,
+        version: str,
     ) -> None:
-        """`write_held_text` passes the text on that redaction holds back, if the run has any."""
+        """`write_held_text` passes the text on that redaction holds back, if the run has any.
+
+        `version` is that of the agent, which the run's record keeps.
+        """
         self._attempt = attempt
         self._events = events
         self._ledger = services.ledger
         self._admission = services.admission
-        self._settings = settings = services.settings
+        self._settings = services.settings
         self._write_held_text = write_held_text
-        self._has_entries = attempt.lease.has_journal
+        self._version = version
+        self._is_noted = False
+        """True once the record says that the run has a journal, of this version."""
         self._size = 0
         self._open: dict[str, OpenWait] = {}
         """The open waits by identity."""
         self._taking = asyncio.Lock()
-        Parking(attempt, events, services.ledger, settings.park_seconds)
+        Parking(attempt, events, services.ledger, services.settings)
+        if services.show_waiting is not None:
+            ShownWaits(attempt, services.show_waiting)
 
     @property
     def exists(self) -> bool:
@@ -123,6 +140,7 @@ class LedgerJournal(JournalStore):
         for wait in stored.waits:
             found = OpenWait(wait.id, wait.spec, wait.expires_ms, wait.decision)
             self._open[wait.spec.identity] = found
+        report_replayed(self._attempt, len(stored.entries))
         return Recorded(stored.entries, stored.emitted, frozenset(self._open))
 
     async def value(self, entry: Entry) -> bytes:
@@ -137,6 +155,7 @@ class LedgerJournal(JournalStore):
         self._grow(len(entry.value or b""))
         await self._settle_text()
         await bridge.at_home(self._record(entry, emitted, wait_id))
+        report_entry(self._attempt, entry)
         if wait_id is not None:
             del self._open[self._wait(wait_id).spec.identity]
 
@@ -155,14 +174,15 @@ class LedgerJournal(JournalStore):
         """Open a wait, or find that of an earlier attempt; return its id."""
         lease, waits = self._attempt.lease, self._ledger.waits
         known = self._open.get(spec.identity)
-        if known is not None:
+        if known is not None and known.spec.call == spec.call:
             known.spec = spec
             return known.id
         expires_ms = self._expiry(spec)
         await self._settle_text()
-        written = await self._write(lambda seq: waits.open(lease, seq, spec, expires_ms, emitted))
+        written = await self._write(
+            lambda seq: waits.open(lease, seq, spec, expires_ms, self._events.uncounted(emitted))
+        )
         self._open[spec.identity] = OpenWait(written.wait_id, spec, expires_ms)
-        self._has_entries = True
         return written.wait_id
 
     async def decision(self, wait_id: str) -> Decision:
@@ -178,9 +198,18 @@ class LedgerJournal(JournalStore):
             if wait.spec.kind is WaitKind.CALL:
                 return decision
             try:
+                self._check_time(wait, decision)
                 return await admit_decision(self._admission, run_id, wait_id, wait.spec, decision)
             except (UnauthorizedError, MissingScopes, ValueError) as error:
                 await self.reopen_wait(wait_id, error_text(error))
+
+    def _check_time(self, wait: OpenWait, decision: Decision) -> None:
+        """Raise ValueError for a wait that did not end in time, but is said to have."""
+        if decision.outcome in (WaitOutcome.ANSWERED, WaitOutcome.REJECTED):
+            return
+        latest = self._attempt.clock.redis_ms + _SKEW_MS
+        if wait.expires_ms is None or wait.expires_ms > latest:
+            raise ValueError(f"it has not {decision.outcome}")
 
     async def reopen_wait(self, wait_id: str, reason: str) -> None:
         """Drop the decision of a wait, which turned out to be invalid."""
@@ -218,7 +247,7 @@ class LedgerJournal(JournalStore):
     def stops_attempt(self, error: BaseException) -> bool:
         """Return whether `error` only reports that the attempt must stop."""
         attempt = self._attempt
-        if isinstance(error, asyncio.CancelledError) or attempt.gives_back:
+        if not attempt.continues:
             return True
         return any(
             isinstance(leaf, LeaseLostError | CancelledByCaller) for leaf in leaves(error)
@@ -232,8 +261,8 @@ class LedgerJournal(JournalStore):
                     return None
                 message = await self._receive(entry, wait_id, emitted)
         if message is not None:
-            self._has_entries = True
             self._size += len(message)
+            report_entry(self._attempt, replace(entry, size=len(message)))
             self._open.pop(entry.identity, None)
         return message
 
@@ -244,7 +273,8 @@ class LedgerJournal(JournalStore):
         found: list[bytes | None] = []
 
         async def write(seq: int) -> WaitWrite:
-            written, message = await waits.receive(lease, seq, entry, wait_id, emitted)
+            counts = self._events.uncounted(emitted)
+            written, message = await waits.receive(lease, seq, entry, wait_id, counts)
             found[:] = [message]
             return written
 
@@ -269,8 +299,10 @@ class LedgerJournal(JournalStore):
         """Return the decision of a wait, as the ledger has it, once there is one."""
         if wait.decision is None:
             async with self._awaiting(wait) as check:
+                began = time.monotonic()
                 while (decision := await self._asked(wait, check)) is None:
                     await self._until(check, wait)
+                record(WAIT_DURATION, time.monotonic() - began, wait.spec.kind)
             wait.decision = decision
         return wait.decision
 
@@ -363,16 +395,26 @@ class LedgerJournal(JournalStore):
                 raise self._lost()
             entry = replace(entry, value=None, digest=digest)
         if wait_id is not None:
-            await self._write(lambda seq: waits.close(lease, seq, wait_id, entry, emitted))
+            await self._write(
+                lambda seq: waits.close(
+                    *(lease, seq, wait_id, entry),
+                    emitted=self._events.uncounted(emitted),
+                    version=self._version,
+                )
+            )
             return
         await self._events.flush()
-        first, clears_step = not self._has_entries, self._events.has_step(entry.identity)
+        version = "" if self._is_noted else self._version
+        clears_step, emitted = (
+            self._events.has_step(entry.identity),
+            self._events.uncounted(emitted),
+        )
         written = await self._retried(
-            lambda: journals.record(lease, entry, emitted, first=first, clears_step=clears_step)
+            lambda: journals.record(lease, entry, emitted, version=version, clears_step=clears_step)
         )
         if written is WriteResult.LOST:
             raise self._lost()
-        self._has_entries = True
+        self._is_noted = True
 
     async def _write(self, write: Callable[[int], Awaitable[WaitWrite]]) -> WaitWrite:
         """Run a script that writes events, after all events that were accepted before."""

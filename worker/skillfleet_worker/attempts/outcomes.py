@@ -74,6 +74,8 @@ class Retry:
     delay: float
     message: str
     error: Exception
+    dropped: tuple[str, ...] = ()
+    """The identities of failed entries of the journal that the next attempt makes again."""
 
 
 @dataclass(frozen=True, slots=True)

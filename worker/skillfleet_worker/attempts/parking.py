@@ -8,16 +8,19 @@ drains parks at once, and gives back what it cannot park.
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from skillfleet.contracts.waits import WaitKind
 from skillfleet.errors import EventsUnwritableError, FleetUnavailableError
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger import Ledger
+from skillfleet_ledger.retrying import retry_until
 from skillfleet_ledger.runs.records import WriteResult
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.event_buffer import EventBuffer
 from skillfleet_worker.attempts.stop_request import SHUTS_DOWN, StopKind, StopRequest
+from skillfleet_worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +62,12 @@ class Parking:
     """Parks the run of an attempt, or gives it back. Belongs to the loop of its handler."""
 
     def __init__(
-        self, attempt: Attempt, events: EventBuffer, ledger: Ledger, park_seconds: float
+        self, attempt: Attempt, events: EventBuffer, ledger: Ledger, settings: WorkerSettings
     ) -> None:
-        """`park_seconds` is the time that a run waits in the memory of its worker."""
         self._attempt = attempt
         self._events = events
         self._ledger = ledger
-        self._park_seconds = park_seconds
+        self._settings = settings
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         attempt.waiting.on_change(self._review)
@@ -85,7 +87,7 @@ class Parking:
                 attempt.request_stop(SHUTS_DOWN)
         elif may_park:
             at_once = attempt.shutting_down or waiting.holds_slot
-            self._park_in(0.0 if at_once else self._park_seconds)
+            self._park_in(0.0 if at_once else self._settings.park_seconds)
 
     def _park_in(self, seconds: float) -> None:
         if self._task is None or self._task.done():
@@ -93,6 +95,8 @@ class Parking:
 
     def _begin(self) -> None:
         self._timer = None
+        if self._attempt.ended or self._attempt.stop is not None:
+            return
         self._task = self._attempt.loop.create_task(self._park())
 
     async def _park(self) -> None:
@@ -123,7 +127,9 @@ class Parking:
                 return WriteResult.REFUSED
             seq = self._events.seq
             spent = attempt.clock.spent_ms
-            written = await self._ledger.leases.park(attempt.lease, seq, awaited, spent)
+            park = partial(self._ledger.leases.park, attempt.lease, seq, awaited, spent)
+            # Without an answer, it would not be known whether the handler may continue.
+            written = await retry_until(self._settings.events_patience_seconds, park)
             if written is not WriteResult.GAP:
                 return written
             # Redis came back with less than it had.

@@ -45,8 +45,6 @@ class WorkerProcess:
         self.random = random.SystemRandom()
         self.background_services: list[Callable[[], Coroutine[Any, Any, None]]] = []
         """Further services that run as long as the process; add them before it starts."""
-        self.show_waiting: Callable[[str, str], None] | None = None
-        """Shows monitors what a run waits for in this process, by its id; '' when it goes on."""
         self.home = asyncio.get_running_loop()
         self.loop_watchdog: LoopWatchdog = bridge.home_watchdog(settings.blocked_seconds)
         self.loop_watchdog.name_tasks_by(self.executing)

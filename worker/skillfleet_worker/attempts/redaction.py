@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import traceback
+from dataclasses import replace
 from typing import Final, TypeVar
 
 import orjson
@@ -105,8 +106,9 @@ def redact_outcome(outcome: Outcome, redactor: Redactor) -> Outcome:
         case Failed(code, message, error):
             shown = None if error is None else _redact_error(error, redactor)
             return Failed(redactor.redact(code), redactor.redact(message), shown)
-        case Retry(delay, message, error):
-            return Retry(delay, redactor.redact(message), _redact_error(error, redactor))
+        case Retry(_, message, error):
+            shown = _redact_error(error, redactor)
+            return replace(outcome, message=redactor.redact(message), error=shown)
         case Cancelled(reason, code):
             return Cancelled(redactor.redact(reason), redactor.redact(code))
         case TimedOut() | Released() | Parked() | Lost():

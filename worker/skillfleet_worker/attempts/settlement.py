@@ -128,7 +128,7 @@ class Settlement:
         """Write the outcome once; `seq` is the number of the attempt's last event."""
         ledger, lease = self._ledger, attempt.lease
         match outcome:
-            case Retry(delay, message):
+            case Retry(delay, message, _, dropped):
                 return await ledger.leases.requeue(
                     lease,
                     seq,
@@ -136,6 +136,7 @@ class Settlement:
                     reason=message,
                     delay_ms=max(int(delay * 1000), 1),
                     spent_ms=attempt.clock.spent_ms,
+                    dropped=dropped,
                 )
             case Released(message):
                 return await self._release(attempt, seq, message)
@@ -170,7 +171,7 @@ class Settlement:
             spent_ms=attempt.clock.spent_ms,
         )
         if message is None and written is WriteResult.REQUEUED:
-            await publish_or_leave(self._publisher, invocation)
+            await publish_or_leave(self._publisher, invocation, first=invocation.has_journal)
         return written
 
     async def _cancel_children(self, run_id: str, reason: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from skillfleet_engine.loop.forks import ForkGuard
@@ -107,7 +108,8 @@ async def _first_of(task: "asyncio.Task[Any]", attempt: Attempt) -> None:
         timer = loop.call_later(max(deadline - time.monotonic(), 0), wake)
     task.add_done_callback(wake)
     try:
-        with attempt.listening(wake), attempt.waiting.listening(wake):
+        moves = attempt.waiting.listening(wake) if attempt.clock.stands_in_waits else nullcontext()
+        with attempt.listening(wake), moves:
             if attempt.stop is None:
                 await happened
     finally:

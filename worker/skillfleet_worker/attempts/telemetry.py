@@ -116,7 +116,7 @@ class AttemptTelemetry:
         """Record the end of the handler: end its span and those still open below it."""
         self._executed_ns = time.time_ns()
         self._leave_scope()
-        close_all(self._spans, failed=not isinstance(outcome, Succeeded))
+        close_all(self._spans, failed=not isinstance(outcome, Succeeded | Parked))
         if self._invoke.is_recording():
             _describe(self._invoke, outcome)
             if not isinstance(outcome, Lost):

@@ -9,13 +9,18 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from skillfleet.contracts.waits import WaitKind
+from skillfleet_worker.attempts.clock import Clock
 
 
 class Waiting:
-    """The open waits of one attempt. Belongs to the loop of its handler, unless noted."""
+    """The open waits of one attempt. Belongs to the loop of its handler, unless noted.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    The attempt's clock stands while its handler does nothing but wait.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self._loop = loop
+        self._clock = clock
         self._busy = 0
         self._writes = 0
         self._awaited: dict[str, WaitKind] = {}
@@ -62,7 +67,8 @@ class Waiting:
         try:
             yield
         finally:
-            self._listeners.remove(listener)
+            with contextlib.suppress(ValueError):
+                self._listeners.remove(listener)
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
@@ -121,9 +127,17 @@ class Waiting:
             self._loop.call_soon_threadsafe(self._check)
 
     def changed(self) -> None:
-        """Call the listeners."""
+        """Stop or start the clock, and call the listeners."""
+        if self.only_waits:
+            self._clock.pause()
+        else:
+            self._clock.resume()
         for listener in tuple(self._listeners):
             listener()
+
+    def close(self) -> None:
+        """Call no listener any more: the handler has ended."""
+        self._listeners.clear()
 
     def _check(self) -> None:
         for event in self._checks.values():

@@ -30,7 +30,14 @@ def revoke(state: Any, task_id: Any, **how: Any) -> Any:
     may_be = [one for one in ids if _may_be_run(one)]
     others = [one for one in ids if one not in may_be]
     # Without a record it may be the run of a plain Celery client, not received yet.
-    unrecorded = state.consumer.with_ledger(partial(_cancel, may_be)) if may_be else []
+    unrecorded, parked = (
+        state.consumer.with_ledger(partial(_cancel, may_be)) if may_be else ([], [])
+    )
+    for run_id in parked:
+        # No worker has it, whose request would report this.
+        state.consumer.event_dispatcher.send(
+            "task-revoked", uuid=run_id, terminated=True, signum="SIGTERM", expired=False
+        )
     if unrecorded:
         _celerys_revoke(state, unrecorded, **(how | {"terminate": False}))
     if others:
@@ -93,12 +100,15 @@ def _may_be_run(task_id: str) -> bool:
     return request is None or isinstance(request.task, SkillTask)
 
 
-async def _cancel(run_ids: list[str], ledger: Ledger) -> list[str]:
-    """Cancel runs; returns the ids that the ledger does not know."""
-    unknown = []
+async def _cancel(run_ids: list[str], ledger: Ledger) -> tuple[list[str], list[str]]:
+    """Cancel runs; returns the ids that the ledger does not know, and those that were parked."""
+    unknown, parked = [], []
     for run_id in run_ids:
         try:
+            is_parked = (await ledger.queries.status(run_id)).parked
             await ledger.cancellation.cancel(run_id, "revoked through Celery")
         except UnknownRunError:
             unknown.append(run_id)
-    return unknown
+        else:
+            parked += [run_id] if is_parked else []
+    return unknown, parked

@@ -10,8 +10,8 @@ from typing import Any, assert_never
 from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
 from celery.states import SUCCESS
-from pydantic import BaseModel
 
+from skillfleet.agent import Agent
 from skillfleet.contracts import HEADER, RunState
 from skillfleet.errors import FleetUnavailableError, RunError, RunFailed, RunTimedOut
 from skillfleet.skills.skill import Skill
@@ -64,7 +64,7 @@ class ReplayedResult:
 
 
 class SkillTask(AsyncTask):
-    """The task class of all skills; `skill`, `auth_model` and `node` are set on each task."""
+    """The task class of all skills; `skill`, `agent` and `node` are set on each task."""
 
     abstract = True
     typing = False
@@ -77,7 +77,7 @@ class SkillTask(AsyncTask):
     max_retries = None
 
     skill: Skill[..., Any]
-    auth_model: type[BaseModel]
+    agent: Agent
     node: Node
 
     async def run(self, *args: Any, **kwargs: Any) -> Any:
@@ -152,7 +152,7 @@ class SkillTask(AsyncTask):
     def registration(self) -> Registration:
         """The skill as the executor needs it."""
         limits = (self.time_limit, self.soft_time_limit)
-        return Registration(self.skill, self.auth_model, limits)
+        return Registration(self.skill, self.agent, limits)
 
     @cached_property
     def _names(self) -> list[str]:

@@ -154,7 +154,7 @@ class Reaper:
         try:
             invocation = await self._ledger.queries.invocation(run_id)
             if invocation is not None:
-                await self._publisher.publish(invocation)
+                await self._publisher.publish(invocation, first=invocation.has_journal)
         except Exception as error:  # noqa: BLE001 - the other runs are published all the same
             logger.warning("run %s is not published yet: %s", run_id, error)
             return ""
@@ -174,7 +174,7 @@ class Reaper:
         if not await self._settlement.end_run(run_id, name, end, token):
             return
         record(RUNS, 1, name, end.state)
-        if run.status.state is RunState.RUNNING:
+        if run.status.state in (RunState.RUNNING, RunState.WAITING) and not run.status.parked:
             record(LEASES_LOST)
         if end.state is RunState.DEAD:
             record(DEAD_LETTERS, 1, "run")
