@@ -75,7 +75,7 @@ class DurableRules(RuleBasedStateMachine):
             run.unfinished.add(name)
         failure = EntryFailure("E", "c", "m") if failed else None
         new = entry(name, value=b"%d" % number, failure=failure)
-        write = self.ledger.journals.record(lease, new, {}, first=True, clears_step=True)
+        write = self.ledger.journals.record(lease, new, {}, version="1", clears_step=True)
         assert self.run(write) is expected
 
     @precondition(some_lease)

@@ -29,7 +29,7 @@ async def append(ledger: Ledger, lease: Lease, seq: int) -> Any:
 async def record(ledger: Ledger, lease: Lease, seq: int) -> Any:
     del seq
     new = entry("s2", 2)
-    return await ledger.journals.record(lease, new, {"a": 1}, first=True, clears_step=True)
+    return await ledger.journals.record(lease, new, {"a": 1}, version="1", clears_step=True)
 
 
 async def write_value(ledger: Ledger, lease: Lease, seq: int) -> Any:
