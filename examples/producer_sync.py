@@ -4,6 +4,7 @@ Needs a fleet with the librarian; SKILLFLEET_REDIS_URL says where it is.
 """
 
 import sys
+from datetime import timedelta
 
 from skillfleet.errors import RunCancelled
 from skillfleet_producer import Fleet
@@ -55,11 +56,22 @@ def fetch(fleet: Fleet, folder: str) -> None:
     print(page.splitlines()[0])
 
 
+def find(fleet: Fleet, folder: str) -> None:
+    """Find runs by their tags, a page at a time."""
+    fleet.enqueue("librarian.survey", {"folder": folder}, tags={"tenant": "acme"}).result()
+    page = fleet.runs(tags={"tenant": "acme"}, since=timedelta(hours=1), limit=20)
+    found = list(page)
+    while page.cursor is not None:
+        page = fleet.runs(tags={"tenant": "acme"}, since=timedelta(hours=1), after=page.cursor)
+        found += page
+    print(len(found), "runs of acme in the last hour")
+
+
 def main() -> None:
     """Run them all."""
     folder = sys.argv[1]
     with Fleet() as fleet:
-        for example in (stream, resume, only_once, cancel, fetch):
+        for example in (stream, resume, only_once, cancel, fetch, find):
             print(f"\n--- {example.__name__}")
             example(fleet, folder)
 

@@ -95,6 +95,7 @@ async def retry_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
         priority=invocation.priority,
         queue=invocation.queue,
         idempotency_key=f"retry of {id}",
+        tags=status.tags,
     )
     if as_json:
         print_json({"id": run.id, "retry_of": id})

@@ -21,6 +21,10 @@ ArgumentPairs = Annotated[
         help="One argument; a value that is not valid JSON is a string. May be repeated.",
     ),
 ]
+TagPairs = Annotated[
+    list[str] | None,
+    typer.Option("--tag", metavar="KEY=VALUE", help="A tag that the run has. May be repeated."),
+]
 Subject = Annotated[
     str | None,
     typer.Option(

@@ -1,6 +1,7 @@
 """Display of runs (status, events, lists), and cancellation."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +26,8 @@ from skillfleet_ledger.streams import event_number
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 
 _IMPLIED_BY_STATE = {ReasonCode.CANCELLED_BY_CALLER, ReasonCode.DEADLINE_EXCEEDED}
+_MOST_PAGES = 200
+"""The pages that a list reads before it prints what it has found."""
 _MOST_SHOWN = 4000
 """Characters of a result that `status` shows without --json."""
 
@@ -115,13 +118,44 @@ async def cancel_run(run: AsyncRunHandle, reason: str | None, *, as_json: bool) 
 
 
 async def list_runs(
-    fleet: AsyncFleet, state: str | None, agent: str | None, limit: int, *, as_json: bool
+    fleet: AsyncFleet,
+    conditions: Mapping[str, Any],
+    limit: int,
+    cursor: str | None,
+    *,
+    as_json: bool,
 ) -> None:
-    """Print runs, newest first."""
-    found = await fleet.runs(state, agent, limit=limit)
+    """Print runs, newest first, and the cursor of further ones."""
+    found, cursor = await _find(fleet, conditions, limit, cursor)
     if as_json:
         print_json(found)
-        return
+    elif found or cursor is None:
+        _print_runs(found)
+    if cursor is not None:
+        console(stderr=True).print(f"more runs: --cursor {cursor}")
+
+
+async def _find(
+    fleet: AsyncFleet, conditions: Mapping[str, Any], limit: int, cursor: str | None
+) -> tuple[list[RunStatus], str | None]:
+    """Return runs of as many pages as it takes, and where to go on.
+
+    A page may hold few runs, or none, where most that it read do not meet the conditions.
+    """
+    found: list[RunStatus] = []
+    try:
+        for _ in range(_MOST_PAGES):
+            page = await fleet.runs(**conditions, limit=limit - len(found), after=cursor)
+            found += page
+            cursor = page.cursor
+            if cursor is None or len(found) == limit:
+                break
+    except ValueError as error:
+        raise CommandError(f"--cursor: {error}") from None
+    return found, cursor
+
+
+def _print_runs(found: Sequence[RunStatus]) -> None:
     if not found:
         console(stderr=True).print("no runs")
         return
@@ -185,6 +219,7 @@ def _facts(status: RunStatus) -> dict[str, Any]:
         "children": str(status.children or ""),
         "parent": status.parent_id,
         "trace": status.trace_id,
+        "tags": ", ".join(f"{key}={value}" for key, value in status.tags.items()),
     }
     return {name: value for name, value in facts.items() if value}
 

@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     """Greatest depth of runs that call runs."""
     max_tree_runs: int = Field(1000, ge=1)
     """Most runs that one run and all its descendants may call."""
+    tenant_claim: str | None = Field(None, min_length=1)
+    """Claim of the caller that is the tag `tenant` of all runs: producers set it and workers check
+    it. Empty: producers choose that tag themselves."""
     auth: Literal["off", "required"] = "off"
     """`required`: every run needs a signed token that names the caller."""
     auth_issuer: str = Field("skillfleet", min_length=1)

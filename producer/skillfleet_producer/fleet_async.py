@@ -125,7 +125,8 @@ class AsyncFleet:
         """Enqueue one run of `skill` ('<agent>.<skill>' or a skill object) and return its handle.
 
         `options` are the fields of `Options`: auth, idempotency_key, timeout, delay (seconds),
-        priority (0, most urgent, to 9), queue, budget (for the run and all those it calls).
+        priority (0, most urgent, to 9), queue, budget (for the run and all those it calls), tags
+        (strings by name, which the runs that it calls have, too).
         When this returns, the run is durable.
 
         Raises InvalidArgumentsError, ArgumentsTooLargeError, UnknownSkillError,

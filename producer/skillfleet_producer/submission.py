@@ -15,6 +15,7 @@ from skillfleet.contracts import HEADER, Budget, InvocationHeader
 from skillfleet.errors import InvalidArgumentsError
 from skillfleet.failures import error_text
 from skillfleet.jsonable import NotJsonError, to_json
+from skillfleet.tags import TENANT, check_tags, value_problem
 from skillfleet.texts import plain_text
 from skillfleet_ledger import Settings
 from skillfleet_ledger.runs.records import Invocation, Submission
@@ -36,6 +37,7 @@ class EnqueueOptions(TypedDict, total=False):
     priority: int | None
     queue: str | None
     budget: Budget | None
+    tags: Mapping[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Options:
     priority: int | None = None
     queue: str | None = None
     budget: Budget | None = None
+    tags: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.timeout is not None:
@@ -63,6 +66,9 @@ class Options:
         _check_text("queue", self.queue)
         if not isinstance(self.budget, Budget | None):
             raise InvalidArgumentsError(f"budget must be a Budget, not {self.budget!r}")
+        if self.tags is not None:
+            # A copy: the caller may change its own.
+            object.__setattr__(self, "tags", check_tags(self.tags))
 
 
 def _check_text(name: str, text: Any) -> None:
@@ -170,7 +176,28 @@ def build_submission(
         parent_token=parent.token if parent else None,
         budget_calls=budget.calls if budget else None,
         budget_tokens=budget.tokens if budget else None,
+        tags=_tags(settings, options, claims, parent),
     )
+
+
+def _tags(
+    settings: Settings, options: Options, claims: Mapping[str, Any] | None, parent: Parent | None
+) -> Mapping[str, str]:
+    """Return those given, and the tenant of the caller; a child has the tags of its parent."""
+    given, claim = options.tags or {}, settings.tenant_claim
+    if claim is None or parent is not None:
+        return given
+    tenant = (claims or {}).get(claim)
+    if TENANT in given and given[TENANT] != tenant:
+        raise InvalidArgumentsError(
+            f"tags: {TENANT!r} is the claim {claim!r} of the caller (SKILLFLEET_TENANT_CLAIM): it"
+            " cannot have another value"
+        )
+    if tenant is None:
+        return given
+    if (problem := value_problem(tenant)) is not None:
+        raise InvalidArgumentsError(f"auth: the claim {claim!r}, the run's tenant, {problem}")
+    return check_tags({**given, TENANT: tenant})
 
 
 def claims_of(auth: BaseModel | Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -75,13 +75,16 @@ def narrowed_auth(model: type[ModelT], caller: BaseModel) -> ModelT:
     return auth.model_copy(update={"scopes": kept})
 
 
-def claims_for_call(claims: Mapping[str, Any] | None, auth: BaseModel) -> dict[str, Any]:
+def claims_for_call(
+    claims: Mapping[str, Any] | None, auth: BaseModel, tenant_claim: str | None = None
+) -> dict[str, Any]:
     """Return the claims that a run passes to a child: the same caller, no additional scope.
 
     `claims` are those of the calling run, `auth` is the identity that its agent's model built from
-    them. Claims that the model does not know are not passed on, except for the subject.
+    them. Claims that the model does not know are not passed on, except for the subject and the
+    claim that names the tenant.
     """
-    known = {*type(auth).model_fields, "sub"}
+    known = {*type(auth).model_fields, "sub", tenant_claim}
     passed = {name: value for name, value in (claims or {}).items() if name in known}
     if "scopes" in passed:
         passed["scopes"] = sorted(scopes_of(auth) & set(passed["scopes"]))

@@ -54,6 +54,8 @@ REASON: Final = "skillfleet.reason"
 QUEUE_WAIT: Final = "skillfleet.queue_wait_seconds"
 EXISTED: Final = "skillfleet.run.existed"
 WORKER: Final = "skillfleet.worker"
+TAG: Final = "skillfleet.tag."
+"""Begins the attribute of a tag, which ends with the tag's key."""
 
 # Other spellings of token counts: earlier conventions, and what models' own clients return.
 # A provider that counts cached tokens beside its input tokens names them so.

@@ -57,7 +57,11 @@ class Meters:
         """Record one measurement."""
         take = self._record.get(metric.name)
         if take is not None:
-            take(value, dict(zip(metric.labels, labels, strict=True)))
+            own = len(metric.labels)
+            named = dict(zip(metric.labels, labels[:own], strict=True))
+            for tag in labels[own:]:
+                name, _, named[name] = tag.partition("=")
+            take(value, named)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus's text format."""

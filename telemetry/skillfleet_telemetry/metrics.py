@@ -5,7 +5,8 @@ Names and units are OpenTelemetry's; Prometheus shows `skillfleet.run.duration` 
 this table; a test compares the two.
 """
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,7 @@ _TOKEN_BUCKETS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric; `labels` are given to `record` by position.
+    """One metric; `labels` are given to `record` by position, and after them those of tags.
 
     `at_zero` holds the label values that a counter exposes before anything was counted:
     Prometheus sees no increase in a series that begins with 1.
@@ -163,15 +164,27 @@ def is_measured() -> bool:
 
 
 _MAX_NAMES = 100
-_names: set[str] = set()
+_names: defaultdict[str, set[str]] = defaultdict(set)
 
 
-def bounded(name: str | None) -> str:
-    """Return a label for a name that skills choose; after the first hundred it is `other`."""
+def bounded(name: str | None, kind: str = "") -> str:
+    """Return a label for a name that users choose; after the first hundred it is `other`.
+
+    Names of each `kind` are counted apart.
+    """
     if name is None:
         return ""
-    if name not in _names:
-        if len(_names) >= _MAX_NAMES:
+    known = _names[kind]
+    if name not in known:
+        if len(known) >= _MAX_NAMES:
             return "other"
-        _names.add(name)
+        known.add(name)
     return name
+
+
+def tag_labels(tags: Mapping[str, str], keys: Sequence[str]) -> tuple[str, ...]:
+    """Return a run's tags with these keys as further labels for `record`: `tag.KEY=VALUE`.
+
+    There is one for each key, as all series of a metric have the same labels.
+    """
+    return tuple(f"tag.{key}={bounded(tags.get(key), key)}" for key in keys)

@@ -115,6 +115,37 @@ def test_runs_are_listed_newest_first_and_by_state_and_agent(shell: Shell, recit
     assert "broken_flask: the flask broke" in table
 
 
+def test_runs_are_found_by_tag_and_time_page_by_page(shell: Shell) -> None:
+    tags = ("--tag", "tenant=acme", "--tag", "of=this test")
+    made = [shell.ok("enqueue", "kit.add", "--arg", "x=1", *tags).out.strip() for _ in range(3)]
+    assert "tenant=acme" in shell.ok("status", made[0]).out
+    first = shell.ok("runs", *tags, "--since", "1h", "--limit", "2", "--json")
+    cursor = first.err.split("--cursor ")[1].strip()
+    last = shell.ok("runs", *tags, "--cursor", cursor, "--json")
+    assert {run["id"] for run in [*first.json, *last.json]} == set(made)
+    assert "--cursor" not in last.err
+    assert shell.ok("runs", *tags, "--since", "2100-01-01", "--json").json == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--tag", "tenant"), "--tag 'tenant' must be key=value"),
+        (("--tag", "a b=1"), "tags: the key 'a b' must"),
+        (("--tag", "a=1", "--tag", "a=2"), "given twice"),
+        (("--since", "yesterday"), "--since 'yesterday' must be a span"),
+        (("--since", "99999999999d"), "must be a span"),
+        (("--cursor", "next"), "--cursor: after must be the cursor"),
+    ],
+)
+def test_invalid_conditions_are_refused(
+    shell: Shell, arguments: tuple[str, ...], complaint: str
+) -> None:
+    ended = shell.run("runs", *arguments)
+    assert ended.code == 2
+    assert complaint in ended.err
+
+
 def test_agents_are_listed_with_their_skills_and_queues(shell: Shell) -> None:
     cards = {card["name"]: card for card in shell.ok("agents", "--json").json}
     assert set(cards) == {"kit", "annex", "fleet"}

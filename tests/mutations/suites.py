@@ -70,6 +70,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "search": ("test_search",),
     "send": ("test_inbox",),
     "settle": (*_LEASE, *_ENDS, "test_parking"),
+    "snapshots": ("test_search",),
     "charge_tokens": (*_LEASE, "test_tree_limits"),
     "finish_cleanup": ("test_debts", "test_replies"),
     "submit": (

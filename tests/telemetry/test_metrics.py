@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -162,10 +163,11 @@ def test_what_a_child_counted_stays_when_the_child_is_gone() -> None:
 
 
 def test_names_that_skills_choose_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "_names", set())
+    monkeypatch.setattr(table, "_names", defaultdict(set))
     labels = {table.bounded(f"model-{i}") for i in range(500)}
     assert len(labels) == 101
     assert "other" in labels
+    assert table.bounded("new", "tenant") == "new"
 
 
 def test_the_documentation_lists_every_metric_with_unit_and_labels() -> None:

@@ -59,6 +59,9 @@ class WorkerSettings(Settings):
     """Address on which that port listens."""
     metrics: bool = False
     """Serve Prometheus metrics at `/metrics` of the probe port."""
+    telemetry_tags: str = ""
+    """Keys of the tags that spans, log lines and metrics of runs carry, separated by commas. In
+    metrics, at most a hundred values of each."""
     redis_transport: Literal["skillfleet", "kombu"] = "skillfleet"
     """Transport that receives messages from Redis: the engine's, or Celery's own (kombu)."""
     log_format: Literal["auto", "json", "console"] = "auto"
@@ -75,6 +78,11 @@ class WorkerSettings(Settings):
                 "SKILLFLEET_STRANDED_SECONDS must not be below SKILLFLEET_REAP_SECONDS"
             )
         return self
+
+    @property
+    def tag_keys(self) -> tuple[str, ...]:
+        """The keys of the tags that telemetry carries."""
+        return tuple(key for key in self.telemetry_tags.replace(" ", "").split(",") if key)
 
     @property
     def lease_ms(self) -> int:

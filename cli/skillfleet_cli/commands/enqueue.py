@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from skillfleet_cli.options import ArgumentPairs, Json, JsonArguments, SkillName
+from skillfleet_cli.options import ArgumentPairs, Json, JsonArguments, SkillName, TagPairs
 
 
 def enqueue(  # noqa: PLR0913 - one parameter for each option
@@ -34,6 +34,7 @@ def enqueue(  # noqa: PLR0913 - one parameter for each option
     queue: Annotated[
         str | None, typer.Option(metavar="NAME", help="Queue to use instead of the agent's own.")
     ] = None,
+    tag: TagPairs = None,
     as_json: Json = False,
 ) -> None:
     """Enqueue a run of a skill and print its id.
@@ -47,6 +48,7 @@ def enqueue(  # noqa: PLR0913 - one parameter for each option
       $ skillfleet enqueue fleet.echo --arg text=hello
     """
     from skillfleet_cli.arguments import parse_arguments
+    from skillfleet_cli.conditions import parse_tags
     from skillfleet_cli.enqueue import enqueue_run
     from skillfleet_cli.fleet import with_fleet
 
@@ -57,6 +59,7 @@ def enqueue(  # noqa: PLR0913 - one parameter for each option
         "priority": priority,
         "idempotency_key": idempotency_key,
         "queue": queue,
+        "tags": parse_tags(tag or []),
     }
     with_fleet(
         lambda fleet: enqueue_run(fleet, skill, args, options, follow=follow, as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from skillfleet_cli.options import Json, RunId
+from skillfleet_cli.options import Json, RunId, TagPairs
 
 
 class State(StrEnum):
@@ -86,16 +86,38 @@ def runs(
     agent: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only runs of this agent.")
     ] = None,
+    tag: TagPairs = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPAN",
+            help="Only runs created within this span (90s, 30m, 1h, 7d), or since this time.",
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most.")] = 20,
+    cursor: Annotated[
+        str | None,
+        typer.Option(metavar="CURSOR", help="Go on where a list ended; it printed its cursor."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List runs, the newest first.
 
-    Example:
+    Where there are more, the cursor for the next list goes to stderr.
+
+    Examples:
       $ skillfleet runs --state failed --agent librarian
+      $ skillfleet runs --tag tenant=acme --since 1h
     """
+    from skillfleet_cli.conditions import parse_since, parse_tags
     from skillfleet_cli.fleet import with_fleet
     from skillfleet_cli.runs import list_runs
 
     chosen = state.value if state is not None else None
-    with_fleet(lambda fleet: list_runs(fleet, chosen, agent, limit, as_json=as_json))
+    conditions = {
+        "state": chosen,
+        "agent": agent,
+        "tags": parse_tags(tag or []),
+        "since": parse_since(since) if since is not None else None,
+    }
+    with_fleet(lambda fleet: list_runs(fleet, conditions, limit, cursor, as_json=as_json))

@@ -19,6 +19,7 @@ from skillfleet_ledger.runs.records import (
     Settled,
     Submission,
     WriteResult,
+    read_tags,
 )
 
 
@@ -33,12 +34,14 @@ class Leases(RunOperations):
         lease_ms: int,
         unknown: Submission | None,
         limits: RunLimits | None = None,
+        tenant: str | None = None,
     ) -> Claim:
         """Try to make the run an attempt of `worker`.
 
         `claim` is unique to the delivery. `unknown` describes the run for the case that it
         has no record, as the message of a plain Celery client; None refuses such a run.
-        `limits` are those that the skill itself declares.
+        `limits` are those that the skill itself declares. `tenant` is the caller's, '' for a caller
+        without one: a run that has no tag `tenant` gets it. None leaves that tag unchecked.
         """
         limits = limits or RunLimits()
         fields = unknown.fields() if unknown else ()
@@ -46,7 +49,8 @@ class Leases(RunOperations):
             "claim",
             run_id,
             *(worker, claim, lease_ms, f"={worker}"),
-            *(limits.timeout_ms, limits.max_deliveries, *fields),
+            *(limits.timeout_ms, limits.max_deliveries),
+            *("" if tenant is None else f"={tenant}", *fields),
             key=self._keys.result_key(run_id) if self._settings.auth == "required" else None,
         )
         status = ClaimStatus(reply[0].decode())
@@ -55,12 +59,13 @@ class Leases(RunOperations):
             return Claim(status, int(reply[1]), detail=bytes(reply[6]).decode(), code=code)
         deadline = int(reply[5]) if reply[5] else None
         token, attempt, seq, now = reply[1:5]
-        waited, retries, journal, rest, version = reply[6:11]
+        waited, retries, journal, rest, version, tags = reply[6:12]
         lease = Lease(
             *(run_id, token, attempt, seq, now, deadline, waited, retries),
             has_journal=bool(journal),
             rest_ms=int(rest) if rest else None,
             version=version.decode(),
+            tags=read_tags(tags.decode(errors="replace")),
         )
         return Claim(status, lease.token, lease)
 

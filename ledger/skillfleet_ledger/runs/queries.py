@@ -12,6 +12,7 @@ from skillfleet_ledger.celery_format import RunEnd, decode_end
 from skillfleet_ledger.runs.base import RunOperations
 from skillfleet_ledger.runs.records import (
     INVOCATION_FIELDS,
+    STATUS_FIELDS,
     Invocation,
     attempt_of,
     invocation_of,
@@ -62,7 +63,7 @@ class Queries(RunOperations):
 
     async def status(self, run_id: str, timeout: float | None = None) -> RunStatus:
         """Return a snapshot of the run, in one round trip; raises UnknownRunError."""
-        (status,) = await self.statuses([run_id], timeout)
+        (status,) = await self._statuses([run_id], timeout)
         if status is None:
             raise unknown_run(run_id)
         return status
@@ -70,7 +71,7 @@ class Queries(RunOperations):
     async def lost_run(self, run_id: str) -> LostRun | None:
         """Return status and invocation of a run, in one round trip; None without a record."""
         (status,), invocation = await asyncio.gather(
-            self.statuses([run_id]), self.invocation(run_id)
+            self._statuses([run_id]), self.invocation(run_id)
         )
         return LostRun(status, invocation) if status and invocation else None
 
@@ -104,14 +105,13 @@ class Queries(RunOperations):
         )
         return () if ended else tuple(attempt_of(orjson.loads(entry)) for entry in entries)
 
-    async def statuses(
+    async def _statuses(
         self, run_ids: Sequence[str], timeout: float | None = None
     ) -> list[RunStatus | None]:
-        """Return snapshots of many runs, in one round trip; None without a readable record."""
         commands: list[tuple[Any, ...]] = []
         for run_id in run_ids:
             commands += [
-                ("HGETALL", self._key("run", run_id)),
+                ("HMGET", self._key("run", run_id), *STATUS_FIELDS),
                 ("LRANGE", self._key("attempts", run_id), 0, -1),
                 ("SCARD", self._key("children", run_id)),
             ]
@@ -120,8 +120,7 @@ class Queries(RunOperations):
         for run_id, record, attempts, children in zip(
             run_ids, replies[::3], replies[1::3], replies[2::3], strict=True
         ):
-            fields = {record[i].decode(): record[i + 1] for i in range(0, len(record), 2)}
-            statuses.append(status_of(run_id, fields, attempts, children) if fields else None)
+            statuses.append(status_of(run_id, record, attempts, children))
         return statuses
 
 

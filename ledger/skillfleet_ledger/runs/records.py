@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import orjson
@@ -117,6 +118,7 @@ class ClaimStatus(StrEnum):
     CANCELLED = "cancelled"
     OVERDUE = "overdue"
     EXHAUSTED = "exhausted"
+    OTHER_TENANT = "other_tenant"
     UNKNOWN = "unknown"
 
 
@@ -141,6 +143,7 @@ class Lease(NamedTuple):
     """The version of the agent in the last attempt that recorded something."""
     has_journal: bool = False
     """True for a run that has recorded something, waited for something, or got a message."""
+    tags: Mapping[str, str] = MappingProxyType({})
 
 
 class RunLimits(NamedTuple):
@@ -268,14 +271,24 @@ def invocation_of(run_id: str, values: list[bytes | None]) -> Invocation | None:
     )
 
 
+STATUS_FIELDS = (
+    *("state", "waiting", "held", "agent", "skill", "queue", "code", "message", "attempt"),
+    *("retries", "worker", "created", "started", "finished", "deadline", "due", "cancel"),
+    *("parent", "root", "seq", "trace", "tags"),
+)
+"""The fields of a record that its snapshot has."""
+
+
 def status_of(
-    run_id: str, record: Mapping[str, bytes], attempts: list[bytes], children: int
+    run_id: str, values: Sequence[bytes | None], attempts: list[bytes], children: int
 ) -> RunStatus | None:
-    """Return the snapshot of a record (field name -> value); None for one without a readable state.
+    """Return the snapshot of a record's STATUS_FIELDS; None for one without a readable state.
 
     A producer's Redis user may write any value into a record: what is unreadable is left out, so
     that one record never breaks a listing.
     """
+    pairs = zip(STATUS_FIELDS, values, strict=True)
+    record = {name: value for name, value in pairs if value is not None}
     try:
         state = shown_state(record.get("state", b""), record.get("waiting"))
     except ValueError:

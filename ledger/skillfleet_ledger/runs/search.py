@@ -7,17 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from skillfleet.contracts import RunState, RunStatus
-from skillfleet_ledger.redis_client.connection import Connection
 from skillfleet_ledger.redis_client.script_loader import run_script
 from skillfleet_ledger.runs.base import RunOperations
-from skillfleet_ledger.runs.queries import Queries
-from skillfleet_ledger.runs.records import tag_lines
-from skillfleet_ledger.settings import Settings
+from skillfleet_ledger.runs.records import STATUS_FIELDS, status_of, tag_lines
 
 MOST_LISTED: Final = 10_000
 """The most runs of a page."""
 _MOST_READ = 1000
 """The index entries that a page reads of a shard beyond its own length."""
+_BATCH = 500
+"""The snapshots that one script reads: Redis serves others in between."""
 _CURSOR = re.compile(r"(\d{1,15})-(.+)", re.DOTALL)
 
 
@@ -82,10 +81,6 @@ class _Part(NamedTuple):
 class Search(RunOperations):
     """Lists runs; changes nothing."""
 
-    def __init__(self, connection: Connection, settings: Settings) -> None:
-        super().__init__(connection, settings)
-        self._queries = Queries(connection, settings)
-
     async def page(
         self, conditions: RunFilter | None = None, *, limit: int = 50, after: str | None = None
     ) -> RunPage:
@@ -102,10 +97,33 @@ class Search(RunOperations):
             *(self._search(prefix, wanted, start, limit) for prefix in self._keys.prefixes())
         )
         found, end = _merged(parts, limit)
-        statuses = await self._queries.statuses([run_id.decode() for _, run_id in found])
+        statuses = await self.statuses([run_id.decode() for _, run_id in found])
         # A run may have changed its state, or expired, between search and reading.
         kept = [run for run in statuses if run and wanted.state in (None, run.state)]
         return RunPage(kept, end.cursor if end else None)
+
+    async def statuses(self, run_ids: Sequence[str]) -> list[RunStatus | None]:
+        """Return snapshots of runs, in one round trip; None without a readable record."""
+        by_shard: dict[str, list[str]] = {}
+        for run_id in run_ids:
+            by_shard.setdefault(self._keys.prefix(run_id), []).append(run_id)
+        parts = await asyncio.gather(
+            *(
+                self._snapshots(prefix, of_shard[start : start + _BATCH])
+                for prefix, of_shard in by_shard.items()
+                for start in range(0, len(of_shard), _BATCH)
+            )
+        )
+        found = {run_id: status for part in parts for run_id, status in part.items()}
+        return [found[run_id] for run_id in run_ids]
+
+    async def _snapshots(self, prefix: str, run_ids: Sequence[str]) -> dict[str, RunStatus | None]:
+        args = (len(STATUS_FIELDS), *STATUS_FIELDS, *run_ids)
+        replies = await run_script(self._connection, "snapshots", (prefix,), args)
+        return {
+            run_id: status_of(run_id, *parts) if parts else None
+            for run_id, parts in zip(run_ids, replies, strict=True)
+        }
 
     async def _search(self, prefix: str, wanted: RunFilter, start: Position, limit: int) -> _Part:
         args: tuple[Any, ...] = (limit, limit + _MOST_READ, wanted.since_ms, *start)

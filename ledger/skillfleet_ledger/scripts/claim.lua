@@ -9,16 +9,17 @@
 -- ARGV[5]  payload of the event that announces the attempt, as the record keeps it
 -- ARGV[6]  the executing time that all attempts of the run have together, milliseconds (0: any)
 -- ARGV[7]  the skill's own max_deliveries (0: the record's)
--- ARGV[8..] field, value pairs of the record, for a message of a plain Celery client
+-- ARGV[8]  the tenant of the caller: `=TENANT`, or `=` for a caller without one; '' for any
+-- ARGV[9..] field, value pairs of the record, for a message of a plain Celery client
 --          that was not submitted; nothing when such a message is to be refused
 --
 -- Returns {status, token, attempt, seq, now, deadline or '', extra, retries, '1' with a journal or '', rest
--- of the executing time or '', version of the agent that recorded last or ''}: status is
+-- of the executing time or '', version of the agent that recorded last or '', tags}: status is
 -- 'claimed' (extra: milliseconds it waited since it was published), 'duplicate' (another
 -- attempt holds the run), 'ended' (extra: its state), 'early' (its delay is not over), 'held' (extra:
 -- the reason that holds it back; one that was not served is claimed, as this worker serves it),
 -- 'cancelled' (extra: the reason; its code in place of retries) and 'overdue' (both still queued:
--- end it), 'exhausted' (lost and released too often: the reaper ends it), 'unknown'.
+-- end it), 'other_tenant' (the run is not the caller's tenant's), 'exhausted' (lost and released too often: the reaper ends it), 'unknown'.
 local id, worker, claim = ARGV[1], ARGV[2], ARGV[3]
 local run = run_key(id)
 local now = now_ms()
@@ -26,7 +27,20 @@ local now = now_ms()
 local function read()
   return redis.call('HMGET', run, 'state', 'token', 'attempt', 'seq', 'claim', 'cancel', 'deadline', 'due', 'queue',
     'priority', 'published', 'stream', 'retries', 'cancel_code', 'parent', 'lost', 'max_deliveries', 'kept',
-    'journal', 'waiting', 'stranded', 'spent', 'held', 'version')
+    'journal', 'waiting', 'stranded', 'spent', 'held', 'version', 'tags',
+    'created')
+end
+
+-- Whether the run belongs to the caller's tenant; one that names no tenant gets this one.
+local function is_tenants(r)
+  local expected, tags = ARGV[8], r[25] or ''
+  local tenant = string.match('\n' .. tags, '\ntenant(=[^\n]+)') or '='
+  if expected == '' or tenant == expected then return true end
+  if tenant ~= '=' then return false end
+  r[25] = tags .. '\ntenant' .. expected
+  redis.call('HSET', run, 'tags', r[25])
+  write_shared('ZADD', P .. 'index:tag:tenant' .. expected, r[26], id)
+  return true
 end
 
 -- Why a called run must not start: its calling run needs it no more.
@@ -54,10 +68,10 @@ end
 
 local r = read()
 if not r[1] then
-  if #ARGV < 8 then return { 'unknown', 0, 0, 0, now, '', '' } end
+  if #ARGV < 9 then return { 'unknown', 0, 0, 0, now, '', '' } end
   local fields = {}
-  for i = 8, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
-  add_record(id, fields, now, now, ARGV, 8)
+  for i = 9, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
+  add_record(id, fields, now, now, ARGV, 9)
   enter_ready(id, fields.queue, fields.priority, now)
   r = read()
 end
@@ -68,7 +82,9 @@ local timeout, rest = tonumber(ARGV[6]), ''
 if timeout > 0 then rest = timeout - tonumber(r[22] or 0) end
 
 if state == 'running' then
-  if r[5] == claim then return { 'claimed', token, attempt, seq, now, deadline, 0, retries, r[19] or '', rest, r[24] or '' } end
+  if r[5] == claim then
+    return { 'claimed', token, attempt, seq, now, deadline, 0, retries, r[19] or '', rest, r[24] or '', r[25] or '' }
+  end
   return { 'duplicate', token, attempt, seq, now, deadline, '' }
 end
 -- It is parked: its message is published again once it can continue.
@@ -84,6 +100,7 @@ if abandoned then
   add_cleanup(id, now + CLEANUP_MS)
 end
 if r[6] then return { 'cancelled', token, attempt, seq, now, deadline, r[6], r[14] or '' } end
+if not is_tenants(r) then return { 'other_tenant', token, attempt, seq, now, deadline, '' } end
 if tonumber(r[16] or 0) >= tonumber(r[17] or math.huge) then
   return { 'exhausted', token, attempt, seq, now, deadline, '' }
 end
@@ -115,4 +132,6 @@ if (r[20] or '') ~= '' then
   redis.call('HSET', run, 'seq', seq, 'kept', kept)
 end
 if r[19] then redis.call('HSET', run, 'announced', (r[20] or '') ~= '' and '1' or '') end
-return { 'claimed', token, attempt, seq, now, deadline, now - published, retries, r[19] or '', rest, r[24] or '' }
+return {
+  'claimed', token, attempt, seq, now, deadline, now - published, retries, r[19] or '', rest, r[24] or '', r[25] or '',
+}

@@ -137,7 +137,9 @@ class ChildCalls(A2AClient):
             allowance_ms=attempt.clock.allowance_ms if waits else None,
             budget_end_ms=header.budget_end_ms if header else None,
         )
-        claims = claims_for_call(attempt.delivery.auth, self._auth)
+        tenant_claim = self._fleet.settings.tenant_claim
+        claims = claims_for_call(attempt.delivery.auth, self._auth, tenant_claim)
+        options = replace(options, tags=attempt.lease.tags)
         new = await self._fleet.enqueuer.prepare(name, args, replace(options, auth=claims), parent)
         try:
             created = await self._fleet.enqueuer.submit(new)

@@ -9,8 +9,9 @@ from skillfleet.contracts import ReasonCode, RunState
 from skillfleet.errors import UnauthorizedError
 from skillfleet.ports.admission import Admission, ForeignMessageError
 from skillfleet.skills.spec import SkillSpec
+from skillfleet.tags import TENANT, value_problem
 from skillfleet_ledger.runs.records import Claim, ClaimStatus, EndResult, Lease, RunLimits
-from skillfleet_telemetry.metrics import DUPLICATES, RUNS, record
+from skillfleet_telemetry.metrics import DUPLICATES, RUNS, record, tag_labels
 from skillfleet_worker.attempts.delivery import Delivery
 from skillfleet_worker.attempts.messages import register_foreign_run
 from skillfleet_worker.attempts.outcomes import (
@@ -60,7 +61,10 @@ class Claims:
         except UnauthorizedError as error:
             return await self._refuse(delivery, error)
         requested_at, requested_ns = self._process.loop_time(), time.time_ns()
-        claim = await self._claim(spec, admitted)
+        try:
+            claim = await self._claim(spec, admitted)
+        except UnauthorizedError as error:
+            return await self._refuse(admitted, error)
         if claim.lease is None:
             record(DUPLICATES, 1, claim.status)
             return claim
@@ -78,7 +82,9 @@ class Claims:
         )
         if closed is EndResult.ENDED_BEFORE:
             return Claim(ClaimStatus.ENDED, 0)
-        record(RUNS, 1, delivery.task, RunState.FAILED)
+        # Its record's tags are not those of a caller who is known.
+        labels = tag_labels({}, self._process.settings.tag_keys)
+        record(RUNS, 1, delivery.task, RunState.FAILED, *labels)
         return refused
 
     async def _claim(self, spec: SkillSpec, delivery: Delivery) -> Claim:
@@ -91,7 +97,10 @@ class Claims:
             settings.lease_ms,
             delivery.foreign_record(settings),
             RunLimits(_executing_ms(spec, delivery), spec.max_deliveries or 0),
+            _tenant(settings.tenant_claim, delivery),
         )
+        if claim.status is ClaimStatus.OTHER_TENANT:
+            raise UnauthorizedError(f"the run's tag {TENANT!r} is not the tenant of its caller")
         ended: Cancelled | TimedOut | None = None
         if claim.status is ClaimStatus.CANCELLED:
             ended = Cancelled(claim.detail, claim.code or ReasonCode.CANCELLED_BY_CALLER)
@@ -110,3 +119,19 @@ def _executing_ms(spec: SkillSpec, delivery: Delivery) -> int:
     own = None if spec.timeout is None else int(spec.timeout * 1000)
     inherited = delivery.header.allowance_ms if delivery.header else None
     return min((max(limit, 1) for limit in (own, inherited) if limit is not None), default=0)
+
+
+def _tenant(claim: str | None, delivery: Delivery) -> str | None:
+    """Return the tenant that a run must have, '' for none; None where it is not checked.
+
+    A child has the tenant of its parent, which may have no such claim. Raises UnauthorizedError for
+    a claim that cannot be a tag.
+    """
+    if claim is None:
+        return None
+    tenant = (delivery.auth or {}).get(claim)
+    if tenant is None:
+        return None if delivery.depth else ""
+    if (problem := value_problem(tenant)) is not None:
+        raise UnauthorizedError(f"the caller's claim {claim!r}, the run's tenant, {problem}")
+    return str(tenant)

@@ -73,7 +73,9 @@ class Executor:
         events = self._event_buffer(attempt)
         process.begin(attempt)
         try:
-            with AttemptTelemetry(attempt, taken.requested_ns) as telemetry:
+            with AttemptTelemetry(
+                attempt, taken.requested_ns, process.settings.tag_keys
+            ) as telemetry:
                 outcome = await self._execution.run(served, attempt, events)
                 attempt.end()
                 stop_inline_runs(process, attempt, outcome)

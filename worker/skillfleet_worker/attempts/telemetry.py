@@ -7,7 +7,7 @@ process <queue>        CONSUMER, from the claim to the settled outcome
 import logging
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import Token
 from datetime import datetime
 from types import TracebackType
@@ -20,6 +20,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, TraceFlags, Tracer
 
 from skillfleet import semconv
+from skillfleet.contracts import Attempt as ListedAttempt
 from skillfleet.errors import FleetUnavailableError
 from skillfleet_ledger.runs.queries import LostRun, Queries
 from skillfleet_producer.tracing import run_trace_id
@@ -37,6 +38,7 @@ from skillfleet_telemetry.metrics import (
     SETTLE,
     is_measured,
     record,
+    tag_labels,
 )
 from skillfleet_telemetry.open_spans import OpenSpans, close_all, in_attempt
 from skillfleet_telemetry.redaction import redact
@@ -73,6 +75,8 @@ class _Identity(NamedTuple):
     trace_id: str
     """The run's trace, 32 hexadecimal digits."""
     attempt: int
+    tags: Mapping[str, str]
+    """Those of the run's tags that telemetry carries."""
     waited_ms: int = 0
 
 
@@ -82,10 +86,14 @@ class AttemptTelemetry:
     Belongs to the context (task or greenlet) that executes the attempt.
     """
 
-    def __init__(self, attempt: Attempt, claimed_ns: int) -> None:
-        """`claimed_ns` is when the claim was sent, nanoseconds since the epoch."""
+    def __init__(self, attempt: Attempt, claimed_ns: int, tag_keys: Sequence[str] = ()) -> None:
+        """`claimed_ns` is when the claim was sent, nanoseconds since the epoch.
+
+        `tag_keys` are the keys of the tags that telemetry carries.
+        """
         self._attempt = attempt
-        self._identity = _identity_of(attempt)
+        self._identity = _identity_of(attempt, tag_keys)
+        self._tag_labels = tag_labels(attempt.lease.tags, tag_keys)
         self._claimed_ns = claimed_ns
         self._executed_ns = 0
         self._attached: Token[Context] | None = None
@@ -103,7 +111,9 @@ class AttemptTelemetry:
             attempt=identity.attempt,
             trace_id=identity.trace_id,
         )
-        record(QUEUE_WAIT, identity.waited_ms / 1000, identity.skill)
+        if identity.tags:
+            log_fields().update(tags=identity.tags)
+        record(QUEUE_WAIT, identity.waited_ms / 1000, identity.skill, *self._tag_labels)
         if self._tracer is not None:
             self._start_spans(self._tracer)
         elif identity.trace:
@@ -183,8 +193,9 @@ class AttemptTelemetry:
         if label in _WITHOUT_END:
             record(_WITHOUT_END[label], 1, skill)
         elif label != "lost":
-            record(RUNS, 1, skill, label)
-            record(RUN_DURATION, (now_ns - self._claimed_ns) / 1e9, skill, label)
+            labels = (skill, label, *self._tag_labels)
+            record(RUNS, 1, *labels)
+            record(RUN_DURATION, (now_ns - self._claimed_ns) / 1e9, *labels)
         if label == "cancelled" and self._attempt.stop_requested_at is not None:
             record(CANCEL_LATENCY, time.monotonic() - self._attempt.stop_requested_at, skill)
 
@@ -208,7 +219,7 @@ def abandon_all(reason: str) -> None:
         telemetry.abandon(reason)
 
 
-async def record_lost_attempt(queries: Queries, run_id: str) -> None:
+async def record_lost_attempt(queries: Queries, run_id: str, tag_keys: Sequence[str]) -> None:
     """Record the spans of an attempt that died with its worker, after its lease was taken away."""
     if tracing.tracer is None:
         return
@@ -220,17 +231,17 @@ async def record_lost_attempt(queries: Queries, run_id: str) -> None:
     attempts = run.status.attempts if run is not None else ()
     lost = next((a for a in reversed(attempts) if a.outcome == "lost"), None)
     if run is not None and lost is not None:
-        _record_lost(run, lost.number, lost.started_at, lost.ended_at)
+        _record_lost(run, lost, tag_keys)
 
 
-def record_dead_attempt(run: LostRun) -> None:
+def record_dead_attempt(run: LostRun, tag_keys: Sequence[str]) -> None:
     """Do the same for a run that the reaper has ended; `run` is from before its end."""
     attempts = run.status.attempts
     if attempts and attempts[-1].ended_at is None:
-        _record_lost(run, attempts[-1].number, attempts[-1].started_at, None)
+        _record_lost(run, attempts[-1], tag_keys)
 
 
-def _record_lost(run: LostRun, number: int, began: datetime, ended: datetime | None) -> None:
+def _record_lost(run: LostRun, lost: ListedAttempt, tag_keys: Sequence[str]) -> None:
     """Write the spans of a lost attempt with the ids they had, above what was exported already."""
     tracer, (status, invocation) = tracing.tracer, run
     if tracer is None or not tracing.has_run_ids:
@@ -244,21 +255,36 @@ def _record_lost(run: LostRun, number: int, began: datetime, ended: datetime | N
         queue=status.queue,
         trace=headers,
         trace_id=run_trace_id(headers, invocation.root_id),
-        attempt=number,
+        attempt=lost.number,
+        tags=_shown(status.tags, tag_keys),
     )
-    start_ns = _nanoseconds(began)
+    start_ns = _nanoseconds(lost.started_at)
     process, context = _start_process_span(tracer, identity, start_ns)
     invoke = _start_invoke_span(tracer, identity, context, start_ns)
     for span in (invoke, process):
         _describe(span, Lost())
-        span.end(_nanoseconds(ended) if ended is not None else time.time_ns())
+        span.end(_nanoseconds(lost.ended_at) if lost.ended_at is not None else time.time_ns())
+
+
+def _shown(tags: Mapping[str, str], keys: Sequence[str]) -> dict[str, str]:
+    return {key: tags[key] for key in keys if key in tags}
+
+
+def _attributes(identity: _Identity) -> dict[str, str | int | float]:
+    """Return the attributes that both spans have."""
+    return {
+        semconv.RUN_ID: identity.run_id,
+        semconv.SKILL: identity.skill,
+        semconv.ATTEMPT: identity.attempt,
+        **{semconv.TAG + key: value for key, value in identity.tags.items()},
+    }
 
 
 def _nanoseconds(moment: datetime) -> int:
     return int(moment.timestamp() * 1000) * 1_000_000
 
 
-def _identity_of(attempt: Attempt) -> _Identity:
+def _identity_of(attempt: Attempt, tag_keys: Sequence[str]) -> _Identity:
     lease, delivery = attempt.lease, attempt.delivery
     return _Identity(
         run_id=lease.run_id,
@@ -269,6 +295,7 @@ def _identity_of(attempt: Attempt) -> _Identity:
         trace=delivery.trace,
         trace_id=run_trace_id(delivery.trace, delivery.root_id),
         attempt=lease.attempt,
+        tags=_shown(lease.tags, tag_keys),
         waited_ms=lease.waited_ms,
     )
 
@@ -296,10 +323,8 @@ def _start_process_span(tracer: Tracer, identity: _Identity, start_ns: int) -> t
         semconv.MESSAGING_DESTINATION: identity.queue,
         semconv.MESSAGING_MESSAGE_ID: identity.run_id,
         semconv.MESSAGING_CONVERSATION_ID: identity.root_id,
-        semconv.RUN_ID: identity.run_id,
-        semconv.SKILL: identity.skill,
-        semconv.ATTEMPT: identity.attempt,
         semconv.QUEUE_WAIT: identity.waited_ms / 1000,
+        **_attributes(identity),
     }
     with NextIds(span_id(identity.run_id, identity.attempt, PROCESS), int(identity.trace_id, 16)):
         span = tracer.start_span(
@@ -317,13 +342,11 @@ def _start_invoke_span(
     tracer: Tracer, identity: _Identity, parent: Context, start_ns: int | None = None
 ) -> Span:
     """Start `invoke_agent <agent>` below the process span."""
-    attributes: dict[str, str | int] = {
+    attributes: dict[str, str | int | float] = {
         semconv.OPERATION: semconv.INVOKE_AGENT,
         semconv.AGENT_NAME: identity.agent,
         semconv.CONVERSATION_ID: identity.root_id,
-        semconv.RUN_ID: identity.run_id,
-        semconv.SKILL: identity.skill,
-        semconv.ATTEMPT: identity.attempt,
+        **_attributes(identity),
     }
     with NextIds(span_id(identity.run_id, identity.attempt, INVOKE), int(identity.trace_id, 16)):
         return tracer.start_span(

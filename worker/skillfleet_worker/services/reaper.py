@@ -25,6 +25,7 @@ from skillfleet_telemetry.metrics import (
     REDIS_ERRORS,
     RUNS,
     record,
+    tag_labels,
 )
 from skillfleet_worker.attempts.outcomes import Cancelled, timed_out
 from skillfleet_worker.attempts.settlement import Settlement, cancelled_as_asked
@@ -125,7 +126,7 @@ class Reaper:
         published = await asyncio.gather(*(self._publish(run_id) for run_id in reaped.to_publish))
         await ledger.maintenance.published(shard, [run_id for run_id in published if run_id])
         for run_id in reaped.restarted:
-            await record_lost_attempt(ledger.queries, run_id)
+            await record_lost_attempt(ledger.queries, run_id, self._settings.tag_keys)
         for run_id, token, why in reaped.to_end:
             try:
                 await self._end(run_id, token, partial(_end_of, why))
@@ -173,12 +174,13 @@ class Reaper:
         name, end = run.status.name, end_of(run.invocation)
         if not await self._settlement.end_run(run_id, name, end, token):
             return
-        record(RUNS, 1, name, end.state)
+        tag_keys = self._settings.tag_keys
+        record(RUNS, 1, name, end.state, *tag_labels(run.status.tags, tag_keys))
         if run.status.state in (RunState.RUNNING, RunState.WAITING) and not run.status.parked:
             record(LEASES_LOST)
         if end.state is RunState.DEAD:
             record(DEAD_LETTERS, 1, "run")
-        record_dead_attempt(run)
+        record_dead_attempt(run, tag_keys)
         logger.warning("run %s of %s ended %s: %s", run_id, name, end.state, end.message)
 
 
