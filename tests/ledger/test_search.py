@@ -73,7 +73,7 @@ async def random_runs(ledger: Ledger, draw: random.Random, number: int) -> list[
 
 
 def random_filter(draw: random.Random, runs: list[RunStatus]) -> RunFilter:
-    tags = {"tenant": draw.choice([*TENANTS, "nobody"])} if draw.random() < 0.5 else {}
+    tags = {"tenant": draw.choice([*TENANTS, "unknown"])} if draw.random() < 0.5 else {}
     if draw.random() < 0.3:
         tags["plan"] = draw.choice(["pro", "none"])
     states = [None, RunState.QUEUED, RunState.RUNNING, *ENDS, RunState.CANCELLED]
