@@ -18,12 +18,12 @@ SEED ?=
 # Size of `make endurance`.
 STEPS ?= 1000
 KILLS ?= 50
-# Arguments passed on by `make bench`, `make chaos`, `make mutations` and `make lock`.
+# Arguments passed on by `make bench`, `make chaos`, `make sessions`, `make mutations` and `make lock`.
 ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo dev check lint format types layers test chaos endurance mutations helm-test profiles bench bench-peers build lock generate verify clean
+.PHONY: help install demo dev check lint format types layers test chaos sessions endurance mutations helm-test profiles bench bench-peers build lock generate verify clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ layers: $(STAMP) ## Imports between packages only point down (import-linter)
 # Prints its schedule of faults and its seed; SEED=... plays the same schedule again.
 chaos: $(STAMP) ## Inject faults while runs execute: make chaos SECONDS=600 SEED=7
 	@$(PY) -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+sessions: $(STAMP) ## Kill workers while 50 producers fill 20 sessions with 1000 runs
+	@$(PY) -m tests.chaos.sessions $(ARGS)
 
 # All take an hour; ARGS=--missing plays those of changed lines, ARGS=--draw=12 a random dozen.
 mutations: $(STAMP) ## Mutate the ledger's scripts one line at a time: does a test fail?

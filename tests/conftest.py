@@ -22,7 +22,7 @@ OF_MODULE = frozenset(
         "newsroom",
         "secured",
     }
-    | {"shared_server", "woods"}
+    | {"shared_server", "talkers", "woods"}
 )
 
 

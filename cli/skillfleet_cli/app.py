@@ -26,6 +26,7 @@ from skillfleet_cli.commands import (
     exporter,
     keys,
     runs,
+    sessions,
     steps,
     trace,
     waits,
@@ -111,6 +112,10 @@ _keys = typer.Typer(no_args_is_help=True)
 app.add_typer(_keys, name="keys", rich_help_panel=_OPERATIONS, help="Keys that sign runs.")
 
 
+_sessions = typer.Typer(no_args_is_help=True)
+app.add_typer(_sessions, name="sessions", rich_help_panel=_RUNS, help="Sessions and their runs.")
+
+
 def _register(
     command: Callable[..., None], panel: str | None, parent: typer.Typer = app, **more: Any
 ) -> None:
@@ -150,6 +155,8 @@ _register(agents.agents, _OPERATIONS)
 _register(doctor.doctor, _OPERATIONS)
 _register(keys.token, _OPERATIONS)
 _register(keys.new, None, _keys)
+_register(sessions.list_, None, _sessions)
+_register(sessions.show, None, _sessions)
 for _command in (dead.list_, dead.show, dead.retry, dead.purge):
     _register(_command, None, _dead)
 

@@ -43,6 +43,7 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
         errors.SettingsError,
         errors.UnknownSkillError,
         errors.UnknownRunError,
+        errors.UnknownSessionError,
         errors.UnknownArtifactError,
         errors.InvalidArgumentsError,
         errors.IdempotencyConflictError,

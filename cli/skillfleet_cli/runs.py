@@ -159,6 +159,11 @@ def _print_runs(found: Sequence[RunStatus]) -> None:
     if not found:
         console(stderr=True).print("no runs")
         return
+    print_runs(found)
+
+
+def print_runs(found: Sequence[RunStatus]) -> None:
+    """Print a table of runs."""
     listed = Listing("RUN", "SKILL", "STATE", "ATTEMPT", "AGE", "TOOK", "REASON")
     now = datetime.now(UTC)
     for status in found:
@@ -209,6 +214,7 @@ def _facts(status: RunStatus) -> dict[str, Any]:
         "attempts": f"{status.attempt}" + (f" ({status.retries} retried)" * bool(status.retries)),
         "worker": status.worker,
         "queue": status.queue,
+        "session": status.session,
         "created": clock(status.created_at),
         "started": clock(status.started_at),
         "finished": clock(status.finished_at),

@@ -28,6 +28,10 @@
 | P held | zset | held runs (below), by when the reaper looks at them (ms) | when freed |
 | P held:REASON | zset | runs held for that reason, in the order of their release | when freed |
 | P unserved | hash | `AGENT.SKILL|QUEUE` -> how many runs no live worker serves | when freed |
+| P session:SESSION | hash | a session (below): its current run, the count of its runs | pruned |
+| P session_runs:SESSION | zset | the last 10,000 runs of a session by number | with the session |
+| P session_state:SESSION | string | what its runs have saved (JSON) | with the session |
+| P sessions | zset | sessions by their last change (ms) | pruned when long unused |
 | P deadlines | zset | unfinished runs with a deadline, by deadline (ms) | when they end |
 | P parked | zset | parked runs by when they were parked (ms) | when they continue or end |
 | P alarms | zset | `QUEUE|ID` of parked runs by when the first wait expires | the same |
@@ -56,9 +60,13 @@ A run is kept until its caller has ended, and for its retention after that, wher
 live and had a journal at the run's end.
 
 A held run is queued, but not ready: it has no message. Its record names the reason: `unserved:` and
-the skill that no live worker serves. What frees it publishes it.
+the skill that no live worker serves, or `session:` and the session whose current run has not ended.
+What frees it publishes it. A session's name is `OWNER/ID`: a digest of the caller whom the id
+belongs to, where the fleet requires authentication, and its id. All of it lies on the shard of that
+name, and so do its runs.
 
-Channels: `P worker:WORKER` carries orders to a worker process (`cancel ID REASON`, `wake ID`); the
+Channels: `P worker:WORKER` carries orders to a worker process (`cancel ID REASON`, `wake ID`);
+`P session:SESSION` announces new runs of a session; the
 result key of a run, below, is also the channel on which its end is published.
 
 Outside the shard's slot, in the format of Celery's own result backend, so that plain Celery

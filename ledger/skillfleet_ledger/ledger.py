@@ -20,6 +20,7 @@ from skillfleet_ledger.runs.leases import Leases
 from skillfleet_ledger.runs.maintenance import Maintenance
 from skillfleet_ledger.runs.queries import Queries
 from skillfleet_ledger.runs.search import Search
+from skillfleet_ledger.runs.sessions import Sessions
 from skillfleet_ledger.runs.submissions import Submissions
 from skillfleet_ledger.runs.waits import Waits
 from skillfleet_ledger.settings import Settings
@@ -56,9 +57,9 @@ class Ledger:
         )
         self.pubsub = PubSub(url, timeout=timeout, name=name, patient=patient, owner=owner)
 
-        self.submissions = Submissions(self.connection, settings)
         self.woken = WokenRuns()
         """Publishes the runs that a script has made ready; set by who has a publisher."""
+        self.submissions = Submissions(self.connection, settings, self.woken)
         self.leases = Leases(self.connection, settings, self.woken)
         self.queries = Queries(self.connection, settings)
         self.search = Search(self.connection, settings)
@@ -67,6 +68,7 @@ class Ledger:
         self.maintenance = Maintenance(self.connection, settings)
         self.journals = Journals(self.connection, settings)
         self.waits = Waits(self.connection, settings)
+        self.sessions = Sessions(self.connection, settings, self.queries)
         self.held = HeldRuns(self.connection, settings, self.woken)
         self.streams = EventStreams(self.connection, self._blocking_reads, settings)
         self.artifacts = ArtifactStore(self._bulk, settings)

@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     unserved_seconds: float = Field(600.0, ge=0, le=MOST_SECONDS)
     """How long a run waits for a worker that serves its skill before it fails. 0: not at all; it
     is refused at once."""
+    session_retention_seconds: float = Field(2_592_000.0, ge=1, le=MOST_SECONDS)
+    """How long a session is kept without runs: its state, and the list of its runs."""
     max_tree_depth: int = Field(16, ge=1)
     """Greatest depth of runs that call runs."""
     max_tree_runs: int = Field(1000, ge=1)

@@ -19,6 +19,7 @@ from skillfleet_ledger.redis_client.blocking import BlockingConnection
 from skillfleet_ledger.redis_client.protocol import connection_name
 from skillfleet_ledger.runs.journals import Journals
 from skillfleet_ledger.runs.queries import Queries
+from skillfleet_ledger.runs.sessions import Sessions
 from skillfleet_ledger.runs.submissions import Submissions
 from skillfleet_ledger.runs.waits import Waits
 from skillfleet_ledger.settings import Settings
@@ -57,6 +58,7 @@ class BlockingLedger:
         )
         self.submissions = Submissions(self.connection, settings)
         self.queries = Queries(self.connection, settings)
+        self.sessions = Sessions(self.connection, settings, self.queries)
         self.journals = Journals(self.connection, settings)
         self.waits = Waits(self.connection, settings)
         self.directory = Directory(self.connection, settings)

@@ -5,13 +5,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+import orjson
+
+from skillfleet.errors import InvalidArgumentsError
+from skillfleet.ports.admission import IncomingInput, InputKind
 from skillfleet_auth.signing import Signing
 from skillfleet_ledger import Settings
 from skillfleet_ledger.directory import Directory
 from skillfleet_ledger.keys import Keyspace
 from skillfleet_ledger.redis_client.connection import Connection
+from skillfleet_ledger.runs.inbox import InboxMessage
+from skillfleet_ledger.runs.queries import Queries
 from skillfleet_ledger.runs.records import Submission
-from skillfleet_ledger.runs.submissions import Submissions
+from skillfleet_ledger.runs.sessions import Sessions
+from skillfleet_ledger.runs.submissions import SessionMovedError, Submissions
 from skillfleet_producer.clock import RedisClock
 from skillfleet_producer.message import envelope
 from skillfleet_producer.publisher import Publisher, publish_or_leave
@@ -30,6 +37,8 @@ from skillfleet_producer.tracing import mark_duplicate, sending
 
 _BATCH = 100
 _BATCHES_IN_FLIGHT = 10
+_MOST_MOVES = 5
+"""How often a message is addressed anew, as the session's next run has its turn."""
 
 
 class EnqueueLedger(Protocol):
@@ -38,6 +47,8 @@ class EnqueueLedger(Protocol):
     settings: Settings
     keys: Keyspace
     submissions: Submissions
+    queries: Queries
+    sessions: Sessions
     directory: Directory
 
     @property
@@ -67,7 +78,10 @@ class Enqueuer:
     async def enqueue(self, skill: object, args: Mapping[str, Any], options: Options) -> str:
         """Enqueue a run and return its id."""
         new = await self.prepare(skill, args, options)
-        await self.submit(new)
+        if new.on_busy == "send":
+            await self._submit_or_send(new, options)
+        else:
+            await self.submit(new)
         return new.id
 
     async def enqueue_many(
@@ -77,6 +91,8 @@ class Enqueuer:
 
         All arguments are checked before the first run is written.
         """
+        if options.on_busy == "send":
+            raise InvalidArgumentsError('on_busy="send" is for one run at a time: use enqueue')
         if options.idempotency_key is not None:
             keys = [f"{options.idempotency_key}/{index}" for index in range(len(args_list))]
             each = [replace(options, idempotency_key=key) for key in keys]
@@ -85,7 +101,8 @@ class Enqueuer:
         calls = await self._checked(skill, args_list)
         now_ms = await self._clock.now_ms()
         errors: list[Exception] = []
-        in_flight = asyncio.Semaphore(_BATCHES_IN_FLIGHT)
+        # The runs of a session are numbered as they are written.
+        in_flight = asyncio.Semaphore(1 if options.session is not None else _BATCHES_IN_FLIGHT)
 
         async def write(start: int) -> list[str]:
             async with in_flight:
@@ -131,6 +148,25 @@ class Enqueuer:
                 mark_duplicate()
             return created
 
+    async def _submit_or_send(self, new: Submission, options: Options) -> None:
+        """Write a run of a session, and send it as a message to the run whose turn it is."""
+        claims, session = claims_of(options.auth), new.session or ""
+        by = str((claims or {}).get("sub") or "")
+        for _ in range(_MOST_MOVES):
+            current = await self._ledger.sessions.current(session) or ""
+            given = IncomingInput(
+                current, "", InputKind.MESSAGE, orjson.loads(new.args), by, None, ()
+            )
+            token = self.signing.input_token(given, claims)
+            message = InboxMessage(new.args, by, token, new.id).packed()
+            try:
+                await self.submit(new.changed(message=(current, message)))
+            except SessionMovedError:
+                continue
+            return
+        # Its runs end faster than a message reaches them.
+        await self.submit(new.changed(on_busy=None))
+
     async def _checked(
         self, skill: object, args_list: Sequence[Mapping[str, Any]], *, is_called: bool = False
     ) -> list[Call]:
@@ -161,6 +197,9 @@ class Enqueuer:
         if self._settings.broker_is_ledger and not new.delay_ms:
             return await submissions.submit(new, envelope(invocation_from(new)))
         created = await submissions.submit(new)
-        if created and not new.delay_ms and self._publisher is not None:
+        if not created or new.delay_ms or self._publisher is None:
+            return created
+        # What frees a held run publishes it.
+        if new.session is None or not await self._ledger.queries.is_held(new.id):
             await publish_or_leave(self._publisher, invocation_from(new))
         return created

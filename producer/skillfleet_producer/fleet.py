@@ -12,6 +12,8 @@ from skillfleet.contracts import (
     RunEvent,
     RunState,
     RunStatus,
+    SessionEvent,
+    SessionStatus,
     Wait,
 )
 from skillfleet.errors import FleetClosedError, FleetUnavailableError
@@ -32,7 +34,8 @@ from skillfleet_producer.fleet_async import (
     value_of,
 )
 from skillfleet_producer.inputs import Caller
-from skillfleet_producer.submission import EnqueueOptions, Options
+from skillfleet_producer.sessions import AsyncSession
+from skillfleet_producer.submission import EnqueueOptions, Options, check_text
 
 T = TypeVar("T")
 Runner = Callable[[], tuple[Portal, AsyncFleet]]
@@ -93,7 +96,8 @@ class Fleet:
         **options: Unpack[EnqueueOptions],
     ) -> "RunHandle":
         """Enqueue one run; see `AsyncFleet.enqueue`."""
-        if self.settings.broker_is_ledger:
+        # A message may wake a parked run, which only the fleet with a thread publishes.
+        if self.settings.broker_is_ledger and options.get("on_busy") != "send":
             work = self._enqueuer.enqueue(skill, args or {}, Options(**options))
             return self.run(run_sync(work))
         portal, fleet = self._runner()
@@ -109,6 +113,15 @@ class Fleet:
         portal, fleet = self._runner()
         handles = portal.call(fleet.enqueue_many(skill, args_list, **options))
         return [self.run(handle.id) for handle in handles]
+
+    def session(self, session_id: str, *, auth: Caller = None) -> "Session":
+        """Return a handle on a session; see `AsyncFleet.session`."""
+        return Session(self, self._runner, session_id, auth)
+
+    def sessions(self, limit: int = 50) -> list[SessionStatus]:
+        """Return the sessions that were active last; see `AsyncFleet.sessions`."""
+        portal, fleet = self._runner()
+        return portal.call(fleet.sessions(limit))
 
     def run(self, run_id: str) -> "RunHandle":
         """Return a handle on an existing run."""
@@ -267,3 +280,55 @@ class RunHandle:
     def _bound(self) -> tuple[Portal, AsyncRunHandle]:
         portal, fleet = self._runner()
         return portal, AsyncRunHandle(fleet, self.id)
+
+
+class Session:
+    """One session; see `AsyncSession` for arguments and errors."""
+
+    def __init__(self, fleet: Fleet, runner: Runner, session_id: str, auth: Caller = None) -> None:
+        check_text("session", session_id)
+        self.id = session_id
+        self._fleet = fleet
+        self._runner = runner
+        self._auth = auth
+
+    def __repr__(self) -> str:
+        return f"<session {self.id}>"
+
+    def enqueue(
+        self,
+        skill: object,
+        args: Mapping[str, Any] | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> RunHandle:
+        """Enqueue a run of the session."""
+        options.setdefault("auth", self._auth)
+        options["session"] = self.id
+        return self._fleet.enqueue(skill, args, **options)
+
+    def send(self, message: Any, *, auth: Caller = None) -> str:
+        """Put a message into the inbox of the session's current run; returns the run's id."""
+        portal, session = self._bound()
+        return portal.call(session.send(message, auth=auth))
+
+    def status(self) -> SessionStatus:
+        """Return a snapshot of the session."""
+        portal, session = self._bound()
+        return portal.call(session.status())
+
+    def runs(self, limit: int = 50) -> list[RunStatus]:
+        """Return the session's runs that are still recorded, the newest first."""
+        portal, session = self._bound()
+        return portal.call(session.runs(limit))
+
+    def events(
+        self, after: str | None = None, timeout: float | None = None, *, follow: bool = True
+    ) -> Iterator[SessionEvent]:
+        """Yield the events of all runs of the session, run after run, after the id `after`."""
+        portal, session = self._bound()
+        for batch in portal.iterate(session.event_batches(after, timeout, follow=follow)):
+            yield from batch
+
+    def _bound(self) -> tuple[Portal, AsyncSession[AsyncRunHandle]]:
+        portal, fleet = self._runner()
+        return portal, fleet.session(self.id, auth=self._auth)

@@ -12,6 +12,7 @@ from skillfleet.contracts import (
     RunEvent,
     RunState,
     RunStatus,
+    SessionStatus,
     Wait,
 )
 from skillfleet.errors import (
@@ -20,9 +21,11 @@ from skillfleet.errors import (
     RunError,
     RunFailed,
     RunTimedOut,
+    SessionDeadlockError,
     SettingsError,
     UnknownRunError,
 )
+from skillfleet.ports.session import own_session
 from skillfleet_ledger import Ledger, Settings
 from skillfleet_ledger.celery_format import RunEnd
 from skillfleet_ledger.dead_letters import DeadLetter
@@ -34,6 +37,7 @@ from skillfleet_producer.conditions import RunConditions, read_conditions
 from skillfleet_producer.enqueuing import Enqueuer
 from skillfleet_producer.inputs import Caller, Inputs
 from skillfleet_producer.publisher import Publisher, publish_woken_runs, publisher_for
+from skillfleet_producer.sessions import AsyncSession
 from skillfleet_producer.submission import EnqueueOptions, Options
 
 T = TypeVar("T")
@@ -126,11 +130,18 @@ class AsyncFleet:
 
         `options` are the fields of `Options`: auth, idempotency_key, timeout, delay (seconds),
         priority (0, most urgent, to 9), queue, budget (for the run and all those it calls), tags
-        (strings by name, which the runs that it calls have, too).
-        When this returns, the run is durable.
+        (strings by name, which the runs that it calls have, too), session and on_busy. When this
+        returns, the run is durable.
 
-        Raises InvalidArgumentsError, ArgumentsTooLargeError, UnknownSkillError,
-        IdempotencyConflictError, UnauthorizedError (the fleet takes signed runs only, and there
+        The runs of a `session` execute one at a time, in the order of submission. While it has
+        one that has not ended, a new one waits (`on_busy="queue"`); or it is refused ("reject");
+        or the current one is cancelled ("cancel_running"); or its arguments become a message in
+        the current one's inbox ("send"): once that is received, the new run is cancelled with the
+        code `delivered`; unread, it has its turn.
+
+        Raises InvalidArgumentsError, ArgumentsTooLargeError, UnknownSkillError, SessionBusyError,
+        IdempotencyConflictError, LimitExceededError (1,000 runs wait in the session),
+        UnauthorizedError (the fleet takes signed runs only, and there
         is no key to sign with) and FleetUnavailableError.
         """
         return self.run(await self.enqueuer.enqueue(skill, args or {}, Options(**options)))
@@ -148,6 +159,17 @@ class AsyncFleet:
         """
         run_ids = await self.enqueuer.enqueue_many(skill, args_list, Options(**options))
         return [self.run(run_id) for run_id in run_ids]
+
+    def session(self, session_id: str, *, auth: Caller = None) -> "AsyncSession[AsyncRunHandle]":
+        """Return a handle on a session, a conversation whose runs execute one at a time.
+
+        `auth` is the caller whom it belongs to, where the fleet requires authentication.
+        """
+        return AsyncSession(self.ledger, self.inputs, self.enqueue, session_id, auth)
+
+    async def sessions(self, limit: int = 50) -> list[SessionStatus]:
+        """Return the sessions that were active last, those of all callers, the newest first."""
+        return await self.ledger.sessions.newest(limit)
 
     def run(self, run_id: str) -> "AsyncRunHandle":
         """Return a handle on an existing run; whether it exists shows at the first use."""
@@ -286,6 +308,7 @@ class AsyncRunHandle:
         self, after: str | None = None, timeout: float | None = None
     ) -> AsyncIterator[list[RunEvent]]:
         """Yield events like `events`, in lists of those that arrived together, which is faster."""
+        await self._check_own_session()
         batches = self._ledger.streams.batches(self.id, after)
         try:
             while True:
@@ -329,6 +352,7 @@ class AsyncRunHandle:
 
     async def ended(self) -> RunEnd:
         """Wait for the end of the run and return it; raises UnknownRunError."""
+        await self._check_own_session()
         if (end := await self._ledger.queries.end(self.id)) is not None:
             return end
         woken = asyncio.Event()
@@ -354,6 +378,15 @@ class AsyncRunHandle:
         if not found:
             await self._ledger.queries.state(self.id)
         return found
+
+    async def _check_own_session(self) -> None:
+        """Raise SessionDeadlockError in a handler whose session holds this run back."""
+        own = own_session.get()
+        if own is not None and await self._ledger.queries.session_of(self.id) == own:
+            raise SessionDeadlockError(
+                f"run {self.id} starts when the run that would wait for it here has ended: both"
+                " are of one session"
+            )
 
     def _wait_timeout(self, timeout: float | None, what: str) -> ResultTimeoutError:
         return ResultTimeoutError(

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import orjson
 from pydantic import BaseModel
@@ -19,12 +19,17 @@ from skillfleet.tags import TENANT, check_tags, value_problem
 from skillfleet.texts import plain_text
 from skillfleet_ledger import Settings
 from skillfleet_ledger.runs.records import Invocation, Submission
+from skillfleet_ledger.runs.sessions import session_name
 from skillfleet_producer.routes import Route, accept_any
 
 _TASK_NAME = re.compile(r"^([A-Za-z0-9_-]{1,64})\.([A-Za-z0-9_-]{1,128})$")
 _PRIORITY_STEPS = (0, 3, 6, 9)
 _PRIORITIES = range(10)
 _MOST_TEXT_CHARS = 255
+OnBusy = Literal["queue", "reject", "cancel_running", "send"]
+"""What happens to a run of a session that has one already: it waits, is refused, waits until the
+running one is cancelled, or becomes a message to it."""
+ON_BUSY = get_args(OnBusy)
 
 
 class EnqueueOptions(TypedDict, total=False):
@@ -37,7 +42,12 @@ class EnqueueOptions(TypedDict, total=False):
     priority: int | None
     queue: str | None
     budget: Budget | None
+<<<<<<< HEAD
     tags: Mapping[str, str] | None
+=======
+    session: str | None
+    on_busy: OnBusy
+>>>>>>> 771269f (Sessions: runs of a conversation execute one at a time, share a state and one stream)
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,12 @@ class Options:
     priority: int | None = None
     queue: str | None = None
     budget: Budget | None = None
+<<<<<<< HEAD
     tags: Mapping[str, str] | None = None
+=======
+    session: str | None = None
+    on_busy: OnBusy = "queue"
+>>>>>>> 771269f (Sessions: runs of a conversation execute one at a time, share a state and one stream)
 
     def __post_init__(self) -> None:
         if self.timeout is not None:
@@ -62,8 +77,18 @@ class Options:
             raise InvalidArgumentsError(
                 f"priority must be 0 (most urgent) to 9, not {self.priority!r}"
             )
-        _check_text("idempotency_key", self.idempotency_key)
-        _check_text("queue", self.queue)
+        check_text("idempotency_key", self.idempotency_key)
+        check_text("queue", self.queue)
+        check_text("session", self.session)
+        if self.on_busy not in ON_BUSY:
+            allowed = ", ".join(ON_BUSY)
+            raise InvalidArgumentsError(f"on_busy must be {allowed}, not {self.on_busy!r}")
+        if self.session is None and self.on_busy != "queue":
+            raise InvalidArgumentsError("on_busy needs a session")
+        if self.session is not None and self.delay:
+            raise InvalidArgumentsError(
+                "a run of a session cannot be delayed: it would keep those after it waiting"
+            )
         if not isinstance(self.budget, Budget | None):
             raise InvalidArgumentsError(f"budget must be a Budget, not {self.budget!r}")
         if self.tags is not None:
@@ -71,7 +96,8 @@ class Options:
             object.__setattr__(self, "tags", check_tags(self.tags))
 
 
-def _check_text(name: str, text: Any) -> None:
+def check_text(name: str, text: Any) -> None:
+    """Raise InvalidArgumentsError for an option that is not a short string; None is fine."""
     if text is None:
         return
     if not isinstance(text, str) or not 1 <= len(text) <= _MOST_TEXT_CHARS:
@@ -151,13 +177,23 @@ def build_submission(
     budget = options.budget
     budget_end = _budget_end_ms(options, now_ms, parent)
     deadline = _deadline_ms(options, now_ms, parent, budget_end)
-    header = _header(deadline, claims, budget_end, parent)
+    header = _header(
+        deadline_ms=deadline,
+        auth=claims,
+        budget_end_ms=budget_end,
+        allowance_ms=parent.allowance_ms if parent else None,
+        session=options.session,
+        depth=parent.depth + 1 if parent else 0,
+    )
+    session = None
+    if options.session is not None:
+        session = session_name(settings, options.session, claims)
     if parent is not None:
         run_id = keys.child_id(parent.run_id, f"{agent}.{name}\0{parent.call}")
     elif options.idempotency_key is not None:
-        run_id = keys.key_id(f"{agent}.{name}", options.idempotency_key)
+        run_id = keys.key_id(f"{agent}.{name}", options.idempotency_key, session)
     else:
-        run_id = keys.new_id()
+        run_id = keys.new_id(session)
     return Submission(
         id=run_id,
         agent=agent,
@@ -176,7 +212,12 @@ def build_submission(
         parent_token=parent.token if parent else None,
         budget_calls=budget.calls if budget else None,
         budget_tokens=budget.tokens if budget else None,
+<<<<<<< HEAD
         tags=_tags(settings, options, claims, parent),
+=======
+        session=session,
+        on_busy=options.on_busy if options.on_busy != "queue" else None,
+>>>>>>> 771269f (Sessions: runs of a conversation execute one at a time, share a state and one stream)
     )
 
 
@@ -233,23 +274,11 @@ def invocation_from(new: Submission) -> Invocation:
     )
 
 
-def _header(
-    deadline_ms: int | None,
-    auth: dict[str, Any] | None,
-    budget_end_ms: int | None,
-    parent: Parent | None,
-) -> bytes:
-    """Return the JSON object with skillfleet's own header."""
-    if deadline_ms is None and auth is None and budget_end_ms is None and parent is None:
+def _header(**values: Any) -> bytes:
+    """Return the JSON object with skillfleet's own header, given its fields."""
+    if not any(value is not None and value != 0 for value in values.values()):
         return _PLAIN_HEADER
-    header = InvocationHeader(
-        deadline_ms=deadline_ms,
-        auth=auth,
-        budget_end_ms=budget_end_ms,
-        allowance_ms=parent.allowance_ms if parent else None,
-        depth=parent.depth + 1 if parent else 0,
-    )
-    return _named(header)
+    return _named(InvocationHeader(**values))
 
 
 def _named(header: InvocationHeader) -> bytes:

@@ -28,6 +28,7 @@ from skillfleet.model_calls import CallReport, ModelCall, ToolCall, model_call, 
 from skillfleet.ports.a2a import A2AClient, CallOptions, CallResult
 from skillfleet.ports.discovery import DiscoveryClient
 from skillfleet.ports.journal import Emission, JournalStore
+from skillfleet.ports.session import Session
 from skillfleet.retry import RetryPolicy
 from skillfleet.texts import code_text
 from skillfleet.types import AgentEvent, ArtifactRef
@@ -166,6 +167,11 @@ class RunContext(ABC, Generic[AuthT]):
         Reads memory or a local file; call it each time, since values are rotated. Raises
         `UnknownSecretError`. Forbidden: emitting, logging or returning the value.
         """
+
+    @property
+    def session(self) -> Session | None:
+        """The session that the run belongs to, with its saved state; None without one."""
+        return None
 
     @property
     @abstractmethod

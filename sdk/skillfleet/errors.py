@@ -264,6 +264,31 @@ class InboxFullError(SkillfleetError):
     retryable = True
 
 
+class SessionBusyError(SkillfleetError):
+    """The session has a run that has not ended, and `on_busy="reject"` was asked for."""
+
+    code = "session_busy"
+    retryable = True
+
+
+class SessionDeadlockError(SkillfleetError, RuntimeError):
+    """A run waits for a later run of its own session, which cannot start before it has ended."""
+
+    code = "session_deadlock"
+
+
+class UnknownSessionError(SkillfleetError, LookupError):
+    """There is no session of that id: it had no run yet, or none for long."""
+
+    code = "unknown_session"
+
+
+class InvalidSessionStateError(SkillfleetError, ValueError):
+    """A session's state is not JSON, too large, or contains the value of a secret."""
+
+    code = "invalid_session_state"
+
+
 class UnauthorizedError(SkillfleetError, PermissionError):
     """The caller is not known, or its claims do not fit the agent's `auth_model`."""
 

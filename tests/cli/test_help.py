@@ -12,7 +12,7 @@ from skillfleet_cli.app import app
 VERBS = [
     *("worker", "dev", "enqueue", "status", "events", "cancel", "runs", "artifacts", "agents"),
     *("doctor", "dead list", "dead show", "dead retry", "dead purge"),
-    *("trace", "exporter", "keys new", "token"),
+    *("trace", "exporter", "keys new", "token", "sessions list", "sessions show"),
 ]
 
 

@@ -41,6 +41,7 @@ def audit(client: Any, keys: Keyspace) -> list[str]:
             lost = members - set(shard.records)
             problems += [f"{index} names {run_id}, which has no record" for run_id in lost]
         problems += _counted(client, shard)
+        problems += _sessions(client, shard)
         problems += _timed(client, shard)
         problems += _owed(client, shard)
     return problems
@@ -115,6 +116,31 @@ def _counted(client: Any, shard: _Shard) -> list[str]:
     )
     if unserved != expected:
         problems.append(f"unserved runs counted: {unserved}, not {expected}")
+    return problems
+
+
+def _sessions(client: Any, shard: _Shard) -> list[str]:
+    """Check that one run of a session may execute at a time, and the others are held in order."""
+    problems = []
+    by_session: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    numbered = {}
+    for raw in client.scan_iter(match=f"{shard.prefix}session_runs:*", count=1000):
+        session = raw.decode().removeprefix(f"{shard.prefix}session_runs:")
+        pairs = client.zrange(raw, 0, -1, withscores=True)
+        numbered[session] = {run_id.decode(): int(number) for run_id, number in pairs}
+    for run_id, record in shard.records.items():
+        if "session" in record and not RunState(record["state"]).terminal:
+            number = numbered[record["session"]][run_id]
+            by_session[record["session"]].append((number, run_id))
+    for session, live in by_session.items():
+        current = (client.hget(f"{shard.prefix}session:{session}", "current") or b"").decode()
+        free = [
+            run_id
+            for _, run_id in sorted(live)
+            if not shard.records[run_id].get("held", "").startswith("session:")
+        ]
+        if free != [current] or min(live)[1] != current:
+            problems.append(f"session {session}: {free} are not held, its current run is {current}")
     return problems
 
 

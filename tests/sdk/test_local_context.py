@@ -33,6 +33,7 @@ from skillfleet.testing.conformance.run_context import (
     assert_conforms,
 )
 from skillfleet.testing.in_process import InProcessA2AClient, LocalDiscovery
+from skillfleet.testing.local_session import LocalSession
 from skillfleet.testing.runner import run_skill, run_to_end
 from tests.support.waiting import wait_until_async
 
@@ -84,6 +85,7 @@ async def run_case(case: Case) -> Observed:
         a2a=InProcessA2AClient([agent], secrets=SECRETS, grace=0.05),
         discover=LocalDiscovery([agent]),
         budget=case.budget,
+        session=LocalSession(case.session) if case.session is not None else None,
     )
     run = asyncio.create_task(run_to_end(agent.skills[case.skill], ctx, case.args, grace=0.05))
     if case.cancel_on is not None:

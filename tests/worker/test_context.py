@@ -12,7 +12,11 @@ def observe(shared: Shared, case: Case) -> Observed:
     seen = Observed()
     try:
         run = shared.fleet.enqueue(
-            f"conformance.{case.skill}", case.args, auth=AUTH, budget=case.budget
+            f"conformance.{case.skill}",
+            case.args,
+            auth=AUTH,
+            budget=case.budget,
+            session=case.session,
         )
     except InvalidArgumentsError as error:
         seen.code, seen.message = error.code, str(error)

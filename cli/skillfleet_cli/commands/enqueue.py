@@ -2,11 +2,21 @@
 
 # ruff: noqa: PLC0415 - a command loads its work when it runs, so that --help is quick
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from skillfleet_cli.options import ArgumentPairs, Json, JsonArguments, SkillName, TagPairs
+
+
+class OnBusy(StrEnum):
+    """What happens to a run whose session is busy, for the help."""
+
+    QUEUE = "queue"
+    REJECT = "reject"
+    CANCEL_RUNNING = "cancel_running"
+    SEND = "send"
 
 
 def enqueue(  # noqa: PLR0913 - one parameter for each option
@@ -35,6 +45,13 @@ def enqueue(  # noqa: PLR0913 - one parameter for each option
         str | None, typer.Option(metavar="NAME", help="Queue to use instead of the agent's own.")
     ] = None,
     tag: TagPairs = None,
+    session: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Session: its runs execute one after the other."),
+    ] = None,
+    on_busy: Annotated[
+        OnBusy, typer.Option(help="What to do while the session has a run that has not ended.")
+    ] = OnBusy.QUEUE,
     as_json: Json = False,
 ) -> None:
     """Enqueue a run of a skill and print its id.
@@ -60,6 +77,8 @@ def enqueue(  # noqa: PLR0913 - one parameter for each option
         "idempotency_key": idempotency_key,
         "queue": queue,
         "tags": parse_tags(tag or []),
+        "session": session,
+        "on_busy": on_busy.value,
     }
     with_fleet(
         lambda fleet: enqueue_run(fleet, skill, args, options, follow=follow, as_json=as_json)

@@ -27,12 +27,12 @@
 
 {{- /* Asks for runs, follows and cancels them; writes no result, lease, event or artifact. */ -}}
 {{- $producer := concat (list "skillfleet-producer") $none $connection -}}
-{{- $producer = concat $producer (list "+eval" "+evalsha" "+script|load" "+exists" "+get" "+hget" "+hexists" "+hmget" "+hgetall" "+hkeys" "+hvals" "+hlen" "+hset" "+hincrby" "+lpush" "+smembers" "+sismember" "+scard" "+sadd" "+zadd" "+zcard" "+zcount" "+zscore" "+zrange" "+zrangebyscore" "+zrevrange" "+xread" "+xrange" "+xlen" "+publish" "+subscribe" "+unsubscribe") -}}
+{{- $producer = concat $producer (list "+eval" "+evalsha" "+script|load" "+exists" "+get" "+hget" "+hexists" "+hmget" "+hgetall" "+hkeys" "+hvals" "+hlen" "+hset" "+hincrby" "+lpush" "+smembers" "+sismember" "+scard" "+sadd" "+strlen" "+zadd" "+zcard" "+zcount" "+zscore" "+zrange" "+zrangebyscore" "+zrevrange" "+xread" "+xrange" "+xlen" "+publish" "+subscribe" "+unsubscribe") -}}
 {{- /* Without a name: scripts are called with the shard's prefix. */ -}}
-{{- range list "" "run:*" "children:*" "index:all" "index:agent:*" "index:tag:*" "ready:*" "queues" "delayed" "delays" "deadlines" "cleanups" -}}
+{{- range list "" "run:*" "children:*" "index:all" "index:agent:*" "index:tag:*" "ready:*" "queues" "delayed" "delays" "deadlines" "cleanups" "held" "held:session:*" "session:*" "session_runs:*" "sessions" -}}
 {{- $producer = append $producer (printf "~%s%s" $ledger .) -}}
 {{- end -}}
-{{- $producer = concat $producer (list (printf "%%R~%s*" $ledger)) $lists (list (printf "%%R~%s" $results) (printf "&%s" $results) (printf "&%sworker:*" $ledger)) -}}
+{{- $producer = concat $producer (list (printf "%%R~%s*" $ledger)) $lists (list (printf "%%R~%s" $results) (printf "&%s" $results) (printf "&%sworker:*" $ledger) (printf "&%ssession:*" $ledger)) -}}
 {{- /* A script that publishes needs the queues' lists for reading, too: no command here reads a list but this one. */ -}}
 {{- $producer = append $producer (printf "(+lrange %%R~%sattempts:*)" $ledger) -}}
 {{- /* Decides waits, once, sends messages, reads journals. A parked run that this wakes goes before new ones. */ -}}

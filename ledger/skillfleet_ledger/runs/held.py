@@ -43,10 +43,14 @@ class HeldRuns(RunOperations):
     async def reap(self, shard: int, limit: int = 200) -> list[tuple[str, int]]:
         """Return runs, with their tokens, that waited too long for a worker that serves them.
 
-        For the reaper, after a round in which it held the leader lock.
+        Forgets sessions that had no run for long. For the reaper, after a round in which it held
+        the leader lock.
         """
         prefix = self._keys.shard_prefix(shard)
-        found = await run_script(self._connection, "reap_held", (prefix,), (limit,))
+        kept_ms = int(self._settings.session_retention_seconds * 1000)
+        reply = await run_script(self._connection, "reap_held", (prefix,), (limit, kept_ms))
+        found, woken = reply
+        await self._woken.hand_over(woken)
         return [
             (found[i].decode(), int(found[i + 1]))
             for i in range(0, len(found), 2)

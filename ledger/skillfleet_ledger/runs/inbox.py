@@ -12,15 +12,21 @@ import orjson
 
 @dataclass(frozen=True, slots=True)
 class InboxMessage:
-    """An inbox message: its JSON, who sent it, and the token that proves that ('' for none)."""
+    """An inbox message: its JSON, who sent it, and the token that proves that ('' for none).
+
+    `run` is the id of a run that was enqueued into the session of the receiver; it is a run no more
+    once the message is received.
+    """
 
     value: bytes
     by: str = ""
     token: str = field(default="", repr=False)
+    run: str = ""
 
     def packed(self) -> bytes:
         """Return the entry of the list."""
-        return orjson.dumps({"by": self.by, "token": self.token}) + b"\n" + self.value
+        of_run = {"run": self.run} if self.run else {}
+        return orjson.dumps({"by": self.by, "token": self.token, **of_run}) + b"\n" + self.value
 
     @classmethod
     def unpacked(cls, entry: bytes) -> Self:
@@ -28,6 +34,7 @@ class InboxMessage:
         head, line_break, value = entry.partition(b"\n")
         with suppress(ValueError):
             match orjson.loads(head) if line_break else None:
-                case {"by": str(by), "token": str(token)}:
-                    return cls(value, by, token)
+                case {"by": str(by), "token": str(token), **rest}:
+                    run = rest.get("run", "")
+                    return cls(value, by, token, run if isinstance(run, str) else "")
         raise ValueError("an inbox message begins with a line about its sender")

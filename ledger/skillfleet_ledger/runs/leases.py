@@ -108,8 +108,18 @@ class Leases(RunOperations):
         """
         return bool(await self._run("expire_lease", run_id, holder))
 
-    async def settle(self, lease: Lease, task: str, seq: int, end: RunEnd) -> Settled:
-        """End the attempt and the run; `seq` is the number of the attempt's last event."""
+    async def settle(
+        self,
+        lease: Lease,
+        task: str,
+        seq: int,
+        end: RunEnd,
+        session_state: tuple[str, bytes] | None = None,
+    ) -> Settled:
+        """End the attempt and the run; `seq` is the number of the attempt's last event.
+
+        `session_state` is the name of the run's session, and the state that it has saved for it.
+        """
         run_id = lease.run_id
         reply = await self._run(
             "settle",
@@ -117,6 +127,7 @@ class Leases(RunOperations):
             *(lease.token, seq, end.state, end.code, end.message),
             final_payload(end.state, end.code, end.message),
             encode_end(run_id, task, end.state, end.code, end.message, end.value),
+            *(session_state or ()),
             key=self._keys.result_key(run_id),
         )
         result, *woken = reply

@@ -47,6 +47,17 @@ class Queries(RunOperations):
         reason, code = await self._connection.execute("HMGET", key, "cancel", "cancel_code")
         return None if reason is None else (reason.decode(), (code or b"").decode())
 
+    async def is_held(self, run_id: str) -> bool:
+        """Return whether something keeps the run back: it is queued, but has no message."""
+        key = self._key("run", run_id)
+        return bool(await self._connection.execute("HEXISTS", key, "held"))
+
+    async def session_of(self, run_id: str) -> str | None:
+        """Return the name of the session that holds the run back; None for any other run."""
+        key = self._key("run", run_id)
+        session, held = await self._connection.execute("HMGET", key, "session", "held")
+        return session.decode() if session and held else None
+
     async def children(self, run_id: str) -> list[str]:
         """Return the ids of the runs that the run called, sorted."""
         found = await self._connection.execute("SMEMBERS", self._key("children", run_id))

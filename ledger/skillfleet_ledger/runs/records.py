@@ -52,6 +52,14 @@ class Submission:
     tags: Mapping[str, str] = field(default_factory=dict)
     """The run's tags, as `skillfleet.tags.check_tags` accepts them."""
 
+    session: str | None = None
+    """The session that the run belongs to, as `session_name` returns it."""
+    on_busy: str | None = None
+    """What happens while the session is busy: `reject`, `cancel_running` or `send`; None: it
+    waits."""
+    message: tuple[str, bytes] | None = field(default=None, repr=False)
+    """For `send`: the run whose turn it is in the session, and the message for its inbox."""
+
     def __post_init__(self) -> None:
         if self.parent_id is not None and self.root_id is None:
             raise ValueError("root_id is missing: a called run belongs to its parent's tree")
@@ -90,10 +98,16 @@ class Submission:
             ("celery", self.celery),
             ("canvas", self.canvas),
             ("tags", "\n".join(tag_lines(self.tags)) or None),
+            ("session", self.session),
+            ("on_busy", self.on_busy),
         ):
             if value is not None:
                 flat += (name, value)
         return flat
+
+
+SESSION = "session:"
+"""How the reason begins for which a session holds a run; the session's name follows."""
 
 
 def tag_lines(tags: Mapping[str, str]) -> list[str]:
@@ -304,7 +318,7 @@ def status_of(
         message=_text(record, "message"),
         attempt=_number(record, "attempt") or 0,
         retries=_number(record, "retries") or 0,
-        held=_text(record, "held"),
+        held=_shown_reason(_text(record, "held")),
         worker=_text(record, "worker"),
         created_at=_time(record, "created") or from_millis(0),
         started_at=_time(record, "started"),
@@ -317,6 +331,7 @@ def status_of(
         children=children,
         events=_number(record, "seq") or 0,
         trace_id=_text(record, "trace"),
+        session=session_id_of(_text(record, "session")),
         tags=read_tags(_text(record, "tags")),
         attempts=attempts_of(record, [orjson.loads(entry) for entry in attempts]),
         waits=() if state.terminal else _waits_of(record),
@@ -336,6 +351,18 @@ def shown_state(state: bytes, waiting: bytes | None) -> RunState:
 def _waits_of(record: Mapping[str, bytes]) -> tuple[WaitKind, ...]:
     kinds = (_text(record, "waiting") or "").split(",")
     return tuple(kind for kind in WaitKind if kind in kinds)
+
+
+def session_id_of(name: str | None) -> str | None:
+    """Return the id in a session's name; None without one."""
+    return None if name is None else name.partition("/")[2]
+
+
+def _shown_reason(reason: str | None) -> str | None:
+    """Return the reason for which a run is held, without the owner of its session."""
+    if reason is None or not reason.startswith(SESSION):
+        return reason
+    return f"{SESSION}{session_id_of(reason)}"
 
 
 def attempts_of(

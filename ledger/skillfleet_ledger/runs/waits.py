@@ -29,7 +29,7 @@ MOST_WAITS = 100
 """The most open waits of a run."""
 MOST_MESSAGES = 1000
 MOST_INBOX_BYTES = MEBIBYTE
-"""The most unread messages of a run, and their bytes."""
+"""The most unread messages of a run, and their bytes (common.lua)."""
 _EXPIRED_DIGEST = "0"
 _TOO_MANY = -2
 
@@ -199,8 +199,7 @@ class Waits(RunOperations):
 
         Raises InboxFullError and UnknownRunError.
         """
-        limits = (MOST_MESSAGES, MOST_INBOX_BYTES)
-        what, woken = await self._run("send", run_id, message, os.urandom(8).hex(), *limits)
+        what, woken = await self._run("send", run_id, message, os.urandom(8).hex())
         if what == b"unknown":
             raise unknown_run(run_id)
         if what == b"full":

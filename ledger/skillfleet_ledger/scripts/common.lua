@@ -419,6 +419,21 @@ local function wake(id)
   return true
 end
 
+-- The unread messages of a run: their number, and their bytes.
+local MOST_MESSAGES, MOST_INBOX_BYTES = 1000, 1048576
+
+-- Put a message into the inbox of a live run. Returns false when it is full, and whether the run was
+-- parked and is queued now.
+local function put_message(id, message)
+  local run, inbox = run_key(id), P .. 'inbox:' .. id
+  local r = redis.call('HMGET', run, 'inbox_bytes', 'waiting')
+  local size = tonumber(r[1] or 0) + #message
+  if redis.call('LLEN', inbox) >= MOST_MESSAGES or size > MOST_INBOX_BYTES then return false, false end
+  redis.call('RPUSH', inbox, message)
+  redis.call('HSET', run, 'journal', '1', 'inbox_bytes', size)
+  return true, string.find(r[2] or '', 'message', 1, true) and wake(id)
+end
+
 -- Write the decision of a wait that has none. Returns whether the run was parked and is queued now.
 local function decide(id, wait, kind, waiting, outcome, digest, now, meta, value)
   local decision = outcome .. ' ' .. digest .. ' ' .. now .. '\n' .. meta .. '\n' .. value
@@ -464,11 +479,42 @@ local function release_called(id, meta_key)
   end
 end
 
+-- The runs of a session execute one at a time, in the order of their submission. The hash of a
+-- session names the one that may, `current`; those after it are held.
+local SESSION = 'session:'
+local MOST_SESSION_RUNS = 10000
+
+local function session_key(session)
+  return P .. SESSION .. session
+end
+
+-- The run of a session that may execute now; nil when it has ended, or there is none.
+local function current_run(session)
+  local current = redis.call('HGET', session_key(session), 'current')
+  if not current or not is_live(redis.call('HGET', run_key(current), 'state')) then return nil end
+  return current
+end
+
+-- Let the next run of a session execute, if there is one.
+local function free_session(session, now)
+  local reason, next_run = SESSION .. session, nil
+  repeat
+    next_run = release_held(reason, 1, now)
+  until next_run or redis.call('EXISTS', P .. 'held:' .. reason) == 0
+  redis.call('HSET', session_key(session), 'current', next_run or '')
+end
+
+local function leave_session(id, session, now)
+  if redis.call('HGET', session_key(session), 'current') == id then free_session(session, now) end
+  redis.call('ZREMRANGEBYRANK', P .. 'session_runs:' .. session, 0, -1 - MOST_SESSION_RUNS)
+  write_shared('ZADD', P .. 'sessions', now, session)
+end
+
 -- What finish needs of a record, after its state and token.
 local function read_for_finish(id)
   return redis.call('HMGET', run_key(id), 'state', 'token', 'attempt', 'seq', 'queue', 'priority', 'due', 'deadline',
     'retention', 'agent', 'created', 'open', 'artifacts', 'settled', 'worker', 'cancel', 'parent', 'requests', 'canvas',
-    'stream', 'kept', 'journal', 'tags', 'held')
+    'stream', 'kept', 'journal', 'tags', 'held', 'session')
 end
 
 -- The one way into a terminal state: record, final event, result, indexes and expiry together.
@@ -519,4 +565,5 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
   if is_first then redis.call('PUBLISH', meta_key, meta) end
   local is_awaited = is_kept and string.find(caller[3] or '', 'call', 1, true)
   if is_awaited then wake(r[17]) end
+  if r[25] then leave_session(id, r[25], now) end
 end

@@ -1,10 +1,11 @@
--- The part of a reaper's round that looks at held runs: what waited too long for a worker that serves it
--- must end.
+-- The part of a reaper's round that looks at held runs and at sessions: what waited too long for a
+-- worker that serves it must end, and sessions that had no run for long are forgotten.
 --
--- ARGV[1]  most runs that are handled
+-- ARGV[1]  most runs and most sessions that are handled
+-- ARGV[2]  how long a session is kept without runs, milliseconds
 --
--- Returns a flat list of id and token of the runs that the caller ends. Each comes again some seconds
--- later, should its end fail.
+-- Returns {ending, woken}: ending is a flat list of id and token of the runs that the caller ends (each
+-- comes again some seconds later, should its end fail); woken are the runs that it publishes.
 local now, ending = now_ms(), {}
 
 local function check(id)
@@ -17,10 +18,24 @@ local function check(id)
     ending[#ending + 1] = r[2]
   else
     redis.call('ZADD', P .. 'held', now + HELD_CHECK_MS, id)
+    -- What its session waited for may be gone without an end.
+    local session = string.match(r[3], '^session:(.*)$')
+    if session and not current_run(session) then free_session(session, now) end
   end
 end
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'held', '-inf', now, 'LIMIT', 0, ARGV[1])) do
   check(id)
 end
-return ending
+
+for _, session in ipairs(redis.call('ZRANGEBYSCORE', P .. 'sessions', '-inf', now - ARGV[2], 'LIMIT', 0, ARGV[1])) do
+  if current_run(session) then
+    redis.call('ZADD', P .. 'sessions', now, session)
+  else
+    redis.call('ZREM', P .. 'sessions', session)
+    for _, kind in ipairs({ SESSION, 'session_state:', 'session_runs:' }) do
+      redis.call('UNLINK', P .. kind .. session)
+    end
+  end
+end
+return { ending, take_woken() }

@@ -20,7 +20,15 @@ if r[3] ~= ARGV[3] then return { -1, seq } end
 local message = redis.call('LPOP', inbox)
 if not message then return { 2, seq } end
 
--- Its first line is about the sender.
+-- Its first line is about the sender. What was enqueued into the session as a run is that run no more.
+local twin = string.match(message, '^[^\n]*"run":"([^"\\\n]+)"')
+if twin then
+  local t = redis.call('HMGET', run_key(twin), 'state', 'cancel', 'session')
+  if t[1] == 'queued' and not t[2] and t[3] and t[3] == redis.call('HGET', run_key(id), 'session') then
+    mark_cancelled(twin, nil, 'run ' .. id .. ' has received it as a message', 'delivered')
+    add_cleanup(twin, now_ms())
+  end
+end
 local value = string.match(message, '\n(.*)$') or 'null'
 redis.call('HSET', journal, identity, ARGV[5] .. '\n' .. value)
 redis.call('HSET', run_key(id), 'journal', '1')

@@ -16,6 +16,7 @@ from skillfleet.contracts.events import (
 )
 from skillfleet.contracts.invocation import HEADER, InvocationHeader
 from skillfleet.contracts.limits import MOST_SECONDS, Limits
+from skillfleet.contracts.sessions import SessionEvent, SessionStatus
 from skillfleet.contracts.states import TERMINAL_STATES, ReasonCode, RunState
 from skillfleet.contracts.status import AgentCard, ArtifactInfo, Attempt, RunStatus, SkillCard
 from skillfleet.contracts.token import (
@@ -55,6 +56,8 @@ __all__ = [
     "RunEvent",
     "RunState",
     "RunStatus",
+    "SessionEvent",
+    "SessionStatus",
     "SkillCard",
     "TokenClaims",
     "TokenUse",

@@ -27,5 +27,7 @@ class InvocationHeader(BaseModel):
     """The end of the tree's budget of wall time, in the form of `deadline_ms`."""
     allowance_ms: int | None = None
     """The executing time that the run may use, in milliseconds: what its calling run has left."""
+    session: str | None = None
+    """The session that the run belongs to."""
     depth: int = 0
     """The number of runs above this one in its tree; 0 for a root."""

@@ -60,6 +60,7 @@ class ReasonCode(StrEnum):
     COMPLETED = "completed"
     CANCELLED_BY_CALLER = "cancelled_by_caller"
     PARENT_ENDED = "parent_ended"
+    DELIVERED = "delivered"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     SKILL_ERROR = "skill_error"
     INTERNAL_ERROR = "internal_error"

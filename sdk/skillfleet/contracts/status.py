@@ -37,7 +37,8 @@ class RunStatus(BaseModel):
     attempt: int = 0
     retries: int = 0
     held: str | None = None
-    """What keeps a queued run back: `unserved:` and the skill that no live worker serves."""
+    """What keeps a queued run back: `unserved:` and the skill that no live worker serves, or
+    `session:` and the session, which has another run that has not ended."""
     worker: str | None = None
     created_at: datetime
     started_at: datetime | None = None
@@ -50,6 +51,8 @@ class RunStatus(BaseModel):
     children: int = 0
     events: int = 0
     trace_id: str | None = None
+    session: str | None = None
+    """The session that the run belongs to."""
     tags: dict[str, str] = Field(default_factory=dict)
     attempts: tuple[Attempt, ...] = ()
     waits: tuple[WaitKind, ...] = ()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from skillfleet.testing.in_process import InProcessA2AClient, LocalDiscovery
     from skillfleet.testing.local_context import LocalRunContext
     from skillfleet.testing.local_journal import LocalJournal
+    from skillfleet.testing.local_session import LocalSession
     from skillfleet.testing.local_store import AttemptLostError
     from skillfleet.testing.runner import run_skill, run_to_end
 else:
@@ -24,6 +25,7 @@ else:
             "LocalDiscovery": "skillfleet.testing.in_process",
             "LocalJournal": "skillfleet.testing.local_journal",
             "LocalRunContext": "skillfleet.testing.local_context",
+            "LocalSession": "skillfleet.testing.local_session",
             "run_skill": "skillfleet.testing.runner",
             "run_to_end": "skillfleet.testing.runner",
         },
@@ -36,6 +38,7 @@ __all__ = [
     "LocalDiscovery",
     "LocalJournal",
     "LocalRunContext",
+    "LocalSession",
     "run_skill",
     "run_to_end",
 ]

@@ -32,6 +32,7 @@ from skillfleet.redaction import Redactor, SecretRegistry
 from skillfleet.testing.budget_tracker import BudgetTracker
 from skillfleet.testing.clock import Clock, WallClock
 from skillfleet.testing.local_journal import LocalJournal
+from skillfleet.testing.local_session import LocalSession
 from skillfleet.testing.local_store import LocalAttempt, LocalJournalStore
 from skillfleet.types import AgentEvent, ArtifactRef
 
@@ -58,6 +59,7 @@ class LocalRunContext(RunContext[AuthT]):
     `answer` or `reject`. `inbox` has the messages that `receive` returns. Pass
     `clock=InstantClock()` of `skillfleet.testing` to let pauses and timeouts end at once, and the
     `journal` of another context to continue its run. `lose` simulates the death of the worker.
+    `session=LocalSession("chat")` is the session that the run belongs to.
 
     Concurrency: one event loop; `cancel` and `shut_down` must be called in its thread.
     """
@@ -77,6 +79,7 @@ class LocalRunContext(RunContext[AuthT]):
         inbox: Iterable[Any] = (),
         journal: LocalJournal | None = None,
         clock: Clock | None = None,
+        session: LocalSession | None = None,
     ) -> None:
         self.auth = auth
         self.task_id = task_id
@@ -102,6 +105,7 @@ class LocalRunContext(RunContext[AuthT]):
         """What the run has recorded, and what it waits for."""
         for message in inbox:
             self.journal.put(message)
+        self._session = session
         self._secrets = dict(secrets or {})
         registry = SecretRegistry()
         for name, value in self._secrets.items():
@@ -113,6 +117,8 @@ class LocalRunContext(RunContext[AuthT]):
             "a2a": a2a,
             "discover": discover,
         }
+        if session is not None:
+            session.begin(self._contains_secret)
         self._opened: dict[str, Any] = {}
         self._attempt = self.journal.attempts + 1
         self._durable = False
@@ -196,6 +202,8 @@ class LocalRunContext(RunContext[AuthT]):
         if self._lost:
             self._lost = False
             self._stopped.clear()
+        if self._session is not None:
+            self._session.begin(self._contains_secret)
         begin_journal(self)
 
     def end_attempt(self) -> None:
@@ -345,6 +353,16 @@ class LocalRunContext(RunContext[AuthT]):
                 f"the secret {name!r} has fewer than {SHORTEST} characters: it could not be hidden"
             )
         return value
+
+    @property
+    def session(self) -> LocalSession | None:
+        """The session that was passed; None without one."""
+        return self._session
+
+    def settle_session(self, *, succeeded: bool) -> None:
+        """Write what the run has saved for its session; `run_skill` calls it at the end."""
+        if self._session is not None:
+            self._session.settle(succeeded=succeeded)
 
     @property
     def workspace(self) -> Any:

@@ -51,8 +51,26 @@ async def run_skill(
     skill raises.
     Cancelling the awaiting task cancels the skill. A skill that suppresses its cancellation is
     abandoned `grace` seconds later. The run's cleanups (`RunScope.defer`) run at its end,
-    however it ends.
+    however it ends. What it has saved for its session is written then.
     """
+    try:
+        result = await _run_attempt(skill, ctx, arguments, grace)
+    except AttemptLostError:
+        raise
+    except BaseException:
+        ctx.settle_session(succeeded=False)
+        raise
+    ctx.settle_session(succeeded=True)
+    return result
+
+
+async def _run_attempt(
+    skill: Skill[..., Any],
+    ctx: LocalRunContext[Any],
+    arguments: Mapping[str, Any] | None,
+    grace: float,
+) -> Any:
+    """Run one attempt like `run_skill`, and leave the session's state as it was."""
     bound = skill.check_and_bind(arguments or {})
     ctx.require_scopes(skill.spec.scopes)
     ctx.budget_tracker.begin()
@@ -101,16 +119,20 @@ async def run_to_end(
     retries = ctx.attempt - 1
     while True:
         try:
-            return await run_skill(skill, ctx, arguments, grace=grace)
+            result = await _run_attempt(skill, ctx, arguments, grace)
         except AttemptLostError:
             ctx.attempt += 1
             continue
         except (Exception, BaseExceptionGroup) as error:
             if _is_overdue(error, ctx) or not skill.spec.retry.applies_to(error, retries):
+                ctx.settle_session(succeeded=False)
                 raise _run_error(error, ctx) from error
             retries += 1
             delay = retry_delay(skill.spec.retry, error, retries, random.random)
             ctx.journal.drop(journal_of(ctx).failures_in(error))
+        else:
+            ctx.settle_session(succeeded=True)
+            return result
         await _pause(ctx, delay)
         ctx.attempt += 1
 

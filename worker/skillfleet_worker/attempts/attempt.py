@@ -11,6 +11,7 @@ from typing import Any
 from skillfleet.cleanups import Cleanups
 from skillfleet.contracts import from_millis
 from skillfleet.failures import is_overdue
+from skillfleet.ports.session import SavedState
 from skillfleet_ledger.runs.records import Lease
 from skillfleet_worker.attempts.clock import Clock
 from skillfleet_worker.attempts.delivery import Delivery
@@ -53,6 +54,8 @@ class Attempt:
         """Ids of the children that may be executed in this slot, by the task that waits for it."""
         self.open_calls = 0
         """The number of child runs that this attempt started and that have not ended."""
+        self.saved_state = SavedState()
+        """What the handler has saved for its session."""
         self.cleanups = Cleanups()
         """The cleanups of the resources that adapters opened for this attempt."""
         self.loop = asyncio.get_running_loop()

@@ -40,6 +40,7 @@ from skillfleet_worker.attempts.journal import LedgerJournal
 from skillfleet_worker.attempts.outcomes import Outcome
 from skillfleet_worker.attempts.redaction import RedactingEventBuffer, redact_outcome
 from skillfleet_worker.attempts.scope import AttemptScope, ScopeState
+from skillfleet_worker.attempts.session import FleetSession, session_of
 from skillfleet_worker.settings import WorkerSettings
 
 
@@ -147,6 +148,15 @@ class ContextState:
         return "journal" in self.__dict__ or self.attempt.lease.has_journal
 
     @cached_property
+    def session(self) -> FleetSession | None:
+        """The run's session; None without one."""
+        shared = self.capabilities
+        if session_of(self.attempt, shared.ledger) is None:
+            return None
+        redactor = self.redactor if self.declared_secrets else None
+        return FleetSession(self.attempt, shared.ledger, redactor, shared.patience_seconds)
+
+    @cached_property
     def scope(self) -> AttemptScope:
         """The view of this attempt that its clients get."""
         return AttemptScope(self.charges)
@@ -246,6 +256,11 @@ class FleetRunContext(RunContext[Any]):
                 f"the secret {name!r} has fewer than {SHORTEST} characters: it could not be hidden"
             )
         return value
+
+    @property
+    def session(self) -> FleetSession | None:
+        """The session that the run belongs to; None without one."""
+        return _states.of(self).session
 
     @property
     def workspace(self) -> Any:

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from skillfleet.contracts import ReasonCode
 from skillfleet.durable.journal import Journal, journal_of
 from skillfleet.errors import SkillfleetError
 from skillfleet.failures import error_code, error_text, failure_of, is_cancellation, leaves
+from skillfleet.ports.session import own_session
 from skillfleet.retry import retry_delay
 from skillfleet.skills.skill import Skill
 from skillfleet.validation import check_result_size
@@ -30,6 +32,7 @@ from skillfleet_worker.attempts.outcomes import (
     internal_error,
     shortened,
 )
+from skillfleet_worker.attempts.session import session_of
 from skillfleet_worker.attempts.supervision import HandlerEnd, HandlerExitError, supervise
 from skillfleet_worker.settings import WorkerSettings
 
@@ -72,7 +75,8 @@ class Execution:
             )
             ctx = FleetRunContext(state)
             ctx.require_scopes(spec.scopes)
-            ended = await supervise(skill(ctx, **bound), attempt, self._settings)
+            with _session_is_own(attempt, self._capabilities):
+                ended = await supervise(skill(ctx, **bound), attempt, self._settings)
         except SkillfleetError as error:
             return Failed(error_code(error), error_text(error), error)
         except Exception as error:
@@ -154,3 +158,13 @@ class Execution:
             delay = retry_delay(policy, error, retries + 1, self._jitter)
             return Retry(delay, message, error)
         return Failed(code, message, error)
+
+
+@contextmanager
+def _session_is_own(attempt: Attempt, capabilities: Capabilities) -> Iterator[None]:
+    """Note for what the handler calls which session it executes in."""
+    token = own_session.set(session_of(attempt, capabilities.ledger))
+    try:
+        yield
+    finally:
+        own_session.reset(token)

@@ -285,15 +285,24 @@ class LedgerJournal(JournalStore):
         """Drop messages that the run must not have; return whether there is another one."""
         waits, run_id = self._ledger.waits, self._attempt.run_id
         while (packed := await waits.next_message(run_id)) is not None:
-            try:
-                await admit_message(self._admission, run_id, InboxMessage.unpacked(packed))
-            except (UnauthorizedError, MissingScopes, ValueError) as error:
-                logger.warning("run %s: a message is dropped: %s", run_id, error_text(error))
-                if await waits.drop_message(self._attempt.lease, packed) is WriteResult.LOST:
-                    raise self._lost() from None
-            else:
+            problem = await self._problem_of(packed)
+            if problem is None:
                 return True
+            logger.warning("run %s: a message is dropped: %s", run_id, problem)
+            if await waits.drop_message(self._attempt.lease, packed) is WriteResult.LOST:
+                raise self._lost()
         return False
+
+    async def _problem_of(self, packed: bytes) -> str | None:
+        """Return why the run must not have a message; None for one that it may have."""
+        try:
+            message = InboxMessage.unpacked(packed)
+            await admit_message(self._admission, self._attempt.run_id, message)
+        except (UnauthorizedError, MissingScopes, ValueError) as error:
+            return error_text(error)
+        if message.run and not await self._ledger.queries.is_held(message.run):
+            return f"run {message.run} of the session, which it stands for, has ended"
+        return None
 
     async def _decided(self, wait: OpenWait) -> Decision:
         """Return the decision of a wait, as the ledger has it, once there is one."""

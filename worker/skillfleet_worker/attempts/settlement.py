@@ -29,6 +29,7 @@ from skillfleet_worker.attempts.outcomes import (
     goes_on,
     internal_error,
 )
+from skillfleet_worker.attempts.session import state_to_write
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,9 @@ class Settlement:
             case Cancelled():
                 outcome = cancelled_as_asked(await ledger.queries.invocation(lease.run_id), outcome)
         # Runs that this end has made ready are published by now (Ledger.woken).
-        settled = await ledger.leases.settle(lease, attempt.delivery.task, seq, outcome.end())
+        state = state_to_write(attempt, ledger, succeeded=isinstance(outcome, Succeeded))
+        task, end = attempt.delivery.task, outcome.end()
+        settled = await ledger.leases.settle(lease, task, seq, end, state)
         return settled.result
 
     async def _release(self, attempt: Attempt, seq: int, reason: str) -> WriteResult:

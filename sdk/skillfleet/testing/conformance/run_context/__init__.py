@@ -19,6 +19,7 @@ from skillfleet.testing.conformance.run_context import (
     endings,
     events,
     identity,
+    sessions,
 )
 from skillfleet.testing.conformance.run_context.table import (
     AUTH,
@@ -37,6 +38,7 @@ CASES: tuple[Case, ...] = (
     *endings.CASES,
     *calls.CASES,
     *budgets.CASES,
+    *sessions.CASES,
 )
 
 CALLED_BY_OTHERS = frozenset({"calls_back", "echo", "leaf", "unique", "who_calls"})

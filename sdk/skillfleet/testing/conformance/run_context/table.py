@@ -51,7 +51,8 @@ class Case:
     """One run and its expected end.
 
     `code` is None for a run that succeeds with `result`. `cancel_on` is the kind of the event
-    after which the runner cancels the run.
+    after which the runner cancels the run. `session` is the id of the run's session, which has
+    had no run before.
     """
 
     skill: str
@@ -62,6 +63,7 @@ class Case:
     artifacts: Mapping[str, Stored] = field(default_factory=dict)
     cancel_on: str | None = None
     budget: Budget | None = None
+    session: str | None = None
     note: str = ""
 
     @property
