@@ -11,7 +11,7 @@ from skillfleet_cli.options import ArgumentPairs, Json, JsonArguments, SkillName
 
 
 class OnBusy(StrEnum):
-    """What happens to a run whose session is busy, for the help."""
+    """The choices for a run whose session is busy, for the help."""
 
     QUEUE = "queue"
     REJECT = "reject"

@@ -71,7 +71,7 @@ class Session(ABC):
 
 
 class SavedState:
-    """What an attempt has saved: one state for a success, and one for any other end."""
+    """The states that an attempt has saved: one for a success, and one for any other end."""
 
     def __init__(self) -> None:
         self.on_success: bytes | None = None
