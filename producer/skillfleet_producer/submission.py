@@ -42,12 +42,9 @@ class EnqueueOptions(TypedDict, total=False):
     priority: int | None
     queue: str | None
     budget: Budget | None
-<<<<<<< HEAD
     tags: Mapping[str, str] | None
-=======
     session: str | None
     on_busy: OnBusy
->>>>>>> 771269f (Sessions: runs of a conversation execute one at a time, share a state and one stream)
 
 
 @dataclass(frozen=True)
@@ -61,12 +58,9 @@ class Options:
     priority: int | None = None
     queue: str | None = None
     budget: Budget | None = None
-<<<<<<< HEAD
     tags: Mapping[str, str] | None = None
-=======
     session: str | None = None
     on_busy: OnBusy = "queue"
->>>>>>> 771269f (Sessions: runs of a conversation execute one at a time, share a state and one stream)
 
     def __post_init__(self) -> None:
         if self.timeout is not None:
@@ -212,12 +206,9 @@ def build_submission(
         parent_token=parent.token if parent else None,
         budget_calls=budget.calls if budget else None,
         budget_tokens=budget.tokens if budget else None,
-<<<<<<< HEAD
         tags=_tags(settings, options, claims, parent),
-=======
         session=session,
         on_busy=options.on_busy if options.on_busy != "queue" else None,
->>>>>>> 771269f (Sessions: runs of a conversation execute one at a time, share a state and one stream)
     )
 
 
