@@ -1,5 +1,6 @@
 """One-line descriptions of events; a skill may put anything into a payload."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +59,14 @@ def _trimmed(event: RunEvent) -> str:
 
 
 def _superseded(event: RunEvent) -> str:
-    return f"superseded: the events so far of step {words(event.payload.get('step'))} are void"
+    step = _step_name(words(event.payload.get("step")))
+    return f"superseded: the events so far of step {step} are void"
+
+
+def _step_name(identity: str) -> str:
+    """Return the name or the key in the identity of a step (skillfleet.durable.identity)."""
+    named = re.fullmatch(r"step[/=](.+?)(?:#.*)?", identity, re.DOTALL)
+    return named[1] if named is not None else identity
 
 
 def _wait(event: RunEvent) -> str:

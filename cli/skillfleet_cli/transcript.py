@@ -51,9 +51,8 @@ class Transcript:
         """Write a piece of output, which may show an event."""
         number = event_number(event.id) if event is not None else 0
         step = event.step if event is not None else None
-        if step is not None:
+        if self._put(show, number, step) and step is not None:
             self._first_of.setdefault(step, number)
-        self._put(show, number, step)
 
     def supersede(self, event: RunEvent) -> bool:
         """Take back the output of the step that a `superseded` event voids.
@@ -65,18 +64,18 @@ class Transcript:
             return True
         return self._terminal and self._redraw_without(step, first)
 
-    def _put(self, show: Show, number: int, step: str | None) -> None:
+    def _put(self, show: Show, number: int, step: str | None) -> bool:
+        """Write a piece and keep it for redrawing; return whether it was not empty."""
         starts_line = not self.in_line
         text = show(self.in_line)
-        if not text:
-            return
-        self.in_line = not text.endswith("\n")
-        if not self._terminal:
-            return
-        self._pieces.append(_Piece(show, text, starts_line, number, step))
-        self._kept += len(text)
-        while self._kept > _MOST_KEPT:
-            self._kept -= len(self._pieces.popleft().text)
+        if text:
+            self.in_line = not text.endswith("\n")
+        if text and self._terminal:
+            self._pieces.append(_Piece(show, text, starts_line, number, step))
+            self._kept += len(text)
+            while self._kept > _MOST_KEPT:
+                self._kept -= len(self._pieces.popleft().text)
+        return bool(text)
 
     def _redraw_without(self, step: str, first: int) -> bool:
         pieces = list(self._pieces)

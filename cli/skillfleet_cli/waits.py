@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from skillfleet.arguments import check_answer
-from skillfleet.contracts import RunState, Wait, WaitKind
+from skillfleet.contracts import RunState, RunStatus, Wait, WaitKind
 from skillfleet.errors import InvalidArgumentsError, UnknownRunError
 from skillfleet_cli.arguments import parse_json, parse_value
 from skillfleet_cli.output import Listing, age, clock, console, print_json
@@ -15,7 +15,7 @@ from skillfleet_producer import AsyncFleet, AsyncRunHandle
 
 async def list_waits(fleet: AsyncFleet, limit: int, *, as_json: bool) -> None:
     """Print the open waits of the newest `limit` waiting runs, the oldest wait first."""
-    runs = await fleet.runs(RunState.WAITING, limit=limit)
+    runs = await _waiting_runs(fleet, limit)
     read = await asyncio.gather(*(_waits_of(fleet.run(status.id)) for status in runs))
     found = sorted((wait for waits in read for wait in waits), key=lambda wait: wait.opened_at)
     if as_json:
@@ -88,6 +88,19 @@ def _report(run: AsyncRunHandle, what: str, *, done: bool, as_json: bool) -> Non
         print_json({"id": run.id, what: done})
     else:
         console().print(f"{run.id} {what}" if done else f"{run.id} was {what} so before")
+
+
+async def _waiting_runs(fleet: AsyncFleet, limit: int) -> list[RunStatus]:
+    """Return the newest waiting runs; a page of them may be incomplete."""
+    found: list[RunStatus] = []
+    cursor: str | None = None
+    while len(found) < limit:
+        page = await fleet.runs(RunState.WAITING, limit=limit - len(found), after=cursor)
+        found += page
+        cursor = page.cursor
+        if cursor is None:
+            break
+    return found
 
 
 async def _waits_of(run: AsyncRunHandle) -> list[Wait]:

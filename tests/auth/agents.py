@@ -73,6 +73,17 @@ async def waits(ctx: RunContext[JWTAuth], seconds: float = 60) -> None:
     await asyncio.sleep(seconds)
 
 
+@gate.skill
+async def approves(ctx: RunContext[JWTAuth]) -> bool:
+    """Return whether a caller with a scope allows it."""
+    return await ctx.ask("Go on?", schema=bool, scopes=("files:read",))
+
+
+@gate.skill
+async def listens(ctx: RunContext[JWTAuth]) -> Any:
+    return await ctx.receive()
+
+
 @gate.skill(max_retries=1)
 async def comes_back(ctx: RunContext[JWTAuth], how: str, seconds: float = 0) -> str:
     """End the first attempt by an error that is retried, or never; the second returns."""

@@ -100,6 +100,19 @@ def test_text_that_has_left_the_screen_gets_a_marker(capsys: Captured) -> None:
     assert lines == [*long.split(), "[void: draft]", "good"]
 
 
+def test_an_empty_piece_is_no_void_text(capsys: Captured) -> None:
+    lines = shown(
+        capsys,
+        delta(1, "", "draft"),
+        delta(2, "bad", "draft"),
+        superseded(3),
+        delta(4, "", "other"),
+        superseded(5, "other"),
+        delta(6, "good"),
+    )
+    assert lines == ["good"]
+
+
 def test_text_that_was_never_shown_needs_no_marker(capsys: Captured) -> None:
     """A reader that resumed after the void events."""
     assert shown(capsys, superseded(5), delta(6, "good", "draft")) == ["good"]

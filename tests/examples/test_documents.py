@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [
     README,
-    *(ROOT / "docs" / name for name in ("adapters.md", "internals.md", "skills.md", "producer.md")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("adapters", "durable", "internals", "skills", "producer")
+    ),
 ]
 EXECUTED = [*(ROOT / "examples").rglob("*.py"), *(ROOT / "tests/examples").glob("*.py")]
 

@@ -1,8 +1,8 @@
 """Answers, rejections and inbox messages: checked where they are given, accepted once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 import orjson
 import pytest
@@ -19,59 +19,18 @@ from skillfleet.errors import (
     UnknownWaitError,
     WaitConflictError,
 )
-from skillfleet.ports.journal import Decision, Entry, WaitSpec
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs.inbox import InboxMessage
-from skillfleet_ledger.runs.records import Lease, WriteResult
 from skillfleet_producer import AsyncFleet, AsyncRunHandle, Fleet
 from tests.ledger.helpers import DONE, claimed, running, settings_for, submitted
 from tests.support.valkey import ValkeyServer
+from tests.support.waiter import BOOLEAN, Waiter
 
-BOOLEAN = {"type": "boolean"}
 TARGET = {
     "type": "object",
     "properties": {"environment": {"enum": ["staging", "production"]}, "count": {"minimum": 1}},
     "required": ["environment"],
 }
-
-
-class Waiter:
-    """A worker's side of one run: opens waits, consumes decisions, parks."""
-
-    def __init__(self, ledger: Ledger, lease: Lease) -> None:
-        self.ledger = ledger
-        self.lease = lease
-        self.seq = lease.seq
-
-    async def opens(
-        self, schema: Mapping[str, Any] | None = BOOLEAN, kind: str = "ask", **spec: Any
-    ) -> str:
-        """Open a wait and return its id."""
-        name = spec.pop("identity", kind)
-        wait = WaitSpec(name, WaitKind(kind), name, "Deploy?", schema, **spec)
-        written = await self.ledger.waits.open(self.lease, self.seq, wait, None)
-        assert written.result is WriteResult.RECORDED
-        self.seq = written.seq
-        return written.wait_id
-
-    async def consumes(self, wait_id: str) -> None:
-        """Record what the wait was decided to be, and close it."""
-        decision = await self.ledger.waits.decision(self.lease.run_id, wait_id)
-        assert decision is not None
-        entry = Entry("ask", 1, EntryKind.ASK, "ask", 1, 1000, 250, decision.value, 4)
-        written = await self.ledger.waits.close(self.lease, self.seq, wait_id, entry, {})
-        assert written.result is WriteResult.RECORDED
-        self.seq = written.seq
-
-    async def parks(self, *awaited: str) -> None:
-        """Give the lease back while it waits for these."""
-        assert await self.ledger.leases.park(self.lease, self.seq, awaited) is WriteResult.PARKED
-
-    async def decision(self, wait_id: str) -> Decision:
-        """The decision of a wait, which it must have."""
-        found = await self.ledger.waits.decision(self.lease.run_id, wait_id)
-        assert found is not None
-        return found
 
 
 class Scene(NamedTuple):
@@ -314,11 +273,10 @@ async def test_a_queued_run_gets_messages_and_a_full_inbox_says_so(
         await run.send("x" * 250_000)
 
 
-async def test_steps_are_listed_without_their_values(scene: Scene, ledger: Ledger) -> None:
+async def test_steps_are_listed_without_their_values(scene: Scene) -> None:
     waiter, run = scene
     assert await run.steps() == []
-    entry = Entry("fetch:1", 1, EntryKind.STEP, "fetch", 1, 1000, 250, b'"a page"', 8, tries=2)
-    await ledger.journals.record(waiter.lease, entry, {}, version="1", clears_step=False)
+    await waiter.records("fetch", b'"a page"', tries=2)
     (step,) = await run.steps()
     assert (step.name, step.kind, step.attempt, step.tries) == ("fetch", EntryKind.STEP, 1, 2)
     assert (step.duration_seconds, step.size_bytes, step.outcome) == (0.25, 8, "succeeded")
