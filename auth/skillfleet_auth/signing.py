@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from skillfleet.contracts import (
+    HEADER,
     TOKEN_ALGORITHM,
     TOKEN_BYTES,
     TOKEN_HEADER,
@@ -58,6 +59,7 @@ class TokenSigner:
             parent=new.parent_id,
             root=new.root_id if called else None,
             depth=depth,
+            fork=orjson.loads(new.headers).get(HEADER, {}).get("fork"),
         )
 
     def sign_input(self, given: IncomingInput, caller: Mapping[str, Any] | None) -> str:

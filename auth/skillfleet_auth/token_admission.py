@@ -9,7 +9,14 @@ from typing import Any, Final
 
 import orjson
 
-from skillfleet.contracts import TOKEN_HEADER, TokenClaims, TokenUse, readable_token
+from skillfleet.contracts import (
+    ADMIN_SCOPE,
+    TOKEN_HEADER,
+    Fork,
+    TokenClaims,
+    TokenUse,
+    readable_token,
+)
 from skillfleet.errors import MissingScopes, UnauthorizedError, UnknownRunError
 from skillfleet.ports.admission import (
     Admission,
@@ -52,6 +59,8 @@ class TokenAdmission(Admission):
             claims = self._verifier.verify(call.token)
             check_call(claims, call.run_id, call.task, call.arguments)
             _check_position(claims, call)
+            if call.fork is not None:
+                await self._check_forks(claims, call.fork)
             if not valid_at(claims, datetime.now(UTC)):
                 await self._check_continues(claims)
             if claims.use is TokenUse.CALL:
@@ -99,6 +108,19 @@ class TokenAdmission(Admission):
             or not valid_at(claims, former[0].started_at)
         ):
             raise UnauthorizedError("the run's token has expired")
+
+    async def _check_forks(self, claims: TokenClaims, fork: Fork) -> None:
+        """Raise UnauthorizedError unless the forked run is the caller's own, or gone.
+
+        A run that forks one that is gone begins with nothing of it.
+        """
+        record = await self._ledger().queries.invocation(fork.run)
+        if record is None or ADMIN_SCOPE in claims.scopes:
+            return
+        if (await self.verify_expired(record)).sub != claims.sub:
+            raise UnauthorizedError(
+                f"the run forks another caller's run, which requires the scope {ADMIN_SCOPE}"
+            )
 
     async def _check_own(self, call: IncomingCall) -> None:
         """Raise ForeignMessageError when the run's record differs from the message.
@@ -152,6 +174,8 @@ def _token_of(record: Invocation) -> str | None:
 
 def _check_position(claims: TokenClaims, call: IncomingCall) -> None:
     """Refuse a message that puts the run at another position in its tree than the token names."""
+    if claims.fork != call.fork:
+        raise UnauthorizedError("the run's token was made for another fork")
     if call.plain and claims.use is TokenUse.RUN:
         return
     position = (claims.parent, claims.root or call.run_id, claims.depth)

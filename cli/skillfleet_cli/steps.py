@@ -1,4 +1,9 @@
-"""Display of a run's recorded steps."""
+"""Display of a run's recorded steps, and forks that begin with them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
 
 from skillfleet.contracts import RecordedStep
 from skillfleet_cli.output import Listing, console, duration, print_json, size, styled
@@ -26,6 +31,28 @@ async def list_steps(run: AsyncRunHandle, *, as_json: bool) -> None:
             styled((_outcome(step), "red" if step.code else "green")),
         )
     listed.print()
+
+
+async def fork_run(  # noqa: PLR0913 - one parameter for each option
+    run: AsyncRunHandle,
+    at_step: str | None,
+    args: Mapping[str, Any] | None,
+    changes: Mapping[str, Any],
+    caller: dict[str, Any] | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Fork a run and print the id of the new one. `changes` replace single arguments."""
+    if args is None and changes:
+        former = await run.invocation()
+        args = orjson.loads(former.args) if former is not None else {}
+    given = dict(args) | changes if args is not None else None
+    step = int(at_step) if at_step is not None and at_step.isdecimal() else at_step
+    forked = await run.fork(step, given, auth=caller)
+    if as_json:
+        print_json({"id": forked.id, "fork_of": run.id})
+    else:
+        console().print(forked.id)
 
 
 def _outcome(step: RecordedStep) -> str:

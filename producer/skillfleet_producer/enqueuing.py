@@ -9,6 +9,7 @@ import orjson
 
 from skillfleet.errors import InvalidArgumentsError
 from skillfleet.ports.admission import IncomingInput, InputKind
+from skillfleet.contracts import Fork
 from skillfleet_auth.signing import Signing
 from skillfleet_ledger import Settings
 from skillfleet_ledger.directory import Directory
@@ -29,6 +30,7 @@ from skillfleet_producer.submission import (
     Parent,
     build_submission,
     claims_of,
+    fork_submission,
     invocation_from,
     read_call,
     split_task,
@@ -135,10 +137,11 @@ class Enqueuer:
         args: Mapping[str, Any],
         options: Options,
         parent: Parent | None = None,
+        fork: Fork | None = None,
     ) -> Submission:
         """Check an invocation and return the record of its run, which is not written yet."""
         (call,) = await self._checked(skill, [args], is_called=parent is not None)
-        return self._built(call, options, await self._clock.now_ms(), parent)
+        return self._built(call, options, await self._clock.now_ms(), parent, fork)
 
     async def submit(self, new: Submission) -> bool:
         """Write a prepared run and publish it; False when it existed before."""
@@ -176,10 +179,17 @@ class Enqueuer:
         return [read_call(self._settings, agent, name, args, route) for args in args_list]
 
     def _built(
-        self, call: Call, options: Options, now_ms: float, parent: Parent | None = None
+        self,
+        call: Call,
+        options: Options,
+        now_ms: float,
+        parent: Parent | None = None,
+        fork: Fork | None = None,
     ) -> Submission:
         claims = claims_of(options.auth)
         new = build_submission(self._settings, call, options, now_ms, parent, claims)
+        if fork is not None:
+            new = fork_submission(new, fork, self._ledger.keys)
         return self.signing.signed(new, claims, parent.depth + 1 if parent else 0)
 
     async def _submit_batch(self, new: Sequence[Submission]) -> None:

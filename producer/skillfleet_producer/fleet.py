@@ -230,6 +230,18 @@ class RunHandle:
         portal, handle = self._bound()
         return portal.call(handle.steps())
 
+    def fork(
+        self,
+        at_step: int | str | None = None,
+        args: Mapping[str, Any] | None = None,
+        *,
+        auth: Caller = None,
+    ) -> "RunHandle":
+        """Enqueue a new run of the same skill that begins with the recorded steps of this one."""
+        portal, handle = self._bound()
+        forked = portal.call(handle.fork(at_step, args, auth=auth))
+        return RunHandle(self._runner, self._read, forked.id)
+
     def events(self, after: str | None = None, timeout: float | None = None) -> Iterator[RunEvent]:
         """Yield the run's events, live, after the id `after`; ends after the final event."""
         portal, handle = self._bound()

@@ -35,6 +35,7 @@ from skillfleet_ledger.runs.records import Invocation
 from skillfleet_ledger.runs.search import RunFilter, RunPage
 from skillfleet_producer.conditions import RunConditions, read_conditions
 from skillfleet_producer.enqueuing import Enqueuer
+from skillfleet_producer.forks import fork_run
 from skillfleet_producer.inputs import Caller, Inputs
 from skillfleet_producer.publisher import Publisher, publish_woken_runs, publisher_for
 from skillfleet_producer.sessions import AsyncSession
@@ -290,6 +291,28 @@ class AsyncRunHandle:
         Entries are steps, and the waits and calls that have ended. Their values are not shown.
         """
         return await self._known(await self._ledger.journals.list(self.id))
+
+    async def fork(
+        self,
+        at_step: int | str | None = None,
+        args: Mapping[str, Any] | None = None,
+        *,
+        auth: Caller = None,
+    ) -> "AsyncRunHandle":
+        """Enqueue a new run of the same skill that begins with the recorded steps of this one.
+
+        `at_step` is the number or name of the first step that it executes again (see `steps`); by
+        default it executes what failed or was not recorded. `args` replace the arguments. `auth`
+        is the caller; where runs are signed, it must be that of this run, or have the scope
+        `skillfleet:admin`. The run must not have expired before the new one starts.
+
+        Raises InvalidArgumentsError for an unknown step, UnknownRunError, and what `enqueue` does.
+        """
+        check_run_id(self.id)
+        fleet = self._fleet
+        return fleet.run(
+            await fork_run(fleet.ledger, fleet.enqueuer, self.id, at_step, args, auth)
+        )
 
     async def events(
         self, after: str | None = None, timeout: float | None = None

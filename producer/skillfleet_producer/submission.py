@@ -11,13 +11,14 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from skillfleet.arguments import check_seconds, json_arguments
-from skillfleet.contracts import HEADER, Budget, InvocationHeader
+from skillfleet.contracts import HEADER, Budget, Fork, InvocationHeader
 from skillfleet.errors import InvalidArgumentsError
 from skillfleet.failures import error_text
 from skillfleet.jsonable import NotJsonError, to_json
 from skillfleet.tags import TENANT, check_tags, value_problem
 from skillfleet.texts import plain_text
 from skillfleet_ledger import Settings
+from skillfleet_ledger.keys import Keyspace
 from skillfleet_ledger.runs.records import Invocation, Submission
 from skillfleet_ledger.runs.sessions import session_name
 from skillfleet_producer.routes import Route, accept_any
@@ -230,6 +231,13 @@ def _tags(
     if (problem := value_problem(tenant)) is not None:
         raise InvalidArgumentsError(f"auth: the claim {claim!r}, the run's tenant, {problem}")
     return check_tags({**given, TENANT: tenant})
+
+
+def fork_submission(new: Submission, fork: Fork, keys: Keyspace) -> Submission:
+    """Return a new run as a fork of another one: on its shard, with a header that says so."""
+    headers = orjson.loads(new.headers)
+    headers[HEADER]["fork"] = fork.model_dump(exclude_none=True)
+    return new.changed(id=keys.new_id(beside=fork.run), headers=orjson.dumps(headers))
 
 
 def claims_of(auth: BaseModel | Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,11 @@ async def waits(ctx: RunContext[JWTAuth], seconds: float = 60) -> None:
 async def approves(ctx: RunContext[JWTAuth]) -> bool:
     """Return whether a caller with a scope allows it."""
     return await ctx.ask("Go on?", schema=bool, scopes=("files:read",))
+
+
+@gate.skill
+async def rolls(ctx: RunContext[JWTAuth]) -> int:
+    return await ctx.step("roll", random.getrandbits, 50)
 
 
 @gate.skill

@@ -208,6 +208,23 @@ async def test_steps_are_listed_in_order(scene: Scene) -> None:
     assert shell.run("steps", "no-run").code == 2
 
 
+async def test_a_fork_begins_with_recorded_steps(scene: Scene, ledger: Ledger) -> None:
+    waiter, shell = scene
+    await waiter.records("fetch", b"1")
+    await waiter.records("draft", b"2")
+    forked = shell.ok("fork", scene.run_id, "--at-step", "draft", "--arg", "folder=x").out.strip()
+    invocation = await ledger.queries.invocation(forked)
+    assert invocation is not None
+    assert orjson.loads(invocation.args) == {"folder": "x"}
+    header = orjson.loads(invocation.headers)["skillfleet"]
+    assert header["fork"] == {"run": scene.run_id, "before": 2}
+    shown = shell.ok("fork", scene.run_id, "--json").json
+    assert shown["fork_of"] == scene.run_id
+    unknown = shell.run("fork", scene.run_id, "--at-step", "charge")
+    assert unknown.code == 2
+    assert "1 fetch, 2 draft" in unknown.err
+
+
 async def test_hostile_questions_and_answers_do_not_steer_a_terminal(scene: Scene) -> None:
     waiter, shell = scene
     await waiter.opens({"type": "string"}, question=HOSTILE)

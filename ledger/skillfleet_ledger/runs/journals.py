@@ -4,7 +4,7 @@ A large value is kept apart, in chunks under its digest: equal values of a run a
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -118,22 +118,30 @@ class Journals(RunOperations):
             raise UnknownRunError(f"a recorded value of run {run_id!r} is missing: it expired")
         return b"".join(chunks)
 
-    async def copy(self, lease: Lease, source_id: str, before: int) -> WriteResult:
-        """Copy the entries of another run that have a smaller number: RECORDED or LOST.
+    async def copy(self, lease: Lease, source_id: str, before: int | None) -> WriteResult:
+        """Copy entries of another run, once: RECORDED or LOST.
 
-        Both runs lie on one shard. Counts of events are not copied, as the events are not. Safe to
-        repeat.
+        Those that have a number smaller than `before`; None: all that did not fail. Both runs lie
+        on one shard. Counts of events are not copied, as the events are not. Safe to repeat.
+        Raises UnknownRunError when the other run has expired.
         """
+
+        async def written(some: Sequence[Entry], last: str = "") -> int:
+            pairs = chain.from_iterable((entry.identity, entry.digest) for entry in some)
+            args = (lease.token, source_id, last, *pairs)
+            return int(await self._run("copy_entries", lease.run_id, *args))
+
+        if (known := await written(())) != 1:
+            return WriteResult.RECORDED if known else WriteResult.LOST
+        if not await self._connection.execute("EXISTS", self._key("run", source_id)):
+            raise UnknownRunError(f"the run to fork, {source_id!r}, has expired")
         async for page in self._pages(source_id):
             entries = [entry_of(identity, stored) for identity, stored in page.items()]
-            copied = [entry for entry in entries if entry.number < before]
+            copied = [entry for entry in entries if _is_copied(entry, before)]
             for start in range(0, len(copied), _COPIED):
-                some = copied[start : start + _COPIED]
-                pairs = ((entry.identity, entry.digest) for entry in some)
-                args = (lease.token, source_id, *chain.from_iterable(pairs))
-                if not await self._run("copy_entries", lease.run_id, *args):
+                if not await written(copied[start : start + _COPIED]):
                     return WriteResult.LOST
-        return WriteResult.RECORDED
+        return WriteResult.RECORDED if await written((), "1") else WriteResult.LOST
 
     async def list(self, run_id: str) -> list[RecordedStep]:
         """Return the entries by number, without their values."""
@@ -151,3 +159,7 @@ class Journals(RunOperations):
             yield {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
             if cursor == b"0":
                 return
+
+
+def _is_copied(entry: Entry, before: int | None) -> bool:
+    return entry.failure is None if before is None else entry.number < before

@@ -14,12 +14,13 @@ from skillfleet.contracts.events import (
     RunEvent,
     from_millis,
 )
-from skillfleet.contracts.invocation import HEADER, InvocationHeader
+from skillfleet.contracts.invocation import HEADER, Fork, InvocationHeader
 from skillfleet.contracts.limits import MOST_SECONDS, Limits
 from skillfleet.contracts.sessions import SessionEvent, SessionStatus
 from skillfleet.contracts.states import TERMINAL_STATES, ReasonCode, RunState
 from skillfleet.contracts.status import AgentCard, ArtifactInfo, Attempt, RunStatus, SkillCard
 from skillfleet.contracts.token import (
+    ADMIN_SCOPE,
     TOKEN_ALGORITHM,
     TOKEN_BYTES,
     TOKEN_HEADER,
@@ -32,6 +33,7 @@ from skillfleet.contracts.token import (
 from skillfleet.contracts.waits import EntryKind, RecordedStep, Wait, WaitKind, WaitOutcome
 
 __all__ = [
+    "ADMIN_SCOPE",
     "HEADER",
     "MOST_SECONDS",
     "RESERVED_KINDS",
@@ -49,6 +51,7 @@ __all__ = [
     "Attempt",
     "Budget",
     "EntryKind",
+    "Fork",
     "InvocationHeader",
     "Limits",
     "ReasonCode",

@@ -8,6 +8,19 @@ HEADER: Final = "skillfleet"
 """The Celery message header that carries an `InvocationHeader` as a JSON object."""
 
 
+class Fork(BaseModel):
+    """The beginning of a forked run: entries that another run has recorded.
+
+    `before` is the number of the first entry that the run does not begin with; None: it begins
+    with all that did not fail.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str
+    before: int | None = None
+
+
 class InvocationHeader(BaseModel):
     """The part of an invocation that Celery has no header for.
 
@@ -31,3 +44,5 @@ class InvocationHeader(BaseModel):
     """The session that the run belongs to."""
     depth: int = 0
     """The number of runs above this one in its tree; 0 for a root."""
+    fork: Fork | None = None
+    """The run that this one forks."""

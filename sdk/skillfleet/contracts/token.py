@@ -8,11 +8,16 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from skillfleet.contracts.invocation import Fork
+
 TOKEN_HEADER: Final = "skillfleet-token"  # noqa: S105 - a name, not a secret
 """The Celery message header that carries the token, for fleets and plain clients alike."""
 
 TOKEN_ALGORITHM: Final = "EdDSA"  # noqa: S105
 """The only algorithm for signing and verification."""
+
+ADMIN_SCOPE: Final = "skillfleet:admin"
+"""The scope of callers who may fork the runs of others."""
 
 TOKEN_BYTES: Final = 8192
 """The longest token that is created or read."""
@@ -54,6 +59,8 @@ class TokenClaims(BaseModel):
     parent: str | None = None
     root: str | None = None
     depth: int = 0
+    fork: Fork | None = None
+    """The run that this one forks."""
 
     @property
     def identity(self) -> dict[str, Any]:

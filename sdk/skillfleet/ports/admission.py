@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from skillfleet.contracts import Fork
 from skillfleet.ports.loading import Port
 
 
@@ -22,7 +23,7 @@ class IncomingCall:
 
     `task` is `agent.skill`, `token` what proves the caller, `claims` what the message says of
     the caller. `parent_id`, `root_id` and `depth` are the run's position in its tree. `plain`
-    is True for the message of a plain Celery client.
+    is True for the message of a plain Celery client. `fork` is the run that this one forks.
     """
 
     run_id: str
@@ -34,6 +35,7 @@ class IncomingCall:
     root_id: str
     depth: int
     plain: bool
+    fork: Fork | None = None
 
 
 class InputKind(StrEnum):

@@ -8,7 +8,7 @@ import orjson
 from pydantic import ValidationError
 
 from skillfleet.arguments import json_arguments
-from skillfleet.contracts import HEADER, TOKEN_HEADER, InvocationHeader, readable_token
+from skillfleet.contracts import HEADER, TOKEN_HEADER, Fork, InvocationHeader, readable_token
 from skillfleet.errors import InvalidArgumentsError
 from skillfleet.ports.admission import IncomingCall
 from skillfleet_ledger.runs.records import Submission
@@ -67,6 +67,11 @@ class Delivery:
         return self.header.depth if self.header else 0
 
     @property
+    def fork(self) -> Fork | None:
+        """The run that this one forks."""
+        return self.header.fork if self.header else None
+
+    @property
     def call(self) -> IncomingCall:
         """The call that admission decides about."""
         return IncomingCall(
@@ -79,6 +84,7 @@ class Delivery:
             root_id=self.root_id,
             depth=self.depth,
             plain=self.header is None,
+            fork=self.fork,
         )
 
     def admitted(self, claims: Mapping[str, Any] | None) -> "Delivery":

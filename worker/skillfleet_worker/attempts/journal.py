@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
 
+from skillfleet.contracts import Fork
 from skillfleet.contracts.waits import WaitKind, WaitOutcome
 from skillfleet.errors import (
     CancelledByCaller,
@@ -124,8 +125,8 @@ class LedgerJournal(JournalStore):
 
     @property
     def exists(self) -> bool:
-        """True if earlier attempts left something, as the claim says."""
-        return self._attempt.lease.has_journal
+        """True if earlier attempts left something, as the claim says, or the run is a fork."""
+        return self._attempt.lease.has_journal or self._attempt.delivery.fork is not None
 
     @property
     def durable(self) -> bool:
@@ -134,7 +135,9 @@ class LedgerJournal(JournalStore):
 
     async def load(self) -> Recorded:
         """Return what earlier attempts have recorded."""
-        run_id = self._attempt.run_id
+        run_id, fork = self._attempt.run_id, self._attempt.delivery.fork
+        if fork is not None:
+            await self._at_home(lambda: self._copy(fork))
         stored = await self._at_home(lambda: self._ledger.journals.load(run_id))
         self._size = stored.size
         for wait in stored.waits:
@@ -438,6 +441,11 @@ class LedgerJournal(JournalStore):
                     return written
 
         return await bridge.at_home(self._events.exclusive(lambda: self._retried(once)))
+
+    async def _copy(self, fork: Fork) -> None:
+        lease = self._attempt.lease
+        if await self._ledger.journals.copy(lease, fork.run, fork.before) is WriteResult.LOST:
+            raise LeaseLostError(self._attempt.run_id)
 
     async def _at_home(self, work: Callable[[], Awaitable[T]]) -> T:
         return await bridge.at_home(self._retried(work))
