@@ -73,6 +73,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "snapshots": ("test_search",),
     "charge_tokens": (*_LEASE, "test_tree_limits"),
     "finish_cleanup": ("test_debts", "test_replies"),
+    "fork": ("test_fork",),
     "submit": (
         *_LEASE,
         "test_submit",
