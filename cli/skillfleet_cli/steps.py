@@ -33,11 +33,11 @@ async def list_steps(run: AsyncRunHandle, *, as_json: bool) -> None:
     listed.print()
 
 
-async def fork_run(  # noqa: PLR0913 - one parameter for each option
+async def fork_run(
     run: AsyncRunHandle,
     at_step: str | None,
     args: Mapping[str, Any] | None,
-    changes: Mapping[str, Any],
+    changes: dict[str, Any],
     caller: dict[str, Any] | None,
     *,
     as_json: bool,

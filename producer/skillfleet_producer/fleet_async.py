@@ -310,9 +310,7 @@ class AsyncRunHandle:
         """
         check_run_id(self.id)
         fleet = self._fleet
-        return fleet.run(
-            await fork_run(fleet.ledger, fleet.enqueuer, self.id, at_step, args, auth)
-        )
+        return fleet.run(await fork_run(fleet.ledger, fleet.enqueuer, self.id, at_step, args, auth))
 
     async def events(
         self, after: str | None = None, timeout: float | None = None

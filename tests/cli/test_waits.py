@@ -56,7 +56,7 @@ async def test_open_waits_are_listed_the_oldest_first(scene: Scene, ledger: Ledg
     header, first, second = shell.ok("waiting").out.splitlines()
     assert header.split() == ["RUN", "WAIT", "KIND", "AGE", "QUESTION"]
     assert first.split()[:3] == [scene.run_id, "1", "ask"]
-    assert first.endswith("Deploy")
+    assert first.rstrip().endswith("Deploy")
     assert second.split()[:3] == [other.lease.run_id, "1", "message"]
 
 

@@ -25,10 +25,14 @@ async def throw(ctx: RunContext, times: int) -> list[int]:
     return await asyncio.gather(*throws)
 
 
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dice.skill
 async def greet(ctx: RunContext) -> str:
     """Record the time, as it decides what the run does."""
-    now = await ctx.step("now", datetime.now, UTC, returns=datetime)
+    now = await ctx.step("now", utc_now)
     return "good morning" if now.hour < 12 else "good afternoon"
 
 
@@ -47,7 +51,7 @@ def context() -> LocalRunContext[NoAuth]:
 
 
 async def test_steps_run_at_once() -> None:
-    assert await run_to_end(lengths, context(), {"words": ["a", "bb", "a"]}) == [1, 2, 1]
+    assert await run_to_end(lengths, context(), {"words": ["a", "bb", "c"]}) == [1, 2, 1]
 
 
 async def test_equal_steps_at_once_need_keys() -> None:

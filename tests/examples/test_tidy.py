@@ -45,10 +45,14 @@ def arguments(folder: Path, model: ModelServer, **more: Any) -> dict[str, Any]:
     return {"folder": str(folder), "wish": "delete old logs", "url": model.url, **more}
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 async def test_a_file_is_deleted_after_the_question(folder: Path, model: ModelServer) -> None:
     ctx = LocalRunContext(auth=NoAuth(), answers={"Delete old.log?": True})
     assert await clean(ctx, **arguments(folder, model)) == "old.log: deleted"
-    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+    assert names(folder) == ["thesis.txt"]
     recorded = [step.name for step in ctx.journal.steps()]
     assert recorded == ["think", "list", "think", "ask", "delete", "think"]
 
@@ -99,7 +103,7 @@ def test_a_question_outlives_its_worker(
     valkey: ValkeyServer, folder: Path, model: ModelServer
 ) -> None:
     """Asked, parked, all workers stopped, answered, resumed by a new worker."""
-    settings = {"park_seconds": 0.1, "reap_seconds": 0.2}
+    settings: dict[str, Any] = {"park_seconds": 0.1, "reap_seconds": 0.2}
     with Fleet(valkey.producer_url) as fleet:
         with FleetWorker(valkey, "examples.tidy", **settings):
             run = fleet.enqueue("tidy.clean", arguments(folder, model))
@@ -112,7 +116,7 @@ def test_a_question_outlives_its_worker(
         kinds = [event.kind for event in run.events()]
         assert (kinds.count("wait"), kinds.count("wait_ended")) == (1, 1)
         assert joined_text(run.events()) == "old.log: deleted\n"
-        names = [step.name for step in run.steps()]
-        assert names == ["think", "list", "think", "ask", "delete", "think"]
+        recorded = [step.name for step in run.steps()]
+        assert recorded == ["think", "list", "think", "ask", "delete", "think"]
     assert len(model.requests) == 3, "no step was executed twice"
     assert not (folder / "old.log").exists()

@@ -34,7 +34,8 @@ async def numbers(ledger: Ledger, run_id: str) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("before", "copied"), [(None, [1, 2, 4]), (1, []), (3, [1, 2]), (4, [1, 2, 3]), (9, [1, 2, 3, 4])]
+    ("before", "copied"),
+    [(None, [1, 2, 4]), (1, []), (3, [1, 2]), (4, [1, 2, 3]), (9, [1, 2, 3, 4])],
 )
 async def test_entries_before_a_number_are_copied_or_all_that_did_not_fail(
     ledger: Ledger, before: int | None, copied: list[int]

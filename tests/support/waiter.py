@@ -45,7 +45,7 @@ class Waiter:
         assert written.result is WriteResult.RECORDED
         self.seq = written.seq
 
-    async def records(self, name: str, value: bytes, **more: Any) -> None:
+    async def records(self, name: str, value: bytes | None, **more: Any) -> None:
         """Record a step."""
         entry = self.entry(EntryKind.STEP, name, value, **more)
         written = await self.ledger.journals.record(
@@ -56,7 +56,7 @@ class Waiter:
     def entry(self, kind: EntryKind, name: str, value: bytes | None, **more: Any) -> Entry:
         """Return the next entry, which took a quarter of a second."""
         self._entries += 1
-        identity, size = f"{kind}/{name}#1", len(value or b"")
+        identity, size = f"{kind}/{name}#{self._entries}", len(value or b"")
         return Entry(
             identity, self._entries, kind, name, self.lease.attempt, 1000, 250, value, size, **more
         )

@@ -21,7 +21,7 @@ def steps(run: RunId, *, as_json: Json = False) -> None:
     with_fleet(lambda fleet: list_steps(fleet.run(run), as_json=as_json))
 
 
-def fork(  # noqa: PLR0913 - one parameter for each option
+def fork(
     run: RunId,
     json: JsonArguments = None,
     *,
