@@ -72,7 +72,7 @@ def test_without_a_key_no_answer_is_given(fleet: Fleet, guarded: ValkeyServer) -
     with Fleet(settings=keyless) as other:
         for give in (other.run(run.id).answer, other.run(run.id).send):
             with pytest.raises(UnauthorizedError, match="SKILLFLEET_AUTH_SIGNING_KEY_FILE"):
-                give(True)
+                give(True, auth=ADA)
     assert len(run.waits()) == 1
     run.cancel()
 

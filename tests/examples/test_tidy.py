@@ -10,8 +10,8 @@ from examples.tidy import clean
 from skillfleet import LocalRunContext, NoAuth, WaitRejected, joined_text
 from skillfleet.testing import InstantClock, run_to_end
 from skillfleet_producer import Fleet
-from tests.support.fleet import FleetWorker
 from tests.examples.scripted_model import Message, ModelServer, calls, running_model, says
+from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 

@@ -34,16 +34,16 @@ async def numbers(ledger: Ledger, run_id: str) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("before", "copied"),
+    ("before", "expected"),
     [(None, [1, 2, 4]), (1, []), (3, [1, 2]), (4, [1, 2, 3]), (9, [1, 2, 3, 4])],
 )
 async def test_entries_before_a_number_are_copied_or_all_that_did_not_fail(
-    ledger: Ledger, before: int | None, copied: list[int]
+    ledger: Ledger, before: int | None, expected: list[int]
 ) -> None:
     former, lease = await source(ledger), await running(ledger)
-    copied_ = await ledger.journals.copy(lease, former.run_id, before)
-    assert copied_ is WriteResult.RECORDED
-    assert await numbers(ledger, lease.run_id) == copied
+    copied = await ledger.journals.copy(lease, former.run_id, before)
+    assert copied is WriteResult.RECORDED
+    assert await numbers(ledger, lease.run_id) == expected
     assert await numbers(ledger, former.run_id) == [1, 2, 3, 4]
     stored = await ledger.journals.load(lease.run_id)
     assert (stored.emitted, stored.waits) == ({}, [])

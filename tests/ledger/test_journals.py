@@ -286,7 +286,7 @@ async def test_a_copied_journal_is_the_runs_own(ledger: Ledger) -> None:
     # What was given to another run, or is gone, is not copied.
     assert (
         await ledger.journals._run(
-            "copy_entries", other.run_id, other.token, lease.run_id, "unknown", ""
+            "copy_entries", other.run_id, other.token, lease.run_id, "", "unknown", ""
         )
         == 1
     )

@@ -35,7 +35,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         "test_cancel",
         "test_reap",
     ),
-    "copy_entries": ("test_journals",),
+    "copy_entries": ("test_fork", "test_journals"),
     "decide": ("test_waits", "test_parking"),
     "drop_message": ("test_inbox", "test_durable_fences"),
     "end_unclaimed": (*_LEASE, *_ENDS, "test_reap", "test_parking"),
@@ -73,7 +73,6 @@ SUITES: dict[str, tuple[str, ...]] = {
     "snapshots": ("test_search",),
     "charge_tokens": (*_LEASE, "test_tree_limits"),
     "finish_cleanup": ("test_debts", "test_replies"),
-    "fork": ("test_fork",),
     "submit": (
         *_LEASE,
         "test_submit",
