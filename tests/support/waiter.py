@@ -49,7 +49,7 @@ class Waiter:
         """Record a step."""
         entry = self.entry(EntryKind.STEP, name, value, **more)
         written = await self.ledger.journals.record(
-            self.lease, entry, {}, first=True, clears_step=False
+            self.lease, entry, {}, version="1", clears_step=False
         )
         assert written is WriteResult.RECORDED
 
