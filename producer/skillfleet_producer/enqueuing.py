@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 import orjson
 
+from skillfleet.contracts import Fork
 from skillfleet.errors import InvalidArgumentsError
 from skillfleet.ports.admission import IncomingInput, InputKind
-from skillfleet.contracts import Fork
 from skillfleet_auth.signing import Signing
 from skillfleet_ledger import Settings
 from skillfleet_ledger.directory import Directory
