@@ -68,7 +68,7 @@ class Ledger:
         self.maintenance = Maintenance(self.connection, settings)
         self.journals = Journals(self.connection, settings)
         self.waits = Waits(self.connection, settings)
-        self.sessions = Sessions(self.connection, settings, self.queries)
+        self.sessions = Sessions(self.connection, settings)
         self.held = HeldRuns(self.connection, settings, self.woken)
         self.streams = EventStreams(self.connection, self._blocking_reads, settings)
         self.artifacts = ArtifactStore(self._bulk, settings)

@@ -58,7 +58,7 @@ class BlockingLedger:
         )
         self.submissions = Submissions(self.connection, settings)
         self.queries = Queries(self.connection, settings)
-        self.sessions = Sessions(self.connection, settings, self.queries)
+        self.sessions = Sessions(self.connection, settings)
         self.journals = Journals(self.connection, settings)
         self.waits = Waits(self.connection, settings)
         self.directory = Directory(self.connection, settings)

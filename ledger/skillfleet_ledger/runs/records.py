@@ -288,7 +288,7 @@ def invocation_of(run_id: str, values: list[bytes | None]) -> Invocation | None:
 STATUS_FIELDS = (
     *("state", "waiting", "held", "agent", "skill", "queue", "code", "message", "attempt"),
     *("retries", "worker", "created", "started", "finished", "deadline", "due", "cancel"),
-    *("parent", "root", "seq", "trace", "tags"),
+    *("parent", "root", "seq", "trace", "tags", "session"),
 )
 """The fields of a record that its snapshot has."""
 

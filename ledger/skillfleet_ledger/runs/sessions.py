@@ -10,8 +10,8 @@ from skillfleet.contracts import RunStatus, SessionStatus, from_millis
 from skillfleet.errors import UnknownSessionError
 from skillfleet_ledger.redis_client.connection import Connection
 from skillfleet_ledger.runs.base import RunOperations
-from skillfleet_ledger.runs.queries import Queries
 from skillfleet_ledger.runs.records import SESSION, session_id_of
+from skillfleet_ledger.runs.search import Search
 from skillfleet_ledger.settings import Settings
 
 _PAGE = 100
@@ -24,17 +24,19 @@ def session_name(settings: Settings, session_id: str, claims: Mapping[str, Any] 
     """
     owner = ""
     if settings.auth == "required":
-        subject = (claims or {}).get("sub") or settings.auth_issuer
-        owner = hashlib.sha256(orjson.dumps(subject)).hexdigest()[:32]
+        known = claims or {}
+        subject = known.get("sub") or settings.auth_issuer
+        tenant = known.get(settings.tenant_claim) if settings.tenant_claim else None
+        owner = hashlib.sha256(orjson.dumps([subject, tenant])).hexdigest()[:32]
     return f"{owner}/{session_id}"
 
 
 class Sessions(RunOperations):
     """Reads sessions by their name. They change with the submission and the end of runs."""
 
-    def __init__(self, connection: Connection, settings: Settings, queries: Queries) -> None:
+    def __init__(self, connection: Connection, settings: Settings) -> None:
         super().__init__(connection, settings)
-        self._queries = queries
+        self._search = Search(connection, settings)
 
     def channel(self, session: str) -> str:
         """Return the channel on which new runs of a session are announced."""
@@ -68,7 +70,7 @@ class Sessions(RunOperations):
         ids = await self._connection.execute(
             "ZREVRANGE", self._key("session_runs", session), 0, limit - 1
         )
-        statuses = await self._queries.statuses([run_id.decode() for run_id in ids])
+        statuses = await self._search.statuses([run_id.decode() for run_id in ids])
         return [status for status in statuses if status is not None]
 
     async def current(self, session: str) -> str | None:
