@@ -199,6 +199,8 @@ async def test_events_of_a_step_that_is_not_recorded_are_void(ledger: Ledger) ->
     await ledger.streams.append(lease, 2, first, emitted={})
     await ledger.streams.append(lease, 6, [step_event('bro"ken'), step_event("last")], emitted={})
     await ledger.journals.record(lease, entry("done"), {}, version="1", clears_step=True)
+    unfinished = await touch(ledger, "HGETALL", run_id, f"unfinished:{run_id}")
+    assert unfinished == [b'bro"ken', b"4", b"last", b"7"]
     lease = await next_attempt(ledger, run_id, lease)
     # The events of the first attempt and of its loss, the void ones, the start of this attempt.
     assert lease.seq == 11

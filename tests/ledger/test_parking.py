@@ -14,6 +14,7 @@ from skillfleet_ledger.runs.records import (
     ClaimStatus,
     EndResult,
     Lease,
+    RunLimits,
     Settled,
     Submission,
     WriteResult,
@@ -105,6 +106,22 @@ async def test_a_run_with_an_unread_message_is_not_parked_for_one(ledger: Ledger
     assert await park(ledger, lease, "1") is WriteResult.REFUSED
     assert await park(ledger, lease, "2", "1") is WriteResult.REFUSED
     assert await park(ledger, lease, "2") is WriteResult.PARKED
+    other = await running(ledger)
+    await opened(ledger, other, WaitSpec("m", WaitKind.MESSAGE))
+    assert await park(ledger, other, "1") is WriteResult.PARKED
+
+
+async def test_a_parked_run_has_spent_its_executing_time(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    await opened(ledger, lease)
+    seq = await last(ledger, lease.run_id)
+    for _ in range(2):
+        assert await ledger.leases.park(lease, seq, ["1"], spent_ms=300) is WriteResult.PARKED
+    await decided(ledger, lease.run_id)
+    limits = RunLimits(timeout_ms=1000)
+    claim = await ledger.leases.claim(lease.run_id, "w1", "c", LONG_MS, None, limits)
+    assert claim.lease is not None
+    assert claim.lease.rest_ms == 700
 
 
 async def test_a_run_is_not_parked_for_a_call_that_has_ended(ledger: Ledger) -> None:
@@ -221,10 +238,10 @@ async def test_a_parked_run_is_demand_once_its_wait_expires_soon(ledger: Ledger)
         lease = await running(ledger, queue="slow")
         await parked(ledger, lease, expires_ms=expires)
     lease = await running(ledger, queue="slow")
-    for expires in (None, now + 60_000, now + 10_000, now + 50_000):
-        await opened(ledger, lease, ask(f"{expires}"), expires)
+    for number, expires in enumerate((None, now + 60_000, now + 10_000, now + 50_000, None)):
+        await opened(ledger, lease, ask(f"{number}"), expires)
     assert await due(ledger) == (2, 3)
-    assert await park(ledger, lease, "1", "2", "3", "4") is WriteResult.PARKED
+    assert await park(ledger, lease, "1", "2", "3", "4", "5") is WriteResult.PARKED
     assert await due(ledger) == (3, 3)
     # Its wait without a time decides nothing: the earliest of the others does.
     await decided(ledger, lease.run_id)

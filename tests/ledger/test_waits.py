@@ -68,7 +68,7 @@ async def test_a_run_with_a_question_shows_that_it_waits(ledger: Ledger) -> None
     spec = ask("q", 'De\n"lete" ä?', name="delete", schema=schema, scopes=("a", "b"), seconds=5.0)
     before = await now_ms(ledger)
     expires = before + LONG_MS
-    write = await ledger.waits.open(lease, 1, spec, expires)
+    write = await ledger.waits.open(lease, 1, spec, expires, {"a": 2})
     assert write == WaitWrite(WriteResult.RECORDED, 3, "1")
     assert await state_of(ledger, lease.run_id) == (RunState.WAITING, (WaitKind.ASK,), False)
     (wait,) = await ledger.waits.list(lease.run_id)
@@ -77,7 +77,9 @@ async def test_a_run_with_a_question_shows_that_it_waits(ledger: Ledger) -> None
     assert before <= wait.opened_at.timestamp() * 1000 <= await now_ms(ledger)
     assert wait.expires_at is not None
     assert round(wait.expires_at.timestamp() * 1000) == expires
-    (stored,) = (await ledger.journals.load(lease.run_id)).waits
+    journal = await ledger.journals.load(lease.run_id)
+    assert journal.emitted == {"a": 2}
+    (stored,) = journal.waits
     assert (stored.id, stored.spec, stored.expires_ms) == ("1", spec, expires)
     assert stored.decision is None
     assert await events_of(ledger, lease) == [
@@ -249,6 +251,7 @@ async def test_scripts_answer_to_the_last_number(ledger: Ledger) -> None:
         assert await call(*record, seq) == [1, 5]
     assert await call("record", "s1", b"{}", "1", "", "", "", "") == [1, 5]
     assert await call("park", 5, 0) == b"refused"
+    assert await call("drop_message", b"x") == 1
 
 
 # --- deciding ---------------------------------------------------------------------------------

@@ -31,7 +31,6 @@ if twin then
 end
 local value = string.match(message, '\n(.*)$') or 'null'
 redis.call('HSET', journal, identity, ARGV[5] .. '\n' .. value)
-redis.call('HSET', run_key(id), 'journal', '1')
 redis.call('HINCRBY', run_key(id), 'inbox_bytes', -#message)
 note_emitted(id, 7)
 if wait ~= '' then seq = close_wait(id, r, wait, '') end
