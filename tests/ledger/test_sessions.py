@@ -4,11 +4,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from skillfleet.contracts import RunState
+from skillfleet.contracts import EntryKind, RunState, WaitKind
 from skillfleet.errors import LimitExceededError, SessionBusyError, UnknownSessionError
+from skillfleet.ports.journal import WaitSpec
 from skillfleet_ledger import Ledger, Settings
-from skillfleet_ledger.runs.records import ClaimStatus, Submission
+from skillfleet_ledger.runs.inbox import InboxMessage
+from skillfleet_ledger.runs.records import ClaimStatus, Lease, Submission, WriteResult
 from skillfleet_ledger.runs.sessions import session_name
+from skillfleet_ledger.runs.submissions import SessionMovedError
+from skillfleet_ledger.runs.waits import MOST_INBOX_BYTES
+from tests.ledger.durable import entry, last, opened
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,
@@ -294,3 +299,99 @@ def test_a_session_belongs_to_its_caller_where_authentication_is_required() -> N
     }
     assert len(names) == 3
     assert all(name.endswith("/chat") for name in names)
+
+
+async def sent(ledger: Ledger, current: str, value: bytes = b'{"text":"hi"}') -> Submission:
+    """Submit a run that is to become a message to the run `current`."""
+    new = submission(session=CHAT, on_busy="send", args=value)
+    packed = InboxMessage(value, run=new.id).packed()
+    await ledger.submissions.submit(new.changed(message=(current, packed)), b"message")
+    return new
+
+
+async def receive(ledger: Ledger, lease: Lease, identity: str = "m1") -> bytes | None:
+    seq = await last(ledger, lease.run_id)
+    found = entry(identity, 1, None, kind=EntryKind.MESSAGE)
+    _, value = await ledger.waits.receive(lease, seq, found, "", {})
+    return value
+
+
+async def test_a_sent_run_that_is_received_is_a_run_no_more(ledger: Ledger) -> None:
+    first = await into(ledger)
+    lease = await claimed(ledger, first.id)
+    new = await sent(ledger, first.id)
+    assert await held(ledger, new) == "session:chat-42"
+    assert await receive(ledger, lease) == b'{"text":"hi"}'
+    reason = f"run {first.id} has received it as a message"
+    assert await ledger.queries.cancel_request(new.id) == (reason, "delivered")
+    assert (await reap(ledger)).to_end == ((new.id, 0, "cancelled"),)
+    await ledger.leases.end_unclaimed(new.id, TASK, DONE, 0)
+
+
+async def test_a_sent_run_that_is_unread_has_its_turn(ledger: Ledger) -> None:
+    first = await into(ledger)
+    new = await sent(ledger, first.id)
+    await settle(ledger, first)
+    assert await held(ledger, new) is None
+    await settle(ledger, new)
+
+
+async def test_a_run_is_sent_to_the_one_that_has_its_turn(ledger: Ledger) -> None:
+    idle = await sent(ledger, "")
+    assert await held(ledger, idle) is None
+    second = await into(ledger)
+    with pytest.raises(SessionMovedError, match="chat-42"):
+        await sent(ledger, second.id)
+    assert (await ledger.sessions.status(CHAT)).runs == 2
+    await settle(ledger, idle)
+    assert await ledger.waits.next_message(idle.id) is None
+
+
+async def test_a_full_inbox_leaves_a_sent_run_in_the_line(unaudited: Ledger) -> None:
+    ledger = unaudited
+    first = await into(ledger)
+    await touch(ledger, "HSET", first.id, f"run:{first.id}", "inbox_bytes", MOST_INBOX_BYTES)
+    new = await sent(ledger, first.id)
+    assert await held(ledger, new) is not None
+    assert await ledger.waits.next_message(first.id) is None
+
+
+async def test_a_sent_run_wakes_a_parked_one(ledger: Ledger) -> None:
+    first = await into(ledger)
+    lease = await claimed(ledger, first.id)
+    await opened(ledger, lease, WaitSpec("m1", WaitKind.MESSAGE, name="inbox"))
+    seq = await last(ledger, first.id)
+    assert await ledger.leases.park(lease, seq, ["1"]) is WriteResult.PARKED
+    published: list[str] = []
+
+    async def publish(run_ids: Sequence[str]) -> None:
+        published.extend(run_ids)
+
+    ledger.woken.publish = publish
+    await sent(ledger, first.id)
+    assert published == [first.id]
+
+
+async def test_a_message_ends_no_run_of_another_session_and_none_twice(ledger: Ledger) -> None:
+    first = await into(ledger)
+    lease = await claimed(ledger, first.id)
+    other = await into(ledger, "/other")
+    loose = await submitted(ledger)
+    cancelled = await into(ledger)
+    await touch(ledger, "HSET", cancelled.id, f"run:{cancelled.id}", "cancel", "enough")
+    await touch(ledger, "ZADD", cancelled.id, "cleanups", 1, cancelled.id)
+    for number, run_id in enumerate((other.id, loose.id, cancelled.id, "unknown")):
+        await ledger.waits.send(first.id, InboxMessage(b"1", run=run_id).packed())
+        assert await receive(ledger, lease, f"m{number}") == b"1"
+    assert await ledger.queries.cancel_request(other.id) is None
+    assert await ledger.queries.cancel_request(loose.id) is None
+    assert await ledger.queries.cancel_request(cancelled.id) == ("enough", "")
+
+
+async def test_a_senders_name_is_not_taken_for_a_run(ledger: Ledger) -> None:
+    first, second = [await into(ledger) for _ in range(2)]
+    lease = await claimed(ledger, first.id)
+    by = f'x","run":"{second.id}'
+    await ledger.waits.send(first.id, InboxMessage(b"1", by=by).packed())
+    assert await receive(ledger, lease) == b"1"
+    assert await ledger.queries.cancel_request(second.id) is None
