@@ -95,6 +95,9 @@ class RunContext(ABC, Generic[AuthT]):
         the worker's process can lose the last accepted events, and then the run's next attempt
         emits again. A run never succeeds with an accepted event missing.
 
+        In a run with recorded steps, a later attempt does not emit again what is in the stream: the
+        events between two steps are counted, so that the same ones must come in the same order.
+
         Raises `InvalidEventError` (a reserved kind, not JSON), `EventTooLargeError`, or
         `EventsUnwritableError` when the stream cannot be written for too long.
         """
@@ -208,9 +211,11 @@ class RunContext(ABC, Generic[AuthT]):
         bounds the child and all below it, within the budgets above.
 
         Calls may run at once (`asyncio.gather`). When this run ends or is cancelled, its
-        children are cancelled. Arguments must be JSON and hold no secret of this run
-        (`InvalidArgumentsError`). Raises `CapabilityUnavailableError`, what `A2AClient.call`
-        raises before anything runs, and `RunFailed`, `RunCancelled` or `RunTimedOut`.
+        children are cancelled. In a run with steps, or of a `durable` skill, the call's end is
+        recorded like that of a step; two equal calls at once need keys then. Arguments must be JSON
+        and hold no secret of this run (`InvalidArgumentsError`). Raises
+        `CapabilityUnavailableError`, what `A2AClient.call` raises before anything runs, and
+        `RunFailed`, `RunCancelled` or `RunTimedOut`.
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
@@ -278,7 +283,7 @@ class RunContext(ABC, Generic[AuthT]):
 
         Raises `StepFailed`, whose cause is the function's error; in every attempt, unless the
         error leaves the handler and the run is retried: then the step is, too. Raises
-        `StepKeyRequired` for steps that a later attempt could not tell apart.
+        `StepKeyRequired` for steps that a later attempt could not distinguish.
         """
         return await run_step(
             self, Step(name, function, args, kwargs, key, returns, retry, timeout)
@@ -302,6 +307,16 @@ class RunContext(ABC, Generic[AuthT]):
         self,
         question: str,
         *,
+        timeout: float | None = None,
+        key: str | None = None,
+        scopes: Sequence[str] = (),
+    ) -> str: ...
+
+    @overload
+    async def ask(
+        self,
+        question: str,
+        *,
         schema: type[T],
         timeout: float | None = None,
         key: str | None = None,
@@ -313,7 +328,7 @@ class RunContext(ABC, Generic[AuthT]):
         self,
         question: str,
         *,
-        schema: Any = str,
+        schema: Any,
         timeout: float | None = None,
         key: str | None = None,
         scopes: Sequence[str] = (),

@@ -211,7 +211,7 @@ class StepFailed(SkillfleetError):  # noqa: N818 - a public name of the design
 
 
 class StepKeyRequired(SkillfleetError, ValueError):  # noqa: N818 - a public name of the design
-    """Steps that a later attempt could not tell apart: pass `key=`."""
+    """Steps that a later attempt could not distinguish: pass `key=`."""
 
     code = "step_key_required"
 

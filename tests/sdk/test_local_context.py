@@ -2,14 +2,24 @@
 
 import asyncio
 import base64
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from skillfleet import Agent, AgentEvent, CancelledByCaller, LocalRunContext, NoAuth, RunContext
+from skillfleet import (
+    Agent,
+    AgentEvent,
+    CancelledByCaller,
+    LocalRunContext,
+    NoAuth,
+    RunContext,
+    WaitRejected,
+    joined_text,
+)
 from skillfleet.auth import auth_from_claims
-from skillfleet.contracts import Limits
+from skillfleet.contracts import RESERVED_KINDS, Limits
 from skillfleet.errors import (
     ArtifactTooLargeError,
     CapabilityUnavailableError,
@@ -29,6 +39,7 @@ from skillfleet.testing.conformance.run_context import (
     SECRETS,
     Case,
     Observed,
+    Reject,
     agent,
     assert_conforms,
 )
@@ -78,14 +89,24 @@ def local() -> LocalRunContext[NoAuth]:
     return LocalRunContext(auth=NoAuth())
 
 
+def in_turn(answers: tuple[Any, ...]) -> Any:
+    left = [
+        WaitRejected(answer.reason) if isinstance(answer, Reject) else answer for answer in answers
+    ]
+    return lambda wait: left.pop(0)
+
+
 async def run_case(case: Case) -> Observed:
     ctx = LocalRunContext(
         auth=auth_from_claims(agent.auth_model, AUTH),
+        task_id=uuid.uuid4().hex,
         secrets=SECRETS,
         a2a=InProcessA2AClient([agent], secrets=SECRETS, grace=0.05),
         discover=LocalDiscovery([agent]),
         budget=case.budget,
         session=LocalSession(case.session) if case.session is not None else None,
+        answers={name: in_turn(answers) for name, answers in case.answers.items()},
+        inbox=case.inbox,
     )
     run = asyncio.create_task(run_to_end(agent.skills[case.skill], ctx, case.args, grace=0.05))
     if case.cancel_on is not None:
@@ -96,7 +117,11 @@ async def run_case(case: Case) -> Observed:
         seen.result = await run
     except RunError as error:
         seen.code, seen.message = error.code, error.message
-    seen.events = [(event.kind, event.payload) for event in ctx.events]
+    seen.events = [
+        (event.kind, event.payload) for event in ctx.events if event.kind not in RESERVED_KINDS
+    ]
+    seen.text = joined_text(ctx.events)
+    seen.steps = [(step.kind, step.name, step.outcome) for step in ctx.journal.steps()]
     seen.artifacts = {
         name: (data, ctx.artifact_refs[name].mime_type) for name, data in ctx.artifacts.items()
     }

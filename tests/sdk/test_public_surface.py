@@ -23,9 +23,15 @@ def test_the_public_names_are_these_and_no_others() -> None:
         "LocalRunContext",
         "MissingScopes",
         "NoAuth",
+        "RetryPolicy",
         "RunContext",
         "SkillError",
         "SkillfleetError",
+        "StepFailed",
+        "StepKeyRequired",
+        "WaitRejected",
+        "WaitTimedOut",
+        "joined_text",
     ]
     assert all(hasattr(skillfleet, name) for name in skillfleet.__all__)
 
@@ -33,6 +39,7 @@ def test_the_public_names_are_these_and_no_others() -> None:
 def test_the_contexts_members_are_these_and_no_others() -> None:
     declared = set(RunContext.__annotations__) | set(vars(RunContext))
     assert {name for name in declared if not name.startswith("_")} == {
+        "ask",
         "attempt",
         "auth",
         "call",
@@ -47,10 +54,14 @@ def test_the_contexts_members_are_these_and_no_others() -> None:
         "tool_call",
         "emit_text_delta",
         "limits",
+        "receive",
         "require_scopes",
         "sandbox",
         "secret",
         "shutting_down",
+        "sleep",
+        "step",
+        "step_key",
         "task_id",
         "workspace",
         "write_artifact",
@@ -62,13 +73,35 @@ def test_the_contexts_members_are_these_and_no_others() -> None:
     [
         (
             Agent.__init__,
-            ["name", "description", "version", "tags", "auth_model", "queue"],
+            [
+                *("name", "description", "version", "tags", "auth_model", "queue"),
+                "compatible_versions",
+            ],
         ),
         (
             LocalRunContext.__init__,
-            ["auth", "task_id", "secrets", "workspace", "sandbox", "a2a", "discover", "budget"],
+            [
+                *(
+                    "auth",
+                    "task_id",
+                    "secrets",
+                    "workspace",
+                    "sandbox",
+                    "a2a",
+                    "discover",
+                    "budget",
+                ),
+                *("answers", "inbox", "journal", "clock"),
+            ],
         ),
         (RunContext.call, ["target", "skill", "args", "grant", "timeout", "key", "budget"]),
+        (
+            RunContext.step,
+            ["name", "function", "args", "key", "returns", "retry", "timeout", "kwargs"],
+        ),
+        (RunContext.ask, ["question", "schema", "timeout", "key", "scopes"]),
+        (RunContext.sleep, ["seconds"]),
+        (RunContext.receive, ["timeout"]),
         (RunContext.write_artifact, ["name", "data", "mime_type"]),
         (RunContext.emit_progress, ["message", "current", "total"]),
         (RunContext.emit_error, ["message", "code"]),

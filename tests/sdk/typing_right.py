@@ -13,6 +13,7 @@ from skillfleet import (
     JWTAuth,
     LocalRunContext,
     NoAuth,
+    RetryPolicy,
     RunContext,
 )
 from skillfleet.testing.in_process import InProcessA2AClient, LocalDiscovery
@@ -47,6 +48,27 @@ async def members(ctx: RunContext[JWTAuth]) -> list[str]:
     answer = await ctx.call("tools", "survey", args={"folder": ctx.auth.sub}, timeout=3)
     assert_type(answer, CallResult)
     return [ctx.auth.sub]
+
+
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+def measure(data: bytes) -> int:
+    return len(data)
+
+
+@tools.skill(durable=True)
+async def durable(ctx: RunContext) -> None:
+    data = await ctx.step("fetch", fetch, "https://example.org", key="page", timeout=5)
+    assert_type(data, bytes)
+    assert_type(await ctx.step("measure", measure, data, retry=RetryPolicy(max_retries=2)), int)
+    assert_type(await ctx.step("sure", lambda: True), bool)
+    assert_type(await ctx.ask("Name?"), str)
+    assert_type(await ctx.ask("Sure?", schema=bool, timeout=60, key="sure", scopes=("a",)), bool)
+    assert_type(await ctx.ask("Which?", schema=Survey), Survey)
+    await ctx.sleep(1)
+    assert_type(ctx.step_key, str)
 
 
 async def main() -> None:

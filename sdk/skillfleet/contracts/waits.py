@@ -19,7 +19,7 @@ class WaitKind(StrEnum):
 
 
 class WaitOutcome(StrEnum):
-    """How a wait ended; decided once, in the ledger."""
+    """The end of a wait; decided once, in the ledger."""
 
     ANSWERED = "answered"
     REJECTED = "rejected"

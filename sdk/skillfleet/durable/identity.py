@@ -1,6 +1,7 @@
 """The identity of a journal's entries: the same in every attempt of a run, unique in it."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
@@ -15,6 +16,7 @@ from skillfleet.failures import error_text
 _MOST_CHARS: Final = 200
 _DIGEST_CHARS: Final = 16
 _RETRY: Final = "retry/"
+_KEYED: Final = re.compile("[a-z]+=")
 
 
 def keyed(kind: EntryKind, key: str, digest: str = "") -> str:
@@ -25,6 +27,11 @@ def keyed(kind: EntryKind, key: str, digest: str = "") -> str:
 def counted(kind: EntryKind, name: str, digest: str, count: int) -> str:
     """Return the identity of an entry without a key: it is number `count` among equals."""
     return f"{kind}/{name}#{digest}#{count}"
+
+
+def is_keyed(identity: str) -> bool:
+    """Return whether an identity has a key: several tasks may ask for it."""
+    return _KEYED.match(identity) is not None
 
 
 def read_count(identity: str) -> int:
@@ -68,7 +75,7 @@ def arguments_digest(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     except Exception as error:
         reason = error_text(error.__cause__ or error)
         raise StepKeyRequired(
-            f"step {name!r} cannot be told from others by its arguments, which have no JSON"
+            f"step {name!r} cannot be recognised by its arguments, which have no JSON"
             f" ({reason}): pass key="
         ) from error
     return hashlib.sha256(encoded).hexdigest()[:_DIGEST_CHARS]
@@ -98,7 +105,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     serializer = getattr(type(value), "__pydantic_serializer__", None)
-    if serializer is not None:
-        # In Python's types: sets inside of it are sorted here, too.
-        return serializer.to_python(value)
-    return to_jsonable_python(value)
+    # In Python's types: sets inside of a model are sorted here, too.
+    plain = value if serializer is None else serializer.to_python(value)
+    return to_jsonable_python(value) if plain is value else plain

@@ -37,7 +37,7 @@ _Equal = tuple[EntryKind, str, str]  # kind, name and digest
 
 
 class JournalOwner(Protocol):
-    """What a journal needs of a run context."""
+    """The part of a run context that a journal needs."""
 
     @property
     def attempt(self) -> int:
@@ -68,7 +68,7 @@ class Started:
 class Journal:
     """The rules of one attempt's journal. Belongs to the handler's loop.
 
-    Runtimes read `unused` and `failures_in` after the handler's end.
+    Runtimes read `unused`, `failures_in` and `replayed` after the handler's end.
     """
 
     def __init__(self, store: JournalStore, attempt: int) -> None:
@@ -76,6 +76,8 @@ class Journal:
         self.positions: Final = Positions()
         self.loaded = not store.exists
         """True once nothing has to be read before the next event."""
+        self.replayed = 0
+        """The number of entries of earlier attempts that this one has asked for."""
         self._attempt = attempt
         self._exists = False
         self._entries: dict[str, Entry] = {}
@@ -83,10 +85,11 @@ class Journal:
         self._waits: set[str] = set()
         self._tries: dict[str, int] = {}
         self._pauses: dict[str, int] = {}
+        self._paused: set[str] = set()
         self._last_number = 0
         self._emitted: Mapping[str, int] = {}
         self._counts: dict[str, int] = {}
-        self._changed: set[str] = set()
+        self._uncounted: set[str] = set()
         self._emitting: dict[str, int] = {}
         self._trying: dict[str, int] = {}
         self._called: Counter[tuple[str, int, str]] = Counter()
@@ -106,16 +109,17 @@ class Journal:
                 self._take(await self.store.load())
 
     def _take(self, recorded: Recorded) -> None:
-        for entry in recorded.entries:
-            self._add(entry)
+        self._entries = {entry.identity: entry for entry in recorded.entries}
+        for identity in self._entries:
+            self._note_pause(identity)
         self._waits = set(recorded.waits)
         self._pauses = dict(filter(None, map(identities.read_backoff, self._waits)))
         self._emitted = recorded.emitted
         self._last_number = max((entry.number for entry in recorded.entries), default=0)
         self._unasked = {
-            name: entry
-            for name, entry in self._entries.items()
-            if identities.read_backoff(name) is None
+            identity: entry
+            for identity, entry in self._entries.items()
+            if identity not in self._paused
         }
         self._exists = self.loaded = True
 
@@ -126,12 +130,22 @@ class Journal:
 
     def find(self, identity: str) -> Entry | None:
         """Return the recorded entry of an identity, which is asked for now."""
-        self._unasked.pop(identity, None)
-        return self._entries.get(identity)
+        if self._unasked.pop(identity, None) is not None:
+            self.replayed += 1
+        if identities.is_keyed(identity):
+            return self._entries.get(identity)
+        # No task asks for it again in this attempt: its value need not stay in memory.
+        return self._entries.pop(identity, None)
 
-    def has_wait(self, identity: str) -> bool:
-        """Return whether an earlier attempt opened that wait, which has no entry yet."""
-        return identity in self._waits
+    def claim_wait(self, identity: str) -> bool:
+        """Return whether an earlier attempt opened that wait, which is asked for now."""
+        found = identity in self._waits
+        self._waits.discard(identity)
+        return found
+
+    def has_waits(self, prefix: str) -> bool:
+        """Return whether waits that begin with `prefix` have not been asked for in this attempt."""
+        return any(identity.startswith(prefix) for identity in self._waits)
 
     def pending_pause(self, identity: str) -> int | None:
         """Return after how many tries a step was pausing when its attempt ended; else None."""
@@ -176,8 +190,8 @@ class Journal:
         if asked.under_way or (last is not None and last is not task and not last.done()):
             kind, name, _ = equal
             raise StepKeyRequired(
-                f"two tasks ask for an equal {kind} {name!r}, and a later attempt could not tell"
-                " them apart: pass key="
+                f"two tasks ask for an equal {kind} {name!r}, which a later attempt could not"
+                " distinguish: pass key="
             )
         asked.task = None if task is None else ref(task)
         asked.under_way = True
@@ -237,45 +251,49 @@ class Journal:
 
         async def write() -> None:
             await self._write(lambda emitted: self.store.record(entry, emitted, wait_id))
-            self._add(entry)
+            if identities.is_keyed(entry.identity):
+                self._entries[entry.identity] = entry
+            self._note_pause(entry.identity)
 
         await _uninterrupted(write())
 
     async def open_wait(self, spec: WaitSpec) -> str:
         """Open a wait, or find it; return its id."""
-        wait_id = await self._write(lambda emitted: self.store.open_wait(spec, emitted))
         self._waits.discard(spec.identity)
-        return wait_id
+        return await self._write(lambda emitted: self.store.open_wait(spec, emitted))
 
     async def receive(self, entry: Entry, spec: WaitSpec) -> bytes | None:
         """Take the next inbox message, which becomes the value of `entry`; None in time without."""
-        message = await self._write(lambda emitted: self.store.receive(entry, spec, emitted))
         self._waits.discard(spec.identity)
-        return message
+        return await self._write(lambda emitted: self.store.receive(entry, spec, emitted))
 
     async def withdraw(self, prefix: str) -> None:
-        """Withdraw the waits of earlier attempts that begin with `prefix` and are not asked for."""
+        """Withdraw waits of earlier attempts that begin with `prefix` and are not asked for.
+
+        Only where no other task may ask for them: `prefix` names a key, or the task is alone.
+        """
         for identity in sorted(self._waits):
             if identity.startswith(prefix):
                 self._waits.discard(identity)
                 await self.store.withdraw_wait(identity)
 
     async def _write(self, write: Callable[[Mapping[str, int]], Awaitable[T]]) -> T:
-        changed, self._changed = self._changed, set()
+        addresses, self._uncounted = self._uncounted, set()
         try:
-            result = await write({address: self._counts[address] for address in changed})
+            result = await write({address: self._counts[address] for address in addresses})
         except BaseException:
-            self._changed |= changed
+            self._uncounted |= addresses
             raise
         self._exists = True
         return result
 
-    def _add(self, entry: Entry) -> None:
-        self._entries[entry.identity] = entry
-        backoff = identities.read_backoff(entry.identity)
+    def _note_pause(self, identity: str) -> None:
+        """Note the end of a pause between two tries of a step."""
+        backoff = identities.read_backoff(identity)
         if backoff is not None:
             step, tries = backoff
             self._tries[step] = max(tries, self._tries.get(step, 0))
+            self._paused.add(identity)
 
     def passed(self, entry: Entry) -> None:
         """Move the current task past an entry, to the address of its next events.
@@ -302,11 +320,11 @@ class Journal:
         ordinal = self._counts.get(address, 0)
         self._counts[address] = ordinal + 1
         if not self._exists:
-            self._changed.add(address)
+            # The first entry brings the count.
+            self._uncounted.add(address)
             return False, None
         if ordinal < self._emitted.get(address, 0):
             return True, None
-        self._changed.add(address)
         return False, Emission(address, ordinal, None)
 
     def begin_try(self, identity: str, tries: int) -> None:
@@ -357,7 +375,7 @@ class Journal:
     def _backoffs(self, step: str) -> Iterator[str]:
         for tries in range(1, self._tries.get(step, 0) + 1):
             identity = identities.backoff_of(step, tries)
-            if identity in self._entries:
+            if identity in self._paused:
                 yield identity
 
     async def unused(self) -> tuple[Entry, ...]:
@@ -407,6 +425,8 @@ async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        if not task.done():
-            await asyncio.wait({task})
+        await asyncio.wait({task})
+        if not task.cancelled():
+            # Read it, or its loss is logged.
+            task.exception()
         raise

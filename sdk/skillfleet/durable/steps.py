@@ -17,6 +17,7 @@ from skillfleet.durable import identity as identities
 from skillfleet.durable.failures import SecretKeeper, step_failed, step_failure, stops
 from skillfleet.durable.journal import Journal, JournalOwner, journal_of
 from skillfleet.durable.replay import refuse_nested, replayed
+from skillfleet.durable.spans import entry_span
 from skillfleet.durable.timers import wait_for_timer
 from skillfleet.durable.values import ValueType, type_of_result
 from skillfleet.errors import InvalidArgumentsError, InvalidResultError
@@ -29,7 +30,7 @@ _ONCE: Final = RetryPolicy()
 
 
 class StepContext(JournalOwner, SecretKeeper, Protocol):
-    """What a step needs of a run context."""
+    """The part of a run context that a step needs."""
 
     @property
     def deadline(self) -> datetime | None:
@@ -148,21 +149,19 @@ class _Execution:
         """Call the function once; return the JSON of its result, and the result read from it."""
         journal, identity = self._journal, self._identity
         journal.begin_try(identity, tries)
-        failed: BaseException | None = None
+        span = entry_span(EntryKind.STEP, self._step.name, identity, tries)
         try:
-            with journal.positions.executing(identity):
-                value = await self._step.call()
-            encoded = self._encode(value)
-            return encoded, self._kind.decode(encoded)
+            with span, journal.positions.executing(identity):
+                encoded = self._encode(await self._step.call())
+                value = self._kind.decode(encoded)
         except BaseException as error:
-            failed = error
-            raise
-        finally:
-            emitted = journal.end_try(identity)
-            if emitted and failed is not None and not journal.store.stops_attempt(failed):
+            if journal.end_try(identity) and not journal.store.stops_attempt(error):
                 # What it has streamed is void. After a lost worker, the next claim says so.
                 void = orjson.dumps({"step": identity})
                 await self._context._emit(SUPERSEDED_KIND, void, None)  # noqa: SLF001
+            raise
+        journal.end_try(identity)
+        return encoded, value
 
     def _encode(self, value: Any) -> bytes:
         encoded = self._kind.encode(value)

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import cached_property
 from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -31,6 +32,15 @@ class ValueType:
             # Models and dataclasses have a configuration of their own.
             self._adapter = TypeAdapter(hint)
 
+    @cached_property
+    def secret(self) -> bool:
+        """True if a part of the values is a secret (`pydantic.SecretStr`), whose JSON is masked."""
+        try:
+            return _is_write_only(self._adapter.json_schema(mode="serialization"))
+        except PydanticUserError:
+            # A type without a schema.
+            return False
+
     def encode(self, value: Any) -> bytes:
         """Return the JSON of a value; raises `InvalidResultError`, which says what is wrong."""
         try:
@@ -58,11 +68,6 @@ class AnswerType(ValueType):
         super().__init__(hint)
         self.schema: dict[str, Any] = to_json(self._adapter.json_schema()).plain
         """The JSON Schema (2020-12) of the values."""
-
-    @property
-    def secret(self) -> bool:
-        """True if a part of the values is a secret (`pydantic.SecretStr`)."""
-        return _is_write_only(self.schema)
 
     def decode(self, encoded: bytes) -> Any:
         """Return the value of a JSON; raises `InvalidResultError`, which names the fields."""
@@ -104,7 +109,13 @@ def type_of_result(name: str, function: Callable[..., Any], returns: Any) -> Val
     hint = _annotation(name, function) if returns is None else returns
     if hint in (Any, inspect.Signature.empty):
         return _PLAIN
-    return _described(f"step {name!r}: the type of its result", hint, ValueType)
+    kind = _described(f"step {name!r}: the type of its result", hint, ValueType)
+    if kind.secret:
+        raise DeclarationError(
+            f"step {name!r}: its result holds a secret, and results are stored: return where to"
+            " find it, or declare secrets=(...)"
+        )
+    return kind
 
 
 def answer_type(hint: Any) -> AnswerType:

@@ -1,5 +1,6 @@
 """Waits: questions, pauses and inbox messages, whose answers are recorded once."""
 
+import asyncio
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from skillfleet.durable import identity as identities
 from skillfleet.durable.failures import SecretKeeper, recorded_error
 from skillfleet.durable.journal import Journal, JournalOwner, Started, journal_of
 from skillfleet.durable.replay import refuse_nested, replayed
+from skillfleet.durable.spans import entry_span
 from skillfleet.durable.timers import wait_for_timer
 from skillfleet.durable.values import AnswerType, PlainType, answer_type
 from skillfleet.errors import (
@@ -23,8 +25,10 @@ from skillfleet.errors import (
 )
 from skillfleet.failures import error_text
 from skillfleet.ports.journal import Decision, Entry, EntryFailure, WaitSpec
-from skillfleet.texts import MOST_MESSAGE_CHARS
+from skillfleet.texts import MOST_MESSAGE_CHARS, shortened_text
 
+_TURNS: Final = 3
+_MOST_NAME_CHARS: Final = 80
 _PLAIN: Final = PlainType()
 _NO_MESSAGE: Final = EntryFailure(
     WaitTimedOut.__name__, WaitTimedOut.code, "no inbox message arrived in time"
@@ -58,7 +62,7 @@ class Question:
 
 
 class WaitContext(JournalOwner, SecretKeeper, Protocol):
-    """What a question needs of a run context."""
+    """The part of a run context that a question needs."""
 
 
 async def ask(context: WaitContext, question: Question) -> Any:
@@ -93,12 +97,19 @@ async def ask(context: WaitContext, question: Question) -> Any:
 
 async def _withdraw_others(journal: Journal, identity: str, key: str | None) -> None:
     """Withdraw what an earlier attempt asked in place of this: another question at its place."""
-    if journal.has_wait(identity):
+    if journal.claim_wait(identity):
         return
     if key is not None:
         await journal.withdraw(f"{identities.keyed(EntryKind.ASK, key)}#")
-    elif journal.positions.alone:
-        await journal.withdraw(identities.counted_prefix(EntryKind.ASK))
+        return
+    others = identities.counted_prefix(EntryKind.ASK)
+    if not journal.has_waits(others):
+        return
+    for _ in range(_TURNS):
+        # Tasks that have only just begun find their own questions first.
+        await asyncio.sleep(0)
+    if journal.positions.alone:
+        await journal.withdraw(others)
 
 
 class _Asking:
@@ -108,13 +119,15 @@ class _Asking:
         self._journal = journal
         self._spec = spec
         self._kind = kind
-        self._started: Started = journal.start(spec.identity, EntryKind.ASK, spec.name or "ask")
+        name = spec.name or shortened_text(spec.question, _MOST_NAME_CHARS)
+        self._started: Started = journal.start(spec.identity, EntryKind.ASK, name)
 
     async def run(self) -> Any:
         """Return the first valid answer, or raise what was decided instead."""
         wait_id = await self._journal.open_wait(self._spec)
         while True:
-            decision = await self._journal.store.decision(wait_id)
+            with entry_span(EntryKind.ASK, self._spec.name, self._spec.identity):
+                decision = await self._journal.store.decision(wait_id)
             if decision.outcome is not WaitOutcome.ANSWERED:
                 failure = self._failure(decision)
                 entry = await self._record(wait_id, failure=failure)
@@ -139,7 +152,7 @@ class _Asking:
 
     def _failure(self, decision: Decision) -> EntryFailure:
         if decision.outcome is WaitOutcome.EXPIRED:
-            message = f"nobody answered in time: {self._spec.question}"
+            message = f"no answer came in time: {self._spec.question}"
             return EntryFailure(WaitTimedOut.__name__, WaitTimedOut.code, message)
         reason = decision.reason or str(decision.outcome)
         return EntryFailure(WaitRejected.__name__, WaitRejected.code, reason, decision.by)
@@ -150,6 +163,9 @@ async def sleep(context: JournalOwner, seconds: float) -> None:
     journal = journal_of(context)
     refuse_nested(journal, "a pause")
     check_seconds("seconds", seconds, or_zero=True)
+    if seconds == 0:
+        await asyncio.sleep(0)
+        return
     identity = await _identity_here(journal, EntryKind.TIMER, "sleep", seconds)
     entry = journal.find(identity)
     if entry is None:
@@ -170,7 +186,8 @@ async def receive(context: JournalOwner, timeout: float | None = None) -> Any:
         return await replayed(journal, recorded, _PLAIN)
     entry = journal.entry(journal.start(identity, EntryKind.MESSAGE, "receive"))
     spec = WaitSpec(identity, WaitKind.MESSAGE, name="receive", seconds=timeout)
-    message = await journal.receive(entry, spec)
+    with entry_span(EntryKind.MESSAGE, spec.name, identity):
+        message = await journal.receive(entry, spec)
     if message is None:
         journal.passed(dataclasses.replace(entry, failure=_NO_MESSAGE))
         error = recorded_error(entry, _NO_MESSAGE)

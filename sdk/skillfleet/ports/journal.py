@@ -53,7 +53,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What earlier attempts have recorded: entries by number, events by address, open waits.
+    """The record of earlier attempts: entries by number, events by address, open waits.
 
     `emitted` maps the address of events (`skillfleet.durable`) to how many of them are in the
     stream. `waits` has the identities of waits that have no entry yet, decided or not.
@@ -100,7 +100,7 @@ class WaitSpec:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How a wait ended. `value` is the JSON of an answer, `by` who gave it.
+    """The end of a wait. `value` is the JSON of an answer, `by` who gave it.
 
     `token` proves who gave it, where the fleet requires that.
     """
@@ -115,8 +115,9 @@ class Decision:
 class JournalStore(ABC):
     """The journal of one run, for one attempt.
 
-    Counts of events (`emitted`) are those that changed since the last write. Writes may overtake
-    each other: a stored count never goes down.
+    Counts of events that come with a write (`emitted`) are of addresses with events that had no
+    `Emission`, as the run had no journal yet. Writes may overtake each other: a stored count never
+    goes down.
 
     Concurrency: the loop of the handler; any number of calls at once. All methods raise
     `LeaseLostError`-like errors of the runtime when the attempt may no longer write, and
@@ -173,7 +174,10 @@ class JournalStore(ABC):
 
     @abstractmethod
     async def withdraw_wait(self, identity: str) -> None:
-        """Withdraw a wait of an earlier attempt (`Recorded.waits`) that nothing asks for now."""
+        """Withdraw a wait of an earlier attempt (`Recorded.waits`) that nothing asks for now.
+
+        One that is decided stays: an answer that was accepted is never lost.
+        """
 
     @abstractmethod
     async def receive(

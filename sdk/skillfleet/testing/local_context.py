@@ -107,16 +107,9 @@ class LocalRunContext(RunContext[AuthT]):
             self.journal.put(message)
         self._session = session
         self._secrets = dict(secrets or {})
-        registry = SecretRegistry()
-        for name, value in self._secrets.items():
-            registry.register(value, name)
-        self._redactor = Redactor(tuple(self._secrets), registry)
-        self._capabilities = {
-            "workspace": workspace,
-            "sandbox": sandbox,
-            "a2a": a2a,
-            "discover": discover,
-        }
+        self._redactor = _redactor(self._secrets)
+        self._capabilities = {"workspace": workspace, "sandbox": sandbox}
+        self._capabilities |= {"a2a": a2a, "discover": discover}
         if session is not None:
             session.begin(self._contains_secret)
         self._opened: dict[str, Any] = {}
@@ -475,6 +468,13 @@ class LocalRunScope(RunScope):
     def resource_labels(self) -> Mapping[str, str]:
         """Return the labels of no fleet: a worker never reaps resources that carry them."""
         return {FLEET_LABEL: "local", RUN_LABEL: self.run_id, LEASE_LABEL: str(self.attempt)}
+
+
+def _redactor(secrets: Mapping[str, str]) -> Redactor:
+    registry = SecretRegistry()
+    for name, value in secrets.items():
+        registry.register(value, name)
+    return Redactor(tuple(secrets), registry)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

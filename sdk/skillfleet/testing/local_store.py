@@ -49,7 +49,7 @@ class AttemptLostError(SkillfleetError):
 
 @dataclass(frozen=True)
 class LocalAttempt:
-    """What a store knows of its attempt. It does not refer to the context, which owns it."""
+    """The properties of a store's attempt. It does not refer to the context, which owns it."""
 
     run_id: str
     journal: LocalJournal
@@ -163,7 +163,7 @@ class LocalJournalStore(JournalStore):
         """Withdraw a wait."""
         self.check()
         for wait in tuple(self._journal.waits.values()):
-            if wait.spec.identity == identity:
+            if wait.spec.identity == identity and wait.decision is None:
                 self._withdraw(wait)
 
     async def receive(

@@ -221,9 +221,12 @@ class LedgerJournal(JournalStore):
         await self._write(lambda seq: waits.reopen(lease, seq, wait_id, reason))
 
     async def withdraw_wait(self, identity: str) -> None:
-        """Withdraw a wait that nothing asks for."""
+        """Withdraw a wait that nothing asks for; a decided one stays: its answer is not lost."""
         lease, waits = self._attempt.lease, self._ledger.waits
-        wait = self._open.pop(identity)
+        wait = self._open[identity]
+        if await self._at_home(lambda: waits.decision(lease.run_id, wait.id)) is not None:
+            return
+        del self._open[identity]
         await self._write(lambda seq: waits.withdraw(lease, seq, wait.id))
 
     async def receive(

@@ -20,12 +20,15 @@ from skillfleet.testing.conformance.run_context import (
     events,
     identity,
     sessions,
+    steps,
+    waits,
 )
 from skillfleet.testing.conformance.run_context.table import (
     AUTH,
     SECRETS,
     Case,
     Observed,
+    Reject,
     agent,
     assert_conforms,
 )
@@ -39,6 +42,8 @@ CASES: tuple[Case, ...] = (
     *calls.CASES,
     *budgets.CASES,
     *sessions.CASES,
+    *steps.CASES,
+    *waits.CASES,
 )
 
 CALLED_BY_OTHERS = frozenset({"calls_back", "echo", "leaf", "unique", "who_calls"})
@@ -50,6 +55,7 @@ __all__ = [
     "SECRETS",
     "Case",
     "Observed",
+    "Reject",
     "agent",
     "assert_conforms",
 ]
