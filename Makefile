@@ -12,18 +12,19 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ n = $$1 * 2; print (n > 4 ? 4
 TESTS ?=
 # `make dev MODULE=my_agents.support` serves the skills of another module.
 MODULE ?= examples.librarian
-# Duration of `make chaos`; its seed, and that of `make mutations` (default: a new one).
+# Duration of `make chaos`; its seed, and that of `make races` and `make mutations` (default: a new one).
 SECONDS ?= 600
 SEED ?=
 # Size of `make endurance`.
 STEPS ?= 1000
 KILLS ?= 50
-# Arguments passed on by `make bench`, `make chaos`, `make sessions`, `make mutations` and `make lock`.
+# Arguments passed on by `make bench`, `make chaos`, `make races`, `make sessions`, `make mutations`
+# and `make lock`.
 ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo dev check lint format types layers test chaos sessions endurance mutations helm-test profiles bench bench-peers build lock generate verify clean
+.PHONY: help install demo dev check lint format types layers test chaos sessions endurance races mutations helm-test profiles bench bench-peers build lock generate verify clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +68,9 @@ chaos: $(STAMP) ## Inject faults while runs execute: make chaos SECONDS=600 SEED
 
 sessions: $(STAMP) ## Kill workers while 50 producers fill 20 sessions with 1000 runs
 	@$(PY) -m tests.chaos.sessions $(ARGS)
+
+races: $(STAMP) ## Race answers against parking, time-outs, cancellation and drain: make races SEED=7
+	@$(PY) -m tests.ledger.races $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # All take an hour; ARGS=--missing plays those of changed lines, ARGS=--draw=12 a random dozen.
 mutations: $(STAMP) ## Mutate the ledger's scripts one line at a time: does a test fail?

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from skillfleet.contracts import RunState
+from tests.chaos.durability import durable, given_inputs
 from tests.chaos.evidence import Execution, Journal, Run, Scene
 from tests.chaos.families import cancelled, children, handlers
 from tests.chaos.followers import at_the_broker, followed, limited
 from tests.chaos.load import Made
+from tests.chaos.orders import ITS_OWN
 
 
 def check(
@@ -26,6 +28,7 @@ def check(
         problems += _named(run, _streamed(run))
         problems += _named(run, _executed(run, executions))
         problems += _named(run, _alone(run, executions))
+        problems += _named(run, durable(run, executions))
         problems += _named(run, handlers(run, executions, scene))
         problems += _named(run, children(run, runs, journal.executions, scene))
     unknown = journal.executions.keys() - runs.keys()
@@ -42,6 +45,7 @@ def _ordered(
     yield from _ended_as_ordered(run, made)
     if made.cancelled_at is not None:
         yield from cancelled(run, made.cancelled_at, scene)
+    yield from given_inputs(run, made, journal.executions.get(run.id, []))
     yield from limited(run, made, journal.executions.get(run.id, []), scene)
     yield from followed(run, made, runs, journal.executions, scene)
 
@@ -52,7 +56,7 @@ def _ended_as_ordered(run: Run, made: Made) -> Iterator[str]:
         yield f"should be {order.state}: {run.record.get('code')} {run.record.get('message')}"
     elif run.state is RunState.SUCCEEDED:
         value = (run.result or {}).get("result")
-        if value != order.value:
+        if order.value not in (value, ITS_OWN):
             yield f"returned {value!r}, not {order.value!r}"
         if run.skill == "parent" and len(run.children) != order.args["children"]:
             yield f"called {len(run.children)} runs"
@@ -110,14 +114,17 @@ def _executed(run: Run, executions: Sequence[Execution]) -> Iterator[str]:
 
 
 def _alone(run: Run, executions: Sequence[Execution]) -> Iterator[str]:
-    """Executions overlap only where the older one stood still and then ended at once.
+    """Executions overlap only where the older one could not know, and then ended at once.
 
-    A process that cannot run (frozen, or its thread is held) cannot learn that its lease ran
-    out; as soon as it runs again it has to, however often it stands still before it can.
+    A run that is parked may continue before its handler, which only waits, was stopped. A process
+    that cannot run (frozen, or its thread is held) cannot learn that its lease ran out; as soon as
+    it runs again it has to, however often it stands still before it can.
     """
     for number, older in enumerate(executions):
         for younger in executions[number + 1 :]:
             if older.last < younger.first:
+                continue
+            if run.outcome(older.attempt) == "parked" and _awake_since(older, younger) < _AWAKE_NS:
                 continue
             stood_still = _awake_after_standing_still(older, younger) < _AWAKE_NS
             if not stood_still or run.outcome(older.attempt) != "lost":
@@ -138,8 +145,17 @@ def _awake_after_standing_still(older: Execution, younger: Execution) -> float:
     known = [time for time in woke if time <= first_sign]
     if not known:
         return float("inf")
-    since = [time for time in older.times if time >= known[-1]]
-    gaps = [later - earlier for earlier, later in pairwise(since)]
+    return _awake(older, known[-1])
+
+
+def _awake_since(older: Execution, younger: Execution) -> float:
+    """Return for how long (ns) the older one ran after the younger one's start."""
+    return _awake(older, younger.first)
+
+
+def _awake(one: Execution, since: int) -> float:
+    times = [time for time in one.times if time >= since]
+    gaps = [later - earlier for earlier, later in pairwise(times)]
     return sum(gap for gap in gaps if gap <= _STILL_NS)
 
 

@@ -25,6 +25,18 @@ class Entry:
     kind: str
     payload: dict[str, Any]
     attempt: int
+    step: str | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the journal that is about something: `have:first:3f2a`."""
+
+    attempt: int
+    word: str
+    name: str
+    value: str
+    at: int
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,8 @@ class Run:
     events: list[Entry]
     children: list[str]
     result: dict[str, Any] | None
+    recorded: dict[str, int] = field(default_factory=dict)
+    """The steps in its journal by name, each with the attempt that recorded it."""
 
     @property
     def state(self) -> RunState:
@@ -92,6 +106,16 @@ class Execution:
     def over(self) -> int:
         """The time at which the handler ended, if it `ended`."""
         return self.times[self.words.index("end")]
+
+    @property
+    def lines(self) -> list[Line]:
+        """What it noted about steps, questions, messages and calls, in order."""
+        found = []
+        for word, at in zip(self.words, self.times, strict=True):
+            kind, name, value = (*word.split(":", 2), "", "")[:3]
+            if name:
+                found.append(Line(self.attempt, kind, name, value, at))
+        return found
 
 
 @dataclass(frozen=True)
@@ -169,12 +193,23 @@ def _read(client: Any, keys: Keyspace, prefix: str, run_id: str) -> Run:
         for entry, fields in kept_events(record.get("kept", "").encode())
     ]
     events = [
-        Entry(entry.decode(), f[b"k"].decode(), orjson.loads(f[b"p"]), int(f[b"a"]))
+        Entry(
+            *(entry.decode(), f[b"k"].decode(), orjson.loads(f[b"p"]), int(f[b"a"])),
+            step=f[b"s"].decode() if b"s" in f else None,
+        )
         for entry, f in [*kept, *client.xrange(f"{prefix}events:{run_id}")]
     ]
     children = sorted(child.decode() for child in client.smembers(f"{prefix}children:{run_id}"))
     result = client.get(keys.result_key(run_id))
-    return Run(run_id, record, attempts, events, children, orjson.loads(result) if result else None)
+    entries = [
+        orjson.loads(stored.partition(b"\n")[0])
+        for stored in client.hvals(f"{prefix}journal:{run_id}")
+    ]
+    return Run(
+        *(run_id, record, attempts, events, children),
+        orjson.loads(result) if result else None,
+        {entry["m"]: entry["a"] for entry in entries if entry["k"] == "step"},
+    )
 
 
 def _last_attempt(record: dict[str, str], listed: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from typing import Any, Self
 from redis.exceptions import RedisError
 
 from tests.chaos.evidence import Message, Scene
-from tests.chaos.schedule import AFTER_END, Fault, Kind
+from tests.chaos.moments import MOMENTS
+from tests.chaos.schedule import AT_A_MOMENT, Fault, Kind
 from tests.chaos.troubles import Troubles
 from tests.support.fleet import FleetWorker
 from tests.support.proxy import Proxy, Trap
@@ -26,18 +28,12 @@ REDIS_TIMEOUT_SECONDS = 2.0
 POOLS = ("loop", "loop", "prefork", "threads")
 _ON_CONNECTIONS = (Kind.CUT, Kind.CUT_REPLIES, Kind.CUT_REQUESTS, Kind.PARTITION, Kind.LATE)
 _ON_REDIS = (Kind.REDIS_RESTART, Kind.REDIS_FREEZE, Kind.REDIS_PAUSE, Kind.FORGET_SCRIPTS)
+_CUTS = (Kind.CUT_AFTER_END, Kind.CUT_RECORD, Kind.CUT_PARK, Kind.CUT_DECISION)
 _LOOK_SECONDS = 0.2
 _END_SECONDS = 40.0
 _TRAP_SECONDS = 10.0
 _REPLY_SECONDS = 0.02
 """What the reply that sprung a trap has to reach the worker before its connections are cut."""
-ENDS_A_CALLER = re.compile(
-    rb"\r\n(?:succeeded|failed)\r\n.*chaos\.leave"
-    rb"|\r\n(?:cancelled|timed_out)\r\n.*chaos\.(?:leave|parent)",
-    re.DOTALL,
-)
-"""The request that ends a run which left calls under way: the state, and the result's task."""
-ENDED = re.compile(rb"settled\r\n")
 _SETTINGS: dict[str, Any] = {
     "lease_seconds": LEASE_SECONDS,
     "redis_timeout_seconds": REDIS_TIMEOUT_SECONDS,
@@ -47,6 +43,7 @@ _SETTINGS: dict[str, Any] = {
     "cancel_grace_seconds": 0.2,
     "abandon_seconds": 1,
     "max_deliveries": 1000,
+    "park_seconds": 0.5,
 }
 
 
@@ -91,8 +88,8 @@ class Harness:
         self.proxies: list[Proxy] = []
         self.problems: list[str] = []
         self.troubles = Troubles()
-        self.sprung = 0
-        """How many faults waited for the end of a caller, and saw one."""
+        self.sprung: Counter[Kind] = Counter()
+        """How many faults waited for a moment, and saw it come."""
         self.began = time.monotonic()
         self._redis = asyncio.Lock()
         self._stack = AsyncExitStack()
@@ -118,7 +115,7 @@ class Harness:
         for pool, proxy in zip(POOLS, self.proxies, strict=False):
             worker = FleetWorker(
                 self.server,
-                "tests.chaos.skills",
+                "tests.chaos.skills,tests.chaos.durable_skills",
                 pool=pool,
                 concurrency=30 if pool == "loop" else 4,
                 redis_url=proxy.url,
@@ -195,8 +192,8 @@ class Harness:
             async with self._redis:
                 with self.troubles.during():
                     await self._break_redis(fault)
-        elif fault.kind in AFTER_END:
-            await self._break_after_an_end(fault)
+        elif fault.kind in AT_A_MOMENT:
+            await self._break_at_a_moment(fault)
         else:
             number = fault.worker % len(self.machines)
             machine = self.machines[number]
@@ -233,45 +230,60 @@ class Harness:
             proxy.release()
         proxy.late = 0.0
 
-    async def _break_after_an_end(self, fault: Fault) -> None:
-        """Strike the first worker that ends a caller: it receives that reply, and then nothing."""
-        traps = [Trap(ENDS_A_CALLER, ENDED) for _ in self.machines]
-        for proxy, trap in zip(self.proxies, traps, strict=False):
+    async def _break_at_a_moment(self, fault: Fault) -> None:
+        """Strike the first one that comes to the fault's moment, right then."""
+        moment = MOMENTS[fault.kind]
+        proxies = self.proxies[-1:] if moment.producer else self.proxies[:-1]
+        traps = [moment.trap() for _ in proxies]
+        for proxy, trap in zip(proxies, traps, strict=True):
             proxy.set_trap(trap)
         waiting = [asyncio.create_task(trap.sprung.wait()) for trap in traps]
         await asyncio.wait(waiting, timeout=_TRAP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        for proxy, trap, task in zip(self.proxies, traps, waiting, strict=False):
+        for proxy, trap, task in zip(proxies, traps, waiting, strict=True):
             proxy.remove_trap(trap)
             task.cancel()
-        struck = [number for number, trap in enumerate(traps) if trap.sprung.is_set()]
-        self.sprung += len(struck)
-        await asyncio.gather(*(self._strike(number, fault) for number in struck))
+        struck = [proxy for proxy, trap in zip(proxies, traps, strict=True) if trap.sprung.is_set()]
+        self.sprung[fault.kind] += len(struck)
+        await asyncio.gather(*(self._strike(self.proxies.index(proxy), fault) for proxy in struck))
 
     async def _strike(self, number: int, fault: Fault) -> None:
-        """No byte passes between that worker and Redis when this begins."""
-        machine = self.machines[number]
-        with self.troubles.during(number):
+        """No byte passes between that worker, or the producers, and Redis when this begins."""
+        proxy = self.proxies[number]
+        with self.troubles.during(number if number < len(self.machines) else None):
             try:
-                if fault.kind is Kind.KILL_AFTER_END:
-                    machine.asked_to_end = True
-                    machine.worker.signal_all(signal.SIGKILL)
+                if fault.kind is Kind.RESTART_AFTER_PARK:
+                    proxy.release()
+                    async with self._redis:
+                        await self._restart(self.server, fault.seconds)
+                elif fault.kind in _CUTS:
+                    await asyncio.sleep(_REPLY_SECONDS)
+                    proxy.cut()
+                elif fault.kind is Kind.SILENCE_AFTER_END:
+                    await asyncio.sleep(_REPLY_SECONDS)
+                else:
+                    await self._end_machine(self.machines[number], fault.kind)
                     return
-                await asyncio.sleep(_REPLY_SECONDS)
-                if fault.kind is Kind.CUT_AFTER_END:
-                    machine.proxy.cut()
                 # Longer than it waits for an answer.
                 await asyncio.sleep(fault.seconds + REDIS_TIMEOUT_SECONDS)
             finally:
-                machine.proxy.release()
+                proxy.release()
+
+    async def _end_machine(self, machine: Machine, kind: Kind) -> None:
+        if kind is not Kind.DRAIN_AFTER_WAIT:
+            machine.asked_to_end = True
+            machine.worker.signal_all(signal.SIGKILL)
+            return
+        machine.proxy.release()
+        async with machine.busy:
+            if machine.exit_code is None:
+                await self._drain(machine, Kind.TERM)
 
     async def _break_redis(self, fault: Fault) -> None:
         match fault.kind:
             case Kind.REDIS_RESTART:
                 # Where there are two servers, now this one and now that one.
                 server = self.rabbit if self.rabbit and fault.size % 2 else self.server
-                await asyncio.to_thread(server.stop)
-                await asyncio.sleep(fault.seconds)
-                await asyncio.to_thread(server.start)
+                await self._restart(server, fault.seconds)
             case Kind.REDIS_FREEZE:
                 self.server.signal(signal.SIGSTOP)
                 await asyncio.sleep(fault.seconds)
@@ -282,6 +294,11 @@ class Harness:
             case _:
                 await asyncio.to_thread(self._pause, fault.seconds)
                 await asyncio.sleep(fault.seconds)
+
+    async def _restart(self, server: ValkeyServer | RabbitServer, seconds: float) -> None:
+        await asyncio.to_thread(server.stop)
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(server.start)
 
     def _forget_scripts(self, fault: Fault) -> None:
         dice, end = random.Random(fault.size), time.monotonic() + fault.seconds

@@ -15,11 +15,12 @@ from skillfleet_ledger.keys import Keyspace
 from tests.chaos.checker import check
 from tests.chaos.evidence import Journal, Run, read_messages, read_runs
 from tests.chaos.harness import LEASE_SECONDS, POOLS, Harness
-from tests.chaos.load import Load, draw_orders
+from tests.chaos.load import Load
+from tests.chaos.orders import draw_orders
 from tests.chaos.schedule import Fault, draw
 from tests.ledger.audit import audit
 
-RATE = 4.0
+RATE = 5.0
 GAP_SECONDS = 1.5
 _CALM_SECONDS = 1.0
 """How long no run may be under way: what Celery calls after a run is on its way to be one."""
@@ -86,7 +87,7 @@ async def run_scenario(scenario: Scenario) -> Verdict:
 
 
 def _wait_idle(harness: Harness, load: Load, end: float) -> None:
-    """Until no run is queued or running; what a plain client sent may not be a run yet."""
+    """Until no run is queued, running or parked; what a plain client sent may not be a run yet."""
     idle_since = None
     while time.monotonic() < end:
         with suppress(RedisError), harness.server.client() as client:
@@ -99,7 +100,7 @@ def _wait_idle(harness: Harness, load: Load, end: float) -> None:
 
 def _idle(client: redis.Redis, load: Load, *, rabbit: bool) -> bool:
     prefix = Keyspace().shard_prefix(0)
-    if client.zcard(f"{prefix}leases") or client.zcard(f"{prefix}delayed"):
+    if any(client.zcard(f"{prefix}{index}") for index in ("leases", "delayed", "parked", "held")):
         return False
     if any(client.zcard(key) for key in client.scan_iter(match=f"{prefix}ready:*")):
         return False
@@ -122,9 +123,10 @@ def _judge(harness: Harness, load: Load, journal: Journal, took: float) -> Verdi
 def _counts(harness: Harness, load: Load, runs: dict[str, Run]) -> str:
     outcomes = [attempt.get("outcome") for run in runs.values() for attempt in run.attempts]
     counts = ", ".join(f"{outcomes.count(name)} {name}" for name in sorted(set(map(str, outcomes))))
+    moments = ", ".join(f"{count} {kind.name.lower()}" for kind, count in harness.sprung.items())
     unclaimed = sum(run_id not in runs for run_id in load.made)
     return (
         f"{len(load.made)} orders ({unclaimed} left to the broker), {len(runs)} runs,"
-        f" {len(outcomes)} attempts ({counts}), {harness.sprung} faults"
-        f" right after an end, {load.died} cancellers died"
+        f" {len(outcomes)} attempts ({counts}), {harness.sprung.total()} faults at a moment"
+        f" ({moments}), {load.died} producers died"
     )

@@ -24,6 +24,14 @@ class Kind(StrEnum):
     CUT_AFTER_END = "cut a worker off right after it ended a run that had called others"
     SILENCE_AFTER_END = "let no byte pass right after a worker ended a run that had called others"
     KILL_AFTER_END = "kill a worker right after it ended a run that had called others (SIGKILL)"
+    KILL_AFTER_PARK = "kill a worker right after it parked a run (SIGKILL)"
+    RESTART_AFTER_PARK = "kill Redis right after a run was parked, and start it again"
+    DRAIN_AFTER_WAIT = "drain a worker right after one of its runs began to wait (SIGTERM)"
+    KILL_BEFORE_WAKE = "kill a worker before it learns of a decision (SIGKILL)"
+    KILL_BEFORE_RECORDED = "kill a worker before it learns that a step is recorded (SIGKILL)"
+    CUT_RECORD = "cut a worker off before it learns that a step is recorded"
+    CUT_PARK = "cut a worker off before it learns that a run is parked"
+    CUT_DECISION = "cut the producers off before one learns that an answer was accepted"
     FORGET_SCRIPTS = "flush Redis' scripts, again and again, and cut a worker's connections"
     REDIS_RESTART = "kill a server and start it again (SIGKILL)"
     REDIS_FREEZE = "freeze Redis (SIGSTOP, SIGCONT)"
@@ -46,14 +54,27 @@ _WEIGHTS = {
     Kind.CUT_AFTER_END: 2,
     Kind.SILENCE_AFTER_END: 2,
     Kind.KILL_AFTER_END: 2,
+    Kind.KILL_AFTER_PARK: 2,
+    Kind.RESTART_AFTER_PARK: 1,
+    Kind.DRAIN_AFTER_WAIT: 2,
+    Kind.KILL_BEFORE_WAKE: 2,
+    Kind.KILL_BEFORE_RECORDED: 2,
+    Kind.CUT_RECORD: 2,
+    Kind.CUT_PARK: 2,
+    Kind.CUT_DECISION: 2,
     Kind.FORGET_SCRIPTS: 3,
     Kind.REDIS_RESTART: 2,
     Kind.REDIS_FREEZE: 1,
     Kind.REDIS_PAUSE: 1,
 }
-AFTER_END = (Kind.CUT_AFTER_END, Kind.SILENCE_AFTER_END, Kind.KILL_AFTER_END)
+AT_A_MOMENT = (
+    *(Kind.CUT_AFTER_END, Kind.SILENCE_AFTER_END, Kind.KILL_AFTER_END),
+    *(Kind.KILL_AFTER_PARK, Kind.RESTART_AFTER_PARK, Kind.DRAIN_AFTER_WAIT),
+    *(Kind.KILL_BEFORE_WAKE, Kind.KILL_BEFORE_RECORDED),
+    *(Kind.CUT_RECORD, Kind.CUT_PARK, Kind.CUT_DECISION),
+)
 """Whichever worker is the first to do so after the fault's time."""
-_ANYWHERE = (Kind.REDIS_RESTART, Kind.REDIS_FREEZE, Kind.REDIS_PAUSE, *AFTER_END)
+_ANYWHERE = (Kind.REDIS_RESTART, Kind.REDIS_FREEZE, Kind.REDIS_PAUSE, *AT_A_MOMENT)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import pytest
 from skillfleet.contracts import RunState
 from tests.chaos.checker import check
 from tests.chaos.evidence import Execution, Message, Run, Scene
-from tests.chaos.load import Made, Order
+from tests.chaos.load import Made
+from tests.chaos.orders import Order
 from tests.chaos.plain import Plain
 from tests.chaos.troubles import Trouble, Troubles
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from skillfleet.contracts import RunState
 from skillfleet_producer.fleet_async import AsyncFleet, AsyncRunHandle
-from tests.chaos.harness import ENDED, ENDS_A_CALLER
-from tests.chaos.load import Load, Made, Order
+from tests.chaos.load import Load, Made
+from tests.chaos.moments import ENDED, ENDS_A_CALLER
+from tests.chaos.orders import Order
 from tests.support.proxy import Proxy, Trap
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until_async

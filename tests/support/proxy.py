@@ -39,11 +39,13 @@ class Trap:
 
     Both patterns are searched in the pieces of data that pass, so a match must be short. When
     the reply has passed, `sprung` is set and the proxy holds: the receiver of the reply gets no
-    more, and its next request does not arrive.
+    more, and its next request does not arrive. Unless the reply `passes`, its receiver does not
+    get it either. Without a `request`, what matches `reply` may come on any connection.
     """
 
-    request: re.Pattern[bytes]
+    request: re.Pattern[bytes] | None
     reply: re.Pattern[bytes]
+    passes: bool = True
     sprung: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -191,7 +193,7 @@ class Proxy:
         going_on = True
         while going_on and (data := await source.read(_PIECE)):
             await self._open.wait()
-            set_off += [trap for trap in self._traps if trap.request.search(data)]
+            set_off += [trap for trap in self._traps if trap.request and trap.request.search(data)]
             going_on = await self._pass(data, sink, self._requests)
 
     async def _pump_replies(
@@ -215,13 +217,15 @@ class Proxy:
 
     def _spring(self, data: bytes, sink: asyncio.StreamWriter, set_off: list[Trap]) -> int:
         """Let pass what springs a trap, and hold before anything else happens; how much passed."""
-        for trap in set_off:
-            if trap in self._traps and (found := trap.reply.search(data)):
+        for trap in tuple(self._traps):
+            is_set_off = trap.request is None or trap in set_off
+            if is_set_off and (found := trap.reply.search(data)):
                 self.remove_trap(trap)
-                sink.write(data[: found.end()])
+                passed = found.end() if trap.passes else found.start()
+                sink.write(data[:passed])
                 self.hold()
                 trap.sprung.set()
-                return found.end()
+                return passed
         return 0
 
     async def _pass(self, data: bytes, sink: asyncio.StreamWriter, cut: _Cut) -> bool:
