@@ -10,6 +10,7 @@ from tests.chaos.families import cancelled, children, handlers
 from tests.chaos.followers import at_the_broker, followed, limited
 from tests.chaos.load import Made
 from tests.chaos.orders import ITS_OWN
+from tests.chaos.turns import turns
 
 
 def check(
@@ -31,6 +32,7 @@ def check(
         problems += _named(run, durable(run, executions))
         problems += _named(run, handlers(run, executions, scene))
         problems += _named(run, children(run, runs, journal.executions, scene))
+    problems += turns(runs, journal.executions, scene)
     unknown = journal.executions.keys() - runs.keys()
     return problems + [f"{run_id} was executed and is not in the ledger" for run_id in unknown]
 

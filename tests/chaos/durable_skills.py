@@ -217,3 +217,18 @@ async def caller(ctx: RunContext, journal: str, seconds: float) -> Had:
         )
         await diary.step("last")
     return diary.had
+
+
+@agent.skill(durable=True)
+async def turn(ctx: RunContext, journal: str, seconds: float) -> Had:
+    """Add the run to the state of its session, after a pause; `turns` is what it found there."""
+    diary, session = Diary(ctx, journal), ctx.session
+    assert session is not None
+    async with noted(ctx, journal):
+        before: list[str] = await session.load([])
+        await diary.step("first")
+        await diary.have("turns", str(len(before)))
+        await ctx.sleep(seconds)
+        await diary.step("last")
+        await session.save([*before, ctx.task_id])
+    return diary.had

@@ -3,7 +3,7 @@
 import base64
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +51,8 @@ class Run:
     result: dict[str, Any] | None
     recorded: dict[str, int] = field(default_factory=dict)
     """The steps in its journal by name, each with the attempt that recorded it."""
+    turn: int = 0
+    """Its number in its session, from 1."""
 
     @property
     def state(self) -> RunState:
@@ -131,6 +133,8 @@ class Scene:
     """When the round was over, by the journal's clock."""
     messages: tuple["Message", ...] = ()
     """What a broker on Redis still has."""
+    states: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The saved state of each session."""
 
     def at(self, moment: Any) -> int:
         """A time of the ledger by the journal's clock; the end of the round for None."""
@@ -209,7 +213,17 @@ def _read(client: Any, keys: Keyspace, prefix: str, run_id: str) -> Run:
         *(run_id, record, attempts, events, children),
         orjson.loads(result) if result else None,
         {entry["m"]: entry["a"] for entry in entries if entry["k"] == "step"},
+        int(client.zscore(f"{prefix}session_runs:{record.get('session')}", run_id) or 0),
     )
+
+
+def read_states(client: Any, keys: Keyspace) -> dict[str, list[str]]:
+    """The saved state of each session: the runs that added themselves to it."""
+    return {
+        key.decode().partition("session_state:")[2]: orjson.loads(client.get(key))
+        for prefix in keys.prefixes()
+        for key in client.scan_iter(match=f"{prefix}session_state:*", count=1000)
+    }
 
 
 def _last_attempt(record: dict[str, str], listed: list[dict[str, Any]]) -> list[dict[str, Any]]:

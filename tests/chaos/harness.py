@@ -7,7 +7,7 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -176,11 +176,11 @@ class Harness:
             for number, machine in enumerate(self.machines)
         )
 
-    def scene(self, messages: tuple[Message, ...]) -> Scene:
+    def scene(self, messages: tuple[Message, ...], states: Mapping[str, Sequence[str]]) -> Scene:
         """Return the facts that the checker needs of the round."""
         groups = {group: number for number, one in enumerate(self.machines) for group in one.groups}
         now = time.monotonic_ns()
-        return Scene(self.troubles, groups, time.time_ns() - now, now, messages)
+        return Scene(self.troubles, groups, time.time_ns() - now, now, messages, states)
 
     # -- faults
 

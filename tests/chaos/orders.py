@@ -41,7 +41,7 @@ def draw_orders(dice: random.Random, journal: str, seconds: float, rate: float) 
     makers += [_cancelled, _cancelled, _delayed, _overdue]
     makers += [_leaving, _leaving, _leaving, _plain, _plain, _limited]
     makers += [_steps, _steps, _steps, _asking, _asking, _asking, _asking, _unanswered]
-    makers += [_inbox, _inbox, _calling, _calling]
+    makers += [_inbox, _inbox, _calling, _calling, _turn, _turn, _turn]
     orders = [dice.choice(makers)(dice, journal) for _ in range(int(seconds * rate))]
     # Rare: while they hold the thread, all other runs of their process wait.
     blocked = {"journal": journal, "seconds": 1.5}
@@ -182,3 +182,14 @@ def _calling(dice: random.Random, journal: str) -> Order:
         return Order("durable.caller", args, RunState.CANCELLED, cancel_after=after, dies=dies)
     args = {"journal": journal, "seconds": dice.uniform(1, 5)}
     return Order("durable.caller", args, value=ITS_OWN)
+
+
+def _turn(dice: random.Random, journal: str) -> Order:
+    """A run of one of three sessions, which has its turn when the one before it has ended."""
+    args = {"journal": journal, "seconds": dice.choice([0.1, 1.0])}
+    options = {"session": f"s{dice.randrange(3)}"}
+    if dice.random() < 0.15:
+        state, after = RunState.CANCELLED, dice.uniform(0, 3)
+        args["seconds"] = 600.0
+        return Order("durable.turn", args, state, options=options, cancel_after=after)
+    return Order("durable.turn", args, value=ITS_OWN, options=options)

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from skillfleet_ledger.keys import Keyspace
 from tests.chaos.checker import check
-from tests.chaos.evidence import Journal, Run, read_messages, read_runs
+from tests.chaos.evidence import Journal, Run, read_messages, read_runs, read_states
 from tests.chaos.harness import LEASE_SECONDS, POOLS, Harness
 from tests.chaos.load import Load
 from tests.chaos.orders import draw_orders
@@ -113,7 +113,8 @@ def _judge(harness: Harness, load: Load, journal: Journal, took: float) -> Verdi
     keys = Keyspace()
     with harness.server.client() as client:
         runs = read_runs(client, keys)
-        scene = harness.scene(read_messages(client) if harness.rabbit is None else ())
+        messages = read_messages(client) if harness.rabbit is None else ()
+        scene = harness.scene(messages, read_states(client, keys))
         problems = [*harness.problems, *load.problems, *audit(client, keys)]
     problems += check(runs, journal, load.made, scene)
     summary = f"{_counts(harness, load, runs)}; all at rest {took:.1f} s after the last fault"

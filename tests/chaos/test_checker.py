@@ -1,4 +1,4 @@
-"""The judge of the chaos rounds finds what it is there to find."""
+"""The judge of the chaos rounds finds what it is there to find; test_durability.py has more."""
 
 from typing import Any
 

@@ -318,7 +318,8 @@ class _Attempt:
             case "die":
                 if await leases.held({lease.run_id: lease.token}, 5):
                     await lapse(self._ledger, lease.run_id)
-                return True
+                # It may only have stood still, and goes on.
+                return self._dice.random() < 0.5
             case "beat":
                 return await self._beat()
         return written in (WriteResult.PARKED, WriteResult.REQUEUED, WriteResult.LOST)

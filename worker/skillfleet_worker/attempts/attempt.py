@@ -71,6 +71,8 @@ class Attempt:
         self._shutting_down = False
         self._ended = False
         self._handler: asyncio.Task[Any] | None = None
+        self.claim_ms = int(max(self.started_at - renewed_at, 0) * 1000)
+        """How long the claim took: by so much `clock` may be behind the time of Redis."""
         self._listeners: list[Callable[[], None]] = []
 
     @cached_property

@@ -383,11 +383,12 @@ class LedgerJournal(JournalStore):
         return next(wait for wait in self._open.values() if wait.id == wait_id)
 
     def _expiry(self, spec: WaitSpec) -> int | None:
-        """Return when a wait expires, milliseconds since the epoch by Redis time."""
+        """Return when a wait expires, milliseconds since the epoch by Redis time: never early."""
         if spec.kind is WaitKind.CALL:
             return None
         seconds = self._settings.max_wait_seconds if spec.seconds is None else spec.seconds
-        return self._attempt.clock.redis_ms + int(seconds * 1000)
+        now = self._attempt.clock.redis_ms + self._attempt.claim_ms
+        return now + int(seconds * 1000)
 
     def _grow(self, size: int) -> None:
         """Count the bytes of an entry; raises JournalFullError."""
