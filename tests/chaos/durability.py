@@ -34,7 +34,7 @@ def durable(run: Run, executions: Sequence[Execution]) -> Iterator[str]:
     yield from _asked_once(run)
     if run.state is RunState.SUCCEEDED:
         yield from _returned(run, executions)
-        yield from _told_once(joined_text(run.events), lines, "its stream")
+        yield from _text_once(joined_text(run.events), lines, "its stream")
         if run.skill == "caller" and len(run.children) != CALLS:
             yield f"called {len(run.children)} runs, not {CALLS}"
 
@@ -45,7 +45,7 @@ def given_inputs(run: Run, made: Made, executions: Sequence[Execution]) -> Itera
         return
     lines = [line for one in executions for line in one.lines]
     if made.followed is not None and run.state is RunState.SUCCEEDED:
-        yield from _told_once(joined_text(made.followed), lines, "its reader's text")
+        yield from _text_once(joined_text(made.followed), lines, "its reader's text")
     had = {line.name: line.value for line in lines if line.word == "have"}
     questions = dict.fromkeys(line.name for line in lines if line.word == "ask")
     by_question: dict[str, list[Given]] = defaultdict(list)
@@ -133,11 +133,11 @@ def _returned(run: Run, executions: Sequence[Execution]) -> Iterator[str]:
         yield f"returned {value}, its skill got {had}"
 
 
-def _told_once(text: str, lines: Sequence[Line], where: str) -> Iterator[str]:
+def _text_once(text: str, lines: Sequence[Line], where: str) -> Iterator[str]:
     """A text has that of each step that succeeded once, in order, and of no other step."""
-    told: dict[str, list[str]] = defaultdict(list)
+    found: dict[str, list[str]] = defaultdict(list)
     for word in filter(None, text.split(";")):
-        told[word.partition(".")[0]].append(word)
+        found[word.partition(".")[0]].append(word)
     made = {line.name for line in lines if line.word == "made"}
     expected: dict[str, list[str]] = {}
     for line in lines:
@@ -145,9 +145,9 @@ def _told_once(text: str, lines: Sequence[Line], where: str) -> Iterator[str]:
             expected[f"after-{line.name}"] = [f"after-{line.name}"]
             if line.name in made:
                 expected[line.name] = [f"{line.name}.{piece}" for piece in range(PIECES)]
-    for name in told.keys() | expected.keys():
-        if told[name] != expected.get(name, []):
-            yield f"{where} says {told[name]} of {name}"
+    for name in found.keys() | expected.keys():
+        if found[name] != expected.get(name, []):
+            yield f"{where} says {found[name]} of {name}"
 
 
 # -- promise 12
@@ -179,7 +179,7 @@ def _decided_once(run: Run, name: str, had: str | None, given: Sequence[Given]) 
         yield f"question {name}: {sorted(accepted)} was accepted, its skill got {had}"
     possible = accepted | {one.what for one in given if one.luck is Luck.UNKNOWN} | {"expired"}
     if had not in possible:
-        yield f"question {name}: its skill got {had}, which nobody gave or which was refused"
+        yield f"question {name}: its skill got {had}, which no one gave or which was refused"
 
 
 def _expired_in_time(name: str, timeout: float, lines: Sequence[Line]) -> Iterator[str]:

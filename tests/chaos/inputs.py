@@ -142,7 +142,7 @@ class Attendant:
             given.luck = await decide(run, wait.id, act)
 
         if act.dies and await self._die_after(self._run, deed):
-            # The ledger took it; nobody else will publish the run, or say so.
+            # The ledger took it. The reaper will publish the run: no one else knows.
             given.luck = Luck.ACCEPTED
         else:
             await deed(self._run)

@@ -1,4 +1,4 @@
-"""The judge finds repeated steps, decisions that are lost or contradicted, texts told twice."""
+"""The judge finds repeated steps, decisions that are lost or contradicted, repeated texts."""
 
 import dataclasses
 
@@ -157,7 +157,7 @@ def test_a_parked_handler_that_goes_on_is_found(last: int, wrong: bool) -> None:
         pytest.param((*TEXT, "other.0;"), id="of a step that made nothing"),
     ],
 )
-def test_a_text_that_is_not_told_once_is_found(pieces: tuple[str, ...]) -> None:
+def test_a_text_that_is_not_shown_once_is_found(pieces: tuple[str, ...]) -> None:
     first, second = noted(1, *DONE), noted(2, "have:first:v1", began=310)
     (problem,) = problems_of(steps_run(texts(*pieces)), first, second)
     assert problem.startswith("its stream says [")
@@ -202,8 +202,8 @@ def asked(
     """The problems of a run with one question."""
     words = ["ask:q1", *([] if had is None else [f"have:q1:{had}"])]
     values = {} if had is None else {"q1": had}
-    told = [] if had is None else texts("after-q1;")
-    one = durable_run("questions", (0, 4000, state), events=events or told, had=values)
+    shown = [] if had is None else texts("after-q1;")
+    one = durable_run("questions", (0, 4000, state), events=events or shown, had=values)
     order = Order("durable.questions", {"timeout": timeout}, RunState(state), ITS_OWN)
     made = Made(order, given=list(given))
     return problems_of(one, noted(1, *words, every=after), made=made)
@@ -236,9 +236,9 @@ def test_two_that_were_accepted_are_found() -> None:
 
 
 @pytest.mark.parametrize("given", [[], [Given("q1", YES, Luck.REFUSED)]])
-def test_an_answer_that_nobody_gave_or_that_was_refused_is_found(given: list[Given]) -> None:
+def test_an_answer_that_no_one_gave_or_that_was_refused_is_found(given: list[Given]) -> None:
     assert asked(YES, *given) == [
-        "question q1: its skill got answer=1, which nobody gave or which was refused"
+        "question q1: its skill got answer=1, which no one gave or which was refused"
     ]
 
 
@@ -267,8 +267,8 @@ def test_a_question_that_is_asked_again_is_found() -> None:
 def received(*tokens: str, sent: list[Sent]) -> list[str]:
     """The problems of a run that received these messages."""
     had = {f"m{number}": token for number, token in enumerate(tokens, start=1)}
-    told = texts(*(f"after-{name};" for name in had))
-    one = durable_run("inbox", (0, 900, "succeeded"), events=told, had=had)
+    shown = texts(*(f"after-{name};" for name in had))
+    one = durable_run("inbox", (0, 900, "succeeded"), events=shown, had=had)
     order = Order("durable.inbox", {}, value=ITS_OWN, inputs=Inputs(pauses=(0.0,)))
     words = [f"have:{name}:{token}" for name, token in had.items()]
     return problems_of(one, noted(1, *words), made=Made(order, sent=sent))
@@ -332,8 +332,8 @@ def in_session(
     for number, (name, (began, ended, how)) in enumerate(zip("abc", runs, strict=False), start=1):
         had = {"turns": turns[number - 1]}
         one = run(name, "turn", how, (began, ended, how), result=had, session="/s1")
-        told = texts("after-turns;")
-        found.append(dataclasses.replace(one, events=told, turn=number))
+        shown = texts("after-turns;")
+        found.append(dataclasses.replace(one, events=shown, turn=number))
         times = tuple((began + n) * MS for n in (1, 2))
         last = (ended - 1 + (late if number == 1 else 0)) * MS
         words = ("start", f"have:turns:{turns[number - 1]}", "end")

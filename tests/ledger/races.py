@@ -3,7 +3,7 @@
 `python -m tests.ledger.races --rounds 2000 --seed 7` plays rounds on a real Redis. In each, all who
 may decide about a run act through the ledger; a seed says who acts next, so that every round can be
 played again. Any call may be made twice, as after a lost reply. Then the round is judged by what
-each of them was told: the run has one outcome, and what was accepted is what its handler got.
+each of them was answered: the run has one outcome, and what was accepted is what its handler got.
 """
 
 import argparse
@@ -40,7 +40,7 @@ Actor = AsyncIterator[None]
 
 @dataclass
 class Evidence:
-    """What those who took part were told, and how the run ended."""
+    """What those who took part learned, and how the run ended."""
 
     accepted: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -63,7 +63,7 @@ def judge(seen: Evidence) -> list[str]:
         f"{sorted(accepted)} was accepted, the handler got {sorted(received)}": bool(
             accepted and received - accepted
         ),
-        f"the handler got {sorted(received)}, which nobody was told": bool(
+        f"the handler got {sorted(received)}, which no one gave": bool(
             received - accepted - {"expired"}
         ),
         f"{sorted(seen.refused)} was refused": bool(set(seen.refused) & (accepted | received)),
@@ -78,7 +78,7 @@ def judge(seen: Evidence) -> list[str]:
         if received != {seen.end.value}:
             problems.append(f"it returned {seen.end.value}, its handler got {sorted(received)}")
     elif not (seen.cancelled or seen.overdue):
-        problems.append(f"it ended {seen.end.state}: nobody asked for that")
+        problems.append(f"it ended {seen.end.state}: no one asked for that")
     return problems
 
 
@@ -210,7 +210,7 @@ class Round:
             await self._ledger.cancellation.clean_up(run_id)
 
     async def _settle_down(self) -> Actor:
-        """Continue a run that nobody looks after: as the reaper does in time, or with an answer."""
+        """Continue a run that no one looks after: as the reaper does in time, or with an answer."""
         await touch(self._ledger, "ZADD", self.run_id, "unpublished", "XX", 1, self.run_id)
         await touch(self._ledger, "ZADD", self.run_id, "cleanups", "XX", 1, self.run_id)
         await self._reap_once()

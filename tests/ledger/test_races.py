@@ -43,13 +43,13 @@ def test_an_answer_that_was_accepted_and_received_is_in_order() -> None:
         pytest.param({"accepted": ["answer=1", "answer=2"], "refused": []}, id="two accepted"),
         pytest.param({"received": ["answer=1", "answer=2"]}, id="two received"),
         pytest.param({"received": ["expired"], "end": EXPIRED}, id="accepted and expired"),
-        pytest.param({"accepted": []}, id="received what nobody was told"),
+        pytest.param({"accepted": []}, id="received what no one gave"),
         pytest.param({"refused": ["answer=1"]}, id="refused and received"),
         pytest.param({"received": []}, id="accepted and lost"),
         pytest.param({"asked": 2}, id="asked twice"),
         pytest.param({"answered": 2}, id="ended twice"),
         pytest.param({"end": None}, id="not ended"),
-        pytest.param({"end": CANCELLED}, id="cancelled by nobody"),
+        pytest.param({"end": CANCELLED}, id="cancelled by no one"),
     ],
 )
 def test_a_contradiction_is_found(wrong: dict[str, object]) -> None:
