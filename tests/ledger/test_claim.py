@@ -6,7 +6,7 @@ import pytest
 
 from skillfleet.contracts import RunState
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs.records import ClaimStatus, WriteResult
+from skillfleet_ledger.runs.records import Claim, ClaimStatus, WriteResult
 from tests.ledger.helpers import (
     DONE,
     LONG_MS,
@@ -184,3 +184,50 @@ async def test_the_lease_of_a_dead_process_can_be_ended_before_its_time(ledger: 
     assert not await ledger.leases.expire_lease(new.id, "host:12-")
     status = await ledger.queries.status(new.id)
     assert [attempt.outcome for attempt in status.attempts] == ["lost"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "tenant", "expected"),
+    [
+        ({}, None, {}),
+        ({"tenant": "acme"}, None, {"tenant": "acme"}),
+        ({}, "", {}),
+        ({}, "acme", {"tenant": "acme"}),
+        ({"tenant": "acme"}, "acme", {"tenant": "acme"}),
+        ({"plan": "pro"}, "acme", {"plan": "pro", "tenant": "acme"}),
+        ({"a": "1", "tenant": "acme", "z": "2"}, "acme", {"a": "1", "tenant": "acme", "z": "2"}),
+        ({"sub.tenant": "other"}, "acme", {"sub.tenant": "other", "tenant": "acme"}),
+        ({"tenant": "acme"}, "", None),
+        ({"tenant": "acme"}, "acm", None),
+        ({"plan": "pro", "tenant": "acme"}, "umbrella", None),
+    ],
+)
+async def test_a_run_is_claimed_for_the_tenant_of_its_caller_only(
+    ledger: Ledger, tags: dict[str, str], tenant: str | None, expected: dict[str, str] | None
+) -> None:
+    """`expected`: the tags that it has then; None where it is not claimed."""
+    new = await submitted(ledger, tags=tags)
+
+    async def take() -> Claim:
+        return await ledger.leases.claim(new.id, "w1", "c1", LONG_MS, None, tenant=tenant)
+
+    claim = await take()
+    status = await ledger.queries.status(new.id)
+    if expected is None:
+        assert (claim.status, claim.token) == (ClaimStatus.OTHER_TENANT, 0)
+        assert (status.state, status.tags) == (RunState.QUEUED, tags)
+        return
+    for each in (claim, await take()):
+        assert each.lease is not None
+        assert each.lease.tags == expected
+    assert status.tags == expected
+    for key, value in expected.items():
+        assert [run.id for run in await newest(ledger, tags={key: value})] == [new.id]
+
+
+async def test_a_plain_clients_run_gets_the_tenant_of_its_caller(ledger: Ledger) -> None:
+    new = submission()
+    claim = await ledger.leases.claim(new.id, "w1", "c1", LONG_MS, new, tenant="acme")
+    assert claim.lease is not None
+    assert claim.lease.tags == {"tenant": "acme"}
+    assert [run.id for run in await newest(ledger, tags={"tenant": "acme"})] == [new.id]
