@@ -1,5 +1,6 @@
 """Arguments and options that several commands share."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -34,4 +35,21 @@ Subject = Annotated[
 Scopes = Annotated[
     list[str] | None,
     typer.Option("--scope", metavar="NAME", help="A scope of the subject; may be repeated."),
+]
+SessionId = Annotated[
+    str | None, typer.Option(metavar="ID", help="Session: its runs execute one after the other.")
+]
+
+
+class OnBusy(StrEnum):
+    """The choices for a run whose session is busy, for the help."""
+
+    QUEUE = "queue"
+    REJECT = "reject"
+    CANCEL_RUNNING = "cancel_running"
+    SEND = "send"
+
+
+WhenBusy = Annotated[
+    OnBusy, typer.Option(help="What to do while the session has a run that has not ended.")
 ]

@@ -43,7 +43,7 @@ async def call(
 
 async def claim_raw(ledger: Ledger, run_id: str, claim: str = "c", timeout: int = 0) -> list[Any]:
     answer: list[Any] = await call(
-        ledger, "claim", run_id, "w1", claim, LONG_MS, b'{"state":"running"}', timeout, 0
+        ledger, "claim", run_id, "w1", claim, LONG_MS, b'{"state":"running"}', timeout, 0, ""
     )
     return answer
 

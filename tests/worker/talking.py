@@ -6,12 +6,12 @@ from typing import Any
 from skillfleet import Agent, RunContext, SkillError
 from skillfleet_producer import AsyncFleet, Fleet
 
-agent = Agent("talking", description="Remembers what it was told")
+agent = Agent("talking", description="Remembers what it received")
 
 
 @agent.skill
 async def say(ctx: RunContext, text: str, seconds: float = 0.0) -> list[str]:
-    """Add a text to what the session has heard, and return all of it."""
+    """Add a text to those of the session, and return all of them."""
     assert ctx.session is not None
     texts: list[str] = await ctx.session.load([])
     await ctx.emit_text_delta(text)

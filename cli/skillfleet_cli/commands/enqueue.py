@@ -2,21 +2,20 @@
 
 # ruff: noqa: PLC0415 - a command loads its work when it runs, so that --help is quick
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from skillfleet_cli.options import ArgumentPairs, Json, JsonArguments, SkillName, TagPairs
-
-
-class OnBusy(StrEnum):
-    """The choices for a run whose session is busy, for the help."""
-
-    QUEUE = "queue"
-    REJECT = "reject"
-    CANCEL_RUNNING = "cancel_running"
-    SEND = "send"
+from skillfleet_cli.options import (
+    ArgumentPairs,
+    Json,
+    JsonArguments,
+    OnBusy,
+    SessionId,
+    SkillName,
+    TagPairs,
+    WhenBusy,
+)
 
 
 def enqueue(  # noqa: PLR0913 - one parameter for each option
@@ -45,13 +44,8 @@ def enqueue(  # noqa: PLR0913 - one parameter for each option
         str | None, typer.Option(metavar="NAME", help="Queue to use instead of the agent's own.")
     ] = None,
     tag: TagPairs = None,
-    session: Annotated[
-        str | None,
-        typer.Option(metavar="ID", help="Session: its runs execute one after the other."),
-    ] = None,
-    on_busy: Annotated[
-        OnBusy, typer.Option(help="What to do while the session has a run that has not ended.")
-    ] = OnBusy.QUEUE,
+    session: SessionId = None,
+    on_busy: WhenBusy = OnBusy.QUEUE,
     as_json: Json = False,
 ) -> None:
     """Enqueue a run of a skill and print its id.

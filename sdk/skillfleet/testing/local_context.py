@@ -110,8 +110,6 @@ class LocalRunContext(RunContext[AuthT]):
         self._redactor = _redactor(self._secrets)
         self._capabilities = {"workspace": workspace, "sandbox": sandbox}
         self._capabilities |= {"a2a": a2a, "discover": discover}
-        if session is not None:
-            session.begin(self._contains_secret)
         self._opened: dict[str, Any] = {}
         self._attempt = self.journal.attempts + 1
         self._durable = False
@@ -196,7 +194,7 @@ class LocalRunContext(RunContext[AuthT]):
             self._lost = False
             self._stopped.clear()
         if self._session is not None:
-            self._session.begin(self._contains_secret)
+            self._session.begin()
         begin_journal(self)
 
     def end_attempt(self) -> None:
@@ -350,6 +348,8 @@ class LocalRunContext(RunContext[AuthT]):
     @property
     def session(self) -> LocalSession | None:
         """The session that was passed; None without one."""
+        if self._session is not None:
+            self._session.finds_secret = self._contains_secret
         return self._session
 
     def settle_session(self, *, succeeded: bool) -> None:

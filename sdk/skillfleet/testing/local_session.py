@@ -24,7 +24,8 @@ class LocalSession(Session):
         self._id = session_id
         self._written = None if state is None else to_json(state).encoded
         self._saved = SavedState()
-        self._finds_secret: Callable[[Any], bool] = lambda _: False
+        self.finds_secret: Callable[[Any], bool] = lambda _: False
+        """Finds the secrets of the run that uses the session now; contexts set it."""
 
     @property
     def id(self) -> str:
@@ -36,10 +37,9 @@ class LocalSession(Session):
         """The state that runs have written; None without one."""
         return None if self._written is None else orjson.loads(self._written)
 
-    def begin(self, finds_secret: Callable[[Any], bool]) -> None:
-        """Begin an attempt, whose secrets `finds_secret` finds; for contexts."""
+    def begin(self) -> None:
+        """Begin an attempt: what an earlier one has saved without an end is dropped."""
         self._saved = SavedState()
-        self._finds_secret = finds_secret
 
     def settle(self, *, succeeded: bool) -> None:
         """Write what the run has saved, as its end says."""
@@ -55,4 +55,4 @@ class LocalSession(Session):
         self._saved.save(state, always=always)
 
     def _holds_secret(self, value: Any) -> bool:
-        return self._finds_secret(value)
+        return self.finds_secret(value)
