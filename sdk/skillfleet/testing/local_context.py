@@ -64,6 +64,14 @@ class LocalRunContext(RunContext[AuthT]):
     Concurrency: one event loop; `cancel` and `shut_down` must be called in its thread.
     """
 
+    _durable = False
+    _lost = False
+    _ending = False
+    _store: LocalJournalStore | None = None
+    _deadline: datetime | None = None
+    _shutting_down = False
+    _reason: str | None = None
+
     def __init__(  # noqa: PLR0913 - what a test may control, all by name
         self,
         *,
@@ -112,13 +120,6 @@ class LocalRunContext(RunContext[AuthT]):
         self._capabilities |= {"a2a": a2a, "discover": discover}
         self._opened: dict[str, Any] = {}
         self._attempt = self.journal.attempts + 1
-        self._durable = False
-        self._lost = False
-        self._ending = False
-        self._store: LocalJournalStore | None = None
-        self._deadline: datetime | None = None
-        self._shutting_down = False
-        self._reason: str | None = None
         self._stopped = asyncio.Event()
         self._cancelled = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None

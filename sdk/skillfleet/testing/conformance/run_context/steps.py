@@ -179,7 +179,7 @@ async def interrupted_step(ctx: RunContext[APIKeyAuth]) -> None:
             group.create_task(fail())
 
 
-@agent.skill
+@agent.skill(secrets=("conformance-token",))
 async def refused_steps(ctx: RunContext[APIKeyAuth]) -> dict[str, str]:
     async def nested() -> str:
         inner = [ctx.step("inner", fetch, "a"), ctx.ask("?"), ctx.sleep(1), ctx.receive()]

@@ -66,7 +66,7 @@ async def rejected(ctx: RunContext[APIKeyAuth]) -> None:
     await ctx.ask("May I?", schema=bool)
 
 
-@agent.skill
+@agent.skill(secrets=("conformance-token",))
 async def refused_questions(ctx: RunContext[APIKeyAuth]) -> dict[str, str]:
     secret = ctx.secret("conformance-token")
     return {
