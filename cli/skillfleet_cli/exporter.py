@@ -22,6 +22,7 @@ QUEUE_METRICS = {
     "skillfleet_queue_queued": ("queued", "Runs that wait for a worker"),
     "skillfleet_queue_running": ("running", "Runs that a worker executes"),
     "skillfleet_queue_delayed": ("delayed", "Runs that wait for their start time"),
+    "skillfleet_queue_unserved": ("unserved", "Runs whose skill no live worker serves"),
     "skillfleet_queue_oldest_age_seconds": (
         "oldest_age_seconds",
         "How long the queue's oldest run has waited",

@@ -106,6 +106,7 @@ def assert_refused(server: ValkeyServer, user: str, command: tuple[str, ...]) ->
         ("HSET", f"{SHARD}emitted:x", "1", "1"),
         ("HSET", f"{SHARD}decisions:x", "1", "decided before"),
         ("HDEL", f"{SHARD}decisions:x", "1"),
+        ("HSET", f"{SHARD}session_state:/x", "a", "1"),
         ("LPOP", f"{SHARD}inbox:x"),
         ("DEL", f"{SHARD}inbox:x"),
         ("ZADD", f"{SHARD}index:state:failed:all", "1", "x"),

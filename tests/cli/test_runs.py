@@ -159,3 +159,21 @@ def test_agents_are_listed_with_their_skills_and_queues(shell: Shell) -> None:
 def test_output_into_a_pipe_is_never_cut(shell: Shell, recited: str) -> None:
     narrow = replace(shell, settings={"COLUMNS": "20"})
     assert recited in narrow.ok("runs", "--limit", "200").out
+
+
+def test_sessions_are_listed_and_shown_with_their_runs(shell: Shell) -> None:
+    runs = [
+        shell.finished(*RECITE, "--session", "chat 1", "--on-busy", how)
+        for how in ("queue", "reject")
+    ]
+    (listed,) = [
+        each for each in shell.ok("sessions", "list", "--json").json if each["id"] == "chat 1"
+    ]
+    assert (listed["runs"], listed["waiting"], listed["current"]) == (2, 0, None)
+    assert "chat 1" in shell.ok("sessions", "list").out
+    shown = shell.ok("sessions", "show", "chat 1", "--json").json
+    assert shown["run_ids"] == runs[::-1]
+    assert runs[0] in shell.ok("sessions", "show", "chat 1").out
+    assert "chat 1" in shell.ok("status", runs[0]).out
+    missing = shell.run("sessions", "show", "chat 2")
+    assert (missing.code, "no session 'chat 2'" in missing.err) == (2, True)
