@@ -1,6 +1,7 @@
 """Agent of the tests of durable runs: steps, waits and calls, noted in files outside the fleet."""
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel
 
 from skillfleet import Agent, AgentEvent, RunContext, SkillError
 from skillfleet.errors import StepFailed, WaitRejected, WaitTimedOut
+from skillfleet_worker.attempts.attempt import Attempt
 from tests.worker.kit import note
 
 durable = Agent("durable", description="What the tests of durable runs run")
@@ -196,3 +198,10 @@ async def fills(ctx: RunContext, size: int) -> None:
 
     for number in range(1000):
         await ctx.step("read", read, number)
+
+
+@durable.skill
+async def live_attempts(ctx: RunContext) -> int:
+    """Return how many attempts the memory of this worker holds."""
+    gc.collect()
+    return sum(isinstance(each, Attempt) for each in gc.get_objects())

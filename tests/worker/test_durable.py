@@ -387,3 +387,17 @@ def test_a_step_that_a_new_version_does_not_ask_for(
     assert [error["code"] for error in errors] == ["journal_mismatch"]
     assert "removed later" in errors[0]["message"]
     assert "removed later" in newer.text()
+
+
+def test_parked_and_cancelled_runs_leave_nothing_in_memory(
+    own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker(SKILLS, **QUICK | {"park_seconds": 0})
+    parked = [enqueue(own_fleet, "asks") for _ in range(20)]
+    cancelled = enqueue(own_fleet, "asks_in_memory", journal=str(tmp_path / "journal"))
+    for run in parked:
+        wait_parked(run)
+    wait_open(cancelled)
+    cancelled.cancel()
+    wait_state(cancelled, RunState.CANCELLED)
+    wait_until(lambda: enqueue(own_fleet, "live_attempts").result(timeout=20) == 1)

@@ -122,7 +122,7 @@ class Attempt:
 
     @property
     def handler(self) -> asyncio.Task[Any] | None:
-        """The task that runs the handler; None before it has started."""
+        """The task that runs the handler; None before it has started, and after its end."""
         return self._handler
 
     @property
@@ -172,6 +172,8 @@ class Attempt:
     def end(self) -> None:
         """Note that the handler has ended: calls that it left open wait no longer."""
         self._ended = True
+        # Its frames refer to the context, whose state refers to this attempt.
+        self._handler = None
         self.waiting.close()
         self._notify()
 

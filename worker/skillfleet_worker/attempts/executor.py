@@ -88,6 +88,7 @@ class Executor:
                     telemetry.settled(outcome, events.flushed_ns)
                 return outcome
         finally:
+            attempt.end()
             try:
                 # Again, for an attempt whose own task was cancelled.
                 await attempt.cleanups.run(attempt.run_id)
