@@ -7,6 +7,7 @@ import orjson
 
 from skillfleet.contracts import HEADER, Fork, InvocationHeader
 from skillfleet.errors import InvalidArgumentsError
+from skillfleet.tags import TENANT
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs.queries import unknown_run
 from skillfleet_ledger.runs.records import Invocation
@@ -33,7 +34,11 @@ async def fork_run(
         # Nothing proves the claims of a record: where callers are verified, none are taken from it.
         auth = _header_of(record).auth
     fork = Fork(run=run_id, before=await _number_of(ledger, run_id, at_step))
-    options = Options(auth=auth, priority=record.priority, queue=record.queue)
+    tags = (await ledger.queries.status(run_id)).tags
+    if ledger.settings.tenant_claim is not None:
+        # The tenant is that of the caller, who may be another one.
+        tags = {name: value for name, value in tags.items() if name != TENANT}
+    options = Options(auth=auth, priority=record.priority, queue=record.queue, tags=tags)
     arguments = orjson.loads(record.args) if args is None else args
     new = await enqueuer.prepare(record.task, arguments, options, fork=fork)
     await enqueuer.submit(new)

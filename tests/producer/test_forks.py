@@ -34,7 +34,7 @@ async def producer(valkey: ValkeyServer) -> AsyncIterator[AsyncFleet]:
 async def waiter(ledger: Ledger, producer: AsyncFleet) -> Waiter:
     """A run of two recorded steps."""
     run = await producer.enqueue(
-        "librarian.survey", {"folder": "."}, auth={"sub": "ada"}, priority=6, queue="celery"
+        "librarian.survey", {"folder": "."}, auth={"sub": "ada"}, priority=6, tags={"team": "blue"}
     )
     waiter = Waiter(ledger, await claimed(ledger, run.id))
     for name in ("fetch", "draft", "fetch"):
@@ -60,6 +60,7 @@ async def test_a_fork_has_the_same_skill_arguments_caller_queue_and_priority(
     assert other is not None
     assert (one.task, one.args, one.queue) == (other.task, other.args, other.queue)
     assert (one.priority, one.parent_id) == (other.priority, None)
+    assert (await fork.status()).tags == {"team": "blue"}
     header = header_of(one.headers)
     assert header.fork == Fork(run=former.id, before=before)
     assert header.auth == {"sub": "ada"}
