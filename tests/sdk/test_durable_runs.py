@@ -36,6 +36,7 @@ from skillfleet.testing import (
     InProcessA2AClient,
     InstantClock,
     LocalJournal,
+    local_journal,
     run_skill,
     run_to_end,
 )
@@ -171,11 +172,12 @@ async def test_large_values_come_back() -> None:
     assert len(await second.step("large", lambda: "")) == 100_000
 
 
-async def test_a_full_journal_is_no_failure_of_a_step() -> None:
+async def test_a_full_journal_is_no_failure_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_journal, "_MOST_BYTES", 1000)
     ctx = context()
-    await ctx.step("first", lambda: "x" * 40_000_000)
+    await ctx.step("first", lambda: "x" * 600)
     with pytest.raises(JournalFullError):
-        await ctx.step("second", lambda: "x" * 40_000_000)
+        await ctx.step("second", lambda: "x" * 600)
     assert [step.name for step in ctx.journal.steps()] == ["first"]
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -14,6 +14,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
@@ -92,18 +93,31 @@ class Journal:
         self._uncounted: set[str] = set()
         self._emitting: dict[str, int] = {}
         self._trying: dict[str, int] = {}
-        self._called: Counter[tuple[str, int, str]] = Counter()
+        self._called: defaultdict[tuple[str, int, str], int] = defaultdict(int)
         self._asked: dict[_Equal, _Asked] = {}
-        self._same: Counter[_Equal] = Counter()
+        self._same: defaultdict[_Equal, int] = defaultdict(int)
         self._names: dict[str, tuple[str, str]] = {}
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._loading = asyncio.Lock()
-        self._raised: WeakKeyDictionary[BaseException, str] = WeakKeyDictionary()
+
+    # Each run that emits an event has a journal: what only steps need is made for steps.
+
+    @cached_property
+    def _locks(self) -> "WeakValueDictionary[str, asyncio.Lock]":
+        return WeakValueDictionary()
+
+    @cached_property
+    def _loading(self) -> asyncio.Lock:
+        return asyncio.Lock()
+
+    @cached_property
+    def _raised(self) -> "WeakKeyDictionary[BaseException, str]":
+        return WeakKeyDictionary()
 
     # Reading.
 
     async def load(self) -> None:
         """Read what earlier attempts recorded; once."""
+        if self.loaded:
+            return
         async with self._loading:
             if not self.loaded:
                 self._take(await self.store.load())

@@ -2,16 +2,17 @@
 
 import asyncio
 import hashlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
-from weakref import WeakSet, ref
+from weakref import ref
 
 Task = asyncio.Task[Any]
 
 _MOST_ADDRESS_CHARS: Final = 500
+_MANY_TASKS: Final = 1000
 
 
 class Position(NamedTuple):
@@ -33,9 +34,9 @@ class Positions:
     def __init__(self) -> None:
         # One variable for each attempt: a called skill may run in a task of its caller.
         self._position: ContextVar[Position | None] = ContextVar("position", default=None)
-        self._numbers: Counter[str] = Counter()
+        self._numbers: defaultdict[str, int] = defaultdict(int)
         self._passed: dict[str, ref[Task] | None] = {}
-        self._tasks: WeakSet[Task] = WeakSet()
+        self._tasks: list[ref[Task]] = []
 
     @property
     def step(self) -> str | None:
@@ -47,7 +48,8 @@ class Positions:
     def alone(self) -> bool:
         """True if no other task that used the journal is alive."""
         own = asyncio.current_task()
-        return all(task is own or task.done() for task in self._tasks)
+        self._tasks = [task for task in self._tasks if _is_live(task)]
+        return all(task() is own for task in self._tasks)
 
     def current(self) -> Position:
         """Return the position of the current task."""
@@ -60,6 +62,10 @@ class Positions:
         else:
             # A task that descends from no known one counts as created at the start.
             address, step = self._numbered("") if self._tasks else "", None
+        if task is not None:
+            self._tasks.append(ref(task))
+            if len(self._tasks) % _MANY_TASKS == 0:
+                self._tasks = [each for each in self._tasks if _is_live(each)]
         return self._move(address, step)
 
     def passed(self, address: str) -> None:
@@ -83,8 +89,6 @@ class Positions:
 
     def _move(self, address: str, step: str | None) -> Position:
         task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
         position = Position(None if task is None else ref(task), address, step)
         self._position.set(position)
         return position
@@ -95,3 +99,8 @@ class Positions:
         if len(numbered) <= _MOST_ADDRESS_CHARS:
             return numbered
         return f"{hashlib.sha256(numbered.encode()).hexdigest()}@"
+
+
+def _is_live(task: "ref[Task]") -> bool:
+    found = task()
+    return found is not None and not found.done()

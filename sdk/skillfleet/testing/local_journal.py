@@ -79,6 +79,7 @@ class LocalJournal:
         self._changed = asyncio.Event()
         self._values: dict[str, bytes] = {}
         self._last_wait = 0
+        self._size = 0
 
     @property
     def exists(self) -> bool:
@@ -92,14 +93,16 @@ class LocalJournal:
     def drop(self, identities: Iterable[str]) -> None:
         """Drop entries, so that the next attempt makes them again."""
         for identity in identities:
-            self.entries.pop(identity, None)
+            dropped = self.entries.pop(identity, None)
+            self._size -= 0 if dropped is None else dropped.size
 
     def add(self, entry: Entry, emitted: Mapping[str, int]) -> None:
         """Record an entry, once."""
         if entry.identity not in self.entries:
-            size = sum(each.size for each in self.entries.values()) + entry.size
+            size = self._size + entry.size
             if size > _MOST_BYTES:
                 raise JournalFullError(f"the journal would hold {size} bytes: {_MOST_BYTES} fit")
+            self._size = size
             self.entries[entry.identity] = self._kept(entry)
         self.unfinished.discard(entry.identity)
         self.count(emitted)
