@@ -24,7 +24,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo dev check lint format types layers test chaos sessions endurance races mutations helm-test profiles bench bench-peers build lock generate verify clean
+.PHONY: help install demo dev check lint format types layers test chaos sessions endurance races mutations helm-test profiles bench bench-search bench-peers build lock generate verify clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ profiles: $(STAMP) ## Build the wheel and test each install profile
 
 bench: $(STAMP) ## Measure skillfleet and plain Celery; JSON in out/
 	@$(PY) -m benchmarks --systems skillfleet,skillfleet-quiet,skillfleet-traced,celery-threads --sleepers 500 $(ARGS)
+
+bench-search: $(STAMP) ## Measure the search of runs in a small and in a large ledger
+	@$(PY) -m benchmarks.search $(ARGS)
 
 BENCH_RESULTS := benchmarks/results/peers.json
 
