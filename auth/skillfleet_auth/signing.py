@@ -10,6 +10,7 @@ import orjson
 
 from skillfleet.contracts import (
     HEADER,
+    MOST_SECONDS,
     TOKEN_ALGORITHM,
     TOKEN_BYTES,
     TOKEN_HEADER,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 PRIVATE_SUFFIX = ".private.pem"
 PUBLIC_SUFFIX = ".pem"
+_DELEGATION_BYTES = 5600
+"""Encoded again, in the token of a run, it stays below the limit of tokens."""
 
 
 class TokenSigner:
@@ -70,6 +73,36 @@ class TokenSigner:
             use=TokenUse.INPUT,
             run=given.run_id,
             call=input_digest(given.wait_id, given.kind, given.value),
+        )
+
+    def sign_schedule(
+        self, name: str, task: str, arguments: Mapping[str, Any], caller: Mapping[str, Any] | None
+    ) -> str:
+        """Return the delegation of a schedule: what its runs may do; errors as `sign`."""
+        delegation = self._encoded(
+            caller,
+            seconds=MOST_SECONDS,
+            use=TokenUse.SCHEDULE,
+            run=name,
+            call=call_digest(task, arguments),
+        )
+        if len(delegation) > _DELEGATION_BYTES:
+            raise InvalidArgumentsError(
+                f"auth: the caller's claims make a token of {len(delegation)} bytes, the limit for"
+                f" a schedule is {_DELEGATION_BYTES}"
+            )
+        return delegation
+
+    def sign_fired(self, new: Submission, delegation: str) -> str:
+        """Return the token of a run that is due, which carries the schedule's delegation."""
+        settings = self._settings
+        return self._encoded(
+            None,
+            seconds=min(settings.auth_token_seconds, settings.retention_seconds),
+            use=TokenUse.FIRED,
+            run=new.id,
+            call=call_digest(new.task, orjson.loads(new.args)),
+            delegation=delegation,
         )
 
     def _encoded(self, caller: Mapping[str, Any] | None, *, seconds: float, **bound: Any) -> str:
@@ -127,6 +160,32 @@ class Signing:
             return new
         token = signer.sign(new, caller, depth)
         headers = orjson.loads(new.headers) | {TOKEN_HEADER: token}
+        return new.changed(headers=orjson.dumps(headers))
+
+    def delegation(
+        self, name: str, task: str, arguments: Mapping[str, Any], caller: Mapping[str, Any] | None
+    ) -> str:
+        """Return the delegation of a schedule that `caller` makes; '' where nothing is signed.
+
+        Raises UnauthorizedError where a token is required but there is no key.
+        """
+        signer = self._checked_signer("schedules")
+        return signer.sign_schedule(name, task, arguments, caller) if signer is not None else ""
+
+    def fired(self, new: Submission, delegation: str) -> Submission:
+        """Return a run that is due with its token among its headers, if its schedule is signed.
+
+        Raises UnauthorizedError where a token is required, but there is no delegation or no key.
+        """
+        signer = self._checked_signer("runs")
+        if self._required and not delegation:
+            raise UnauthorizedError(
+                "this fleet accepts signed schedules only (SKILLFLEET_AUTH=required): make the"
+                " schedule again, with a key"
+            )
+        if signer is None or not delegation:
+            return new
+        headers = orjson.loads(new.headers) | {TOKEN_HEADER: signer.sign_fired(new, delegation)}
         return new.changed(headers=orjson.dumps(headers))
 
     def input_token(self, given: IncomingInput, caller: Mapping[str, Any] | None) -> str:

@@ -1,6 +1,7 @@
 """Admission by signed tokens.
 
-A child run's chain of callers is verified up to a producer; an input has a producer's own token.
+A child run's chain of callers is verified up to a producer, or to a run of a schedule, which has a
+producer's delegation. An input has a producer's own token.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,6 +39,9 @@ from skillfleet_ledger.runs.records import Invocation
 
 _UNFINISHED: Final = ("retry", "released", "lost")
 """The outcomes of attempts after which a run continues."""
+
+_ROOTS: Final = (TokenUse.RUN, TokenUse.FIRED)
+"""The uses of tokens of runs that no other run calls."""
 
 
 class TokenAdmission(Admission):
@@ -147,7 +151,7 @@ class TokenAdmission(Admission):
         for _ in range(self._max_depth):
             caller = await self._caller_of(called)
             _check_narrower(called, caller)
-            if caller.use is TokenUse.RUN:
+            if caller.use in _ROOTS:
                 return
             called = caller
         raise UnauthorizedError("the run's callers are nested too deep")
@@ -181,7 +185,7 @@ def _check_position(claims: TokenClaims, call: IncomingCall) -> None:
     position = (claims.parent, claims.root or call.run_id, claims.depth)
     if position != (call.parent_id, call.root_id, call.depth):
         raise UnauthorizedError("the run's token was made for another position in a tree of runs")
-    if (claims.parent is None) != (claims.use is TokenUse.RUN):
+    if claims.use not in (_ROOTS if claims.parent is None else (TokenUse.CALL,)):
         raise UnauthorizedError("the run's token is not for this use")
 
 

@@ -30,7 +30,8 @@ _REQUIRED = ["iss", "aud", "sub", "iat", "exp"]
 class TokenVerifier:
     """Verifies the tokens of one fleet. Any thread.
 
-    Tokens of use `call` need a worker's key, all others a producer's.
+    Tokens of use `call` and `fired` need a worker's key, all others a producer's. The caller of one
+    of use `fired` is the one that its schedule's delegation names.
     """
 
     issuer: str
@@ -48,13 +49,24 @@ class TokenVerifier:
                 f"{of} has no token of at most {TOKEN_BYTES} bytes that identifies the caller"
             )
         try:
-            return TokenClaims.model_validate(self._decode(token, of))
+            claims = TokenClaims.model_validate(self._decode(token, of))
         except jwt.InvalidAudienceError:
             raise UnauthorizedError(f"{of}'s token is for another fleet") from None
         except jwt.InvalidIssuerError:
             raise UnauthorizedError(f"{of}'s token is of another issuer") from None
         except (jwt.PyJWTError, ValidationError, ValueError, TypeError):
             raise UnauthorizedError(f"{of}'s token is not valid") from None
+        return self._delegated(claims) if claims.use is TokenUse.FIRED else claims
+
+    def _delegated(self, fired: TokenClaims) -> TokenClaims:
+        """Return the claims of a run that was due, with the caller in its schedule's delegation."""
+        delegation = self.verify(fired.delegation, "the schedule")
+        if delegation.use is not TokenUse.SCHEDULE or delegation.call != fired.call:
+            raise UnauthorizedError(
+                "the schedule's token was made for another skill or other arguments"
+            )
+        caller = {name: getattr(delegation, name) for name in ("sub", "scopes", "claims")}
+        return fired.model_copy(update=caller)
 
     def _decode(self, token: str, of: str) -> dict[str, Any]:
         header = jwt.get_unverified_header(token)
@@ -62,7 +74,8 @@ class TokenVerifier:
             raise UnauthorizedError(f"{of}'s token is not signed with {TOKEN_ALGORITHM}")
         # Read before the signature is checked; it only selects the key, which must have signed it.
         use = jwt.decode(token, options={"verify_signature": False}).get("use")
-        keys = self.workers if use == TokenUse.CALL else self.producers
+        is_workers = use in (TokenUse.CALL, TokenUse.FIRED)
+        keys = self.workers if is_workers else self.producers
         key = keys.get(str(header.get("kid"))) if keys is not None else None
         if key is None:
             raise UnauthorizedError(f"{of}'s token is signed with a key that is not trusted here")

@@ -26,6 +26,7 @@ from skillfleet_cli.commands import (
     exporter,
     keys,
     runs,
+    schedules,
     sessions,
     steps,
     trace,
@@ -111,6 +112,13 @@ app.add_typer(_dead, name="dead", rich_help_panel=_OPERATIONS, help="Dead runs a
 _keys = typer.Typer(no_args_is_help=True)
 app.add_typer(_keys, name="keys", rich_help_panel=_OPERATIONS, help="Keys that sign runs.")
 
+_schedules = typer.Typer(no_args_is_help=True)
+app.add_typer(
+    _schedules,
+    name="schedules",
+    rich_help_panel=_RUNS,
+    help="Skills that the fleet enqueues at certain times.",
+)
 
 _sessions = typer.Typer(no_args_is_help=True)
 app.add_typer(_sessions, name="sessions", rich_help_panel=_RUNS, help="Sessions and their runs.")
@@ -158,8 +166,13 @@ _register(keys.token, _OPERATIONS)
 _register(keys.new, None, _keys)
 _register(sessions.list_, None, _sessions)
 _register(sessions.show, None, _sessions)
-for _command in (dead.list_, dead.show, dead.retry, dead.purge):
-    _register(_command, None, _dead)
+for _parent, _commands in (
+    (_dead, (dead.list_, dead.show, dead.retry, dead.purge)),
+    (_schedules, (schedules.list_, schedules.add, schedules.remove)),
+    (_schedules, (schedules.pause, schedules.resume, schedules.run, schedules.next_)),
+):
+    for _command in _commands:
+        _register(_command, None, _parent)
 
 
 def run() -> None:

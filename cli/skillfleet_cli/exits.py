@@ -47,6 +47,7 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
         errors.UnknownArtifactError,
         errors.InvalidArgumentsError,
         errors.IdempotencyConflictError,
+        errors.UnknownScheduleError,
         errors.UnknownWaitError,
         errors.WaitConflictError,
         errors.RunEndedError,

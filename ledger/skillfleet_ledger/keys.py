@@ -24,6 +24,8 @@
 | P running:QUEUE | set | running runs | when they end |
 | P delayed | zset | queued runs that must wait, by the time they are due (ms) | when due |
 | P delays | hash | queue -> how many of its runs are delayed | a field when none is |
+| P schedule:NAME | hash | a schedule (schedules.py); the shard is that of its name | removed |
+| P schedules | zset | schedules by when they are due next (ms), paused ones last | removed |
 | P unpublished | zset | queued runs that the reaper is publishing, by the next try (ms) | seconds |
 | P held | zset | held runs (below), by when the reaper looks at them (ms) | when freed |
 | P held:REASON | zset | runs held for that reason, in the order of their release | when freed |
@@ -34,7 +36,7 @@
 | P sessions | zset | sessions by their last change (ms) | pruned when long unused |
 | P deadlines | zset | unfinished runs with a deadline, by deadline (ms) | when they end |
 | P parked | zset | parked runs by when they were parked (ms) | when they continue or end |
-| P alarms | zset | `QUEUE|ID` of parked runs by when the first wait expires | the same |
+| P alarms | zset | `QUEUE|WHAT` that will need a worker (below), by when (ms) | when it does |
 | P timers | zset | `ID:WAIT` by when the wait expires (ms) | when it is closed |
 | P leases | zset | running runs by the end of their lease (ms) | when they end |
 | P cleanups | zset | runs that need a cleanup (below), by the next try (ms) | when done |
@@ -64,6 +66,9 @@ the skill that no live worker serves, or `session:` and the session whose curren
 What frees it publishes it. A session's name is `OWNER/ID`: a digest of the caller whom the id
 belongs to, where the fleet requires authentication, and its id. All of it lies on the shard of that
 name, and so do its runs.
+
+What will need a worker of a queue by itself: delayed runs, and parked ones with a wait that
+expires, by their ids; schedules, as `schedule:NAME`.
 
 Channels: `P worker:WORKER` carries orders to a worker process (`cancel ID REASON`, `wake ID`);
 `P session:SESSION` announces new runs of a session; the

@@ -19,6 +19,7 @@ from skillfleet_ledger.runs.journals import Journals
 from skillfleet_ledger.runs.leases import Leases
 from skillfleet_ledger.runs.maintenance import Maintenance
 from skillfleet_ledger.runs.queries import Queries
+from skillfleet_ledger.runs.schedules import Schedules
 from skillfleet_ledger.runs.search import Search
 from skillfleet_ledger.runs.sessions import Sessions
 from skillfleet_ledger.runs.submissions import Submissions
@@ -70,6 +71,7 @@ class Ledger:
         self.waits = Waits(self.connection, settings)
         self.sessions = Sessions(self.connection, settings)
         self.held = HeldRuns(self.connection, settings, self.woken)
+        self.schedules = Schedules(self.connection, settings)
         self.streams = EventStreams(self.connection, self._blocking_reads, settings)
         self.artifacts = ArtifactStore(self._bulk, settings)
         self.directory = Directory(self.connection, settings)

@@ -17,9 +17,10 @@ _MOST_DUE = 10_000
 class QueueStats(BaseModel):
     """The counts of one queue: runs that wait for a worker, are running, or are delayed.
 
-    `unserved` ones wait for a worker that serves their skill. `due` ones are parked, and what they
-    wait for expires within half a minute. Runs that are held for another
-    reason are not counted: a worker more would not help them.
+    `due` is what will need a worker within half a minute, so that a fleet that is scaled to zero
+    has one in time: delays that end, waits of parked runs that expire, schedules. `unserved` ones
+    wait for a worker that serves their skill. Runs that are held for another reason are not
+    counted: a worker more would not help them.
     """
 
     model_config = ConfigDict(frozen=True)

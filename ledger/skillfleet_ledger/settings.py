@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     tenant_claim: str | None = Field(None, min_length=1)
     """Claim of the caller that is the tag `tenant` of all runs: producers set it and workers check
     it. Empty: producers choose that tag themselves."""
+    max_schedules: int = Field(1000, ge=1)
+    """Most schedules of the fleet."""
     auth: Literal["off", "required"] = "off"
     """`required`: every run needs a signed token that names the caller."""
     auth_issuer: str = Field("skillfleet", min_length=1)

@@ -143,6 +143,20 @@ class Enqueuer:
         (call,) = await self._checked(skill, [args], is_called=parent is not None)
         return self._built(call, options, await self._clock.now_ms(), parent, fork)
 
+    async def prepare_due(
+        self, skill: str, args: Mapping[str, Any], options: Options, delegation: str
+    ) -> Submission:
+        """Return the record of a run of a schedule, signed under its delegation ('': none)."""
+        call, claims = await self.check(skill, args), claims_of(options.auth)
+        now_ms = await self._clock.now_ms()
+        new = build_submission(self._settings, call, options, now_ms, claims=claims)
+        return self.signing.fired(new, delegation)
+
+    async def check(self, skill: object, args: Mapping[str, Any]) -> Call:
+        """Return the call of a skill with arguments that some worker accepts."""
+        (call,) = await self._checked(skill, [args])
+        return call
+
     async def submit(self, new: Submission) -> bool:
         """Write a prepared run and publish it; False when it existed before."""
         with sending(new) as sent:

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol, Self, TypeVar, Unpack
 
 from skillfleet.contracts import (
@@ -12,6 +13,7 @@ from skillfleet.contracts import (
     RunEvent,
     RunState,
     RunStatus,
+    Schedule,
     SessionEvent,
     SessionStatus,
     Wait,
@@ -34,6 +36,7 @@ from skillfleet_producer.fleet_async import (
     value_of,
 )
 from skillfleet_producer.inputs import Caller
+from skillfleet_producer.scheduling import ScheduleOptions
 from skillfleet_producer.sessions import AsyncSession
 from skillfleet_producer.submission import EnqueueOptions, Options, check_text
 
@@ -139,6 +142,47 @@ class Fleet:
         """Return runs, newest first; see `AsyncFleet.runs`."""
         portal, fleet = self._runner()
         return portal.call(fleet.runs(state, agent, limit=limit, after=after, **conditions))
+
+    def schedule(
+        self,
+        name: str,
+        skill: object,
+        args: Mapping[str, Any] | None = None,
+        **options: Unpack[ScheduleOptions],
+    ) -> Schedule:
+        """Have the fleet enqueue a skill at certain times; see `AsyncFleet.schedule`."""
+        portal, fleet = self._runner()
+        return portal.call(fleet.schedule(name, skill, args, **options))
+
+    def schedules(self) -> list[Schedule]:
+        """Return all schedules, by name."""
+        portal, fleet = self._runner()
+        return portal.call(fleet.schedules())
+
+    def unschedule(self, name: str) -> bool:
+        """Remove a schedule; False when there is none."""
+        portal, fleet = self._runner()
+        return portal.call(fleet.unschedule(name))
+
+    def pause_schedule(self, name: str) -> Schedule:
+        """Pause a schedule: what is due meanwhile is left out."""
+        portal, fleet = self._runner()
+        return portal.call(fleet.pause_schedule(name))
+
+    def resume_schedule(self, name: str) -> Schedule:
+        """Let a paused schedule go on with its next time."""
+        portal, fleet = self._runner()
+        return portal.call(fleet.resume_schedule(name))
+
+    def run_schedule(self, name: str) -> "RunHandle":
+        """Enqueue a run of a schedule now; see `AsyncFleet.run_schedule`."""
+        portal, fleet = self._runner()
+        return self.run(portal.call(fleet.run_schedule(name)).id)
+
+    def schedule_times(self, name: str, count: int = 5) -> list[datetime]:
+        """Return the next times (UTC) of a schedule, as if it were not paused."""
+        portal, fleet = self._runner()
+        return portal.call(fleet.schedule_times(name, count))
 
     def agents(self) -> list[AgentCard]:
         """Return the cards of all agents that live workers serve."""

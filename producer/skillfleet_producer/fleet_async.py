@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack
 
 from skillfleet.contracts import (
@@ -12,6 +13,7 @@ from skillfleet.contracts import (
     RunEvent,
     RunState,
     RunStatus,
+    Schedule,
     SessionStatus,
     Wait,
 )
@@ -38,6 +40,7 @@ from skillfleet_producer.enqueuing import Enqueuer
 from skillfleet_producer.forks import fork_run
 from skillfleet_producer.inputs import Caller, Inputs
 from skillfleet_producer.publisher import Publisher, publish_woken_runs, publisher_for
+from skillfleet_producer.scheduling import ScheduleOptions, Scheduling
 from skillfleet_producer.sessions import AsyncSession
 from skillfleet_producer.submission import EnqueueOptions, Options
 
@@ -109,6 +112,7 @@ class AsyncFleet:
         """Enqueues in two steps, for runtimes that need a run's record before it is written."""
         self.inputs = Inputs(ledger, self._publisher, self.enqueuer.signing)
         """Gives runs answers and messages; the handles of runs call it."""
+        self._scheduling = Scheduling(ledger, self.enqueuer)
 
     async def __aenter__(self) -> Self:
         return self
@@ -198,6 +202,59 @@ class AsyncFleet:
         chosen = RunState(state) if state is not None else None
         wanted = RunFilter(chosen, agent, **read_conditions(conditions))
         return await self.ledger.search.page(wanted, limit=limit, after=after)
+
+    async def schedule(
+        self,
+        name: str,
+        skill: object,
+        args: Mapping[str, Any] | None = None,
+        **options: Unpack[ScheduleOptions],
+    ) -> Schedule:
+        """Have the fleet enqueue a skill at certain times: make a schedule, or replace it.
+
+        Its times are either `cron`, five fields read in `timezone` (default: UTC), or `every`, a
+        number of seconds or a timedelta. `overlap` says what happens when a run is due while the
+        last one has not ended: 'skip' (default), 'queue' or 'allow'. Of runs that were missed in an
+        outage, the latest `catch_up` are made up for. Other options are those of the runs: auth,
+        timeout, priority, queue, budget.
+
+        Whoever replaces a schedule without changing its times leaves its next time, its pause and
+        its last run as they are. Raises InvalidArgumentsError (it names the field),
+        ArgumentsTooLargeError, UnknownSkillError, LimitExceededError (SKILLFLEET_MAX_SCHEDULES) and
+        UnauthorizedError.
+        """
+        return await self._scheduling.put(name, skill, args or {}, options)
+
+    async def schedules(self) -> list[Schedule]:
+        """Return all schedules, by name."""
+        return await self._scheduling.all()
+
+    async def unschedule(self, name: str) -> bool:
+        """Remove a schedule; False when there is none. The runs that it started continue."""
+        return await self._scheduling.remove(name)
+
+    async def pause_schedule(self, name: str) -> Schedule:
+        """Pause a schedule: what is due meanwhile is left out. Raises UnknownScheduleError."""
+        return await self._scheduling.pause(name)
+
+    async def resume_schedule(self, name: str) -> Schedule:
+        """Let a paused schedule go on with its next time. Raises UnknownScheduleError."""
+        return await self._scheduling.resume(name)
+
+    async def run_schedule(self, name: str) -> "AsyncRunHandle":
+        """Enqueue a run of a schedule now, beside its times, and return its handle.
+
+        Raises UnknownScheduleError; UnauthorizedError where the fleet requires authentication, as
+        only workers sign the runs of a schedule; and as `enqueue`.
+        """
+        return self.run(await self._scheduling.run_now(name))
+
+    async def schedule_times(self, name: str, count: int = 5) -> list[datetime]:
+        """Return the next times (UTC) of a schedule, as if it were not paused.
+
+        Raises UnknownScheduleError.
+        """
+        return await self._scheduling.times(name, count)
 
     async def agents(self) -> list[AgentCard]:
         """Return the cards of all agents that live workers serve."""

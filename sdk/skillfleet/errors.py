@@ -78,6 +78,12 @@ class UnknownArtifactError(SkillfleetError, LookupError):
     code = "unknown_artifact"
 
 
+class UnknownScheduleError(SkillfleetError, LookupError):
+    """There is no schedule of that name."""
+
+    code = "unknown_schedule"
+
+
 class InvalidArgumentsError(SkillfleetError, ValueError):
     """The arguments do not fit the skill; the message names the field."""
 

@@ -73,6 +73,12 @@ WAIT_DURATION = _timing(
     "From opened to decided, of waits that ended in memory",
     "kind",
 )
+SCHEDULED = _counter(
+    "skillfleet.schedule.runs", "{run}", "Runs of schedules that were due", "outcome"
+)
+SCHEDULE_LAG = _timing(
+    "skillfleet.schedule.lag", _RUN_BUCKETS, "From due to enqueued, of runs of schedules"
+)
 LEASES_LOST = _counter("skillfleet.leases.lost", "{lease}", "Leases that ran out")
 DUPLICATES = _counter(
     "skillfleet.duplicates.dropped",

@@ -90,8 +90,9 @@ def _timed(client: Any, shard: _Shard) -> list[str]:
     for alarm in client.zrange(f"{shard.prefix}alarms", 0, -1):
         queue, _, run_id = alarm.decode().partition("|")
         record = shard.records.get(run_id, {})
-        if (record.get("state"), record.get("queue")) != (RunState.WAITING, queue):
-            problems.append(f"alarm {alarm!r} of no parked run")
+        waits = record.get("state") == RunState.WAITING or run_id in shard.indexes["delayed"]
+        if not run_id.startswith("schedule:") and (not waits or record.get("queue") != queue):
+            problems.append(f"alarm {alarm!r} of no parked or delayed run")
     return [*problems, *(f"timer {timer} of no wait" for timer in timers)]
 
 

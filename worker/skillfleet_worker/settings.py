@@ -38,6 +38,8 @@ class WorkerSettings(Settings):
     """Interval between two rounds of the reaper."""
     stranded_seconds: float = Field(10.0, gt=0)
     """How long a run must be queued before its message may be considered lost."""
+    schedule_grace_seconds: float = Field(300.0, ge=1, le=MOST_SECONDS)
+    """How late a run of a schedule may be enqueued without counting as missed."""
     secrets_sources: str = "files,environment"
     """Sources of secrets, in order of precedence; other names are entry points of the group
     `skillfleet.secrets`."""

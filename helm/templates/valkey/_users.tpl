@@ -29,7 +29,7 @@
 {{- $producer := concat (list "skillfleet-producer") $none $connection -}}
 {{- $producer = concat $producer (list "+eval" "+evalsha" "+script|load" "+exists" "+get" "+hget" "+hexists" "+hmget" "+hgetall" "+hkeys" "+hvals" "+hlen" "+hset" "+hincrby" "+lpush" "+smembers" "+sismember" "+scard" "+sadd" "+strlen" "+zadd" "+zcard" "+zcount" "+zscore" "+zrange" "+zrangebyscore" "+zrevrange" "+xread" "+xrange" "+xlen" "+publish" "+subscribe" "+unsubscribe") -}}
 {{- /* Without a name: scripts are called with the shard's prefix. */ -}}
-{{- range list "" "run:*" "children:*" "index:all" "index:agent:*" "index:tag:*" "ready:*" "queues" "delayed" "delays" "deadlines" "cleanups" "held" "held:session:*" "session:*" "session_runs:*" "sessions" -}}
+{{- range list "" "run:*" "children:*" "index:all" "index:agent:*" "index:tag:*" "ready:*" "queues" "delayed" "delays" "alarms" "deadlines" "cleanups" "held" "held:session:*" "session:*" "session_runs:*" "sessions" "schedule:*" "schedules" -}}
 {{- $producer = append $producer (printf "~%s%s" $ledger .) -}}
 {{- end -}}
 {{- $producer = concat $producer (list (printf "%%R~%s*" $ledger)) $lists (list (printf "%%R~%s" $results) (printf "&%s" $results) (printf "&%sworker:*" $ledger) (printf "&%ssession:*" $ledger)) -}}
@@ -40,6 +40,8 @@
 {{- $producer = append $producer (printf "(+rpush +llen ~%sinbox:*)" $ledger) -}}
 {{- $producer = append $producer (printf "(+hscan %%R~%sjournal:*)" $ledger) -}}
 {{- $producer = append $producer (printf "(+zadd +zrem ~%sunpublished ~%sparked ~%salarms)" $ledger $ledger $ledger) -}}
+{{- /* Schedules: made, changed, removed. */ -}}
+{{- $producer = append $producer (printf "(+del +zrem ~%sschedule:* ~%sschedules ~%salarms)" $ledger $ledger $ledger) -}}
 {{- $producer = append $producer (printf "(%s)" (concat (list "+rpush") $lists | join " ")) -}}
 
 {{- /* Executes runs: all of the ledger and of Celery's keys, and nothing of the server. Of scripts it may call what it loads; it sees no names of keys. */ -}}

@@ -134,13 +134,25 @@ local function mark_ready(id, queue, priority, now)
   redis.call('HSET', run_key(id), 'published', now)
 end
 
+-- What will need a worker of a queue by itself, `QUEUE|WHAT` by when: delayed runs and parked ones, whose
+-- first wait expires then, by their ids, and schedules. They are demand while no worker is left.
+local function note_due(queue, what, at)
+  redis.call('ZADD', P .. 'alarms', at, queue .. '|' .. what)
+end
+
+local function forget_due(queue, what)
+  redis.call('ZREM', P .. 'alarms', queue .. '|' .. what)
+end
+
 -- The one way into the index of delays, which are counted by queue, and the one way out.
 local function start_delay(id, queue, due)
+  note_due(queue, id, due)
   if redis.call('ZADD', P .. 'delayed', due, id) == 1 then redis.call('HINCRBY', P .. 'delays', queue, 1) end
 end
 
 local function end_delay(id, queue)
   if redis.call('ZREM', P .. 'delayed', id) == 0 or not queue then return end
+  forget_due(queue, id)
   if redis.call('HINCRBY', P .. 'delays', queue, -1) <= 0 then redis.call('HDEL', P .. 'delays', queue) end
 end
 
@@ -395,16 +407,16 @@ local function close_wait(id, r, wait, withdrawn)
   return note_waits(id, r, waiting, event, ended_payload(wait, kind, outcome, meta.by, meta.reason))
 end
 
--- The one way into the indexes of parked runs, and the one way out. Those with a wait that expires are
--- in a second one, `QUEUE|ID` by when the first does: nobody else knows what workers are needed for soon.
+-- The one way into the index of parked runs, and the one way out; expires is when the first of the
+-- waits does.
 local function enter_parked(id, queue, now, expires)
   redis.call('ZADD', P .. 'parked', now, id)
-  if expires then redis.call('ZADD', P .. 'alarms', expires, queue .. '|' .. id) end
+  if expires then note_due(queue, id, expires) end
 end
 
 local function leave_parked(id, queue)
   redis.call('ZREM', P .. 'parked', id)
-  redis.call('ZREM', P .. 'alarms', queue .. '|' .. id)
+  forget_due(queue, id)
 end
 
 -- Let a run continue, as something happened that it may wait for: a parked one is queued, the worker

@@ -298,5 +298,8 @@ for _, entry in ipairs(expired) do
 end
 redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', now)
 
+-- What was due a minute ago has been started: what is left has lost its record.
+redis.call('ZREMRANGEBYSCORE', P .. 'alarms', '-inf', now - 60000)
+
 local counts = { 'restarted', #restarted, 'due', due, 'stranded', stranded, 'pruned', pruned, 'aside', aside }
 return { publish, ending, counts, more, cleanups, restarted }

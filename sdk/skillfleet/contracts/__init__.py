@@ -16,6 +16,7 @@ from skillfleet.contracts.events import (
 )
 from skillfleet.contracts.invocation import HEADER, Fork, InvocationHeader
 from skillfleet.contracts.limits import MOST_SECONDS, Limits
+from skillfleet.contracts.schedule import MOST_CATCH_UP, Overlap, Schedule
 from skillfleet.contracts.sessions import SessionEvent, SessionStatus
 from skillfleet.contracts.states import TERMINAL_STATES, ReasonCode, RunState
 from skillfleet.contracts.status import AgentCard, ArtifactInfo, Attempt, RunStatus, SkillCard
@@ -35,6 +36,7 @@ from skillfleet.contracts.waits import EntryKind, RecordedStep, Wait, WaitKind, 
 __all__ = [
     "ADMIN_SCOPE",
     "HEADER",
+    "MOST_CATCH_UP",
     "MOST_SECONDS",
     "RESERVED_KINDS",
     "STATE_KIND",
@@ -54,11 +56,13 @@ __all__ = [
     "Fork",
     "InvocationHeader",
     "Limits",
+    "Overlap",
     "ReasonCode",
     "RecordedStep",
     "RunEvent",
     "RunState",
     "RunStatus",
+    "Schedule",
     "SessionEvent",
     "SessionStatus",
     "SkillCard",

@@ -32,6 +32,10 @@ class TokenUse(StrEnum):
     """A worker calls on behalf of a run that it executes."""
     INPUT = "input"
     """A producer gives a run its input: an answer, a rejection, an inbox message."""
+    SCHEDULE = "schedule"
+    """A producer has a skill run on a schedule: its delegation."""
+    FIRED = "fired"
+    """A worker starts a run that is due, under the delegation of its schedule."""
 
 
 class TokenClaims(BaseModel):
@@ -50,7 +54,7 @@ class TokenClaims(BaseModel):
     exp: int
     use: TokenUse
     run: str
-    """The id of the only run the token is good for."""
+    """The id of the only run the token is good for; the name of the schedule in a delegation."""
     call: str
     """`call_digest` of the run's skill and arguments; `input_digest` of an input."""
     scopes: tuple[str, ...] = ()
@@ -61,6 +65,8 @@ class TokenClaims(BaseModel):
     depth: int = 0
     fork: Fork | None = None
     """The run that this one forks."""
+    delegation: str | None = None
+    """The delegation of the schedule, which names the caller of a run that was due."""
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from skillfleet_telemetry.metrics import (
 from skillfleet_worker.attempts.outcomes import Cancelled, timed_out
 from skillfleet_worker.attempts.settlement import Settlement, cancelled_as_asked
 from skillfleet_worker.attempts.telemetry import record_dead_attempt, record_lost_attempt
+from skillfleet_worker.services.schedules import ScheduleRounds
 from skillfleet_worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Reaper:
         self._settlement = Settlement(ledger, publisher)
         self._worker = worker
         self._settings = settings
+        self._schedules = ScheduleRounds(ledger, publisher, settings)
         self._ask_broker_at: dict[int, float] = {}
         self._pruned_at = float("-inf")
         self._outage = Outage(logger, "the reaper cannot reach Redis")
@@ -89,6 +91,7 @@ class Reaper:
             await self._handle(shard, reaped)
             more = reaped.more
         await self._end_unserved(shard)
+        await self._schedules.round(shard)
         if shard == 0 and time.monotonic() - self._pruned_at > _PRUNE_SECONDS:
             self._pruned_at = time.monotonic()
             await self._ledger.directory.prune()
