@@ -216,7 +216,7 @@ class AsyncFleet:
         number of seconds or a timedelta. `overlap` says what happens when a run is due while the
         last one has not ended: 'skip' (default), 'queue' or 'allow'. Of runs that were missed in an
         outage, the latest `catch_up` are made up for. Other options are those of the runs: auth,
-        timeout, priority, queue, budget.
+        timeout, priority, queue, budget, tags, session.
 
         Whoever replaces a schedule without changing its times leaves its next time, its pause and
         its last run as they are. Raises InvalidArgumentsError (it names the field),

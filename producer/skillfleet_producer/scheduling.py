@@ -15,12 +15,12 @@ from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs.records import Submission
 from skillfleet_ledger.runs.schedules import StoredSchedule
 from skillfleet_producer.enqueuing import Enqueuer
-from skillfleet_producer.submission import Options, claims_of
+from skillfleet_producer.submission import Options, build_submission, claims_of
 from skillfleet_producer.timing import Timing
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _MOST_TIMES = 1000
-_RUN_OPTIONS: Final = ("timeout", "priority", "queue")
+_RUN_OPTIONS: Final = ("timeout", "priority", "queue", "tags", "session")
 """Options of a run that are stored as they are."""
 
 
@@ -37,6 +37,8 @@ class ScheduleOptions(TypedDict, total=False):
     priority: int | None
     queue: str | None
     budget: Budget | None
+    tags: Mapping[str, str] | None
+    session: str | None
 
 
 class Scheduling:
@@ -61,6 +63,8 @@ class Scheduling:
         options = Options(**more)
         claims = claims_of(options.auth)
         call = await self._enqueuer.check(skill, args)
+        # What cannot be enqueued is refused here.
+        build_submission(self._ledger.settings, call, options, now_ms, claims=claims)
         task = f"{call.agent}.{call.skill}"
         stored = StoredSchedule(
             name=name,
@@ -183,6 +187,8 @@ def shown(stored: StoredSchedule) -> Schedule:
         overlap=Overlap(stored.overlap),
         catch_up=stored.catch_up,
         queue=stored.queue,
+        tags=stored.options.get("tags", {}),
+        session=stored.options.get("session"),
         paused=stored.paused,
         created_at=from_millis(stored.created_ms),
         next_at=from_millis(stored.next_ms) if stored.next_ms is not None else None,

@@ -25,7 +25,10 @@ def test_a_schedule_is_made_listed_changed_and_removed(fleet: Fleet) -> None:
         overlap="queue",
         catch_up=3,
         budget=Budget(calls=2, seconds=9),
+        tags={"team": "red"},
+        session="chat",
     )
+    assert (made.tags, made.session) == ({"team": "red"}, "chat")
     assert (made.skill, made.args, made.queue) == ("kit.add", {"x": 1}, "celery")
     assert (made.cron, made.every, made.timezone) == ("30 2 * * *", None, "Europe/Berlin")
     assert (made.overlap, made.catch_up, made.paused) == (Overlap.QUEUE, 3, False)
@@ -84,6 +87,8 @@ async def test_it_is_the_same_without_blocking(async_fleet: AsyncFleet) -> None:
         ({"queue": ""}, InvalidArgumentsError, "queue must be"),
         ({"auth": 5}, InvalidArgumentsError, "auth must be"),
         ({"budget": 5}, InvalidArgumentsError, "budget must be"),
+        ({"tags": {"team": 5}}, InvalidArgumentsError, "tags: the value of 'team'"),
+        ({"session": ""}, InvalidArgumentsError, "session must be"),
     ],
     ids=repr,
 )

@@ -20,6 +20,7 @@ from tests.support.valkey import ValkeyServer
 
 DAY_MS = 86_400_000
 SHARD = "{skillfleet:0}:"
+ASIDE: dict[str, Any] = {"tags": {"team": "red"}, "session": "chat"}
 
 
 class Bench:
@@ -77,12 +78,13 @@ async def bench(valkey: ValkeyServer) -> AsyncIterator[Bench]:
 
 
 async def test_what_is_due_is_enqueued_with_the_options_of_the_schedule(bench: Bench) -> None:
-    due = await bench.make(timeout=600, priority=6, queue="another", auth={"sub": "ada"})
+    due = await bench.make(timeout=600, priority=6, queue="another", auth={"sub": "ada"}, **ASIDE)
     await bench.round()
     (run_id,) = await bench.runs()
     status = await bench.fleet.run(run_id).status()
     assert (status.name, status.queue) == ("kit.add", "another")
     assert status.deadline is not None
+    assert (status.tags, status.session) == ({"team": "red"}, "chat")
     invocation = await bench.fleet.run(run_id).invocation()
     assert invocation is not None
     assert (orjson.loads(invocation.args), invocation.priority) == ({"x": 1}, 6)

@@ -33,7 +33,7 @@ _Every = Annotated[
     typer.Option(metavar="SECONDS", help="Interval, in place of --cron.", show_default=False),
 ]
 _Zone = Annotated[
-    str, typer.Option(metavar="ZONE", help="Time zone of --cron, such as Asia/Tokyo.")
+    str, typer.Option(metavar="ZONE", help="Time zone of --cron, like Asia/Tokyo.")
 ]
 _Overlap = Annotated[
     str,

@@ -39,6 +39,7 @@ class Schedule(BaseModel):
     queue: str = ""
     """The queue of the last run, or that in which the first one is expected."""
     tags: dict[str, str] = Field(default_factory=dict)
+    session: str | None = None
     paused: bool = False
     created_at: datetime
     next_at: datetime | None = None
