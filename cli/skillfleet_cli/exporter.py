@@ -23,6 +23,7 @@ QUEUE_METRICS = {
     "skillfleet_queue_running": ("running", "Runs that a worker executes"),
     "skillfleet_queue_delayed": ("delayed", "Runs that wait for their start time"),
     "skillfleet_queue_unserved": ("unserved", "Runs whose skill no live worker serves"),
+    "skillfleet_queue_due": ("due", "Delays, waits and schedules that end within half a minute"),
     "skillfleet_queue_oldest_age_seconds": (
         "oldest_age_seconds",
         "How long the queue's oldest run has waited",

@@ -35,8 +35,12 @@ def test_a_schedule_from_its_making_to_its_removal(shell: Shell) -> None:
 def test_all_options_are_taken(shell: Shell) -> None:
     options = ("--every", "7200", "--overlap", "queue", "--catch-up", "3", "--timeout", "60")
     caller = ("--subject", "ada", "--scope", "survey", "--priority", "3", "--queue", "celery")
-    made = shell.ok("schedules", "add", "all", "kit.add", '{"x": 1}', *options, *caller, "--json")
+    aside = ("--tag", "team=red", "--session", "chat", "--json")
+    made = shell.ok(
+        "schedules", "add", "all", "kit.add", '{"x": 1}', *options, *caller, *aside, "--json"
+    )
     assert (made.json["every"], made.json["overlap"], made.json["catch_up"]) == (7200, "queue", 3)
+    assert (made.json["tags"], made.json["session"]) == ({"team": "red"}, "chat")
     assert "every 2 h 0 min" in shell.ok("schedules", "list").out
     assert shell.ok("schedules", "remove", "all", "--json").json == {"name": "all", "removed": True}
 

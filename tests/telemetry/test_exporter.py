@@ -79,6 +79,21 @@ def test_demand_is_what_waits_and_what_runs_over_all_the_queues_asked_for(
         assert metrics.sum("skillfleet_redis_evicted_keys_total") == 0
 
 
+def test_a_fleet_without_workers_has_demand_for_what_is_due_soon(
+    server: ValkeyServer, exporter: int
+) -> None:
+    with Fleet(server.url) as fleet:
+        fleet.schedule("later", "watched.add", {"x": 1}, every=3600, queue="batch")
+        assert ask(exporter, "/demand?queue=batch")["demand"] == 0
+        fleet.schedule("soon", "watched.add", {"x": 1}, every=20, queue="batch")
+        fleet.enqueue("watched.add", {"x": 1}, queue="batch", delay=20)
+        found = ask(exporter, "/demand?queue=batch&queue=celery")
+        assert (found["demand"], found["due"], found["queued"]) == (2, 2, 0)
+        assert scrape(exporter).sum("skillfleet_queue_due", queue="batch") == 2
+        fleet.pause_schedule("soon")
+        assert ask(exporter, "/demand?queue=batch")["demand"] == 1
+
+
 def test_an_empty_fleet_has_no_demand(exporter: int) -> None:
     assert ask(exporter, "/demand?queue=celery")["demand"] == 0
     assert [stats["queue"] for stats in ask(exporter, "/queues")] == ["celery"]

@@ -13,6 +13,7 @@ from skillfleet_cli.options import (
     Scopes,
     SkillName,
     Subject,
+    TagPairs,
 )
 
 _Name = Annotated[
@@ -32,9 +33,7 @@ _Every = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", help="Interval, in place of --cron.", show_default=False),
 ]
-_Zone = Annotated[
-    str, typer.Option(metavar="ZONE", help="Time zone of --cron, like Asia/Tokyo.")
-]
+_Zone = Annotated[str, typer.Option(metavar="ZONE", help="Time zone of --cron, like Asia/Tokyo.")]
 _Overlap = Annotated[
     str,
     typer.Option(
@@ -54,6 +53,11 @@ _Priority = Annotated[
 ]
 _Queue = Annotated[
     str | None, typer.Option(metavar="NAME", help="Queue to use instead of the agent's own.")
+]
+
+_Session = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="Session of the runs.", show_default=False),
 ]
 
 
@@ -83,6 +87,8 @@ def add(  # noqa: PLR0913 - one parameter for each option
     timeout: _Timeout = None,
     priority: _Priority = None,
     queue: _Queue = None,
+    tag: TagPairs = None,
+    session: _Session = None,
     subject: Subject = None,
     scope: Scopes = None,
     as_json: Json = False,
@@ -96,6 +102,7 @@ def add(  # noqa: PLR0913 - one parameter for each option
       $ skillfleet schedules add pulse fleet.echo '{"text": "hello"}' --every 300
     """
     from skillfleet_cli.arguments import parse_arguments
+    from skillfleet_cli.conditions import parse_tags
     from skillfleet_cli.fleet import with_fleet
     from skillfleet_cli.schedules import add_schedule
     from skillfleet_cli.waits import caller_of
@@ -110,6 +117,8 @@ def add(  # noqa: PLR0913 - one parameter for each option
         "timeout": timeout,
         "priority": priority,
         "queue": queue,
+        "tags": parse_tags(tag or []),
+        "session": session,
         "auth": caller_of(subject, scope),
     }
     with_fleet(lambda fleet: add_schedule(fleet, name, skill, args, options, as_json=as_json))
