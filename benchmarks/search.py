@@ -1,7 +1,8 @@
 """`python -m benchmarks.search`: measures the search of runs in a small and in a large ledger.
 
 The ledgers have finished runs of a hundred tenants, and the same number of rare ones. Times are
-those of a caller of `AsyncFleet.runs`, snapshots included; processor times hold on a busy machine, too.
+those of a caller of `AsyncFleet.runs`, snapshots included; processor times hold on a busy
+machine, too.
 """
 
 import asyncio
