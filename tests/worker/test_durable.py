@@ -401,3 +401,16 @@ def test_parked_and_cancelled_runs_leave_nothing_in_memory(
     cancelled.cancel()
     wait_state(cancelled, RunState.CANCELLED)
     wait_until(lambda: enqueue(own_fleet, "live_attempts").result(timeout=20) == 1)
+
+
+def test_only_so_many_durable_runs_wait_in_memory(
+    own_fleet: Fleet, start_worker: StartWorker
+) -> None:
+    start_worker(SKILLS, **QUICK | {"park_seconds": 600, "max_waiting": 2})
+    runs = [enqueue(own_fleet, "asks") for _ in range(5)]
+    wait_until(lambda: sum(run.status().parked for run in runs) == 3)
+    for run in runs:
+        wait_open(run)
+        run.answer({"approved": True})
+    assert [run.result(timeout=30) for run in runs] == ["True by "] * 5
+    assert sum(outcomes(run) == ["succeeded"] for run in runs) == 2

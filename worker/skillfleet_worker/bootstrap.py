@@ -17,6 +17,7 @@ from skillfleet_worker.adapters import Adapters, load_adapters
 from skillfleet_worker.attempts.context import Capabilities
 from skillfleet_worker.attempts.executor import Executor
 from skillfleet_worker.attempts.process import WorkerProcess
+from skillfleet_worker.attempts.waiting import WaitingRoom
 from skillfleet_worker.celery_hooks.consumer import dead_letter_undecodable
 from skillfleet_worker.celery_hooks.monitors import show_waiting
 from skillfleet_worker.services.drain import ShutdownPipes
@@ -50,6 +51,7 @@ def make_executor(pool: str, node: Node) -> Executor:
         fleet=adapters.fleet,
         a2a=adapters.a2a,
         discovery=adapters.discovery,
+        room=WaitingRoom(settings.max_waiting),
         show_waiting=show_waiting if pool == "loop" else None,
     )
     return Executor(process, capabilities, node.served)

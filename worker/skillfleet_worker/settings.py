@@ -30,6 +30,8 @@ class WorkerSettings(Settings):
     """How long writing events may fail before the attempt fails."""
     park_seconds: float = Field(30.0, ge=0)
     """How long a durable run waits in the memory of its worker before it is parked."""
+    max_waiting: int = Field(500, ge=0)
+    """Most runs that wait in the memory of one process; durable ones beyond it park at once."""
     max_wait_seconds: float = Field(2_592_000.0, ge=1, le=MOST_SECONDS)
     """How long a run waits for an answer or a message, unless its skill gives a timeout."""
     max_journal_bytes: int = Field(64 * MEBIBYTE, ge=1024)

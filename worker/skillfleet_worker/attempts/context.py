@@ -41,6 +41,7 @@ from skillfleet_worker.attempts.outcomes import Outcome
 from skillfleet_worker.attempts.redaction import RedactingEventBuffer, redact_outcome
 from skillfleet_worker.attempts.scope import AttemptScope, ScopeState
 from skillfleet_worker.attempts.session import FleetSession, session_of
+from skillfleet_worker.attempts.waiting import WaitingRoom
 from skillfleet_worker.settings import WorkerSettings
 
 
@@ -52,6 +53,8 @@ class Capabilities:
     secrets: Secrets
     settings: WorkerSettings
     admission: Admission
+    room: WaitingRoom
+    """The runs that wait in the memory of this process."""
     fleet: str = "fleet"
     """The fleet's name, for the label of external resources."""
     a2a: A2AProvider | None = None

@@ -45,6 +45,7 @@ from skillfleet_worker.attempts.event_buffer import EventBuffer
 from skillfleet_worker.attempts.inputs import admit_decision, admit_message
 from skillfleet_worker.attempts.journal_telemetry import report_entry, report_replayed
 from skillfleet_worker.attempts.parking import Parking, ShownWaits
+from skillfleet_worker.attempts.waiting import WaitingRoom
 from skillfleet_worker.settings import WorkerSettings
 
 T = TypeVar("T")
@@ -84,6 +85,10 @@ class JournalServices(Protocol):
         """Limits and times."""
 
     @property
+    def room(self) -> WaitingRoom:
+        """The runs that wait in the memory of the process."""
+
+    @property
     def show_waiting(self) -> Callable[[str, str], None] | None:
         """Shows monitors what a run waits for."""
 
@@ -119,6 +124,7 @@ class LedgerJournal(JournalStore):
         self._open: dict[str, OpenWait] = {}
         """The open waits by identity."""
         self._taking = asyncio.Lock()
+        self._room = services.room
         Parking(attempt, events, services.ledger, services.settings)
         if services.show_waiting is not None:
             ShownWaits(attempt, services.show_waiting)
@@ -328,11 +334,17 @@ class LedgerJournal(JournalStore):
         The block ends normally only in an attempt that still has its lease.
         """
         waiting = self._attempt.waiting
-        async with release_slot() as released:
-            waiting.holds_slot = not released
-            with waiting.awaiting(wait.id, wait.spec.kind) as check:
-                yield check
-                await waiting.until_free()
+        parks_at_once = self._attempt.durable and self._room.is_full
+        with self._room.entered(wait):
+            async with (
+                contextlib.nullcontext(enter_result=False)
+                if parks_at_once
+                else release_slot() as released
+            ):
+                waiting.holds_slot = not released
+                with waiting.awaiting(wait.id, wait.spec.kind) as check:
+                    yield check
+                    await waiting.until_free()
         if not self._attempt.has_lease:
             raise asyncio.CancelledError("the run is parked")
 

@@ -12,6 +12,28 @@ from skillfleet.contracts.waits import WaitKind
 from skillfleet_worker.attempts.clock import Clock
 
 
+class WaitingRoom:
+    """The runs that wait in the memory of a process. Any thread."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._inside: set[int] = set()
+
+    @property
+    def is_full(self) -> bool:
+        """True while no further run should wait in memory."""
+        return len(self._inside) >= self._most
+
+    @contextlib.contextmanager
+    def entered(self, waiter: object) -> Iterator[None]:
+        """Count a waiting object inside the block."""
+        self._inside.add(id(waiter))
+        try:
+            yield
+        finally:
+            self._inside.discard(id(waiter))
+
+
 class Waiting:
     """The open waits of one attempt. Belongs to the loop of its handler, unless noted.
 
