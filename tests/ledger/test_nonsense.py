@@ -5,9 +5,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from skillfleet.contracts import WaitOutcome
+from skillfleet.ports.journal import Decision
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.runs.records import Lease
-from tests.ledger.durable import let_expire, parked
+from skillfleet_ledger.runs.records import Lease, WriteResult
+from skillfleet_ledger.runs.waits import DecideStatus
+from tests.ledger.durable import YES, entry, let_expire, opened, parked
 from tests.ledger.helpers import (
     DONE,
     claimed,
@@ -197,3 +200,30 @@ async def test_events_stay_readable_whatever_a_record_says_of_waits(ledger: Ledg
     await ledger.leases.settle(lease, "librarian.survey", lease.seq, DONE)
     events = await read_all(ledger, lease.run_id)
     assert events[3].payload == {"state": "waiting", "waits": ["ask"]}
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b"",
+        b"nonsense",
+        b"answered",
+        b"answered a b\n{",
+        b"\n\n",
+        b"answered 0 1\n[]\n1",
+        b"answered 0 1\n5\n1",
+        b"\xff 1",
+    ],
+)
+async def test_an_unreadable_decision_has_no_value(ledger: Ledger, stored: bytes) -> None:
+    lease = await running(ledger)
+    run_id = lease.run_id
+    await opened(ledger, lease)
+    await touch(ledger, "HSET", run_id, f"decisions:{run_id}", "1", stored)
+    assert await ledger.waits.decision(run_id, "1") == Decision(WaitOutcome.ANSWERED, b"")
+    (wait,) = (await ledger.journals.load(run_id)).waits
+    assert wait.decision == Decision(WaitOutcome.ANSWERED, b"")
+    found = await ledger.waits.decide(run_id, "1", YES)
+    assert found.status is DecideStatus.CONFLICT
+    write = await ledger.waits.close(lease, 3, "1", entry("q1"), {})
+    assert write.result is WriteResult.RECORDED

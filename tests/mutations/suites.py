@@ -8,7 +8,7 @@ _LEASE = ("test_fences", "test_measures", "test_replies")
 _ENDS = ("test_debts", "test_canvases", "test_ending", "test_cancel")
 _DURABLE = (
     *("test_durable_fences", "test_waits", "test_inbox", "test_journals", "test_parking"),
-    "test_kept_calls",
+    *("test_kept_calls", "test_nonsense"),
 )
 _HELD = ("test_held", "test_sessions")
 _ALL = (

@@ -358,7 +358,7 @@ end
 -- A wait is stored in three lines (waits.py); the first has its kind, when it expires (ms, or '-'),
 -- when it was opened, the run it waits for (or '-') and digests of its identity and its question.
 local function kind_of(wait)
-  return string.match(wait, '^(%l+) ') or ''
+  return string.match(wait, '^(%l+) ')
 end
 
 -- Whether the events of a run show its waits of that kind.
@@ -385,15 +385,17 @@ end
 -- value. Its first line is kept, so that the same answer is known when it comes again.
 local function close_wait(id, r, wait, withdrawn)
   local decisions = P .. 'decisions:' .. id
-  local kind, decision = kind_of(redis.call('HGET', P .. 'waits:' .. id, wait) or ''), redis.call('HGET', decisions, wait)
+  local stored, decision = redis.call('HGET', P .. 'waits:' .. id, wait), redis.call('HGET', decisions, wait)
+  if not stored then return tonumber(r[3]) end
+  local kind = kind_of(stored)
   redis.call('HDEL', P .. 'waits:' .. id, wait)
   redis.call('ZREM', P .. 'timers', id .. ':' .. wait)
   local waiting, outcome, meta = r[7] or '', 'answered', {}
   if decision then
     local first, second = string.match(decision, '^([^\n]*)\n?([^\n]*)')
     outcome = string.match(first, '^(%l+) ') or outcome
-    local is_read, decoded = pcall(cjson.decode, second)
-    if is_read and type(decoded) == 'table' then meta = decoded end
+    local _, decoded = pcall(cjson.decode, second)
+    if type(decoded) == 'table' then meta = decoded end
     if outcome == 'expired' then
       redis.call('HDEL', decisions, wait)
     else
@@ -478,7 +480,7 @@ local KEPT_MS = 315360000000
 local function release_called(id, meta_key)
   for _, child in ipairs(redis.call('SMEMBERS', P .. 'children:' .. id)) do
     local r = redis.call('HMGET', run_key(child), 'state', 'retention', 'agent', 'journal', 'tags')
-    local ttl = tonumber(r[2] or 0)
+    local ttl = tonumber(r[2])
     if r[1] and not is_live(r[1]) and redis.call('PTTL', run_key(child)) > ttl then
       for _, kind in ipairs({ 'run:', 'events:', 'attempts:' }) do redis.call('PEXPIRE', P .. kind .. child, ttl) end
       redis.call('PEXPIRE', string.sub(meta_key, 1, -1 - #id) .. child, ttl)
