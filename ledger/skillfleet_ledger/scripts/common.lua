@@ -481,7 +481,8 @@ local function release_called(id, meta_key)
   for _, child in ipairs(redis.call('SMEMBERS', P .. 'children:' .. id)) do
     local r = redis.call('HMGET', run_key(child), 'state', 'retention', 'agent', 'journal', 'tags')
     local ttl = tonumber(r[2])
-    if r[1] and not is_live(r[1]) and redis.call('PTTL', run_key(child)) > ttl then
+    -- A live run has no time to live.
+    if r[1] and redis.call('PTTL', run_key(child)) > ttl then
       for _, kind in ipairs({ 'run:', 'events:', 'attempts:' }) do redis.call('PEXPIRE', P .. kind .. child, ttl) end
       redis.call('PEXPIRE', string.sub(meta_key, 1, -1 - #id) .. child, ttl)
       -- A pending cleanup needs the list, and sets its expiry.

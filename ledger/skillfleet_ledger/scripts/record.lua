@@ -23,7 +23,8 @@ end
 if not holds_lease(r[2], r[1], ARGV[2]) then return { 0 } end
 local seq = tonumber(r[3])
 if wait ~= '' and seq ~= tonumber(ARGV[9]) then
-  return { redis.call('HEXISTS', journal, identity) == 1 and 1 or -1, seq }
+  if redis.call('HEXISTS', journal, identity) == 0 then return { -1, seq } end
+  return { 1, seq }
 end
 if redis.call('HSETNX', journal, identity, ARGV[4]) == 0 then return { 1, seq } end
 if ARGV[5] ~= '' then redis.call('HSET', run, 'journal', '1', 'version', ARGV[5]) end
