@@ -9,6 +9,8 @@ from skillfleet.contracts import RecordedStep
 from skillfleet_cli.output import Listing, console, duration, print_json, size, styled
 from skillfleet_producer import AsyncRunHandle
 
+_MOST_NAME_CHARS = 60
+
 
 async def list_steps(run: AsyncRunHandle, *, as_json: bool) -> None:
     """Print the entries of a run's journal, in the order of their recording."""
@@ -23,7 +25,7 @@ async def list_steps(run: AsyncRunHandle, *, as_json: bool) -> None:
     for step in found:
         listed.add(
             str(step.number),
-            step.name,
+            _short(step.name),
             step.kind.value,
             str(step.attempt),
             duration(step.duration_seconds),
@@ -53,6 +55,12 @@ async def fork_run(
         print_json({"id": forked.id, "fork_of": run.id})
     else:
         console().print(forked.id)
+
+
+def _short(name: str) -> str:
+    """Return the first line of a name, which may be a question."""
+    line = name.partition("\n")[0]
+    return line if len(line) <= _MOST_NAME_CHARS else f"{line[: _MOST_NAME_CHARS - 1]}…"
 
 
 def _outcome(step: RecordedStep) -> str:

@@ -206,6 +206,11 @@ async def test_steps_are_listed_in_order(scene: Scene) -> None:
     assert first.split() == ["1", "fetch", "step", "1", "250", "ms", "2.0", "kB", "succeeded"]
     assert second.endswith("failed: rate_limited: too many requests (try 3)")
     assert shell.run("steps", "no-run").code == 2
+    await waiter.records("Is this question\nlong? " + "x" * 100, b"true")
+    await waiter.records("x" * 100, b"true")
+    *_, one, other = shell.ok("steps", scene.run_id).out.splitlines()
+    assert " Is this question  " in one
+    assert f" {'x' * 59}… " in other
 
 
 async def test_a_fork_begins_with_recorded_steps(scene: Scene, ledger: Ledger) -> None:

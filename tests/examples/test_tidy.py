@@ -54,7 +54,7 @@ async def test_a_file_is_deleted_after_the_question(folder: Path, model: ModelSe
     assert await clean(ctx, **arguments(folder, model)) == "old.log: deleted"
     assert names(folder) == ["thesis.txt"]
     recorded = [step.name for step in ctx.journal.steps()]
-    assert recorded == ["think", "list", "think", "ask", "delete", "think"]
+    assert recorded == ["think", "list", "think", "Delete old.log?", "delete", "think"]
 
 
 async def test_a_refusal_keeps_the_file(folder: Path, model: ModelServer) -> None:
@@ -117,6 +117,6 @@ def test_a_question_outlives_its_worker(
         assert (kinds.count("wait"), kinds.count("wait_ended")) == (1, 1)
         assert joined_text(run.events()) == "old.log: deleted\n"
         recorded = [step.name for step in run.steps()]
-        assert recorded == ["think", "list", "think", "ask", "delete", "think"]
+        assert recorded == ["think", "list", "think", "Delete old.log?", "delete", "think"]
     assert len(model.requests) == 3, "no step was executed twice"
     assert not (folder / "old.log").exists()
