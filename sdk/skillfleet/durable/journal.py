@@ -12,7 +12,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Protocol, TypeVar
@@ -45,14 +45,6 @@ class JournalOwner(Protocol):
         """The number of the attempt."""
 
     def _journal_store(self) -> JournalStore: ...
-
-
-@dataclass(slots=True)
-class _Asked:
-    """The entries without a key that are equal: who asked last, and whether it is under way."""
-
-    task: "ref[Task] | None" = None
-    under_way: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +86,7 @@ class Journal:
         self._emitting: dict[str, int] = {}
         self._trying: dict[str, int] = {}
         self._called: defaultdict[tuple[str, int, str], int] = defaultdict(int)
-        self._asked: dict[_Equal, _Asked] = {}
+        self._asked: dict[_Equal, ref[Task]] = {}
         self._same: defaultdict[_Equal, int] = defaultdict(int)
         self._names: dict[str, tuple[str, str]] = {}
 
@@ -185,9 +177,9 @@ class Journal:
         mistaken for each other, and `IdempotencyConflictError` for a key that names something else.
         """
         if key is None:
-            with self._asking_counted((kind, name, digest)) as identity:
-                await self.load()
-                yield identity
+            identity = self._counted((kind, name, digest))
+            await self.load()
+            yield identity
         else:
             identity = identities.keyed(kind, key, digest if kind is EntryKind.ASK else "")
             self._check_key(identity, key, name, digest if kind is EntryKind.CALL else "")
@@ -196,23 +188,18 @@ class Journal:
                 await self.load()
                 yield identity
 
-    @contextmanager
-    def _asking_counted(self, equal: _Equal) -> Iterator[str]:
-        asked = self._asked.setdefault(equal, _Asked())
-        last = asked.task() if asked.task is not None else None
+    def _counted(self, equal: _Equal) -> str:
+        last = self._asked[equal]() if equal in self._asked else None
         task = asyncio.current_task()
-        if asked.under_way or (last is not None and last is not task and not last.done()):
+        if last is not None and last is not task and not last.done():
             kind, name, _ = equal
             raise StepKeyRequired(
                 f"two tasks ask for an equal {kind} {name!r}, which a later attempt could not"
                 " distinguish: pass key="
             )
-        asked.task = None if task is None else ref(task)
-        asked.under_way = True
-        try:
-            yield identities.counted(*equal, self.count(*equal))
-        finally:
-            asked.under_way = False
+        if task is not None:
+            self._asked[equal] = ref(task)
+        return identities.counted(*equal, self.count(*equal))
 
     def count(self, kind: EntryKind, name: str, digest: str) -> int:
         """Count an entry among equals in the order of their start, from 1."""
