@@ -1,8 +1,9 @@
 """Break one thing of the ledger's scripts at a time: does a test notice? `make mutations`.
 
 Without options all mutants are played, which takes a while, and the result is written to
-`result.json`. `--missing` plays only those that it lacks. `--draw N` plays some that a seed draws
-and writes nothing. Exit status 1 when a mutant survives that `reasons.toml` does not name.
+`result.json`. `--missing` plays only those that it lacks; scripts that may lack some are in
+`pending.toml`. `--draw N` plays some with a result that a seed draws, and writes nothing. Exit
+status 1 when a mutant survives that `reasons.toml` does not name.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from tests.mutations.mutants import Mutant, all_mutants
 
 FOLDER = Path(__file__).parent
 RESULT, REASONS = FOLDER / "result.json", FOLDER / "reasons.toml"
+PENDING = FOLDER / "pending.toml"
 _PATIENCE_SECONDS = 120.0
 _START_SECONDS = 600.0
 HUNG = "it hangs"
@@ -124,6 +126,12 @@ def reasons() -> dict[str, str]:
     return found
 
 
+def pending() -> dict[str, str]:
+    """Return the scripts whose mutants were not all played yet, with the reason."""
+    found: dict[str, str] = tomllib.loads(PENDING.read_text())
+    return found
+
+
 def results() -> dict[str, str | None]:
     """Return the test that killed each played mutant, by id."""
     found: dict[str, str | None] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
@@ -145,8 +153,9 @@ def main(arguments: list[str]) -> int:
     chosen = every
     if options.draw:
         seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-        say(f"{options.draw} of {len(every)} mutants, drawn with SEED={seed}")
-        chosen = random.Random(seed).sample(every, options.draw)
+        played_before = [mutant for mutant in every if mutant.id in known]
+        say(f"{options.draw} of {len(played_before)} mutants, drawn with SEED={seed}")
+        chosen = random.Random(seed).sample(played_before, options.draw)
     elif options.missing:
         chosen = [mutant for mutant in every if mutant.id not in known]
     elif options.survivors:
