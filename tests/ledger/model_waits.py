@@ -83,7 +83,7 @@ class ModelWaits:
 
     def count_loss(self) -> None:
         if self.lost + self.lost_free + 1 >= MOST_LOST:
-            self.lost = max(self.lost + 1, MAX_DELIVERIES)
+            self.lost = MAX_DELIVERIES
         elif self.has_journal and len(self.journal) > self.seen:
             self.lost_free += 1
             self.seen = len(self.journal)

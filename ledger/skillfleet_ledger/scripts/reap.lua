@@ -95,7 +95,7 @@ local function count_loss(id, lost, most)
   local entries = r[1] and not r[2] and redis.call('HLEN', P .. 'journal:' .. id) or 0
   local free = tonumber(r[3] or 0)
   if lost + free + 1 >= MOST_LOST * most then
-    lost = math.max(lost + 1, most)
+    lost = most
   elseif entries > tonumber(r[4] or 0) then
     redis.call('HSET', run_key(id), 'journal_seen', entries, 'lost_free', free + 1)
     return lost
