@@ -45,7 +45,8 @@ local walked, size = choose()
 -- The time of creation of a run that fits; false for others, and for an entry of the id's former life.
 local function fits(id, at)
   local r = redis.pcall('HMGET', run_key(id), 'state', 'created', 'waiting')
-  local created = not r.err and r[1] and tonumber(r[2])
+  -- The error of an unreadable record has no second value, either.
+  local created = tonumber(r[2])
   if not created or (at and created ~= at) then return false end
   local shown = r[1]
   if shown == 'running' and r[3] and r[3] ~= '' then shown = 'waiting' end
