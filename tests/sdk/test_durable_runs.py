@@ -478,6 +478,32 @@ async def test_questions_of_several_tasks_are_not_taken_for_stale() -> None:
     assert [event.kind for event in second.events] == ["wait_ended"] * 2
 
 
+async def test_a_question_that_another_task_may_still_ask_is_not_withdrawn() -> None:
+    first = context()
+    task = asyncio.create_task(first.ask("Later?"))
+    await wait_until_async(lambda: waits(first, WaitKind.ASK))
+    first.lose()
+    await asyncio.wait({task})
+    second = context(first, answers={"New?": "new", "Later?": "later"})
+    go = asyncio.Event()
+
+    async def later() -> str:
+        await second.step("begin", lambda: 1)
+        await go.wait()
+        return await second.ask("Later?")
+
+    other = asyncio.create_task(later())
+    await wait_until_async(lambda: has_entries(second))
+    assert await second.ask("New?") == "new"
+    assert [wait.question for wait in second.waits] == ["Later?"]
+    go.set()
+    assert await other == "later"
+
+
+async def has_entries(ctx: Context) -> bool:
+    return bool(ctx.journal.entries)
+
+
 async def two_waits(ctx: Context) -> bool:
     return len(ctx.waits) == 2
 
@@ -633,6 +659,20 @@ async def test_calls_of_a_durable_run_are_entries_from_the_start() -> None:
     assert durable.spec.durable
     assert durable.spec.card().durable
     assert not other.spec.durable
+
+
+async def test_a_call_inside_of_a_step_is_found_by_the_same_step_only() -> None:
+    calls = InProcessA2AClient([helpers])
+    ctx = context(a2a=calls)
+
+    async def call() -> str:
+        return str((await ctx.call("helpers", "numbers", args={"of": "in a step"})).result)
+
+    assert await ctx.step("one", call) == "in a step1"
+    begin_journal(ctx)
+    ctx.attempt = 2
+    assert await ctx.step("one", call) == "in a step1"
+    assert await ctx.step("two", call) == "in a step2"
 
 
 async def test_calls_at_once_that_are_equal_need_keys_in_a_run_with_a_journal() -> None:
