@@ -11,11 +11,12 @@ _DURABLE = (
     *("test_kept_calls", "test_nonsense"),
 )
 _HELD = ("test_held", "test_sessions")
+_SCHEDULES = ("test_schedules",)
 _ALL = (
     *_DURABLE,
     *("test_script_batches", *_LEASE, *_ENDS, "test_claim", "test_reap", "test_submit"),
     *("test_tree_limits", "test_queues", "test_artifacts", "test_release"),
-    *("test_kept_events", "test_search", *_HELD),
+    *("test_kept_events", "test_search", *_HELD, *_SCHEDULES),
 )
 
 SUITES: dict[str, tuple[str, ...]] = {
@@ -47,6 +48,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "follow": ("test_kept_events", "test_streams"),
     "charge_call": (*_LEASE, "test_tree_limits"),
     "reap": (
+        *_SCHEDULES,
         *("test_journals", "test_waits", "test_parking"),
         "test_debts",
         "test_canvases",
@@ -62,7 +64,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     "hold": ("test_held",),
     "open_wait": ("test_waits", "test_durable_fences", "test_inbox"),
-    "park": ("test_parking", "test_durable_fences", "test_waits", "test_measures"),
+    "park": ("test_parking", *_SCHEDULES, "test_durable_fences", "test_waits", "test_measures"),
     "reap_held": _HELD,
     "receive": ("test_inbox", "test_durable_fences", "test_waits", "test_sessions"),
     "record": ("test_journals", "test_waits", "test_durable_fences"),
@@ -90,6 +92,9 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     "take_canvas": ("test_canvases",),
     "withdraw_wait": ("test_waits", "test_durable_fences"),
+    "due_schedules": _SCHEDULES,
+    "remove_schedule": _SCHEDULES,
+    "write_schedule": _SCHEDULES,
     "write_chunk": (*_LEASE, "test_artifacts"),
 }
 
