@@ -232,3 +232,23 @@ async def turn(ctx: RunContext, journal: str, seconds: float) -> Had:
         await diary.step("last")
         await session.save([*before, ctx.task_id])
     return diary.had
+
+
+@agent.skill
+async def pulse(ctx: RunContext, journal: str, seconds: float) -> Had:
+    """Executed by a schedule whose runs may overlap."""
+    return await _pulse(ctx, journal, seconds)
+
+
+@agent.skill
+async def alone(ctx: RunContext, journal: str, seconds: float) -> Had:
+    """Executed by a schedule whose runs may not."""
+    return await _pulse(ctx, journal, seconds)
+
+
+async def _pulse(ctx: RunContext, journal: str, seconds: float) -> Had:
+    diary = Diary(ctx, journal)
+    async with noted(ctx, journal):
+        await diary.step("first")
+        await asyncio.sleep(seconds)
+    return diary.had

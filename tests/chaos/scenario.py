@@ -4,6 +4,7 @@ import asyncio
 import random
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.chaos.checker import check
 from tests.chaos.evidence import Journal, Run, read_messages, read_runs, read_states
 from tests.chaos.harness import LEASE_SECONDS, POOLS, Harness
 from tests.chaos.load import Load
+from tests.chaos.occurrences import Kept, begin, end, occurred
 from tests.chaos.orders import draw_orders
 from tests.chaos.schedule import Fault, draw
 from tests.ledger.audit import audit
@@ -75,15 +77,17 @@ async def run_scenario(scenario: Scenario) -> Verdict:
             orders = draw_orders(
                 random.Random(scenario.seed), str(journal), scenario.seconds, scenario.rate
             )
+            first = await begin(load.fleet, str(journal))
             async with asyncio.TaskGroup() as group:
                 group.create_task(harness.play(scenario.faults()))
                 group.create_task(load.run(orders, scenario.seconds))
             healed = time.monotonic()
+            kept = await end(load.fleet, first)
             await load.finish(scenario.patience)
             await asyncio.to_thread(_wait_idle, harness, load, healed + scenario.patience)
             took = time.monotonic() - healed
             await harness.end()
-            return await asyncio.to_thread(_judge, harness, load, Journal(journal), took)
+            return await asyncio.to_thread(_judge, harness, load, Journal(journal), took, kept)
 
 
 def _wait_idle(harness: Harness, load: Load, end: float) -> None:
@@ -109,14 +113,16 @@ def _idle(client: redis.Redis, load: Load, *, rabbit: bool) -> bool:
     return not client.llen("celery")
 
 
-def _judge(harness: Harness, load: Load, journal: Journal, took: float) -> Verdict:
+def _judge(
+    harness: Harness, load: Load, journal: Journal, took: float, kept: Sequence[Kept]
+) -> Verdict:
     keys = Keyspace()
     with harness.server.client() as client:
         runs = read_runs(client, keys)
         messages = read_messages(client) if harness.rabbit is None else ()
         scene = harness.scene(messages, read_states(client, keys))
         problems = [*harness.problems, *load.problems, *audit(client, keys)]
-    problems += check(runs, journal, load.made, scene)
+    problems += [*check(runs, journal, load.made, scene), *occurred(runs, kept)]
     summary = f"{_counts(harness, load, runs)}; all at rest {took:.1f} s after the last fault"
     return Verdict(problems, summary, harness.logs(), journal.text)
 
@@ -124,7 +130,7 @@ def _judge(harness: Harness, load: Load, journal: Journal, took: float) -> Verdi
 def _counts(harness: Harness, load: Load, runs: dict[str, Run]) -> str:
     outcomes = [attempt.get("outcome") for run in runs.values() for attempt in run.attempts]
     counts = ", ".join(f"{outcomes.count(name)} {name}" for name in sorted(set(map(str, outcomes))))
-    moments = ", ".join(f"{count} {kind.name.lower()}" for kind, count in harness.sprung.items())
+    moments = ", ".join(f"{count} {kind.name.lower()}" for kind, count in (+harness.sprung).items())
     unclaimed = sum(run_id not in runs for run_id in load.made)
     return (
         f"{len(load.made)} orders ({unclaimed} left to the broker), {len(runs)} runs,"

@@ -9,6 +9,7 @@ from tests.chaos.checker import check
 from tests.chaos.evidence import Entry, Execution, Run, Scene
 from tests.chaos.inputs import Given, Inputs, Luck, Sent
 from tests.chaos.load import Made
+from tests.chaos.occurrences import Kept, Pulse, occurred
 from tests.chaos.orders import ITS_OWN, Order
 from tests.chaos.test_checker import MS, FakeJournal, run, verdict
 
@@ -371,3 +372,39 @@ def test_a_state_that_does_not_follow_is_found() -> None:
         assert in_session(*TURNS, state=state) == [
             f"session /s1: its state has {len(state)} turns, or others: 2 runs succeeded"
         ]
+
+
+# -- schedules
+
+
+def pulses(*created: int, overlap: str = "allow", until: int = 3000) -> list[str]:
+    """The problems of a schedule that is due each second from the first on; a run takes 500 ms."""
+    kept = Kept(Pulse("pulse", 1.0, 0.1, overlap), 1000, until + 1000, until + 500)
+    runs = {
+        f"p{number}": run(
+            *(f"p{number}", "pulse", "succeeded", (at + 1, at + 500, "succeeded")), created=at
+        )
+        for number, at in enumerate(created)
+    }
+    return list(occurred(runs, [kept]))
+
+
+def test_a_run_for_each_occurrence_is_in_order() -> None:
+    assert pulses(1000, 2100, 3900) == []
+    assert pulses(1000, 3000, overlap="skip") == []
+
+
+@pytest.mark.parametrize("overlap", ["allow", "skip"])
+def test_an_occurrence_with_no_run_or_two_is_found(overlap: str) -> None:
+    said = "schedule pulse: was due 3 times and led to"
+    assert pulses(overlap=overlap) == [f"{said} 0 runs"]
+    assert pulses(1000, 2000, 3000, 4000, overlap=overlap) == [f"{said} 4 runs"]
+    if overlap == "allow":
+        assert pulses(1000, 2000) == [f"{said} 2 runs"]
+
+
+def test_a_run_before_its_time_or_beside_another_one_is_found() -> None:
+    assert pulses(1000, 1900, 3000) == ["schedule pulse: 1 runs were enqueued before they were due"]
+    assert pulses(1600, 2000, overlap="skip") == [
+        "schedule pulse: run p1 was enqueued before run p0 had ended"
+    ]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from skillfleet.contracts import RunState
 from skillfleet_producer.fleet_async import AsyncFleet, AsyncRunHandle
+from tests.chaos.evidence import Journal
 from tests.chaos.load import Load, Made
-from tests.chaos.moments import ENDED, ENDS_A_CALLER
+from tests.chaos.moments import ENDED, ENDS_A_CALLER, calls_of
 from tests.chaos.orders import Order
 from tests.support.proxy import Proxy, Trap
 from tests.support.valkey import ValkeyServer
@@ -17,6 +18,7 @@ from tests.support.waiting import wait_until_async
 from tests.worker.shared import StartWorker
 
 CHAOS = "tests.chaos.skills"
+DURABLE = "tests.chaos.durable_skills"
 
 
 async def test_a_trap_lets_its_reply_pass_and_nothing_after_it(valkey: ValkeyServer) -> None:
@@ -66,6 +68,24 @@ async def test_a_worker_can_be_struck_right_after_it_ended_a_caller(
         await asyncio.wait_for(trap.sprung.wait(), 30)
         assert (await run.status()).state is RunState.SUCCEEDED
         proxy.release()
+
+
+async def test_a_question_does_not_expire_early_when_the_reply_to_the_claim_was_late(
+    server: ValkeyServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    async with Proxy(server.port) as proxy, AsyncFleet(server.url) as fleet:
+        await asyncio.to_thread(start_worker, DURABLE, redis_url=proxy.url, reap_seconds=0.1)
+        claimed = Trap(calls_of("claim"), re.compile(rb"claimed\r\n"), passes=False)
+        proxy.set_trap(claimed)
+        args = {"journal": str(tmp_path / "journal"), "row": ["q1"], "at_once": [], "timeout": 0.7}
+        run = await fleet.enqueue("durable.questions", args)
+        await asyncio.wait_for(claimed.sprung.wait(), 30)
+        await asyncio.sleep(1)
+        proxy.release()
+        assert (await run.result(timeout=30))["q1"] == "expired"
+    ((execution,),) = Journal(tmp_path / "journal").executions.values()
+    asked, expired = (line.at for line in execution.lines if line.name == "q1")
+    assert expired - asked >= 0.65e9
 
 
 async def test_the_request_of_a_dying_canceller_arrives_and_its_tree_ends(

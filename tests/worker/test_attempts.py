@@ -1,6 +1,7 @@
 """The attempts of a worker process on a real ledger, without a worker."""
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from skillfleet.contracts import InvocationHeader
 from skillfleet.errors import EventsUnwritableError
 from skillfleet_auth.open_admission import OpenAdmission
 from skillfleet_engine.loop import bridge
+from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.runs.records import Lease
 from skillfleet_worker import WorkerSettings
 from skillfleet_worker.attempts.attempt import Attempt
@@ -226,6 +228,32 @@ def test_events_that_stay_unwritable_fail_what_comes_after(valkey: ValkeyServer)
             await buffer.append("text", b"{}")
 
     in_process(valkey, body)
+
+
+def test_the_error_of_a_write_whose_caller_was_cancelled_is_not_logged(
+    valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(process: WorkerProcess) -> None:
+        buffer = event_buffer(process, await running(process.ledger))
+        begun, may_end = asyncio.Event(), asyncio.Event()
+
+        async def write() -> None:
+            begun.set()
+            await may_end.wait()
+            raise LeaseLostError("r1")
+
+        caller = asyncio.create_task(buffer.exclusive(write))
+        await begun.wait()
+        caller.cancel()
+        await asyncio.wait({caller})
+        del caller
+        may_end.set()
+        # It has ended when the next one may begin.
+        await buffer.exclusive(lambda: asyncio.sleep(0))
+        gc.collect()
+
+    in_process(valkey, body)
+    assert "never retrieved" not in caplog.text
 
 
 def test_an_attempt_that_is_over_writes_no_more_events(valkey: ValkeyServer) -> None:

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from skillfleet.errors import EventsUnwritableError, FleetUnavailableError
 from skillfleet.ports.journal import Emission
@@ -129,7 +129,10 @@ class EventBuffer:
         last one. Once begun, it ends, whatever happens to the caller. Raises EventsUnwritableError,
         and what `write` raises. On the home loop only.
         """
-        return await asyncio.shield(asyncio.create_task(self._exclusively(write)))
+        writing = asyncio.create_task(self._exclusively(write))
+        # A caller that is cancelled does not read its error, which the loop would log then.
+        writing.add_done_callback(_read_error)
+        return await asyncio.shield(writing)
 
     def uncounted(self, emitted: Mapping[str, int]) -> dict[str, int]:
         """Return those counts of events by address that no batch has written, or will write."""
@@ -283,3 +286,8 @@ def _packed(
 
 def _step_of(event: _Accepted) -> str:
     return (event.emission.step if event.emission is not None else None) or ""
+
+
+def _read_error(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
