@@ -1,4 +1,4 @@
-"""Schedules: each occurrence leads to one run, not before its time, whoever enqueues it."""
+"""Schedules: each occurrence leads to one run, and not before its time."""
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
