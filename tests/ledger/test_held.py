@@ -153,3 +153,12 @@ async def test_leftovers_in_the_indexes_are_removed(unaudited: Ledger) -> None:
     await touch(ledger, "ZADD", gone.id, "held", 1, gone.id)
     assert await ledger.held.reap(0) == []
     assert await touch(ledger, "EXISTS", gone.id, "held") == 0
+
+
+async def test_a_run_that_is_held_for_another_reason_stays_held(unaudited: Ledger) -> None:
+    ledger = unaudited
+    new = await submitted(ledger)
+    await touch(ledger, "HSET", new.id, f"run:{new.id}", "held", "limit:gpu")
+    await touch(ledger, "ZADD", new.id, "held", 1, new.id)
+    assert await ledger.held.reap(0) == []
+    assert (await ledger.queries.status(new.id)).held == "limit:gpu"
