@@ -218,8 +218,8 @@ class AsyncFleet:
         outage, the latest `catch_up` are made up for. Other options are those of the runs: auth,
         timeout, priority, queue, budget, tags, session.
 
-        Whoever replaces a schedule without changing its times leaves its next time, its pause and
-        its last run as they are. Raises InvalidArgumentsError (it names the field),
+        A schedule that is replaced without a change of its times keeps its next time, its pause and
+        its last run. Raises InvalidArgumentsError (it names the field),
         ArgumentsTooLargeError, UnknownSkillError, LimitExceededError (SKILLFLEET_MAX_SCHEDULES) and
         UnauthorizedError.
         """

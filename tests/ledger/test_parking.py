@@ -183,7 +183,7 @@ async def test_the_end_of_a_called_run_wakes_its_parked_caller(ledger: Ledger, h
         ended = await ledger.leases.end_unclaimed(child.id, TASK, CANCELLED)
         assert ended is EndResult.ENDED_NOW
     assert await state(ledger, lease.run_id) is RunState.QUEUED
-    # Nobody published it.
+    # No caller published it.
     await touch(ledger, "ZADD", lease.run_id, "unpublished", "XX", 1, lease.run_id)
     assert (await reap(ledger)).to_publish == (lease.run_id,)
     lease = await claimed(ledger, lease.run_id)

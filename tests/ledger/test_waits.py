@@ -444,7 +444,7 @@ async def test_a_wait_is_closed_with_its_entry(ledger: Ledger, decision: Decisio
 
 
 async def test_a_wait_may_be_closed_undecided(ledger: Ledger) -> None:
-    """A call ends with the called run, a message comes out of the inbox: nobody decides them."""
+    """A call ends with the called run, a message comes out of the inbox: no caller decides them."""
     lease = await running(ledger)
     await opened(ledger, lease, WaitSpec("c", WaitKind.CALL, call="x"))
     assert (await ledger.waits.close(lease, 2, "1", entry("c"), {})).seq == 3

@@ -25,7 +25,7 @@ _COPIED = 10
 
 
 class StoredJournal(NamedTuple):
-    """What earlier attempts have recorded. `size`: its bytes, with values that are kept apart."""
+    """The records of earlier attempts. `size` is their bytes, with values that are kept apart."""
 
     entries: list[Entry]
     emitted: dict[str, int]

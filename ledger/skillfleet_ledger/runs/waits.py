@@ -71,7 +71,7 @@ class DecideStatus(StrEnum):
 
 
 class DecideResult(NamedTuple):
-    """What became of a decision. `decision` is an earlier one, if it is still known.
+    """The result of a decision. `decision` is an earlier one, if it is still known.
 
     `woken`: the run was parked and is queued now; the caller publishes it, and notes that with
     `Maintenance.published`.
@@ -83,7 +83,7 @@ class DecideResult(NamedTuple):
 
 
 class SendResult(NamedTuple):
-    """What became of a message: not sent to a run that has ended. `woken` as in `DecideResult`."""
+    """The result of sending a message: none reaches an ended run. `woken` as in `DecideResult`."""
 
     sent: bool
     woken: bool = False

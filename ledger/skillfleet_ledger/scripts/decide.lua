@@ -1,4 +1,4 @@
--- Decide a wait, once: whoever comes later learns how it was decided. For producers, too.
+-- Decide a wait, once; a later caller gets the decision that stands. For producers, too.
 --
 -- ARGV[1]  run id
 -- ARGV[2]  id of the wait
