@@ -39,6 +39,24 @@ async def test_a_trap_lets_its_reply_pass_and_nothing_after_it(valkey: ValkeySer
         await writer.wait_closed()
 
 
+async def test_a_trap_can_keep_its_reply_and_do_without_a_request(valkey: ValkeyServer) -> None:
+    async with Proxy(valkey.port) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        trap = Trap(None, re.compile(rb"two\r\n"), passes=False)
+        proxy.set_trap(trap)
+        for word in (b"one", b"two"):
+            writer.write(b"*2\r\n$4\r\nECHO\r\n$%d\r\n%s\r\n" % (len(word), word))
+        await reader.readuntil(b"one\r\n")
+        await asyncio.wait_for(trap.sprung.wait(), 10)
+        two = asyncio.create_task(reader.readuntil(b"two\r\n"))
+        await asyncio.wait({two}, timeout=0.1)
+        assert not two.done()
+        proxy.release()
+        await asyncio.wait_for(two, 10)
+        writer.close()
+        await writer.wait_closed()
+
+
 async def test_late_replies_come_in_order_and_do_not_hold_one_another_up(
     valkey: ValkeyServer,
 ) -> None:
