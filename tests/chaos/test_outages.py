@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from skillfleet_worker.attempts.stop_request import StopKind
 from skillfleet_worker.services.heartbeat import Heartbeat, held_seconds
 from skillfleet_worker.settings import WorkerSettings
 from tests.chaos.evidence import Journal
+from tests.chaos.moments import calls_of
 from tests.ledger.audit import audit
 from tests.support.fleet import FleetWorker
-from tests.support.proxy import Proxy
+from tests.support.proxy import Proxy, Trap
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until, wait_until_async
 from tests.worker.shared import StartWorker
@@ -165,6 +167,29 @@ async def test_a_worker_that_is_cut_off_stops_and_writes_nothing_when_it_is_back
         assert older.last < younger.first
         with server.client() as client:
             assert audit(client, fleet.ledger.keys) == []
+
+
+async def test_a_worker_that_is_cut_off_while_it_records_a_step_stops_before_its_lease_ends(
+    server: ValkeyServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    quick = QUICK | {"lease_seconds": 3}
+    async with Proxy(server.port) as proxy, AsyncFleet(server.url) as fleet:
+        modules = "tests.chaos.durable_skills"
+        for url in (proxy.url, server.url):
+            await asyncio.to_thread(start_worker, modules, redis_url=url, **quick)
+        recorded = Trap(calls_of("record"), re.compile(rb"\*2\r\n:1\r\n"), passes=False)
+        proxy.set_trap(recorded)
+        args = {"journal": str(tmp_path / "journal"), "pause": 0.01, "failing": 0}
+        runs = [await fleet.enqueue("durable.kept", args) for _ in range(8)]
+        await asyncio.wait_for(recorded.sprung.wait(), 30)
+        for run in runs:
+            await run.result(timeout=60)
+        proxy.release()
+        executions = Journal(tmp_path / "journal").executions.values()
+    repeated = [attempts for attempts in executions if len(attempts) > 1]
+    assert repeated
+    for older, younger, *_ in repeated:
+        assert older.last < younger.first
 
 
 async def has_attempt(run: AsyncRunHandle, number: int) -> bool:

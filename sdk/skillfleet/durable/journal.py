@@ -256,7 +256,7 @@ class Journal:
                 self._entries[entry.identity] = entry
             self._note_pause(entry.identity)
 
-        await _uninterrupted(write())
+        await _uninterrupted(write(), self.store)
 
     async def open_wait(self, spec: WaitSpec) -> str:
         """Open a wait, or find it; return its id."""
@@ -420,14 +420,22 @@ def mismatch(unused: Sequence[Entry]) -> str | None:
     )
 
 
-async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`; a cancelled caller waits for its end before the cancellation continues."""
+async def _uninterrupted(work: Coroutine[Any, Any, T], store: JournalStore) -> T:
+    """Await `work`; a cancelled caller waits for its end before the cancellation continues.
+
+    It does not where the attempt cannot write any more: its handler has to stop at once.
+    """
     task = asyncio.ensure_future(work)
+    # A caller that does not wait does not read its error, which the loop would log then.
+    task.add_done_callback(_read_error)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait({task})
-        if not task.cancelled():
-            # Read it, or its loss is logged.
-            task.exception()
+        if not store.is_cut_off:
+            await asyncio.wait({task})
         raise
+
+
+def _read_error(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()

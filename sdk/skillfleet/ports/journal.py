@@ -134,6 +134,11 @@ class JournalStore(ABC):
     def durable(self) -> bool:
         """True for a run that may be parked: its calls are entries from the start."""
 
+    @property
+    def is_cut_off(self) -> bool:
+        """True once the attempt cannot write any more: no write that is under way is waited for."""
+        return False
+
     @abstractmethod
     async def load(self) -> Recorded:
         """Return what earlier attempts have recorded. Called at most once, before the first use."""

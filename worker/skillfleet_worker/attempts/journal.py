@@ -45,6 +45,7 @@ from skillfleet_worker.attempts.event_buffer import EventBuffer
 from skillfleet_worker.attempts.inputs import admit_decision, admit_message
 from skillfleet_worker.attempts.journal_telemetry import report_entry, report_replayed
 from skillfleet_worker.attempts.parking import Parking, ShownWaits
+from skillfleet_worker.attempts.stop_request import LOST_TOUCH, WITHOUT_LEASE
 from skillfleet_worker.attempts.waiting import WaitingRoom
 from skillfleet_worker.settings import WorkerSettings
 
@@ -138,6 +139,12 @@ class LedgerJournal(JournalStore):
     def durable(self) -> bool:
         """True when the run may be parked."""
         return self._attempt.durable
+
+    @property
+    def is_cut_off(self) -> bool:
+        """True when the lease is gone, or will be before Redis answers."""
+        stop = self._attempt.stop
+        return stop is not None and (stop.kind in WITHOUT_LEASE or stop is LOST_TOUCH)
 
     async def load(self) -> Recorded:
         """Return what earlier attempts have recorded."""
