@@ -101,7 +101,7 @@ def test_the_files_that_the_internals_name_exist() -> None:
     assert not missing
 
 
-def test_a_run_that_returns_at_once_takes_three_scripts(examples_fleet: ValkeyServer) -> None:
+def test_simultaneous_runs_share_their_scripts(examples_fleet: ValkeyServer) -> None:
     runs = 50
 
     def scripts() -> int:
@@ -114,5 +114,5 @@ def test_a_run_that_returns_at_once_takes_three_scripts(examples_fleet: ValkeySe
         before = scripts()
         for run in fleet.enqueue_many("fleet.echo", [{}] * runs):
             run.result(timeout=20)
-        # Heartbeat and reaper call a few as well.
-        assert 3 * runs <= scripts() - before < 4 * runs
+        # Of three scripts each; heartbeat and reaper call a few as well.
+        assert scripts() - before < 2 * runs
