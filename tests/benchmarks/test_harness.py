@@ -68,7 +68,7 @@ def test_the_harness_measures_skillfleet_and_plain_celery(tmp_path: Path) -> Non
     for figures_of in found.figures.values():
         assert all(len(spread.rounds) == TINY["rounds"] for spread in figures_of.values())
     assert found.figures["celery-threads"]["commands"].median > 10
-    assert found.figures["skillfleet"]["scripts"].median > 2.5  # submit, claim, settle
+    assert found.figures["skillfleet"]["scripts"].median > 0.1  # simultaneous calls share one
 
 
 def test_a_spread_has_the_median_and_the_range_of_the_rounds() -> None:

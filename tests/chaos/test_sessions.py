@@ -4,7 +4,7 @@ from tests.chaos.sessions import Round, _in_order, play
 
 
 async def test_sessions_keep_their_order_and_state_while_workers_are_killed() -> None:
-    size = Round(runs=150, sessions=6, producers=10, gap=1.5, timeout=240)
+    size = Round(runs=400, sessions=6, producers=10, gap=0.5, timeout=240)
     verdict = await play(size)
     assert verdict.problems == []
     assert verdict.kills > 0

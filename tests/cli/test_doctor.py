@@ -237,7 +237,7 @@ def test_a_user_without_rights_is_a_problem_and_one_that_only_reads_a_warning(
         assert "users.acl" in shown[0]["advice"], what
     reader = found("reader", "pw", 0)["writing"]
     assert (reader["level"], "may only read" in reader["text"]) == ("warning", True)
-    producer = found(acl.PRODUCER, acl.password_of(acl.PRODUCER), 1)["writing"]
+    producer = found(acl.PRODUCER, acl.password_of(acl.PRODUCER), 0)["writing"]
     assert (producer["level"], "may enqueue runs" in producer["text"]) == ("warning", True)
     with ruled.client() as client:
         assert client.keys() == [], "nothing is left behind"

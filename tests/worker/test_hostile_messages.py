@@ -138,7 +138,8 @@ def test_every_hostile_message_ends_and_holds_nothing(
     own_fleet: Fleet,
     sent: list[dict[str, Any]],
 ) -> None:
-    worker = start_worker("tests.worker.kit", pool=pool, lease_seconds=600)
+    # A run of an unknown skill would be held for a while.
+    worker = start_worker("tests.worker.kit", pool=pool, lease_seconds=600, unserved_seconds=0)
     assert own_fleet.enqueue("kit.add", {"x": 1, "y": 2}).result(timeout=120) == 3
     wait_until(lambda: unsettled(server) == 0, 120, "all to be settled")
     wait_until(lambda: not own_fleet.runs(RunState.RUNNING, limit=10), 30, "no run to be left")

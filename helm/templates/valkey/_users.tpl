@@ -59,7 +59,7 @@
 {{- /* Counts: the exporter's of the ledger, KEDA's of the lists. Sees no run. */ -}}
 {{- $exporter := concat (list "skillfleet-exporter") $none $connection -}}
 {{- $exporter = concat $exporter (list "+info" "+smembers" "+hgetall" "+hvals" "+scard" "+zcard" "+zrange" "+zrangebyscore" "+eval" "+type" "+llen") -}}
-{{- range list "queues" "delays" "unserved" "alarms" "running:*" "ready:*" "cards" "workers" -}}
+{{- range list "queues" "delays" "unserved" "alarms" "parked" "timers" "running:*" "ready:*" "cards" "workers" -}}
 {{- $exporter = append $exporter (printf "%%R~%s%s" $ledger .) -}}
 {{- end -}}
 {{- /* Not for reading alone, or Redis refuses KEDA's script before it runs; no command here writes. */ -}}
