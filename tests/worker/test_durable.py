@@ -386,7 +386,8 @@ def test_a_step_that_a_new_version_does_not_ask_for(
     errors = [event.payload for event in run.events() if event.kind == "error"]
     assert [error["code"] for error in errors] == ["journal_mismatch"]
     assert "removed later" in errors[0]["message"]
-    assert "removed later" in newer.text()
+    # Lines are written by a thread of their own.
+    wait_until(lambda: "removed later" in newer.text(), what="the warning")
 
 
 def test_parked_and_cancelled_runs_leave_nothing_in_memory(
