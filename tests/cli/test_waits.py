@@ -15,6 +15,7 @@ from tests.cli.screen import Screen
 from tests.cli.terminal import HOSTILE, VISIBLE, harmful, on_terminal
 from tests.ledger.helpers import DONE, running, settings_for
 from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until_async
 from tests.support.waiter import Waiter
 
 STATUS = {"type": "object", "properties": {"environment": {"enum": ["staging", "production"]}}}
@@ -47,6 +48,13 @@ async def test_open_waits_are_listed_the_oldest_first(scene: Scene, ledger: Ledg
     waiter, shell = scene
     other = Waiter(ledger, await running(ledger))
     await waiter.opens(question="Deploy\nto production?")
+    opened = await ledger.directory.now_ms()
+
+    async def is_later() -> bool:
+        return await ledger.directory.now_ms() > opened
+
+    # Of two that opened in the same millisecond, none is the older one.
+    await wait_until_async(is_later)
     await other.opens(None, "message")
     await other.parks("1")
     listed = shell.ok("waiting", "--json").json
