@@ -79,8 +79,7 @@ class Queues:
         Raises FleetUnavailableError.
         """
         total = {queue: QueueStats(queue=queue) for queue in known}
-        seconds, micros = await self._connection.execute("TIME")
-        now_ms = int(seconds) * 1000 + int(micros) / 1000
+        now_ms = await self._now_ms()
         for prefix in self._keys.prefixes():
             for stat in await self._shard(prefix, list(total), now_ms):
                 total[stat.queue] = total.get(stat.queue, QueueStats(queue=stat.queue)).plus(stat)
@@ -88,8 +87,7 @@ class Queues:
 
     async def waiting(self) -> WaitingStats:
         """Return the counts of runs that wait for input; raises FleetUnavailableError."""
-        seconds, micros = await self._connection.execute("TIME")
-        now_ms = int(seconds) * 1000 + int(micros) / 1000
+        now_ms = await self._now_ms()
         parked, waits, oldest = 0, 0, 0.0
         for prefix in self._keys.prefixes():
             count, first, timers = await asyncio.gather(
@@ -100,6 +98,11 @@ class Queues:
             parked, waits = parked + int(count), waits + int(timers)
             oldest = max(oldest, _age(first, now_ms))
         return WaitingStats(parked=parked, oldest_age_seconds=oldest, open_waits=waits)
+
+    async def _now_ms(self) -> float:
+        """Return Redis time, milliseconds since the epoch."""
+        seconds, micros = await self._connection.execute("TIME")
+        return int(seconds) * 1000 + int(micros) / 1000
 
     async def _shard(self, prefix: str, known: list[str], now_ms: float) -> list[QueueStats]:
         names, delays, held, alarms = await asyncio.gather(

@@ -9,8 +9,7 @@ from typing import Any
 
 import orjson
 
-from skillfleet.contracts import from_millis
-from skillfleet.contracts.waits import EntryKind, RecordedStep
+from skillfleet.contracts.waits import EntryKind
 from skillfleet.ports.journal import Entry, EntryFailure
 
 
@@ -51,23 +50,4 @@ def entry_of(identity: str, stored: bytes) -> Entry:
         digest=described.get("g", ""),
         failure=EntryFailure(*described["f"]) if "f" in described else None,
         tries=described.get("x", 1),
-    )
-
-
-def step_of(identity: str, stored: bytes) -> RecordedStep:
-    """Return a stored entry as readers see it."""
-    entry = entry_of(identity, stored)
-    failure = entry.failure
-    return RecordedStep(
-        number=entry.number,
-        kind=entry.kind,
-        name=entry.name,
-        attempt=entry.attempt,
-        started_at=from_millis(entry.started_ms),
-        duration_seconds=entry.duration_ms / 1000,
-        size_bytes=entry.size,
-        outcome="failed" if failure else "succeeded",
-        code=failure.code if failure else None,
-        message=failure.message if failure else None,
-        tries=entry.tries,
     )

@@ -13,7 +13,7 @@ from skillfleet.errors import UnknownRunError
 from skillfleet.ports.journal import Entry
 from skillfleet_ledger.chunks import ABANDONED_MS, CHUNK_BYTES, IN_FLIGHT
 from skillfleet_ledger.runs.base import RunOperations
-from skillfleet_ledger.runs.entries import entry_of, packed, step_of
+from skillfleet_ledger.runs.entries import entry_of, packed
 from skillfleet_ledger.runs.records import Lease, WriteResult
 from skillfleet_ledger.runs.waits import StoredWait, stored_waits
 
@@ -147,7 +147,9 @@ class Journals(RunOperations):
         """Return the entries by number, without their values."""
         found: dict[str, RecordedStep] = {}
         async for page in self._pages(run_id):
-            found |= {identity: step_of(identity, stored) for identity, stored in page.items()}
+            found |= {
+                identity: entry_of(identity, stored).shown() for identity, stored in page.items()
+            }
         return sorted(found.values(), key=lambda step: step.number)
 
     async def _pages(self, run_id: str) -> AsyncIterator[dict[str, bytes]]:

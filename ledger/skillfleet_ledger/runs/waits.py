@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from skillfleet.contracts import from_millis
 from skillfleet.contracts.waits import Wait, WaitKind, WaitOutcome
 from skillfleet.errors import InboxFullError, LimitExceededError
 from skillfleet.ports.journal import Decision, Entry, WaitSpec
@@ -182,7 +181,11 @@ class Waits(RunOperations):
             ("HGETALL", self._key("waits", run_id)), ("HGETALL", self._key("decisions", run_id))
         )
         waits = stored_waits(flat, decisions)
-        return [_shown(run_id, wait) for wait in waits if wait.decision is None]
+        return [
+            wait.spec.shown(wait.id, run_id, wait.opened_ms, wait.expires_ms)
+            for wait in waits
+            if wait.decision is None
+        ]
 
     async def last_decided(self, run_id: str) -> str | None:
         """Return the id of the newest wait that someone answered or rejected; None without one."""
@@ -281,20 +284,6 @@ def _wait(wait_id: str, stored: bytes, decision: bytes | None) -> StoredWait:
         int(opened),
         None if expires == "-" else int(expires),
         None if decision is None else decision_of(decision),
-    )
-
-
-def _shown(run_id: str, wait: StoredWait) -> Wait:
-    return Wait(
-        id=wait.id,
-        run_id=run_id,
-        kind=wait.spec.kind,
-        name=wait.spec.name,
-        question=wait.spec.question,
-        value_schema=None if wait.spec.schema is None else dict(wait.spec.schema),
-        scopes=wait.spec.scopes,
-        opened_at=from_millis(wait.opened_ms),
-        expires_at=None if wait.expires_ms is None else from_millis(wait.expires_ms),
     )
 
 

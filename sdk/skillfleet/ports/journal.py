@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from skillfleet.contracts.waits import EntryKind, WaitKind, WaitOutcome
+from skillfleet.contracts.events import from_millis
+from skillfleet.contracts.waits import EntryKind, RecordedStep, Wait, WaitKind, WaitOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,23 @@ class Entry:
     """SHA-256 of a value that is kept apart, in hexadecimal digits."""
     failure: EntryFailure | None = None
     tries: int = 1
+
+    def shown(self) -> RecordedStep:
+        """Return the entry as its readers get it."""
+        failure = self.failure
+        return RecordedStep(
+            number=self.number,
+            kind=self.kind,
+            name=self.name,
+            attempt=self.attempt,
+            started_at=from_millis(self.started_ms),
+            duration_seconds=self.duration_ms / 1000,
+            size_bytes=self.size,
+            outcome="failed" if failure else "succeeded",
+            code=failure.code if failure else None,
+            message=failure.message if failure else None,
+            tries=self.tries,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +114,20 @@ class WaitSpec:
     seconds: float | None = None
     call: str = ""
     """The id of the child run, for `WaitKind.CALL`."""
+
+    def shown(self, wait_id: str, run_id: str, opened_ms: float, expires_ms: float | None) -> Wait:
+        """Return the wait as its readers get it; times are milliseconds since the epoch."""
+        return Wait(
+            id=wait_id,
+            run_id=run_id,
+            kind=self.kind,
+            name=self.name,
+            question=self.question,
+            value_schema=None if self.schema is None else dict(self.schema),
+            scopes=self.scopes,
+            opened_at=from_millis(opened_ms),
+            expires_at=None if expires_ms is None else from_millis(expires_ms),
+        )
 
 
 @dataclass(frozen=True, slots=True)

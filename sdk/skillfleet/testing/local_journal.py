@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from skillfleet.contracts import RecordedStep, Wait, WaitKind, from_millis
+from skillfleet.contracts import RecordedStep, Wait, WaitKind
 from skillfleet.errors import (
     JournalFullError,
     LimitExceededError,
@@ -41,17 +41,8 @@ class LocalWait:
 
     def shown(self, run_id: str) -> Wait:
         """Return the wait as its readers get it."""
-        return Wait(
-            id=self.id,
-            run_id=run_id,
-            kind=self.spec.kind,
-            name=self.spec.name,
-            question=self.spec.question,
-            value_schema=None if self.spec.schema is None else dict(self.spec.schema),
-            scopes=self.spec.scopes,
-            opened_at=from_millis(self.opened * 1000),
-            expires_at=None if self.expires is None else from_millis(self.expires * 1000),
-        )
+        expires_ms = None if self.expires is None else self.expires * 1000
+        return self.spec.shown(self.id, run_id, self.opened * 1000, expires_ms)
 
 
 class LocalJournal:
@@ -88,7 +79,7 @@ class LocalJournal:
 
     def steps(self) -> list[RecordedStep]:
         """Return the recorded entries in order, as `run.steps()` does."""
-        return [_shown(entry) for entry in sorted(self.entries.values(), key=lambda e: e.number)]
+        return [entry.shown() for entry in sorted(self.entries.values(), key=lambda e: e.number)]
 
     def drop(self, identities: Iterable[str]) -> None:
         """Drop entries, so that the next attempt makes them again."""
@@ -171,20 +162,3 @@ class LocalJournal:
 
 def _names(spec: WaitSpec) -> tuple[str, ...]:
     return (spec.name, spec.question) if spec.name else (spec.question,)
-
-
-def _shown(entry: Entry) -> RecordedStep:
-    failure = entry.failure
-    return RecordedStep(
-        number=entry.number,
-        kind=entry.kind,
-        name=entry.name,
-        attempt=entry.attempt,
-        started_at=from_millis(entry.started_ms),
-        duration_seconds=entry.duration_ms / 1000,
-        size_bytes=entry.size,
-        outcome="succeeded" if failure is None else "failed",
-        code=None if failure is None else failure.code,
-        message=None if failure is None else failure.message,
-        tries=entry.tries,
-    )
