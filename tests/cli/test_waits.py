@@ -15,8 +15,8 @@ from tests.cli.screen import Screen
 from tests.cli.terminal import HOSTILE, VISIBLE, harmful, on_terminal
 from tests.ledger.helpers import DONE, running, settings_for
 from tests.support.valkey import ValkeyServer
-from tests.support.waiting import wait_until_async
 from tests.support.waiter import Waiter
+from tests.support.waiting import wait_until_async
 
 STATUS = {"type": "object", "properties": {"environment": {"enum": ["staging", "production"]}}}
 
