@@ -18,16 +18,12 @@ import subprocess
 import sys
 import threading
 import time
-import tomllib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from tests.mutations.mutants import Mutant, all_mutants
+from tests.mutations.results import reasons, results, write
 
-FOLDER = Path(__file__).parent
-RESULT, REASONS = FOLDER / "result.json", FOLDER / "reasons.toml"
-PENDING = FOLDER / "pending.toml"
 _PATIENCE_SECONDS = 120.0
 _START_SECONDS = 600.0
 HUNG = "it hangs"
@@ -120,24 +116,6 @@ def play(
         raise failed[0]
 
 
-def reasons() -> dict[str, str]:
-    """Return the reasons why mutants may survive, by id."""
-    found: dict[str, str] = tomllib.loads(REASONS.read_text())
-    return found
-
-
-def pending() -> dict[str, str]:
-    """Return the scripts whose mutants were not all played yet, with the reason."""
-    found: dict[str, str] = tomllib.loads(PENDING.read_text())
-    return found
-
-
-def results() -> dict[str, str | None]:
-    """Return the test that killed each played mutant, by id."""
-    found: dict[str, str | None] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    return found
-
-
 def main(arguments: list[str]) -> int:
     """Play, print who survives, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
@@ -185,12 +163,6 @@ def say(line: str) -> None:
     """Print a line at once."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-
-
-def write(every: list[Mutant], known: dict[str, str | None]) -> None:
-    """The results of today's mutants, in the order of the scripts."""
-    lines = {mutant.id: known[mutant.id] for mutant in every if mutant.id in known}
-    RESULT.write_text(json.dumps(lines, indent=1) + "\n")
 
 
 if __name__ == "__main__":

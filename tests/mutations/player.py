@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 
 from skillfleet_ledger.redis_client import script_source as ledger_scripts
 from tests.mutations.mutants import Mutant, all_mutants, scripts
+from tests.mutations.results import results
 from tests.mutations.suites import SLOW, SUITES, files
 from tests.support import valkey
 
@@ -45,6 +47,16 @@ class FirstFailure:
         self.pytest_runtest_logreport(report)
 
 
+class KillersFirst:
+    """A plugin of pytest that runs the tests first that killed other mutants of a script."""
+
+    def __init__(self, killers: set[str]) -> None:
+        self._killers = killers
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: item.nodeid not in self._killers)
+
+
 class Player:
     """Has the ledger take its scripts from a folder of its own."""
 
@@ -53,6 +65,7 @@ class Player:
         self._folder.mkdir()
         self._originals = scripts()
         self._mutants = {mutant.id: mutant for mutant in all_mutants()}
+        self._killers = _known_killers(self._mutants)
         for name, text in self._originals.items():
             self._write(name, text)
         vars(ledger_scripts)["resources"] = SimpleNamespace(files=lambda _: folder)
@@ -60,25 +73,34 @@ class Player:
     def play(self, mutant_id: str) -> str | None:
         """The first test that fails with this mutant; '' is none: None when all pass."""
         if not mutant_id:
-            return self._tests(sorted({file for name in SUITES for file in files(name)}))
+            return self._tests(sorted({file for name in SUITES for file in files(name)}), set())
         mutant: Mutant = self._mutants[mutant_id]
         self._write(mutant.script, mutant.text)
         try:
-            return self._tests(files(mutant.script))
+            return self._tests(files(mutant.script), self._killers[mutant.script])
         finally:
             self._write(mutant.script, self._originals[mutant.script])
 
     def _write(self, name: str, text: str) -> None:
         (self._folder / f"{name}.lua").write_text(text)
 
-    def _tests(self, paths: list[str]) -> str | None:
+    def _tests(self, paths: list[str], killers: set[str]) -> str | None:
         ledger_scripts.source.cache_clear()
         first = FirstFailure()
-        status = pytest.main([*_OPTIONS, *paths], plugins=[first])
+        status = pytest.main([*_OPTIONS, *paths], plugins=[first, KillersFirst(killers)])
         gc.collect()
         if status == pytest.ExitCode.OK:
             return None
         return first.name or f"pytest ended with {status}"
+
+
+def _known_killers(mutants: dict[str, Mutant]) -> dict[str, set[str]]:
+    """Return the tests that killed mutants of each script, by the newest result."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for mutant_id, killer in results().items():
+        if killer and mutant_id in mutants:
+            found[mutants[mutant_id].script].add(killer)
+    return found
 
 
 @contextmanager

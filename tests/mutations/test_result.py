@@ -1,8 +1,8 @@
 """The committed result of `make mutations` is of today's scripts, and no mutant survives."""
 
 from skillfleet_ledger.redis_client.script_source import source
-from tests.mutations.__main__ import pending, reasons, results
 from tests.mutations.mutants import all_mutants, mutants_of, scripts
+from tests.mutations.results import pending, reasons, results
 from tests.mutations.suites import SUITES, files
 from tests.support.valkey import ValkeyServer
 
