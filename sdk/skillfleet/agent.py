@@ -156,6 +156,7 @@ class Agent:
             name=self.name,
             description=self.description,
             version=self.version,
+            compatible_versions=self.compatible_versions,
             tags=self.tags,
             queue=queue,
             skills=tuple(skill.spec.card() for skill in self._skills.values()),

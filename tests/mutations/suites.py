@@ -28,7 +28,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "batch": ("test_script_batches",),
     "cancel": ("test_replies", *_ENDS, "test_measures", "test_parking", *_HELD),
     "claim": (
-        *("test_journals", "test_waits", "test_parking"),
+        *("test_journals", "test_waits", "test_parking", "test_versions"),
         *_LEASE,
         "test_kept_events",
         "test_nonsense",
@@ -40,6 +40,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     "copy_entries": ("test_fork", "test_journals"),
     "decide": ("test_waits", "test_parking"),
+    "defer": ("test_versions",),
     "drop_message": ("test_inbox", "test_durable_fences", "test_waits"),
     "end_unclaimed": (*_LEASE, *_ENDS, "test_reap", "test_parking", *_HELD),
     "commit_artifact": (*_LEASE, "test_artifacts"),

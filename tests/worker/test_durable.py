@@ -390,6 +390,28 @@ def test_a_step_that_a_new_version_does_not_ask_for(
     wait_until(lambda: "removed later" in newer.text(), what="the warning")
 
 
+def test_a_parked_run_is_continued_by_its_own_version_while_that_lives(
+    own_fleet: Fleet, start_worker: StartWorker
+) -> None:
+    older = start_worker("tests.worker.versioned_1", **QUICK)
+    *runs, last = [own_fleet.enqueue("versioned.work") for _ in range(9)]
+    for run in (*runs, last):
+        wait_parked(run)
+    start_worker("tests.worker.versioned_2", **QUICK)
+    wait_until(lambda: sum(card.name == "versioned" for card in own_fleet.agents()) == 2)
+    for run in runs:
+        run.answer(True)
+    # Which worker gets a message is chance: the newer one gives back what it gets.
+    assert [run.result(timeout=60) for run in runs] == ["True by 1.0"] * len(runs)
+    assert [outcomes(run) for run in runs] == [["parked", "succeeded"]] * len(runs)
+    older.send_signal(signal.SIGTERM)
+    assert older.wait_end() == 0
+    last.answer(True)
+    with pytest.raises(RunFailed, match=r"version 1\.0") as failed:
+        last.result(timeout=60)
+    assert failed.value.code == "journal_mismatch"
+
+
 def test_parked_and_cancelled_runs_leave_nothing_in_memory(
     own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:

@@ -35,6 +35,7 @@ class Leases(RunOperations):
         unknown: Submission | None,
         limits: RunLimits | None = None,
         tenant: str | None = None,
+        versions: Sequence[str] = (),
     ) -> Claim:
         """Try to make the run an attempt of `worker`.
 
@@ -42,6 +43,8 @@ class Leases(RunOperations):
         has no record, as the message of a plain Celery client; None refuses such a run.
         `limits` are those that the skill itself declares. `tenant` is the caller's, '' for a caller
         without one: a run that has no tag `tenant` gets it. None leaves that tag unchecked.
+        `versions` of the agent are those whose journals the worker can continue: a run that another
+        one has recorded for is not claimed (OTHER_VERSION). None given: any.
         """
         limits = limits or RunLimits()
         fields = unknown.fields() if unknown else ()
@@ -50,7 +53,9 @@ class Leases(RunOperations):
             run_id,
             *(worker, claim, lease_ms, f"={worker}"),
             *(limits.timeout_ms, limits.max_deliveries),
-            *("" if tenant is None else f"={tenant}", *fields),
+            "" if tenant is None else f"={tenant}",
+            "\n{}\n".format("\n".join(versions)) if versions else "",
+            *fields,
             key=self._keys.result_key(run_id) if self._settings.auth == "required" else None,
         )
         status = ClaimStatus(reply[0].decode())
@@ -68,6 +73,14 @@ class Leases(RunOperations):
             tags=read_tags(tags.decode(errors="replace")),
         )
         return Claim(status, lease.token, lease)
+
+    async def defer(self, run_id: str, token: int, again_ms: int, patience_ms: int) -> bool:
+        """Leave a queued run, whose claim gave this token, to a worker of another version.
+
+        Its message is published again after `again_ms`. False when nothing was changed: that began
+        `patience_ms` ago, or another process has changed the run.
+        """
+        return bool(await self._run("defer", run_id, token, again_ms, patience_ms))
 
     async def renew(
         self, worker: str, lease_ms: int, tokens: dict[str, int], timeout: float

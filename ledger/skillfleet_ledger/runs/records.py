@@ -133,6 +133,7 @@ class ClaimStatus(StrEnum):
     OVERDUE = "overdue"
     EXHAUSTED = "exhausted"
     OTHER_TENANT = "other_tenant"
+    OTHER_VERSION = "other_version"
     UNKNOWN = "unknown"
 
 

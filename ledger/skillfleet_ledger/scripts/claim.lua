@@ -10,7 +10,9 @@
 -- ARGV[6]  the executing time that all attempts of the run have together, milliseconds (0: any)
 -- ARGV[7]  the skill's own max_deliveries (0: the record's)
 -- ARGV[8]  the tenant of the caller: `=TENANT`, or `=` for a caller without one; '' for any
--- ARGV[9..] field, value pairs of the record, for a message of a plain Celery client
+-- ARGV[9]  versions of the agent whose journals the worker can continue, each between two newlines; ''
+--          for any
+-- ARGV[10..] field, value pairs of the record, for a message of a plain Celery client
 --          that was not submitted; nothing when such a message is to be refused
 --
 -- Returns {status, token, attempt, seq, now, deadline or '', extra, retries, '1' with a journal or '', rest
@@ -18,7 +20,8 @@
 -- 'claimed' (extra: milliseconds it waited since it was published), 'duplicate' (another
 -- attempt holds the run), 'ended' (extra: its state), 'early' (its delay is not over), 'held' (extra:
 -- the reason that holds it back; one that was not served is claimed, as this worker serves it),
--- 'cancelled' (extra: the reason; its code in place of retries) and 'overdue' (both still queued:
+-- 'other_version' (extra: the version that recorded last; still queued), 'cancelled' (extra: the
+-- reason; its code in place of retries) and 'overdue' (both still queued:
 -- end it), 'other_tenant' (the run is not the caller's tenant's), 'exhausted' (lost and released too often: the reaper ends it), 'unknown'.
 local id, worker, claim = ARGV[1], ARGV[2], ARGV[3]
 local run = run_key(id)
@@ -68,10 +71,10 @@ end
 
 local r = read()
 if not r[1] then
-  if #ARGV < 9 then return { 'unknown', 0, 0, 0, now, '', '' } end
+  if #ARGV < 10 then return { 'unknown', 0, 0, 0, now, '', '' } end
   local fields = {}
-  for i = 9, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
-  add_record(id, fields, now, now, ARGV, 9)
+  for i = 10, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
+  add_record(id, fields, now, now, ARGV, 10)
   enter_ready(id, fields.queue, fields.priority, now)
   r = read()
 end
@@ -109,6 +112,10 @@ if r[7] and tonumber(r[7]) <= now or (tonumber(rest) or 1) <= 0 then
 end
 if r[8] and tonumber(r[8]) > now then return { 'early', token, attempt, seq, now, deadline, '' } end
 if r[23] and not is_unserved(r[23]) then return { 'held', token, attempt, seq, now, deadline, r[23] } end
+
+if r[24] and ARGV[9] ~= '' and not string.find(ARGV[9], '\n' .. r[24] .. '\n', 1, true) then
+  return { 'other_version', token, attempt, seq, now, deadline, r[24] }
+end
 
 if ARGV[7] ~= '0' then redis.call('HSET', run, 'max_deliveries', ARGV[7], 'strict', '1') end
 

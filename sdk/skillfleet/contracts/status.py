@@ -103,6 +103,7 @@ class AgentCard(BaseModel):
     name: str
     description: str = ""
     version: str = "0.1.0"
+    compatible_versions: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     queue: str
     skills: tuple[SkillCard, ...] = ()

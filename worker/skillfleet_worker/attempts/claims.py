@@ -3,6 +3,7 @@
 import itertools
 import logging
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from skillfleet.contracts import ReasonCode, RunState
@@ -13,6 +14,7 @@ from skillfleet.tags import TENANT, value_problem
 from skillfleet_ledger.runs.records import Claim, ClaimStatus, EndResult, Lease, RunLimits
 from skillfleet_telemetry.metrics import DUPLICATES, RUNS, record, tag_labels
 from skillfleet_worker.attempts.delivery import Delivery
+from skillfleet_worker.attempts.execution import Registration
 from skillfleet_worker.attempts.messages import register_foreign_run
 from skillfleet_worker.attempts.outcomes import (
     Cancelled,
@@ -23,6 +25,7 @@ from skillfleet_worker.attempts.outcomes import (
     timed_out,
 )
 from skillfleet_worker.attempts.process import WorkerProcess
+from skillfleet_worker.attempts.versions import is_left_to_another, versions_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ class Claims:
         self._admission = admission
         self._numbers = itertools.count(1)
 
-    async def take(self, spec: SkillSpec, delivery: Delivery) -> Claimed | Claim | Outcome:
+    async def take(self, served: Registration, delivery: Delivery) -> Claimed | Claim | Outcome:
         """Admit the caller, then claim the run. On the home loop.
 
         Returns the outcome of a delivery that is refused, and the claim when it gave no lease.
@@ -62,7 +65,7 @@ class Claims:
             return await self._refuse(delivery, error)
         requested_at, requested_ns = self._process.loop_time(), time.time_ns()
         try:
-            claim = await self._claim(spec, admitted)
+            claim = await self._claim(served, admitted)
         except UnauthorizedError as error:
             return await self._refuse(admitted, error)
         if claim.lease is None:
@@ -87,7 +90,18 @@ class Claims:
         record(RUNS, 1, delivery.task, RunState.FAILED, *labels)
         return refused
 
-    async def _claim(self, spec: SkillSpec, delivery: Delivery) -> Claim:
+    async def _claim(self, served: Registration, delivery: Delivery) -> Claim:
+        spec = served.skill.spec
+        claim = await self._claim_as(spec, delivery, versions_of(served.agent))
+        if claim.status is not ClaimStatus.OTHER_VERSION:
+            return claim
+        if await is_left_to_another(self._process.ledger, delivery, claim):
+            return claim
+        return await self._claim_as(spec, delivery, ())
+
+    async def _claim_as(
+        self, spec: SkillSpec, delivery: Delivery, versions: Sequence[str]
+    ) -> Claim:
         ledger, settings = self._process.ledger, self._process.settings
         claim = await ledger.leases.claim(
             delivery.run_id,
@@ -98,6 +112,7 @@ class Claims:
             delivery.foreign_record(settings),
             RunLimits(_executing_ms(spec, delivery), spec.max_deliveries or 0),
             _tenant(settings.tenant_claim, delivery),
+            versions,
         )
         if claim.status is ClaimStatus.OTHER_TENANT:
             raise UnauthorizedError(f"the run's tag {TENANT!r} is not the tenant of its caller")

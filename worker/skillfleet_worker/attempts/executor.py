@@ -56,7 +56,7 @@ class Executor:
         happened then.
         """
         process = self.process
-        taken = await bridge.at_home(self._claims.take(served.skill.spec, delivery))
+        taken = await bridge.at_home(self._claims.take(served, delivery))
         if not isinstance(taken, Claimed):
             return taken
         if process.loop_time() - taken.requested_at >= process.settings.lease_seconds:

@@ -9,6 +9,7 @@ from skillfleet.contracts import ReasonCode
 from skillfleet.durable.journal import journal_of, mismatch
 from skillfleet_ledger.runs.records import Lease
 from skillfleet_worker.attempts.outcomes import Failed, Outcome
+from skillfleet_worker.attempts.versions import versions_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ async def check_unused(
     logger.warning("run %s: %s", lease.run_id, message)
     await ctx.emit_error(message, code=ReasonCode.JOURNAL_MISMATCH)
     before = lease.version
-    if before in ("", agent.version, *agent.compatible_versions):
+    if before in ("", *versions_of(agent)):
         return outcome
     return Failed(
         ReasonCode.JOURNAL_MISMATCH,
