@@ -24,7 +24,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo dev check lint format types layers test chaos sessions endurance races mutations helm-test profiles bench bench-search bench-peers build lock generate verify clean
+.PHONY: help install demo dev check lint format types layers test thorough chaos sessions endurance races mutations helm-test profiles bench bench-search bench-peers build lock generate verify clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,11 @@ demo: $(STAMP) ## Run the librarian on a folder: make demo FOLDER=/some/folder (
 # in any case: the tests start some hundred processes, and each would compile all packages anew.
 test: $(STAMP) ## Run the whole test suite, or a part: make test TESTS="tests/ledger -k lease"
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest -n $(JOBS) --dist loadgroup $(TESTS)
+
+# More examples, longer rounds, larger amounts and all install profiles. The tests do not run twice:
+# `make test` has the short forms of the same tests.
+thorough: $(STAMP) ## Run the thorough forms of tests that `make test` runs in a short form
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest -n $(JOBS) --dist loadgroup -m thorough $(TESTS)
 
 # --- work on the code -------------------------------------------------------------------------
 

@@ -13,9 +13,9 @@ from benchmarks.measures import MEASURES
 from benchmarks.page import figures, renew
 from benchmarks.results import Results, Spread, cell
 from benchmarks.venvs import ROOT
+from tests.support.forms import forms
 
 TINY = {
-    "rounds": 2,
     "jobs": 100,
     "latencies": 2,
     "events": 10,
@@ -51,10 +51,11 @@ def results() -> Results:
     )
 
 
-@pytest.mark.timeout(300)
-def test_the_harness_measures_skillfleet_and_plain_celery(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounds", forms(short=[1], thorough=[2]))
+def test_the_harness_measures_skillfleet_and_plain_celery(tmp_path: Path, rounds: int) -> None:
     output = tmp_path / "figures.json"
-    options = [part for name, value in TINY.items() for part in (f"--{name}", str(value))]
+    sizes = TINY | {"rounds": rounds}
+    options = [part for name, value in sizes.items() for part in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "benchmarks", "--output", str(output), *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -66,7 +67,7 @@ def test_the_harness_measures_skillfleet_and_plain_celery(tmp_path: Path) -> Non
     assert {"drain_rate", "result_rate"} < set(found.figures["skillfleet-quiet"])
     assert "events_1" not in found.figures["skillfleet-quiet"]
     for figures_of in found.figures.values():
-        assert all(len(spread.rounds) == TINY["rounds"] for spread in figures_of.values())
+        assert all(len(spread.rounds) == rounds for spread in figures_of.values())
     assert found.figures["celery-threads"]["commands"].median > 10
     assert found.figures["skillfleet"]["scripts"].median > 0.1  # simultaneous calls share one
 

@@ -1,21 +1,21 @@
-"""A short round for every run of the suite; `make chaos` runs longer ones."""
-
-import os
+"""Short rounds of chaos; `make chaos` plays longer ones."""
 
 import pytest
 
 from tests.chaos.scenario import Scenario, run_scenario
+from tests.support.forms import forms
 
-SEED = int(os.environ.get("CHAOS_SEED", "2314"))
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
+SEED = 2314
 
 
-@pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize(
     "broker", ["redis", pytest.param("rabbitmq", marks=pytest.mark.xdist_group("rabbitmq"))]
 )
-async def test_nothing_is_lost_and_nothing_done_twice_whatever_breaks(broker: str) -> None:
-    scenario = Scenario(SEED, SECONDS, patience=60, rabbit=broker == "rabbitmq")
+@pytest.mark.parametrize("seconds", forms(short=[6.0], thorough=[30.0]))
+async def test_nothing_is_lost_and_nothing_done_twice_whatever_breaks(
+    broker: str, seconds: float
+) -> None:
+    scenario = Scenario(SEED, seconds, patience=60, rabbit=broker == "rabbitmq")
     faults = "\n".join(map(str, (scenario, *scenario.faults())))
     verdict = await run_scenario(scenario)
     report = [verdict.tails(), faults, verdict.summary, *verdict.problems]

@@ -23,6 +23,7 @@ from tests.chaos.evidence import Journal
 from tests.chaos.moments import calls_of
 from tests.ledger.audit import audit
 from tests.support.fleet import FleetWorker
+from tests.support.forms import forms
 from tests.support.proxy import Proxy, Trap
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until, wait_until_async
@@ -90,7 +91,9 @@ async def test_a_child_that_is_killed_before_the_worker_first_connects_is_replac
             await asyncio.to_thread(worker.close)
 
 
-@pytest.mark.parametrize("how", ["stopped", "paused by a client", "killed and started again"])
+@pytest.mark.parametrize(
+    "how", forms(short=["stopped"], thorough=["paused by a client", "killed and started again"])
+)
 async def test_runs_outlast_a_redis_that_is_away_for_several_leases(
     how: str, server: ValkeyServer, start_worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -130,7 +133,7 @@ async def away(server: ValkeyServer, how: str, seconds: float) -> None:
         await asyncio.to_thread(server.start)
 
 
-@pytest.mark.parametrize("pool", ["loop", "prefork", "threads"])
+@pytest.mark.parametrize("pool", forms(short=["loop"], thorough=["prefork", "threads"]))
 async def test_a_worker_that_is_cut_off_stops_and_writes_nothing_when_it_is_back(
     pool: str, server: ValkeyServer, start_worker: StartWorker, tmp_path: Path
 ) -> None:

@@ -1,10 +1,14 @@
 """Sessions whose workers are killed, and the checker of their rounds."""
 
+import pytest
+
 from tests.chaos.sessions import Round, _in_order, play
+from tests.support.forms import forms
 
 
-async def test_sessions_keep_their_order_and_state_while_workers_are_killed() -> None:
-    size = Round(runs=400, sessions=6, producers=10, gap=0.5, timeout=240)
+@pytest.mark.parametrize("runs", forms(short=[120], thorough=[600]))
+async def test_sessions_keep_their_order_and_state_while_workers_are_killed(runs: int) -> None:
+    size = Round(runs=runs, sessions=6, producers=10, gap=0.5, timeout=240)
     verdict = await play(size)
     assert verdict.problems == []
     assert verdict.kills > 0

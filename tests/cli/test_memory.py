@@ -9,6 +9,7 @@ import pytest
 
 from skillfleet_producer import Fleet
 from tests.cli.commands import Running, Shell
+from tests.support.forms import forms
 from tests.support.ports import free_port
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -66,7 +67,6 @@ UNUSED = (
     "rich.console",
     "tornado",
 )
-QUEUED = 100_000
 RUNNING = 1000
 # Measured, on Python 3.11: 73, 100 and 43 MiB; 19 MiB, and 38 where a collection wrote to all
 # objects.
@@ -154,11 +154,12 @@ def test_a_child_of_prefork_shares_what_start_up_made_also_after_a_collection(
             assert end["result"] / 1024 < PREFORK_CHILD_OWN_MIB
 
 
+@pytest.mark.parametrize("queued", forms(short=[10_000], thorough=[100_000]))
 def test_the_exporter_stays_small_and_idle_whatever_is_queued(
-    valkey: ValkeyServer, bare: Shell, tmp_path: Path
+    valkey: ValkeyServer, bare: Shell, tmp_path: Path, queued: int
 ) -> None:
     with Fleet(valkey.url) as fleet:
-        for _ in range(QUEUED // 1000):
+        for _ in range(queued // 1000):
             fleet.enqueue_many("unserved.skill", [{"number": 1}] * 1000)
     port = free_port()
     with bare.start("exporter", "--port", str(port), log=tmp_path / "log") as exporter:
@@ -167,8 +168,8 @@ def test_the_exporter_stays_small_and_idle_whatever_is_queued(
         for _ in range(ROUNDS):
             demand = _answer(port, "/demand?queue=celery")
             metrics = _answer(port, "/metrics")
-        assert f'"queued":{QUEUED},' in demand
-        assert f'skillfleet_queue_queued{{queue="celery"}} {QUEUED}' in metrics
+        assert f'"queued":{queued},' in demand
+        assert f'skillfleet_queue_queued{{queue="celery"}} {queued}' in metrics
         assert resident_mib(exporter) < EXPORTER_MIB
         assert (cpu_seconds(exporter) - before) / ROUNDS < EXPORTER_CPU_SECONDS
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import orjson
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -41,6 +42,7 @@ from tests.ledger.helpers import (
 from tests.ledger.model import IDLE, MOST_RELEASES, ModelRun
 from tests.ledger.model_waits import MAX_DELIVERIES
 from tests.ledger.stateful_waits import DurableRules
+from tests.support.forms import forms
 from tests.support.valkey import ValkeyServer
 
 T = TypeVar("T")
@@ -384,11 +386,14 @@ class ScriptsMachine(DurableRules):
         assert audit(self.client, self.ledger.keys) == []
 
 
-def test_any_interleaving_of_the_scripts_keeps_the_promises(valkey: ValkeyServer) -> None:
+@pytest.mark.parametrize("examples", forms(short=[25], thorough=[150]))
+def test_any_interleaving_of_the_scripts_keeps_the_promises(
+    valkey: ValkeyServer, examples: int
+) -> None:
     run_state_machine_as_test(
         lambda: ScriptsMachine(valkey),  # type: ignore[arg-type]
         settings=settings(
-            max_examples=100,
+            max_examples=examples,
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -29,6 +29,7 @@ from skillfleet_ledger.runs.records import Lease, Submission
 from skillfleet_ledger.runs.search import RunFilter, RunPage
 from tests.ledger.audit import audit
 from tests.ledger.helpers import LONG_MS, claimed, reap, settings_for, submission, touch
+from tests.support.forms import forms
 from tests.support.valkey import ValkeyServer
 
 T = TypeVar("T")
@@ -176,13 +177,14 @@ class SearchMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("examples", forms(short=[8], thorough=[40]))
 def test_any_series_of_changes_leaves_indexes_that_find_all_runs(
-    valkey: ValkeyServer, shards: int
+    valkey: ValkeyServer, shards: int, examples: int
 ) -> None:
     run_state_machine_as_test(
         lambda: SearchMachine(valkey, shards),  # type: ignore[arg-type]
         settings=settings(
-            max_examples=25,
+            max_examples=examples,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

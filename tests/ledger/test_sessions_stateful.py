@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -27,6 +28,7 @@ from skillfleet_ledger.celery_format import RunEnd
 from skillfleet_ledger.runs.records import ClaimStatus, Lease, WriteResult
 from tests.ledger.audit import audit
 from tests.ledger.helpers import LONG_MS, lapse, reap, settings_for, submission, touch
+from tests.support.forms import forms
 from tests.support.valkey import ValkeyServer
 
 T = TypeVar("T")
@@ -240,11 +242,12 @@ class SessionsMachine(RuleBasedStateMachine):
                 assert held == (f"unserved:{TASK}" if run.unserved else "")
 
 
-def test_the_scripts_keep_the_order_of_sessions(valkey: ValkeyServer) -> None:
+@pytest.mark.parametrize("examples", forms(short=[20], thorough=[100]))
+def test_the_scripts_keep_the_order_of_sessions(valkey: ValkeyServer, examples: int) -> None:
     run_state_machine_as_test(
         lambda: SessionsMachine(valkey),  # type: ignore[arg-type]
         settings=settings(
-            max_examples=60,
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
