@@ -32,6 +32,16 @@ Subject = Annotated[
         "--subject", "-s", metavar="NAME", help="Subject: who does this.", show_default=False
     ),
 ]
+SessionOwner = Annotated[
+    str | None,
+    typer.Option(
+        "--subject", "-s", metavar="NAME", help="Subject whose session it is.", show_default=False
+    ),
+]
+SessionTenant = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Tenant of that subject.", show_default=False),
+]
 Scopes = Annotated[
     list[str] | None,
     typer.Option("--scope", metavar="NAME", help="A scope of the subject; may be repeated."),

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+from skillfleet_cli.exits import CommandError
 from skillfleet_cli.output import Listing, age, clock, console, print_json, size, styled
 from skillfleet_cli.runs import print_runs
 from skillfleet_producer import AsyncFleet
@@ -30,11 +31,21 @@ async def list_sessions(fleet: AsyncFleet, limit: int, *, as_json: bool) -> None
     listed.print()
 
 
+def owner_of(fleet: AsyncFleet, subject: str | None, tenant: str | None) -> dict[str, str] | None:
+    """Return the claims of the caller whom a session belongs to; raises CommandError."""
+    claims = {"sub": subject} if subject is not None else {}
+    if tenant is not None:
+        if fleet.settings.tenant_claim is None:
+            raise CommandError("--tenant needs SKILLFLEET_TENANT_CLAIM, the claim that it is in")
+        claims[fleet.settings.tenant_claim] = tenant
+    return claims or None
+
+
 async def show_session(
-    fleet: AsyncFleet, session_id: str, subject: str | None, limit: int, *, as_json: bool
+    fleet: AsyncFleet, session_id: str, owner: dict[str, str] | None, limit: int, *, as_json: bool
 ) -> None:
     """Print a session and its runs, the newest first."""
-    session = fleet.session(session_id, auth={"sub": subject} if subject else None)
+    session = fleet.session(session_id, auth=owner)
     status = await session.status()
     runs = await session.runs(limit)
     if as_json:

@@ -18,7 +18,8 @@
 | P index:all | zset | all runs by time of creation (ms) | pruned at expiry |
 | P index:agent:AGENT | zset | runs of that agent by time of creation (ms) | pruned at expiry |
 | P index:tag:KEY=VALUE | zset | runs with that tag by time of creation (ms) | pruned at expiry |
-| P index:state:STATE:... | zset | those (all, agent:AGENT, tag:KEY=VALUE) that ended so | pruned |
+| P index:session:SESSION | zset | its runs by time of creation (ms) | pruned at expiry |
+| P index:state:STATE:... | zset | those (all, agent:AGENT and so on) that ended so | pruned |
 | P ready:QUEUE:PRIORITY | zset | queued runs by time of publication (ms) | when claimed |
 | P queues | set | `QUEUE:PRIORITY` of all non-empty ready indexes | when empty |
 | P running:QUEUE | set | running runs | when they end |
@@ -42,7 +43,7 @@
 | P cleanups | zset | runs that need a cleanup (below), by the next try (ms) | when done |
 | P canvases | zset | ended runs whose links and chains did not go on, by the next try | soon |
 | P watermark | hash | `QUEUE:PRIORITY` -> publication time of the last claim (ms) | when empty |
-| P expiring | zset | `STATE|AGENT|LENGTH|ID` and tags of ended runs, by expiry (ms) | at expiry |
+| P expiring | zset | ended runs and their indexes (common.lua) by expiry (ms) | at expiry |
 | P workers | zset | live worker processes by the end of their heartbeat (ms) | pruned |
 | P reaper | string | the worker that is reaper now | seconds |
 | P reaped | string | when the reaper last worked (ms) | never; one key |

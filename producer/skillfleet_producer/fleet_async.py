@@ -192,15 +192,16 @@ class AsyncFleet:
         """Return runs that meet all conditions, newest first: a list with a `cursor`.
 
         `tags` are tags that the runs have, `since` their earliest time of creation: a datetime with
-        a time zone, or a timedelta before now. A page costs the same however many runs there are,
+        a time zone, or a timedelta before now. `session` is the id of their session, which belongs
+        to the caller `auth`, as in `session`. A page costs the same however many runs there are,
         so it may hold fewer runs than `limit` (at most 10,000) although there are more: as long as
         its `cursor` is not None, `after=cursor` returns the next page.
 
         Raises ValueError for an invalid state, time, limit or cursor, and InvalidArgumentsError for
-        tags that no run can have.
+        tags or a session that no run can have.
         """
         chosen = RunState(state) if state is not None else None
-        wanted = RunFilter(chosen, agent, **read_conditions(conditions))
+        wanted = RunFilter(chosen, agent, **read_conditions(self.settings, conditions))
         return await self.ledger.search.page(wanted, limit=limit, after=after)
 
     async def schedule(

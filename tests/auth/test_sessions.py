@@ -40,6 +40,10 @@ def test_each_caller_has_sessions_of_its_own(signing: Fleet) -> None:
     again = sessions[0].enqueue("talking.say", {"text": "more"})
     assert again.result(timeout=20) == ["from ada", "more"]
     assert [run.session for run in sessions[1].runs()] == ["own"]
+    for session, caller in zip(sessions, (ADA, BOB), strict=True):
+        found = signing.runs(session="own", auth=caller)
+        assert [each.id for each in found] == [each.id for each in session.runs()]
+    assert signing.runs(session="own") == []
 
 
 async def test_a_forged_record_reaches_no_other_callers_state(

@@ -175,5 +175,9 @@ def test_sessions_are_listed_and_shown_with_their_runs(shell: Shell) -> None:
     assert shown["run_ids"] == runs[::-1]
     assert runs[0] in shell.ok("sessions", "show", "chat 1").out
     assert "chat 1" in shell.ok("status", runs[0]).out
+    found = shell.ok("runs", "--session", "chat 1", "--json").json
+    assert [run["id"] for run in found] == runs[::-1]
+    unclaimed = shell.run("runs", "--session", "chat 1", "--tenant", "acme")
+    assert (unclaimed.code, "SKILLFLEET_TENANT_CLAIM" in unclaimed.err) == (2, True)
     missing = shell.run("sessions", "show", "chat 2")
     assert (missing.code, "no session 'chat 2'" in missing.err) == (2, True)

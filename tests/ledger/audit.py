@@ -190,7 +190,7 @@ def _load(client: Any, prefix: str) -> _Shard:
 
 
 def _expiring_id(entry: str) -> str:
-    _, _, length, rest = entry.split("|", 3)
+    _, _, length, _, rest = entry.split("|", 4)
     return rest[: int(length)]
 
 
@@ -199,6 +199,7 @@ def _expected(record: dict[str, str]) -> set[str]:
     state = RunState(record["state"])
     names = {"all", f"agent:{record['agent']}"}
     names |= {f"tag:{line}" for line in record.get("tags", "").split("\n") if line}
+    names |= {f"session:{record['session']}"} if "session" in record else set()
     expected = {f"index:{name}" for name in names}
     if state in _UNFINISHED and "deadline" in record:
         expected.add("deadlines")

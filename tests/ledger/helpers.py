@@ -96,10 +96,13 @@ async def newest(ledger: Ledger, limit: int = 50, **conditions: Any) -> RunPage:
     return await ledger.search.page(RunFilter(**conditions), limit=limit)
 
 
-def expiring_entry(new: Submission | Lease, state: str = "succeeded", tags: str = "") -> str:
+def expiring_entry(
+    new: Submission | Lease, state: str = "succeeded", tags: str = "", session: str = ""
+) -> str:
     """Return the entry of an ended run of the librarian in the index of expiry."""
     run_id = new.run_id if isinstance(new, Lease) else new.id
-    return f"{state}|librarian|{len(run_id)}|{run_id}{tags}"
+    lengths = f"{len(run_id)}|{len(session)}"
+    return f"{state}|librarian|{lengths}|{run_id}{session}{tags}"
 
 
 async def read_all(ledger: Ledger, run_id: str, after: str | None = None) -> list[Any]:

@@ -56,7 +56,7 @@ async def times_to_live(ledger: Ledger, run_id: str) -> dict[str, int]:
 
 
 async def expires(ledger: Ledger, run_id: str) -> float:
-    member = f"succeeded|librarian|{len(run_id)}|{run_id}"
+    member = f"succeeded|librarian|{len(run_id)}|0|{run_id}"
     score = await touch(ledger, "ZSCORE", run_id, "expiring", member)
     return float(score) - await ledger.directory.now_ms()
 
@@ -140,6 +140,6 @@ async def test_a_kept_run_is_forgotten_in_the_end(ledger: Ledger) -> None:
     with pytest.raises(UnknownRunError):
         await ledger.queries.status(child.id)
     await touch(
-        ledger, "ZADD", child.id, "expiring", 1, f"succeeded|librarian|{len(child.id)}|{child.id}"
+        ledger, "ZADD", child.id, "expiring", 1, f"succeeded|librarian|{len(child.id)}|0|{child.id}"
     )
     await reap(ledger)

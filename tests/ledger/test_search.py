@@ -190,6 +190,44 @@ async def test_a_run_that_waits_is_waiting_whether_it_is_parked_or_not(ledger: L
     assert {run.id for run in found} == {waiting.run_id, idle.run_id}
 
 
+async def test_a_session_is_found_with_other_conditions(sharded: Ledger) -> None:
+    """It lies on one shard; another caller's of the same id is another one."""
+
+    async def of_session(name: str, **values: Any) -> Submission:
+        return await submitted(sharded, id=sharded.keys.new_id(beside=name), session=name, **values)
+
+    async def found(session: str, **conditions: Any) -> list[str]:
+        return [run.id for run in await newest(sharded, session=session, **conditions)]
+
+    first = await of_session("ann/chat", tags={"tenant": "acme"})
+    await settled(sharded, first, RunState.FAILED)
+    second = await of_session("ann/chat", agent="writer", tags={"tenant": "acme"})
+    third = await of_session("ann/chat")
+    other = await of_session("bob/chat", tags={"tenant": "acme"})
+    await submitted(sharded)
+    assert set(await found("ann/chat")) == {first.id, second.id, third.id}
+    assert await found("bob/chat") == [other.id]
+    assert await found("chat") == []
+    assert await found("ann/chat", agent="writer") == [second.id]
+    assert set(await found("ann/chat", tags={"tenant": "acme"})) == {first.id, second.id}
+    assert await found("ann/chat", state=RunState.FAILED) == [first.id]
+    assert await found("bob/chat", state=RunState.FAILED) == []
+    assert set(await found("ann/chat", state=RunState.QUEUED)) == {second.id, third.id}
+
+
+async def test_the_cost_of_a_session_depends_on_its_runs(
+    valkey: ValkeyServer, ledger: Ledger
+) -> None:
+    await settled(ledger, await submitted(ledger, session="/chat"))
+    for _ in range(30):
+        await settled(ledger, await submitted(ledger))
+    with valkey.client() as client:
+        client.config_resetstat()
+        assert len(await newest(ledger, session="/chat")) == 1
+        calls = client.info("commandstats")
+    assert calls["cmdstat_hmget"]["calls"] == 2  # search and snapshot
+
+
 async def test_tags_are_kept_in_the_record(ledger: Ledger) -> None:
     tags = {"tenant": "acme", "b": "x=y", "a": "Zürich 1|2"}
     new = await submitted(ledger, tags=tags)
@@ -211,8 +249,9 @@ async def test_the_length_of_a_page_is_bounded(ledger: Ledger, limit: int) -> No
 
 async def test_an_expired_run_leaves_all_indexes(ledger: Ledger) -> None:
     tags = {"tenant": "acme|1", "plan": "pro"}
+    more: dict[str, Any] = {"retention_ms": 1, "tags": tags, "session": "ann/chat|1\nb"}
     for state in (RunState.SUCCEEDED, RunState.FAILED):
-        await settled(ledger, await submitted(ledger, retention_ms=1, tags=tags), state)
+        await settled(ledger, await submitted(ledger, **more), state)
     pruned = 0
 
     async def prune() -> bool:
@@ -227,14 +266,15 @@ async def test_an_expired_run_leaves_all_indexes(ledger: Ledger) -> None:
 
 async def test_a_run_that_its_key_brought_back_is_found_as_it_is_now(ledger: Ledger) -> None:
     """Its former life had other tags, and failed; its entries lapse after the new run began."""
-    first = await submitted(ledger, retention_ms=1, tags={"tenant": "acme", "plan": "pro"})
+    more: dict[str, Any] = {"retention_ms": 1, "session": "/former"}
+    first = await submitted(ledger, tags={"tenant": "acme", "plan": "pro"}, **more)
     await settled(ledger, first, RunState.FAILED)
 
     async def expired() -> bool:
         return await ledger.queries.invocation(first.id) is None
 
     await wait_until_async(expired, what="the first run to expire")
-    await submitted(ledger, id=first.id, tags={"tenant": "acme", "plan": "free"})
+    await submitted(ledger, id=first.id, session="/later", tags={"tenant": "acme", "plan": "free"})
 
     async def found(**conditions: Any) -> list[str]:
         return [run.id for run in await newest(ledger, **conditions)]
@@ -243,13 +283,16 @@ async def test_a_run_that_its_key_brought_back_is_found_as_it_is_now(ledger: Led
         assert await found(tags={"plan": "pro"}) == []
         assert await found(tags={"tenant": "acme", "plan": "pro"}) == []
         assert await found(state=RunState.FAILED) == []
+        assert await found(session="/former") == []
+        assert await found(session="/later") == [first.id]
         for tags in ({"tenant": "acme"}, {"plan": "free"}, {}):
             assert await found(tags=tags, agent="librarian") == [first.id]
-        entry = expiring_entry(first, "failed", "plan=pro\ntenant=acme")
+        entry = expiring_entry(first, "failed", "plan=pro\ntenant=acme", "/former")
         await touch(ledger, "ZADD", first.id, "expiring", "XX", 1, entry)
         await reap(ledger)
     assert await touch(ledger, "EXISTS", "x", "index:tag:plan=pro") == 0
     assert await touch(ledger, "EXISTS", "x", "index:state:failed:all") == 0
+    assert await touch(ledger, "EXISTS", "x", "index:session:/former") == 0
     assert await touch(ledger, "EXISTS", "x", "expiring") == 0
 
 

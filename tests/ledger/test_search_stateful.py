@@ -1,8 +1,8 @@
 """Any series of changes of runs leaves the indexes so that each search finds what it should.
 
-Runs start, wait, end, expire, and are brought back by their key with other tags. After every step
-the auditor finds each run in its indexes and no other, and pages of any length, of one shard or of
-several, are what a filter of the model's runs gives.
+Runs start, wait, end, expire, and are brought back by their key with other tags or in another
+session. After every step the auditor finds each run in its indexes and no other, and pages of any
+length, of one shard or of several, are what a filter of the model's runs gives.
 """
 
 import asyncio
@@ -38,6 +38,7 @@ ENDS = (RunState.SUCCEEDED, RunState.FAILED, RunState.TIMED_OUT)
 PICK = st.integers(0, 99)
 AGENTS = st.sampled_from(["librarian", "writer"])
 TAGS = st.dictionaries(st.sampled_from(["tenant", "plan"]), st.sampled_from(["a", "b=|"]))
+SESSIONS = st.sampled_from([None, "/chat", "ann|3/a\nb=|"])
 STATES = st.sampled_from([None, *RunState])
 
 
@@ -78,10 +79,14 @@ class SearchMachine(RuleBasedStateMachine):
         return any(run.state in states for run in self.runs)
 
     @precondition(lambda self: len(self.runs) < MOST_RUNS)
-    @rule(agent=AGENTS, tags=TAGS, delayed=st.booleans())
-    def submit(self, agent: str, tags: Mapping[str, str], *, delayed: bool) -> None:
-        delay = LONG_MS if delayed else 0
-        self.submit_one(submission(agent=agent, tags=tags, delay_ms=delay))
+    @rule(agent=AGENTS, tags=TAGS, session=SESSIONS, delayed=st.booleans())
+    def submit(
+        self, agent: str, tags: Mapping[str, str], session: str | None, *, delayed: bool
+    ) -> None:
+        delay = LONG_MS if delayed and session is None else 0
+        run_id = self.ledger.keys.new_id(beside=session)
+        values = {"id": run_id, "session": session, "delay_ms": delay}
+        self.submit_one(submission(agent=agent, tags=tags, **values))
 
     def submit_one(self, new: Submission) -> None:
         assert self.run(self.ledger.submissions.submit(new))
@@ -92,9 +97,15 @@ class SearchMachine(RuleBasedStateMachine):
     @rule(number=PICK)
     def claim(self, number: int) -> None:
         run = self.pick(number, RunState.QUEUED)
-        if not run.new.delay_ms:
+        if not run.new.delay_ms and self.has_turn(run):
             run.lease = self.run(claimed(self.ledger, run.new.id))
             run.state = RunState.RUNNING
+
+    def has_turn(self, run: Known) -> bool:
+        """True for a run that is the first of its session, or belongs to none."""
+        session, live = run.new.session, (RunState.QUEUED, RunState.RUNNING)
+        of_session = [each for each in self.runs if each.new.session == session]
+        return session is None or run is next(each for each in of_session if each.state in live)
 
     @precondition(lambda self: self.has(RunState.RUNNING))
     @rule(number=PICK)
@@ -122,9 +133,15 @@ class SearchMachine(RuleBasedStateMachine):
         run.state = RunState.CANCELLED
 
     @precondition(lambda self: self.has(*ENDS, RunState.CANCELLED))
-    @rule(number=PICK, tags=TAGS, again=st.booleans(), pruned_first=st.booleans())
+    @rule(number=PICK, tags=TAGS, session=SESSIONS, again=st.booleans(), pruned_first=st.booleans())
     def expire(
-        self, number: int, tags: Mapping[str, str], *, again: bool, pruned_first: bool
+        self,
+        number: int,
+        tags: Mapping[str, str],
+        session: str | None,
+        *,
+        again: bool,
+        pruned_first: bool,
     ) -> None:
         """Let an ended run expire; its key may bring it back, before its entries are pruned."""
         run = self.pick(number, *ENDS, RunState.CANCELLED)
@@ -135,19 +152,31 @@ class SearchMachine(RuleBasedStateMachine):
         (entry,) = [each for each in entries if run_id.encode() in each]
         self.client.zadd(f"{prefix}expiring", {entry: 1})
         self.runs.remove(run)
+        keys = self.ledger.keys
+        if session is not None and keys.shard(session) != keys.shard(run_id):
+            session = None
+        back = replace(run.new, tags=tags, session=session, delay_ms=0)
         if again and not pruned_first:
-            self.submit_one(replace(run.new, tags=tags, delay_ms=0))
-        self.run(reap(self.ledger, shard=self.ledger.keys.shard(run_id)))
+            self.submit_one(back)
+        self.run(reap(self.ledger, shard=keys.shard(run_id)))
         if again and pruned_first:
-            self.submit_one(replace(run.new, tags=tags, delay_ms=0))
+            self.submit_one(back)
 
     @precondition(lambda self: self.runs)
-    @rule(state=STATES, agent=AGENTS | st.none(), tags=TAGS, number=PICK, old=st.booleans())
+    @rule(
+        state=STATES,
+        agent=AGENTS | st.none(),
+        tags=TAGS,
+        session=SESSIONS,
+        number=PICK,
+        old=st.booleans(),
+    )
     def search(
         self,
         state: RunState | None,
         agent: str | None,
         tags: Mapping[str, str],
+        session: str | None,
         number: int,
         *,
         old: bool,
@@ -159,9 +188,10 @@ class SearchMachine(RuleBasedStateMachine):
             if state in (None, run.state)
             and agent in (None, run.new.agent)
             and tags.items() <= run.new.tags.items()
+            and session in (None, run.new.session)
             and run.created_ms >= oldest
         ]
-        wanted, limit = RunFilter(state, agent, tags, oldest), 1 + number % 7
+        wanted, limit = RunFilter(state, agent, tags, oldest, session), 1 + number % 7
         found = [run.id for page in self.pages(wanted, limit) for run in page]
         assert found == [run_id for _, run_id in sorted(expected, reverse=True)]
 

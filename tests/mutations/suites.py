@@ -68,7 +68,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "park": ("test_parking", *_SCHEDULES, "test_durable_fences", "test_waits", "test_measures"),
     "reap_held": _HELD,
     "receive": ("test_inbox", "test_durable_fences", "test_waits", "test_sessions"),
-    "record": ("test_journals", "test_waits", "test_durable_fences"),
+    "record": ("test_journals", "test_waits", "test_durable_fences", "test_release"),
     "reopen_wait": ("test_waits", "test_durable_fences"),
     "release": ("test_held",),
     "renew": (*_LEASE, "test_claim", "test_reap"),

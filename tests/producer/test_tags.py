@@ -1,4 +1,4 @@
-"""Tags from the producer's side: what is enqueued with them, and found by them."""
+"""Tags and sessions from the producer's side: what is enqueued with them, and found by them."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -59,6 +59,21 @@ def test_a_repeated_request_finds_the_run_with_its_first_tags(own_fleet: Fleet) 
     again = own_fleet.enqueue("kit.add", {"x": 1}, idempotency_key="k", tags={"tenant": "other"})
     assert (again.id, again.status().tags) == (first.id, ACME)
     assert own_fleet.runs(tags={"tenant": "other"}) == []
+
+
+def test_runs_are_found_by_their_session(own_fleet: Fleet) -> None:
+    runs = [own_fleet.enqueue("kit.add", {"x": 1}, session="chat") for _ in range(2)]
+    tagged = own_fleet.enqueue("kit.add", {"x": 1}, session="chat", tags=ACME)
+    own_fleet.enqueue("kit.add", {"x": 1}, session="other", tags=ACME)
+    own_fleet.enqueue("kit.add", {"x": 1}, tags=ACME)
+    page = own_fleet.runs(session="chat", limit=2)
+    rest = own_fleet.runs(session="chat", after=page.cursor)
+    assert {run.id for run in [*page, *rest]} == {run.id for run in [*runs, tagged]}
+    (found,) = own_fleet.runs("queued", "kit", session="chat", tags=ACME)
+    assert (found.id, found.session) == (tagged.id, "chat")
+    assert own_fleet.runs(session="unknown") == []
+    with pytest.raises(InvalidArgumentsError, match="session must be a string"):
+        own_fleet.runs(session="")
 
 
 def test_invalid_tags_are_refused_before_anything_is_written(own_fleet: Fleet) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from skillfleet_cli.options import Json, RunId, TagPairs
+from skillfleet_cli.options import Json, RunId, SessionOwner, SessionTenant, TagPairs
 
 
 class State(StrEnum):
@@ -78,7 +78,7 @@ def cancel(
     with_fleet(lambda fleet: cancel_run(fleet.run(run), reason, as_json=as_json))
 
 
-def runs(
+def runs(  # noqa: PLR0913 - one parameter for each option
     *,
     state: Annotated[
         State | None, typer.Option(help="Only runs in this state.", show_default=False)
@@ -87,6 +87,11 @@ def runs(
         str | None, typer.Option(metavar="NAME", help="Only runs of this agent.")
     ] = None,
     tag: TagPairs = None,
+    session: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only runs of this session.")
+    ] = None,
+    subject: SessionOwner = None,
+    tenant: SessionTenant = None,
     since: Annotated[
         str | None,
         typer.Option(
@@ -103,15 +108,18 @@ def runs(
 ) -> None:
     """List runs, the newest first.
 
-    Where there are more, the cursor for the next list goes to stderr.
+    Where there are more, the cursor for the next list goes to stderr. Where the fleet requires
+    authentication, each caller has sessions of its own: --subject and --tenant name the caller.
 
     Examples:
       $ skillfleet runs --state failed --agent librarian
       $ skillfleet runs --tag tenant=acme --since 1h
+      $ skillfleet runs --session chat-42
     """
     from skillfleet_cli.conditions import parse_since, parse_tags
     from skillfleet_cli.fleet import with_fleet
     from skillfleet_cli.runs import list_runs
+    from skillfleet_cli.sessions import owner_of
 
     chosen = state.value if state is not None else None
     conditions = {
@@ -119,5 +127,14 @@ def runs(
         "agent": agent,
         "tags": parse_tags(tag or []),
         "since": parse_since(since) if since is not None else None,
+        "session": session,
     }
-    with_fleet(lambda fleet: list_runs(fleet, conditions, limit, cursor, as_json=as_json))
+    with_fleet(
+        lambda fleet: list_runs(
+            fleet,
+            conditions | {"auth": owner_of(fleet, subject, tenant)},
+            limit,
+            cursor,
+            as_json=as_json,
+        )
+    )

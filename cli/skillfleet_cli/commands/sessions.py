@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from skillfleet_cli.options import Json, Subject
+from skillfleet_cli.options import Json, SessionOwner, SessionTenant
 
 _SessionId = Annotated[
     str, typer.Argument(metavar="SESSION", help="Id of the session.", show_default=False)
@@ -32,7 +32,8 @@ def list_(
 def show(
     session: _SessionId,
     *,
-    subject: Subject = None,
+    subject: SessionOwner = None,
+    tenant: SessionTenant = None,
     limit: Annotated[
         int, typer.Option("--limit", "-n", min=1, max=10_000, help="Runs to list at most.")
     ] = 20,
@@ -40,13 +41,17 @@ def show(
 ) -> None:
     """Show a session and its runs, the newest first.
 
-    Where the fleet requires authentication, each caller has sessions of its own: --subject names
-    the caller.
+    Where the fleet requires authentication, each caller has sessions of its own: --subject and
+    --tenant name the caller.
 
     Example:
       $ skillfleet sessions show chat-42
     """
     from skillfleet_cli.fleet import with_fleet
-    from skillfleet_cli.sessions import show_session
+    from skillfleet_cli.sessions import owner_of, show_session
 
-    with_fleet(lambda fleet: show_session(fleet, session, subject, limit, as_json=as_json))
+    with_fleet(
+        lambda fleet: show_session(
+            fleet, session, owner_of(fleet, subject, tenant), limit, as_json=as_json
+        )
+    )

@@ -1,4 +1,7 @@
-"""Search of runs by state, agent and tags: pages that cost the same however many runs there are."""
+"""Search of runs by state, agent, tags and session.
+
+A page costs the same however many runs there are.
+"""
 
 import asyncio
 import re
@@ -40,12 +43,15 @@ class RunFilter:
     tags: Mapping[str, str] = field(default_factory=dict)
     since_ms: int = 0
     """The earliest time of creation, in milliseconds since the epoch."""
+    session: str | None = None
+    """The session, as `session_name` returns it."""
 
     @property
     def indexes(self) -> list[str]:
         """The names of the indexes that such runs are in."""
         of_agent = [] if self.agent is None else [f"agent:{self.agent}"]
-        return [*of_agent, *(f"tag:{line}" for line in tag_lines(self.tags))]
+        of_session = [] if self.session is None else [f"session:{self.session}"]
+        return [*of_agent, *(f"tag:{line}" for line in tag_lines(self.tags)), *of_session]
 
 
 class Position(NamedTuple):
@@ -93,8 +99,11 @@ class Search(RunOperations):
             raise ValueError(f"limit must be 1 to {MOST_LISTED}, not {limit!r}")
         wanted = conditions or RunFilter()
         start = Position.read(after) if after is not None else _NEWEST
+        keys = self._keys
+        # All runs of a session are on one shard.
+        prefixes = keys.prefixes() if wanted.session is None else [keys.prefix(wanted.session)]
         parts = await asyncio.gather(
-            *(self._search(prefix, wanted, start, limit) for prefix in self._keys.prefixes())
+            *(self._search(prefix, wanted, start, limit) for prefix in prefixes)
         )
         found, end = _merged(parts, limit)
         statuses = await self.statuses([run_id.decode() for _, run_id in found])

@@ -83,13 +83,15 @@ local function add_state(id, stream, kept, attempt, seq, payload, now)
 end
 
 -- Call act with the key of every index by creation that a run belongs to, whatever its state; with a
--- state, of those that hold the runs in this state alone. tags is the record's field, KEY=VALUE lines.
-local function each_index(agent, tags, act, state)
+-- state, of those that hold the runs in this state alone. tags is the record's field, KEY=VALUE lines;
+-- session is nil or '' for a run without one.
+local function each_index(agent, tags, session, act, state)
   local start = P .. 'index:'
   if state then start = start .. 'state:' .. state .. ':' end
   act(start .. 'all')
   act(start .. 'agent:' .. agent)
   for tag in string.gmatch(tags or '', '[^\n]+') do act(start .. 'tag:' .. tag) end
+  if (session or '') ~= '' then act(start .. 'session:' .. session) end
 end
 
 -- Most runs succeed: indexes of these would find them no sooner than those of all runs.
@@ -97,10 +99,12 @@ local function is_indexed(state)
   return state ~= 'succeeded'
 end
 
--- Note when an ended run leaves its indexes, and which: its record is gone by then. The length says
--- where the id ends and the tags begin, as both may hold any character.
-local function expire_indexes(id, state, agent, tags, at)
-  write_shared('ZADD', P .. 'expiring', at, state .. '|' .. agent .. '|' .. #id .. '|' .. id .. (tags or ''))
+-- Note when an ended run leaves its indexes, and which: its record is gone by then. The lengths say
+-- where the id and the session end, as they and the tags may hold any character.
+local function expire_indexes(id, state, agent, tags, session, at)
+  session = session or ''
+  local lengths = #id .. '|' .. #session
+  write_shared('ZADD', P .. 'expiring', at, state .. '|' .. agent .. '|' .. lengths .. '|' .. id .. session .. (tags or ''))
 end
 
 -- Note how many events with an address are in the stream: address, number pairs in ARGV from `first`
@@ -118,7 +122,7 @@ end
 local function add_record(id, fields, now, published, args, position)
   redis.call('HSET', run_key(id), 'state', 'queued', 'created', now, 'published', published, 'attempt', 0, 'token', 0,
     'seq', 0, unpack(args, position))
-  each_index(fields.agent, fields.tags, function(key) write_shared('ZADD', key, now, id) end)
+  each_index(fields.agent, fields.tags, fields.session, function(key) write_shared('ZADD', key, now, id) end)
   if fields.deadline then redis.call('ZADD', P .. 'deadlines', fields.deadline, id) end
 end
 
@@ -476,7 +480,8 @@ end
 -- that: ten years are longer than any wait.
 local KEPT_MS = 315360000000
 
--- What the ended run has called is not needed any more. meta_key is the key of its own result.
+-- What the ended run has called is not needed any more; it belongs to no session. meta_key is the key of
+-- the run's own result.
 local function release_called(id, meta_key)
   for _, child in ipairs(redis.call('SMEMBERS', P .. 'children:' .. id)) do
     local r = redis.call('HMGET', run_key(child), 'state', 'retention', 'agent', 'journal', 'tags')
@@ -489,7 +494,7 @@ local function release_called(id, meta_key)
       if not redis.call('ZSCORE', P .. 'cleanups', child) then redis.call('PEXPIRE', P .. 'children:' .. child, ttl) end
       expire_artifacts(child, ttl)
       if r[4] then expire_journal(child, ttl) end
-      expire_indexes(child, r[1], r[3], r[5], now_ms() + ttl)
+      expire_indexes(child, r[1], r[3], r[5], nil, now_ms() + ttl)
     end
   end
 end
@@ -551,7 +556,7 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
   end
   if r[8] then redis.call('ZREM', P .. 'deadlines', id) end
   if is_indexed(state) then
-    each_index(r[10], r[23], function(key) write_shared('ZADD', key, r[11], id) end, state)
+    each_index(r[10], r[23], r[25], function(key) write_shared('ZADD', key, r[11], id) end, state)
   end
   local kept, is_streamed = add_state(id, r[20], r[21], r[3], seq, payload, now)
   redis.call('HSET', run, 'state', state, 'code', code, 'message', message, 'finished', now, 'seq', seq,
@@ -575,7 +580,7 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
     expire_journal(id, ttl)
     release_called(id, meta_key)
   end
-  expire_indexes(id, state, r[10], r[23], now + ttl)
+  expire_indexes(id, state, r[10], r[23], r[25], now + ttl)
   add_canvas(id, r[19], state, now)
   if is_first then redis.call('PUBLISH', meta_key, meta) end
   local is_awaited = is_kept and string.find(caller[3] or '', 'call', 1, true)

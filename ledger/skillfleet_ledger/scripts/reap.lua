@@ -271,20 +271,21 @@ for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do recall_stranded(
 
 -- An idempotency key may have brought the id back: the new run stays in the indexes it belongs to.
 local function leave_indexes(entry)
-  local state, agent, length, rest = string.match(entry, '^([^|]*)|([^|]*)|(%d+)|(.*)$')
-  local id, tags = string.sub(rest, 1, length), string.sub(rest, length + 1)
-  local r = redis.call('HMGET', run_key(id), 'state', 'agent', 'tags')
+  local state, agent, length, more_length, rest = string.match(entry, '^([^|]*)|([^|]*)|(%d+)|(%d+)|(.*)$')
+  local id, session = string.sub(rest, 1, length), string.sub(rest, length + 1, length + more_length)
+  local tags = string.sub(rest, length + more_length + 1)
+  local r = redis.call('HMGET', run_key(id), 'state', 'agent', 'tags', 'session')
   local kept = {}
   local function keep(key) kept[key] = true end
   local function leave(key)
     if not kept[key] then redis.call('ZREM', key, id) end
   end
   if r[1] then
-    each_index(r[2], r[3], keep)
-    each_index(r[2], r[3], keep, r[1])
+    each_index(r[2], r[3], r[4], keep)
+    each_index(r[2], r[3], r[4], keep, r[1])
   end
-  each_index(agent, tags, leave)
-  if is_indexed(state) then each_index(agent, tags, leave, state) end
+  each_index(agent, tags, session, leave)
+  if is_indexed(state) then each_index(agent, tags, session, leave, state) end
 end
 
 -- Index entries of runs whose records have expired, a second ago so that they surely have.

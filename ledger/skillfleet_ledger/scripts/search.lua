@@ -6,7 +6,8 @@
 -- ARGV[3]  time of the oldest run, milliseconds
 -- ARGV[4]  ARGV[5]  the position after which the page begins: a run's time of creation and its id
 -- ARGV[6]  the state they must show; '' for any
--- ARGV[7..] names of the indexes they must be in, without `index:`: agent:AGENT, tag:KEY=VALUE
+-- ARGV[7..] names of the indexes they must be in, without `index:`: agent:AGENT, tag:KEY=VALUE,
+--          session:SESSION
 --
 -- Returns {is_complete, time, id, found}: is_complete is 1 when there are no further runs; else time
 -- and id are the position up to which was searched. found is a flat list of times and ids, in order.
