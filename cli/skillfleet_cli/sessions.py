@@ -17,7 +17,7 @@ async def list_sessions(fleet: AsyncFleet, limit: int, *, as_json: bool) -> None
     if not found:
         console(stderr=True).print("no sessions")
         return
-    listed = Listing("RUNS", "WAITING", "STATE", "ACTIVE", "CURRENT RUN", "SESSION")
+    listed = Listing("RUNS", "QUEUED", "STATE", "ACTIVE", "CURRENT RUN", "SESSION")
     now = datetime.now(UTC)
     for each in found:
         listed.add(
@@ -56,7 +56,7 @@ async def show_session(
     for name, value in (
         ("session", status.id),
         ("runs", str(status.runs)),
-        ("waiting", str(status.waiting)),
+        ("queued", str(status.waiting)),
         ("current run", status.current or ""),
         ("state", size(status.state_bytes) if status.state_bytes else ""),
         ("created", clock(status.created_at)),

@@ -2,36 +2,32 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.text import Text
 
-from skillfleet.contracts import RunEvent, RunStatus
+from skillfleet.contracts import RecordedStep, RunEvent, RunStatus
 from skillfleet.errors import UnknownRunError
 from skillfleet.printable import printable_line
-from skillfleet_cli.events import describe
 from skillfleet_cli.output import STATE_STYLES, Listing, console, duration, print_json, styled
+from skillfleet_cli.trace_lines import Bounds, Line, RunLines, TracedWait, waits_of
 from skillfleet_ledger.streams import event_number
 from skillfleet_producer import AsyncFleet
 
 _BAR = 40
 """Columns of the widest bar."""
+_GAP = 2
+"""Columns between two cells."""
+_SHORTEST = 20
+"""Columns of a name that a narrow terminal leaves."""
 _MOST_RUNS = 500
 """Most runs that one tree shows, whatever the options say."""
 _MOST_EVENTS = 2000
 """Most events that are read of one run."""
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Limits of a large tree: calls shown for each run, and lines of events."""
-
-    children: int = 10
-    events: int = 12
 
 
 @dataclass
@@ -40,6 +36,8 @@ class Node:
 
     status: RunStatus
     events: list[RunEvent] = field(default_factory=list)
+    steps: list[RecordedStep] = field(default_factory=list)
+    waits: list[TracedWait] = field(default_factory=list)
     children: list["Node"] = field(default_factory=list)
     hidden: list[RunStatus] = field(default_factory=list)
 
@@ -75,16 +73,20 @@ async def _grow(fleet: AsyncFleet, root: Node, bounds: Bounds) -> None:
 
 
 async def _read(fleet: AsyncFleet, node: Node) -> list[RunStatus]:
-    """Read a run's events; returns the runs that it called."""
-    run_id, newest = node.status.id, node.status.events
+    """Read a run's events, steps and waits; returns the runs that it called."""
+    run, newest = fleet.run(node.status.id), node.status.events
     if newest:
-        async for batch in fleet.run(run_id).event_batches():
+        async for batch in run.event_batches():
             node.events += batch
             if event_number(batch[-1].id) >= newest or len(node.events) >= _MOST_EVENTS:
                 break
+    with suppress(UnknownRunError):
+        node.steps = await run.steps()
+        still_open = await run.waits() if node.status.waits else []
+        node.waits = waits_of(node.status, node.events, still_open)
     if not node.status.children:
         return []
-    ids = await fleet.run(run_id).children()
+    ids = await run.children()
     found = await asyncio.gather(*(_status(fleet, child) for child in ids))
     return [status for status in found if status is not None]
 
@@ -100,6 +102,16 @@ def _took(status: RunStatus) -> timedelta:
     return (status.finished_at or datetime.now(UTC)) - status.created_at
 
 
+class _Row(NamedTuple):
+    """A row of the table; `bar` draws in the columns that are left for it."""
+
+    name: Text
+    state: Text | str
+    at: str
+    took: str
+    bar: Callable[[], Text]
+
+
 class _Waterfall:
     """A table of name, start, duration and bar, on the time scale of the whole tree."""
 
@@ -108,33 +120,56 @@ class _Waterfall:
         self._bounds = bounds
         self._began = root.status.created_at
         self._span = max((node.end for node in _all(root)), default=root.end) - self._began
-        self._rows = Listing("run", "state", "at", "took", "")
+        self._rows: list[_Row] = []
+        self._columns = _BAR
 
     def print(self) -> None:
-        """Print the table on stdout."""
+        """Print the table on stdout; on a narrow terminal names and bars are shorter."""
         status = self._root.status
-        console().print(f"trace {status.trace_id or '-'}  took {duration(self._span)}")
+        terminal = console()
+        terminal.print(f"trace {status.trace_id or '-'}  took {duration(self._span)}")
         self._add(self._root, "", "")
-        self._rows.print()
+        rows = Listing("run", "state", "at", "took", "")
+        longest = max(row.name.cell_len for row in self._rows)
+        fixed = sum(
+            max(map(len, (title, *(str(cell) for cell in cells)))) + _GAP
+            for title, cells in zip(
+                ("state", "at", "took"),
+                zip(*((row.state, row.at, row.took) for row in self._rows), strict=True),
+                strict=True,
+            )
+        )
+        room = terminal.width - fixed - _GAP
+        widest = max(_SHORTEST, min(longest, room - min(_BAR, room // 3)))
+        self._columns = min(_BAR, max(1, room - widest))
+        for row in self._rows:
+            row.name.truncate(widest, overflow="ellipsis")
+            rows.add(row.name, row.state, row.at, row.took, row.bar())
+        rows.print()
 
     def _add(self, node: Node, lead: str, indent: str) -> None:
         status = node.status
         style = STATE_STYLES[status.state]
-        self._rows.add(
-            styled((lead, "dim"), (status.name, "bold")),
-            Text(status.state, style),
-            self._at(status.created_at),
-            duration(_took(status)),
-            self._bar(status, style),
+        self._rows.append(
+            _Row(
+                styled((lead, "dim"), (status.name, "bold")),
+                Text(status.state, style),
+                self._at(status.created_at),
+                duration(_took(status)),
+                lambda: self._bar(status, style),
+            )
         )
-        below: list[_Line | Node | list[RunStatus]] = [
-            *self._attempts(status),
-            *self._events(node),
+        lines = RunLines(status, node.events, node.steps, node.waits)
+        below: list[Line | Node | list[RunStatus]] = [
+            *lines.all(self._bounds, datetime.now(UTC)),
             *node.children,
             *([node.hidden] if node.hidden else []),
         ]
-        for number, each in enumerate(below, start=1):
-            last = number == len(below)
+        self._add_below(below, indent)
+
+    def _add_below(self, rows: Sequence["Line | Node | list[RunStatus]"], indent: str) -> None:
+        for number, each in enumerate(rows, start=1):
+            last = number == len(rows)
             branch, deeper = ("└─ ", "   ") if last else ("├─ ", "│  ")
             if isinstance(each, Node):
                 self._add(each, indent + branch, indent + deeper)
@@ -142,11 +177,12 @@ class _Waterfall:
                 self._add_hidden(each, indent + branch)
             else:
                 self._add_line(each, indent + branch)
+                self._add_below(each.below, indent + deeper)
 
-    def _add_line(self, line: "_Line", lead: str) -> None:
+    def _add_line(self, line: Line, lead: str) -> None:
         name = styled((lead, "dim"), printable_line(line.text)[:_LONGEST])
         took = duration(line.took) if line.took is not None else ""
-        self._rows.add(name, line.state, self._at(line.at), took, self._mark(line.at))
+        self._rows.append(_Row(name, line.state, self._at(line.at), took, lambda: self._mark(line)))
 
     def _add_hidden(self, runs: list[RunStatus], lead: str) -> None:
         """Add one row for the calls that are not shown."""
@@ -155,30 +191,7 @@ class _Waterfall:
         shortest, longest = _took(runs[-1]), _took(runs[0])
         name = styled((lead, "dim"), printable_line(f"… {text}")[:_LONGEST])
         took = f"{duration(shortest)} to {duration(longest)}"
-        self._rows.add(name, "", "", took, "")
-
-    def _attempts(self, status: RunStatus) -> Iterator["_Line"]:
-        if len(status.attempts) < 2:  # noqa: PLR2004 - one attempt is the run itself
-            return
-        for attempt in status.attempts:
-            took = attempt.ended_at - attempt.started_at if attempt.ended_at else None
-            text = f"attempt {attempt.number} on {attempt.worker}"
-            yield _Line(text, attempt.started_at, attempt.outcome or "running", took)
-
-    def _events(self, node: Node) -> Iterator["_Line"]:
-        """Group consecutive events of one kind into one line; state events are left out."""
-        shown = [event for event in node.events if event.kind != "state"]
-        groups = [list(group) for _, group in groupby(shown, key=lambda event: event.kind)]
-        for group in groups[: self._bounds.events]:
-            first, last = group[0], group[-1]
-            if len(group) == 1:
-                yield _Line(describe(first), first.at)
-            else:
-                yield _Line(f"{first.kind} x {len(group)}", first.at, took=last.at - first.at)
-        if len(groups) > self._bounds.events:
-            rest = sum(map(len, groups[self._bounds.events :]))
-            if rest:
-                yield _Line(f"… {rest} more events", groups[self._bounds.events][0].at)
+        self._rows.append(_Row(name, "", "", took, Text))
 
     def _at(self, moment: datetime) -> str:
         return f"+{duration(max(moment - self._began, timedelta()))}"
@@ -186,34 +199,34 @@ class _Waterfall:
     def _column(self, moment: datetime) -> int:
         if not self._span:
             return 0
-        return min(max(int((moment - self._began) / self._span * _BAR), 0), _BAR - 1)
+        columns = self._columns
+        return min(max(int((moment - self._began) / self._span * columns), 0), columns - 1)
 
     def _bar(self, status: RunStatus, style: str) -> Text:
-        begin = self._column(status.created_at)
-        end = self._column(status.finished_at or datetime.now(UTC)) + 1
-        started = status.attempts[0].started_at if status.attempts else status.finished_at
-        work = min(self._column(started), end - 1) if started else end
+        """Draw a run: time in a worker, and time in the queue or without one."""
+        begin, now = self._column(status.created_at), datetime.now(UTC)
+        end = self._column(status.finished_at or now) + 1
+        worked = {
+            column
+            for attempt in status.attempts
+            for column in range(
+                self._column(attempt.started_at),
+                self._column(attempt.ended_at or status.finished_at or now) + 1,
+            )
+        }
         bar = Text(" " * begin)
-        bar.append("░" * (work - begin), "dim")
-        bar.append("█" * (end - work), style)
+        for column in range(begin, end):
+            bar.append(*(("█", style) if column in worked else ("░", "dim")))
         return bar
 
-    def _mark(self, moment: datetime) -> Text:
-        return Text(" " * self._column(moment) + "·", "dim")
+    def _mark(self, line: Line) -> Text:
+        begin = self._column(line.at)
+        length = self._column(line.at + line.took) - begin + 1 if line.took is not None else 1
+        return Text(" " * begin + line.mark * (1 if line.mark == "·" else length), "dim")
 
 
 _LONGEST = 72
 """Most characters of a row's name."""
-
-
-@dataclass(frozen=True)
-class _Line:
-    """A row for an attempt or an event."""
-
-    text: str
-    at: datetime
-    state: str = ""
-    took: timedelta | None = None
 
 
 def _all(node: Node) -> Iterator[Node]:
@@ -225,6 +238,8 @@ def _all(node: Node) -> Iterator[Node]:
 def _as_json(node: Node) -> dict[str, Any]:
     return {
         "run": node.status.model_dump(mode="json"),
+        "steps": [step.model_dump(mode="json") for step in node.steps],
+        "waits": [wait.model_dump(mode="json") for wait in node.waits],
         "events": [event.model_dump(mode="json") for event in node.events],
         "children": [_as_json(child) for child in node.children],
         "not_shown": len(node.hidden),

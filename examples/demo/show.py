@@ -22,7 +22,8 @@ from skillfleet.contracts import RunState, RunStatus
 from skillfleet.errors import SkillfleetError
 from skillfleet_cli.dev.cleanup import CleanupProcess
 from skillfleet_cli.exits import CommandError
-from skillfleet_cli.trace import Bounds, show_trace
+from skillfleet_cli.trace import show_trace
+from skillfleet_cli.trace_lines import Bounds
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 
 SUCCEEDED, FAILED, INTERRUPTED = 0, 1, 130

@@ -19,10 +19,10 @@ _RICHS_OWN = re.compile(r"\x1b\[\d*(?:;\d+)*m|\x1b\[\?25[lh]|\x1b\[\d*[AK]|\r\n|
 _HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
-def on_terminal(shell: Shell, *arguments: str) -> tuple[int, str]:
+def on_terminal(shell: Shell, *arguments: str, columns: int = 120) -> tuple[int, str]:
     """Run a command whose input and output are a terminal; its exit code and all it shows."""
     ours, theirs = pty.openpty()
-    environment = shell.environment(arguments[0]) | {"TERM": "xterm", "COLUMNS": "120"}
+    environment = shell.environment(arguments[0]) | {"TERM": "xterm", "COLUMNS": str(columns)}
     process = subprocess.Popen(
         [*SKILLFLEET, *arguments],
         cwd=shell.folder,

@@ -14,9 +14,11 @@ import redis
 
 from skillfleet_ledger import Ledger, Settings
 from tests.cli.commands import Shell
+from tests.ledger.helpers import running
 from tests.support import acl
 from tests.support.ports import free_port
 from tests.support.valkey import ValkeyServer, running_server
+from tests.support.waiter import Waiter
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("cli")
@@ -36,7 +38,7 @@ def test_a_working_fleet_is_healthy(shell: Shell) -> None:
     sound.add("reaper")
     assert {name: found[name]["level"] for name in sound} == dict.fromkeys(sound, "ok")
     assert found["agents"]["text"] == "annex, fleet, kit"
-    assert found["queue annex-queue"]["text"] == "0 waiting, 0 running"
+    assert found["queue annex-queue"]["text"] == "0 queued, 0 running"
 
 
 def test_a_fleet_without_workers_is_warned_of_and_fails_only_when_strict(bare: Shell) -> None:
@@ -47,11 +49,35 @@ def test_a_fleet_without_workers_is_warned_of_and_fails_only_when_strict(bare: S
         "agents",
         "queue lonely",
     }
-    assert "1 waiting" in found["queue lonely"]["text"]
+    assert "1 queued" in found["queue lonely"]["text"]
     assert "skillfleet worker MODULE -Q lonely" in found["queue lonely"]["advice"]
     findings(bare, "--strict", code=1)
     shown = bare.ok("doctor").out
     assert "-> start one: skillfleet worker MODULE" in shown
+
+
+def test_the_reaper_is_named_when_nothing_wakes_what_is_due(bare: Shell) -> None:
+    assert findings(bare)["reaper"]["level"] == "ok"
+    asyncio.run(_wait_for_a_minute(bare.url))
+    found = findings(bare)["reaper"]
+    assert found["level"] == "warning"
+    assert found["text"] == "none: nothing wakes 1 wait that expires"
+    assert found["advice"] == "a worker is the reaper, too: start one"
+    bare.ok("enqueue", "kit.add", '{"x": 1}', "--delay", "60")
+    for name in ("one", "two"):
+        every = ("--every", "3600", "--arg", "x=1")
+        bare.ok("schedules", "add", name, "kit.add", *every)
+    text = "1 wait that expires, 1 delayed run, 2 schedules"
+    assert findings(bare)["reaper"]["text"] == f"none: nothing wakes {text}"
+
+
+async def _wait_for_a_minute(url: str) -> None:
+    """Park a run with a timer."""
+    ledger = Ledger(Settings.load(redis_url=url))
+    waiter = Waiter(ledger, await running(ledger))
+    expires_ms = await ledger.directory.now_ms() + 60_000
+    await waiter.parks(await waiter.opens(None, "timer", expires_ms=expires_ms))
+    await ledger.close()
 
 
 def test_runs_of_a_lost_worker_are_reported(bare: Shell) -> None:

@@ -613,6 +613,8 @@ async def test_a_pause_that_began_ends_at_its_time() -> None:
     second = context(first, clock=clock)
     await second.sleep(3600)
     assert clock.now() == wait.expires
+    (entry,) = second.journal.steps()
+    assert entry.duration_seconds < 60, "a clock that differs makes no time of its own"
 
 
 # Calls and declarations.

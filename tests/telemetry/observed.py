@@ -44,6 +44,27 @@ async def carried_on(ctx: RunContext) -> list[str]:
     return (await ctx.call("watched", "carried")).result  # type: ignore[no-any-return]
 
 
+@agent.skill(durable=True)
+async def deliberates(ctx: RunContext) -> int:
+    """Think in a step, ask, call a run, and think again."""
+    length = await ctx.step("think", len, "whales")
+    await ctx.ask("Count the whales?\nThere are many.", schema=bool)
+    called = await ctx.call("watched", "add", args={"x": length})
+    return await ctx.step("sum", sum, [length, called.result])
+
+
+@agent.skill(durable=True)
+async def pauses(ctx: RunContext, seconds: float) -> None:
+    await ctx.step("think", len, "whales")
+    await ctx.sleep(seconds)
+
+
+@agent.skill
+async def records(ctx: RunContext, n: int) -> None:
+    for number in range(n):
+        await ctx.step("think", abs, number)
+
+
 @agent.skill
 async def fails(ctx: RunContext) -> None:
     _leave_open(ctx)

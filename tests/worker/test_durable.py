@@ -123,9 +123,12 @@ def test_a_waiting_run_is_parked_and_resumes(shared: Shared) -> None:
     wait_parked(run)
     status = run.status()
     assert status.state is RunState.WAITING
-    assert [wait.question for wait in run.waits()] == ["Deploy?"]
+    (wait,) = run.waits()
+    assert wait.question == "Deploy?"
     run.answer({"approved": False})
     assert run.result(timeout=20) == "False by "
+    *_, entry = run.steps()
+    assert (entry.kind, entry.attempt, entry.started_at) == ("ask", 2, wait.opened_at)
     states = [event.payload["state"] for event in run.events() if event.kind == "state"]
     assert states[:2] == ["running", "waiting"]
     assert states[-1] == "succeeded"
@@ -183,6 +186,8 @@ def test_a_sleeping_run_wakes_up(shared: Shared, tmp_path: Path) -> None:
     begun, ended = run.status().created_at, run.status().finished_at
     assert ended is not None
     assert (ended - begun).total_seconds() >= 1.5
+    (entry,) = run.steps()
+    assert entry.duration_seconds >= 1.4, "the pause counts from its first attempt"
 
 
 def test_messages_are_received_once_and_in_order(shared: Shared) -> None:

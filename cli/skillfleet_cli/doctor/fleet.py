@@ -47,13 +47,36 @@ async def _reaper(ledger: Ledger, workers: list[str]) -> Finding:
     if all(held):
         return Finding("reaper", Level.OK, "active")
     if not workers:
-        return Finding("reaper", Level.OK, "starts with the first worker")
+        waiting = await _waiting(ledger, prefixes)
+        if not waiting:
+            return Finding("reaper", Level.OK, "starts with the first worker")
+        text = f"none: nothing wakes {', '.join(waiting)}"
+        return Finding("reaper", Level.WARNING, text, "a worker is the reaper, too: start one")
     advice = "look for 'the reaper' in the workers' logs; a restart of a worker elects another"
-    return Finding("reaper", Level.WARNING, "none, although there are live workers", advice)
+    text = "none, although there are live workers"
+    if waiting := await _waiting(ledger, prefixes):
+        text += f": nothing wakes {', '.join(waiting)}"
+    return Finding("reaper", Level.WARNING, text, advice)
+
+
+async def _waiting(ledger: Ledger, prefixes: list[str]) -> list[str]:
+    """Return the numbers of what only the reaper wakes when its time has come."""
+    found = []
+    for key, one, several in (
+        ("timers", "wait that expires", "waits that expire"),
+        ("delayed", "delayed run", "delayed runs"),
+        ("schedules", "schedule", "schedules"),
+    ):
+        count = 0
+        for prefix in prefixes:
+            count += await ledger.connection.execute("ZCARD", f"{prefix}{key}")
+        if count:
+            found.append(f"{count} {one if count == 1 else several}")
+    return found
 
 
 def _queue(stats: QueueStats, served: bool) -> Finding:  # noqa: FBT001 - a fact of the queue
-    text = f"{stats.queued} waiting, {stats.running} running"
+    text = f"{stats.queued} queued, {stats.running} running"
     if stats.queued:
         text += f", the oldest for {duration(stats.oldest_age_seconds)}"
     name = f"queue {stats.queue}"

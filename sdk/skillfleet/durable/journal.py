@@ -76,6 +76,7 @@ class Journal:
         self._entries: dict[str, Entry] = {}
         self._unasked: dict[str, Entry] = {}
         self._waits: set[str] = set()
+        self._opened: Mapping[str, int] = {}
         self._tries: dict[str, int] = {}
         self._pauses: dict[str, int] = {}
         self._paused: set[str] = set()
@@ -118,6 +119,7 @@ class Journal:
         self._entries = {entry.identity: entry for entry in recorded.entries}
         for identity in self._entries:
             self._note_pause(identity)
+        self._opened = recorded.waits
         self._waits = set(recorded.waits)
         self._pauses = dict(filter(None, map(identities.read_backoff, self._waits)))
         self._emitted = recorded.emitted
@@ -218,8 +220,10 @@ class Journal:
     # Writing.
 
     def start(self, identity: str, kind: EntryKind, name: str) -> Started:
-        """Return the start of an entry."""
-        return Started(identity, kind, name, time.time_ns() // 1_000_000, time.monotonic())
+        """Return the start of an entry; that of a wait is when an earlier attempt opened it."""
+        now_ms = time.time_ns() // 1_000_000
+        at_ms = min(self._opened.get(identity, now_ms), now_ms)
+        return Started(identity, kind, name, at_ms, time.monotonic() - (now_ms - at_ms) / 1000)
 
     def entry(
         self,

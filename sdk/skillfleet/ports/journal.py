@@ -74,12 +74,13 @@ class Recorded:
     """The record of earlier attempts: entries by number, events by address, open waits.
 
     `emitted` maps the address of events (`skillfleet.durable`) to how many of them are in the
-    stream. `waits` has the identities of waits that have no entry yet, decided or not.
+    stream. `waits` maps the identity of each wait that has no entry yet, decided or not, to
+    the time of its opening, in milliseconds since the epoch.
     """
 
     entries: Sequence[Entry] = ()
     emitted: Mapping[str, int] = field(default_factory=dict)
-    waits: frozenset[str] = frozenset()
+    waits: Mapping[str, int] = field(default_factory=dict)
 
 
 class Emission(NamedTuple):

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -110,8 +111,12 @@ class LocalJournalStore(JournalStore):
         return Recorded(
             entries=sorted(journal.entries.values(), key=lambda entry: entry.number),
             emitted=dict(journal.emitted),
-            waits=frozenset(wait.spec.identity for wait in journal.waits.values()),
+            waits={wait.spec.identity: self._opened_ms(wait) for wait in journal.waits.values()},
         )
+
+    def _opened_ms(self, wait: LocalWait) -> int:
+        """Return when a wait was opened; a test clock may be far from the time of day."""
+        return round((time.time() - max(0.0, self._attempt.clock.now() - wait.opened)) * 1000)
 
     async def value(self, entry: Entry) -> bytes:
         """Return a value that is kept apart."""

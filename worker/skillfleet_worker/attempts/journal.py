@@ -157,7 +157,8 @@ class LedgerJournal(JournalStore):
             found = OpenWait(wait.id, wait.spec, wait.expires_ms, wait.decision)
             self._open[wait.spec.identity] = found
         report_replayed(self._attempt, len(stored.entries))
-        return Recorded(stored.entries, stored.emitted, frozenset(self._open))
+        opened = {wait.spec.identity: wait.opened_ms for wait in stored.waits}
+        return Recorded(stored.entries, stored.emitted, opened)
 
     async def value(self, entry: Entry) -> bytes:
         """Return the JSON of an entry's value that is kept apart."""
@@ -246,7 +247,7 @@ class LedgerJournal(JournalStore):
         self, entry: Entry, spec: WaitSpec, emitted: Mapping[str, int]
     ) -> bytes | None:
         """Take the next inbox message and record it as the value of `entry`."""
-        began = self._attempt.clock.redis_ms
+        began = self._attempt.clock.redis_ms - entry.duration_ms
         await self._settle_text()
         wait = self._open.get(spec.identity)
         if wait is None:
