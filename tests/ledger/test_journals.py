@@ -181,6 +181,30 @@ async def test_counts_of_events_never_go_down(ledger: Ledger) -> None:
     assert (await ledger.journals.load(lease.run_id)).emitted == {"": 3, "a": 12}
 
 
+async def test_counts_come_without_events_before_the_first_step(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    await ledger.streams.append(lease, 2, [event()] * 2)
+    assert await field(ledger, lease.run_id, "journal") is None
+    assert await ledger.streams.append(lease, 4, (), emitted={"": 2}) == (3, "")
+    assert await last(ledger, lease.run_id) == 3
+    again = await next_attempt(ledger, lease.run_id, lease)
+    assert again.has_journal
+    assert (await ledger.journals.load(lease.run_id)).emitted == {"": 2}
+    assert await ledger.streams.append(lease, 4, (), emitted={"": 9}) is None
+    # Events that are missing are not counted.
+    seq = await last(ledger, lease.run_id)
+    assert await ledger.streams.append(again, seq + 2, (), emitted={"": 9}) == (seq, "")
+    assert (await ledger.journals.load(lease.run_id)).emitted == {"": 2}
+
+
+async def test_a_run_without_a_stream_gets_none_by_counts(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    assert await ledger.streams.append(lease, 2, (), emitted={}) == (1, "")
+    assert await field(ledger, lease.run_id, "stream") is None
+    assert await field(ledger, lease.run_id, "kept") != b""
+    assert await field(ledger, lease.run_id, "journal") == b"1"
+
+
 async def next_attempt(ledger: Ledger, run_id: str, lease: Lease) -> Lease:
     await lapse(ledger, lease.run_id)
     assert (await reap(ledger)).to_publish == (run_id,)

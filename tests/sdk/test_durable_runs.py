@@ -18,6 +18,7 @@ from skillfleet import (
     StepKeyRequired,
     WaitRejected,
     WaitTimedOut,
+    joined_text,
 )
 from skillfleet.contracts import EntryKind, WaitKind
 from skillfleet.durable.journal import begin_journal, journal_of
@@ -371,6 +372,52 @@ async def test_a_lost_worker_costs_one_step() -> None:
     ctx = context()
     assert await run_to_end(work, ctx) == [0, 1, 2, 3, 4]
     assert (executed, ctx.attempt) == ([0, 1, 2, 3, 4], 5)
+
+
+async def test_what_precedes_the_first_step_is_not_repeated_when_that_is_lost() -> None:
+    first = context()
+
+    async def work(ctx: Context, started: asyncio.Event) -> int:
+        await ctx.emit_text_delta("before ")
+
+        async def step() -> int:
+            await ctx.emit_text_delta("<")
+            started.set()
+            if ctx is first:
+                await asyncio.Event().wait()
+            return 1
+
+        return await ctx.step("step", step)
+
+    started = asyncio.Event()
+    task = asyncio.create_task(work(first, started))
+    await started.wait()
+    # Another task's event, while the step is executed.
+    await first.emit_text_delta("beside ")
+    first.lose()
+    task.cancel()
+    await asyncio.wait({task})
+    second = context(first)
+    await asyncio.create_task(work(second, started))
+    assert second.journal.emitted == {"": 1, "1@": 1}
+    events = [*first.events, *second.events]
+    texts = [event.payload["text"] for event in events if event.kind == "text_delta"]
+    assert texts == ["before ", "<", "beside ", "<"]
+    assert joined_text(events) == "before beside <"
+
+
+async def test_a_step_without_events_before_it_writes_nothing_when_it_begins() -> None:
+    first, started = context(), asyncio.Event()
+
+    async def step() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(first.step("step", step))
+    await started.wait()
+    assert not first.journal.exists
+    task.cancel()
+    await asyncio.wait({task})
 
 
 async def test_an_attempt_that_was_lost_can_write_nothing_more() -> None:

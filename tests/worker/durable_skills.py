@@ -26,13 +26,15 @@ async def _until(path: str) -> None:
 
 
 @durable.skill(durable=True)
-async def steps(ctx: RunContext, journal: str, until: str = "", count: int = 4) -> list[str]:
-    """Make `count` steps, which each stream a text; the third waits for the file `until`."""
+async def steps(
+    ctx: RunContext, journal: str, until: str = "", count: int = 4, waits: int = 3
+) -> list[str]:
+    """Make `count` steps, which each stream a text; number `waits` waits for the file `until`."""
 
     async def work(number: int) -> str:
         note(journal, ctx, f"step {number} {ctx.step_key}")
         await ctx.emit_text_delta(f"<{number}")
-        if number == 3:
+        if number == waits:
             await _until(until)
         await ctx.emit_text_delta(f"{number}>")
         return f"result {number}"

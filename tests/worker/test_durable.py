@@ -52,28 +52,33 @@ def in_background(run: RunHandle) -> Callable[[], list[RunEvent]]:
     return all_of_them
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(
+    ("pool", "step"), [*((pool, 3) for pool in POOLS), ("loop", 1), ("prefork", 1)]
+)
 def test_a_killed_worker_costs_one_step(
-    pool: str, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
+    pool: str, step: int, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     journal, until = tmp_path / "journal", tmp_path / "until"
     worker = start_worker(SKILLS, pool=pool, **QUICK)
-    run = enqueue(own_fleet, "steps", journal=str(journal), until=str(until))
+    run = enqueue(own_fleet, "steps", journal=str(journal), until=str(until), waits=step)
     early = in_background(run)
-    wait_until(lambda: any(" step 3" in word for word in _words(journal, run)))
+    wait_until(lambda: any(f" step {step}" in word for word in _words(journal, run)))
     worker.kill()
     until.touch()
     start_worker(SKILLS, pool=pool, **QUICK)
     assert run.result(timeout=60) == [f"result {number}" for number in range(1, 5)]
     made = [word.split()[1:] for word in _words(journal, run) if " step " in word]
-    assert Counter(number for _, number, _ in made) == {"1": 1, "2": 1, "3": 2, "4": 1}
+    executed = {str(number): 1 + (number == step) for number in range(1, 5)}
+    assert Counter(number for _, number, _ in made) == executed
     keys = {(number, key) for _, number, key in made}
     assert len(keys) == 4, "a step has the same idempotency key in every attempt"
     assert outcomes(run) == ["lost", "succeeded"]
     text = "begin <11><22><33><44> end"
     late = list(run.events())
     assert joined_text(late) == joined_text(early()) == text
-    assert [step.attempt for step in run.steps()] == [1, 1, 2, 2]
+    begun = [event for event in late if event.payload.get("text") == "begin "]
+    assert len(begun) == 1, "a later attempt does not repeat what is in the stream"
+    assert [each.attempt for each in run.steps()] == [1] * (step - 1) + [2] * (5 - step)
 
 
 def _words(journal: Path, run: RunHandle) -> list[str]:

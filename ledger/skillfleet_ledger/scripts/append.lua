@@ -3,7 +3,8 @@
 -- ARGV[1]  run id
 -- ARGV[2]  token of the lease
 -- ARGV[3]  attempt
--- ARGV[4]  number of the batch's first event; events the stream already has are skipped
+-- ARGV[4]  number of the batch's first event; events the stream already has are skipped. Without
+--          events, only what ARGV[6] says is noted
 -- ARGV[5]  most events the stream keeps (approximate)
 -- ARGV[6]  '' for a run without steps. Else how many address, number pairs follow: so many events with
 --          that address are in the stream then
@@ -39,9 +40,10 @@ for i = start, #ARGV, parts do
   end
   number = number + 1
 end
-if last > seq then
-  redis.call('HSET', run, 'seq', last, 'stream', '1', 'kept', '')
-  if pairs_given then redis.call('HSET', run, 'journal', '1') end
+if last > seq then redis.call('HSET', run, 'seq', last, 'stream', '1', 'kept', '') end
+-- A batch that comes again was counted before.
+if pairs_given and (last > seq or start > #ARGV) then
+  redis.call('HSET', run, 'journal', '1')
   note_emitted(id, 7, start - 1)
 end
 return { 1, last, r[4] or '' }

@@ -248,6 +248,15 @@ class Journal:
             tries=tries,
         )
 
+    async def begin(self) -> None:
+        """Begin to keep a journal: no later attempt repeats the events before the first step."""
+        if self._exists:
+            return
+        # From now on events bring their counts themselves.
+        self._exists = True
+        if self._uncounted:
+            await self._write(self.store.begin)
+
     async def record(self, entry: Entry, wait_id: str | None = None) -> None:
         """Record an entry, and close its wait; a cancelled caller waits for the end of the write.
 
@@ -325,7 +334,7 @@ class Journal:
         ordinal = self._counts.get(address, 0)
         self._counts[address] = ordinal + 1
         if not self._exists:
-            # The first entry brings the count.
+            # The first step, or wait, brings the count.
             self._uncounted.add(address)
             return False, None
         if ordinal < self._emitted.get(address, 0):

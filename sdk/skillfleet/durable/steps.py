@@ -123,6 +123,7 @@ class _Execution:
         while True:
             # The run is not parked before the result is recorded.
             with self._journal.store.busy():
+                await self._journal.begin()
                 try:
                     encoded, value = await self._try(tries)
                 except Exception as error:

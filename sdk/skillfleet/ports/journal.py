@@ -181,6 +181,13 @@ class JournalStore(ABC):
         """Return the JSON of an entry's value that is kept apart."""
 
     @abstractmethod
+    async def begin(self, emitted: Mapping[str, int]) -> None:
+        """Note the counts of events before the first step, after all that were accepted before.
+
+        Called before that step is executed. Safe to repeat.
+        """
+
+    @abstractmethod
     async def record(
         self, entry: Entry, emitted: Mapping[str, int], wait_id: str | None = None
     ) -> None:

@@ -122,6 +122,11 @@ class LocalJournalStore(JournalStore):
         """Return a value that is kept apart."""
         return self._journal.value(entry)
 
+    async def begin(self, emitted: Mapping[str, int]) -> None:
+        """Note counts of events."""
+        self.check()
+        self._journal.count(emitted)
+
     async def record(
         self, entry: Entry, emitted: Mapping[str, int], wait_id: str | None = None
     ) -> None:

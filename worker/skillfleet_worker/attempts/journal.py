@@ -165,6 +165,11 @@ class LedgerJournal(JournalStore):
         run_id = self._attempt.run_id
         return await self._at_home(lambda: self._ledger.journals.value(run_id, entry))
 
+    async def begin(self, emitted: Mapping[str, int]) -> None:
+        """Note counts of events, after all that were accepted before."""
+        await self._settle_text()
+        await bridge.at_home(self._events.exclusive(lambda: self._note(emitted)))
+
     async def record(
         self, entry: Entry, emitted: Mapping[str, int], wait_id: str | None = None
     ) -> None:
@@ -419,6 +424,14 @@ class LedgerJournal(JournalStore):
                 f" {size} bytes exceeds SKILLFLEET_MAX_JOURNAL_BYTES ({most})"
             )
         self._size += size
+
+    async def _note(self, emitted: Mapping[str, int]) -> None:
+        """Write counts of events; on the home loop."""
+        lease, streams, seq = self._attempt.lease, self._ledger.streams, self._events.seq
+        counts = self._events.uncounted(emitted)
+        noted = await self._retried(lambda: streams.append(lease, seq + 1, (), emitted=counts))
+        if noted is None:
+            raise self._lost()
 
     async def _record(self, entry: Entry, emitted: Mapping[str, int], wait_id: str | None) -> None:
         """Write an entry; on the home loop."""
