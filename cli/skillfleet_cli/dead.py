@@ -73,6 +73,7 @@ async def show_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
 async def retry_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
     """Enqueue a run again as a new run, and print the new run's id.
 
+    It belongs to the session of the first one again, and waits there for its turn.
     A run is retried once: a second call returns the run that the first one created.
     """
     if _MESSAGE_ID.fullmatch(id):
@@ -96,6 +97,7 @@ async def retry_dead(fleet: AsyncFleet, id: str, *, as_json: bool) -> None:
         queue=invocation.queue,
         idempotency_key=f"retry of {id}",
         tags=status.tags,
+        session=status.session,
     )
     if as_json:
         print_json({"id": run.id, "retry_of": id})

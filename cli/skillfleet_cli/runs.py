@@ -162,20 +162,25 @@ def _print_runs(found: Sequence[RunStatus]) -> None:
     print_runs(found)
 
 
-def print_runs(found: Sequence[RunStatus]) -> None:
-    """Print a table of runs."""
-    listed = Listing("RUN", "SKILL", "STATE", "ATTEMPT", "AGE", "TOOK", "REASON")
+def print_runs(found: Sequence[RunStatus], *, of_session: bool = False) -> None:
+    """Print a table of runs, with their sessions (unless they are all of one) and tags, if any."""
     now = datetime.now(UTC)
-    for status in found:
-        listed.add(
-            status.id,
-            status.name,
-            state_text(status),
-            str(status.attempt),
-            age(now - status.created_at),
-            duration(took(status)),
-            reason_of(status),
-        )
+    columns: dict[str, list[Any]] = {
+        "RUN": [run.id for run in found],
+        "SKILL": [run.name for run in found],
+        "STATE": [state_text(run) for run in found],
+        "ATTEMPT": [str(run.attempt) for run in found],
+        "AGE": [age(now - run.created_at) for run in found],
+        "TOOK": [duration(took(run)) for run in found],
+    }
+    if not of_session and any(run.session for run in found):
+        columns["SESSION"] = [run.session or "" for run in found]
+    if any(run.tags for run in found):
+        columns["TAGS"] = [tags_of(run) for run in found]
+    columns["REASON"] = [reason_of(run) for run in found]
+    listed = Listing(*columns)
+    for row in zip(*columns.values(), strict=True):
+        listed.add(*row)
     listed.print()
 
 
@@ -183,6 +188,11 @@ def state_text(status: RunStatus) -> Text:
     """Return a run's state in its colour, with what it waits for."""
     waits = f" ({', '.join(dict.fromkeys(status.waits))})" if status.waits else ""
     return styled((f"{status.state.value}{waits}", STATE_STYLES[status.state]))
+
+
+def tags_of(status: RunStatus) -> str:
+    """Return a run's tags in one line."""
+    return ", ".join(f"{key}={value}" for key, value in status.tags.items())
 
 
 def took(status: RunStatus) -> float | None:
@@ -224,8 +234,9 @@ def _facts(status: RunStatus) -> dict[str, Any]:
         "events": str(status.events),
         "children": str(status.children or ""),
         "parent": status.parent_id,
+        "fork of": status.fork_of,
         "trace": status.trace_id,
-        "tags": ", ".join(f"{key}={value}" for key, value in status.tags.items()),
+        "tags": tags_of(status),
     }
     return {name: value for name, value in facts.items() if value}
 

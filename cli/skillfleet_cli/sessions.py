@@ -67,4 +67,4 @@ async def show_session(
     facts.print()
     if runs:
         console().print()
-        print_runs(runs)
+        print_runs(runs, of_session=True)

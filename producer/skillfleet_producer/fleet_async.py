@@ -362,7 +362,8 @@ class AsyncRunHandle:
         `at_step` is the number or name of the first step that it executes again (see `steps`); by
         default it executes what failed or was not recorded. `args` replace the arguments. `auth`
         is the caller; where runs are signed, it must be that of this run, or have the scope
-        `skillfleet:admin`. The run must not have expired before the new one starts.
+        `skillfleet:admin`. The run must not have expired before the new one starts. The new one
+        belongs to no session: `ctx.session` is None.
 
         Raises InvalidArgumentsError for an unknown step, UnknownRunError, and what `enqueue` does.
         """

@@ -234,10 +234,11 @@ def _tags(
 
 
 def fork_submission(new: Submission, fork: Fork, keys: Keyspace) -> Submission:
-    """Return a new run as a fork of another one: on its shard, with a header that says so."""
+    """Return a new run as a fork of another one: on its shard; record and header say so."""
     headers = orjson.loads(new.headers)
     headers[HEADER]["fork"] = fork.model_dump(exclude_none=True)
-    return new.changed(id=keys.new_id(beside=fork.run), headers=orjson.dumps(headers))
+    run_id = keys.new_id(beside=fork.run)
+    return new.changed(id=run_id, headers=orjson.dumps(headers), fork_of=fork.run)
 
 
 def claims_of(auth: BaseModel | Mapping[str, Any] | None) -> dict[str, Any] | None:

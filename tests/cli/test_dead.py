@@ -21,7 +21,13 @@ def dead(shell: Shell) -> str:
         args = {"x": 40, "y": 2}
         budget = Budget(calls=7, tokens=500, seconds=900)
         run = fleet.enqueue(
-            "kit.add", args, queue="unserved", priority=3, timeout=600, budget=budget
+            "kit.add",
+            args,
+            queue="unserved",
+            priority=3,
+            timeout=600,
+            budget=budget,
+            session="a chat",
         )
         asyncio.run(_claim(settings, run.id))
         wait_until(lambda: run.status().state == "dead", what="the reaper to give the run up")
@@ -54,6 +60,8 @@ def test_people_read_the_same(shell: Shell, dead: str) -> None:
 
 
 def test_a_retry_is_a_new_run_of_the_same_invocation_once(shell: Shell, dead: str) -> None:
+    later = ("--session", "a chat", "--queue", "unserved", "--arg", "x=1")
+    current = shell.enqueue("kit.add", *later)
     new = shell.ok("dead", "retry", dead).out.strip()
     assert new != dead
     assert shell.ok("dead", "retry", dead, "--json").json == {"id": new, "retry_of": dead}
@@ -65,7 +73,9 @@ def test_a_retry_is_a_new_run_of_the_same_invocation_once(shell: Shell, dead: st
     waiting = shell.run("dead", "retry", new)
     assert waiting.code == 2
     assert "is queued" in waiting.err
-    shell.ok("cancel", new)
+    assert (shown["session"], shown["held"]) == ("a chat", "session:a chat")
+    for run in (current, new):
+        shell.ok("cancel", run)
 
 
 async def _budget_of(url: str, run_id: str) -> tuple[int | None, int | None]:

@@ -119,6 +119,9 @@ def test_runs_are_found_by_tag_and_time_page_by_page(shell: Shell) -> None:
     tags = ("--tag", "tenant=acme", "--tag", "of=this test")
     made = [shell.ok("enqueue", "kit.add", "--arg", "x=1", *tags).out.strip() for _ in range(3)]
     assert "tenant=acme" in shell.ok("status", made[0]).out
+    header, row = shell.ok("runs", *tags, "--limit", "1").out.splitlines()
+    assert "TAGS" in header
+    assert "of=this test, tenant=acme" in row
     first = shell.ok("runs", *tags, "--since", "1h", "--limit", "2", "--json")
     cursor = first.err.split("--cursor ")[1].strip()
     last = shell.ok("runs", *tags, "--cursor", cursor, "--json")
@@ -177,6 +180,10 @@ def test_sessions_are_listed_and_shown_with_their_runs(shell: Shell) -> None:
     assert "chat 1" in shell.ok("status", runs[0]).out
     found = shell.ok("runs", "--session", "chat 1", "--json").json
     assert [run["id"] for run in found] == runs[::-1]
+    header, *rows = shell.ok("runs", "--session", "chat 1").out.splitlines()
+    assert "SESSION" in header
+    assert all("chat 1" in row for row in rows)
+    assert "SESSION" not in shell.ok("sessions", "show", "chat 1").out
     unclaimed = shell.run("runs", "--session", "chat 1", "--tenant", "acme")
     assert (unclaimed.code, "SKILLFLEET_TENANT_CLAIM" in unclaimed.err) == (2, True)
     missing = shell.run("sessions", "show", "chat 2")

@@ -231,6 +231,8 @@ async def test_a_fork_begins_with_recorded_steps(scene: Scene, ledger: Ledger) -
     assert orjson.loads(invocation.args) == {"folder": "x"}
     header = orjson.loads(invocation.headers)["skillfleet"]
     assert header["fork"] == {"run": scene.run_id, "before": 2}
+    assert shell.ok("status", forked, "--json").json["fork_of"] == scene.run_id
+    assert f"fork of   {scene.run_id}" in shell.ok("status", forked).out
     shown = shell.ok("fork", scene.run_id, "--json").json
     assert shown["fork_of"] == scene.run_id
     unknown = shell.run("fork", scene.run_id, "--at-step", "charge")

@@ -60,7 +60,9 @@ async def test_a_fork_has_the_same_skill_arguments_caller_queue_and_priority(
     assert other is not None
     assert (one.task, one.args, one.queue) == (other.task, other.args, other.queue)
     assert (one.priority, one.parent_id) == (other.priority, None)
-    assert (await fork.status()).tags == {"team": "blue"}
+    status = await fork.status()
+    assert (status.tags, status.fork_of) == ({"team": "blue"}, former.id)
+    assert (await former.status()).fork_of is None
     header = header_of(one.headers)
     assert header.fork == Fork(run=former.id, before=before)
     assert header.auth == {"sub": "ada"}
@@ -75,6 +77,16 @@ async def test_a_fork_may_have_other_arguments_and_another_caller(
     assert invocation is not None
     assert orjson.loads(invocation.args) == {"folder": "x"}
     assert header_of(invocation.headers).auth == {"sub": "bob"}
+
+
+async def test_a_fork_belongs_to_no_session(producer: AsyncFleet) -> None:
+    former = await producer.enqueue("librarian.survey", {"folder": "."}, session="chat")
+    fork = await former.fork()
+    assert ((await former.status()).session, (await fork.status()).session) == ("chat", None)
+    assert (await fork.status()).held is None
+    invocation = await fork.invocation()
+    assert invocation is not None
+    assert header_of(invocation.headers).session is None
 
 
 async def test_an_unknown_step_or_run_is_refused(waiter: Waiter, producer: AsyncFleet) -> None:

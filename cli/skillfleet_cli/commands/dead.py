@@ -48,7 +48,8 @@ def show(id: _AnyId, *, as_json: Json = False) -> None:
 def retry(run: RunId, *, as_json: Json = False) -> None:
     """Enqueue a run again: a new run of the same skill, arguments and options.
 
-    Prints the new run's id. Works for any run that ended without success. Retrying a run twice
+    Prints the new run's id. Works for any run that ended without success. A run of a session waits
+    there for its turn. Retrying a run twice
     returns the same new run.
 
     Example:

@@ -40,7 +40,8 @@ def fork(
 ) -> None:
     """Enqueue a new run that begins with the recorded steps of another, and print its id.
 
-    It has the same arguments, unless JSON replaces them; --arg replaces one of them.
+    It has the same arguments, unless JSON replaces them; --arg replaces one of them. It belongs to
+    no session.
 
     Examples:
       $ skillfleet fork 1f0c…

@@ -52,6 +52,8 @@ class Submission:
     tags: Mapping[str, str] = field(default_factory=dict)
     """The run's tags, as `skillfleet.tags.check_tags` accepts them."""
 
+    fork_of: str | None = None
+    """The run that this one forks."""
     session: str | None = None
     """The session that the run belongs to, as `session_name` returns it."""
     on_busy: str | None = None
@@ -98,6 +100,7 @@ class Submission:
             ("celery", self.celery),
             ("canvas", self.canvas),
             ("tags", "\n".join(tag_lines(self.tags)) or None),
+            ("fork_of", self.fork_of),
             ("session", self.session),
             ("on_busy", self.on_busy),
         ):
@@ -289,7 +292,7 @@ def invocation_of(run_id: str, values: list[bytes | None]) -> Invocation | None:
 STATUS_FIELDS = (
     *("state", "waiting", "held", "agent", "skill", "queue", "code", "message", "attempt"),
     *("retries", "worker", "created", "started", "finished", "deadline", "due", "cancel"),
-    *("parent", "root", "seq", "trace", "tags", "session"),
+    *("parent", "root", "fork_of", "seq", "trace", "tags", "session"),
 )
 """The fields of a record that its snapshot has."""
 
@@ -329,6 +332,7 @@ def status_of(
         cancel_requested=_text(record, "cancel"),
         parent_id=_text(record, "parent"),
         root_id=_text(record, "root") or run_id,
+        fork_of=_text(record, "fork_of"),
         children=children,
         events=_number(record, "seq") or 0,
         trace_id=_text(record, "trace"),

@@ -48,6 +48,8 @@ class RunStatus(BaseModel):
     cancel_requested: str | None = None
     parent_id: str | None = None
     root_id: str | None = None
+    fork_of: str | None = None
+    """The run that this one forks."""
     children: int = 0
     events: int = 0
     trace_id: str | None = None
