@@ -1,4 +1,8 @@
-"""Running `skillfleet` as a user does: in a process of its own."""
+"""Running `skillfleet` as a user does: in a process of its own.
+
+A command that is run to its end is a fork of a process that has the libraries loaded, but not the
+modules of the command line.
+"""
 
 import json
 import os
@@ -12,12 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support import acl
+from tests.support import acl, preloaded
 from tests.support.waiting import wait_until
 
 AGENTS = str(Path(__file__).with_name("agents.py"))
 SKILLFLEET = (sys.executable, "-m", "skillfleet_cli")
 _PATIENCE_SECONDS = 60
+_PRELOAD = (
+    *("typer", "rich.console", "rich.progress", "rich.table"),
+    *("skillfleet_ledger", "skillfleet_producer"),
+)
 _WORKERS_VERBS = ("worker", "dead", "doctor", "exporter")
 
 
@@ -68,14 +76,13 @@ class Shell:
 
     def run(self, *arguments: str, stdin: str = "") -> Result:
         """Run a command to its end."""
-        ended = subprocess.run(
-            [*SKILLFLEET, *arguments],
-            cwd=self.folder,
+        ended = preloaded.run(
+            SKILLFLEET[-1],
+            *arguments,
             env=self.environment(arguments[0]),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
+            cwd=self.folder,
+            stdin=stdin,
+            preload=_PRELOAD,
             timeout=_PATIENCE_SECONDS,
         )
         return Result(ended.returncode, ended.stdout, ended.stderr)

@@ -1,12 +1,14 @@
 """Processes that begin with their modules loaded, as forks of a process that has imported them.
 
-A worker spends most of its start on imports, and the tests start some hundred workers. All else
-happens in the new process, which has its own environment, output, signals and process group.
+Imports are most of the start of a worker or a command, and the tests start hundreds of them.
+All else happens in the new process, which has its own environment, output, signals and process
+group.
 """
 
 import atexit
 import functools
 import importlib
+import io
 import json
 import os
 import runpy
@@ -15,9 +17,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -78,15 +82,53 @@ def start(
 
     The modules of `preload` are imported already, and must not read the environment then.
     """
-    log.touch()
-    of_interpreter = sorted(item for item in env.items() if item[0].startswith("PYTHON"))
-    request = {
-        "argv": [module, *arguments],
-        "env": dict(env),
-        "log": str(log),
-        "new_session": new_session,
-    }
-    return _preloader(preload, tuple(of_interpreter)).start(json.dumps(request).encode())
+    request = {"argv": [module, *arguments], "env": dict(env), "new_session": new_session}
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    nothing, output = os.open(os.devnull, os.O_RDONLY), os.open(log, flags, 0o600)
+    try:
+        return _start(request, [nothing, output, output], preload)
+    finally:
+        os.close(nothing)
+        os.close(output)
+
+
+def run(
+    module: str,
+    *arguments: str,
+    env: Mapping[str, str],
+    cwd: Path,
+    stdin: str,
+    preload: tuple[str, ...],
+    timeout: float,
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m MODULE ARGUMENTS` to its end; its output goes into pipes."""
+    request = {"argv": [module, *arguments], "env": dict(env), "cwd": str(cwd)}
+    with tempfile.TemporaryFile() as given, ThreadPoolExecutor(2) as readers:
+        given.write(stdin.encode())
+        given.seek(0)
+        (out, to_out), (err, to_err) = os.pipe(), os.pipe()
+        process = _start(request, [given.fileno(), to_out, to_err], preload)
+        os.close(to_out)
+        os.close(to_err)
+        outputs = readers.map(_text_of, (out, err))
+        try:
+            code = process.wait(timeout)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess([module, *arguments], code, *outputs)
+
+
+def _text_of(pipe: int) -> str:
+    with open(pipe, encoding="utf-8") as file:
+        return file.read()
+
+
+def _start(
+    request: Mapping[str, Any], streams: Sequence[int], preload: tuple[str, ...]
+) -> PreloadedProcess:
+    """Have a fork made for `request`; `streams` become its stdin, stdout and stderr."""
+    of_interpreter = sorted(item for item in request["env"].items() if item[0].startswith("PYTHON"))
+    return _preloader(preload, tuple(of_interpreter)).start(json.dumps(request).encode(), streams)
 
 
 class _Preloader:
@@ -104,10 +146,10 @@ class _Preloader:
                 pass_fds=[theirs.fileno()],
             )
 
-    def start(self, request: bytes) -> PreloadedProcess:
+    def start(self, request: bytes, streams: Sequence[int]) -> PreloadedProcess:
         ours, theirs = socket.socketpair()
         with theirs, self._lock:
-            socket.send_fds(self._requests, [_number_to(len(request))], [theirs.fileno()])
+            socket.send_fds(self._requests, [_number_to(len(request))], [theirs.fileno(), *streams])
             self._requests.sendall(request)
         return PreloadedProcess(ours)
 
@@ -151,17 +193,22 @@ def _serve(requests: socket.socket) -> dict[str, Any] | None:
                 _report_ended(statuses)
             if requests not in ready:
                 continue
-            length, descriptors, _, _ = socket.recv_fds(requests, _NUMBER, 1)
+            length, descriptors, _, _ = socket.recv_fds(requests, _NUMBER, 4)
             if not length:
                 return None
             request: dict[str, Any] = json.loads(requests.recv(int(length), socket.MSG_WAITALL))
             status = socket.socket(fileno=descriptors[0])
             pid = os.fork()
             if pid == 0:
+                for stream, descriptor in enumerate(descriptors[1:]):
+                    os.dup2(descriptor, stream)
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for inherited in (requests, status, *statuses.values()):
                     inherited.close()
+            for descriptor in descriptors[1:]:
+                os.close(descriptor)
+            if pid == 0:
                 return request
             status.send(_number_to(pid))
             statuses[pid] = status
@@ -177,12 +224,14 @@ def _report_ended(statuses: dict[int, socket.socket]) -> None:
 
 def _become(request: dict[str, Any]) -> None:
     """Turn the fork into the process that was asked for."""
-    if request["new_session"]:
+    # The streams of the forked process remember what they could do, such as to seek.
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        old = getattr(sys, name)
+        binary = os.fdopen(number, "wb" if number else "rb", closefd=False)
+        setattr(sys, name, io.TextIOWrapper(binary, old.encoding, old.errors, None, number == 2))
+    if request.get("new_session"):
         os.setsid()
-    log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
+    os.chdir(request.get("cwd", "."))
     os.environ.clear()
     os.environ.update(request["env"])
     module, *arguments = request["argv"]
