@@ -11,7 +11,7 @@ SEED = 2314
 @pytest.mark.parametrize(
     "broker", ["redis", pytest.param("rabbitmq", marks=pytest.mark.xdist_group("rabbitmq"))]
 )
-@pytest.mark.parametrize("seconds", forms(short=[6.0], thorough=[30.0]))
+@pytest.mark.parametrize("seconds", forms(short=[6.0], thorough=[20.0]))
 async def test_nothing_is_lost_and_nothing_done_twice_whatever_breaks(
     broker: str, seconds: float
 ) -> None:

@@ -6,7 +6,7 @@ from tests.chaos.sessions import Round, _in_order, play
 from tests.support.forms import forms
 
 
-@pytest.mark.parametrize("runs", forms(short=[120], thorough=[600]))
+@pytest.mark.parametrize("runs", forms(short=[120], thorough=[400]))
 async def test_sessions_keep_their_order_and_state_while_workers_are_killed(runs: int) -> None:
     size = Round(runs=runs, sessions=6, producers=10, gap=0.5, timeout=240)
     verdict = await play(size)
