@@ -310,7 +310,17 @@ def _environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module", params=["loop", "prefork"])
 def flower(request: pytest.FixtureRequest, shared_fleets: Any) -> Iterator[tuple[Flower, Shared]]:
-    shared = shared_fleets(request.param)
+    yield from _flower_of(shared_fleets(request.param))
+
+
+@pytest.fixture(scope="module", params=["loop", "threads"])
+def one_process(
+    request: pytest.FixtureRequest, shared_fleets: Any
+) -> Iterator[tuple[Flower, Shared]]:
+    yield from _flower_of(shared_fleets(request.param))
+
+
+def _flower_of(shared: Shared) -> Iterator[tuple[Flower, Shared]]:
     flower = Flower(shared.server.url)
     try:
         wait_until(flower.answers, 30, "Flower")
@@ -358,6 +368,16 @@ def test_flower_shows_a_run_that_waits_is_parked_and_resumes(
     run.answer({"approved": True})
     shown = page.wait_task(run.id, "SUCCESS")
     assert (shown["name"], shown["result"]) == ("durable.asks", "'True by '")
+
+
+def test_flower_shows_a_run_that_waits_in_memory(
+    one_process: tuple[Flower, Shared], tmp_path: Path
+) -> None:
+    page, shared = one_process
+    run = shared.fleet.enqueue("durable.asks_in_memory", {"journal": str(tmp_path / "journal")})
+    assert page.wait_task(run.id, "RETRY")["exception"] == "waits for an answer"
+    run.answer(True)
+    page.wait_task(run.id, "SUCCESS")
 
 
 def test_flowers_button_cancels_a_parked_run(flower: tuple[Flower, Shared]) -> None:

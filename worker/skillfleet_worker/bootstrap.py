@@ -52,7 +52,8 @@ def make_executor(pool: str, node: Node) -> Executor:
         a2a=adapters.a2a,
         discovery=adapters.discovery,
         room=WaitingRoom(settings.max_waiting),
-        show_waiting=show_waiting if pool == "loop" else None,
+        # A child of prefork has no connection for events: Celery's main process reports for it.
+        show_waiting=None if pool == "prefork" else show_waiting,
     )
     return Executor(process, capabilities, node.served)
 

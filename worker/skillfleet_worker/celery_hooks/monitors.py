@@ -10,7 +10,8 @@ from celery.worker import state
 def show_waiting(run_id: str, reason: str) -> None:
     """Report that a run of this process waits for something, or, without a reason, goes on.
 
-    On the loop of the event-loop pool: Celery's connection for events belongs to its thread.
+    In the process that consumes messages, on the handler's loop. That of the event-loop pool is in
+    the thread of Celery's connection for events; in a threads pool Celery itself sends from all.
     """
     request = state.requests.get(run_id)
     if request is None:
