@@ -35,6 +35,7 @@ from skillfleet_ledger.redis_client.address import Address
 from skillfleet_ledger.redis_client.protocol import utf8
 from skillfleet_ledger.runs.records import Invocation
 from skillfleet_ledger.runs.search import RunFilter, RunPage
+from skillfleet_producer.batches import batches_within
 from skillfleet_producer.conditions import RunConditions, read_conditions
 from skillfleet_producer.enqueuing import Enqueuer
 from skillfleet_producer.forks import fork_run
@@ -390,18 +391,10 @@ class AsyncRunHandle:
         """Yield events like `events`, in lists of those that arrived together, which is faster."""
         await self._check_own_session()
         batches = self._ledger.streams.batches(self.id, after)
-        try:
-            while True:
-                try:
-                    async with asyncio.timeout(timeout):
-                        batch = await anext(batches)
-                except StopAsyncIteration:
-                    return
-                except TimeoutError:
-                    raise self._wait_timeout(timeout, "an event") from None
+        what = f"an event of run {self.id}; the run goes on"
+        async with contextlib.aclosing(batches_within(batches, timeout, what)) as found:
+            async for batch in found:
                 yield batch
-        finally:
-            await batches.aclose()  # type: ignore[attr-defined]
 
     async def result(self, timeout: float | None = None) -> Any:
         """Wait for the end of the run and return its value.
@@ -413,7 +406,9 @@ class AsyncRunHandle:
             async with asyncio.timeout(timeout):
                 end = await self.ended()
         except TimeoutError:
-            raise self._wait_timeout(timeout, "its end") from None
+            raise ResultTimeoutError(
+                f"waited {timeout} s for the end of run {self.id}; the run goes on"
+            ) from None
         return value_of(self.id, end)
 
     async def artifacts(self) -> list[ArtifactInfo]:
@@ -467,8 +462,3 @@ class AsyncRunHandle:
                 f"run {self.id} starts when the run that would wait for it here has ended: both"
                 " are of one session"
             )
-
-    def _wait_timeout(self, timeout: float | None, what: str) -> ResultTimeoutError:
-        return ResultTimeoutError(
-            f"waited {timeout} s for {what} of run {self.id}; the run goes on"
-        )

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, Unpack
 
 from skillfleet.contracts import TRIMMED_KIND, RunEvent, RunStatus, SessionEvent, SessionStatus
-from skillfleet.errors import ResultTimeoutError, RunEndedError, UnknownRunError
+from skillfleet.errors import RunEndedError, UnknownRunError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs.sessions import session_name
 from skillfleet_ledger.streams import event_number
+from skillfleet_producer.batches import batches_within
 from skillfleet_producer.inputs import Caller, Inputs
 from skillfleet_producer.submission import EnqueueOptions, check_text, claims_of
 
@@ -101,20 +102,10 @@ class AsyncSession(Generic[HandleT]):
     ) -> AsyncIterator[list[SessionEvent]]:
         """Yield events like `events`, in lists of those that arrived together, which is faster."""
         batches = self._batches(*read_cursor(after), follow=follow)
-        try:
-            while True:
-                try:
-                    async with asyncio.timeout(timeout):
-                        batch = await anext(batches)
-                except StopAsyncIteration:
-                    return
-                except TimeoutError:
-                    raise ResultTimeoutError(
-                        f"waited {timeout} s for an event of session {self.id!r}"
-                    ) from None
+        what = f"an event of session {self.id!r}"
+        async with contextlib.aclosing(batches_within(batches, timeout, what)) as found:
+            async for batch in found:
                 yield batch
-        finally:
-            await batches.aclose()  # type: ignore[attr-defined]
 
     async def _batches(
         self, number: int, event_id: str | None, *, follow: bool
