@@ -96,6 +96,42 @@ async def test_a_skills_own_timeout_counts_the_executing_time_of_its_attempts(
     assert over.status is ClaimStatus.OVERDUE
 
 
+async def test_of_a_lost_attempt_the_executing_time_counts_that_was_last_reported(
+    ledger: Ledger,
+) -> None:
+    new = await submitted(ledger, max_deliveries=9)
+    declared = RunLimits(timeout_ms=1000)
+
+    async def lost(*reports: dict[str, int]) -> int | None:
+        """The rest that the next attempt has."""
+        lease = await claim(ledger, new.id, declared)
+        for executed in reports:
+            await ledger.leases.renew("w1", LONG_MS, {new.id: lease.token}, 5, executed)
+        await lapse(ledger, new.id)
+        await reap(ledger)
+        following = await claim(ledger, new.id, declared)
+        await ledger.leases.requeue(following, following.seq, outcome="released", reason="x")
+        return following.rest_ms
+
+    assert await lost({new.id: 100}, {new.id: 250}) == 750
+    assert await lost() == 750
+    assert await lost({}) == 750
+    assert await lost({new.id: 0}) == 750
+    assert await lost({new.id: 749}) == 1
+
+
+async def test_time_that_an_attempt_has_counted_itself_counts_once(ledger: Ledger) -> None:
+    new = await submitted(ledger)
+    declared = RunLimits(timeout_ms=1000)
+    first = await claim(ledger, new.id, declared)
+    await ledger.leases.renew("w1", LONG_MS, {new.id: first.token}, 5, {new.id: 100})
+    await ledger.leases.requeue(first, first.seq, outcome="retry", reason="x", spent_ms=120)
+    await claim(ledger, new.id, declared)
+    await lapse(ledger, new.id)
+    await reap(ledger)
+    assert (await claim(ledger, new.id, declared)).rest_ms == 880
+
+
 async def test_a_run_that_returns_to_its_queue_is_ended_at_its_deadline(ledger: Ledger) -> None:
     deadline = await ledger.directory.now_ms() + 600_000
     new = await submitted(ledger, deadline_ms=deadline)

@@ -6,12 +6,13 @@ import logging
 import pytest
 
 from skillfleet_ledger import Ledger
+from skillfleet_ledger.runs.records import Lease, RunLimits
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.delivery import Delivery
 from skillfleet_worker.attempts.stop_request import StopKind
 from skillfleet_worker.services.heartbeat import Heartbeat
 from skillfleet_worker.settings import WorkerSettings
-from tests.ledger.helpers import claimed, submitted
+from tests.ledger.helpers import LONG_MS, claimed, lapse, reap, submitted
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until_async
 
@@ -63,6 +64,37 @@ async def test_it_goes_on_when_it_is_let_in_and_is_logged_twice(
         await ledger.close()
         client.execute_command("ACL", "DELUSER", "beats")
     assert await _lines(caplog, 2)
+
+
+@pytest.mark.parametrize("timeout_ms", [0, 3_600_000])
+async def test_it_reports_the_executing_time_of_attempts_for_which_it_is_limited(
+    server: ValkeyServer, timeout_ms: int
+) -> None:
+    """A next attempt has as much less, when the one that reported it is lost."""
+    settings = WorkerSettings.load(redis_url=server.url)
+    ledger = Ledger(settings)
+    limits, run_id = RunLimits(timeout_ms), (await submitted(ledger)).id
+
+    async def claim(number: str) -> Lease:
+        lease = (await ledger.leases.claim(run_id, "w1", number, LONG_MS, None, limits)).lease
+        assert lease is not None
+        return lease
+
+    lease = await claim("1")
+    delivery = Delivery(run_id, "kit", "add", "celery", {}, None, None, run_id, {})
+    attempt = Attempt(lease, delivery, asyncio.get_running_loop().time())
+    await wait_until_async(lambda: _has_executed(attempt, 5), what="some executing time")
+    attempt.clock.pause()
+    assert await Heartbeat(ledger.leases, "w1", {run_id: attempt}, settings).beat()
+    await lapse(ledger, run_id)
+    await reap(ledger)
+    rest = timeout_ms - attempt.clock.spent_ms if timeout_ms else None
+    assert (await claim("2")).rest_ms == rest
+    await ledger.close()
+
+
+async def _has_executed(attempt: Attempt, milliseconds: int) -> bool:
+    return attempt.clock.spent_ms >= milliseconds
 
 
 @pytest.mark.parametrize("lost", [False, True])

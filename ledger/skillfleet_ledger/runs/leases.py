@@ -1,7 +1,9 @@
 """Leases: which attempt may write to a run, from its claim to its end."""
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -83,20 +85,27 @@ class Leases(RunOperations):
         return bool(await self._run("defer", run_id, token, again_ms, patience_ms))
 
     async def renew(
-        self, worker: str, lease_ms: int, tokens: dict[str, int], timeout: float
+        self,
+        worker: str,
+        lease_ms: int,
+        tokens: dict[str, int],
+        timeout: float,
+        executed_ms: Mapping[str, int] = MappingProxyType({}),
     ) -> dict[str, str]:
         """Renew the leases of a process's runs (run id -> token), one round trip a shard.
 
-        Returns '' (renewed), 'lost', or '!' and the reason of a cancellation, for each run.
+        `executed_ms` is the executing time of the attempts for which it is limited: so much counts
+        when the attempt is lost. Returns '' (renewed), 'lost', or '!' and the reason of a
+        cancellation, for each run.
         """
         shards: dict[int, list[str]] = {shard: [] for shard in range(self._keys.shards)}
         for run_id in tokens:
             shards[self._keys.shard(run_id)].append(run_id)
 
         async def renew_shard(shard: int, run_ids: list[str]) -> dict[str, str]:
-            pairs = [part for run_id in run_ids for part in (run_id, tokens[run_id])]
+            triples = [(each, tokens[each], executed_ms.get(each, -1)) for each in run_ids]
             keys = (self._keys.shard_prefix(shard),)
-            args = (lease_ms, worker, *pairs)
+            args = (lease_ms, worker, *itertools.chain.from_iterable(triples))
             reply = await run_script(self._connection, "renew", keys, args, timeout)
             return dict(zip(run_ids, (answer.decode() for answer in reply), strict=True))
 

@@ -167,7 +167,8 @@ class Lease(NamedTuple):
 class RunLimits(NamedTuple):
     """The limits that a skill declares for its runs; 0 means undeclared.
 
-    The timeout (milliseconds) counts executing time, of all attempts together but lost ones.
+    The timeout (milliseconds) counts the executing time of all attempts together; of a lost one,
+    what its worker last reported.
     """
 
     timeout_ms: int = 0

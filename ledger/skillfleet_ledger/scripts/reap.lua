@@ -110,13 +110,16 @@ end
 local function restart(id)
   local run = run_key(id)
   local r = redis.call('HMGET', run, 'state', 'token', 'lost', 'max_deliveries', 'cancel', 'deadline', 'queue',
-    'priority', 'seq', 'attempt', 'stream', 'orphaned', 'worker', 'started', 'kept')
+    'priority', 'seq', 'attempt', 'stream', 'orphaned', 'worker', 'started', 'kept', 'executed')
   if r[1] ~= 'running' then
     redis.call('ZREM', P .. 'leases', id)
   else
     local lost = tonumber(r[3] or 0)
     if r[12] ~= r[2] then
       lost = count_loss(id, lost, tonumber(r[4]))
+      -- The token of an attempt, and its executing time as its worker last reported it.
+      local token, executed = string.match(r[16] or '', '^(%d+) (%d+)$')
+      if token == r[2] then redis.call('HINCRBY', run, 'spent', executed) end
       r[2] = tostring(redis.call('HINCRBY', run, 'token', 1))
       redis.call('HSET', run, 'orphaned', r[2])
       redis.call('HDEL', run, 'claim')

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from weakref import WeakKeyDictionary
 
 from skillfleet.errors import FleetUnavailableError
@@ -29,6 +29,12 @@ _SEEN_SECONDS = 1.0
 def held_seconds(lease_seconds: float) -> float:
     """Return how long an attempt may continue after a renewal; stopping its handler takes time."""
     return lease_seconds - max(lease_seconds * _STOP_PART, _STOP_SECONDS)
+
+
+def executed_by(attempts: Iterable[Attempt]) -> dict[str, int]:
+    """Return the executing time (ms) of attempts for which it is limited, by run id."""
+    limited = (each for each in attempts if each.clock.stands_in_waits)
+    return {attempt.run_id: attempt.clock.spent_ms for attempt in limited}
 
 
 class Heartbeat:
@@ -72,7 +78,11 @@ class Heartbeat:
         began = asyncio.get_running_loop().time()
         try:
             answers = await self._leases.renew(
-                self._worker, self._settings.lease_ms, tokens, self._patience(attempts)
+                self._worker,
+                self._settings.lease_ms,
+                tokens,
+                self._patience(attempts),
+                executed_by(attempts.values()),
             )
         except Exception as error:  # noqa: BLE001 - the leases expire whatever the error is
             record(REDIS_ERRORS, 1, "renew")

@@ -25,7 +25,7 @@ from skillfleet_worker.attempts.outcomes import Outcome, Released, goes_on
 from skillfleet_worker.attempts.process import WorkerProcess
 from skillfleet_worker.attempts.settlement import Settlement
 from skillfleet_worker.attempts.stop_request import LOST_TOUCH
-from skillfleet_worker.services.heartbeat import held_seconds
+from skillfleet_worker.services.heartbeat import executed_by, held_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,11 @@ class Watchdog:
         ledger = Ledger(self._settings, name="skillfleet-watchdog", patient=True)
         try:
             answers = await ledger.leases.renew(
-                self._process.name, self._settings.lease_ms, tokens, self._settings.lease_seconds
+                self._process.name,
+                self._settings.lease_ms,
+                tokens,
+                self._settings.lease_seconds,
+                executed_by(attempts),
             )
         finally:
             await ledger.close()
