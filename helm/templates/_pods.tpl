@@ -147,11 +147,21 @@ envFrom:
       name: {{ include "skillfleet.name" (dict "root" . "suffix" "settings") }}
 {{- end }}
 
+{{/* A number as a setting takes it: Helm reads large ones as floats, 2.592e+06. */}}
+{{- define "skillfleet.number" -}}
+{{- eq (float64 .) (floor .) | ternary (. | int64 | toString) (. | toString) -}}
+{{- end }}
+
 {{/* The settings that are no secrets, as the ConfigMap's data. Pods roll when they change. */}}
 {{- define "skillfleet.settings" -}}
 {{- $data := dict "SKILLFLEET_NAMESPACE" .Values.settings.namespace "SKILLFLEET_LOG_FORMAT" .Values.settings.logFormat -}}
 {{- $_ := set $data "SKILLFLEET_LEASE_SECONDS" (.Values.settings.leaseSeconds | toString) -}}
 {{- $_ := set $data "SKILLFLEET_DEFAULT_QUEUE" .Values.settings.defaultQueue -}}
+{{- range $variable, $value := dict "PARK_SECONDS" "parkSeconds" "MAX_WAIT_SECONDS" "maxWaitSeconds" "MAX_JOURNAL_BYTES" "maxJournalBytes" "SESSION_RETENTION_SECONDS" "sessionRetentionSeconds" "UNSERVED_SECONDS" "unservedSeconds" -}}
+{{- $_ := set $data (printf "SKILLFLEET_%s" $variable) (include "skillfleet.number" (get $.Values.settings $value)) -}}
+{{- end -}}
+{{- with .Values.auth.tenantClaim }}{{ $_ := set $data "SKILLFLEET_TENANT_CLAIM" . }}{{ end -}}
+{{- with .Values.telemetry.tags }}{{ $_ := set $data "SKILLFLEET_TELEMETRY_TAGS" (join "," .) }}{{ end -}}
 {{- if .Values.valkey.enabled -}}
 {{- $_ := set $data "SKILLFLEET_REDIS_URL" (printf "redis://%s:6379/0" (include "skillfleet.name" (dict "root" . "suffix" "valkey"))) -}}
 {{- else if .Values.redis.url -}}

@@ -28,6 +28,13 @@ METRICS = {
     "skillfleet_leases_lost_total",
     "skillfleet_redis_evicted_keys_total",
     "skillfleet_loop_lag_seconds",
+    "skillfleet_steps_total",
+    "skillfleet_steps_replayed_total",
+    "skillfleet_journal_size_bytes_total",
+    "skillfleet_parks_total",
+    "skillfleet_wait_duration_seconds_bucket",
+    "skillfleet_schedule_runs_total",
+    "skillfleet_schedule_lag_seconds_bucket",
 }
 
 

@@ -17,7 +17,7 @@ import yaml
 from skillfleet.errors import RunError
 from skillfleet_producer import Fleet
 from tests.helm.processes import LocalPod
-from tests.helm.rendering import CHART, kinds, one, render, worker
+from tests.helm.rendering import CHART, ROOT, kinds, one, render, worker
 from tests.helm.test_monitoring import DASHBOARD, rules
 from tests.helm.test_processes import answers, fleet_values, get, secrets
 from tests.support.debian import require_binary
@@ -109,6 +109,9 @@ def prometheus(
         flower={"port": ports["flower"]},
         monitoring={"enabled": True},
     )
+    values["workerDefaults"]["modules"] = ["tests.telemetry.observed"]
+    values["workerDefaults"]["env"] = [{"name": "PYTHONPATH", "value": str(ROOT)}]
+    values["settings"] = {"parkSeconds": 0.2}
     manifests = render(values)
     workloads = [
         worker(manifests),
@@ -134,7 +137,12 @@ def prometheus(
             fleet.enqueue("fleet.echo", {"text": "hello"}).result(30)
             with pytest.raises(RunError):
                 fleet.enqueue("fleet.echo", {"text": "", "seconds": 60}, timeout=0.2).result(30)
-        wait_until(lambda: len(found.value("skillfleet_runs_total")) == 2, 30, "both runs")
+            # Steps, a wait in memory, a parked run that another attempt continues, a schedule.
+            for seconds in (0.02, 1.0):
+                fleet.enqueue("watched.pauses", {"seconds": seconds}).result(30)
+            fleet.schedule("pulse", "fleet.echo", {"text": "hello"}, every=1)
+        wait_until(lambda: len(found.value("skillfleet_runs_total")) == 3, 30, "all runs")
+        wait_until(lambda: found.value("skillfleet_schedule_runs_total"), 30, "the schedule")
         # Two scrapes after that: a rate needs them.
         seen = time.time()
         wait_until(lambda: scraped_since(found, seen), 30, "more scrapes")

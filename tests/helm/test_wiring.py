@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from deploy import settings_page
 from tests.helm.rendering import (
     Manifest,
     containers,
@@ -162,6 +163,26 @@ def test_an_environment_variable_is_set_once(fleet: list[Manifest]) -> None:
             names = [entry["name"] for entry in container.get("env", [])]
             assert len(names) == len(set(names)), name
             assert not set(names) & set(settings), name
+
+
+def test_settings_have_the_defaults_of_the_code_unless_values_differ() -> None:
+    classes = settings_page.settings_classes()
+    rows = [row for each in classes for row in settings_page.rows(each)]
+    defaults = {row.variable: row.default.strip("`") for row in rows}
+    found = one(render({}), "ConfigMap", "settings")["data"]
+    same = {name: defaults[name] for name in found if name != "SKILLFLEET_LOG_FORMAT"}
+    assert found == {**same, "SKILLFLEET_LOG_FORMAT": "json"}
+    values = {
+        "settings": {"parkSeconds": 0.5, "maxWaitSeconds": 31536000, "maxJournalBytes": 1048576},
+        "telemetry": {"tags": ["tenant", "plan"]},
+        "auth": {"tenantClaim": "org"},
+    }
+    found = one(render(values), "ConfigMap", "settings")["data"]
+    assert found["SKILLFLEET_PARK_SECONDS"] == "0.5"
+    assert found["SKILLFLEET_MAX_WAIT_SECONDS"] == "31536000"
+    assert found["SKILLFLEET_MAX_JOURNAL_BYTES"] == "1048576"
+    assert found["SKILLFLEET_TELEMETRY_TAGS"] == "tenant,plan"
+    assert found["SKILLFLEET_TENANT_CLAIM"] == "org"
 
 
 def test_service_links_cannot_shadow_settings(fleet: list[Manifest]) -> None:

@@ -26,6 +26,7 @@ from tests.support.waiting import wait_until, wait_until_async
 from tests.telemetry.browser import Page, chromium, tab
 
 MODULES = "tests.telemetry.observed,examples.librarian"
+DURABLE = "tests.worker.durable_skills"
 USER, PASSWORD = "ann", "correct horse"
 
 
@@ -133,6 +134,34 @@ async def test_the_tasks_page_lists_runs_and_the_button_of_a_run_cancels_it(
             assert status.message == "revoked through Celery"
             await open_until(page, f"{flower}/task/{waiting.id}", "REVOKED")
             await shoot(page, "cancelled")
+
+
+async def test_the_tasks_page_shows_a_waiting_run_and_its_end_under_one_id(
+    server: ValkeyServer, flower: str, notes: Path
+) -> None:
+    with (
+        chromium() as devtools,
+        FleetWorker(server, DURABLE, concurrency=50, options=("-n", "celery@%h"), park_seconds=0.1),
+        Fleet(server.producer_url) as fleet,
+    ):
+        async with tab(devtools) as page:
+            await page.log_in(USER, PASSWORD)
+            await open_until(page, f"{flower}/workers", "celery@", "Online")
+            resumed, waiting = (fleet.enqueue("durable.asks", {}) for _ in range(2))
+            both = (resumed, waiting)
+            wait_until(lambda: all(run.status().parked for run in both), what="parked runs")
+            resumed.answer({"approved": True, "by": "ann"})
+            assert resumed.result(timeout=60) == "True by ann"
+            tasks = f"{flower}/tasks"
+            await open_until(page, tasks, resumed.id, waiting.id, "SUCCESS", "RETRY")
+            text = await page.text()
+            assert [text.count(run.id) for run in both] == [1, 1]
+            await shoot(page, "resumed")
+            await open_until(page, f"{flower}/task/{waiting.id}", "RETRY", "waits for an answer")
+            # Down to the row with what it waits for; below it is a traceback with local paths.
+            await page.read("window.scrollTo({top: 200, behavior: 'instant'})")
+            await shoot(page, "waiting")
+            waiting.cancel()
 
 
 async def test_the_worker_page_shows_the_pool_and_its_concurrency(
