@@ -100,10 +100,12 @@ async def _produce(
     for extra in range(size.runs % size.producers):
         shares[extra] += 1
     seeds = [chance.random() for _ in shares]
+    # One run may be hit by any number of the kills, and none of them may be its end.
+    settings = Settings.load(redis_url=server.producer_url, max_deliveries=1_000_000)
 
     async def produce(share: int, seed: float) -> dict[str, int]:
         own, args = random.Random(seed), {"journal": journal, "seconds": SECONDS}
-        async with AsyncFleet(server.producer_url) as fleet:
+        async with AsyncFleet(settings=settings) as fleet:
             runs = []
             for _ in range(share):
                 session = fleet.session(f"s{own.randrange(size.sessions)}")

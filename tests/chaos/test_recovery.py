@@ -63,7 +63,7 @@ async def test_a_run_that_cannot_be_published_holds_up_no_other_and_comes_again(
     ledger = Ledger(settings)
     publisher = Failing(ledger)
     try:
-        reaper = Reaper(ledger, publisher, "reaper", settings)
+        reaper = Reaper(ledger, publisher, "reaper", settings, lambda *_: None)
         await reaper.round(0)
         assert sorted([*publisher.sent, str(publisher.refused)]) == sorted(due)
         unpublished = await ledger.connection.execute(

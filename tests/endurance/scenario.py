@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from skillfleet import joined_text
 from skillfleet.contracts import RunEvent, RunStatus
 from skillfleet.errors import FleetUnavailableError
-from skillfleet_producer import AsyncFleet, AsyncRunHandle
+from skillfleet_producer import AsyncFleet, AsyncRunHandle, Settings
 from tests.endurance.skills import prompt_of
 from tests.support.fleet import FleetWorker
 from tests.support.model_server import REPLY_BYTES, ModelServer, reply_to
@@ -117,7 +117,9 @@ async def run_round(plan: Endurance) -> Round:
             worker.launch()
         for worker in workers:
             await asyncio.to_thread(wait_until, worker.serves, 60, "a worker")
-        fleet = await stack.enter_async_context(AsyncFleet(server.url))
+        # With branches, kills may follow each other before an attempt has recorded anything.
+        settings = Settings.load(redis_url=server.url, max_deliveries=plan.kills + 1)
+        fleet = await stack.enter_async_context(AsyncFleet(settings=settings))
         args = {"url": model.url, "steps": plan.steps, "branches": plan.branches}
         run = await fleet.enqueue("endurance.converse", args)
         cuts = asyncio.Event()

@@ -3,17 +3,21 @@
 import json
 import subprocess
 import sys
+import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from skillfleet.contracts import RunState
 from skillfleet_producer import Fleet
-from tests.support.fleet import ROOT
+from tests.support.fleet import POOLS, ROOT
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 from tests.worker.plain import plain_celery
@@ -258,6 +262,57 @@ def test_celerys_command_revokes_and_terminates_runs_and_kills_no_process(
     assert shared.worker.children() == before
 
 
+@contextmanager
+def events_of_tasks(url: str) -> Iterator[Callable[[str], list[str]]]:
+    """A function that returns the kinds of a task's events, in order."""
+    kinds: defaultdict[str, list[str]] = defaultdict(list)
+    listening = threading.Event()
+
+    def on_event(event: dict[str, Any]) -> None:
+        listening.set()
+        kinds[event.get("uuid", "")].append(event["type"])
+
+    app = Celery(broker=url)
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": on_event})
+        thread = threading.Thread(target=receiver.capture, kwargs={"wakeup": False})
+        thread.start()
+        try:
+            wait_until(listening.is_set, what="the worker's heartbeat event")
+            yield lambda run_id: kinds[run_id]
+        finally:
+            receiver.should_stop = True
+            thread.join()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_revoked_run_does_not_become_one_that_waits(
+    start_worker: StartWorker, own_fleet: Fleet, tmp_path: Path, pool: str
+) -> None:
+    """The attempt that parked it may be reported after the revoke."""
+    worker = start_worker("tests.worker.late_reports", pool=pool, park_seconds=0.2)
+    url, reported = worker.server.url, tmp_path / "reported"
+    with events_of_tasks(url) as kinds:
+        run = own_fleet.enqueue("late.asks", {"reported": str(reported)})
+        wait_until(lambda: run.status().parked, what="it to be parked")
+        celery_command(url, "control", "revoke", run.id)
+        wait_until(lambda: "task-revoked" in kinds(run.id), what="it to be revoked")
+        reported.touch()
+        wait_until(lambda: "task-retried" in kinds(run.id), what="the report of its attempt")
+        wait_until(lambda: kinds(run.id)[-1] == "task-revoked", what="the last event")
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_monitors_see_the_end_of_a_run_that_no_worker_executes(
+    start_worker: StartWorker, own_fleet: Fleet, pool: str
+) -> None:
+    worker = start_worker("tests.worker.kit", pool=pool, reap_seconds=0.2)
+    with events_of_tasks(worker.server.url) as kinds:
+        run = own_fleet.enqueue("kit.add", {"x": 1}, queue="unconsumed", timeout=0.1)
+        wait_until(lambda: kinds(run.id) == ["task-failed"], what="the event of its end")
+    assert run.status().state is RunState.TIMED_OUT
+
+
 # --- Flower -------------------------------------------------------------------------------
 
 
@@ -296,7 +351,7 @@ class Flower:
     def wait_task(self, run_id: str, state: str) -> dict[str, Any]:
         wait_until(
             lambda: self.task(run_id).get("state") == state,
-            10,
+            40,
             f"Flower to show {run_id} as {state}, not {self.task(run_id)}",
         )
         return self.task(run_id)
@@ -323,7 +378,7 @@ def one_process(
 def _flower_of(shared: Shared) -> Iterator[tuple[Flower, Shared]]:
     flower = Flower(shared.server.url)
     try:
-        wait_until(flower.answers, 30, "Flower")
+        wait_until(flower.answers, 120, "Flower")
         yield flower, shared
     finally:
         flower.process.kill()
@@ -387,6 +442,16 @@ def test_flowers_button_cancels_a_parked_run(flower: tuple[Flower, Shared]) -> N
     page.ask(f"task/revoke/{run.id}", terminate="true")
     assert wait_state(run, RunState.CANCELLED).message == "revoked through Celery"
     page.wait_task(run.id, "REVOKED")
+
+
+def test_flower_shows_the_end_of_a_parked_run_whose_deadline_passes(
+    flower: tuple[Flower, Shared],
+) -> None:
+    page, shared = flower
+    run = shared.fleet.enqueue("durable.asks", timeout=3)
+    shown = page.wait_task(run.id, "FAILURE")
+    assert shown["name"] == "durable.asks"
+    assert "deadline" in shown["exception"]
 
 
 def test_flowers_button_cancels_a_run(flower: tuple[Flower, Shared]) -> None:

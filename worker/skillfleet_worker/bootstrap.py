@@ -19,7 +19,7 @@ from skillfleet_worker.attempts.executor import Executor
 from skillfleet_worker.attempts.process import WorkerProcess
 from skillfleet_worker.attempts.waiting import WaitingRoom
 from skillfleet_worker.celery_hooks.consumer import dead_letter_undecodable
-from skillfleet_worker.celery_hooks.monitors import show_waiting
+from skillfleet_worker.celery_hooks.monitors import EndEvents, show_waiting
 from skillfleet_worker.services.drain import ShutdownPipes
 from skillfleet_worker.services.gc_tuning import tune_gc
 from skillfleet_worker.services.node import Node
@@ -34,6 +34,7 @@ def make_executor(pool: str, node: Node) -> Executor:
     """Return an executor with the adapters that the settings select; on the process's home loop."""
     settings = node.settings
     process = WorkerProcess(settings)
+    process.show_end = EndEvents(node).show
     adapters = load_adapters(settings, pool, {Ledger: process.ledger})
     reaper = ResourceReaper(process.ledger, adapters.reaping, settings.lease_seconds)
     process.background_services += [adapters.keep_open, reaper.run]
@@ -70,7 +71,8 @@ def connect_signals(app: Celery, node: Node) -> None:
     node.release_runs = line.release
     node.end_process = line.end
 
-    def starts(**_: Any) -> None:
+    def starts(sender: Any = None, **_: Any) -> None:
+        node.hostname = getattr(sender, "hostname", None)
         line.open()
 
     def process_starts(**_: Any) -> None:

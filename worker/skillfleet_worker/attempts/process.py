@@ -16,6 +16,7 @@ from typing import Any
 from skillfleet_engine.loop import bridge
 from skillfleet_engine.loop.watchdog import LoopWatchdog
 from skillfleet_ledger import Ledger
+from skillfleet_ledger.celery_format import RunEnd
 from skillfleet_producer.publisher import Publisher, publish_woken_runs, publisher_for
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.stop_request import SHUTS_DOWN
@@ -45,6 +46,8 @@ class WorkerProcess:
         self.random = random.SystemRandom()
         self.background_services: list[Callable[[], Coroutine[Any, Any, None]]] = []
         """Further services that run as long as the process; add them before it starts."""
+        self.show_end: Callable[[str, str, RunEnd], None] = lambda *_: None
+        """Reports the end of a run (id, name) that no worker executes to monitors."""
         self.home = asyncio.get_running_loop()
         self.loop_watchdog: LoopWatchdog = bridge.home_watchdog(settings.blocked_seconds)
         self.loop_watchdog.name_tasks_by(self.executing)

@@ -27,6 +27,7 @@ from skillfleet_worker.celery_hooks.envelope import (
     problem_of,
     readable_part,
 )
+from skillfleet_worker.celery_hooks.monitors import RevokedRuns
 from skillfleet_worker.services.node import node_of
 from skillfleet_worker.settings import WorkerSettings
 
@@ -49,6 +50,7 @@ class FleetConsumer(LoopConsumer):
     def __init__(self, *args: Any, **options: Any) -> None:
         # Each costs a second at start-up, and the ledger knows the other workers.
         super().__init__(*args, **options | {"without_gossip": True, "without_mingle": True})
+        self.revoked_runs = RevokedRuns()
         if self.loop_pool is None and self.controller is not None:
             # Celery's first call at a cold shutdown, before it ends what still runs.
             self.controller.wait_for_soft_shutdown = node_of(self.app).release_runs

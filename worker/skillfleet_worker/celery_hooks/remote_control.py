@@ -11,6 +11,7 @@ from celery.worker import state as worker_state
 from celery.worker.control import control_command
 from kombu.utils.functional import maybe_list
 
+from skillfleet.contracts import RunState
 from skillfleet.errors import UnknownRunError
 from skillfleet_ledger import Ledger
 from skillfleet_worker.celery_hooks.skill_task import SkillTask
@@ -30,14 +31,10 @@ def revoke(state: Any, task_id: Any, **how: Any) -> Any:
     may_be = [one for one in ids if _may_be_run(one)]
     others = [one for one in ids if one not in may_be]
     # Without a record it may be the run of a plain Celery client, not received yet.
-    unrecorded, parked = (
-        state.consumer.with_ledger(partial(_cancel, may_be)) if may_be else ([], [])
-    )
-    for run_id in parked:
-        # No worker has it, whose request would report this.
-        state.consumer.event_dispatcher.send(
-            "task-revoked", uuid=run_id, terminated=True, signum="SIGTERM", expired=False
-        )
+    unrecorded, ended = state.consumer.with_ledger(partial(_cancel, may_be)) if may_be else ([], {})
+    for run_id, name in ended.items():
+        # No attempt of it is left that would report this.
+        state.consumer.revoked_runs.show(run_id, name, state.consumer.event_dispatcher)
     if unrecorded:
         _celerys_revoke(state, unrecorded, **(how | {"terminate": False}))
     if others:
@@ -100,15 +97,18 @@ def _may_be_run(task_id: str) -> bool:
     return request is None or isinstance(request.task, SkillTask)
 
 
-async def _cancel(run_ids: list[str], ledger: Ledger) -> tuple[list[str], list[str]]:
-    """Cancel runs; returns the ids that the ledger does not know, and those that were parked."""
-    unknown, parked = [], []
+async def _cancel(run_ids: list[str], ledger: Ledger) -> tuple[list[str], dict[str, str]]:
+    """Cancel runs; returns unknown ids, and the tasks of the runs that have ended cancelled."""
+    unknown: list[str] = []
+    ended: dict[str, str] = {}
     for run_id in run_ids:
         try:
-            is_parked = (await ledger.queries.status(run_id)).parked
             await ledger.cancellation.cancel(run_id, "revoked through Celery")
+            status = await ledger.queries.status(run_id)
         except UnknownRunError:
             unknown.append(run_id)
         else:
-            parked += [run_id] if is_parked else []
-    return unknown, parked
+            # By this worker or, as each gets the command, by another one.
+            if status.state is RunState.CANCELLED:
+                ended[run_id] = status.name
+    return unknown, ended

@@ -24,6 +24,7 @@ from skillfleet_worker.attempts.messages import (
 from skillfleet_worker.attempts.process import name_of
 from skillfleet_worker.celery_hooks.consumer import run_in_thread_with_ledger
 from skillfleet_worker.celery_hooks.envelope import problem_of_embedded
+from skillfleet_worker.celery_hooks.monitors import revoked_fields
 from skillfleet_worker.celery_hooks.skill_task import CANCELLED
 
 logger = logging.getLogger(__name__)
@@ -89,10 +90,16 @@ class SkillRequest(Request):
         error = exc_info.exception
         error = getattr(error, "exc", error)
         if isinstance(error, Ignore) and error.args == (CANCELLED,):
-            self.send_event("task-revoked", terminated=True, signum="SIGTERM", expired=False)
+            self.send_event("task-revoked", **revoked_fields())
         if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt):
             return self._child_lost(error)
         return super().on_failure(exc_info, *args, **options)
+
+    def on_retry(self, exc_info: Any) -> None:
+        """Report a retry or a parked run to Celery's monitors; one that was revoked stays so."""
+        super().on_retry(exc_info)
+        if (consumer := self.task.node.consumer) is not None:
+            consumer.revoked_runs.show_again(self)
 
     def _child_lost(self, error: BaseException) -> None:
         """Acknowledge the message of a child that died: the ledger starts the run again.

@@ -43,6 +43,8 @@ class Node:
         """End this process at once, with the exit status of a worker that has drained."""
         self.consumer: Any = None
         """Celery's consumer in the main process; None in children."""
+        self.hostname: str | None = None
+        """Celery's name of the worker, once it starts."""
         self._app: Any = None
         self._make_executor = make_executor
         self._executor: Executor | None = None
@@ -57,6 +59,11 @@ class Node:
     def busy(self) -> bool:
         """True while this process executes runs."""
         return self.process is not None and bool(self.process.attempts)
+
+    @property
+    def app(self) -> Any:
+        """The Celery app. Only after `bind`."""
+        return self._app
 
     def bind(self, app: Any) -> None:
         """Bind the node to a Celery app; `node_of(app)` returns it."""

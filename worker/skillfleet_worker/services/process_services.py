@@ -29,7 +29,9 @@ class ProcessServices:
         self._heartbeat = Heartbeat(
             process.ledger.leases, process.name, process.attempts, process.settings
         )
-        self._reaper = Reaper(process.ledger, process.publisher, process.name, process.settings)
+        self._reaper = Reaper(
+            process.ledger, process.publisher, process.name, process.settings, process.show_end
+        )
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:

@@ -48,13 +48,19 @@ class Reaper:
     """The reaper: rounds over all shards, unless another worker holds the leader lock."""
 
     def __init__(
-        self, ledger: Ledger, publisher: Publisher, worker: str, settings: WorkerSettings
+        self,
+        ledger: Ledger,
+        publisher: Publisher,
+        worker: str,
+        settings: WorkerSettings,
+        show_end: Callable[[str, str, RunEnd], None],
     ) -> None:
         self._ledger = ledger
         self._publisher = publisher
         self._settlement = Settlement(ledger, publisher)
         self._worker = worker
         self._settings = settings
+        self._show_end = show_end
         self._schedules = ScheduleRounds(ledger, publisher, settings)
         self._ask_broker_at: dict[int, float] = {}
         self._pruned_at = float("-inf")
@@ -185,6 +191,7 @@ class Reaper:
             record(DEAD_LETTERS, 1, "run")
         record_dead_attempt(run, tag_keys)
         logger.warning("run %s of %s ended %s: %s", run_id, name, end.state, end.message)
+        self._show_end(run_id, name, end)
 
 
 def _end_of(why: str, invocation: Invocation) -> RunEnd:
