@@ -121,9 +121,11 @@ def test_a_drain_and_a_recycled_process_close_what_their_attempts_opened(
 ) -> None:
     fleet, start = start_acme
     worker = start()
-    blocking = fleet.enqueue("registry.blocks")
     waiting = fleet.enqueue("registry.waits")
-    wait_until(lambda: len(_sessions(tmp_path)) == 2, what="both sessions")
+    wait_until(lambda: _sessions(tmp_path) == [waiting.id], what="the session of one run")
+    # Once it blocks, no other run starts.
+    blocking = fleet.enqueue("registry.blocks")
+    wait_until(lambda: blocking.id in _sessions(tmp_path), what="both sessions")
     blocking.cancel()
     # Its neighbour was released by the watchdog, and started again.
     closed = {f"closed {run.id}" for run in (blocking, waiting)}

@@ -30,6 +30,9 @@ EVENTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+_DAY_MS = 86_400_000
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """A fleet in which every text that others can write is hostile."""
@@ -55,10 +58,10 @@ async def _write_all(url: str, run: str) -> None:
         card = AgentCard(
             name="kit", version=HOSTILE, queue=HOSTILE, description=HOSTILE, skills=(skill,)
         )
-        await ledger.directory.publish(HOSTILE, [card], 600_000)
+        await ledger.directory.publish(HOSTILE, [card], _DAY_MS)
         await ledger.dead_letters.add(HOSTILE, HOSTILE.encode() + b"\xff")
         prefix = ledger.keys.prefix(run)
-        await ledger.connection.execute("ZADD", f"{prefix}workers", now + 600_000, HOSTILE)
+        await ledger.connection.execute("ZADD", f"{prefix}workers", now + _DAY_MS, HOSTILE)
         await ledger.connection.execute("ZADD", f"{prefix}ready:{HOSTILE}:0", now, "x")
         await ledger.connection.execute("SADD", f"{prefix}queues", f"{HOSTILE}:0")
     finally:

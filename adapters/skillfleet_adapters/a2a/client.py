@@ -96,7 +96,8 @@ class HttpA2AClient(A2AClient):
         headers: dict[str, str] = {}
         TraceContextTextMapPropagator().inject(headers)
         message = self._message(target, skill, args or {}, options.key)
-        seconds = self._seconds(options.timeout, budget.seconds)
+        given, left = self._given(options.timeout, budget.seconds), self._left()
+        seconds = given if left is None else min(given, left)
         try:
             async with self.scope.release_slot():
                 call = self._call(target, message, headers, seconds, budget)
@@ -107,7 +108,11 @@ class HttpA2AClient(A2AClient):
                     f"the call of {target} has used up its budget of {seconds:g} s",
                     code=ReasonCode.BUDGET_EXHAUSTED,
                 ) from None
-            raise RunTimedOut(f"the call of {target} took more than {seconds:g} s") from None
+            # A call that ends with its caller's deadline, a moment before or after it, is overdue.
+            raise RunTimedOut(
+                f"the call of {target} took more than {seconds:g} s",
+                deadline=self.scope.deadline if seconds == left else None,
+            ) from None
 
     def _message(
         self, target: str, skill: str, args: Mapping[str, Any], key: str | None
@@ -121,11 +126,15 @@ class HttpA2AClient(A2AClient):
         message.parts.append(ParseDict({"data": {"skill": skill, "args": dict(args)}}, Part()))
         return message
 
-    def _seconds(self, *limits: float | None) -> float:
-        found = [self.timeout_seconds, *limits]
-        if self.scope.deadline is not None:
-            found.append((self.scope.deadline - datetime.now(UTC)).total_seconds())
-        return max(min(limit for limit in found if limit is not None), 0.0)
+    def _given(self, *limits: float | None) -> float:
+        """Return the time limit of a call itself."""
+        return min(limit for limit in (self.timeout_seconds, *limits) if limit is not None)
+
+    def _left(self) -> float | None:
+        """Return the time left until the deadline of the caller's run; None without one."""
+        if self.scope.deadline is None:
+            return None
+        return max((self.scope.deadline - datetime.now(UTC)).total_seconds(), 0.0)
 
     async def _call(
         self,

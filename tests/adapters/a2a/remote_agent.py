@@ -33,7 +33,11 @@ class RemoteAgent:
             [*COMMAND, str(self.port), str(self.journal), *certified],
             cwd=ROOT,
         )
-        wait_until(self._answers, what="the remote agent")
+        try:
+            wait_until(self._answers, 60, "the remote agent")
+        except BaseException:
+            self.close()
+            raise
 
     def noted(self, word: str) -> list[dict[str, Any]]:
         entries = [json.loads(line) for line in self.journal.read_text().splitlines()]

@@ -1,9 +1,17 @@
 """Calls of remote agents within the budgets of their trees."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
+from skillfleet import LocalRunContext, NoAuth
 from skillfleet.contracts import Budget
 from skillfleet.errors import RunFailed, RunTimedOut
+from skillfleet.ports.a2a import CallOptions
+from skillfleet.testing.local_context import LocalRunScope
+from skillfleet_adapters.a2a.client import HttpA2AProvider
+from skillfleet_adapters.a2a.host_allowlist import HostAllowlist
+from skillfleet_adapters.a2a.transport import GuardedTransport
 from skillfleet_producer import Fleet
 from tests.adapters.a2a.remote_agent import RemoteAgent, ask
 from tests.support.waiting import wait_until
@@ -86,3 +94,19 @@ def test_a_budget_of_time_bounds_a_remote_call_and_says_so(
     with pytest.raises(RunTimedOut) as tree:
         caller.enqueue("caller.asks", args, budget=Budget(seconds=0.5)).result(timeout=30)
     assert tree.value.code == "budget_exhausted"
+
+
+@pytest.mark.parametrize(("seconds", "timeout", "shared"), [(0.3, None, True), (60, 0.3, False)])
+async def test_a_call_that_its_callers_deadline_ends_is_the_deadlines(
+    remote_agent: RemoteAgent, seconds: float, timeout: float | None, *, shared: bool
+) -> None:
+    """The run ends `timed_out` also where the call is over a moment before the deadline."""
+    deadline = datetime.now(UTC) + timedelta(seconds=seconds)
+    ctx = LocalRunContext(auth=NoAuth())
+    ctx.deadline = deadline
+    provider = HttpA2AProvider(GuardedTransport(HostAllowlist.parse("127.0.0.1"), 1000), 60)
+    options = CallOptions(timeout=timeout)
+    with pytest.raises(RunTimedOut) as over:
+        await provider.open(LocalRunScope(ctx)).call(remote_agent.url, "wait", options=options)
+    assert over.value.deadline == (deadline if shared else None)
+    await provider.aclose()
