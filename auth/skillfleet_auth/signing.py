@@ -1,7 +1,9 @@
 """Signing: a token names the caller, for one run, skill and set of arguments, or for one input."""
 
+import os
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ from skillfleet_ledger.runs.records import Submission
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 # ruff: noqa: PLC0415 - processes that sign nothing must not load cryptography
 
@@ -42,6 +45,14 @@ class TokenSigner:
         self.key_id = key_id
         self._key = key
         self._settings = settings
+
+    def comparison_key(self) -> bytes:
+        """Return a secret key that is derived from the signing key, to compare answers with."""
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+        derived = HKDF(SHA256(), 32, salt=None, info=b"skillfleet comparison of secret answers")
+        return derived.derive(self._key.private_bytes_raw())
 
     def sign(self, new: Submission, caller: Mapping[str, Any] | None, depth: int = 0) -> str:
         """Return the token of a new run.
@@ -151,6 +162,14 @@ class Signing:
         if settings.auth_signing_key_file is not None:
             self._signer = TokenSigner(*load_private_key(settings.auth_signing_key_file), settings)
 
+    @cached_property
+    def comparison_key(self) -> bytes:
+        """The key of digests that say whether two secret answers are equal.
+
+        That of the signer; without one, this object's own. Nobody else can test guesses.
+        """
+        return os.urandom(32) if self._signer is None else self._signer.comparison_key()
+
     def signed(self, new: Submission, caller: Mapping[str, Any] | None, depth: int) -> Submission:
         """Return the run with its token among its headers; as it is where nothing is signed.
 
@@ -244,18 +263,36 @@ def write_new_key(folder: Path, name: str) -> tuple[Path, Path]:
     from cryptography.hazmat.primitives import serialization as form
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
-        raise SettingsError(f"a key's name has letters, digits, '-' and '_' only, not {name!r}")
     key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
     public = key.public_key().public_bytes(
         form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    private_path, public_path = folder / (name + PRIVATE_SUFFIX), folder / (name + PUBLIC_SUFFIX)
-    _write_new(private_path, private, mode=0o600)
+    private_path, public_path = _write_private(folder, name, key), folder / (name + PUBLIC_SUFFIX)
     _write_new(public_path, public, mode=0o644)
     return private_path, public_path
+
+
+def write_new_answer_key(folder: Path, name: str) -> Path:
+    """Write a new private key that decrypts secret answers, for its owner only.
+
+    Returns its path, `NAME.private.pem`; errors as `write_new_key`.
+    """
+    _require_cryptography()
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    return _write_private(folder, name, X25519PrivateKey.generate())
+
+
+def _write_private(folder: Path, name: str, key: "Ed25519PrivateKey | X25519PrivateKey") -> Path:
+    from cryptography.hazmat.primitives import serialization as form
+
+    if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
+        raise SettingsError(f"a key's name has letters, digits, '-' and '_' only, not {name!r}")
+    private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / (name + PRIVATE_SUFFIX)
+    _write_new(path, private, mode=0o600)
+    return path
 
 
 def _require_cryptography() -> None:

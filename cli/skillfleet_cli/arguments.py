@@ -4,14 +4,22 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from getpass import getpass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from skillfleet_cli.exits import CommandError
 
 _LEAST, _MOST = -(2**63), 2**64 - 1
 """The integers that are transmitted unchanged."""
 _DEEPEST = 200
+
+
+class Given(NamedTuple):
+    """The text of a value, and whether it was an argument of the command."""
+
+    text: str
+    is_argument: bool = False
 
 
 def parse_arguments(source: str | None, pairs: Sequence[str]) -> dict[str, Any]:
@@ -36,12 +44,20 @@ def parse_json(source: str) -> Any:
     return value
 
 
-def parse_value(source: str, fits: Callable[[Any], bool]) -> Any:
-    """Parse a value, `-` for one on stdin, or `@file`; raises CommandError.
+def read_given(source: str | None) -> Given:
+    """Read a value: the argument, `-` for stdin, `@file`; without one a hidden prompt, or stdin."""
+    if source is None and sys.stdin.isatty():
+        return Given(getpass("answer (hidden): "))
+    text, _ = _read("-" if source is None else source)
+    is_argument = source is not None and source != "-" and not source.startswith("@")
+    return Given(text, is_argument=is_argument)
+
+
+def parse_value(text: str, fits: Callable[[Any], bool]) -> Any:
+    """Parse a value; raises CommandError.
 
     It is the text itself where that is not valid JSON, or where only the text `fits`.
     """
-    text, _ = _read(source)
     text = text.removesuffix("\n")
     try:
         value = _loads(text)

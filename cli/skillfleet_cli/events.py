@@ -12,6 +12,7 @@ from skillfleet.contracts import (
     WAIT_KIND,
     RunEvent,
 )
+from skillfleet.durable.values import is_write_only
 from skillfleet_cli.output import duration, number, size, words
 
 
@@ -37,7 +38,8 @@ def describe(event: RunEvent) -> str:
 
 def answer_hint(run_id: str, payload: dict[str, Any]) -> str:
     """Return the command that answers a wait."""
-    return f"answer it: skillfleet answer {run_id} VALUE --wait {words(payload.get('id'))}"
+    value = "" if is_write_only(payload.get("value_schema")) else " VALUE"
+    return f"answer it: skillfleet answer {run_id}{value} --wait {words(payload.get('id'))}"
 
 
 def progress_text(payload: dict[str, Any]) -> str:

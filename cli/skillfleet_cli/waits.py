@@ -8,7 +8,8 @@ from typing import Any
 from skillfleet.arguments import check_answer
 from skillfleet.contracts import RunState, RunStatus, Wait, WaitKind
 from skillfleet.errors import InvalidArgumentsError, UnknownRunError
-from skillfleet_cli.arguments import parse_json, parse_value
+from skillfleet_cli.arguments import Given, parse_json, parse_value
+from skillfleet_cli.exits import CommandError
 from skillfleet_cli.output import Listing, age, clock, console, print_json
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 
@@ -33,24 +34,31 @@ async def list_waits(fleet: AsyncFleet, limit: int, *, as_json: bool) -> None:
 
 async def answer_run(
     run: AsyncRunHandle,
-    source: str,
+    given: Given,
     wait_id: str | None,
     caller: dict[str, Any] | None,
     *,
     as_json: bool,
 ) -> None:
     """Answer a wait of a run with JSON, or with the text itself where its schema says so."""
-    schemas = [wait.value_schema for wait in await run.waits() if _is_meant(wait, wait_id)]
+    waits = [wait for wait in await run.waits() if _is_meant(wait, wait_id)]
+    schemas = [wait.value_schema for wait in waits]
+    is_secret = any(wait.answer_key is not None for wait in waits)
+    if is_secret and given.is_argument:
+        raise CommandError(
+            "the answer is a secret, and arguments stay in the history of the shell: leave VALUE"
+            " out, or pass - or @FILE"
+        )
 
     def fits(value: Any) -> bool:
         try:
             for schema in schemas:
-                check_answer(value, schema)
+                check_answer(value, schema, secret=is_secret)
         except InvalidArgumentsError:
             return False
         return True
 
-    decided = await run.answer(parse_value(source, fits), wait=wait_id, auth=caller)
+    decided = await run.answer(parse_value(given.text, fits), wait=wait_id, auth=caller)
     _report(run, "answered", done=decided, as_json=as_json)
 
 

@@ -1,4 +1,4 @@
-{{/* Keys of signed runs: what verifies, in workers, and what signs, in workers and in `helm test`. */}}
+{{/* Keys of signed runs: what verifies, in workers, and what signs, in workers and in `helm test`; keys of secret answers. */}}
 
 {{/* The keys' volumes: folders, which map a volume's name to a part of `auth`. */}}
 {{- define "skillfleet.keyVolumes" -}}
@@ -40,7 +40,7 @@
 {{- end }}
 {{- range $name, $from := .folders }}
 {{- if or $from.secret $from.configMap }}
-- name: {{ get (dict "producer-keys" "SKILLFLEET_AUTH_KEYS" "worker-keys" "SKILLFLEET_AUTH_WORKER_KEYS" "signing-key" "SKILLFLEET_AUTH_SIGNING_KEY_FILE") $name }}
+- name: {{ get (dict "producer-keys" "SKILLFLEET_AUTH_KEYS" "worker-keys" "SKILLFLEET_AUTH_WORKER_KEYS" "signing-key" "SKILLFLEET_AUTH_SIGNING_KEY_FILE" "answer-keys" "SKILLFLEET_ANSWER_KEYS") $name }}
   value: /etc/skillfleet/{{ $name }}{{ with $from.key }}/{{ . }}{{ end }}
 {{- end }}
 {{- end }}
@@ -48,7 +48,7 @@
 
 {{/* The folders of a worker, as JSON. */}}
 {{- define "skillfleet.workerKeys" -}}
-{{- dict "producer-keys" .Values.auth.producerKeys "worker-keys" .Values.auth.workerKeys "signing-key" .Values.auth.workerSigningKey | toJson -}}
+{{- dict "producer-keys" .Values.auth.producerKeys "worker-keys" .Values.auth.workerKeys "signing-key" .Values.auth.workerSigningKey "answer-keys" .Values.auth.answerKeys | toJson -}}
 {{- end }}
 
 {{- define "skillfleet.validateAuth" -}}

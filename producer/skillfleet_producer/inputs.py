@@ -3,6 +3,7 @@
 An answer is checked where it is given; the worker that resumes the run checks it again.
 """
 
+import hmac
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,7 @@ from skillfleet.jsonable import Json, NotJsonError, to_json
 from skillfleet.ports.admission import IncomingInput, InputKind
 from skillfleet.ports.journal import Decision
 from skillfleet.texts import plain_text, shortened_text
+from skillfleet_auth.sealing import seal
 from skillfleet_auth.signing import Signing
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs.inbox import InboxMessage
@@ -51,15 +53,34 @@ class Inputs:
         self._signing = signing
 
     async def answer(self, run_id: str, value: Any, wait_id: str | None, auth: Caller) -> bool:
-        """Answer a wait; False when it had been answered with the same value before."""
+        """Answer a wait; False when it had been answered with the same value before.
+
+        Redis gets a secret value encrypted only, and its token is for the encrypted form. A wait
+        that is not open is compared with the value, which might be secret, and gets nothing.
+        """
         json = _json_of("the answer", value, self._ledger.settings.max_arguments_bytes)
         claims = claims_of(auth)
         wait = await self._wait(run_id, wait_id)
-        if isinstance(wait, Wait):
-            check_answer(json.plain, wait.value_schema)
-        given = self._given(run_id, wait, InputKind.ANSWER, json.plain, claims)
+        plain = orjson.dumps(json.plain, option=_SORTED)
+        if isinstance(wait, str):
+            given = self._given(run_id, wait, InputKind.ANSWER, None, claims)
+            same = [plain, self._comparable(run_id, wait, plain)]
+            answer = WaitOutcome.ANSWERED
+            decided = await self._ledger.waits.compare(run_id, wait, answer, same)
+            if decided.status is DecideStatus.EARLY:
+                # It has been opened since.
+                return await self.answer(run_id, value, wait, auth)
+            return await self._reported(given, decided)
+        key = wait.answer_key
+        check_answer(json.plain, wait.value_schema, secret=key is not None)
+        sealed = json.plain if key is None else seal(plain, key, run_id, wait.id)
+        given = self._given(run_id, wait, InputKind.ANSWER, sealed, claims)
         return await self._decide(
-            given, WaitOutcome.ANSWERED, claims, value=orjson.dumps(json.plain, option=_SORTED)
+            given,
+            WaitOutcome.ANSWERED,
+            claims,
+            value=orjson.dumps(sealed, option=_SORTED),
+            same=None if key is None else self._comparable(run_id, wait.id, plain),
         )
 
     async def reject(self, run_id: str, reason: str, wait_id: str | None, auth: Caller) -> bool:
@@ -131,11 +152,21 @@ class Inputs:
         given: IncomingInput,
         outcome: WaitOutcome,
         claims: Mapping[str, Any] | None,
+        same: bytes | None = None,
         **parts: Any,
     ) -> bool:
         token = self._signing.input_token(given, claims)
         decision = Decision(outcome, by=given.by, token=token, **parts)
-        decided = await self._ledger.waits.decide(given.run_id, given.wait_id, decision)
+        decided = await self._ledger.waits.decide(given.run_id, given.wait_id, decision, same)
+        return await self._reported(given, decided)
+
+    def _comparable(self, run_id: str, wait_id: str, plain: bytes) -> bytes:
+        """Return what equal secret answers to a wait have in common, for this signer only."""
+        bound = b"\0".join((run_id.encode(), wait_id.encode(), plain))
+        return hmac.digest(self._signing.comparison_key, bound, "sha256")
+
+    async def _reported(self, given: IncomingInput, decided: DecideResult) -> bool:
+        """Publish the run that a decision woke; return whether it was this one that decided."""
         if decided.woken:
             await publish_woken(self._ledger, self._publisher, given.run_id)
         if decided.status is DecideStatus.DECIDED:

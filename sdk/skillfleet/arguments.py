@@ -83,25 +83,27 @@ def arguments_check(task: str, schema: Mapping[str, Any]) -> Callable[[Mapping[s
         return _refusing(f"the schema that {task} publishes cannot be used: {error}")
 
 
-def check_answer(value: Any, schema: Mapping[str, Any] | None) -> None:
+def check_answer(value: Any, schema: Mapping[str, Any] | None, *, secret: bool = False) -> None:
     """Raise InvalidArgumentsError, naming the fields, for an answer that does not fit its wait.
 
-    `value` is plain JSON, `schema` that of the wait; a wait without one takes any answer.
+    `value` is plain JSON, `schema` that of the wait; a wait without one takes any answer. The
+    error shows no part of a `secret` answer.
     """
     if schema is None:
         return
     try:
-        check = schema_check("the answer does not fit", to_json(schema).encoded)
+        check = schema_check("the answer does not fit", to_json(schema).encoded, masked=secret)
     except ValueError as error:
         raise InvalidArgumentsError(f"the schema of the wait cannot be used: {error}") from None
     check(value)
 
 
 @lru_cache(maxsize=1024)
-def schema_check(refusal: str, schema: bytes) -> Callable[[Any], None]:
+def schema_check(refusal: str, schema: bytes, *, masked: bool = False) -> Callable[[Any], None]:
     """Return the check for a schema as JSON; raises ValueError for an unusable schema.
 
-    The error of the check begins with `refusal`, then names the fields that do not fit.
+    The error of the check begins with `refusal`, then names the fields that do not fit; if it is
+    `masked`, only the schema's rules that they break.
     """
     # The import costs 3 MiB: only processes that check a schema pay for it.
     import jsonschema_rs  # noqa: PLC0415
@@ -115,6 +117,10 @@ def schema_check(refusal: str, schema: bytes) -> Callable[[Any], None]:
             return
         found = []
         for error in validator.iter_errors(arguments):
+            if masked:
+                # Names of fields may be part of the value, too.
+                found.append("/".join(str(part) for part in error.schema_path))
+                continue
             where = ".".join(str(part) for part in error.instance_path)
             message = shortened_text(error.message, _MOST_PROBLEM_CHARS)
             found.append(f"{where}: {message}" if where else message)

@@ -352,6 +352,9 @@ class RunContext(ABC, Generic[AuthT]):
         the same. A worker does not keep a slot for a waiting run; that of a `durable` skill may
         be parked: its handler is then cancelled, and starts again when the answer is there.
 
+        With a secret in `schema` (`pydantic.SecretStr`, or a model with one) the whole answer is
+        encrypted where it is given, and shown nowhere; the secret is redacted like declared ones.
+
         Raises `WaitRejected`, or `WaitTimedOut` after `timeout` seconds (by default the fleet's
         `SKILLFLEET_MAX_WAIT_SECONDS`).
         """
@@ -394,6 +397,9 @@ class RunContext(ABC, Generic[AuthT]):
         """Return whether a call's arguments contain one of the run's secrets. For runtimes."""
         del args
         return False
+
+    def _hide(self, secrets: Sequence[str]) -> None:
+        """Hide secret texts, which the run was answered, in all that it writes. For runtimes."""
 
     def _called(self, report: CallReport) -> None:
         """Receive the report of each model or tool call. For runtimes."""

@@ -127,8 +127,18 @@ class Redactor:
     def __init__(self, names: tuple[str, ...], registry: SecretRegistry) -> None:
         self._names = names
         self._registry = registry
+        self._learned: tuple[str, ...] = ()
         self._pending = ""
         self._sent = 0
+
+    @property
+    def active(self) -> bool:
+        """True if there is anything to hide."""
+        return self._pattern() is not None
+
+    def learn(self, values: Iterable[str]) -> None:
+        """Hide these values, too, which no declared secret has."""
+        self._learned = tuple(dict.fromkeys((*self._learned, *values)))
 
     def redact(self, text: str) -> str:
         """Return the text with `HIDDEN` in place of each secret."""
@@ -147,6 +157,8 @@ class Redactor:
 
     def occurs_in(self, value: Any) -> bool:
         """Return whether a value of any type holds a secret."""
+        if not self.active:
+            return False
         plain = orjson.loads(orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS))
         return bool(self.redact_value(plain) != plain)
 
@@ -205,10 +217,14 @@ class Redactor:
         return 0
 
     def _forms(self) -> tuple[str, ...]:
-        return _forms(self._registry.values(self._names))
+        return _forms(self._values)
 
     def _pattern(self) -> "re.Pattern[str] | None":
-        return _pattern(self._registry.values(self._names))
+        return _pattern(self._values)
+
+    @property
+    def _values(self) -> tuple[str, ...]:
+        return (*self._registry.values(self._names), *self._learned)
 
 
 @lru_cache(maxsize=256)

@@ -3,9 +3,7 @@
 import base64
 import importlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -22,38 +20,13 @@ from skillfleet_adapters.secrets.chain import ChainedSecrets
 from skillfleet_producer import Fleet, RunHandle
 from skillfleet_worker.adapters import load_adapters
 from skillfleet_worker.settings import WorkerSettings
+from tests.support.collector import Collector
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import wait_until
 
 SECRET = 'sk-test-9f8e7d6c5b4a"ä'
 ROTATED = "sk-next-0011223344556677"
-
-
-class Collector(ThreadingHTTPServer):
-    """Takes spans as OTLP and keeps the bytes."""
-
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        super().__init__(("127.0.0.1", 0), _Keeps)
-        self.thread = threading.Thread(target=self.serve_forever, daemon=True)
-        self.thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Keeps(BaseHTTPRequestHandler):
-    server: Collector
-
-    def do_POST(self) -> None:
-        self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        return
 
 
 class House:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from skillfleet.contracts import HEADER, TOKEN_HEADER
 from skillfleet.errors import RunFailed
+from skillfleet_auth.sealing import AnswerKeys
 from skillfleet_cli.app import app
 from skillfleet_producer import Fleet, RunHandle
 from tests.auth.keys import Keys
@@ -50,6 +51,16 @@ def test_a_token_of_the_command_lets_a_plain_celery_client_in(
     run = fleet.run(made["run"])
     wait_until(lambda: run.id in {status.id for status in fleet.runs()})
     assert run.result(timeout=20) == "read"
+
+
+def test_keys_new_writes_a_key_for_answers_that_only_its_owner_reads(tmp_path: Path) -> None:
+    code, said = command("keys", "new", "2026-01", "--answers", "--out", str(tmp_path))
+    assert code == 0
+    (path,) = tmp_path.iterdir()
+    assert (path.name, path.stat().st_mode & 0o777) == ("2026-01.private.pem", 0o600)
+    assert path.name in said
+    assert AnswerKeys(tmp_path).newest.id
+    assert command("keys", "new", "2026-01", "--answers", "--out", str(tmp_path))[0] != 0
 
 
 @pytest.mark.parametrize("verb", ["keys new", "token"])

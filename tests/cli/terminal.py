@@ -19,8 +19,13 @@ _RICHS_OWN = re.compile(r"\x1b\[\d*(?:;\d+)*m|\x1b\[\?25[lh]|\x1b\[\d*[AK]|\r\n|
 _HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
-def on_terminal(shell: Shell, *arguments: str, columns: int = 120) -> tuple[int, str]:
-    """Run a command whose input and output are a terminal; its exit code and all it shows."""
+def on_terminal(
+    shell: Shell, *arguments: str, columns: int = 120, typed: str = ""
+) -> tuple[int, str]:
+    """Run a command whose input and output are a terminal; its exit code and all it shows.
+
+    `typed` is typed once the command shows something.
+    """
     ours, theirs = pty.openpty()
     environment = shell.environment(arguments[0]) | {"TERM": "xterm", "COLUMNS": str(columns)}
     process = subprocess.Popen(
@@ -33,7 +38,11 @@ def on_terminal(shell: Shell, *arguments: str, columns: int = 120) -> tuple[int,
     )
     os.close(theirs)
     try:
-        shown = _read_all(ours)
+        shown = ""
+        if typed:
+            shown = os.read(ours, 4096).decode()
+            os.write(ours, typed.encode())
+        shown += _read_all(ours)
         return process.wait(60), shown
     finally:
         os.close(ours)

@@ -1,6 +1,7 @@
 """Waiting runs on the command line: questions, answers, inbox messages, recorded steps."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import NamedTuple
 
 import orjson
@@ -8,6 +9,8 @@ import pytest
 
 from skillfleet.contracts import EntryKind, WaitOutcome
 from skillfleet.ports.journal import EntryFailure
+from skillfleet_auth.sealing import AnswerKeys
+from skillfleet_auth.signing import write_new_answer_key
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs.inbox import InboxMessage
 from tests.cli.commands import Shell
@@ -123,6 +126,33 @@ async def test_an_answer_may_come_from_stdin_or_a_file(scene: Scene) -> None:
     (shell.folder / "answer.json").write_text('{"environment": "staging"}\n')
     shell.ok("answer", scene.run_id, "@answer.json", "--wait", "2")
     assert orjson.loads((await waiter.decision("2")).value) == {"environment": "staging"}
+
+
+async def test_a_secret_is_no_argument_and_comes_from_stdin(scene: Scene, tmp_path: Path) -> None:
+    waiter, shell = scene
+    write_new_answer_key(tmp_path, "key")
+    keys = AnswerKeys(tmp_path)
+    schema = {"type": "string", "writeOnly": True}
+    await waiter.opens(schema, secret=True, answer_key=keys.newest)
+    refused = shell.run("answer", scene.run_id, "hunter2hunter2")
+    assert refused.code == 2
+    assert "leave VALUE out" in refused.err
+    shell.ok("answer", scene.run_id, stdin="1234567\n")
+    sealed = (await waiter.decision("1")).value
+    assert keys.open(sealed, scene.run_id, "1") == b'"1234567"'
+    assert b"1234567" not in sealed
+
+
+async def test_a_secret_is_typed_without_being_shown(scene: Scene, tmp_path: Path) -> None:
+    waiter, shell = scene
+    write_new_answer_key(tmp_path, "key")
+    keys = AnswerKeys(tmp_path)
+    await waiter.opens({"type": "string"}, secret=True, answer_key=keys.newest)
+    code, shown = on_terminal(shell, "answer", scene.run_id, typed="hunter2hunter2\n")
+    assert code == 0
+    assert "hidden" in shown
+    assert "hunter2" not in shown
+    assert keys.open((await waiter.decision("1")).value) == b'"hunter2hunter2"'
 
 
 async def test_a_bad_answer_names_its_field_and_decides_nothing(scene: Scene) -> None:

@@ -326,6 +326,9 @@ def test_workers_check_tokens_and_only_who_asks_for_runs_has_a_private_key() -> 
         "SKILLFLEET_AUTH": "required",
         "SKILLFLEET_AUTH_SIGNING_KEY_FILE": f"{folder}/signing-key/backend.private.pem",
     }
+    (worker,) = found["fleet-skillfleet-worker-default"]["spec"]["containers"]
+    assert env(worker)["SKILLFLEET_ANSWER_KEYS"] == f"{folder}/answer-keys"
+    assert "answer-keys" not in str(found["fleet-skillfleet-test"])
     for part in ("exporter", "flower"):
         assert auth_env(found[f"fleet-skillfleet-{part}"]) == {}
         assert "key" not in str(found[f"fleet-skillfleet-{part}"]["spec"]["volumes"])

@@ -162,6 +162,7 @@ VALUE_SETS: dict[str, Values] = {
             "workerKeys": {"secret": "worker-keys"},
             "workerSigningKey": {"secret": "worker-key", "key": "worker.private.pem"},
             "producerSigningKey": {"secret": "test-key", "key": "backend.private.pem"},
+            "answerKeys": {"secret": "answer-keys"},
         }
     },
     "signed runs without calls": {
@@ -228,6 +229,7 @@ def odd_values(odd: str) -> Values:
             "producerKeys": {"configMap": odd},
             "workerKeys": {"secret": odd},
             "workerSigningKey": {"secret": odd, "key": odd},
+            "answerKeys": {"secret": odd},
         },
         "telemetry": {
             "otlpEndpoint": "http://collector:4318",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from skillfleet.contracts import EntryKind, RunState, WaitKind, WaitOutcome
+from skillfleet.contracts import AnswerKey, EntryKind, RunState, WaitKind, WaitOutcome
 from skillfleet.errors import LimitExceededError, UnknownRunError
 from skillfleet.ports.journal import Decision, WaitSpec
 from skillfleet_ledger import Ledger
@@ -304,6 +304,54 @@ async def test_a_decision_may_come_again(ledger: Ledger, decision: Decision) -> 
     await check(None)
     await ledger.leases.settle(lease, TASK, await last(ledger, run_id), DONE)
     await check(None)
+
+
+async def test_a_decision_is_compared_without_its_value(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    wait_id = (await opened(ledger, lease)).wait_id
+    answered = WaitOutcome.ANSWERED
+
+    async def compared(*same: bytes, wait: str = wait_id) -> DecideStatus:
+        return (await ledger.waits.compare(lease.run_id, wait, answered, same)).status
+
+    assert await compared(b"true") is DecideStatus.EARLY
+    assert await compared(b"true", wait="7") is DecideStatus.UNKNOWN
+    decision = Decision(answered, b'"encrypted"')
+    first = await ledger.waits.decide(lease.run_id, wait_id, decision, b"key")
+    assert first.status is DecideStatus.DECIDED
+    again = Decision(answered, b'"encrypted again"')
+    assert (await ledger.waits.decide(lease.run_id, wait_id, again, b"key")).status == "same"
+    for is_closed in (False, True):
+        if is_closed:
+            seq = await last(ledger, lease.run_id)
+            await ledger.waits.close(lease, seq, wait_id, entry("q1"), {})
+        assert await compared(b"true", b"key") is DecideStatus.SAME
+        assert await compared(b"true") is DecideStatus.CONFLICT
+        assert await compared(b'"encrypted"') is DecideStatus.CONFLICT
+    with pytest.raises(UnknownRunError):
+        await ledger.waits.compare("unknown", "1", answered, [b"true"])
+
+
+async def test_a_comparison_expires_an_overdue_wait(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    await parked(ledger, lease, expires_ms=LONG_MS)
+    await let_expire(ledger, lease.run_id)
+    for is_woken in (True, False):
+        found = await ledger.waits.compare(lease.run_id, "1", WaitOutcome.ANSWERED, [b"true"])
+        assert found == (DecideStatus.CONFLICT, is_woken, Decision(WaitOutcome.EXPIRED))
+
+
+async def test_a_question_with_another_key_is_another_one(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    keys = [AnswerKey(id=name, public="") for name in "ab"]
+    spec = ask(secret=True, answer_key=keys[0])
+    assert (await opened(ledger, lease, spec)).wait_id == "1"
+    assert (await opened(ledger, lease, spec)).wait_id == "1"
+    assert (await opened(ledger, lease, ask(secret=True, answer_key=keys[1]))).wait_id == "2"
+    (wait,) = await ledger.waits.list(lease.run_id)
+    assert wait.answer_key == keys[1]
+    (stored,) = (await ledger.journals.load(lease.run_id)).waits
+    assert stored.spec.secret
 
 
 async def test_what_cannot_be_decided(ledger: Ledger) -> None:

@@ -2,11 +2,13 @@
 
 import asyncio
 import base64
+import copy
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from skillfleet import (
     Agent,
@@ -24,12 +26,15 @@ from skillfleet.errors import (
     ArtifactTooLargeError,
     CapabilityUnavailableError,
     EventTooLargeError,
+    InvalidArgumentsError,
     InvalidArtifactError,
+    InvalidResultError,
     RunError,
     RunTimedOut,
     SandboxUnavailable,
     SkillError,
     UnknownSecretError,
+    WaitConflictError,
 )
 from skillfleet.redaction import HIDDEN
 from skillfleet.testing.conformance.run_context import (
@@ -336,3 +341,38 @@ async def test_an_encoded_secret_may_not_be_passed_to_another_agent() -> None:
     encoded = base64.b64encode(b"ada:sk-1234567890").decode()
     assert ctx._contains_secret({"header": f"Basic {encoded}"})
     assert not ctx._contains_secret({"header": "Basic"})
+
+
+async def test_a_local_journal_keeps_secret_answers_in_memory_only() -> None:
+    ctx = LocalRunContext(auth=NoAuth(), answers={"The password?": "correct horse"})
+    secret = await ctx.ask("The password?", schema=SecretStr)
+    assert secret.get_secret_value() == "correct horse"
+    journal = ctx.journal
+    later = LocalRunContext(auth=NoAuth(), journal=journal)
+    assert await later.ask("The password?", schema=SecretStr) == secret
+    assert b"correct horse" not in repr(journal.entries).encode()
+    copied = copy.copy(journal)
+    assert "correct horse" not in repr(vars(copied))
+    lost = LocalRunContext(auth=NoAuth(), journal=copied)
+    with pytest.raises(InvalidResultError, match="not in this journal"):
+        await lost.ask("The password?", schema=SecretStr)
+
+
+async def test_a_secret_answer_is_given_once_to_a_local_run() -> None:
+    ctx = LocalRunContext(auth=NoAuth())
+    asking = asyncio.create_task(ctx.ask("The password?", schema=SecretStr))
+    await wait_until_async(lambda: asyncio.sleep(0, ctx.waits), what="the question")
+    (wait,) = ctx.journal.waits.values()
+    ctx.answer("correct horse")
+    ctx.answer("correct horse", "The password?")
+    with pytest.raises(WaitConflictError):
+        ctx.answer("another", "The password?")
+    assert "correct horse" not in repr(wait)
+    assert (await asking).get_secret_value() == "correct horse"
+
+
+async def test_a_prepared_secret_that_does_not_fit_is_not_shown() -> None:
+    ctx = LocalRunContext(auth=NoAuth(), answers={"The password?": ["correct horse"]})
+    with pytest.raises(InvalidArgumentsError) as error:
+        await ctx.ask("The password?", schema=SecretStr)
+    assert "correct" not in str(error.value)

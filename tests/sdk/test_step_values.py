@@ -2,6 +2,7 @@
 
 import functools
 import math
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -11,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, computed_field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    computed_field,
+)
 from typing_extensions import TypedDict
 
 from skillfleet.durable.values import answer_type, type_of_result
@@ -237,3 +246,27 @@ def test_answers_have_the_names_of_their_schema() -> None:
 )
 def test_a_secret_in_an_answer_is_recognised(hint: Any, secret: bool) -> None:
     assert answer_type(hint).secret is secret
+
+
+class Credentials(BaseModel):
+    user: str
+    password: SecretStr
+    pins: list[Secret[int]] = []
+    token: SecretBytes = SecretBytes(b"")
+
+
+def test_the_secrets_in_an_answer_are_found() -> None:
+    kind = answer_type(Credentials)
+    answer = kind.decode(b'{"user": "ada", "password": "hunter22", "pins": [4711], "token": "x"}')
+    assert {"hunter22", "4711", "x", "eA==", "78"} == set(kind.secrets_in(answer))
+    marked = answer_type(Annotated[str, Field(json_schema_extra={"writeOnly": True})])
+    assert marked.secret
+    assert marked.secrets_in("hunter22") == ("hunter22",)
+
+
+def test_the_error_of_a_secret_answer_shows_nothing_of_it() -> None:
+    with pytest.raises(InvalidResultError) as error:
+        answer_type(Credentials).decode(b'{"user": "ada", "password": ["hunter22"]}')
+    shown = "".join(traceback.format_exception(error.value))
+    assert "hunter22" not in shown
+    assert error.value.__context__ is None

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from skillfleet.contracts import RunState, RunStatus
 from skillfleet.testing.conformance.run_context import SECRETS
+from skillfleet_auth.signing import write_new_answer_key
 from skillfleet_producer import Fleet, RunHandle
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer, running_server
@@ -32,6 +35,7 @@ class Shared:
         """Start all three; the worker's limits are small, so that tests meet them."""
         sizes = {"loop": 600, "prefork": 4, "threads": 30}
         with (
+            TemporaryDirectory() as folder,
             running_server() as server,
             FleetWorker(
                 server,
@@ -44,6 +48,7 @@ class Shared:
                 lease_seconds=6,
                 park_seconds=0.3,
                 secret_conformance_token=SECRETS["conformance-token"],
+                answer_keys=write_new_answer_key(Path(folder), "answers"),
             ) as worker,
             Fleet(server.producer_url) as fleet,
         ):

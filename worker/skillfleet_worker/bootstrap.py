@@ -7,6 +7,7 @@ from typing import Any
 from celery import Celery, signals
 
 from skillfleet.errors import SettingsError
+from skillfleet_auth.sealing import AnswerKeys
 from skillfleet_auth.signing import Signing
 from skillfleet_engine.celery_hooks.pool import LoopPool
 from skillfleet_engine.loop import bridge
@@ -52,6 +53,7 @@ def make_executor(pool: str, node: Node) -> Executor:
         fleet=adapters.fleet,
         a2a=adapters.a2a,
         discovery=adapters.discovery,
+        answer_keys=None if settings.answer_keys is None else AnswerKeys(settings.answer_keys),
         room=WaitingRoom(settings.max_waiting),
         # A child of prefork has no connection for events: Celery's main process reports for it.
         show_waiting=None if pool == "prefork" else show_waiting,
@@ -62,6 +64,8 @@ def make_executor(pool: str, node: Node) -> Executor:
 def check_settings(settings: WorkerSettings, pool: str) -> Adapters:
     """Raise SettingsError for settings that the worker's processes could not use."""
     Signing(settings)
+    if settings.answer_keys is not None:
+        AnswerKeys(settings.answer_keys)
     return load_adapters(settings, pool)
 
 

@@ -1,5 +1,6 @@
 """Settings of a worker, in addition to those that all processes of a fleet share."""
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -36,6 +37,9 @@ class WorkerSettings(Settings):
     """How long a run waits for an answer or a message, unless its skill gives a timeout."""
     max_journal_bytes: int = Field(64 * MEBIBYTE, ge=1024)
     """Most bytes of the recorded results of a run."""
+    answer_keys: Path | None = None
+    """Private X25519 keys that decrypt secret answers: a folder of `*.private.pem` files, or one
+    file. Questions are asked with the last one by name. Empty: no secret can be asked for."""
     reap_seconds: float = Field(1.0, gt=0)
     """Interval between two rounds of the reaper."""
     stranded_seconds: float = Field(10.0, gt=0)

@@ -18,21 +18,31 @@ def new(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")
     ] = Path(),
+    answers: Annotated[
+        bool,
+        typer.Option("--answers", help="Generate a key that decrypts secret answers (X25519)."),
+    ] = False,
 ) -> None:
     """Generate a key pair that signs runs (Ed25519).
 
     Writes NAME.private.pem, for the signer's SKILLFLEET_AUTH_SIGNING_KEY_FILE, and NAME.pem, for
     the folder SKILLFLEET_AUTH_KEYS of all workers (SKILLFLEET_AUTH_WORKER_KEYS for a worker's
-    own key). Never replaces a file.
+    own key). With --answers, only NAME.private.pem, for the folder SKILLFLEET_ANSWER_KEYS of all
+    workers. Never replaces a file.
 
-    Example:
+    Examples:
       $ skillfleet keys new backend-2026-11 --out /etc/skillfleet/keys
+      $ skillfleet keys new 2026-11 --answers --out /etc/skillfleet/answer-keys
     """
-    from skillfleet_auth.signing import write_new_key
+    from skillfleet_auth.signing import write_new_answer_key, write_new_key
     from skillfleet_cli.exits import CommandError
     from skillfleet_cli.output import console, styled
 
     try:
+        if answers:
+            path = write_new_answer_key(out, name)
+            console().print(styled(f"private: {path} (keep it secret: it decrypts answers)"))
+            return
         private, public = write_new_key(out, name)
     except OSError as error:
         raise CommandError(f"{error.filename}: {error.strerror}") from error

@@ -37,14 +37,14 @@ def waiting(
 def answer(
     run: RunId,
     value: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="VALUE",
             help="The answer: JSON, or text where the question takes text; - reads stdin, @FILE a"
             " file.",
-            show_default=False,
+            show_default="a hidden prompt, or stdin",
         ),
-    ],
+    ] = None,
     *,
     wait: WaitId = None,
     subject: Subject = None,
@@ -54,17 +54,20 @@ def answer(
     """Answer a question that a run asks.
 
     The answer is checked against the question's schema. A question is answered once: the same
-    answer again changes nothing, another one is refused.
+    answer again changes nothing, another one is refused. Leave VALUE out where the answer is a
+    secret: arguments stay in the history of the shell.
 
     Examples:
       $ skillfleet answer 1f0c… true
       $ skillfleet answer 1f0c… '{"environment": "staging"}' --wait 2
+      $ skillfleet answer 1f0c… < password.txt
     """
+    from skillfleet_cli.arguments import read_given
     from skillfleet_cli.fleet import with_fleet
     from skillfleet_cli.waits import answer_run, caller_of
 
-    caller = caller_of(subject, scope)
-    with_fleet(lambda fleet: answer_run(fleet.run(run), value, wait, caller, as_json=as_json))
+    caller, given = caller_of(subject, scope), read_given(value)
+    with_fleet(lambda fleet: answer_run(fleet.run(run), given, wait, caller, as_json=as_json))
 
 
 def reject(

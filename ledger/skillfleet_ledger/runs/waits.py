@@ -1,9 +1,9 @@
 """Waits: what runs wait for, how it was decided, and the messages in their inboxes.
 
-A wait is stored in three lines: what scripts read of it (open_wait.lua), what only workers need of
-it (JSON), and the payload of its event without its id (JSON). A decision, too: outcome, digest and
-time; who decided and why (JSON); its value (JSON). Producers may write decisions: workers believe
-none of it without checks.
+A wait is stored in three lines: what scripts read of it (open_wait.lua), what its event does not
+show (JSON), and the payload of its event without its id (JSON). A decision, too: outcome, digest
+and time; who decided and why (JSON); its value (JSON). Producers may write decisions: workers
+believe none of it without checks.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from skillfleet.contracts.waits import Wait, WaitKind, WaitOutcome
+from skillfleet.contracts.waits import AnswerKey, Wait, WaitKind, WaitOutcome
 from skillfleet.errors import InboxFullError, LimitExceededError
 from skillfleet.ports.journal import Decision, Entry, WaitSpec
 from skillfleet_ledger.runs.base import RunOperations
@@ -29,6 +29,7 @@ MOST_WAITS = 100
 MOST_MESSAGES = 1000
 MOST_INBOX_BYTES = MEBIBYTE
 """The most unread messages of a run, and their bytes (common.lua)."""
+_EXPIRED = Decision(WaitOutcome.EXPIRED)
 _EXPIRED_DIGEST = "0"
 _TOO_MANY = -2
 
@@ -158,22 +159,48 @@ class Waits(RunOperations):
         stored = await self._connection.execute("HGET", self._key("decisions", run_id), wait_id)
         return None if stored is None else decision_of(stored)
 
-    async def decide(self, run_id: str, wait_id: str, decision: Decision) -> DecideResult:
-        """Decide a wait, once. Raises UnknownRunError."""
-        outcome, value = decision.outcome, decision.value
-        is_expired = outcome is WaitOutcome.EXPIRED
-        digest = _EXPIRED_DIGEST if is_expired else _short(f"{outcome}\0".encode() + value)
+    async def decide(
+        self, run_id: str, wait_id: str, decision: Decision, same: bytes | None = None
+    ) -> DecideResult:
+        """Decide a wait, once. Raises UnknownRunError.
+
+        `same` are the bytes that equal answers have in common, if not those of the value: an
+        encrypted one differs each time.
+        """
+        digest = _decided_digest(decision.outcome, decision.value if same is None else same)
+        status, woken, before = await self._decide(run_id, wait_id, decision, digest)
+        known = decision_of(before) if b"\n" in before else None
+        return DecideResult(status, woken, known)
+
+    async def compare(
+        self, run_id: str, wait_id: str, outcome: WaitOutcome, same: Sequence[bytes]
+    ) -> DecideResult:
+        """Compare with the decision of a wait that is not open, which gets none of the values.
+
+        `same` as for `decide`: one of them must be that of the decision. Expires a wait that is
+        overdue. EARLY: the wait is open now. Raises UnknownRunError.
+        """
+        status, woken, before = await self._decide(run_id, wait_id, _EXPIRED, _EXPIRED_DIGEST)
+        known = decision_of(before) if b"\n" in before else None
+        if before:
+            found = before.split(b"\n", 1)[0].decode(errors="replace").split(" ")
+            is_same = found[1:2] in [[_decided_digest(outcome, each)] for each in same]
+            status = DecideStatus.SAME if is_same else DecideStatus.CONFLICT
+        elif status is DecideStatus.DECIDED:
+            status, known = DecideStatus.CONFLICT, _EXPIRED
+        return DecideResult(status, woken, known)
+
+    async def _decide(
+        self, run_id: str, wait_id: str, decision: Decision, digest: str
+    ) -> tuple[DecideStatus, bool, bytes]:
         meta = {"by": decision.by, "reason": decision.reason, "token": decision.token}
+        described = orjson.dumps({name: text for name, text in meta.items() if text})
         status, woken, before = await self._run(
-            "decide",
-            run_id,
-            *(wait_id, outcome, digest),
-            *(orjson.dumps({name: text for name, text in meta.items() if text}), value),
+            "decide", run_id, wait_id, decision.outcome, digest, described, decision.value
         )
         if status == b"no_run":
             raise unknown_run(run_id)
-        known = decision_of(before) if b"\n" in before else None
-        return DecideResult(DecideStatus(status.decode()), bool(woken), known)
+        return DecideStatus(status.decode()), bool(woken), bytes(before)
 
     async def list(self, run_id: str) -> list[Wait]:
         """Return the run's undecided waits by id."""
@@ -277,6 +304,8 @@ def _wait(wait_id: str, stored: bytes, decision: bytes | None) -> StoredWait:
         scopes=tuple(private["scopes"]),
         seconds=private["seconds"],
         call="" if called == "-" else called,
+        secret="answer_key" in private,
+        answer_key=AnswerKey(**private["answer_key"]) if "answer_key" in private else None,
     )
     return StoredWait(
         wait_id,
@@ -288,7 +317,14 @@ def _wait(wait_id: str, stored: bytes, decision: bytes | None) -> StoredWait:
 
 
 def _private(spec: WaitSpec) -> bytes:
-    return orjson.dumps({"identity": spec.identity, "scopes": spec.scopes, "seconds": spec.seconds})
+    private: dict[str, Any] = {
+        "identity": spec.identity,
+        "scopes": spec.scopes,
+        "seconds": spec.seconds,
+    }
+    if spec.answer_key is not None:
+        private["answer_key"] = spec.answer_key.model_dump()
+    return orjson.dumps(private)
 
 
 def _payload(spec: WaitSpec) -> bytes:
@@ -305,8 +341,17 @@ def _payload(spec: WaitSpec) -> bytes:
 
 def _question(spec: WaitSpec) -> str:
     """Return a digest of all that makes a wait the same one, besides its identity."""
-    same = (spec.kind, spec.question, spec.schema and dict(spec.schema), spec.scopes, spec.call)
+    same = [spec.kind, spec.question, spec.schema and dict(spec.schema), spec.scopes, spec.call]
+    if spec.answer_key is not None:
+        # An answer that was encrypted for another key cannot be read.
+        same.append(spec.answer_key.id)
     return _short(orjson.dumps(same, option=orjson.OPT_SORT_KEYS))
+
+
+def _decided_digest(outcome: WaitOutcome, same: bytes) -> str:
+    if outcome is WaitOutcome.EXPIRED:
+        return _EXPIRED_DIGEST
+    return _short(f"{outcome}\0".encode() + same)
 
 
 def _short(data: bytes) -> str:

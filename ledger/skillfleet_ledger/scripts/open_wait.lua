@@ -8,7 +8,7 @@
 -- ARGV[6]  id of the run it waits for, or '-'
 -- ARGV[7]  digest of its identity
 -- ARGV[8]  digest of its question: a wait of that identity with another one is withdrawn
--- ARGV[9]  what only workers need of it (JSON)
+-- ARGV[9]  what its event does not show (JSON)
 -- ARGV[10] payload of its event, without its id (JSON)
 -- ARGV[11] most waits of a run
 -- ARGV[12..] address, number pairs: how many events with that address are in the stream

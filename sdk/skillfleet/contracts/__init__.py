@@ -31,7 +31,14 @@ from skillfleet.contracts.token import (
     input_digest,
     readable_token,
 )
-from skillfleet.contracts.waits import EntryKind, RecordedStep, Wait, WaitKind, WaitOutcome
+from skillfleet.contracts.waits import (
+    AnswerKey,
+    EntryKind,
+    RecordedStep,
+    Wait,
+    WaitKind,
+    WaitOutcome,
+)
 
 __all__ = [
     "ADMIN_SCOPE",
@@ -49,6 +56,7 @@ __all__ = [
     "WAIT_ENDED_KIND",
     "WAIT_KIND",
     "AgentCard",
+    "AnswerKey",
     "ArtifactInfo",
     "Attempt",
     "Budget",

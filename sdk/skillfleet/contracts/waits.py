@@ -27,11 +27,20 @@ class WaitOutcome(StrEnum):
     WITHDRAWN = "withdrawn"
 
 
+class AnswerKey(BaseModel):
+    """A public key that a secret answer is encrypted with: its id, and X25519 in Base64."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    public: str
+
+
 class Wait(BaseModel):
     """An open wait of a run.
 
     `id` is what `answer` and `reject` take; `value_schema` is the JSON Schema (2020-12) of the
-    answer.
+    answer. `answer_key` encrypts the answer, if it is secret.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -43,6 +52,7 @@ class Wait(BaseModel):
     question: str = ""
     value_schema: dict[str, Any] | None = None
     scopes: tuple[str, ...] = ()
+    answer_key: AnswerKey | None = None
     opened_at: datetime
     expires_at: datetime | None = None
 

@@ -1,6 +1,7 @@
 """The failures of entries: what is recorded of an error, and what is raised for it."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -37,6 +38,8 @@ class SecretKeeper(Protocol):
     """The part of a run context that knows the run's secrets."""
 
     def _contains_secret(self, args: Any) -> bool: ...
+
+    def _hide(self, secrets: Sequence[str]) -> None: ...
 
 
 def step_failure(context: SecretKeeper, error: Exception) -> EntryFailure:

@@ -17,6 +17,8 @@ async def replayed(journal: Journal, entry: Entry, kind: ValueType) -> Any:
         journal.raised(error, entry.identity)
         raise error
     encoded = await journal.value(entry)
+    if kind.secret:
+        encoded = await journal.store.reveal(encoded)
     journal.passed(entry)
     return kind.decode(encoded)
 

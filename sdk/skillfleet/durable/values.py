@@ -1,12 +1,23 @@
 """The types of recorded values: a value comes back from the journal in the type it had."""
 
+import base64
+import contextlib
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from functools import cached_property
 from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    PydanticUserError,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+)
 
 from skillfleet.errors import DeclarationError, InvalidResultError
 from skillfleet.failures import error_text
@@ -36,7 +47,7 @@ class ValueType:
     def secret(self) -> bool:
         """True if a part of the values is a secret (`pydantic.SecretStr`), whose JSON is masked."""
         try:
-            return _is_write_only(self._adapter.json_schema(mode="serialization"))
+            return is_write_only(self._adapter.json_schema(mode="serialization"))
         except PydanticUserError:
             # A type without a schema.
             return False
@@ -69,12 +80,28 @@ class AnswerType(ValueType):
         self.schema: dict[str, Any] = to_json(self._adapter.json_schema()).plain
         """The JSON Schema (2020-12) of the values."""
 
+    @cached_property
+    def secret(self) -> bool:
+        """True if a part of the values is a secret, as the published schema says."""
+        return is_write_only(self.schema)
+
     def decode(self, encoded: bytes) -> Any:
-        """Return the value of a JSON; raises `InvalidResultError`, which names the fields."""
+        """Return the value of a JSON; raises `InvalidResultError`, which names the fields.
+
+        If it is secret, the error says nothing about it.
+        """
         try:
             return self._adapter.validate_json(encoded)
         except Exception as error:
-            raise InvalidResultError(explained(error)) from error
+            if not self.secret:
+                raise InvalidResultError(explained(error)) from error
+        # Outside of the handler: the original error, which shows its input, is not its context.
+        raise InvalidResultError("the answer does not fit; it is secret, so no details are shown")
+
+    def secrets_in(self, value: Any) -> tuple[str, ...]:
+        """Return the secret texts in a value: of pydantic's secrets, else all of its strings."""
+        plain = self._adapter.dump_python(value, warnings=False)
+        return tuple(_secret_texts(plain)) or tuple(_strings(plain))
 
 
 class PlainType(ValueType):
@@ -148,10 +175,42 @@ def _cached(make: Callable[[Any], Any], hint: Any) -> Any:
     return make(hint)
 
 
-def _is_write_only(schema: Any) -> bool:
+def _secret_texts(value: Any) -> Iterator[str]:
+    """Yield the content of pydantic's secrets in a value without models and dataclasses."""
+    for item in _items(value):
+        if not isinstance(item, Secret | SecretStr | SecretBytes):
+            continue
+        content = item.get_secret_value()
+        if isinstance(content, bytes):
+            with contextlib.suppress(UnicodeDecodeError):
+                yield content.decode()
+            yield base64.b64encode(content).decode()
+            yield content.hex()
+        else:
+            yield str(content)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    return (item for item in _items(value) if isinstance(item, str))
+
+
+def _items(value: Any) -> Iterator[Any]:
+    """Yield all that a value of dicts, lists, tuples and sets contains, and the value itself."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        yield item
+        if isinstance(item, Mapping):
+            waiting += (*item, *item.values())
+        elif isinstance(item, list | tuple | AbstractSet):
+            waiting += item
+
+
+def is_write_only(schema: Any) -> bool:
+    """Return whether a JSON Schema has a part that is a secret."""
     if isinstance(schema, dict):
-        return schema.get("writeOnly") is True or any(map(_is_write_only, schema.values()))
-    return isinstance(schema, list) and any(map(_is_write_only, schema))
+        return schema.get("writeOnly") is True or any(map(is_write_only, schema.values()))
+    return isinstance(schema, list) and any(map(is_write_only, schema))
 
 
 def _annotation(name: str, function: Callable[..., Any]) -> Any:

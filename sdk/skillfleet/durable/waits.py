@@ -73,26 +73,31 @@ async def ask(context: WaitContext, question: Question) -> Any:
     if context._contains_secret({"question": question.question}):  # noqa: SLF001 - for runtimes
         raise InvalidArgumentsError("the question contains the value of a secret: it is shown")
     kind = answer_type(question.schema)
-    if kind.secret:
-        raise InvalidArgumentsError(
-            "a secret cannot be asked for: answers are stored and shown; declare secrets=(...)"
-        )
     digest = identities.digest_of([question.question, kind.schema])
     async with journal.asking(EntryKind.ASK, "ask", question.key, digest) as identity:
-        entry = journal.find(identity)
-        if entry is not None:
-            return await replayed(journal, entry, kind)
-        await _withdraw_others(journal, identity, question.key)
-        spec = WaitSpec(
-            identity=identity,
-            kind=WaitKind.ASK,
-            name=question.key or "",
-            question=question.question,
-            schema=kind.schema,
-            scopes=tuple(question.scopes),
-            seconds=question.timeout,
-        )
-        return await _Asking(journal, spec, kind).run()
+        answer = await _answer(journal, question, kind, identity)
+    if kind.secret:
+        context._hide(kind.secrets_in(answer))  # noqa: SLF001 - for runtimes
+    return answer
+
+
+async def _answer(journal: Journal, question: Question, kind: AnswerType, identity: str) -> Any:
+    """Return the recorded answer, or ask for one."""
+    entry = journal.find(identity)
+    if entry is not None:
+        return await replayed(journal, entry, kind)
+    await _withdraw_others(journal, identity, question.key)
+    spec = WaitSpec(
+        identity=identity,
+        kind=WaitKind.ASK,
+        name=question.key or "",
+        question=question.question,
+        schema=kind.schema,
+        scopes=tuple(question.scopes),
+        seconds=question.timeout,
+        secret=kind.secret,
+    )
+    return await _Asking(journal, spec, kind).run()
 
 
 async def _withdraw_others(journal: Journal, identity: str, key: str | None) -> None:
@@ -135,12 +140,17 @@ class _Asking:
                 self._journal.raised(error, entry.identity)
                 raise error
             try:
-                answer = self._kind.decode(decision.value)
+                answer = self._kind.decode(await self._json(wait_id, decision))
             except InvalidResultError as error:
                 await self._journal.store.reopen_wait(wait_id, error_text(error))
                 continue
             await self._record(wait_id, value=decision.value)
             return answer
+
+    async def _json(self, wait_id: str, decision: Decision) -> bytes:
+        if not self._kind.secret:
+            return decision.value
+        return await self._journal.store.reveal(decision.value, wait_id)
 
     async def _record(
         self, wait_id: str, value: bytes | None = None, failure: EntryFailure | None = None

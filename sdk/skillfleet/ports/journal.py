@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from skillfleet.contracts.events import from_millis
-from skillfleet.contracts.waits import EntryKind, RecordedStep, Wait, WaitKind, WaitOutcome
+from skillfleet.contracts.waits import (
+    AnswerKey,
+    EntryKind,
+    RecordedStep,
+    Wait,
+    WaitKind,
+    WaitOutcome,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,10 @@ class WaitSpec:
     seconds: float | None = None
     call: str = ""
     """The id of the child run, for `WaitKind.CALL`."""
+    secret: bool = False
+    """True for a question whose answer is secret: the store keeps none that can be read."""
+    answer_key: AnswerKey | None = None
+    """The key that the store gives to those who answer with a secret, if they need one."""
 
     def shown(self, wait_id: str, run_id: str, opened_ms: float, expires_ms: float | None) -> Wait:
         """Return the wait as its readers get it; times are milliseconds since the epoch."""
@@ -126,6 +137,7 @@ class WaitSpec:
             question=self.question,
             value_schema=None if self.schema is None else dict(self.schema),
             scopes=self.scopes,
+            answer_key=self.answer_key,
             opened_at=from_millis(opened_ms),
             expires_at=None if expires_ms is None else from_millis(expires_ms),
         )
@@ -134,6 +146,8 @@ class WaitSpec:
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The end of a wait. `value` is the JSON of an answer, `by` who gave it.
+
+    The value of a secret answer is what the store keeps of it, which `JournalStore.reveal` reads.
 
     `token` proves who gave it, where the fleet requires that.
     """
@@ -202,7 +216,8 @@ class JournalStore(ABC):
         """Open a wait, or find that of an earlier attempt with this identity; return its id.
 
         It is opened after all events that were accepted before. Raises `LimitExceededError` when
-        the run has too many open waits.
+        the run has too many open waits, and `InvalidArgumentsError` for a secret answer where
+        nothing could read it.
         """
 
     @abstractmethod
@@ -211,6 +226,13 @@ class JournalStore(ABC):
 
         A `WaitKind.CALL` is decided by the end of the child, with any outcome. Cancelling the
         call while the attempt continues gives the wait up: the store withdraws it.
+        """
+
+    @abstractmethod
+    async def reveal(self, value: bytes, wait_id: str | None = None) -> bytes:
+        """Return the JSON of a secret answer: of the decision of a wait, or of an entry.
+
+        Raises `InvalidResultError` for a value that cannot be read; its message shows none.
         """
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """The local run context: everything in memory, for unit tests and plain scripts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -20,7 +20,6 @@ from skillfleet.errors import (
     SandboxUnavailable,
     UnknownSecretError,
 )
-from skillfleet.jsonable import to_json
 from skillfleet.model_calls import CallReport
 from skillfleet.ports.a2a import A2AClient, A2AProvider
 from skillfleet.ports.discovery import DiscoveryClient, DiscoveryProvider
@@ -213,10 +212,9 @@ class LocalRunContext(RunContext[AuthT]):
 
         Raises `UnknownWaitError`, or `WaitConflictError` for one that was decided before.
         """
-        encoded = orjson.dumps(to_json(value).plain)
-        self.journal.decide(
-            self.journal.find(wait), Decision(WaitOutcome.ANSWERED, encoded, by="test")
-        )
+        found = self.journal.find(wait)
+        encoded = self.journal.kept_answer(found.spec, value)
+        self.journal.decide(found, Decision(WaitOutcome.ANSWERED, encoded, by="test"))
 
     def reject(self, reason: str = "", wait: str | None = None) -> None:
         """Reject a question, like `answer`."""
@@ -313,7 +311,10 @@ class LocalRunContext(RunContext[AuthT]):
         return ref
 
     def _contains_secret(self, args: Mapping[str, Any] | None) -> bool:
-        return bool(self._secrets) and self._redactor.occurs_in(args or {})
+        return self._redactor.occurs_in(args or {})
+
+    def _hide(self, secrets: Sequence[str]) -> None:
+        self._redactor.learn(secrets)
 
     def _called(self, report: CallReport) -> None:
         self.charge_tokens(report.charged_tokens)

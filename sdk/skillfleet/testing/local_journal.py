@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import hmac
+import os
 from collections import deque
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +13,7 @@ import orjson
 
 from skillfleet.contracts import RecordedStep, Wait, WaitKind
 from skillfleet.errors import (
+    InvalidResultError,
     JournalFullError,
     LimitExceededError,
     UnknownWaitError,
@@ -50,6 +53,9 @@ class LocalJournal:
 
     Pass the journal of one `LocalRunContext` to another one, which then continues the run as its
     next attempt: `LocalRunContext(auth=..., journal=former.journal)`.
+
+    Entries and decisions refer to secret answers by a keyed digest. The answers themselves are in
+    memory only: a journal that is pickled or copied has none.
     """
 
     def __init__(self, inbox: Iterable[Any] = ()) -> None:
@@ -69,6 +75,8 @@ class LocalJournal:
         """The steps that have emitted events and are not recorded."""
         self._changed = asyncio.Event()
         self._values: dict[str, bytes] = {}
+        self._secret_answers: dict[str, bytes] = {}
+        self._secret_key = os.urandom(32)
         self._last_wait = 0
         self._size = 0
 
@@ -106,6 +114,26 @@ class LocalJournal:
     def value(self, entry: Entry) -> bytes:
         """Return a value that is kept apart."""
         return self._values[entry.digest]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without secret answers: copies may be written to a disk."""
+        return self.__dict__ | {"_secret_answers": {}, "_secret_key": os.urandom(32)}
+
+    def kept_answer(self, spec: WaitSpec, value: Any) -> bytes:
+        """Return what is kept of an answer: its JSON, or the reference to a secret one."""
+        encoded = orjson.dumps(to_json(value).plain, option=orjson.OPT_SORT_KEYS)
+        if not spec.secret:
+            return encoded
+        reference = hmac.digest(self._secret_key, encoded, "sha256").hex()
+        self._secret_answers[reference] = encoded
+        return orjson.dumps({"secret": reference})
+
+    def revealed(self, kept: bytes) -> bytes:
+        """Return the JSON of a secret answer; raises `InvalidResultError`."""
+        try:
+            return self._secret_answers[orjson.loads(kept)["secret"]]
+        except (ValueError, TypeError, KeyError):
+            raise InvalidResultError("the secret answer is not in this journal any more") from None
 
     def open(self, spec: WaitSpec, at: float) -> tuple[LocalWait, bool]:
         """Return the wait of that identity, and whether it is new."""

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import orjson
-
 from skillfleet.contracts import (
     SUPERSEDED_KIND,
     WAIT_ENDED_KIND,
@@ -24,7 +22,6 @@ from skillfleet.errors import (
     WaitRejected,
     WaitTimedOut,
 )
-from skillfleet.jsonable import to_json
 from skillfleet.ports.journal import (
     Decision,
     Emission,
@@ -160,6 +157,11 @@ class LocalJournalStore(JournalStore):
                     self._journal.decide(wait, Decision(WaitOutcome.EXPIRED))
         return wait.decision
 
+    async def reveal(self, value: bytes, wait_id: str | None = None) -> bytes:
+        """Return the JSON of a secret answer."""
+        del wait_id
+        return self._journal.revealed(value)
+
     async def reopen_wait(self, wait_id: str, reason: str) -> None:
         """Drop an invalid decision; raise `InvalidArgumentsError` if the test's answers gave it."""
         self.check()
@@ -167,7 +169,8 @@ class LocalJournalStore(JournalStore):
         wait.decision = None
         found, answer = self._prepared(wait.spec)
         if found and not callable(answer):
-            raise InvalidArgumentsError(f"answers: {answer!r} does not fit: {reason}")
+            shown = "a secret" if wait.spec.secret else repr(answer)
+            raise InvalidArgumentsError(f"answers: {shown} does not fit: {reason}")
 
     async def withdraw_wait(self, identity: str) -> None:
         """Withdraw a wait."""
@@ -260,7 +263,7 @@ class LocalJournalStore(JournalStore):
                 answer = await answer
             if isinstance(answer, Exception):
                 raise answer
-            value = orjson.dumps(to_json(answer).plain)
+            value = self._journal.kept_answer(wait.spec, answer)
             decision = Decision(WaitOutcome.ANSWERED, value, by="test")
         except WaitRejected as error:
             decision = Decision(WaitOutcome.REJECTED, reason=error.reason, by=error.by or "test")

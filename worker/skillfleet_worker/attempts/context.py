@@ -1,7 +1,7 @@
 """The run context of a worker: events, artifacts and cancellation in the ledger."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +26,7 @@ from skillfleet.ports.discovery import DiscoveryClient, DiscoveryProvider
 from skillfleet.ports.journal import Emission, JournalStore
 from skillfleet.ports.secrets import SHORTEST, Secrets
 from skillfleet.redaction import Redactor
+from skillfleet_auth.sealing import AnswerKeys
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.artifacts import LeaseLostError
@@ -59,6 +60,8 @@ class Capabilities:
     """The fleet's name, for the label of external resources."""
     a2a: A2AProvider | None = None
     discovery: DiscoveryProvider | None = None
+    answer_keys: AnswerKeys | None = None
+    """The keys that decrypt secret answers; None: questions for secrets are refused."""
     show_waiting: Callable[[str, str], None] | None = None
     """Shows monitors what a run waits for in this process, by its id; '' when it goes on."""
 
@@ -101,7 +104,9 @@ class ContextState:
         self.capabilities = capabilities
         self.declared_secrets = declared_secrets
         self.redactor = Redactor(declared_secrets, process_secrets)
-        self.buffer = RedactingEventBuffer(buffer, self.redactor) if declared_secrets else buffer
+        self.buffer: EventBuffer | RedactingEventBuffer = buffer
+        if declared_secrets:
+            self.buffer = RedactingEventBuffer(buffer, self.redactor)
         self._events = buffer
         self._version = version
         if attempt.durable:
@@ -126,6 +131,19 @@ class ContextState:
             return redact_outcome(outcome, self.redactor)
         return outcome
 
+    def hide(self, secrets: Sequence[str]) -> None:
+        """Redact secrets that the run was answered in all that it writes from now on."""
+        for value in secrets:
+            process_secrets.register(value)
+        self.redactor.learn(secrets)
+        if not isinstance(self.buffer, RedactingEventBuffer):
+            self.buffer = RedactingEventBuffer(self._events, self.redactor)
+
+    async def append_held(self) -> None:
+        """Write the text that redaction holds back."""
+        if isinstance(self.buffer, RedactingEventBuffer):
+            await self.buffer.append_held()
+
     def read_secret(self, name: str) -> str | None:
         """Return the present value, which is redacted in all that the run writes from now on."""
         value = self.capabilities.secrets.get(name)
@@ -136,13 +154,8 @@ class ContextState:
     @cached_property
     def journal(self) -> LedgerJournal:
         """The journal of the run."""
-        shared, redacting = self.capabilities, self.buffer
         return LedgerJournal(
-            self.attempt,
-            self._events,
-            shared,
-            redacting.append_held if isinstance(redacting, RedactingEventBuffer) else None,
-            self._version,
+            self.attempt, self._events, self.capabilities, self.append_held, self._version
         )
 
     @property
@@ -156,8 +169,7 @@ class ContextState:
         shared = self.capabilities
         if session_of(self.attempt, shared.ledger) is None:
             return None
-        redactor = self.redactor if self.declared_secrets else None
-        return FleetSession(self.attempt, shared.ledger, redactor, shared.patience_seconds)
+        return FleetSession(self.attempt, shared.ledger, self.redactor, shared.patience_seconds)
 
     @cached_property
     def scope(self) -> AttemptScope:
@@ -281,8 +293,10 @@ class FleetRunContext(RunContext[Any]):
         return _states.of(self).discovery
 
     def _contains_secret(self, args: Mapping[str, Any] | None) -> bool:
-        state = _states.of(self)
-        return bool(state.declared_secrets) and state.redactor.occurs_in(args or {})
+        return _states.of(self).redactor.occurs_in(args or {})
+
+    def _hide(self, secrets: Sequence[str]) -> None:
+        _states.of(self).hide(secrets)
 
     def _called(self, report: CallReport) -> None:
         measure_call(report)

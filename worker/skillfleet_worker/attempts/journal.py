@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
 
-from skillfleet.contracts import Fork
+from skillfleet.contracts import AnswerKey, Fork
 from skillfleet.contracts.waits import WaitKind, WaitOutcome
 from skillfleet.errors import (
     CancelledByCaller,
     FleetUnavailableError,
+    InvalidArgumentsError,
+    InvalidResultError,
     JournalFullError,
     MissingScopes,
     UnauthorizedError,
@@ -29,6 +31,7 @@ from skillfleet.ports.journal import (
     Recorded,
     WaitSpec,
 )
+from skillfleet_auth.sealing import AnswerKeys
 from skillfleet_engine.celery_hooks.slots import release_slot
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger import Ledger
@@ -82,6 +85,10 @@ class JournalServices(Protocol):
         """Decides who may answer."""
 
     @property
+    def answer_keys(self) -> AnswerKeys | None:
+        """The keys that decrypt secret answers."""
+
+    @property
     def settings(self) -> WorkerSettings:
         """Limits and times."""
 
@@ -92,6 +99,11 @@ class JournalServices(Protocol):
     @property
     def show_waiting(self) -> Callable[[str, str], None] | None:
         """Shows monitors what a run waits for."""
+
+
+def _asks_same(one: WaitSpec, other: WaitSpec) -> bool:
+    """Return whether two waits of the same identity are the same one."""
+    return (one.call, one.answer_key) == (other.call, other.answer_key)
 
 
 class LedgerJournal(JournalStore):
@@ -105,10 +117,10 @@ class LedgerJournal(JournalStore):
         attempt: Attempt,
         events: EventBuffer,
         services: JournalServices,
-        write_held_text: Callable[[], Awaitable[None]] | None,
+        write_held_text: Callable[[], Awaitable[None]],
         version: str,
     ) -> None:
-        """`write_held_text` passes the text on that redaction holds back, if the run has any.
+        """`write_held_text` passes the text on that redaction holds back, if there is any.
 
         `version` is that of the agent, which the run's record keeps.
         """
@@ -116,6 +128,7 @@ class LedgerJournal(JournalStore):
         self._events = events
         self._ledger = services.ledger
         self._admission = services.admission
+        self._answer_keys = services.answer_keys
         self._settings = services.settings
         self._write_held_text = write_held_text
         self._version = version
@@ -196,7 +209,9 @@ class LedgerJournal(JournalStore):
         """Open a wait, or find that of an earlier attempt; return its id."""
         lease, waits = self._attempt.lease, self._ledger.waits
         known = self._open.get(spec.identity)
-        if known is not None and known.spec.call == spec.call:
+        if spec.secret:
+            spec = replace(spec, answer_key=self._key_for(known))
+        if known is not None and _asks_same(known.spec, spec):
             known.spec = spec
             return known.id
         expires_ms = self._expiry(spec)
@@ -206,6 +221,25 @@ class LedgerJournal(JournalStore):
         )
         self._open[spec.identity] = OpenWait(written.wait_id, spec, expires_ms)
         return written.wait_id
+
+    def _key_for(self, known: OpenWait | None) -> AnswerKey:
+        """Return the key of a wait for a secret: its present one, if it decrypts here."""
+        keys = self._answer_keys
+        if keys is None:
+            raise InvalidArgumentsError(
+                "a secret cannot be asked for without a key that encrypts the answer: set"
+                " SKILLFLEET_ANSWER_KEYS in the workers (skillfleet keys new --answers makes a"
+                " key), or declare secrets=(...)"
+            )
+        present = None if known is None else known.spec.answer_key
+        return present if present is not None and keys.has(present) else keys.newest
+
+    async def reveal(self, value: bytes, wait_id: str | None = None) -> bytes:
+        """Return the JSON of a secret answer, which was encrypted for that wait of the run."""
+        if self._answer_keys is None:
+            raise InvalidResultError("SKILLFLEET_ANSWER_KEYS is not set: secrets cannot be read")
+        run_id = None if wait_id is None else self._attempt.run_id
+        return self._answer_keys.open(value, run_id, wait_id)
 
     async def decision(self, wait_id: str) -> Decision:
         """Wait until the wait is decided, and return how."""
@@ -401,8 +435,7 @@ class LedgerJournal(JournalStore):
                 await check.wait()
 
     async def _settle_text(self) -> None:
-        if self._write_held_text is not None:
-            await self._write_held_text()
+        await self._write_held_text()
 
     def _wait(self, wait_id: str) -> OpenWait:
         return next(wait for wait in self._open.values() if wait.id == wait_id)

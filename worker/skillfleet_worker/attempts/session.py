@@ -18,7 +18,7 @@ class FleetSession(Session):
     """
 
     def __init__(
-        self, attempt: Attempt, ledger: Ledger, redactor: Redactor | None, patience: float
+        self, attempt: Attempt, ledger: Ledger, redactor: Redactor, patience: float
     ) -> None:
         self._attempt = attempt
         self._ledger = ledger
@@ -44,7 +44,7 @@ class FleetSession(Session):
         self._attempt.saved_state.save(state, always=always)
 
     def _holds_secret(self, value: Any) -> bool:
-        return self._redactor is not None and self._redactor.occurs_in(value)
+        return self._redactor.occurs_in(value)
 
 
 def session_of(attempt: Attempt, ledger: Ledger) -> str | None:

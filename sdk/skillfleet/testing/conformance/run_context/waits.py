@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, SecretStr
 
-from skillfleet import APIKeyAuth, RunContext, WaitRejected
+from skillfleet import AgentEvent, APIKeyAuth, RunContext, WaitRejected
 from skillfleet.testing.conformance.run_context.table import (
     ANYTHING,
     Case,
@@ -72,10 +72,32 @@ async def refused_questions(ctx: RunContext[APIKeyAuth]) -> dict[str, str]:
     return {
         "empty": await code_of(ctx.ask(" ")),
         "secret": await code_of(ctx.ask(f"Is it {secret}?")),
-        "secret answer": await code_of(ctx.ask("The password?", schema=SecretStr)),
         "no schema": await code_of(ctx.ask("Which?", schema=object())),
         "no time": await code_of(ctx.ask("When?", timeout=0)),
         "negative pause": await code_of(ctx.sleep(-1)),
+    }
+
+
+class Login(BaseModel):
+    user: str
+    password: SecretStr
+
+
+@agent.skill(max_retries=1, retry_on=(ConnectionError,))
+async def asks_for_secrets(ctx: RunContext[APIKeyAuth]) -> dict[str, Any]:
+    """Ask for secrets in two attempts, and try to write them."""
+    password = (await ctx.ask("The password?", schema=SecretStr)).get_secret_value()
+    login = await ctx.ask("The login?", schema=Login, key="login")
+    if ctx.attempt == 1:
+        raise ConnectionError(f"refused: {password}")
+    said = {"password": password, "header": [f"Bearer {password}"]}
+    await ctx.emit_event(AgentEvent("tried", said))
+    return {
+        "length": len(password),
+        "said": password,
+        "login": f"{login.user}:{login.password.get_secret_value()}",
+        "step": await code_of(ctx.step("keep", lambda: password)),
+        "question": await code_of(ctx.ask(f"Is it {password}?")),
     }
 
 
@@ -141,11 +163,25 @@ CASES: tuple[Case, ...] = (
         result={
             "empty": "invalid_arguments",
             "secret": "invalid_arguments",
-            "secret answer": "invalid_arguments",
             "no schema": "bad_declaration",
             "no time": "invalid_arguments",
             "negative pause": "invalid_arguments",
         },
+    ),
+    Case(
+        "asks_for_secrets",
+        answers={
+            "The password?": ("correct horse",),
+            "login": ({"user": "ada", "password": "battery staple"},),
+        },
+        result={
+            "length": 13,
+            "said": "[secret]",
+            "login": "ada:[secret]",
+            "step": "invalid_result",
+            "question": "invalid_arguments",
+        },
+        events=(("tried", {"password": "[secret]", "header": ["Bearer [secret]"]}),),
     ),
     Case("sleeps", result=2, steps=(("timer", "sleep", _DONE),) * 2),
     Case(
