@@ -1,4 +1,4 @@
-"""An agent that asks for secrets, and tells everyone what it was answered."""
+"""An agent that asks for secrets, and writes what it was answered wherever it can."""
 
 import hashlib
 import logging
@@ -21,10 +21,11 @@ class Login(BaseModel):
     password: SecretStr
 
 
-def note(journal: str, password: str) -> None:
-    """Note what the handler was answered, as a digest."""
+def note(journal: str, password: str) -> int:
+    """Note what the handler was answered, as a digest; return how often it was."""
     with Path(journal).open("a") as notes:
         notes.write(hashlib.sha256(password.encode()).hexdigest() + "\n")
+    return len(Path(journal).read_text().split())
 
 
 @vault.skill(durable=True, max_retries=1, retry_on=(ConnectionError,))
@@ -32,13 +33,13 @@ async def logs_in(ctx: RunContext[JWTAuth], journal: str) -> Any:
     """Write the answer in all ways, and fail with it in the first attempt."""
     login = await ctx.ask("The login?", schema=Login, scopes=("files:read",))
     password = login.password.get_secret_value()
-    note(journal, password)
+    times = note(journal, password)
     logger.warning("logging in with %s", password)
     with trace.get_tracer("test").start_as_current_span("said", attributes={"k": password}):
         await ctx.emit_event(AgentEvent("used", {"password": password}))
         for letter in f"<{password}>":
             await ctx.emit_text_delta(letter)
-    if ctx.attempt == 1:
+    if times == 1:
         raise ConnectionError(f"refused: {password}")
     return {"user": login.user, "password": password}
 

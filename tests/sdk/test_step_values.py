@@ -265,8 +265,9 @@ def test_the_secrets_in_an_answer_are_found() -> None:
 
 
 def test_the_error_of_a_secret_answer_shows_nothing_of_it() -> None:
+    answer = b'{"user": "ada", "password": ["hunter22"]}'
     with pytest.raises(InvalidResultError) as error:
-        answer_type(Credentials).decode(b'{"user": "ada", "password": ["hunter22"]}')
+        answer_type(Credentials).decode(answer)
     shown = "".join(traceback.format_exception(error.value))
     assert "hunter22" not in shown
     assert error.value.__context__ is None
