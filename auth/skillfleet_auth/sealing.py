@@ -2,7 +2,7 @@
 
 HPKE in base mode (RFC 9180: X25519, HKDF-SHA256, ChaCha20-Poly1305). An encrypted answer is a JSON
 object with the id of its key, and the run and the wait that it was encrypted for: those are bound
-to the ciphertext, so that nobody can give it to another question.
+to the ciphertext, so that it cannot be given to another question.
 """
 
 import base64

@@ -166,7 +166,7 @@ class Signing:
     def comparison_key(self) -> bytes:
         """The key of digests that say whether two secret answers are equal.
 
-        That of the signer; without one, this object's own. Nobody else can test guesses.
+        That of the signer; without one, this object's own. No one else can test guesses.
         """
         return os.urandom(32) if self._signer is None else self._signer.comparison_key()
 

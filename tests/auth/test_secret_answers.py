@@ -1,4 +1,4 @@
-"""Secret answers: nobody but the workers reads them, wherever they look."""
+"""Secret answers: only the workers can read them."""
 
 import hashlib
 import threading
@@ -237,7 +237,7 @@ def _so_far(run: RunHandle) -> list[Any]:
     return found
 
 
-def test_nobody_else_can_compare_an_answer_with_a_guess(
+def test_no_one_else_can_compare_an_answer_with_a_guess(
     server: ValkeyServer, open_house: Path, producer: Fleet
 ) -> None:
     run = producer.enqueue("plain.asks_once")
