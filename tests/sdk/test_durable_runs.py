@@ -664,6 +664,18 @@ async def test_a_pause_that_began_ends_at_its_time() -> None:
     assert entry.duration_seconds < 60, "a clock that differs makes no time of its own"
 
 
+async def test_a_wait_by_a_test_clock_begins_at_the_time_of_day() -> None:
+    first = context(clock=InstantClock(start=1000))
+    task = asyncio.create_task(first.ask("Name?"))
+    await wait_until_async(lambda: waits(first, WaitKind.ASK))
+    first.lose()
+    await asyncio.wait({task})
+    second = context(first, clock=InstantClock(start=1000), answers={"Name?": "Ann"})
+    assert await second.ask("Name?") == "Ann"
+    (entry,) = second.journal.steps()
+    assert entry.duration_seconds < 60
+
+
 # Calls and declarations.
 
 helpers = Agent("helpers")

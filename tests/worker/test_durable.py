@@ -208,6 +208,7 @@ def test_a_receive_times_out(shared: Shared) -> None:
     run = enqueue(shared.fleet, "receives", count=2, timeout=0.6)
     wait_parked(run)
     assert run.result(timeout=30) == ["timed out", "timed out"]
+    assert all(entry.duration_seconds >= 0.5 for entry in run.steps())
 
 
 def test_a_caller_is_parked_until_its_called_run_ends(shared: Shared, tmp_path: Path) -> None:
