@@ -1,6 +1,7 @@
 """The cleanups of an attempt, which `RunScope.defer` collects and a runtime runs at its end."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import Final
@@ -11,15 +12,19 @@ logger = logging.getLogger(__name__)
 
 CLEANUP_SECONDS: Final = 10.0
 """The time limit of all cleanups of an attempt together."""
+_LIVING_SECONDS: Final = 1.0
+"""How long a cleanup that is under way gets, where its loop may be blocked."""
+_LOOK_SECONDS: Final = 0.02
 
 
 class Cleanups:
     """A list of cleanups; each runs once, the last one first. Any thread."""
 
-    __slots__ = ("_late", "_pending", "_ran")
+    __slots__ = ("_late", "_pending", "_ran", "_under_way")
 
     def __init__(self) -> None:
         self._pending: list[Cleanup] = []
+        self._under_way: list[Cleanup] = []
         self._late: set[asyncio.Future[None]] = set()
         self._ran = False
 
@@ -50,11 +55,28 @@ class Cleanups:
             except IndexError:
                 # The thread that replaces this process took it.
                 return
-            task = asyncio.ensure_future(_contained(cleanup, run_id))
-            await asyncio.wait({task}, timeout=max(end - time.monotonic(), 0) / 2)
-            if not task.done():
-                task.cancel()
-                logger.error("run %s: a cleanup took too long and was cancelled", run_id)
+            self._under_way.append(cleanup)
+            try:
+                task = asyncio.ensure_future(_contained(cleanup, run_id))
+                await asyncio.wait({task}, timeout=max(end - time.monotonic(), 0) / 2)
+                if not task.done():
+                    task.cancel()
+                    logger.error("run %s: a cleanup took too long and was cancelled", run_id)
+            finally:
+                with contextlib.suppress(ValueError):
+                    self._under_way.remove(cleanup)
+
+    async def take_over(self, run_id: str) -> None:
+        """Run what is pending, also what is under way on a loop that is blocked: it runs again.
+
+        For the thread that replaces a process one of whose handlers cannot be stopped.
+        """
+        end = time.monotonic() + _LIVING_SECONDS
+        while self._under_way and time.monotonic() < end:  # noqa: ASYNC110 - of another loop
+            await asyncio.sleep(_LOOK_SECONDS)
+        while self._under_way:
+            self._pending.append(self._under_way.pop())
+        await self.run(run_id)
 
 
 async def _contained(cleanup: Cleanup, run_id: str) -> None:

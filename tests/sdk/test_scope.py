@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 
 import pytest
@@ -114,3 +115,25 @@ async def test_what_is_opened_after_the_end_is_closed_at_once() -> None:
     await cleanups.run("r")
     cleanups.add(note)
     await asyncio.wait_for(ran.wait(), 5)
+
+
+async def test_a_cleanup_that_was_under_way_on_a_blocked_loop_runs_again() -> None:
+    cleanups, ran = Cleanups(), []
+    begun, unblock = threading.Event(), threading.Event()
+
+    async def note(name: str) -> None:
+        ran.append(name)
+        if threading.current_thread() is blocked:
+            begun.set()
+            unblock.wait(60)
+
+    cleanups.add(lambda: note("first"))
+    cleanups.add(lambda: note("last"))
+    blocked = threading.Thread(target=lambda: asyncio.run(cleanups.run("r")))
+    blocked.start()
+    assert await asyncio.to_thread(begun.wait, 60)
+    await cleanups.take_over("r")
+    assert ran == ["last", "last", "first"]
+    unblock.set()
+    await asyncio.to_thread(blocked.join)
+    assert ran == ["last", "last", "first"]

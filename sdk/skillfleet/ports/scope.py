@@ -101,8 +101,9 @@ class RunScope(ABC):
 
         Cleanups run in reverse order, in bounded time; their errors are logged and do not change
         the run's end. Where the process has to be replaced because a handler blocks it, they run
-        on a separate loop in another thread. A killed process runs none: resources outside of it
-        carry `resource_labels`, and `ReapingProvider.reap` ends them.
+        on a separate loop in another thread, and one that was under way then runs again. A killed
+        process runs none: resources outside of it carry `resource_labels`, and
+        `ReapingProvider.reap` ends them.
         """
 
     @abstractmethod

@@ -167,7 +167,7 @@ class Watchdog:
     async def _clean_up(self) -> None:
         """Close what the attempts of this process opened: their own loops may be blocked."""
         await asyncio.gather(
-            *(attempt.cleanups.run(attempt.run_id) for attempt in self._attempts())
+            *(attempt.cleanups.take_over(attempt.run_id) for attempt in self._attempts())
         )
 
 
