@@ -22,7 +22,7 @@ from skillfleet_cli.output import (
     styled,
 )
 from skillfleet_cli.transcript import Transcript
-from skillfleet_ledger.streams import event_number
+from skillfleet_ledger.stream_entries import event_number
 from skillfleet_producer import AsyncFleet, AsyncRunHandle
 
 _IMPLIED_BY_STATE = {ReasonCode.CANCELLED_BY_CALLER, ReasonCode.DEADLINE_EXCEEDED}

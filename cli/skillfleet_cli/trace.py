@@ -15,7 +15,7 @@ from skillfleet.errors import UnknownRunError
 from skillfleet.printable import printable_line
 from skillfleet_cli.output import STATE_STYLES, Listing, console, duration, print_json, styled
 from skillfleet_cli.trace_lines import Bounds, Line, RunLines, TracedWait, waits_of
-from skillfleet_ledger.streams import event_number
+from skillfleet_ledger.stream_entries import event_number
 from skillfleet_producer import AsyncFleet
 
 _BAR = 40

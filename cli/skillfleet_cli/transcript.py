@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 
 from skillfleet.contracts import RunEvent
-from skillfleet_ledger.streams import event_number
+from skillfleet_ledger.stream_entries import event_number
 
 _MOST_KEPT = 200_000
 """Characters that are kept for redrawing; no screen shows more."""

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from skillfleet.contracts import (
     SUPERSEDED_KIND,
+    TEXT_DELTA_KIND,
     WAIT_KIND,
     RunEvent,
     RunState,
@@ -105,7 +106,7 @@ class PlainView:
 
     def show(self, event: RunEvent) -> None:
         """Print a piece of text, or a line; `finish` reports the end."""
-        if event.kind == "text_delta":
+        if event.kind == TEXT_DELTA_KIND:
             self._write(words(event.payload.get("text")), event)
         elif event.kind == SUPERSEDED_KIND:
             self._supersede(event)

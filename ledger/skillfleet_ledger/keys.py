@@ -12,6 +12,7 @@
 | P values:ID | set | digests of the journal's values that are kept apart, as uploads | retention |
 | P emitted:ID | hash | address of events -> how many of them are in the stream | retention |
 | P unfinished:ID | hash | identity of a step that is not recorded -> its first event | retention |
+| P texts:ID | zset | texts of recorded steps whose events are trimmed, by last number | retention |
 | P waits:ID | hash | number of a wait that is not closed -> the wait (waits.py) | at the end |
 | P decisions:ID | hash | number of a wait -> how it ended (waits.py), or a digest | retention |
 | P inbox:ID | list | unread messages (inbox.py) | retention |

@@ -1,14 +1,15 @@
 """The events of a run: written in batches under the lease, read live from any event on."""
 
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import orjson
 
-from skillfleet.contracts import STATE_KIND, TRIMMED_KIND, RunEvent, RunState, from_millis
+from skillfleet.contracts import STATE_KIND, TRIMMED_KIND, RunEvent, RunState
 from skillfleet.errors import FleetUnavailableError
+from skillfleet_ledger.compaction import Compaction, restored
 from skillfleet_ledger.redis_client.blocking_reads import BlockingReadPool
 from skillfleet_ledger.redis_client.connection import Connection, ReplyError
 from skillfleet_ledger.redis_client.script_loader import run_script
@@ -16,19 +17,14 @@ from skillfleet_ledger.retrying import retry_until
 from skillfleet_ledger.runs.queries import unknown_run
 from skillfleet_ledger.runs.records import Lease
 from skillfleet_ledger.settings import Settings
+from skillfleet_ledger.stream_entries import StreamEntry, entry_number, event_number, event_of
 
 _BATCH = 256
 BLOCK_MS = 2000
 """The time a reader waits for events before it reads the record again."""
 
-_EVENT_ID = re.compile(r"([0-9]{1,20})(?:-0)?")
-_LAST_NUMBER = 2**64 - 1
-"""Redis numbers the entries of a stream with 64 bits."""
-_SHOWN = 60
 _KEPT = re.compile(rb"([0-9]{1,18}) ([0-9]{1,13}) (?:(\{.*\})|=(.*))")
 """A change of state in a record: attempt, time, and its payload or the worker that started it."""
-
-_Entry = tuple[bytes, list[bytes]]
 
 PackedEvent = tuple[str, bytes, int]
 """Kind, payload (a JSON object) and time of emission (ms since the epoch)."""
@@ -49,6 +45,7 @@ class EventStreams:
         self._blocking_reads = blocking_reads
         self._settings = settings
         self._keys = settings.keyspace
+        self._compaction = Compaction(connection, settings)
 
     async def append(
         self,
@@ -85,6 +82,19 @@ class EventStreams:
         number, *cancelled = reply[1:]
         return int(number), cancelled[0].decode() if cancelled else ""
 
+    async def compact(self, lease: Lease, last: int) -> None:
+        """Keep the texts of recorded steps, as far as the event with number `last`.
+
+        Call it before their events are trimmed: after each half of the most events of a stream.
+        Does nothing when the lease is lost. Raises FleetUnavailableError.
+        """
+        await self._compaction.compact(lease, last)
+
+    @property
+    def compacted_after(self) -> int:
+        """The number of events after which to call `compact` again."""
+        return self._settings.max_events // 2
+
     async def read(self, run_id: str, after: str | None = None) -> AsyncIterator[RunEvent]:
         """Yield the run's events after the id `after` one by one; see `batches`."""
         async for batch in self.batches(run_id, after):
@@ -105,7 +115,7 @@ class EventStreams:
             if not entries:
                 entries = await self._next(run_id, position, wait=not state.terminal)
             if entries:
-                events = _events(entries, position)
+                events = await self._events(run_id, entries, position)
                 position = event_number(events[-1].id)
                 yield events
                 if events[-1].final:
@@ -116,7 +126,7 @@ class EventStreams:
             else:
                 state, entries = await self._follow(run_id, position)
 
-    async def _follow(self, run_id: str, position: int) -> tuple[RunState, list[_Entry]]:
+    async def _follow(self, run_id: str, position: int) -> tuple[RunState, list[StreamEntry]]:
         """Return the run's state, and the events after `position` that its record keeps.
 
         From now on, a live run writes its events into its stream, where `_next` waits for them.
@@ -127,9 +137,9 @@ class EventStreams:
             raise unknown_run(run_id)
         state, _, kept = reply
         entries = kept_events(kept)
-        return RunState(state.decode()), [e for e in entries if _number(e) > position]
+        return RunState(state.decode()), [e for e in entries if entry_number(e) > position]
 
-    async def _next(self, run_id: str, position: int, *, wait: bool) -> list[_Entry]:
+    async def _next(self, run_id: str, position: int, *, wait: bool) -> list[StreamEntry]:
         """Return the stream's entries after `position`; with `wait`, wait a short time for some."""
         key = f"{self._keys.prefix(run_id)}events:{run_id}"
         block = ("BLOCK", BLOCK_MS) if wait else ()
@@ -137,6 +147,18 @@ class EventStreams:
             "XREAD", "COUNT", _BATCH, *block, "STREAMS", key, f"{position}-0"
         )
         return reply[0][1] if reply else []
+
+    async def _events(
+        self, run_id: str, entries: list[StreamEntry], position: int
+    ) -> list[RunEvent]:
+        """Return the events of entries, and before them what is left of those after `position`."""
+        events = [(entry_number(entry), event_of(entry)) for entry in entries]
+        end = events[0][0]
+        if end > position + 1:
+            key = f"{self._keys.prefix(run_id)}texts:{run_id}"
+            stored = await self._retried("ZRANGEBYSCORE", key, f"({position}", "+inf")
+            events = restored(stored, position, end) + events
+        return _with_markers(events, position)
 
     async def _retried(self, *command: Any) -> Any:
         """Repeat a failed read until the timeout, counted from the first failure."""
@@ -158,29 +180,18 @@ def _may_pass(error: Exception) -> bool:
     return not isinstance(error, ReplyError) or error.passing or error.refusing
 
 
-def event_number(event_id: str) -> int:
-    """Return the number in an event id; raises ValueError for an invalid one."""
-    found = _EVENT_ID.fullmatch(event_id) if isinstance(event_id, str) else None
-    if found is None or (number := int(found[1])) > _LAST_NUMBER:
-        shown = repr(event_id)[:_SHOWN]
-        raise ValueError(f"{shown} is not an event id: pass the id of an event you read")
-    return number
-
-
-def _events(entries: list[_Entry], position: int) -> list[RunEvent]:
-    """Return the events of entries after `position`, with a marker for each gap."""
-    events: list[RunEvent] = []
-    for entry_id, fields in entries:
-        event = _event(entry_id, fields)
-        number = int(entry_id.partition(b"-")[0])
+def _with_markers(events: Iterable[tuple[int, RunEvent]], position: int) -> list[RunEvent]:
+    """Return events after `position`, with a marker for each gap before the number of one."""
+    found: list[RunEvent] = []
+    for number, event in events:
         if number > position + 1:
-            events.append(_trimmed(event, number - 1, number - 1 - position))
-        events.append(event)
-        position = number
-    return events
+            found.append(_trimmed(event, number - 1, number - 1 - position))
+        found.append(event)
+        position = event_number(event.id)
+    return found
 
 
-def kept_events(kept: bytes) -> list[_Entry]:
+def kept_events(kept: bytes) -> list[StreamEntry]:
     """Return the changes of state that a record keeps (common.lua) as entries of a stream."""
     entries = []
     for number, line in enumerate(kept.split(b"\n"), start=1):
@@ -194,23 +205,6 @@ def kept_events(kept: bytes) -> list[_Entry]:
 
 def _started(worker: bytes) -> bytes:
     return orjson.dumps({"state": RunState.RUNNING, "worker": worker.decode(errors="replace")})
-
-
-def _number(entry: _Entry) -> int:
-    return int(entry[0].partition(b"-")[0])
-
-
-def _event(entry_id: bytes, fields: list[bytes]) -> RunEvent:
-    # The scripts write the fields k, p, a and t, and s for an event of a step, always in this order
-    # (append.lua, common.lua).
-    return RunEvent(
-        id=entry_id.decode(),
-        kind=fields[1].decode(),
-        payload=orjson.loads(fields[3]),
-        attempt=int(fields[5]),
-        at=from_millis(int(fields[7])),
-        step=fields[9].decode() if fields[8:] else None,
-    )
 
 
 def _trimmed(before: RunEvent, number: int, missed: int) -> RunEvent:

@@ -11,7 +11,7 @@ from skillfleet.contracts import TRIMMED_KIND, RunEvent, RunStatus, SessionEvent
 from skillfleet.errors import RunEndedError, UnknownRunError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs.sessions import session_name
-from skillfleet_ledger.streams import event_number
+from skillfleet_ledger.stream_entries import event_number
 from skillfleet_producer.batches import batches_within
 from skillfleet_producer.inputs import Caller, Inputs
 from skillfleet_producer.submission import EnqueueOptions, check_text, claims_of

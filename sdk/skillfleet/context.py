@@ -12,7 +12,7 @@ from typing_extensions import TypeVar
 
 from skillfleet.arguments import check_seconds, json_arguments
 from skillfleet.auth import scopes_of
-from skillfleet.contracts import Budget, Limits
+from skillfleet.contracts import TEXT_DELTA_KIND, Budget, Limits
 from skillfleet.durable.calls import run_call
 from skillfleet.durable.identity import step_key
 from skillfleet.durable.journal import journal_of
@@ -417,7 +417,7 @@ class RunContext(ABC, Generic[AuthT]):
 
     async def emit_text_delta(self, text: str) -> None:
         """Stream the next piece of a text; readers join the pieces."""
-        await self.emit_event(AgentEvent("text_delta", {"text": text}))
+        await self.emit_event(AgentEvent(TEXT_DELTA_KIND, {"text": text}))
 
     async def emit_artifact(self, ref: ArtifactRef) -> None:
         """Announce to readers that an artifact can be fetched."""

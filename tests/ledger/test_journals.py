@@ -25,7 +25,7 @@ from tests.ledger.helpers import (
 from tests.support.valkey import ValkeyServer
 
 TASK = "librarian.survey"
-KINDS_OF_KEYS = ("journal", "decisions", "inbox", "emitted", "unfinished", "values")
+KINDS_OF_KEYS = ("journal", "decisions", "inbox", "emitted", "unfinished", "values", "texts")
 
 
 async def test_entries_come_back_as_they_were_recorded(ledger: Ledger) -> None:
@@ -329,6 +329,7 @@ async def test_all_that_is_recorded_expires_with_the_run(ledger: Ledger) -> None
     await write_large(ledger, lease, b"x")
     await ledger.waits.send(run_id, b"{}\n1")
     await touch(ledger, "HSET", run_id, f"decisions:{run_id}", "1", "answered 0 0")
+    await touch(ledger, "ZADD", run_id, f"texts:{run_id}", 1, "a text")
     await ledger.leases.settle(lease, TASK, await last(ledger, run_id), DONE)
     for kind in KINDS_OF_KEYS:
         left = await touch(ledger, "PTTL", run_id, f"{kind}:{run_id}")

@@ -27,6 +27,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "request_cancel": ("test_replies", "test_debts", "test_measures", "test_parking"),
     "batch": ("test_script_batches",),
     "cancel": ("test_replies", *_ENDS, "test_measures", "test_parking", *_HELD),
+    "compact": ("test_compaction",),
     "claim": (
         *("test_journals", "test_waits", "test_parking", "test_versions"),
         *_LEASE,

@@ -448,3 +448,17 @@ def test_only_so_many_durable_runs_wait_in_memory(
         run.answer({"approved": True})
     assert [run.result(timeout=30) for run in runs] == ["True by "] * 5
     assert sum(outcomes(run) == ["succeeded"] for run in runs) == 2
+
+
+def test_the_text_of_a_trimmed_stream_is_whole(
+    own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker(SKILLS, **QUICK, max_events=100)
+    run = enqueue(own_fleet, "steps", journal=str(tmp_path / "journal"), count=200, waits=0)
+    run.result(timeout=60)
+    events = list(run.events(timeout=60))
+    assert len(events) < 500
+    assert [event for event in events if event.kind == "trimmed"]
+    text = "".join(f"<{number}{number}>" for number in range(1, 201))
+    # What was emitted before the first step has no step that could keep it.
+    assert joined_text(events) == f"{text} end"

@@ -468,7 +468,7 @@ local function end_waits(id)
 end
 
 local function expire_journal(id, ttl)
-  for _, kind in ipairs({ 'journal:', 'decisions:', 'inbox:', 'emitted:', 'unfinished:', 'values:' }) do
+  for _, kind in ipairs({ 'journal:', 'decisions:', 'inbox:', 'emitted:', 'unfinished:', 'values:', 'texts:' }) do
     redis.call('PEXPIRE', P .. kind .. id, ttl)
   end
   for _, digest in ipairs(redis.call('SMEMBERS', P .. 'values:' .. id)) do

@@ -13,6 +13,9 @@ STATE_KIND: Final = "state"
 TRIMMED_KIND: Final = "trimmed"
 """The kind of the marker a reader gets in place of events that the stream's cap removed."""
 
+TEXT_DELTA_KIND: Final = "text_delta"
+"""The kind of an event that streams a piece of text; its payload has `text`."""
+
 SUPERSEDED_KIND: Final = "superseded"
 """The kind of the event that voids what a step emitted before it failed or its worker died.
 

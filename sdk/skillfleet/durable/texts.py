@@ -3,9 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from skillfleet.contracts import SUPERSEDED_KIND
-
-_TEXT_DELTA = "text_delta"
+from skillfleet.contracts import SUPERSEDED_KIND, TEXT_DELTA_KIND
 
 
 class _Event(Protocol):
@@ -30,7 +28,7 @@ def joined_text(events: Iterable[_Event]) -> str:
     """
     pieces: list[tuple[str | None, str]] = []
     for event in events:
-        if event.kind == _TEXT_DELTA:
+        if event.kind == TEXT_DELTA_KIND:
             text = event.payload.get("text")
             if isinstance(text, str):
                 pieces.append((event.step, text))

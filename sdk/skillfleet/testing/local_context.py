@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from skillfleet.cleanups import Cleanups
 from skillfleet.context import AuthT, RunContext
-from skillfleet.contracts import Budget, Wait, WaitOutcome
+from skillfleet.contracts import TEXT_DELTA_KIND, Budget, Wait, WaitOutcome
 from skillfleet.durable.journal import begin_journal
 from skillfleet.errors import (
     CapabilityUnavailableError,
@@ -265,7 +265,7 @@ class LocalRunContext(RunContext[AuthT]):
         if self._store is not None:
             self._store.emitted(emission)
         payload = orjson.loads(payload_json)
-        if kind == "text_delta" and isinstance(payload.get("text"), str):
+        if kind == TEXT_DELTA_KIND and isinstance(payload.get("text"), str):
             text = self._redactor.feed(payload.pop("text")) + self._redactor.flush()
             payload = {"text": text} | self._redactor.redact_value(payload)
         else:

@@ -73,6 +73,7 @@ class EventBuffer:
         self._pending: list[_Accepted] = []
         self._pending_bytes = 0
         self._written = lease.seq
+        self._compacted = 0
         self._flusher: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
         """Held while a batch, or a script that writes events, is under way."""
@@ -222,6 +223,18 @@ class EventBuffer:
         self._flushed(len(batch), size, began_ns)
         if cancelled:
             self._hooks.cancelled(cancelled)
+        if self._steps and last - self._compacted >= self._streams.compacted_after:
+            await self._compact(last)
+
+    async def _compact(self, last: int) -> None:
+        """Keep the texts of recorded steps before their events are trimmed."""
+        try:
+            await self._streams.compact(self._lease, last)
+        except FleetUnavailableError as error:
+            run_id = self._lease.run_id
+            logger.warning("run %s: the texts of its steps are kept later: %s", run_id, error)
+        else:
+            self._compacted = last
 
     def _flushed(self, events: int, size: int, began_ns: int) -> None:
         self.flushed_ns = time.time_ns()

@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 import orjson
 
+from skillfleet.contracts import TEXT_DELTA_KIND
 from skillfleet.errors import EventsUnwritableError
 from skillfleet.ports.journal import Emission
 from skillfleet.redaction import Redactor
@@ -27,7 +28,6 @@ from skillfleet_worker.attempts.outcomes import (
 PAUSE_SECONDS: Final = 0.25
 """The time that a possible start of a secret is held back for the next piece of its text."""
 
-_TEXT_DELTA = "text_delta"
 ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 
@@ -43,7 +43,7 @@ class RedactingEventBuffer:
 
     async def append(self, kind: str, payload: bytes, emission: Emission | None = None) -> None:
         """Accept an event; see `EventBuffer.append`."""
-        if kind == _TEXT_DELTA and await self._append_text(payload, emission):
+        if kind == TEXT_DELTA_KIND and await self._append_text(payload, emission):
             return
         await self.append_held()
         await self._events.append(kind, self._redactor.redact_json(payload), emission)
@@ -74,7 +74,7 @@ class RedactingEventBuffer:
         if text or not event["text"]:
             others = {name: value for name, value in event.items() if name != "text"}
             redacted = {"text": text} | self._redactor.redact_value(others)
-            await self._events.append(_TEXT_DELTA, orjson.dumps(redacted), emission)
+            await self._events.append(TEXT_DELTA_KIND, orjson.dumps(redacted), emission)
         return True
 
     def _end_pause(self) -> None:
@@ -91,7 +91,7 @@ class RedactingEventBuffer:
     async def _append(self, text: str) -> None:
         if text:
             # Of the last piece, whose text it ends.
-            await self._events.append(_TEXT_DELTA, orjson.dumps({"text": text}), self._emission)
+            await self._events.append(TEXT_DELTA_KIND, orjson.dumps({"text": text}), self._emission)
 
 
 class RedactedError(Exception):
