@@ -15,7 +15,7 @@ from skillfleet_ledger.streams import kept_events
 
 _UNFINISHED = (RunState.QUEUED, RunState.RUNNING, RunState.WAITING)
 _INDEXES = ("index", "ready", "delayed", "deadlines", "leases", "parked", "held")
-_OF_JOURNALS = ("journal", "values", "emitted", "unfinished", "decisions", "inbox")
+_OF_JOURNALS = ("journal", "values", "emitted", "unfinished", "decisions", "inbox", "texts")
 
 
 @dataclass

@@ -31,7 +31,7 @@ def entry(identity: str = "s1", number: int = 1, value: bytes | None = b"1", **m
 
 def step_event(step: str = "") -> StepEvent:
     """Return a packed event of a run with steps."""
-    return (*event(), step)
+    return ("text_delta", *event()[1:], step)
 
 
 async def recorded(ledger: Ledger, lease: Lease, *entries: Entry) -> None:

@@ -79,6 +79,13 @@ class DurableRules(RuleBasedStateMachine):
         assert self.run(write) is expected
 
     @precondition(some_lease)
+    @rule(number=PICK)
+    def compact(self, number: int) -> None:
+        """It changes no state, whether or not the attempt holds the lease."""
+        run, lease = self.pick_lease(number)
+        self.run(self.ledger.streams.compact(lease, run.seq))
+
+    @precondition(some_lease)
     @rule(
         number=PICK,
         kind=st.sampled_from([*WaitKind]),

@@ -236,7 +236,7 @@ async def test_events_of_a_step_that_is_not_recorded_are_void(ledger: Ledger) ->
         ("7-0", "8-0", "last"),
     ]
     events = await read_all(ledger, run_id)
-    steps = [event.step for event in events if event.kind == "text"]
+    steps = [event.step for event in events if event.kind == "text_delta"]
     assert steps == [None, "done", 'bro"ken', "done", 'bro"ken', "last"]
     assert [event.attempt for event in events if event.kind == "superseded"] == [2, 2]
 
