@@ -38,6 +38,7 @@
 | P sessions | zset | sessions by their last change (ms) | pruned when long unused |
 | P deadlines | zset | unfinished runs with a deadline, by deadline (ms) | when they end |
 | P parked | zset | parked runs by when they were parked (ms) | when they continue or end |
+| P parking | zset | parked runs whose handler may still execute, by its lease (ms) | seconds |
 | P alarms | zset | `QUEUE|WHAT` that will need a worker (below), by when (ms) | when it does |
 | P timers | zset | `ID:WAIT` by when the wait expires (ms) | when it is closed |
 | P leases | zset | running runs by the end of their lease (ms) | when they end |

@@ -14,7 +14,7 @@ from skillfleet_ledger.keys import Keyspace
 from skillfleet_ledger.streams import kept_events
 
 _UNFINISHED = (RunState.QUEUED, RunState.RUNNING, RunState.WAITING)
-_INDEXES = ("index", "ready", "delayed", "deadlines", "leases", "parked", "held")
+_INDEXES = ("index", "ready", "delayed", "deadlines", "leases", "parked", "parking", "held")
 _OF_JOURNALS = ("journal", "values", "emitted", "unfinished", "decisions", "inbox", "texts")
 
 
@@ -67,8 +67,10 @@ def _waits(client: Any, shard: _Shard, run_id: str, record: dict[str, str]) -> l
         problems.append(f"{record.get('inbox_bytes')} bytes counted in its inbox")
     if (waits or inbox or decisions) and "journal" not in record:
         problems.append("its journal is not noted")
-    if state is RunState.WAITING and not undecided:
+    if state is RunState.WAITING and not undecided and "woken" not in record:
         problems.append("parked, but waits for nothing")
+    if "woken" in record and "parking" not in record:
+        problems.append("it was woken and does not continue")
     if state is RunState.RUNNING and noted and not record.get("announced"):
         problems.append("its waits are not announced")
     return problems
@@ -206,7 +208,7 @@ def _expected(record: dict[str, str]) -> set[str]:
     if state is RunState.RUNNING:
         expected |= {"leases", f"running:{record['queue']}"}
     if state is RunState.WAITING:
-        expected.add("parked")
+        expected |= {"parked", "parking"} if "parking" in record else {"parked"}
     if state.terminal:
         expected.add("expiring")
         if state is not RunState.SUCCEEDED:

@@ -63,6 +63,7 @@ async def parked(
     wait_id = (await opened(ledger, lease, spec, expires_ms)).wait_id
     seq = await last(ledger, lease.run_id)
     assert await ledger.leases.park(lease, seq, [wait_id]) is WriteResult.PARKED
+    await ledger.leases.end_parking(lease)
     return wait_id
 
 

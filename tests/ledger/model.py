@@ -185,6 +185,8 @@ class ModelRun(ModelWaits):
             found.add("publish")
         if self.expire():
             found.add("publish")
+        if self.parking_due and self.end_parking(self.parking):
+            found.add("publish")
         return found
 
     def _reap_lapsed(self) -> str:

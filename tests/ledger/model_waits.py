@@ -41,6 +41,10 @@ class ModelWaits:
     lapsed: bool = False
     lost: int = 0
     given_back: int = 0
+    parking: int = 0
+    """The token of the attempt that was parked and whose handler may still execute; 0 without."""
+    parking_due: bool = False
+    noted: bool = False
     has_journal: bool = False
     journal: dict[str, bytes] = field(default_factory=dict)
     unfinished: set[str] = field(default_factory=set)
@@ -65,8 +69,19 @@ class ModelWaits:
         """Return True when the run was parked and is queued now."""
         if self.state is not RunState.WAITING:
             return False
+        if self.parking:
+            self.noted = True
+            return False
         self.state = RunState.QUEUED
         return True
+
+    def end_parking(self, token: int) -> bool:
+        """Return True when the run continues now."""
+        if not self.parking or self.parking != token:
+            return False
+        noted, self.noted = self.noted, False
+        self.parking, self.parking_due = 0, False
+        return noted and self.wake()
 
     def announce(self) -> None:
         """Write the change of the state that the run shows."""
@@ -242,6 +257,7 @@ class ModelWaits:
             return WriteResult.REFUSED
         self.given_back = lease.token
         self.state = RunState.WAITING
+        self.parking, self.parking_due, self.noted = lease.token, self.lapsed, False
         self.token += 1
         self.lapsed = False
         return WriteResult.PARKED

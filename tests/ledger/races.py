@@ -307,6 +307,8 @@ class _Attempt:
         match self._dice.choice(("look", "beat", "beat", "park", "park", "expire", "drain", "die")):
             case "park":
                 written = await call(lambda: leases.park(lease, self._seq, [wait_id]))
+                if written is WriteResult.PARKED:
+                    await call(lambda: leases.end_parking(lease))
             case "expire":
                 await call(lambda: self._ledger.waits.decide(lease.run_id, wait_id, EXPIRED))
             case "drain":

@@ -11,6 +11,7 @@ from skillfleet.ports.journal import Decision, EntryFailure, WaitSpec
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs.records import Lease, WriteResult
 from tests.ledger.durable import entry, let_expire, message, step_event
+from tests.ledger.helpers import touch
 from tests.ledger.model import ModelRun
 
 T = TypeVar("T")
@@ -205,6 +206,22 @@ class DurableRules(RuleBasedStateMachine):
         expected = run.park(lease, seq, awaited)
         assert self.run(self.ledger.leases.park(lease, seq, awaited)) is expected
 
+    @precondition(some_lease)
+    @rule(number=PICK)
+    def end_parking(self, number: int) -> None:
+        run, lease = self.pick_lease(number)
+        run.end_parking(lease.token)
+        self.run(self.ledger.leases.end_parking(lease))
+        self.strike_off()
+
+    @precondition(lambda self: any(run.parking for run in self.runs))
+    @rule(number=PICK)
+    def let_the_lease_of_a_parked_run_lapse(self, number: int) -> None:
+        parking = [run for run in self.runs if run.parking]
+        run = parking[number % len(parking)]
+        self.run(touch(self.ledger, "ZADD", run.new.id, "parking", "XX", 1, run.new.id))
+        run.parking_due = True
+
     @precondition(lambda self: any(map(self.holder, self.runs)))
     @rule(number=PICK, kind=st.sampled_from([*WaitKind]), expires=st.booleans())
     def wait_and_park(self, number: int, kind: WaitKind, *, expires: bool) -> None:
@@ -217,6 +234,9 @@ class DurableRules(RuleBasedStateMachine):
             expected = run.park(lease, run.seq, [str(run.opened)])
             parked = self.ledger.leases.park(lease, run.seq, [str(run.opened)])
             assert self.run(parked) is expected
+            if expected is WriteResult.PARKED and number % 4:
+                run.end_parking(lease.token)
+                self.run(self.ledger.leases.end_parking(lease))
 
     def holder(self, run: ModelRun) -> Lease | None:
         return next((lease for lease in run.leases if run.holds(lease)), None)

@@ -33,6 +33,7 @@ def deciding(decision: Decision) -> Move:
 
 async def park(ledger: Ledger, lease: Lease) -> None:
     await ledger.leases.park(lease, await last(ledger, lease.run_id), ["1"])
+    await ledger.leases.end_parking(lease)
 
 
 async def drain(ledger: Ledger, lease: Lease) -> None:

@@ -1,7 +1,7 @@
 """Parked runs: no lease, no worker, woken by whatever they wait for, ended like queued ones."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ from tests.ledger.helpers import (
     claimed,
     reap,
     running,
+    submitted,
     touch,
 )
 
@@ -38,7 +39,11 @@ CANCELLED = RunEnd(RunState.CANCELLED, "cancelled_by_caller", "enough")
 
 
 async def park(ledger: Ledger, lease: Lease, *waits: str) -> WriteResult:
-    return await ledger.leases.park(lease, await last(ledger, lease.run_id), waits)
+    """Park, as a worker does whose handler ends at once."""
+    written = await ledger.leases.park(lease, await last(ledger, lease.run_id), waits)
+    if written is WriteResult.PARKED:
+        await ledger.leases.end_parking(lease)
+    return written
 
 
 async def state(ledger: Ledger, run_id: str) -> RunState:
@@ -117,6 +122,7 @@ async def test_a_parked_run_has_spent_its_executing_time(ledger: Ledger) -> None
     seq = await last(ledger, lease.run_id)
     for _ in range(2):
         assert await ledger.leases.park(lease, seq, ["1"], spent_ms=300) is WriteResult.PARKED
+    await ledger.leases.end_parking(lease)
     await decided(ledger, lease.run_id)
     limits = RunLimits(timeout_ms=1000)
     claim = await ledger.leases.claim(lease.run_id, "w1", "c", LONG_MS, None, limits)
@@ -324,3 +330,81 @@ async def test_waiting_runs_are_listed(ledger: Ledger) -> None:
     assert await found(RunState.WAITING) == {in_memory.run_id, away.run_id}
     assert await found(RunState.RUNNING) == {other.run_id}
     assert await found(RunState.QUEUED) == set()
+
+
+# --- the handler's end ------------------------------------------------------------------------
+
+
+def publishing(ledger: Ledger) -> list[str]:
+    """Return a list of the runs that the ledger has published from now on."""
+    published: list[str] = []
+
+    async def publish(run_ids: Sequence[str]) -> None:
+        published.extend(run_ids)
+
+    ledger.woken.publish = publish
+    return published
+
+
+async def test_a_parked_run_continues_once_its_handler_has_ended(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    run_id = lease.run_id
+    published = publishing(ledger)
+    await opened(ledger, lease)
+    assert await ledger.leases.park(lease, await last(ledger, run_id), ["1"]) is WriteResult.PARKED
+    assert not (await ledger.waits.decide(run_id, "1", YES)).woken
+    assert (await ledger.queries.status(run_id)).parked
+    # Only the attempt that was parked says so.
+    await ledger.leases.end_parking(lease._replace(token=lease.token + 1))
+    assert published == []
+    await ledger.leases.end_parking(lease)
+    assert published == [run_id]
+    assert await state(ledger, run_id) is RunState.QUEUED
+    await ledger.leases.end_parking(lease)
+    assert published == [run_id]
+    assert (await claimed(ledger, run_id)).has_journal
+
+
+async def test_a_handler_that_ends_before_anything_happens_wakes_nothing(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    published = publishing(ledger)
+    await parked(ledger, lease)
+    assert published == []
+    assert (await ledger.queries.status(lease.run_id)).parked
+    assert (await ledger.waits.decide(lease.run_id, "1", YES)).woken
+
+
+async def test_without_a_word_of_its_worker_a_parked_run_continues_after_its_lease(
+    ledger: Ledger,
+) -> None:
+    lease = await claimed(ledger, (await submitted(ledger)).id, lease_ms=60_000)
+    run_id = lease.run_id
+    await opened(ledger, lease)
+    assert await ledger.leases.park(lease, await last(ledger, run_id), ["1"]) is WriteResult.PARKED
+    left = float(await touch(ledger, "ZSCORE", run_id, "parking", run_id))
+    left -= await ledger.directory.now_ms()
+    assert 0 < left <= 60_000
+    await ledger.waits.decide(run_id, "1", YES)
+    assert (await reap(ledger)).to_publish == ()
+    await touch(ledger, "ZADD", run_id, "parking", 1, run_id)
+    assert (await reap(ledger)).to_publish == (run_id,)
+    assert await touch(ledger, "ZCARD", run_id, "parking") == 0
+    await claimed(ledger, run_id)
+    # Nothing is left to happen twice.
+    assert (await reap(ledger)).to_publish == ()
+
+
+async def test_a_run_that_ends_while_its_handler_may_execute_leaves_nothing(
+    ledger: Ledger,
+) -> None:
+    lease = await running(ledger)
+    run_id = lease.run_id
+    await opened(ledger, lease)
+    assert await ledger.leases.park(lease, await last(ledger, run_id), ["1"]) is WriteResult.PARKED
+    await ledger.waits.decide(run_id, "1", YES)
+    await ledger.cancellation.cancel(run_id, "enough")
+    assert await state(ledger, run_id) is RunState.CANCELLED
+    assert await touch(ledger, "ZCARD", run_id, "parking") == 0
+    assert await field(ledger, run_id, "woken") is None
+    await ledger.leases.end_parking(lease)
+    assert await state(ledger, run_id) is RunState.CANCELLED

@@ -363,6 +363,7 @@ async def test_a_sent_run_wakes_a_parked_one(ledger: Ledger) -> None:
     await opened(ledger, lease, WaitSpec("m1", WaitKind.MESSAGE, name="inbox"))
     seq = await last(ledger, first.id)
     assert await ledger.leases.park(lease, seq, ["1"]) is WriteResult.PARKED
+    await ledger.leases.end_parking(lease)
     published: list[str] = []
 
     async def publish(run_ids: Sequence[str]) -> None:

@@ -43,6 +43,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "decide": ("test_waits", "test_parking"),
     "defer": ("test_versions",),
     "drop_message": ("test_inbox", "test_durable_fences", "test_waits"),
+    "end_parking": ("test_parking",),
     "end_unclaimed": (*_LEASE, *_ENDS, "test_reap", "test_parking", *_HELD),
     "commit_artifact": (*_LEASE, "test_artifacts"),
     "common": _ALL,

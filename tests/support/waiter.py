@@ -64,6 +64,7 @@ class Waiter:
     async def parks(self, *awaited: str) -> None:
         """Give the lease back while it waits for these."""
         assert await self.ledger.leases.park(self.lease, self.seq, awaited) is WriteResult.PARKED
+        await self.ledger.leases.end_parking(self.lease)
 
     async def decision(self, wait_id: str) -> Decision:
         """The decision of a wait, which it must have."""

@@ -205,6 +205,14 @@ class Leases(RunOperations):
         reply = await self._run("park", lease.run_id, lease.token, seq, spent_ms, *awaited)
         return WriteResult(reply.decode())
 
+    async def end_parking(self, lease: Lease) -> None:
+        """Report that the handler of a parked run has ended: the run may continue.
+
+        What wakes the run before that is noted. Without the report, it continues when its lease
+        would have ended.
+        """
+        await self._woken.hand_over(await self._run("end_parking", lease.run_id, lease.token))
+
     async def end_unclaimed(
         self, run_id: str, task: str, end: RunEnd, token: int | None = None
     ) -> EndResult:

@@ -425,16 +425,33 @@ local function leave_parked(id, queue)
   forget_due(queue, id)
 end
 
+local function forget_parking(id)
+  redis.call('ZREM', P .. 'parking', id)
+  redis.call('HDEL', run_key(id), 'parking', 'woken')
+end
+
 -- Let a run continue, as something happened that it may wait for: a parked one is queued, the worker
 -- of a running one looks at its waits. Returns true for a parked run, which the caller publishes.
+-- While its handler may still execute it is only noted: two attempts never execute at once.
 local function wake(id)
-  local r, now = redis.call('HMGET', run_key(id), 'state', 'worker', 'queue', 'priority'), now_ms()
+  local r, now = redis.call('HMGET', run_key(id), 'state', 'worker', 'queue', 'priority', 'parking'), now_ms()
   if r[1] == 'running' then redis.call('PUBLISH', P .. 'worker:' .. r[2], 'wake ' .. id) end
   if r[1] ~= 'waiting' then return false end
+  if r[5] then
+    redis.call('HSET', run_key(id), 'woken', '1')
+    return false
+  end
   leave_parked(id, r[3])
   redis.call('HSET', run_key(id), 'state', 'queued')
   wake_ready(id, r[3], r[4], now)
   return true
+end
+
+-- The handler of a parked run does not execute any more. Returns true if the run continues now.
+local function end_parking(id)
+  local is_woken = redis.call('HGET', run_key(id), 'woken')
+  forget_parking(id)
+  return is_woken and wake(id)
 end
 
 -- The unread messages of a run: their number, and their bytes.
@@ -551,7 +568,10 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
     listed = listed - 1
   else
     leave_queued(id, r[5], r[6], r[7])
-    if r[1] == 'waiting' then leave_parked(id, r[5]) end
+    if r[1] == 'waiting' then
+      leave_parked(id, r[5])
+      forget_parking(id)
+    end
     if r[24] then leave_held(id, r[24], r[5]) end
   end
   if r[8] then redis.call('ZREM', P .. 'deadlines', id) end

@@ -1,4 +1,5 @@
--- Park a run that only waits, only under the lease: no worker has it then.
+-- Park a run that only waits, only under the lease: no worker has it then. It continues when its worker
+-- reports that the handler has ended (end_parking.lua), at the latest when the lease would have ended.
 --
 -- ARGV[1]  run id
 -- ARGV[2]  token of the lease
@@ -29,11 +30,14 @@ for i = 5, #ARGV do
 end
 
 local now = now_ms()
+local lease_end = redis.call('ZSCORE', P .. 'leases', id) or now
 leave_running(id, r[4])
 redis.call('HINCRBY', run, 'spent', ARGV[4])
 list_attempt(id, r[5], r[6], r[7], 'parked', now)
-redis.call('HSET', run, 'state', 'waiting', 'token', tonumber(r[1]) + 1, 'requeued', ARGV[2])
+redis.call('HSET', run, 'state', 'waiting', 'token', tonumber(r[1]) + 1, 'requeued', ARGV[2],
+  'parking', ARGV[2])
 enter_parked(id, r[4], now, first)
+redis.call('ZADD', P .. 'parking', lease_end, id)
 -- While it ran, its deadline was looked at now and then only.
 if r[10] then redis.call('ZADD', P .. 'deadlines', r[10], id) end
 return 'parked'

@@ -208,6 +208,13 @@ end
 
 each('timers', limit, expire_wait)
 
+-- Parked runs whose worker did not report the end of the handler: its lease would have ended by now.
+local function forget_handler(id)
+  if end_parking(id) then to_publish(id) end
+end
+
+if not lease_grace then each('parking', limit, forget_handler) end
+
 -- Deadlines that passed in the queue; a running attempt ends itself at its deadline.
 local function end_overdue(id)
   local r = redis.call('HMGET', run_key(id), 'state', 'token')

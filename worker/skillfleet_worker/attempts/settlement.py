@@ -48,10 +48,12 @@ class Settlement:
         """Write the attempt's last events and its outcome, and close the buffer.
 
         Returns what was written, which differs from `outcome` when that could not be written;
-        `Lost` when the lease is gone, or Redis stayed away. Nothing is written for a parked run.
+        `Lost` when the lease is gone, or Redis stayed away. Of a parked run, only the end of its
+        handler is reported.
         """
         if isinstance(outcome, Parked):
             events.close()
+            await self._end_parking(attempt)
             return outcome
         written = WriteResult.LOST
         try:
@@ -64,6 +66,12 @@ class Settlement:
         if not goes_on(outcome) and (attempt.open_calls or attempt.lease.attempt > 1):
             await self._cancel_children(attempt.run_id, _CALLER_ENDED)
         return outcome
+
+    async def _end_parking(self, attempt: Attempt) -> None:
+        try:
+            await self._ledger.leases.end_parking(attempt.lease)
+        except FleetUnavailableError as error:
+            logger.warning("run %s continues a lease later: %s", attempt.run_id, error)
 
     async def settle_at_once(self, attempt: Attempt, outcome: Outcome) -> WriteResult:
         """Write the outcome after the events that are in the stream, without the buffered ones.
