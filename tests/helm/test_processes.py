@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from skillfleet.errors import RunFailed
+from skillfleet_auth.signing import write_new_answer_key
 from skillfleet_producer import Fleet, RunHandle
 from tests.auth.keys import make_keys
 from tests.helm.processes import LocalPod, Secrets
@@ -210,8 +211,10 @@ def test_a_worker_serves_signed_runs_and_refuses_others(
     valkey: ValkeyServer, tmp_path: Path
 ) -> None:
     keys = make_keys(tmp_path)
+    answer_key = write_new_answer_key(tmp_path, "answers")
     given = {
         **secrets(valkey),
+        "answer-keys": {answer_key.name: answer_key.read_text()},
         "producer-keys": files_of(keys.producers),
         "worker-keys": files_of(keys.workers),
         "worker-key": {"worker.private.pem": keys.private("worker").read_text()},

@@ -31,7 +31,7 @@ EXTERNAL = {
     "external Redis with TLS": {"redis-acl", "redis-ca"},
     "Redis users": {"redis-users", "redis-producer", "redis-ca"},
     "Redis users by URL": {"skillfleet-redis", "redis-producer"},
-    "signed runs": {"skillfleet-redis", "worker-keys", "worker-key", "test-key"},
+    "signed runs": {"skillfleet-redis", "worker-keys", "worker-key", "answer-keys", "test-key"},
     "signed runs without calls": {"skillfleet-redis", "producer-keys"},
     "trial": set(),
     "trial without add-ons": set(),
