@@ -8,6 +8,7 @@ from kombu import Connection
 
 from skillfleet_engine.transport import Transport
 from skillfleet_producer import Fleet, Settings
+from tests.support.forms import forms
 from tests.support.rabbitmq import RabbitServer
 from tests.support.valkey import ValkeyServer
 from tests.worker.shared import StartWorker, wait_kind
@@ -48,7 +49,7 @@ def rabbit() -> Iterator[RabbitServer]:
 
 
 @pytest.mark.xdist_group("rabbitmq")
-@pytest.mark.parametrize("pool", ["loop", "prefork"])
+@pytest.mark.parametrize("pool", forms(short=["loop"], thorough=["prefork"]))
 def test_a_worker_outlives_a_restart_of_rabbitmq_and_executes_each_run_once(
     pool: str, server: ValkeyServer, rabbit: RabbitServer, start_worker: StartWorker
 ) -> None:

@@ -20,7 +20,7 @@ from tests.helm.processes import LocalPod, Secrets
 from tests.helm.rendering import Manifest, one, pod_template, render, worker
 from tests.helm.value_sets import VALUE_SETS
 from tests.support import acl
-from tests.support.fleet import POOLS
+from tests.support.forms import forms
 from tests.support.ports import free_port
 from tests.support.tls import TlsServer
 from tests.support.valkey import ValkeyServer
@@ -96,7 +96,7 @@ def test_the_worker_container_consumes_and_answers_its_probes(valkey: ValkeyServ
         wait_until(lambda: "skillfleet_runs_total" in get(metrics)[1], what="the run to be counted")
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", forms(short=["loop"], thorough=["prefork", "threads"]))
 def test_the_worker_container_drains_within_its_grace_period(
     valkey: ValkeyServer, pool: str
 ) -> None:

@@ -11,6 +11,7 @@ from skillfleet.errors import SettingsError
 from skillfleet_telemetry.redaction import process_secrets
 from skillfleet_telemetry.settings import TelemetrySettings
 from skillfleet_telemetry.span_redaction import redact_span
+from tests.support.forms import forms
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 from tests.telemetry.conftest import watched
@@ -20,7 +21,7 @@ from tests.telemetry.scraping import scrape
 IMPATIENT = {"OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
 
 
-@pytest.mark.parametrize("pool", ["loop", "prefork"])
+@pytest.mark.parametrize("pool", forms(short=["loop"], thorough=["prefork"]))
 def test_spans_that_a_collector_refuses_are_counted_and_logged_once(
     pool: str, receiver: Receiver
 ) -> None:

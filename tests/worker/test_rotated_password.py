@@ -8,12 +8,13 @@ from skillfleet.contracts import RunState
 from skillfleet_producer import Fleet
 from tests.support import acl
 from tests.support.fleet import fleet_starter
+from tests.support.forms import forms
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from tests.worker.shared import wait_kind
 
 
-@pytest.mark.parametrize("pool", ["loop", "prefork"])
+@pytest.mark.parametrize("pool", forms(short=["loop"], thorough=["prefork"]))
 def test_a_run_goes_on_while_its_worker_is_not_let_in(server: ValkeyServer, pool: str) -> None:
     with fleet_starter(server) as start, Fleet(server.url) as fleet, server.client() as admin:
         worker = start("tests.worker.kit", pool=pool)
