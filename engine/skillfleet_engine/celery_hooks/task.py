@@ -34,11 +34,13 @@ class AsyncTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
         # `run` is wrapped and not `__call__`, so that Celery's own wrappers (autoretry_for expects
         # the exception from `run`) and the fast path of its tracer still work.
         if inspect.iscoroutinefunction(function):
-            wrapped = _synchronous(function)
+            wrapped = synchronous(function)
             cls.run = staticmethod(wrapped) if isinstance(run, staticmethod) else wrapped  # type: ignore[method-assign]
 
 
-def _synchronous(function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+def synchronous(function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    """Return a function that runs the coroutine function to its end, as a task's `run` must."""
+
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         coro = function(*args, **kwargs)

@@ -15,7 +15,7 @@ from skillfleet.agent import Agent
 from skillfleet.contracts import HEADER, RunState
 from skillfleet.errors import FleetUnavailableError, RunError, RunFailed, RunTimedOut
 from skillfleet.skills.skill import Skill
-from skillfleet_engine.celery_hooks.task import AsyncTask
+from skillfleet_engine.celery_hooks.task import AsyncTask, synchronous
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger.runs.records import Claim, ClaimStatus
 from skillfleet_telemetry.metrics import REDIS_ERRORS, record
@@ -80,8 +80,17 @@ class SkillTask(AsyncTask):
     agent: Agent
     node: Node
 
-    async def run(self, *args: Any, **kwargs: Any) -> Any:
+    def run(self, *args: Any, **kwargs: Any) -> Any:
         """Execute one delivery; called by Celery's tracer."""
+        try:
+            return self._run(*args, **kwargs)
+        except CeleryRetry as retry:
+            # Celery copies each frame for the event, which costs more than the attempt did. None of
+            # them is the skill's.
+            raise retry.with_traceback(None)  # noqa: B904 - it is the same error
+
+    @synchronous
+    async def _run(self, *args: Any, **kwargs: Any) -> Any:
         request = vars(self.request)
         if HEADER not in request:
             name_links(request, request["id"])
