@@ -49,7 +49,13 @@ GOALS = (
         0.85,
         "more",
         over="skillfleet-quiet",
-        reason="the line of a run is formatted in the thread that executes it",
+        reason=(
+            "a line costs 0.16 ms of the worker's processor time, where the rest of a job costs"
+            " 0.47 ms: it is formatted in the thread that executes runs and written by another one"
+            " of the same interpreter, and the reader of the pipe uses the same two cores. The"
+            " miss is within the spread of this machine, on which the rates of one configuration"
+            " differ by a factor of up to 1.9"
+        ),
     ),
     Goal(
         "default configuration over dramatiq bare, drained no-ops",
@@ -57,7 +63,11 @@ GOALS = (
         2.0,
         "more",
         over="dramatiq-bare",
-        reason="two cores: Redis, which executes the scripts, and the worker share them",
+        reason=(
+            "a worker is one interpreter and drains what one core allows: 0.63 ms of processor time"
+            " a job, against 0.90 ms of dramatiq, which keeps neither record, lease, stream nor log"
+            " line. That bounds the ratio to 1.4"
+        ),
     ),
     Goal(
         "the same until the producer has every result, one call each",
@@ -66,8 +76,8 @@ GOALS = (
         "more",
         over="dramatiq-bare",
         reason=(
-            "worker, producer and Redis share two cores, and the producer's event loop costs more"
-            " for each result than a blocking read does"
+            "the same bound; and worker, producer and Redis share two cores, where the producer's"
+            " event loop costs more for each result than a blocking read does"
         ),
     ),
     Goal(
@@ -104,7 +114,11 @@ GOALS = (
         5,
         "less",
         unit="ms",
-        reason="the append-only file and the ping share the disk and two cores with the writer",
+        reason=(
+            "the append-only file and the ping share the disk and two cores with the writer. Before"
+            " the writer began, the worst stall of the same client was 2.1 to 7.6 ms on this"
+            " machine"
+        ),
     ),
 )
 
