@@ -123,6 +123,6 @@ def test_a_goal_compares_round_by_round_and_gives_the_reason_where_it_is_missed(
     shown = goals.table(results)
     assert "| default configuration over quiet, drained no-ops | ≥ 0.85 | 1.00 (0.50-1.00)" in shown
     assert "drained no-ops | ≥ 2.00 | 1.50 (1.00-2.00) | no |" in shown
-    assert "- default configuration over dramatiq bare, drained no-ops: two cores" in shown
+    assert "- default configuration over dramatiq bare, drained no-ops: a worker is one" in shown
     assert "- default configuration over quiet" not in shown
     assert "artifact" not in shown, "it was not measured"

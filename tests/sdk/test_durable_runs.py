@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import logging
 import threading
 from typing import Any
 
@@ -333,6 +334,8 @@ async def test_the_failures_in_an_error_are_found_at_any_depth() -> None:
 async def test_what_the_handler_does_not_ask_for_is_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    # Whatever level another test of this process has set.
+    caplog.set_level(logging.WARNING)
     agent = Agent("changed")
 
     @agent.skill

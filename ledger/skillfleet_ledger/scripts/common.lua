@@ -83,8 +83,7 @@ local function add_state(id, stream, kept, attempt, seq, payload, now)
 end
 
 -- Call act with the key of every index by creation that a run belongs to, whatever its state; with a
--- state, of those that hold the runs in this state alone. tags is the record's field, KEY=VALUE lines;
--- session is nil or '' for a run without one.
+-- state, of those that hold the runs in this state alone. tags is the record's field, KEY=VALUE lines.
 local function each_index(agent, tags, session, act, state)
   local start = P .. 'index:'
   if state then start = start .. 'state:' .. state .. ':' end
@@ -102,9 +101,9 @@ end
 -- Note when an ended run leaves its indexes, and which: its record is gone by then. The lengths say
 -- where the id and the session end, as they and the tags may hold any character.
 local function expire_indexes(id, state, agent, tags, session, at)
-  session = session or ''
-  local lengths = #id .. '|' .. #session
-  write_shared('ZADD', P .. 'expiring', at, state .. '|' .. agent .. '|' .. lengths .. '|' .. id .. session .. (tags or ''))
+  local ids = id .. (session or '')
+  local lengths = #id .. '|' .. #ids - #id
+  write_shared('ZADD', P .. 'expiring', at, state .. '|' .. agent .. '|' .. lengths .. '|' .. ids .. (tags or ''))
 end
 
 -- Note how many events with an address are in the stream: address, number pairs in ARGV from `first`
@@ -422,25 +421,20 @@ end
 
 local function leave_parked(id, queue)
   redis.call('ZREM', P .. 'parked', id)
+  redis.call('ZREM', P .. 'parking', id)
+  redis.call('HDEL', run_key(id), 'parking', 'woken')
   forget_due(queue, id)
 end
 
-local function forget_parking(id)
-  redis.call('ZREM', P .. 'parking', id)
-  redis.call('HDEL', run_key(id), 'parking', 'woken')
-end
-
 -- Let a run continue, as something happened that it may wait for: a parked one is queued, the worker
--- of a running one looks at its waits. Returns true for a parked run, which the caller publishes.
--- While its handler may still execute it is only noted: two attempts never execute at once.
+-- of a running one looks at its waits. Returns true for a parked run, which the caller publishes. That it
+-- was woken is only noted while its handler may still execute: two attempts never execute at once.
 local function wake(id)
   local r, now = redis.call('HMGET', run_key(id), 'state', 'worker', 'queue', 'priority', 'parking'), now_ms()
   if r[1] == 'running' then redis.call('PUBLISH', P .. 'worker:' .. r[2], 'wake ' .. id) end
   if r[1] ~= 'waiting' then return false end
-  if r[5] then
-    redis.call('HSET', run_key(id), 'woken', '1')
-    return false
-  end
+  if r[5] then redis.call('HSET', run_key(id), 'woken', '1') end
+  if r[5] then return false end
   leave_parked(id, r[3])
   redis.call('HSET', run_key(id), 'state', 'queued')
   wake_ready(id, r[3], r[4], now)
@@ -450,7 +444,8 @@ end
 -- The handler of a parked run does not execute any more. Returns true if the run continues now.
 local function end_parking(id)
   local is_woken = redis.call('HGET', run_key(id), 'woken')
-  forget_parking(id)
+  redis.call('ZREM', P .. 'parking', id)
+  redis.call('HDEL', run_key(id), 'parking')
   return is_woken and wake(id)
 end
 
@@ -497,8 +492,7 @@ end
 -- that: ten years are longer than any wait.
 local KEPT_MS = 315360000000
 
--- What the ended run has called is not needed any more; it belongs to no session. meta_key is the key of
--- the run's own result.
+-- What the ended run has called, in no session, is not needed any more. meta_key is its own result's key.
 local function release_called(id, meta_key)
   for _, child in ipairs(redis.call('SMEMBERS', P .. 'children:' .. id)) do
     local r = redis.call('HMGET', run_key(child), 'state', 'retention', 'agent', 'journal', 'tags')
@@ -568,10 +562,7 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
     listed = listed - 1
   else
     leave_queued(id, r[5], r[6], r[7])
-    if r[1] == 'waiting' then
-      leave_parked(id, r[5])
-      forget_parking(id)
-    end
+    if r[1] == 'waiting' then leave_parked(id, r[5]) end
     if r[24] then leave_held(id, r[24], r[5]) end
   end
   if r[8] then redis.call('ZREM', P .. 'deadlines', id) end
