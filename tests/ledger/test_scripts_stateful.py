@@ -386,7 +386,7 @@ class ScriptsMachine(DurableRules):
         assert audit(self.client, self.ledger.keys) == []
 
 
-@pytest.mark.parametrize("examples", forms(short=[25], thorough=[100]))
+@pytest.mark.parametrize("examples", forms(short=[10], thorough=[100]))
 def test_any_interleaving_of_the_scripts_keeps_the_promises(
     valkey: ValkeyServer, examples: int
 ) -> None:

@@ -207,7 +207,7 @@ class SearchMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-@pytest.mark.parametrize("examples", forms(short=[8], thorough=[25]))
+@pytest.mark.parametrize("examples", forms(short=[4], thorough=[25]))
 def test_any_series_of_changes_leaves_indexes_that_find_all_runs(
     valkey: ValkeyServer, shards: int, examples: int
 ) -> None:

@@ -242,7 +242,7 @@ class SessionsMachine(RuleBasedStateMachine):
                 assert held == (f"unserved:{TASK}" if run.unserved else "")
 
 
-@pytest.mark.parametrize("examples", forms(short=[20], thorough=[60]))
+@pytest.mark.parametrize("examples", forms(short=[8], thorough=[60]))
 def test_the_scripts_keep_the_order_of_sessions(valkey: ValkeyServer, examples: int) -> None:
     run_state_machine_as_test(
         lambda: SessionsMachine(valkey),  # type: ignore[arg-type]

@@ -421,8 +421,6 @@ end
 
 local function leave_parked(id, queue)
   redis.call('ZREM', P .. 'parked', id)
-  redis.call('ZREM', P .. 'parking', id)
-  redis.call('HDEL', run_key(id), 'parking', 'woken')
   forget_due(queue, id)
 end
 
@@ -445,7 +443,7 @@ end
 local function end_parking(id)
   local is_woken = redis.call('HGET', run_key(id), 'woken')
   redis.call('ZREM', P .. 'parking', id)
-  redis.call('HDEL', run_key(id), 'parking')
+  redis.call('HDEL', run_key(id), 'parking', 'woken')
   return is_woken and wake(id)
 end
 
@@ -563,6 +561,8 @@ local function finish(id, r, state, code, message, payload, meta_key, meta, sett
   else
     leave_queued(id, r[5], r[6], r[7])
     if r[1] == 'waiting' then leave_parked(id, r[5]) end
+    if r[1] == 'waiting' then redis.call('ZREM', P .. 'parking', id) end
+    if r[1] == 'waiting' then redis.call('HDEL', run, 'parking', 'woken') end
     if r[24] then leave_held(id, r[24], r[5]) end
   end
   if r[8] then redis.call('ZREM', P .. 'deadlines', id) end
