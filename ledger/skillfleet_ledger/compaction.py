@@ -11,11 +11,9 @@ from typing import Final, NamedTuple
 import orjson
 
 from skillfleet.contracts import SUPERSEDED_KIND, TEXT_DELTA_KIND, RunEvent, from_millis
-from skillfleet_ledger.redis_client.connection import Connection
-from skillfleet_ledger.redis_client.script_loader import run_script
+from skillfleet_ledger.runs.base import RunOperations
 from skillfleet_ledger.runs.records import Lease
-from skillfleet_ledger.settings import Settings
-from skillfleet_ledger.stream_entries import StreamEntry, entry_number, event_of
+from skillfleet_ledger.stream_entries import StreamEntry, entry_number, event_number, event_of
 
 _PAGE: Final = 500
 _MOST_TEXTS: Final = 1000
@@ -50,12 +48,8 @@ class _Delta(NamedTuple):
     at_ms: int
 
 
-class Compaction:
+class Compaction(RunOperations):
     """Keeps the texts of recorded steps beside the stream, under the lease."""
-
-    def __init__(self, connection: Connection, settings: Settings) -> None:
-        self._connection = connection
-        self._keys = settings.keyspace
 
     async def compact(self, lease: Lease, last: int) -> None:
         """Keep the texts of recorded steps up to the event with number `last`.
@@ -79,9 +73,7 @@ class Compaction:
         recorded = await self._recorded(run_id, {delta.step for delta in deltas})
         texts = _joined(delta for delta in deltas if delta.step in recorded)
         args = chain.from_iterable((text.numbers[-1], orjson.dumps(tuple(text))) for text in texts)
-        keys = (self._keys.prefix(run_id),)
-        fenced = (run_id, lease.token, last, _MOST_TEXTS, *args)
-        await run_script(self._connection, "compact", keys, fenced)
+        await self._run("compact", run_id, lease.token, last, _MOST_TEXTS, *args)
 
     async def _deltas(self, run_id: str, first: int, last: int) -> list[_Delta]:
         """Return the text deltas of steps between two numbers, without those that are void."""
@@ -100,7 +92,7 @@ class Compaction:
                     deltas = [delta for delta in deltas if delta.step != void]
                 elif event.kind == TEXT_DELTA_KIND and event.step and isinstance(text, str):
                     at_ms = round(event.at.timestamp() * 1000)
-                    number = int(event.id.partition("-")[0])
+                    number = event_number(event.id)
                     deltas.append(_Delta(number, event.step, text, event.attempt, at_ms))
             first = entry_number(entries[-1]) + 1
         return deltas
@@ -112,9 +104,6 @@ class Compaction:
             return set()
         known = await self._connection.execute_all(*(("HEXISTS", journal, step) for step in asked))
         return {step for step, is_known in zip(asked, known, strict=True) if is_known}
-
-    def _key(self, kind: str, run_id: str) -> str:
-        return f"{self._keys.prefix(run_id)}{kind}:{run_id}"
 
 
 def _joined(deltas: Iterable[_Delta]) -> Iterator[StepText]:
