@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pydantic import ValidationError
 
 from skillfleet.contracts import AgentCard
+from skillfleet_ledger.redis_client.clock import redis_now_ms
 from skillfleet_ledger.redis_client.connection import Connection
 from skillfleet_ledger.settings import Settings
 
@@ -85,8 +86,7 @@ class Directory:
 
     async def now_ms(self) -> int:
         """Return Redis time, milliseconds since the epoch."""
-        seconds, micros = await self._connection.execute("TIME")
-        return int(seconds) * 1000 + int(micros) // 1000
+        return await redis_now_ms(self._connection)
 
 
 def _readable(cards: Iterable[bytes | None]) -> list[AgentCard]:

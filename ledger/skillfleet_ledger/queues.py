@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
+from skillfleet_ledger.redis_client.clock import redis_now_ms
 from skillfleet_ledger.redis_client.connection import Connection
 from skillfleet_ledger.settings import Settings
 
@@ -79,7 +80,7 @@ class Queues:
         Raises FleetUnavailableError.
         """
         total = {queue: QueueStats(queue=queue) for queue in known}
-        now_ms = await self._now_ms()
+        now_ms = await redis_now_ms(self._connection)
         for prefix in self._keys.prefixes():
             for stat in await self._shard(prefix, list(total), now_ms):
                 total[stat.queue] = total.get(stat.queue, QueueStats(queue=stat.queue)).plus(stat)
@@ -87,7 +88,7 @@ class Queues:
 
     async def waiting(self) -> WaitingStats:
         """Return the counts of runs that wait for input; raises FleetUnavailableError."""
-        now_ms = await self._now_ms()
+        now_ms = await redis_now_ms(self._connection)
         parked, waits, oldest = 0, 0, 0.0
         for prefix in self._keys.prefixes():
             count, first, timers = await asyncio.gather(
@@ -98,11 +99,6 @@ class Queues:
             parked, waits = parked + int(count), waits + int(timers)
             oldest = max(oldest, _age(first, now_ms))
         return WaitingStats(parked=parked, oldest_age_seconds=oldest, open_waits=waits)
-
-    async def _now_ms(self) -> float:
-        """Return Redis time, milliseconds since the epoch."""
-        seconds, micros = await self._connection.execute("TIME")
-        return int(seconds) * 1000 + int(micros) / 1000
 
     async def _shard(self, prefix: str, known: list[str], now_ms: float) -> list[QueueStats]:
         names, delays, held, alarms = await asyncio.gather(
