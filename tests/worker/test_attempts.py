@@ -11,8 +11,9 @@ import orjson
 import pytest
 
 from skillfleet import Agent, RunContext
-from skillfleet.contracts import InvocationHeader
+from skillfleet.contracts import InvocationHeader, WaitKind
 from skillfleet.errors import EventsUnwritableError
+from skillfleet.ports.journal import WaitSpec
 from skillfleet_auth.open_admission import OpenAdmission
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger.artifacts import LeaseLostError
@@ -24,6 +25,7 @@ from skillfleet_worker.attempts.event_buffer import EventBuffer, EventBufferHook
 from skillfleet_worker.attempts.execution import Registration
 from skillfleet_worker.attempts.executor import Executor
 from skillfleet_worker.attempts.outcomes import Cancelled, Lost, Succeeded
+from skillfleet_worker.attempts.parking import Parking
 from skillfleet_worker.attempts.process import WorkerProcess
 from skillfleet_worker.attempts.stop_request import StopKind
 from skillfleet_worker.attempts.supervision import supervise
@@ -272,5 +274,28 @@ def test_an_attempt_that_is_over_writes_no_more_events(valkey: ValkeyServer) -> 
         )
         await process.ledger.cancellation.cancel(run.id, "done")
         assert texts(await read_all(process.ledger, run.id)) == ["in time"]
+
+    in_process(valkey, body)
+
+
+def test_a_drain_leaves_a_run_to_parking_while_its_question_is_being_opened(
+    valkey: ValkeyServer,
+) -> None:
+    async def body(process: WorkerProcess) -> None:
+        spec = WaitSpec("ask#1", WaitKind.ASK, question="Deploy?")
+        for is_awaited in (True, False):
+            asking = attempt()
+            asking.durable = True
+            Parking(asking, event_buffer(process, asking.lease), process.ledger, process.settings)
+            asking.waiting.opens(spec.identity)
+            asking.begin_shutdown()
+            await asyncio.sleep(0)
+            assert asking.stop is None
+            if is_awaited:
+                with asking.waiting.awaiting("w1", spec):
+                    assert asking.stop is None
+            else:
+                asking.waiting.opens_not(spec.identity)
+            assert kind(asking) is StopKind.RELEASED
 
     in_process(valkey, body)

@@ -207,6 +207,15 @@ class LedgerJournal(JournalStore):
 
     async def open_wait(self, spec: WaitSpec, emitted: Mapping[str, int]) -> str:
         """Open a wait, or find that of an earlier attempt; return its id."""
+        # A drain that begins before the handler awaits the wait must park the run, not release it.
+        self._attempt.waiting.opens(spec.identity)
+        try:
+            return await self._opened(spec, emitted)
+        except BaseException:
+            self._attempt.waiting.opens_not(spec.identity)
+            raise
+
+    async def _opened(self, spec: WaitSpec, emitted: Mapping[str, int]) -> str:
         lease, waits = self._attempt.lease, self._ledger.waits
         known = self._open.get(spec.identity)
         if spec.secret:
@@ -280,6 +289,7 @@ class LedgerJournal(JournalStore):
         if await self._at_home(lambda: waits.decision(lease.run_id, wait.id)) is not None:
             return
         del self._open[identity]
+        self._attempt.waiting.opens_not(identity)
         await self._write(lambda seq: waits.withdraw(lease, seq, wait.id))
 
     async def receive(
@@ -365,7 +375,9 @@ class LedgerJournal(JournalStore):
 
     async def _decided(self, wait: OpenWait) -> Decision:
         """Return the decision of a wait, as the ledger has it, once there is one."""
-        if wait.decision is None:
+        if wait.decision is not None:
+            self._attempt.waiting.opens_not(wait.spec.identity)
+        else:
             async with self._awaiting(wait) as check:
                 began = time.monotonic()
                 while (decision := await self._asked(wait, check)) is None:
@@ -389,7 +401,7 @@ class LedgerJournal(JournalStore):
                 else release_slot() as released
             ):
                 waiting.holds_slot = not released
-                with waiting.awaiting(wait.id, wait.spec.kind) as check:
+                with waiting.awaiting(wait.id, wait.spec) as check:
                     yield check
                     await waiting.until_free()
         if not self._attempt.has_lease:

@@ -82,7 +82,7 @@ class Parking:
             return
         may_park = attempt.durable and bool(waiting.awaited)
         if attempt.shutting_down and not may_park:
-            if attempt.durable or waiting.awaited:
+            if (attempt.durable or waiting.awaited) and not waiting.is_opening:
                 # At once: the handler must not begin its next step.
                 attempt.request_stop(SHUTS_DOWN)
         elif may_park:

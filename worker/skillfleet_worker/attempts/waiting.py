@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from skillfleet.contracts.waits import WaitKind
+from skillfleet.ports.journal import WaitSpec
 from skillfleet_worker.attempts.clock import Clock
 
 
@@ -45,6 +46,7 @@ class Waiting:
         self._clock = clock
         self._busy = 0
         self._writes = 0
+        self._opening: set[str] = set()
         self._awaited: dict[str, WaitKind] = {}
         self._checks: dict[str, asyncio.Event] = {}
         self._free = asyncio.Event()
@@ -62,6 +64,11 @@ class Waiting:
     def is_writing(self) -> bool:
         """True while a script that may end a wait is under way, or its answer is."""
         return self._writes > 0
+
+    @property
+    def is_opening(self) -> bool:
+        """True while a wait is opened, or open, that the handler awaits next."""
+        return bool(self._opening)
 
     @property
     def awaited(self) -> tuple[str, ...]:
@@ -114,14 +121,24 @@ class Waiting:
         finally:
             self._writes -= 1
 
+    def opens(self, identity: str) -> None:
+        """Note that a wait is opened, until `awaiting` or `opens_not`."""
+        self._opening.add(identity)
+
+    def opens_not(self, identity: str) -> None:
+        """Note that a wait is not awaited: it could not be opened, or was withdrawn."""
+        self._opening.discard(identity)
+        self.changed()
+
     @contextlib.contextmanager
-    def awaiting(self, wait_id: str, kind: WaitKind) -> Iterator[asyncio.Event]:
+    def awaiting(self, wait_id: str, spec: WaitSpec) -> Iterator[asyncio.Event]:
         """Note that the handler awaits a wait inside the block.
 
         The event is set when its state in the ledger is to be read again.
         """
         check = self._checks[wait_id] = asyncio.Event()
-        self._awaited[wait_id] = kind
+        self._awaited[wait_id] = spec.kind
+        self._opening.discard(spec.identity)
         self.changed()
         try:
             yield check
