@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +208,15 @@ async def live_attempts(ctx: RunContext) -> int:
     """Return how many attempts the memory of this worker holds."""
     gc.collect()
     return sum(isinstance(each, Attempt) for each in gc.get_objects())
+
+
+@durable.skill(durable=True)
+async def asks_blocked(ctx: RunContext, until: str) -> bool:
+    """Ask while the handler's loop is blocked: the question is open, but not awaited yet."""
+
+    def block() -> None:
+        while not Path(until).exists():
+            time.sleep(0.01)
+
+    asyncio.get_running_loop().call_soon(block)
+    return await ctx.ask("Go on?", schema=bool)

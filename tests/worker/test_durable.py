@@ -123,6 +123,22 @@ def test_a_question_is_answered_while_nothing_runs(
     assert outcomes(run) == ["parked", "succeeded"]
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_run_whose_question_is_shown_before_it_is_awaited_is_parked_at_drain(
+    pool: str, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    until = tmp_path / "until"
+    worker = start_worker(SKILLS, pool=pool, **QUICK | {"park_seconds": 600})
+    run = enqueue(own_fleet, "asks_blocked", until=str(until))
+    wait_open(run)
+    worker.send_signal(signal.SIGTERM)
+    wait_until(lambda: "draining: 1 runs" in worker.text(), what="the drain to reach the run")
+    until.touch()
+    assert worker.wait_end() == 0
+    assert run.status().parked
+    assert outcomes(run) == ["parked"]
+
+
 def test_a_waiting_run_is_parked_and_resumes(shared: Shared) -> None:
     run = enqueue(shared.fleet, "asks")
     wait_parked(run)

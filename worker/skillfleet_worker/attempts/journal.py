@@ -278,9 +278,15 @@ class LedgerJournal(JournalStore):
 
     async def reopen_wait(self, wait_id: str, reason: str) -> None:
         """Drop the decision of a wait, which turned out to be invalid."""
-        lease, waits = self._attempt.lease, self._ledger.waits
-        self._wait(wait_id).decision = None
-        await self._write(lambda seq: waits.reopen(lease, seq, wait_id, reason))
+        lease, waits, waiting = self._attempt.lease, self._ledger.waits, self._attempt.waiting
+        wait = self._wait(wait_id)
+        wait.decision = None
+        waiting.opens(wait.spec.identity)
+        try:
+            await self._write(lambda seq: waits.reopen(lease, seq, wait_id, reason))
+        except BaseException:
+            waiting.opens_not(wait.spec.identity)
+            raise
 
     async def withdraw_wait(self, identity: str) -> None:
         """Withdraw a wait that nothing asks for; a decided one stays: its answer is not lost."""

@@ -123,7 +123,7 @@ class Parking:
         attempt, waiting = self._attempt, self._attempt.waiting
         while True:
             awaited = waiting.awaited
-            if not awaited or waiting.is_busy or waiting.is_writing:
+            if not awaited or waiting.is_busy or waiting.is_writing or waiting.is_opening:
                 return WriteResult.REFUSED
             seq = self._events.seq
             spent = attempt.clock.spent_ms
