@@ -157,6 +157,8 @@ class Redactor:
 
     def occurs_in(self, value: Any) -> bool:
         """Return whether a value of any type holds a secret."""
+        if not self._names and not self._learned:
+            return False
         if not self.active:
             return False
         plain = orjson.loads(orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS))

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import (
-    AsyncIterator,
     Awaitable,
     Callable,
     Coroutine,
@@ -12,7 +11,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Protocol, TypeVar
@@ -169,26 +168,19 @@ class Journal:
 
     # Asking.
 
-    @asynccontextmanager
-    async def asking(
+    def asking(
         self, kind: EntryKind, name: str, key: str | None, digest: str
-    ) -> AsyncIterator[str]:
+    ) -> AbstractAsyncContextManager[str]:
         """Return a context manager for an entry that the handler asks for; its value: the identity.
 
         Equal keys take turns. Raises `StepKeyRequired` where equal entries without a key could be
         mistaken for each other, and `IdempotencyConflictError` for a key that names something else.
         """
         if key is None:
-            identity = self._counted((kind, name, digest))
-            await self.load()
-            yield identity
-        else:
-            identity = identities.keyed(kind, key, digest if kind is EntryKind.ASK else "")
-            self._check_key(identity, key, name, digest if kind is EntryKind.CALL else "")
-            lock = self._locks.setdefault(identity, asyncio.Lock())
-            async with lock:
-                await self.load()
-                yield identity
+            return _Turn(self, self._counted((kind, name, digest)), None)
+        identity = identities.keyed(kind, key, digest if kind is EntryKind.ASK else "")
+        self._check_key(identity, key, name, digest if kind is EntryKind.CALL else "")
+        return _Turn(self, identity, self._locks.setdefault(identity, asyncio.Lock()))
 
     def _counted(self, equal: _Equal) -> str:
         last = self._asked[equal]() if equal in self._asked else None
@@ -402,6 +394,36 @@ class Journal:
         return tuple(sorted(self._unasked.values(), key=lambda entry: entry.number))
 
 
+class _Turn(AbstractAsyncContextManager[str]):
+    """The block in which a task asks for an entry. A class: each step enters one."""
+
+    __slots__ = ("_identity", "_journal", "_lock")
+
+    def __init__(self, journal: Journal, identity: str, lock: asyncio.Lock | None) -> None:
+        """`lock` is held inside the block, where others may ask for the same entry."""
+        self._journal = journal
+        self._identity = identity
+        self._lock = lock
+
+    async def __aenter__(self) -> str:
+        if self._lock is not None:
+            await self._lock.acquire()
+        if not self._journal.loaded:
+            try:
+                await self._journal.load()
+            except BaseException:
+                self._release()
+                raise
+        return self._identity
+
+    async def __aexit__(self, *_: object) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+
 _journals: Final[HiddenState[Journal]] = HiddenState()
 
 
@@ -438,7 +460,7 @@ async def _uninterrupted(work: Coroutine[Any, Any, T], store: JournalStore) -> T
 
     It does not where the attempt cannot write any more: its handler has to stop at once.
     """
-    task = asyncio.ensure_future(work)
+    task = asyncio.get_running_loop().create_task(work)
     # A caller that does not wait does not read its error, which the loop would log then.
     task.add_done_callback(_read_error)
     try:

@@ -3,8 +3,7 @@
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 from weakref import ref
@@ -71,21 +70,19 @@ class Positions:
     def passed(self, address: str) -> None:
         """Move the current task past an entry."""
         position = self.current()
-        first = self._passed.setdefault(address, position.task)
-        if first is not None and first() is not asyncio.current_task():
+        own = position.task
+        first = self._passed.setdefault(address, own)
+        if first is not None and first is not own and first() is not asyncio.current_task():
             # Another task passed the same entry: their events are counted apart.
             address = self._numbered(address)
-        self._move(address, position.step)
+        if own is None:
+            self._move(address, position.step)
+        else:
+            self._position.set(Position(own, address, position.step))
 
-    @contextmanager
-    def executing(self, step: str) -> Iterator[None]:
+    def executing(self, step: str) -> AbstractContextManager[None]:
         """Return a context manager inside of which the current task executes a step."""
-        before = self.current()
-        self._position.set(before._replace(step=step))
-        try:
-            yield
-        finally:
-            self._position.set(before)
+        return _Executing(self._position, self.current(), step)
 
     def _move(self, address: str, step: str | None) -> Position:
         task = asyncio.current_task()
@@ -99,6 +96,23 @@ class Positions:
         if len(numbered) <= _MOST_ADDRESS_CHARS:
             return numbered
         return f"{hashlib.sha256(numbered.encode()).hexdigest()}@"
+
+
+class _Executing(AbstractContextManager[None]):
+    """The block in which a task executes a step. A class: each step enters one."""
+
+    __slots__ = ("_before", "_position", "_step")
+
+    def __init__(self, position: ContextVar[Position | None], before: Position, step: str) -> None:
+        self._position = position
+        self._before = before
+        self._step = step
+
+    def __enter__(self) -> None:
+        self._position.set(Position(self._before.task, self._before.address, self._step))
+
+    def __exit__(self, *_: object) -> None:
+        self._position.set(self._before)
 
 
 def _is_live(task: "ref[Task]") -> bool:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import FunctionType
 from typing import Any, Final, NoReturn, Protocol
 
 import orjson
@@ -198,6 +199,8 @@ def _is_async(function: Callable[..., Any]) -> bool:
     """Return whether a call of the function returns at once, with an awaitable."""
     while isinstance(function, functools.partial):
         function = function.func
+    if isinstance(function, FunctionType) and function.__code__.co_flags & inspect.CO_COROUTINE:
+        return True
     function = inspect.unwrap(function)
     called = getattr(function, "__call__", None)  # noqa: B004 - the method itself is looked at
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)

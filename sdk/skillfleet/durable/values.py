@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from functools import cached_property
+from types import FunctionType
 from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import (
@@ -238,6 +239,8 @@ def _annotated(function: Callable[..., Any]) -> Any:
     """Return the function whose annotations describe a call of `function`."""
     while isinstance(function, functools.partial):
         function = function.func
+    if isinstance(function, FunctionType) and not hasattr(function, "__wrapped__"):
+        return function
     function = inspect.unwrap(function)
     if inspect.isroutine(function) or inspect.isclass(function):
         return function

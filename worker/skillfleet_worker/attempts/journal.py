@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
 
@@ -194,16 +194,14 @@ class LedgerJournal(JournalStore):
         if wait_id is not None:
             del self._open[self._wait(wait_id).spec.identity]
 
-    @contextlib.contextmanager
-    def busy(self) -> Iterator[None]:
-        """Keep the run from being parked inside the block.
+    def busy(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context manager that keeps the run from being parked inside its block.
 
         Raises CancelledError in an attempt that gives its run back: no more work may begin.
         """
         if self._attempt.gives_back:
             raise asyncio.CancelledError("the attempt gives its run back")
-        with self._attempt.waiting.busy():
-            yield
+        return self._attempt.waiting.busy()
 
     async def open_wait(self, spec: WaitSpec, emitted: Mapping[str, int]) -> str:
         """Open a wait, or find that of an earlier attempt; return its id."""

@@ -103,12 +103,16 @@ async def _first_of(task: "asyncio.Task[Any]", attempt: Attempt) -> None:
         if not happened.done():
             happened.set_result(None)
 
+    def moved() -> None:
+        if attempt.deadline != deadline:
+            wake()
+
     timer, deadline = None, attempt.deadline
     if deadline is not None:
         timer = loop.call_later(max(deadline - time.monotonic(), 0), wake)
     task.add_done_callback(wake)
     try:
-        moves = attempt.waiting.listening(wake) if attempt.clock.stands_in_waits else nullcontext()
+        moves = attempt.waiting.listening(moved) if attempt.clock.stands_in_waits else nullcontext()
         with attempt.listening(wake), moves:
             if attempt.stop is None:
                 await happened

@@ -78,7 +78,7 @@ class Waiting:
     @property
     def kinds(self) -> tuple[WaitKind, ...]:
         """The kinds of these waits, each once, in order."""
-        return tuple(sorted(set(self._awaited.values())))
+        return tuple(sorted(set(self._awaited.values()))) if self._awaited else ()
 
     @property
     def only_waits(self) -> bool:
@@ -99,18 +99,21 @@ class Waiting:
             with contextlib.suppress(ValueError):
                 self._listeners.remove(listener)
 
-    @contextlib.contextmanager
-    def busy(self) -> Iterator[None]:
-        """Note that work is under way inside the block."""
+    def busy(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context manager that notes that work is under way inside its block."""
+        return _Work(self)
+
+    def begin_work(self) -> None:
+        """Note that work begins, until `end_work`."""
         self._busy += 1
         if self._busy == 1:
             self.changed()
-        try:
-            yield
-        finally:
-            self._busy -= 1
-            if not self._busy:
-                self.changed()
+
+    def end_work(self) -> None:
+        """Note that work has ended."""
+        self._busy -= 1
+        if not self._busy:
+            self.changed()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -181,3 +184,18 @@ class Waiting:
     def _check(self) -> None:
         for event in self._checks.values():
             event.set()
+
+
+class _Work(contextlib.AbstractContextManager[None]):
+    """The block in which work is under way. A class: each step enters one."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self, waiting: Waiting) -> None:
+        self._waiting = waiting
+
+    def __enter__(self) -> None:
+        self._waiting.begin_work()
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting.end_work()
