@@ -18,7 +18,7 @@ from skillfleet.testing.conformance import DiscoverySuite, SecretsSuite
 from skillfleet_producer import Fleet
 from tests.adapters.acme import install, use_acme, write_cards
 from tests.adapters.acme_adapters import RegistryProvider, VaultSecrets
-from tests.support.fleet import POOLS, FleetWorker
+from tests.support.fleet import POOL_FORMS, FleetWorker
 from tests.support.valkey import ValkeyServer, running_server
 from tests.support.waiting import wait_until
 
@@ -83,7 +83,7 @@ def _sessions(tmp_path: Path) -> list[str]:
     return [session.name for session in (tmp_path / "acme" / "sessions").glob("*")]
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_they_work_in_a_real_worker_and_close_what_a_run_opened(
     start_acme: tuple[Fleet, StartAcme], tmp_path: Path, pool: str
 ) -> None:

@@ -19,7 +19,7 @@ from skillfleet_worker.settings import WorkerSettings
 from tests.auth.conftest import StartWorker
 from tests.auth.keys import make_keys
 from tests.auth.token_factory import ADA
-from tests.support.fleet import POOLS
+from tests.support.fleet import POOL_FORMS
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
@@ -164,7 +164,7 @@ def test_a_worker_without_a_key_of_its_own_cannot_call(
         assert refused.value.code == "unauthorized"
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_nothing_of_a_token_is_logged(
     start_worker: StartWorker, server: ValkeyServer, tmp_path: Path, pool: str
 ) -> None:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.engine.workers import Worker
+from tests.support.fleet import POOL_FORMS
 from tests.support.waiting import wait_until
 
-POOLS = pytest.mark.parametrize("pool", ["loop", "prefork", "threads"])
+POOLS = pytest.mark.parametrize("pool", POOL_FORMS)
 SharedWorkers = Callable[[str], Worker]
 
 

@@ -12,11 +12,15 @@ from typing import Any, Self
 from skillfleet_ledger.keys import DEFAULT_NAMESPACE, Keyspace
 from tests.support import acl, preloaded
 from tests.support.fleet_app import CONCURRENCY, MODULES, POOL
+from tests.support.forms import forms
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 POOLS = ("loop", "prefork", "threads")
+
+POOL_FORMS = forms(short=["loop", "prefork"], thorough=["threads"])
+"""The pools for tests that start workers of their own: they cost seconds each."""
 SIZES = {"loop": 100, "prefork": 2, "threads": 8}
 _START_SECONDS = 60.0
 _PRELOAD = ("tests.support.celery_worker", "tests.support.fleet_app")

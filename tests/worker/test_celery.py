@@ -17,7 +17,7 @@ from celery import Celery
 
 from skillfleet.contracts import RunState
 from skillfleet_producer import Fleet
-from tests.support.fleet import POOLS, ROOT
+from tests.support.fleet import POOL_FORMS, ROOT
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 from tests.worker.plain import plain_celery
@@ -302,7 +302,7 @@ def test_a_revoked_run_does_not_become_one_that_waits(
         wait_until(lambda: kinds(run.id)[-1] == "task-revoked", what="the last event")
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_monitors_see_the_end_of_a_run_that_no_worker_executes(
     start_worker: StartWorker, own_fleet: Fleet, pool: str
 ) -> None:

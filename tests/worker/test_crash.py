@@ -9,7 +9,7 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import RunFailed
 from skillfleet_producer import Fleet
-from tests.support.fleet import POOLS
+from tests.support.fleet import POOL_FORMS
 from tests.support.waiting import wait_until
 from tests.worker.shared import StartWorker, wait_kind, wait_state
 from tests.worker.test_drain import outcomes, words
@@ -18,7 +18,7 @@ KIT = "tests.worker.kit"
 QUICK = {"lease_seconds": 3, "reap_seconds": 0.2, "drain_seconds": 0.5}
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_the_runs_of_a_killed_worker_execute_again_on_another_worker(
     pool: str, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -95,7 +95,7 @@ def test_a_poison_run_ends_dead_and_takes_no_other_run_along(
     assert own_fleet.enqueue("kit.add", {"x": 1}).result(timeout=20) == 2
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_a_stale_attempt_writes_nothing(
     pool: str, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -144,7 +144,7 @@ def _now(client: object) -> int:
     return int(seconds) * 1000 + int(micros) // 1000
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_runs_survive_the_loss_of_all_connections(
     pool: str, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:

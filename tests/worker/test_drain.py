@@ -8,7 +8,7 @@ import pytest
 
 from skillfleet.contracts import RunState
 from skillfleet_producer import Fleet, RunHandle
-from tests.support.fleet import POOLS
+from tests.support.fleet import POOL_FORMS
 from tests.support.waiting import wait_until
 from tests.worker.shared import StartWorker, wait_kind
 
@@ -24,7 +24,7 @@ def outcomes(run: RunHandle) -> list[str | None]:
     return [attempt.outcome for attempt in run.status().attempts]
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_a_drained_worker_finishes_short_runs_and_releases_long_ones(
     pool: str, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -64,7 +64,7 @@ def test_a_drained_worker_finishes_short_runs_and_releases_long_ones(
     assert lost == [None, None]
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", POOL_FORMS)
 @pytest.mark.parametrize("how", ["second SIGTERM", "SIGQUIT"])
 def test_a_fast_shutdown_releases_running_runs_at_once(
     pool: str, how: str, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
@@ -87,7 +87,7 @@ def test_a_fast_shutdown_releases_running_runs_at_once(
     assert {run.status().state for run in runs} == {RunState.QUEUED}
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_an_idle_worker_ends_at_once_and_leaves_the_directory(
     pool: str, own_fleet: Fleet, start_worker: StartWorker
 ) -> None:

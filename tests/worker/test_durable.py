@@ -13,7 +13,7 @@ from skillfleet import joined_text
 from skillfleet.contracts import RunEvent, RunState
 from skillfleet.errors import RunCancelled, RunFailed, RunTimedOut
 from skillfleet_producer import Fleet, RunHandle
-from tests.support.fleet import POOLS
+from tests.support.fleet import POOL_FORMS, POOLS
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from tests.worker.shared import Shared, StartWorker, wait_state
@@ -100,7 +100,7 @@ def test_branches_repeat_at_most_their_own_step(
     assert made == {f"{b} {n}": 2 if n == 2 else 1 for b in range(4) for n in (1, 2, 3)}
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_a_question_is_answered_while_nothing_runs(
     pool: str, server: ValkeyServer, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -277,7 +277,7 @@ def test_a_lost_run_that_waits_in_memory_asks_once(
     assert [event.kind for event in run.events()].count("wait") == 1
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_a_drain_gives_back_durable_runs_between_two_steps(
     pool: str, own_fleet: Fleet, start_worker: StartWorker, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import RunFailed
 from skillfleet_producer import Fleet
-from tests.support.fleet import POOLS, FleetWorker
+from tests.support.fleet import POOL_FORMS, FleetWorker
 from tests.support.waiting import wait_until
 from tests.worker.shared import StartWorker, wait_kind
 
@@ -26,7 +26,7 @@ def until(tmp_path: Path) -> Iterator[Path]:
     path.touch()
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_exits_and_forks_of_a_handler_end_its_run_only(
     pool: str, start_worker: StartWorker, own_fleet: Fleet, until: Path
 ) -> None:
@@ -75,7 +75,7 @@ def leave(worker: FleetWorker, fleet: Fleet, until: Path, *hows: str) -> None:
         assert [attempt.outcome for attempt in status.attempts] == ["released"]
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_a_drained_worker_ends_whatever_its_runs_leave_behind(
     pool: str, start_worker: StartWorker, own_fleet: Fleet, until: Path
 ) -> None:
@@ -86,7 +86,7 @@ def test_a_drained_worker_ends_whatever_its_runs_leave_behind(
         assert "in _hang" in worker.text()
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_a_drained_worker_ends_though_a_handler_blocks_its_thread(
     pool: str, start_worker: StartWorker, own_fleet: Fleet, until: Path
 ) -> None:

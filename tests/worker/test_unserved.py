@@ -5,14 +5,14 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import RunFailed
 from skillfleet_producer import Fleet
-from tests.support.fleet import POOLS
+from tests.support.fleet import POOL_FORMS
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from tests.worker.plain import plain_celery
 from tests.worker.shared import StartWorker
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_it_is_held_until_a_worker_that_serves_it_registers(
     own_fleet: Fleet, start_worker: StartWorker, pool: str
 ) -> None:
