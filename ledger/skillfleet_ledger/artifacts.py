@@ -1,10 +1,15 @@
-"""Artifacts: named bytes of a run, stored in chunks so that no other client has to wait."""
+"""Artifacts: named bytes of a run.
+
+In Redis they are stored in chunks, so that no other client has to wait. Where there is an object
+store, it has the large ones, and Redis only their descriptions.
+"""
 
 import asyncio
 import contextlib
 import hashlib
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,11 +18,14 @@ import orjson
 from skillfleet.contracts import ArtifactInfo
 from skillfleet.errors import (
     ArtifactTooLargeError,
+    CapabilityUnavailableError,
     FleetUnavailableError,
     LimitExceededError,
+    ObjectStoreError,
     UnknownArtifactError,
 )
 from skillfleet_ledger.chunks import ABANDONED_MS, CHUNK_BYTES, IN_FLIGHT
+from skillfleet_ledger.objects import RunObjects
 from skillfleet_ledger.redis_client.connection import PipelinedConnection, ReplyError
 from skillfleet_ledger.redis_client.protocol import utf8
 from skillfleet_ledger.redis_client.script_loader import run_script
@@ -32,10 +40,16 @@ class LeaseLostError(Exception):
 class ArtifactStore:
     """The store of artifacts: written under a lease, read as streams."""
 
-    def __init__(self, connection: PipelinedConnection, settings: Settings) -> None:
+    def __init__(
+        self,
+        connection: PipelinedConnection,
+        settings: Settings,
+        objects: RunObjects | None = None,
+    ) -> None:
         self._connection = connection
         self._settings = settings
         self._keys = settings.keyspace
+        self._objects = objects
 
     async def write(
         self,
@@ -50,38 +64,50 @@ class ArtifactStore:
         Each step waits up to `patience` seconds for Redis (default: the connection's timeout).
 
         Raises ArtifactTooLargeError, LimitExceededError when the run has too many artifacts,
-        LeaseLostError, FleetUnavailableError.
+        LeaseLostError, FleetUnavailableError, ObjectStoreError.
         """
-        upload = _Upload(self, lease, name, self._settings.max_artifact_bytes, patience)
+        content = _Content(name, data, self._settings.max_artifact_bytes)
+        objects = self._objects
+        if objects is None or await content.fits(self._settings.artifact_inline_bytes):
+            where = await self._upload_chunks(lease, content, patience)
+        else:
+            where = await _upload_object(objects, lease, content)
+        info = ArtifactInfo(
+            name=name,
+            mime_type=mime_type,
+            size_bytes=content.size,
+            sha256=content.digest.hexdigest(),
+            attempt=lease.attempt,
+            created_at=datetime.now(UTC),
+        )
+        await self._commit(lease, info, where, patience)
+        return info
+
+    async def _upload_chunks(
+        self, lease: Lease, content: "_Content", patience: float | None
+    ) -> dict[str, Any]:
+        upload = _Upload(self, lease, patience)
         try:
-            async for piece in data:
+            async for piece in content:
                 await upload.add(piece)
             await upload.finish()
         except BaseException:
             await upload.abandon()
             raise
-        return await self._commit(lease, upload, name, mime_type)
+        return {"blob": upload.id, "chunks": upload.chunks}
 
     async def _commit(
-        self, lease: Lease, upload: "_Upload", name: str, mime_type: str
-    ) -> ArtifactInfo:
-        info = ArtifactInfo(
-            name=name,
-            mime_type=mime_type,
-            size_bytes=upload.size,
-            sha256=upload.digest.hexdigest(),
-            attempt=lease.attempt,
-            created_at=datetime.now(UTC),
-        )
-        entry = info.model_dump(mode="json") | {"blob": upload.id, "chunks": upload.chunks}
+        self, lease: Lease, info: ArtifactInfo, where: dict[str, Any], patience: float | None
+    ) -> None:
+        entry = info.model_dump(mode="json") | where
         most = self._settings.max_artifacts
-        args = (name, orjson.dumps(entry), most)
-        if await self.fenced("commit_artifact", lease, *args, timeout=upload.patience) < 0:
-            await upload.abandon()
+        args = (info.name, orjson.dumps(entry), most)
+        if await self.fenced("commit_artifact", lease, *args, timeout=patience) < 0:
+            if where["chunks"]:
+                await self.discard(lease, where["blob"])
             raise LimitExceededError(
                 f"run {lease.run_id!r} already has {most} artifacts (SKILLFLEET_MAX_ARTIFACTS)"
             )
-        return info
 
     async def list(self, run_id: str) -> list[ArtifactInfo]:
         """Return the run's artifacts by name."""
@@ -90,20 +116,67 @@ class ArtifactStore:
         return sorted(infos, key=lambda info: info.name)
 
     async def read(self, run_id: str, name: str) -> AsyncIterator[bytes]:
-        """Yield the artifact's bytes in order; raises UnknownArtifactError."""
+        """Yield the artifact's bytes in order, and compare their digest at the end.
+
+        Raises UnknownArtifactError, also for one that was replaced or expired meanwhile,
+        ObjectStoreError, and CapabilityUnavailableError where this process has no access to the
+        object store.
+        """
         entry = await self._entry(run_id, name)
+        is_object = entry.get("object")
+        pieces = self._read_object(run_id, entry) if is_object else self._read_chunks(run_id, entry)
+        digest = hashlib.sha256()
+        async with aclosing(pieces):
+            async for piece in pieces:
+                digest.update(piece)
+                yield piece
+        if digest.hexdigest() != entry["sha256"]:
+            raise ObjectStoreError(
+                f"artifact {name!r} is damaged: its bytes do not have the SHA-256 that was stored",
+                retryable=False,
+            )
+
+    async def _read_object(self, run_id: str, entry: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+        objects, name = self._object_store(entry), entry["name"]
+        try:
+            async for piece in objects.read(run_id, entry["blob"]):
+                yield piece
+        except KeyError:
+            raise _gone(name) from None
+
+    async def _read_chunks(self, run_id: str, entry: dict[str, Any]) -> AsyncGenerator[bytes, None]:
         key = f"{self._keys.prefix(run_id)}blob:{run_id}:{entry['blob']}"
         ahead: list[asyncio.Task[Any]] = []
         try:
             for number in range(entry["chunks"]):
                 ahead.append(asyncio.ensure_future(self._connection.execute("HGET", key, number)))
                 if len(ahead) == IN_FLIGHT:
-                    yield _chunk(await ahead.pop(0), name)
+                    yield _chunk(await ahead.pop(0), entry["name"])
             while ahead:
-                yield _chunk(await ahead.pop(0), name)
+                yield _chunk(await ahead.pop(0), entry["name"])
         finally:
             for task in ahead:
                 task.cancel()
+
+    async def url(self, run_id: str, name: str, seconds: float) -> str:
+        """Return a URL that reads an artifact without credentials for so many seconds.
+
+        Raises UnknownArtifactError, and CapabilityUnavailableError for one that lies in Redis.
+        """
+        entry = await self._entry(run_id, name)
+        if not entry.get("object"):
+            raise CapabilityUnavailableError(
+                f"artifact {name!r} lies in Redis and has no URL: read it instead"
+            )
+        return await self._object_store(entry).sign(run_id, entry["blob"], seconds)
+
+    def _object_store(self, entry: dict[str, Any]) -> RunObjects:
+        if self._objects is None:
+            raise CapabilityUnavailableError(
+                f"artifact {entry['name']!r} lies in the object store of the workers: set"
+                " SKILLFLEET_ARTIFACTS_URL and its credentials for this process, too"
+            )
+        return self._objects
 
     async def _entry(self, run_id: str, name: str) -> dict[str, Any]:
         index = self._index(run_id)
@@ -134,31 +207,68 @@ class ArtifactStore:
         await self._connection.execute("UNLINK", key)
 
 
-class _Upload:
-    """The upload of one artifact: collects whole chunks and keeps a few of them in flight."""
+async def _upload_object(objects: RunObjects, lease: Lease, content: "_Content") -> dict[str, Any]:
+    upload = uuid.uuid4().hex
+    if not await objects.write(lease, upload, content.name, content):
+        raise LeaseLostError(lease.run_id)
+    return {"blob": upload, "chunks": 0, "object": True}
 
-    def __init__(
-        self, store: ArtifactStore, lease: Lease, name: str, limit: int, patience: float | None
-    ) -> None:
-        self.patience = patience
-        self.id = uuid.uuid4().hex
+
+class _Content:
+    """The bytes of an artifact on their way: counted, limited and hashed. Iterated once."""
+
+    def __init__(self, name: str, data: AsyncIterable[bytes], limit: int) -> None:
+        self.name = name
         self.digest = hashlib.sha256()
         self.size = 0
+        self._data = aiter(data)
+        self._limit = limit
+        self._ahead: list[bytes] = []
+        self._complete = False
+
+    async def fits(self, most: int) -> bool:
+        """Return whether it has at most so many bytes; reads that far ahead."""
+        while self.size <= most:
+            piece = await self._read()
+            if piece is None:
+                self._complete = True
+                return True
+            self._ahead.append(piece)
+        return False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while self._ahead:
+            yield self._ahead.pop(0)
+        while not self._complete and (more := await self._read()) is not None:
+            yield more
+
+    async def _read(self) -> bytes | None:
+        piece = await anext(self._data, None)
+        if piece is None:
+            return None
+        self.size += len(piece)
+        if self.size > self._limit:
+            raise ArtifactTooLargeError(
+                f"artifact {self.name!r} exceeds {self._limit} bytes"
+                " (SKILLFLEET_MAX_ARTIFACT_BYTES): write it in several artifacts"
+            )
+        self.digest.update(piece)
+        return piece
+
+
+class _Upload:
+    """The upload of one artifact to Redis: collects whole chunks, keeps a few of them in flight."""
+
+    def __init__(self, store: ArtifactStore, lease: Lease, patience: float | None) -> None:
+        self.id = uuid.uuid4().hex
         self.chunks = 0
         self._store = store
         self._lease = lease
-        self._name = name
-        self._limit = limit
+        self._patience = patience
         self._buffer = bytearray()
         self._writes: set[asyncio.Task[int]] = set()
 
     async def add(self, piece: bytes) -> None:
-        self.size += len(piece)
-        if self.size > self._limit:
-            raise ArtifactTooLargeError(
-                f"artifact {self._name!r} exceeds {self._limit} bytes"
-                " (SKILLFLEET_MAX_ARTIFACT_BYTES): write it in several artifacts"
-            )
         view = memoryview(piece)
         while view:
             room = CHUNK_BYTES - len(self._buffer)
@@ -176,11 +286,10 @@ class _Upload:
         await self._settle(IN_FLIGHT - 1)
         chunk = bytes(self._buffer)
         self._buffer.clear()
-        self.digest.update(chunk)
         number = self.chunks
         self.chunks += 1
         args = (self.id, number, chunk, ABANDONED_MS)
-        write = self._store.fenced("write_chunk", self._lease, *args, timeout=self.patience)
+        write = self._store.fenced("write_chunk", self._lease, *args, timeout=self._patience)
         self._writes.add(asyncio.ensure_future(write))
 
     async def _settle(self, most: int) -> None:
@@ -201,5 +310,9 @@ class _Upload:
 
 def _chunk(reply: Any, name: str) -> bytes:
     if reply is None:
-        raise UnknownArtifactError(f"artifact {name!r} expired or was replaced while it was read")
+        raise _gone(name)
     return bytes(reply)
+
+
+def _gone(name: str) -> UnknownArtifactError:
+    return UnknownArtifactError(f"artifact {name!r} expired or was replaced while it was read")

@@ -8,6 +8,7 @@
 | P children:ID | set | ids of the runs that this run called | retention; an hour for a cleanup |
 | P artifacts:ID | hash | artifact name -> description (JSON) | retention |
 | P blob:ID:UPLOAD | hash | chunk number -> bytes | retention; a day if never committed |
+| P uploads | zset | objects in the object store (below), by when to check them (ms) | deleted |
 | P journal:ID | hash | identity of a step or wait -> what it led to (entries.py) | retention |
 | P values:ID | set | digests of the journal's values that are kept apart, as uploads | retention |
 | P emitted:ID | hash | address of events -> how many of them are in the stream | retention |
@@ -69,6 +70,9 @@ the skill that no live worker serves, or `session:` and the session whose curren
 What frees it publishes it. A session's name is `OWNER/ID`: a digest of the caller whom the id
 belongs to, where the fleet requires authentication, and its id. All of it lies on the shard of that
 name, and so do its runs.
+
+An object in the object store is listed as `ID:TOKEN:OBJECT:ARTIFACT` before it is written, and
+until it is deleted (due_uploads.lua). `ARTIFACT` is empty for a value of the journal.
 
 What will need a worker of a queue by itself: delayed runs, and parked ones with a wait that
 expires, by their ids; schedules, as `schedule:NAME`.

@@ -5,6 +5,7 @@ from functools import partial
 from skillfleet_ledger.artifacts import ArtifactStore
 from skillfleet_ledger.dead_letters import DeadLetters
 from skillfleet_ledger.directory import Directory
+from skillfleet_ledger.objects import RunObjects, object_store
 from skillfleet_ledger.queues import Queues
 from skillfleet_ledger.redis_client.blocking_reads import BlockingReadPool
 from skillfleet_ledger.redis_client.connection import PipelinedConnection
@@ -58,6 +59,9 @@ class Ledger:
         )
         self.pubsub = PubSub(url, timeout=timeout, name=name, patient=patient, owner=owner)
 
+        store = object_store(settings)
+        self.objects = None if store is None else RunObjects(self._bulk, settings, store)
+        """Objects outside of Redis; None without an object store."""
         self.woken = WokenRuns()
         """Publishes the runs that a script has made ready; set by who has a publisher."""
         self.submissions = Submissions(self.connection, settings, self.woken)
@@ -67,13 +71,13 @@ class Ledger:
         self.cancellation = Cancellation(self.connection, settings, self.queries, self.woken)
         self.budgets = Budgets(self.connection, settings)
         self.maintenance = Maintenance(self.connection, settings)
-        self.journals = Journals(self.connection, settings)
+        self.journals = Journals(self.connection, settings, self.objects)
         self.waits = Waits(self.connection, settings)
         self.sessions = Sessions(self.connection, settings)
         self.held = HeldRuns(self.connection, settings, self.woken)
         self.schedules = Schedules(self.connection, settings)
         self.streams = EventStreams(self.connection, self._blocking_reads, settings)
-        self.artifacts = ArtifactStore(self._bulk, settings)
+        self.artifacts = ArtifactStore(self._bulk, settings, self.objects)
         self.directory = Directory(self.connection, settings)
         self.queues = Queues(self.connection, settings)
         self.dead_letters = DeadLetters(self.connection, settings)

@@ -56,8 +56,13 @@ class Settings(BaseSettings):
     """Largest arguments of a run, as JSON."""
     max_result_bytes: int = Field(MEBIBYTE, ge=1024)
     """Largest result of a run, as JSON."""
-    max_artifact_bytes: int = Field(64 * MEBIBYTE, ge=1024)
-    """Largest artifact."""
+    artifacts_url: str | None = Field(None, repr=False)
+    """Object store for large artifacts and recorded values: `s3://bucket/prefix`, `gs://...`,
+    `az://...`, or `file:///folder` on a volume that workers and producers share."""
+    artifact_inline_bytes: int = Field(MEBIBYTE // 16, ge=0)
+    """Largest artifact that stays in Redis where there is an object store."""
+    max_artifact_bytes: int = Field(64 * MEBIBYTE, ge=1024, le=5 * 1024 * MEBIBYTE)
+    """Largest artifact; up to 5 GiB with an object store."""
     max_artifacts: int = Field(1000, ge=1)
     """Most artifacts of one run."""
     max_deliveries: int = Field(3, ge=1)

@@ -126,6 +126,17 @@ class ArtifactTooLargeError(SkillfleetError, ValueError):
     code = "artifact_too_large"
 
 
+class ObjectStoreError(SkillfleetError, ConnectionError):
+    """The object store did not take, return or delete an object. `retryable` unless refused."""
+
+    code = "object_store"
+    retryable = True
+
+    def __init__(self, message: str, *, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
 class EventTooLargeError(SkillfleetError, ValueError):
     """An event's payload exceeds the size limit."""
 

@@ -24,6 +24,7 @@ from skillfleet_worker.celery_hooks.monitors import EndEvents, show_waiting
 from skillfleet_worker.services.drain import ShutdownPipes
 from skillfleet_worker.services.gc_tuning import tune_gc
 from skillfleet_worker.services.node import Node
+from skillfleet_worker.services.object_sweeper import ObjectSweeper
 from skillfleet_worker.services.resource_reaper import ResourceReaper
 from skillfleet_worker.services.telemetry import Telemetry
 from skillfleet_worker.settings import WorkerSettings
@@ -39,6 +40,9 @@ def make_executor(pool: str, node: Node) -> Executor:
     adapters = load_adapters(settings, pool, {Ledger: process.ledger})
     reaper = ResourceReaper(process.ledger, adapters.reaping, settings.lease_seconds)
     process.background_services += [adapters.keep_open, reaper.run]
+    if (objects := process.ledger.objects) is not None:
+        sweeper = ObjectSweeper(process.ledger, objects, settings.lease_seconds)
+        process.background_services.append(sweeper.run)
     if adapters.orchestrator is not None:
         process.background_services.append(
             partial(adapters.orchestrator.report, process.oldest_started)

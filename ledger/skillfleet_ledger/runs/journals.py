@@ -1,6 +1,7 @@
 """Journals: what runs have recorded, so that a later attempt does not repeat it.
 
-A large value is kept apart, in chunks under its digest: equal values of a run are stored once.
+A large value is kept apart under its digest: equal values of a run are stored once, in chunks or as
+objects.
 """
 
 import asyncio
@@ -12,10 +13,13 @@ from skillfleet.contracts.waits import RecordedStep
 from skillfleet.errors import UnknownRunError
 from skillfleet.ports.journal import Entry
 from skillfleet_ledger.chunks import ABANDONED_MS, CHUNK_BYTES, IN_FLIGHT
+from skillfleet_ledger.objects import RunObjects
+from skillfleet_ledger.redis_client.connection import Connection
 from skillfleet_ledger.runs.base import RunOperations
 from skillfleet_ledger.runs.entries import entry_of, packed
 from skillfleet_ledger.runs.records import Lease, WriteResult
 from skillfleet_ledger.runs.waits import StoredWait, stored_waits
+from skillfleet_ledger.settings import Settings
 
 INLINE_BYTES = 32 * 1024
 """The largest value that is stored within its entry."""
@@ -35,6 +39,12 @@ class StoredJournal(NamedTuple):
 
 class Journals(RunOperations):
     """Writes entries under the lease, and reads them."""
+
+    def __init__(
+        self, connection: Connection, settings: Settings, objects: RunObjects | None = None
+    ) -> None:
+        super().__init__(connection, settings)
+        self._objects = objects
 
     async def load(self, run_id: str) -> StoredJournal:
         """Return the run's journal: entries by number, counts of events by address, waits."""
@@ -89,6 +99,9 @@ class Journals(RunOperations):
         key = self._key("values", lease.run_id)
         if await self._connection.execute("SISMEMBER", key, digest):
             return WriteResult.RECORDED
+        if self._objects is not None and len(value) > self._settings.artifact_inline_bytes:
+            written = await self._objects.write(lease, digest, "", _pieces(value))
+            return WriteResult.RECORDED if written else WriteResult.LOST
         chunks = [value[at : at + CHUNK_BYTES] for at in range(0, len(value), CHUNK_BYTES)]
         for start in range(0, len(chunks), IN_FLIGHT):
             replies = await asyncio.gather(
@@ -105,7 +118,10 @@ class Journals(RunOperations):
         return WriteResult.RECORDED
 
     async def value(self, run_id: str, entry: Entry) -> bytes:
-        """Return the JSON of an entry's value. Raises UnknownRunError when it has expired."""
+        """Return the JSON of an entry's value.
+
+        Raises UnknownRunError when it has expired, ObjectStoreError.
+        """
         if entry.value is not None:
             return entry.value
         key = self._key(f"blob:{run_id}", entry.digest)
@@ -114,9 +130,15 @@ class Journals(RunOperations):
         for start in range(0, count, IN_FLIGHT):
             numbers = range(start, min(start + IN_FLIGHT, count))
             chunks += await self._connection.execute("HMGET", key, *numbers)
-        if None in chunks:
-            raise UnknownRunError(f"a recorded value of run {run_id!r} is missing: it expired")
-        return b"".join(chunks)
+        if None not in chunks:
+            return b"".join(chunks)
+        missing = f"a recorded value of run {run_id!r} is missing: it expired"
+        if self._objects is None:
+            raise UnknownRunError(missing)
+        try:
+            return b"".join([piece async for piece in self._objects.read(run_id, entry.digest)])
+        except KeyError:
+            raise UnknownRunError(missing) from None
 
     async def copy(self, lease: Lease, source_id: str, before: int | None) -> WriteResult:
         """Copy entries of another run, once: RECORDED or LOST.
@@ -127,6 +149,9 @@ class Journals(RunOperations):
         """
 
         async def written(some: Sequence[Entry], last: str = "") -> int:
+            for entry in some:
+                if not await self._copy_object(lease, source_id, entry):
+                    return 0
             pairs = chain.from_iterable((entry.identity, entry.digest) for entry in some)
             args = (lease.token, source_id, last, *pairs)
             return int(await self._run("copy_entries", lease.run_id, *args))
@@ -142,6 +167,15 @@ class Journals(RunOperations):
                 if not await written(copied[start : start + _COPIED]):
                     return WriteResult.LOST
         return WriteResult.RECORDED if await written((), "1") else WriteResult.LOST
+
+    async def _copy_object(self, lease: Lease, source_id: str, entry: Entry) -> bool:
+        """Copy a value that lies in the object store; False when the lease is lost."""
+        if self._objects is None or not entry.digest:
+            return True
+        if await self._connection.execute("EXISTS", self._key(f"blob:{source_id}", entry.digest)):
+            return True
+        data = self._objects.read(source_id, entry.digest)
+        return await self._objects.write(lease, entry.digest, "", data)
 
     async def list(self, run_id: str) -> list[RecordedStep]:
         """Return the entries by number, without their values."""
@@ -161,6 +195,11 @@ class Journals(RunOperations):
             yield {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
             if cursor == b"0":
                 return
+
+
+async def _pieces(value: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(value), CHUNK_BYTES):
+        yield value[at : at + CHUNK_BYTES]
 
 
 def _is_copied(entry: Entry, before: int | None) -> bool:

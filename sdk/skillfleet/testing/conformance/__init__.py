@@ -26,7 +26,10 @@ if "pytest" in sys.modules:
     sys.modules["pytest"].register_assert_rewrite(
         *(
             f"{__name__}.{name}"
-            for name in ("a2a", "admission", "discovery", "orchestrator", "run_context", "secrets")
+            for name in (
+                *("a2a", "admission", "discovery", "objects"),
+                *("orchestrator", "run_context", "secrets"),
+            )
         )
     )
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from skillfleet.testing.conformance.a2a import A2ASuite
     from skillfleet.testing.conformance.admission import AdmissionSuite
     from skillfleet.testing.conformance.discovery import DiscoverySuite
+    from skillfleet.testing.conformance.objects import ObjectStoreSuite
     from skillfleet.testing.conformance.orchestrator import OrchestratorSuite
     from skillfleet.testing.conformance.secrets import SecretsSuite
 else:
@@ -43,9 +47,17 @@ else:
             "A2ASuite": f"{__name__}.a2a",
             "AdmissionSuite": f"{__name__}.admission",
             "DiscoverySuite": f"{__name__}.discovery",
+            "ObjectStoreSuite": f"{__name__}.objects",
             "OrchestratorSuite": f"{__name__}.orchestrator",
             "SecretsSuite": f"{__name__}.secrets",
         },
     )
 
-__all__ = ["A2ASuite", "AdmissionSuite", "DiscoverySuite", "OrchestratorSuite", "SecretsSuite"]
+__all__ = [
+    "A2ASuite",
+    "AdmissionSuite",
+    "DiscoverySuite",
+    "ObjectStoreSuite",
+    "OrchestratorSuite",
+    "SecretsSuite",
+]

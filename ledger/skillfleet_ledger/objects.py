@@ -1,0 +1,86 @@
+"""Objects of runs in the object store: what is too large for Redis.
+
+Redis refers to each one: the description of an artifact, or the digest of a journal's value. An
+upload is noted before it begins, so that what nothing refers to is found and deleted.
+"""
+
+import os
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import Final
+from urllib.parse import urlsplit
+
+from skillfleet.ports.loading import load
+from skillfleet.ports.objects import OBJECTS, ObjectStore
+from skillfleet.ports.provider import AdapterEnvironment
+from skillfleet_ledger.redis_client.connection import Connection
+from skillfleet_ledger.redis_client.script_loader import run_script
+from skillfleet_ledger.runs.records import Lease
+from skillfleet_ledger.settings import Settings
+
+_AGAIN_MS: Final = 600_000
+"""After how long an object is looked at again; an unused one is deleted then at the latest."""
+_MOST: Final = 100
+"""Objects that are looked at in one round."""
+
+
+class RunObjects:
+    """The objects of runs. Keys: `NAMESPACE/RUN/OBJECT`, each written once."""
+
+    def __init__(self, connection: Connection, settings: Settings, store: ObjectStore) -> None:
+        self._connection = connection
+        self._keys = settings.keyspace
+        self._store = store
+
+    async def write(
+        self, lease: Lease, object_id: str, artifact: str, data: AsyncIterable[bytes]
+    ) -> bool:
+        """Store an object; False when the attempt no longer holds the lease.
+
+        `artifact` is the name of the artifact that will refer to it, '' for the journal. Raises
+        ObjectStoreError, FleetUnavailableError.
+        """
+        keys = (self._keys.prefix(lease.run_id),)
+        args = (lease.run_id, lease.token, object_id, artifact, _AGAIN_MS)
+        if not await run_script(self._connection, "begin_upload", keys, args):
+            return False
+        await self._store.write(self._key(lease.run_id, object_id), data)
+        return True
+
+    def read(self, run_id: str, object_id: str) -> AsyncIterator[bytes]:
+        """Yield an object's bytes. Raises KeyError, ObjectStoreError."""
+        return self._store.read(self._key(run_id, object_id))
+
+    async def sign(self, run_id: str, object_id: str, seconds: float) -> str:
+        """Return a URL that reads an object without credentials for so many seconds."""
+        return await self._store.sign(self._key(run_id, object_id), seconds)
+
+    async def sweep(self, shard: int) -> int:
+        """Delete objects that nothing refers to; returns how many. Any process may do it."""
+        prefix = self._keys.shard_prefix(shard)
+        found = await run_script(self._connection, "due_uploads", (prefix,), (_MOST, _AGAIN_MS))
+        if not found:
+            return 0
+        named = [upload.decode().split(":", 3) for upload in found]
+        await self._store.delete(
+            [self._key(run_id, object_id) for run_id, _, object_id, _ in named]
+        )
+        await self._connection.execute("ZREM", f"{prefix}uploads", *found)
+        return len(found)
+
+    def _key(self, run_id: str, object_id: str) -> str:
+        return f"{self._keys.namespace}/{run_id}/{object_id}"
+
+
+def object_store(settings: Settings) -> ObjectStore | None:
+    """Return the store that SKILLFLEET_ARTIFACTS_URL names; None without one.
+
+    Raises SettingsError.
+    """
+    if settings.artifacts_url is None:
+        return None
+    variables = {
+        **os.environ,  # noqa: TID251 - adapters read their settings and credentials there
+        OBJECTS.variable: settings.artifacts_url,
+    }
+    environment = AdapterEnvironment(fleet=settings.namespace, variables=variables)
+    return load(OBJECTS, urlsplit(settings.artifacts_url).scheme, environment)
