@@ -60,6 +60,11 @@ async def fetch_artifact(
         console(stderr=True).print(styled(f"{target} ({size(info.size_bytes)}, {info.mime_type})"))
 
 
+async def print_url(run: AsyncRunHandle, name: str) -> None:
+    """Print a URL that reads the artifact for an hour."""
+    write_text(f"{await run.artifact_url(name)}\n")
+
+
 async def _find(run: AsyncRunHandle, name: str) -> ArtifactInfo:
     infos = {info.name: info for info in await run.artifacts()}
     if name not in infos:

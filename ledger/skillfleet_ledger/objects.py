@@ -5,10 +5,12 @@ upload is noted before it begins, so that what nothing refers to is found and de
 """
 
 import os
+import uuid
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import Final
 from urllib.parse import urlsplit
 
+from skillfleet.errors import ObjectStoreError
 from skillfleet.ports.loading import load
 from skillfleet.ports.objects import OBJECTS, ObjectStore
 from skillfleet.ports.provider import AdapterEnvironment
@@ -66,6 +68,24 @@ class RunObjects:
         )
         await self._connection.execute("ZREM", f"{prefix}uploads", *found)
         return len(found)
+
+    async def probe(self) -> None:
+        """Write, read and delete an object that no run has. Raises ObjectStoreError."""
+        key = self._key(f"probe-{uuid.uuid4()}", "probe")
+
+        async def data() -> AsyncIterator[bytes]:
+            yield b"probe"
+
+        await self._store.write(key, data())
+        try:
+            found = b"".join([piece async for piece in self._store.read(key)])
+        except KeyError as error:
+            raise ObjectStoreError(
+                f"an object was lost right after it was written: {error}"
+            ) from None
+        await self._store.delete([key])
+        if found != b"probe":
+            raise ObjectStoreError("an object was read with other bytes than it was written with")
 
     def _key(self, run_id: str, object_id: str) -> str:
         return f"{self._keys.namespace}/{run_id}/{object_id}"

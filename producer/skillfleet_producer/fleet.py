@@ -318,6 +318,11 @@ class RunHandle:
         portal, handle = self._bound()
         return portal.iterate(handle.stream_artifact(name))
 
+    def artifact_url(self, name: str, expires_in: float = 3600) -> str:
+        """Return a URL that reads an artifact without credentials for so many seconds."""
+        portal, handle = self._bound()
+        return portal.call(handle.artifact_url(name, expires_in))
+
     def children(self) -> list[str]:
         """Return the ids of the runs that the run called."""
         portal, handle = self._bound()

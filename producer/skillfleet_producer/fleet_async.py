@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack
 
+from skillfleet.arguments import check_seconds
 from skillfleet.contracts import (
     AgentCard,
     ArtifactInfo,
@@ -424,6 +425,16 @@ class AsyncRunHandle:
         await self._ledger.queries.state(self.id)
         async for chunk in self._ledger.artifacts.read(self.id, name):
             yield chunk
+
+    async def artifact_url(self, name: str, expires_in: float = 3600) -> str:
+        """Return a URL that reads an artifact without credentials for so many seconds.
+
+        Raises UnknownArtifactError, and CapabilityUnavailableError for an artifact that lies in
+        Redis or in a folder.
+        """
+        check_seconds("expires_in", expires_in)
+        await self._ledger.queries.state(self.id)
+        return await self._ledger.artifacts.url(self.id, name, expires_in)
 
     async def ended(self) -> RunEnd:
         """Wait for the end of the run and return it; raises UnknownRunError."""

@@ -57,7 +57,7 @@ def minio() -> Iterator[S3Server]:
             capture_output=True,
         )
         options = ["--no-banner", "--no-usage-report", "--keep-etag", f"--log={folder}/log"]
-        command = [program, "gateway", *options, f"--cache-dir={folder}/cache"]
+        command = [str(program), "gateway", *options, f"--cache-dir={folder}/cache"]
         with _serving("minio", port, [*command, meta, f"127.0.0.1:{port}"], environment) as server:
             yield server
     finally:
@@ -68,7 +68,7 @@ def minio() -> Iterator[S3Server]:
 def moto() -> Iterator[S3Server]:
     """The S3 of moto, in memory."""
     port = free_port()
-    command = [Path(sys.prefix) / "bin" / "moto_server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [f"{sys.prefix}/bin/moto_server", "-H", "127.0.0.1", "-p", str(port)]
     with _serving("moto", port, command, dict(os.environ)) as server:
         httpx.put(f"{server.endpoint}/{BUCKET}").raise_for_status()
         yield server
@@ -76,7 +76,7 @@ def moto() -> Iterator[S3Server]:
 
 @contextmanager
 def _serving(
-    name: str, port: int, command: list[str | Path], environment: dict[str, str]
+    name: str, port: int, command: list[str], environment: dict[str, str]
 ) -> Iterator[S3Server]:
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -220,3 +220,15 @@ async def asks_blocked(ctx: RunContext, until: str) -> bool:
 
     asyncio.get_running_loop().call_soon(block)
     return await ctx.ask("Go on?", schema=bool)
+
+
+@durable.skill(durable=True)
+async def large_value(ctx: RunContext, size: int, until: str) -> list[int]:
+    """Record a value of so many bytes, wait for the file `until`; and return what is recorded."""
+
+    def read() -> str:
+        return "x" * size
+
+    value = await ctx.step("read", read)
+    await _until(until)
+    return [len(value), ctx.attempt]

@@ -7,6 +7,7 @@ import typer
 
 from skillfleet_cli.doctor import Finding, Level
 from skillfleet_cli.doctor.fleet import examine_fleet
+from skillfleet_cli.doctor.objects import examine_objects
 from skillfleet_cli.doctor.server import examine_broker, examine_server
 from skillfleet_cli.doctor.writing import advice_on, code_of
 from skillfleet_cli.exits import ExitCode
@@ -35,7 +36,7 @@ async def _examine(fleet: AsyncFleet) -> list[Finding]:
     findings = [*server, *await examine_broker(fleet.settings)]
     if len(server) > 1:
         findings += await _tried("fleet", examine_fleet(ledger))
-    return findings
+    return findings + await _tried("objects", examine_objects(ledger))
 
 
 async def _tried(check: str, work: Coroutine[Any, Any, list[Finding]]) -> list[Finding]:
