@@ -21,7 +21,7 @@ from deploy.generated import write_or_check
 
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "deploy" / "docker"
-EXTRAS = ("worker", "cli", "auth")
+EXTRAS = ("worker", "cli", "auth", "objects")
 ITSELF = "skillfleet"
 # Flower is in the extra `dev`, with packages that only a laptop needs.
 FROM_DEV = ("flower",)
@@ -70,7 +70,7 @@ def pick(lock: dict[str, str], roots: Iterable[Requirement]) -> str:
 
 
 def runtime_roots(project: dict[str, Any]) -> list[Requirement]:
-    """Return the image's requirements: the project's dependencies, two extras, Flower."""
+    """Return the image's requirements: the project's dependencies, extras, Flower."""
     optional = project["project"]["optional-dependencies"]
     lines = [*project["project"]["dependencies"], *(line for e in EXTRAS for line in optional[e])]
     # An extra that includes another names the project itself.

@@ -147,6 +147,29 @@ envFrom:
       name: {{ include "skillfleet.name" (dict "root" . "suffix" "settings") }}
 {{- end }}
 
+{{/* Where a worker's settings and the credentials of its object store come from. */}}
+{{- define "skillfleet.workerEnvFrom" -}}
+{{- include "skillfleet.envFrom" . }}
+{{- with .Values.artifacts.credentialsSecret }}
+  - secretRef:
+      name: {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{/* The object store of a worker. Only workers use it: others need neither access nor credentials. */}}
+{{- define "skillfleet.artifactsEnv" -}}
+{{- with .Values.artifacts -}}
+{{- if .url }}
+- name: SKILLFLEET_ARTIFACTS_URL
+  value: {{ .url | quote }}
+{{- range $name, $value := .options }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* A number as a setting takes it: Helm reads large ones as floats, 2.592e+06. */}}
 {{- define "skillfleet.number" -}}
 {{- eq (float64 .) (floor .) | ternary (. | int64 | toString) (. | toString) -}}

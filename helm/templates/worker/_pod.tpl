@@ -34,9 +34,12 @@ initContainers:
   - name: doctor
     {{- include "skillfleet.runImage" (dict "root" .root "image" .pool.image) | nindent 4 }}
     command: [skillfleet, doctor]
-    {{- include "skillfleet.envFrom" .root | nindent 4 }}
+    {{- include "skillfleet.workerEnvFrom" .root | nindent 4 }}
     env:
       {{- include "skillfleet.env" (dict "root" .root "role" "worker") | nindent 6 }}
+      {{- with include "skillfleet.artifactsEnv" .root | trim }}
+      {{- . | nindent 6 }}
+      {{- end }}
     resources:
       {{- toYaml .pool.resources | nindent 6 }}
     {{- include "skillfleet.containerSecurity" .root | nindent 4 }}
@@ -49,9 +52,12 @@ containers:
     {{- /* Exec form, no shell: SIGTERM reaches the worker. */}}
     command:
       {{- include "skillfleet.workerCommand" .pool | nindent 6 }}
-    {{- include "skillfleet.envFrom" .root | nindent 4 }}
+    {{- include "skillfleet.workerEnvFrom" .root | nindent 4 }}
     env:
       {{- include "skillfleet.env" (dict "root" .root "role" "worker") | nindent 6 }}
+      {{- with include "skillfleet.artifactsEnv" .root | trim }}
+      {{- . | nindent 6 }}
+      {{- end }}
       {{- with include "skillfleet.telemetryEnv" (dict "root" .root "own" .pool.env) | trim }}
       {{- . | nindent 6 }}
       {{- end }}
