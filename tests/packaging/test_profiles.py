@@ -44,21 +44,37 @@ TESTS = {"hypothesis", "pytest"}
 # Modules that need the extra [a2a].
 OVER_HTTP = {f"skillfleet_adapters.a2a.{name}" for name in ("client", "remote_task", "transport")}
 
+# The module that needs the extra [objects].
+STORES = {"skillfleet_adapters.objects.stores"}
+
 # Suites that third parties import in their tests; pytest is theirs to install.
 WITH_PYTEST = {"skillfleet.testing.conformance"}
 
 PROFILES = {
-    "base": Profile(packages=SLIM, without=RUNTIME | TERMINAL | LAPTOP | TESTS),
+    "base": Profile(packages=SLIM, without={"obstore"} | RUNTIME | TERMINAL | LAPTOP | TESTS),
     "worker": Profile(
         extras={"worker"},
         packages=WORKER,
-        without={"httpx"} | TERMINAL | LAPTOP | TESTS,
-        but=OVER_HTTP,
+        without={"httpx", "obstore"} | TERMINAL | LAPTOP | TESTS,
+        but=OVER_HTTP | STORES,
     ),
     "worker-a2a": Profile(
         extras={"worker", "a2a"},
         packages=WORKER,
-        without=TERMINAL | LAPTOP | TESTS,
+        without={"obstore"} | TERMINAL | LAPTOP | TESTS,
+        but=STORES,
+    ),
+    # A backend that reads large artifacts.
+    "objects": Profile(
+        extras={"objects"},
+        packages={*SLIM, "skillfleet_adapters.objects"},
+        without=RUNTIME | TERMINAL | LAPTOP | TESTS,
+    ),
+    "worker-objects": Profile(
+        extras={"worker", "objects"},
+        packages=WORKER,
+        without={"httpx"} | TERMINAL | LAPTOP | TESTS,
+        but=OVER_HTTP,
     ),
     "cli": Profile(
         extras={"cli"},
@@ -70,7 +86,7 @@ PROFILES = {
         extras={"cli", "worker"},
         packages={*WORKER, "skillfleet_cli"},
         without=LAPTOP | TESTS,
-        but=OVER_HTTP,
+        but=OVER_HTTP | STORES,
         commands=["worker --help"],
     ),
 }

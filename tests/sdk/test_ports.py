@@ -33,6 +33,7 @@ def test_every_port_has_its_file() -> None:
         "discovery",
         "journal",
         "loading",
+        "objects",
         "orchestrator",
         "provider",
         "scope",

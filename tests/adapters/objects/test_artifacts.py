@@ -191,7 +191,7 @@ async def test_damaged_bytes_are_noticed(ledger: Ledger, folder: Path) -> None:
         await content(ledger, lease.run_id)
 
 
-async def test_a_reader_without_the_store_is_told_what_to_set(
+async def test_a_reader_without_the_store_learns_what_to_set(
     ledger: Ledger, valkey: ValkeyServer
 ) -> None:
     lease = await running(ledger)
