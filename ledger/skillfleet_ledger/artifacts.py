@@ -25,10 +25,10 @@ from skillfleet.errors import (
     UnknownArtifactError,
 )
 from skillfleet_ledger.chunks import ABANDONED_MS, CHUNK_BYTES, IN_FLIGHT
-from skillfleet_ledger.objects import RunObjects
 from skillfleet_ledger.redis_client.connection import PipelinedConnection, ReplyError
 from skillfleet_ledger.redis_client.protocol import utf8
 from skillfleet_ledger.redis_client.script_loader import run_script
+from skillfleet_ledger.runs.objects import RunObjects
 from skillfleet_ledger.runs.records import Lease
 from skillfleet_ledger.settings import Settings
 

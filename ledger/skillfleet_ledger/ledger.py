@@ -5,7 +5,6 @@ from functools import partial
 from skillfleet_ledger.artifacts import ArtifactStore
 from skillfleet_ledger.dead_letters import DeadLetters
 from skillfleet_ledger.directory import Directory
-from skillfleet_ledger.objects import RunObjects, object_store
 from skillfleet_ledger.queues import Queues
 from skillfleet_ledger.redis_client.blocking_reads import BlockingReadPool
 from skillfleet_ledger.redis_client.connection import PipelinedConnection
@@ -19,6 +18,7 @@ from skillfleet_ledger.runs.held import HeldRuns
 from skillfleet_ledger.runs.journals import Journals
 from skillfleet_ledger.runs.leases import Leases
 from skillfleet_ledger.runs.maintenance import Maintenance
+from skillfleet_ledger.runs.objects import RunObjects, object_store
 from skillfleet_ledger.runs.queries import Queries
 from skillfleet_ledger.runs.schedules import Schedules
 from skillfleet_ledger.runs.search import Search

@@ -136,6 +136,32 @@ def test_secrets_go_to_those_who_need_them_only() -> None:
     assert holders["flower-auth"] == {f"{fleet}-flower"}
 
 
+def test_only_workers_reach_the_object_store_and_know_its_credentials() -> None:
+    for name, pod in pods(render(EVERYTHING)):
+        for container in containers(pod):
+            variables = env(container)
+            secrets = [
+                each["secretRef"]["name"]
+                for each in container.get("envFrom", ())
+                if "secretRef" in each
+            ]
+            if "-worker-" in name and container["name"] in ("worker", "doctor"):
+                assert variables["SKILLFLEET_ARTIFACTS_URL"] == "s3://artifacts/fleet"
+                assert variables["AWS_REGION"] == "eu-central-1"
+                assert variables["AWS_ENDPOINT_URL"] == "https://s3.internal"
+                assert secrets == ["bucket"]
+            else:
+                assert not [key for key in variables if "ARTIFACTS" in key or "AWS" in key]
+                assert secrets == []
+
+
+def test_artifacts_stay_in_redis_by_default() -> None:
+    for _, pod in pods(render()):
+        for container in containers(pod):
+            assert "SKILLFLEET_ARTIFACTS_URL" not in env(container)
+            assert not [each for each in container.get("envFrom", ()) if "secretRef" in each]
+
+
 def test_names_are_asked_for_where_the_cluster_s_dns_listens() -> None:
     for policy in kinds(render({"networkPolicy": {"dnsPorts": [5353]}}), "NetworkPolicy"):
         (dns, *others) = policy["spec"]["egress"]

@@ -32,6 +32,11 @@ REFUSED = {
     "an unknown key in depth": ({"redis": {"tls": {"ca": "x"}}}, "ca"),
     "a password in an address": ({"redis": {"url": "redis://u:p@redis:6379/0"}}, "/redis/url"),
     "an address of another kind": ({"redis": {"url": "http://redis"}}, "/redis/url"),
+    "an object store of another kind": ({"artifacts": {"url": "ftp://host/x"}}, "/artifacts/url"),
+    "a folder of one pod as an object store": (
+        {"artifacts": {"url": "file:///objects"}},
+        "/artifacts/url",
+    ),
     "no Redis at all": (
         {"redis": {"existingSecret": {"name": ""}}},
         "set the address: redis.existingSecret.name and urlKey, or redis.url",

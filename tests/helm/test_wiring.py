@@ -26,7 +26,7 @@ DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 EXTERNAL = {
     "defaults": {"skillfleet-redis"},
     "everything": {"redis-acl", "redis-ca", "rabbitmq", "otlp", "openai", "more", "flower-auth"}
-    | {"flower-tls", "registry"},
+    | {"flower-tls", "registry", "bucket"},
     "Redis lists": {"redis-acl", "redis-ca"},
     "external Redis with TLS": {"redis-acl", "redis-ca"},
     "Redis users": {"redis-users", "redis-producer", "redis-ca"},
@@ -133,7 +133,7 @@ def references(manifests: list[Manifest]) -> Iterator[tuple[str, str]]:
                     yield "Secret", value
                 case (*_, "tls", _, "secretName") | (*_, "imagePullSecrets", _, "name"):
                     yield "Secret", value
-                case (*_, "secretTargetRef", _, "name"):
+                case (*_, "secretTargetRef", _, "name") | (*_, "secretRef", "name"):
                     yield "Secret", value
                 case (*_, "configMapRef" | "configMapKeyRef" | "configMap", "name"):
                     yield "ConfigMap", value

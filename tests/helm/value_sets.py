@@ -35,6 +35,11 @@ EVERYTHING: Values = {
         "tls": {"caSecret": "redis-ca"},
     },
     "broker": {"existingSecret": {"name": "rabbitmq"}},
+    "artifacts": {
+        "url": "s3://artifacts/fleet",
+        "credentialsSecret": "bucket",
+        "options": {"AWS_REGION": "eu-central-1", "AWS_ENDPOINT_URL": "https://s3.internal"},
+    },
     "settings": {"namespace": "blue", "extra": {"SKILLFLEET_MAX_ARTIFACT_BYTES": "1048576"}},
     "telemetry": {
         "otlpEndpoint": "http://collector.observability:4318",
@@ -230,6 +235,11 @@ def odd_values(odd: str) -> Values:
             "workerKeys": {"secret": odd},
             "workerSigningKey": {"secret": odd, "key": odd},
             "answerKeys": {"secret": odd},
+        },
+        "artifacts": {
+            "url": f"s3://{odd}",
+            "credentialsSecret": odd,
+            "options": {"AWS_REGION": odd},
         },
         "telemetry": {
             "otlpEndpoint": "http://collector:4318",

@@ -44,6 +44,32 @@ def audit(client: Any, keys: Keyspace) -> list[str]:
         problems += _sessions(client, shard)
         problems += _timed(client, shard)
         problems += _owed(client, shard)
+        problems += _uploaded(client, shard)
+    return problems
+
+
+def _uploaded(client: Any, shard: _Shard) -> list[str]:
+    """Check that each object in the object store is noted, and the key of the notes is kept."""
+    key = f"{shard.prefix}uploads"
+    problems = [] if client.ttl(key) < 0 else ["the notes of uploads expire"]
+    noted = set()
+    for member in client.zrange(key, 0, -1):
+        run_id, token, object_id, name = member.decode().split(":", 3)
+        noted.add((run_id, object_id, name))
+        if not token.isdigit() or not run_id or not object_id:
+            problems.append(f"{member!r} is no upload")
+    for run_id, record in shard.records.items():
+        key = f"{shard.prefix}artifacts:{run_id}"
+        for name, stored in (client.hgetall(key) if "artifacts" in record else {}).items():
+            described = orjson.loads(stored)
+            upload = (run_id, described["blob"], name.decode())
+            if described.get("object") and upload not in noted:
+                problems.append(f"{run_id}: the object of {name!r} is not noted")
+        key = f"{shard.prefix}values:{run_id}"
+        for digest in client.smembers(key) if "journal" in record else ():
+            chunks = client.exists(f"{shard.prefix}blob:{run_id}:{digest.decode()}")
+            if not chunks and (run_id, digest.decode(), "") not in noted:
+                problems.append(f"{run_id}: the object of value {digest!r} is not noted")
     return problems
 
 

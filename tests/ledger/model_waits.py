@@ -46,7 +46,7 @@ class ModelWaits:
     parking_due: bool = False
     noted: bool = False
     has_journal: bool = False
-    journal: dict[str, bytes] = field(default_factory=dict)
+    journal: dict[str, bytes | None] = field(default_factory=dict)
     unfinished: set[str] = field(default_factory=set)
     seen: int = 0
     lost_free: int = 0
@@ -116,7 +116,7 @@ class ModelWaits:
             self.has_journal |= bool(appended)
         return self.seq
 
-    def record(self, lease: Lease, identity: str, value: bytes) -> WriteResult:
+    def record(self, lease: Lease, identity: str, value: bytes | None) -> WriteResult:
         if not self.holds(lease):
             return WriteResult.LOST
         if identity not in self.journal:

@@ -46,6 +46,11 @@ async def write_chunk(ledger: Ledger, lease: Lease) -> Any:
         await ledger.artifacts.fenced("write_chunk", lease, "u2", 0, b"x", 60_000)
 
 
+async def begin_upload(ledger: Ledger, lease: Lease) -> Any:
+    with pytest.raises(LeaseLostError):
+        await ledger.artifacts.fenced("begin_upload", lease, "u3", "b", 60_000)
+
+
 async def commit_artifact(ledger: Ledger, lease: Lease) -> Any:
     with pytest.raises(LeaseLostError):
         await ledger.artifacts.fenced("commit_artifact", lease, "a", ENTRY, 9)
@@ -127,6 +132,7 @@ CASES: list[tuple[Call, Any]] = [
     (append, None),
     (append_nothing, None),
     (write_chunk, None),
+    (begin_upload, None),
     (commit_artifact, None),
     (renew, "lost"),
     (retry, WriteResult.LOST),

@@ -8,6 +8,7 @@ import pytest
 from redis.crc import key_slot
 
 from skillfleet_ledger import Ledger, keys
+from skillfleet_ledger.redis_client.script_loader import run_script
 from skillfleet_ledger.runs.maintenance import ReapOptions
 from tests.ledger.helpers import (
     DONE,
@@ -44,6 +45,9 @@ async def one_of_everything(ledger: Ledger, run_id: str) -> None:
     await ledger.leases.renew("w1", LONG_MS, {run_id: lease.token}, timeout=5)
     await ledger.streams.append(lease, lease.seq + 1, [event()])
     await ledger.artifacts.write(lease, "a", _bytes(), "text/plain")
+    await ledger.artifacts.fenced("begin_upload", lease, "u1", "b", 0)
+    prefix = ledger.keys.shard_prefix(shard)
+    assert await run_script(ledger.connection, "due_uploads", (prefix,), (9, 60_000)) == []
     child = child_of(lease, run_id, id=ledger.keys.new_id(beside=run_id))
     await ledger.submissions.submit(child)
     await ledger.leases.end_unclaimed(child.id, "librarian.survey", DONE)
@@ -110,6 +114,7 @@ async def test_no_key_exists_that_keys_py_does_not_name(
     inside = {key.partition("}:")[2].partition(":")[0] for key in found if key.startswith("{")}
     assert inside <= named
     assert {"run", "events", "attempts", "children", "artifacts", "blob", "expiring"} <= inside
+    assert "uploads" in inside
     outside = {key for key in found if not key.startswith("{")}
     assert all(key.startswith("celery-task-meta-") for key in outside)
     of_run = {key for key in found if run_id in key and key not in outside}

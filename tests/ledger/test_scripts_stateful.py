@@ -41,6 +41,7 @@ from tests.ledger.helpers import (
 )
 from tests.ledger.model import IDLE, MOST_RELEASES, ModelRun
 from tests.ledger.model_waits import MAX_DELIVERIES
+from tests.ledger.stateful_uploads import UploadRules
 from tests.ledger.stateful_waits import DurableRules
 from tests.support.forms import forms
 from tests.support.valkey import ValkeyServer
@@ -53,7 +54,7 @@ WORKERS = st.sampled_from(["w1", "w2", "w3"])
 PICK = st.integers(0, 99)
 
 
-class ScriptsMachine(DurableRules):
+class ScriptsMachine(DurableRules, UploadRules):
     """A state machine that drives a real ledger and the model side by side."""
 
     def __init__(self, server: ValkeyServer) -> None:

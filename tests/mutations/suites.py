@@ -26,6 +26,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     "request_cancel": ("test_replies", "test_debts", "test_measures", "test_parking"),
     "batch": ("test_script_batches",),
+    "begin_upload": ("test_objects", *_LEASE),
     "cancel": ("test_replies", *_ENDS, "test_measures", "test_parking", *_HELD),
     "compact": ("test_compaction",),
     "claim": (
@@ -96,6 +97,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "take_canvas": ("test_canvases",),
     "withdraw_wait": ("test_waits", "test_durable_fences"),
     "due_schedules": _SCHEDULES,
+    "due_uploads": ("test_objects",),
     "remove_schedule": _SCHEDULES,
     "write_schedule": _SCHEDULES,
     "write_chunk": (*_LEASE, "test_artifacts"),
@@ -103,6 +105,7 @@ SUITES: dict[str, tuple[str, ...]] = {
 
 SLOW = (
     "tests/ledger/test_artifacts.py::test_memory_stays_bounded_however_large_the_artifact",
+    "tests/ledger/test_objects.py::test_memory_stays_bounded_however_large_the_artifact",
     "tests/ledger/test_cancel.py::test_a_run_with_ten_thousand_children_can_be_cancelled",
     "tests/ledger/test_debts.py::test_a_debt_of_thousands_is_paid",
 )

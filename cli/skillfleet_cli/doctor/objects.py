@@ -3,7 +3,7 @@
 from skillfleet.errors import ObjectStoreError
 from skillfleet_cli.doctor import Finding, Level
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.objects import RunObjects
+from skillfleet_ledger.runs.objects import RunObjects
 
 
 async def examine_objects(ledger: Ledger) -> list[Finding]:

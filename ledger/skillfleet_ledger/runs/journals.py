@@ -13,10 +13,10 @@ from skillfleet.contracts.waits import RecordedStep
 from skillfleet.errors import UnknownRunError
 from skillfleet.ports.journal import Entry
 from skillfleet_ledger.chunks import ABANDONED_MS, CHUNK_BYTES, IN_FLIGHT
-from skillfleet_ledger.objects import RunObjects
 from skillfleet_ledger.redis_client.connection import Connection
 from skillfleet_ledger.runs.base import RunOperations
 from skillfleet_ledger.runs.entries import entry_of, packed
+from skillfleet_ledger.runs.objects import RunObjects
 from skillfleet_ledger.runs.records import Lease, WriteResult
 from skillfleet_ledger.runs.waits import StoredWait, stored_waits
 from skillfleet_ledger.settings import Settings

@@ -6,8 +6,8 @@ from typing import Final
 
 from skillfleet.errors import FleetUnavailableError, ObjectStoreError
 from skillfleet_ledger import Ledger
-from skillfleet_ledger.objects import RunObjects
 from skillfleet_ledger.redis_client.outage import Outage
+from skillfleet_ledger.runs.objects import RunObjects
 
 logger = logging.getLogger(__name__)
 

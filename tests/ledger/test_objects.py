@@ -1,14 +1,10 @@
-"""Artifacts and recorded values in an object store: commit, limits, sweep, faults."""
+"""Artifacts and recorded values in an object store: commit, limits, sweep."""
 
-import asyncio
 import hashlib
 import tracemalloc
-import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from skillfleet.errors import (
@@ -19,12 +15,15 @@ from skillfleet.errors import (
     SettingsError,
     UnknownArtifactError,
 )
+from skillfleet.ports.journal import Entry
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.artifacts import LeaseLostError
+from skillfleet_ledger.redis_client.script_loader import run_script
+from skillfleet_ledger.runs.records import Lease, WriteResult
 from skillfleet_ledger.settings import MEBIBYTE
+from tests.ledger.audit import audit
+from tests.ledger.durable import entry, parked, recorded
 from tests.ledger.helpers import DONE, claimed, lapse, reap, running, settings_for
-from tests.support.proxy import Proxy
-from tests.support.s3 import S3Server
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
@@ -51,19 +50,32 @@ async def ledger(valkey: ValkeyServer, folder: Path) -> AsyncIterator[Ledger]:
     ledger = Ledger(settings_for(valkey, artifacts_url=f"file://{folder}"))
     yield ledger
     await ledger.close()
+    with valkey.client() as client:
+        assert audit(client, ledger.keys) == []
 
 
 def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+async def uploads(ledger: Ledger) -> list[float]:
+    """Return when the uploads are due, in milliseconds."""
+    key = f"{ledger.keys.shard_prefix(0)}uploads"
+    found = await ledger.connection.execute("ZRANGE", key, 0, -1, "WITHSCORES")
+    return [float(score) for score in found[1::2]]
+
+
+async def let_all_be_due(ledger: Ledger) -> None:
+    key = f"{ledger.keys.shard_prefix(0)}uploads"
+    for member in await ledger.connection.execute("ZRANGE", key, 0, -1):
+        await ledger.connection.execute("ZADD", key, 0, member)
+
+
 async def sweep(ledger: Ledger, *, due: bool = True) -> int:
     """Sweep; by default as if all were due."""
     assert ledger.objects is not None
-    uploads = f"{ledger.keys.shard_prefix(0)}uploads"
     if due:
-        for member in await ledger.connection.execute("ZRANGE", uploads, 0, -1):
-            await ledger.connection.execute("ZADD", uploads, 0, member)
+        await let_all_be_due(ledger)
     return await ledger.objects.sweep(0)
 
 
@@ -151,7 +163,9 @@ async def test_objects_are_deleted_with_their_run(
         wait_until(lambda: not client.exists(key), what="the run to expire")
     assert await sweep(ledger) == 1
     assert files(folder) == []
-    assert await ledger.connection.execute("ZCARD", f"{ledger.keys.shard_prefix(0)}uploads") == 0
+    assert await uploads(ledger) == []
+    # The reaper takes an expired run out of the indexes.
+    await reap(ledger)
 
 
 async def test_an_object_is_looked_at_again_when_its_run_expires(ledger: Ledger) -> None:
@@ -159,11 +173,8 @@ async def test_an_object_is_looked_at_again_when_its_run_expires(ledger: Ledger)
     await ledger.artifacts.write(lease, "a:b", pieces(LARGE), TEXT)
     await ledger.leases.settle(lease, "librarian.survey", lease.seq, DONE)
     assert await sweep(ledger) == 0
-    uploads = f"{ledger.keys.shard_prefix(0)}uploads"
-    (_, score) = await ledger.connection.execute("ZRANGE", uploads, 0, -1, "WITHSCORES")
-    seconds, micros = await ledger.connection.execute("TIME")
-    left = float(score) - int(seconds) * 1000 - int(micros) / 1000
-    assert 3_500_000 < left <= 3_600_000
+    (score,) = await uploads(ledger)
+    assert 3_500_000 < score - await ledger.directory.now_ms() <= 3_600_000
     assert await content(ledger, lease.run_id, "a:b") == LARGE
 
 
@@ -177,6 +188,83 @@ async def test_a_stale_attempt_writes_no_object(ledger: Ledger, folder: Path) ->
     with pytest.raises(LeaseLostError):
         await ledger.artifacts.write(lease, "a", pieces(LARGE), TEXT)
     assert files(folder) == []
+
+
+async def value_of(ledger: Ledger, lease: Lease, value: bytes, *, is_recorded: bool) -> Entry:
+    """Write a large value, and record it or not."""
+    digest = hashlib.sha256(value).hexdigest()
+    written = await ledger.journals.write_value(lease, digest, value)
+    assert written is WriteResult.RECORDED
+    new = entry(digest[:8], value=None, size=len(value), digest=digest)
+    if is_recorded:
+        await recorded(ledger, lease, new)
+    return new
+
+
+async def test_a_recorded_value_is_an_object_as_long_as_its_run(
+    ledger: Ledger, folder: Path
+) -> None:
+    lease = await running(ledger)
+    kept = await value_of(ledger, lease, LARGE, is_recorded=True)
+    await value_of(ledger, lease, LARGE[1:], is_recorded=False)
+    assert len(files(folder)) == 2
+    assert await sweep(ledger) == 0
+    await lapse(ledger, lease.run_id)
+    await reap(ledger)
+    # The next attempt may record it.
+    assert await sweep(ledger) == 0
+    lease = await claimed(ledger, lease.run_id, "w2")
+    await ledger.leases.settle(lease, "librarian.survey", lease.seq, DONE)
+    assert await sweep(ledger) == 1
+    assert await ledger.journals.value(lease.run_id, kept) == LARGE
+    (score,) = await uploads(ledger)
+    assert score > await ledger.directory.now_ms() + 3_500_000
+
+
+async def test_a_value_stays_while_its_run_is_parked(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    await value_of(ledger, lease, LARGE, is_recorded=False)
+    await parked(ledger, lease)
+    assert await sweep(ledger) == 0
+
+
+async def test_a_small_value_stays_in_redis(ledger: Ledger, folder: Path) -> None:
+    lease = await running(ledger)
+    exact = LARGE[: ledger.settings.artifact_inline_bytes]
+    small = await value_of(ledger, lease, exact, is_recorded=True)
+    assert files(folder) == []
+    assert await ledger.journals.value(lease.run_id, small) == exact
+
+
+async def test_what_the_sweeper_did_not_delete_comes_again(ledger: Ledger, folder: Path) -> None:
+    lease = await running(ledger)
+    assert ledger.objects is not None
+    await ledger.objects.write(lease, "upload", "a", pieces(LARGE))
+    await ledger.leases.settle(lease, "librarian.survey", lease.seq, DONE)
+    await let_all_be_due(ledger)
+    prefix = ledger.keys.shard_prefix(0)
+    now = await ledger.directory.now_ms()
+    found = await run_script(ledger.connection, "due_uploads", (prefix,), (9, 60_000))
+    assert found == [f"{lease.run_id}:{lease.token}:upload:a".encode()]
+    (score,) = await uploads(ledger)
+    assert now + 60_000 <= score < now + 120_000
+    assert await sweep(ledger) == 1
+    assert files(folder) == []
+    assert await uploads(ledger) == []
+
+
+async def test_a_round_of_the_sweeper_is_bounded(ledger: Ledger) -> None:
+    lease = await running(ledger)
+    for number in range(3):
+        args = ("begin_upload", lease, f"o{number}", "a", 60_000)
+        assert await ledger.artifacts.fenced(*args) == 1
+    now = await ledger.directory.now_ms()
+    assert all(now + 50_000 < score <= now + 60_000 for score in await uploads(ledger))
+    await ledger.leases.settle(lease, "librarian.survey", lease.seq, DONE)
+    await let_all_be_due(ledger)
+    prefix = ledger.keys.shard_prefix(0)
+    found = await run_script(ledger.connection, "due_uploads", (prefix,), (2, 60_000))
+    assert len(found) == 2
 
 
 async def test_damaged_bytes_are_noticed(ledger: Ledger, folder: Path) -> None:
@@ -229,85 +317,3 @@ async def test_memory_stays_bounded_however_large_the_artifact(ledger: Ledger) -
 def test_a_url_that_names_no_store_is_refused(valkey: ValkeyServer, url: str) -> None:
     with pytest.raises(SettingsError, match="SKILLFLEET_ARTIFACTS_URL"):
         Ledger(settings_for(valkey, artifacts_url=url))
-
-
-@pytest.mark.xdist_group("s3")
-class TestFaults:
-    """A real S3 server behind a proxy that fails."""
-
-    @pytest.fixture(autouse=True)
-    def _variables(self, minio: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._minio = minio
-        self._set = monkeypatch.setenv
-        self._point(minio.endpoint)
-        self._set("SKILLFLEET_ARTIFACTS_RETRY_SECONDS", "20")
-
-    def _point(self, endpoint: str) -> None:
-        for name, value in self._minio.variables(endpoint).items():
-            self._set(name, value)
-
-    def _ledger(self, valkey: ValkeyServer, **values: Any) -> Ledger:
-        url = f"{self._minio.url}/{uuid.uuid4()}"
-        return Ledger(settings_for(valkey, **({"artifacts_url": url} | values)))
-
-    async def test_a_large_artifact_and_its_url(self, valkey: ValkeyServer) -> None:
-        ledger = self._ledger(valkey)
-        try:
-            lease = await running(ledger)
-            await ledger.artifacts.write(lease, "a", pieces(*[LARGE] * 256), TEXT)
-            digest, size = hashlib.sha256(), 0
-            async for piece in ledger.artifacts.read(lease.run_id, "a"):
-                digest.update(piece)
-                size += len(piece)
-            assert (size, digest.digest()) == (64 * MEBIBYTE, hashlib.sha256(LARGE * 256).digest())
-            url = await ledger.artifacts.url(lease.run_id, "a", 60)
-            async with httpx.AsyncClient() as client:
-                answer = await client.get(url)
-            assert answer.raise_for_status().content[: len(LARGE)] == LARGE
-            await ledger.artifacts.write(lease, "small", pieces(b"x"), TEXT)
-            with pytest.raises(CapabilityUnavailableError, match="lies in Redis"):
-                await ledger.artifacts.url(lease.run_id, "small", 60)
-        finally:
-            await ledger.close()
-
-    async def test_connections_that_break_are_made_again(self, valkey: ValkeyServer) -> None:
-        async with Proxy(self._minio.port) as proxy:
-            self._point(f"http://127.0.0.1:{proxy.port}")
-            ledger = self._ledger(valkey)
-            try:
-                lease = await running(ledger)
-                proxy.cut_requests_after(3 * MEBIBYTE)
-                await ledger.artifacts.write(lease, "a", pieces(*[LARGE] * 64), TEXT)
-                proxy.cut_replies_after(3 * MEBIBYTE)
-                assert await content(ledger, lease.run_id) == LARGE * 64
-            finally:
-                await ledger.close()
-
-    async def test_a_server_that_refuses_is_named(self, valkey: ValkeyServer, folder: Path) -> None:
-        self._set("AWS_SECRET_ACCESS_KEY", "wrong")
-        ledger = self._ledger(valkey)
-        try:
-            lease = await running(ledger)
-            with pytest.raises(ObjectStoreError, match="credentials") as caught:
-                await ledger.artifacts.write(lease, "a", pieces(LARGE), TEXT)
-            assert not caught.value.retryable
-            assert await ledger.artifacts.list(lease.run_id) == []
-        finally:
-            await ledger.close()
-
-    async def test_a_server_that_is_away_is_an_error_in_bounded_time(
-        self, valkey: ValkeyServer
-    ) -> None:
-        self._set("SKILLFLEET_ARTIFACTS_RETRY_SECONDS", "1")
-        self._point("http://127.0.0.1:9")
-        ledger = self._ledger(valkey)
-        try:
-            lease = await running(ledger)
-            async with asyncio.timeout(20):
-                with pytest.raises(ObjectStoreError) as caught:
-                    await ledger.artifacts.write(lease, "a", pieces(LARGE), TEXT)
-            assert caught.value.retryable
-            # Small ones need no object store.
-            await ledger.artifacts.write(lease, "small", pieces(b"x"), TEXT)
-        finally:
-            await ledger.close()
