@@ -53,7 +53,7 @@ class AnswerKeys:
 
     New questions are asked with the key whose file name is the last; the others still decrypt.
     Files are read at each use, so an added key needs no restart. A key's id is a digest of its
-    public half. Raises SettingsError when there is no usable key: here, and at each use.
+    public half. Raises SettingsError without a usable key, when it is created and at each use.
     """
 
     def __init__(self, path: Path) -> None:

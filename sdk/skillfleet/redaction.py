@@ -157,8 +157,6 @@ class Redactor:
 
     def occurs_in(self, value: Any) -> bool:
         """Return whether a value of any type holds a secret."""
-        if not self._names and not self._learned:
-            return False
         if not self.active:
             return False
         plain = orjson.loads(orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS))
@@ -222,7 +220,8 @@ class Redactor:
         return _forms(self._values)
 
     def _pattern(self) -> "re.Pattern[str] | None":
-        return _pattern(self._values)
+        # Each event and step asks: a run without secrets pays for no look at the registry.
+        return _pattern(self._values) if self._names or self._learned else None
 
     @property
     def _values(self) -> tuple[str, ...]:

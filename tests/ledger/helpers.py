@@ -1,6 +1,8 @@
 """Helpers of the ledger's tests: runs to submit, leases that lapse, rounds of the reaper."""
 
+import tracemalloc
 import uuid
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -108,3 +110,35 @@ def expiring_entry(
 async def read_all(ledger: Ledger, run_id: str, after: str | None = None) -> list[Any]:
     """Return all events of a run that has ended."""
     return [event async for event in ledger.streams.read(run_id, after)]
+
+
+async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
+    """Yield the content of an artifact in these pieces."""
+    for part in parts:
+        yield part
+
+
+async def content(ledger: Ledger, run_id: str, name: str = "a") -> bytes:
+    """Return the content of an artifact."""
+    return b"".join([piece async for piece in ledger.artifacts.read(run_id, name)])
+
+
+async def peak_of_transfer(ledger: Ledger, size: int) -> int:
+    """Write and read an artifact of `size` bytes; return the peak of memory in bytes."""
+    lease, piece = await running(ledger), b"x" * 65_536
+
+    async def source() -> AsyncIterator[bytes]:
+        for _ in range(size // len(piece)):
+            yield piece
+
+    tracemalloc.start()
+    try:
+        await ledger.artifacts.write(lease, "a", source(), "text/plain")
+        read = 0
+        async for chunk in ledger.artifacts.read(lease.run_id, "a"):
+            read += len(chunk)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert read == size
+    return peak

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import tracemalloc
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,19 +11,21 @@ from skillfleet_ledger import Ledger
 from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.chunks import CHUNK_BYTES
 from skillfleet_ledger.settings import MEBIBYTE
-from tests.ledger.helpers import DONE, claimed, lapse, reap, running, settings_for, touch
+from tests.ledger.helpers import (
+    DONE,
+    claimed,
+    content,
+    lapse,
+    peak_of_transfer,
+    pieces,
+    reap,
+    running,
+    settings_for,
+    touch,
+)
 from tests.support.valkey import ValkeyServer
 
 TEXT = "text/plain"
-
-
-async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
-    for part in parts:
-        yield part
-
-
-async def content(ledger: Ledger, run_id: str, name: str = "a") -> bytes:
-    return b"".join([chunk async for chunk in ledger.artifacts.read(run_id, name)])
 
 
 async def blobs(ledger: Ledger) -> list[str]:
@@ -179,21 +180,4 @@ async def test_an_unknown_name_lists_the_known_ones(ledger: Ledger) -> None:
 
 
 async def test_memory_stays_bounded_however_large_the_artifact(ledger: Ledger) -> None:
-    lease = await running(ledger)
-    size = 48 * MEBIBYTE
-
-    async def source() -> AsyncIterator[bytes]:
-        for _ in range(size // 65_536):
-            yield b"x" * 65_536
-
-    tracemalloc.start()
-    try:
-        await ledger.artifacts.write(lease, "a", source(), TEXT)
-        read = 0
-        async for chunk in ledger.artifacts.read(lease.run_id, "a"):
-            read += len(chunk)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert read == size
-    assert peak < 16 * MEBIBYTE
+    assert await peak_of_transfer(ledger, 48 * MEBIBYTE) < 16 * MEBIBYTE

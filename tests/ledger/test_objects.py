@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import time
-import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -25,21 +24,22 @@ from skillfleet_ledger.runs.records import Lease, WriteResult
 from skillfleet_ledger.settings import MEBIBYTE
 from tests.ledger.audit import audit
 from tests.ledger.durable import entry, parked, recorded
-from tests.ledger.helpers import DONE, claimed, lapse, reap, running, settings_for
+from tests.ledger.helpers import (
+    DONE,
+    claimed,
+    content,
+    lapse,
+    peak_of_transfer,
+    pieces,
+    reap,
+    running,
+    settings_for,
+)
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
 TEXT = "text/plain"
 LARGE = bytes(range(256)) * 1024
-
-
-async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
-    for part in parts:
-        yield part
-
-
-async def content(ledger: Ledger, run_id: str, name: str = "a") -> bytes:
-    return b"".join([chunk async for chunk in ledger.artifacts.read(run_id, name)])
 
 
 @pytest.fixture
@@ -299,24 +299,7 @@ async def test_a_reader_without_the_store_learns_what_to_set(
 
 
 async def test_memory_stays_bounded_however_large_the_artifact(ledger: Ledger) -> None:
-    lease = await running(ledger)
-    size = 48 * MEBIBYTE
-
-    async def source() -> AsyncIterator[bytes]:
-        for _ in range(size // 65_536):
-            yield b"x" * 65_536
-
-    tracemalloc.start()
-    try:
-        await ledger.artifacts.write(lease, "a", source(), TEXT)
-        read = 0
-        async for chunk in ledger.artifacts.read(lease.run_id, "a"):
-            read += len(chunk)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert read == size
-    assert peak < 24 * MEBIBYTE
+    assert await peak_of_transfer(ledger, 48 * MEBIBYTE) < 24 * MEBIBYTE
 
 
 @pytest.mark.parametrize("url", ["ftp://host/x", "bucket/x", "s3://"])

@@ -287,15 +287,16 @@ def test_a_drain_leaves_a_run_to_parking_while_its_question_is_being_opened(
             asking = attempt()
             asking.durable = True
             Parking(asking, event_buffer(process, asking.lease), process.ledger, process.settings)
-            asking.waiting.opens(spec.identity)
-            asking.begin_shutdown()
-            await asyncio.sleep(0)
+            with asking.waiting.opening(spec.identity):
+                asking.begin_shutdown()
+                await asyncio.sleep(0)
+                assert asking.stop is None
             assert asking.stop is None
             if is_awaited:
                 with asking.waiting.awaiting("w1", spec):
                     assert asking.stop is None
             else:
-                asking.waiting.opens_not(spec.identity)
+                asking.waiting.not_awaited(spec.identity)
             assert kind(asking) is StopKind.RELEASED
 
     in_process(valkey, body)

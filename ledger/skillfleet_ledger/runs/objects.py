@@ -16,6 +16,7 @@ from skillfleet.ports.objects import OBJECTS, ObjectStore
 from skillfleet.ports.provider import AdapterEnvironment
 from skillfleet_ledger.redis_client.connection import Connection
 from skillfleet_ledger.redis_client.script_loader import run_script
+from skillfleet_ledger.runs.base import RunOperations
 from skillfleet_ledger.runs.records import Lease
 from skillfleet_ledger.settings import Settings
 
@@ -25,12 +26,11 @@ _MOST: Final = 100
 """Objects that are looked at in one round."""
 
 
-class RunObjects:
+class RunObjects(RunOperations):
     """The objects of runs. Keys: `NAMESPACE/RUN/OBJECT`, each written once."""
 
     def __init__(self, connection: Connection, settings: Settings, store: ObjectStore) -> None:
-        self._connection = connection
-        self._keys = settings.keyspace
+        super().__init__(connection, settings)
         self._store = store
 
     async def write(
@@ -41,20 +41,19 @@ class RunObjects:
         `artifact` is the name of the artifact that will refer to it, '' for the journal. Raises
         ObjectStoreError, FleetUnavailableError.
         """
-        keys = (self._keys.prefix(lease.run_id),)
-        args = (lease.run_id, lease.token, object_id, artifact, _AGAIN_MS)
-        if not await run_script(self._connection, "begin_upload", keys, args):
+        upload = (lease.token, object_id, artifact, _AGAIN_MS)
+        if not await self._run("begin_upload", lease.run_id, *upload):
             return False
-        await self._store.write(self._key(lease.run_id, object_id), data)
+        await self._store.write(self._object(lease.run_id, object_id), data)
         return True
 
     def read(self, run_id: str, object_id: str) -> AsyncIterator[bytes]:
         """Yield an object's bytes. Raises KeyError, ObjectStoreError."""
-        return self._store.read(self._key(run_id, object_id))
+        return self._store.read(self._object(run_id, object_id))
 
     async def sign(self, run_id: str, object_id: str, seconds: float) -> str:
         """Return a URL that reads an object without credentials for so many seconds."""
-        return await self._store.sign(self._key(run_id, object_id), seconds)
+        return await self._store.sign(self._object(run_id, object_id), seconds)
 
     async def sweep(self, shard: int) -> int:
         """Delete objects that nothing refers to; returns how many. Any process may do it."""
@@ -64,14 +63,14 @@ class RunObjects:
             return 0
         named = [upload.decode().split(":", 3) for upload in found]
         await self._store.delete(
-            [self._key(run_id, object_id) for run_id, _, object_id, _ in named]
+            [self._object(run_id, object_id) for run_id, _, object_id, _ in named]
         )
         await self._connection.execute("ZREM", f"{prefix}uploads", *found)
         return len(found)
 
     async def probe(self) -> None:
         """Write, read and delete an object that no run has. Raises ObjectStoreError."""
-        key = self._key(f"probe-{uuid.uuid4()}", "probe")
+        key = self._object(f"probe-{uuid.uuid4()}", "probe")
 
         async def data() -> AsyncIterator[bytes]:
             yield b"probe"
@@ -87,7 +86,8 @@ class RunObjects:
         if found != b"probe":
             raise ObjectStoreError("an object was read with other bytes than it was written with")
 
-    def _key(self, run_id: str, object_id: str) -> str:
+    def _object(self, run_id: str, object_id: str) -> str:
+        """Return an object's key in the store."""
         return f"{self._keys.namespace}/{run_id}/{object_id}"
 
 

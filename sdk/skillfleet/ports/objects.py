@@ -29,7 +29,7 @@ class ObjectStore(ABC):
     def read(self, key: str) -> AsyncIterator[bytes]:
         """Yield the object's bytes in order, in pieces of at most a few MiB.
 
-        Raises `KeyError` when there is no such object.
+        Raises `KeyError` for an unknown key.
         """
 
     @abstractmethod

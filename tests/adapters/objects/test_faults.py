@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -12,22 +11,13 @@ import pytest
 from skillfleet.errors import CapabilityUnavailableError, ObjectStoreError
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.settings import MEBIBYTE
-from tests.ledger.helpers import running, settings_for
+from tests.ledger.helpers import content, pieces, running, settings_for
 from tests.support.proxy import Proxy
 from tests.support.s3 import S3Server
 from tests.support.valkey import ValkeyServer
 
 TEXT = "text/plain"
 LARGE = bytes(range(256)) * 1024
-
-
-async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
-    for part in parts:
-        yield part
-
-
-async def content(ledger: Ledger, run_id: str, name: str = "a") -> bytes:
-    return b"".join([chunk async for chunk in ledger.artifacts.read(run_id, name)])
 
 
 @pytest.mark.xdist_group("s3")

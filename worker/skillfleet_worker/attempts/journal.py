@@ -206,12 +206,8 @@ class LedgerJournal(JournalStore):
     async def open_wait(self, spec: WaitSpec, emitted: Mapping[str, int]) -> str:
         """Open a wait, or find that of an earlier attempt; return its id."""
         # A drain that begins before the handler awaits the wait must park the run, not release it.
-        self._attempt.waiting.opens(spec.identity)
-        try:
+        with self._attempt.waiting.opening(spec.identity):
             return await self._opened(spec, emitted)
-        except BaseException:
-            self._attempt.waiting.opens_not(spec.identity)
-            raise
 
     async def _opened(self, spec: WaitSpec, emitted: Mapping[str, int]) -> str:
         lease, waits = self._attempt.lease, self._ledger.waits
@@ -276,15 +272,11 @@ class LedgerJournal(JournalStore):
 
     async def reopen_wait(self, wait_id: str, reason: str) -> None:
         """Drop the decision of a wait, which turned out to be invalid."""
-        lease, waits, waiting = self._attempt.lease, self._ledger.waits, self._attempt.waiting
+        lease, waits = self._attempt.lease, self._ledger.waits
         wait = self._wait(wait_id)
         wait.decision = None
-        waiting.opens(wait.spec.identity)
-        try:
+        with self._attempt.waiting.opening(wait.spec.identity):
             await self._write(lambda seq: waits.reopen(lease, seq, wait_id, reason))
-        except BaseException:
-            waiting.opens_not(wait.spec.identity)
-            raise
 
     async def withdraw_wait(self, identity: str) -> None:
         """Withdraw a wait that nothing asks for; a decided one stays: its answer is not lost."""
@@ -293,7 +285,7 @@ class LedgerJournal(JournalStore):
         if await self._at_home(lambda: waits.decision(lease.run_id, wait.id)) is not None:
             return
         del self._open[identity]
-        self._attempt.waiting.opens_not(identity)
+        self._attempt.waiting.not_awaited(identity)
         await self._write(lambda seq: waits.withdraw(lease, seq, wait.id))
 
     async def receive(
@@ -380,7 +372,7 @@ class LedgerJournal(JournalStore):
     async def _decided(self, wait: OpenWait) -> Decision:
         """Return the decision of a wait, as the ledger has it, once there is one."""
         if wait.decision is not None:
-            self._attempt.waiting.opens_not(wait.spec.identity)
+            self._attempt.waiting.not_awaited(wait.spec.identity)
         else:
             async with self._awaiting(wait) as check:
                 began = time.monotonic()

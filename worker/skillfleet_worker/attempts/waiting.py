@@ -124,12 +124,21 @@ class Waiting:
         finally:
             self._writes -= 1
 
-    def opens(self, identity: str) -> None:
-        """Note that a wait is opened, until `awaiting` or `opens_not`."""
-        self._opening.add(identity)
+    @contextlib.contextmanager
+    def opening(self, identity: str) -> Iterator[None]:
+        """Note that a wait is opened inside the block, and is to be awaited after it.
 
-    def opens_not(self, identity: str) -> None:
-        """Note that a wait is not awaited: it could not be opened, or was withdrawn."""
+        The note ends with `awaiting`, with `not_awaited`, or with an error in the block.
+        """
+        self._opening.add(identity)
+        try:
+            yield
+        except BaseException:
+            self.not_awaited(identity)
+            raise
+
+    def not_awaited(self, identity: str) -> None:
+        """Note that a wait is not to be awaited: it was withdrawn, or its decision is known."""
         self._opening.discard(identity)
         self.changed()
 
