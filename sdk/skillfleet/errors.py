@@ -178,6 +178,19 @@ class TargetRefusedError(CapabilityUnavailableError):
     code = "target_refused"
 
 
+class GrantInvalid(SkillfleetError, PermissionError):  # noqa: N818 - the seed's name
+    """A grant cannot be used, delegated or signed; the message says why, and shows no token.
+
+    `reason` is one word for it, such as `expired`, `audience` or `revoked`.
+    """
+
+    code = "grant_invalid"
+
+    def __init__(self, message: str, *, reason: str = "invalid") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class SandboxUnavailable(CapabilityUnavailableError):  # noqa: N818 - the seed's name
     """No sandbox client is attached to this context."""
 
