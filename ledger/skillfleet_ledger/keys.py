@@ -36,6 +36,8 @@
 | P session:SESSION | hash | a session (below): its current run, the count of its runs | pruned |
 | P session_runs:SESSION | zset | the last 10,000 runs of a session by number | with the session |
 | P session_state:SESSION | string | what its runs have saved (JSON) | with the session |
+| P grant:SCOPE:GRANT | string | the run that installed it (below), or `revoked` | with the grant |
+| P grant_epoch:SCOPE | string | when all grants of SCOPE were last revoked (ms) | after a day |
 | P sessions | zset | sessions by their last change (ms) | pruned when long unused |
 | P deadlines | zset | unfinished runs with a deadline, by deadline (ms) | when they end |
 | P parked | zset | parked runs by when they were parked (ms) | when they continue or end |
@@ -73,6 +75,9 @@ name, and so do its runs.
 
 An object in the object store is listed as `ID:TOKEN:OBJECT:ARTIFACT` before it is written, and
 until it is deleted (due_uploads.lua). `ARTIFACT` is empty for a value of the journal.
+
+The SCOPE of a grant is its session's name or, without a session, the id of the run at the root of
+its tree; all notes about its grants are on the shard of that.
 
 What will need a worker of a queue by itself: delayed runs, and parked ones with a wait that
 expires, by their ids; schedules, as `schedule:NAME`.

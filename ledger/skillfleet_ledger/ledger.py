@@ -5,6 +5,7 @@ from functools import partial
 from skillfleet_ledger.artifacts import ArtifactStore
 from skillfleet_ledger.dead_letters import DeadLetters
 from skillfleet_ledger.directory import Directory
+from skillfleet_ledger.grants import Grants
 from skillfleet_ledger.queues import Queues
 from skillfleet_ledger.redis_client.blocking_reads import BlockingReadPool
 from skillfleet_ledger.redis_client.connection import PipelinedConnection
@@ -78,6 +79,7 @@ class Ledger:
         self.schedules = Schedules(self.connection, settings)
         self.streams = EventStreams(self.connection, self._blocking_reads, settings)
         self.artifacts = ArtifactStore(self._bulk, settings, self.objects)
+        self.grants = Grants(self.connection, settings)
         self.directory = Directory(self.connection, settings)
         self.queues = Queues(self.connection, settings)
         self.dead_letters = DeadLetters(self.connection, settings)

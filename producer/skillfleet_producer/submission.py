@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import orjson
@@ -117,6 +117,8 @@ class Parent:
     budget_end_ms: int | None = None
     allowance_ms: int | None = None
     """The rest of its executing time, where that stands while it waits for the called run."""
+    grant: str | None = field(default=None, repr=False)
+    """The token of the grant that it hands over."""
 
 
 def split_task(skill: object) -> tuple[str, str]:
@@ -179,6 +181,7 @@ def build_submission(
         allowance_ms=parent.allowance_ms if parent else None,
         session=options.session,
         depth=parent.depth + 1 if parent else 0,
+        grant=parent.grant if parent else None,
     )
     session = None
     if options.session is not None:

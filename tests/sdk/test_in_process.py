@@ -18,8 +18,8 @@ from skillfleet import (
 )
 from skillfleet.errors import (
     ArgumentsTooLargeError,
-    CapabilityUnavailableError,
     DeclarationError,
+    GrantInvalid,
     IdempotencyConflictError,
     InvalidArgumentsError,
     LimitExceededError,
@@ -159,8 +159,8 @@ async def test_a_timeout_must_be_above_zero(timeout: float) -> None:
         await caller().call("tools", "shout", args={"text": ""}, timeout=timeout)
 
 
-async def test_a_grant_is_refused_not_ignored() -> None:
-    with pytest.raises(CapabilityUnavailableError, match="grants"):
+async def test_a_grant_that_no_one_made_is_refused_not_ignored() -> None:
+    with pytest.raises(GrantInvalid, match="not one of this process"):
         await caller().call("tools", "shout", args={"text": ""}, grant="token")
 
 

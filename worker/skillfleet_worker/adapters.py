@@ -17,6 +17,8 @@ from skillfleet.ports.orchestrator import ORCHESTRATOR, Orchestrator
 from skillfleet.ports.provider import AdapterEnvironment, Provider, ReapingProvider
 from skillfleet.ports.secrets import SECRETS, SHORTEST, Secrets
 from skillfleet_adapters.secrets.chain import ChainedSecrets
+from skillfleet_auth.grants import TokenGrants, grant_signer
+from skillfleet_auth.settings import AuthSettings
 from skillfleet_ledger import Settings
 from skillfleet_ledger.redis_client.address import Address
 from skillfleet_worker.settings import WorkerSettings
@@ -110,6 +112,11 @@ def load_adapters(
         for port, name in selected.items()
     }
     return Adapters(environment.fleet, secrets, loaded)
+
+
+def grants_signer(settings: WorkerSettings) -> TokenGrants:
+    """Return what signs and verifies grants; raises SettingsError for a key it cannot use."""
+    return grant_signer(AuthSettings.load(os.environ), settings)  # noqa: TID251 - as above
 
 
 def fleet_label(settings: Settings) -> str:

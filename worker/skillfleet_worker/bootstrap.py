@@ -7,6 +7,7 @@ from typing import Any
 from celery import Celery, signals
 
 from skillfleet.errors import SettingsError
+from skillfleet.ports.grants import GrantAuthority
 from skillfleet_auth.sealing import AnswerKeys
 from skillfleet_auth.signing import Signing
 from skillfleet_engine.celery_hooks.pool import LoopPool
@@ -14,7 +15,7 @@ from skillfleet_engine.loop import bridge
 from skillfleet_engine.loop.process_exit import end_children
 from skillfleet_engine.transport import message_undecodable
 from skillfleet_ledger import Ledger
-from skillfleet_worker.adapters import Adapters, load_adapters
+from skillfleet_worker.adapters import Adapters, grants_signer, load_adapters
 from skillfleet_worker.attempts.context import Capabilities
 from skillfleet_worker.attempts.executor import Executor
 from skillfleet_worker.attempts.process import WorkerProcess
@@ -58,6 +59,7 @@ def make_executor(pool: str, node: Node) -> Executor:
         a2a=adapters.a2a,
         discovery=adapters.discovery,
         answer_keys=None if settings.answer_keys is None else AnswerKeys(settings.answer_keys),
+        grants=GrantAuthority(grants_signer(settings), process.ledger.grants),
         room=WaitingRoom(settings.max_waiting),
         # A child of prefork has no connection for events: Celery's main process reports for it.
         show_waiting=None if pool == "prefork" else show_waiting,
@@ -68,6 +70,7 @@ def make_executor(pool: str, node: Node) -> Executor:
 def check_settings(settings: WorkerSettings, pool: str) -> Adapters:
     """Raise SettingsError for settings that the worker's processes could not use."""
     Signing(settings)
+    grants_signer(settings)
     if settings.answer_keys is not None:
         AnswerKeys(settings.answer_keys)
     return load_adapters(settings, pool)

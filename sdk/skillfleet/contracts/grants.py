@@ -101,7 +101,7 @@ class Grant(BaseModel):
     exp: int
     epoch: int = 0
     """The last revocation of all grants of the session or tree when this one was made."""
-    lineage: tuple[str, ...] = Field((), max_length=MOST_GRANT_DEPTH)
+    lineage: tuple[str, ...] = Field(default=(), max_length=MOST_GRANT_DEPTH)
     """The ids of the grants that it narrows, the first one first."""
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 HEADER: Final = "skillfleet"
 """The Celery message header that carries an `InvocationHeader` as a JSON object."""
@@ -46,3 +46,5 @@ class InvocationHeader(BaseModel):
     """The number of runs above this one in its tree; 0 for a root."""
     fork: Fork | None = None
     """The run that this one forks."""
+    grant: str | None = Field(default=None, repr=False)
+    """The token of the grant that the calling run hands over; it proves itself."""

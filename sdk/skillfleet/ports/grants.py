@@ -3,9 +3,9 @@
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,8 +16,13 @@ from skillfleet.contracts.grants import (
     WorkspaceMode,
 )
 from skillfleet.errors import GrantInvalid
+from skillfleet.hidden_state import HiddenState
 
 _DEFAULT_SECONDS: Final = 300
+_SPARE_SECONDS: Final = 60
+"""Notes outlast grants by so much, for clocks that differ."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class GrantParty:
 
 @dataclass(frozen=True, slots=True)
 class Delegation:
-    """What a run hands over of the access that it holds; see `GrantLevel` for the patterns.
+    """The part of its access that a run hands over; see `GrantLevel` for the patterns.
 
     `audience` is the name of the agent, or the id of the run, that gets it.
     """
@@ -171,9 +176,15 @@ class GrantAuthority:
             raise GrantInvalid(f"the grant is refused: {error}", reason="wider") from None
         return self._signer.sign(grant)
 
-    async def read(self, token: str) -> Grant:
-        """Return the grant of a token that still holds; raises `GrantInvalid`."""
+    async def hand_over(self, token: str, party: GrantParty, agent: str) -> Grant:
+        """Return the grant of a token that this run may pass to a run of `agent` that it calls.
+
+        Raises `GrantInvalid`.
+        """
         grant = self._signer.verify(token)
+        if grant.aud != agent:
+            raise GrantInvalid("the grant is for another audience", reason="audience")
+        _check_place(grant, party)
         await self.check(grant)
         return grant
 
@@ -185,14 +196,7 @@ class GrantAuthority:
         grant = self._signer.verify(token)
         if grant.aud not in (party.agent, party.run_id):
             raise GrantInvalid("the grant is for another audience", reason="audience")
-        if grant.root != party.root_id and (
-            grant.session is None or grant.session != party.session
-        ):
-            raise GrantInvalid("the grant is for another session or tree of runs", reason="session")
-        if grant.tenant != party.tenant:
-            raise GrantInvalid("the grant is for another tenant", reason="tenant")
-        if grant.sub != party.subject:
-            raise GrantInvalid("the grant is for another caller", reason="subject")
+        _check_place(grant, party)
         await self.check(grant)
         owner = await self._register.bind(
             grant.scope, grant.jti, party.run_id, _rest(grant, self._now())
@@ -223,8 +227,90 @@ class GrantAuthority:
         await self._register.revoke_all(scope, MOST_GRANT_SECONDS + _SPARE_SECONDS)
 
 
-_SPARE_SECONDS: Final = 60
-"""Notes outlast grants by so much, for clocks that differ."""
+@dataclass(frozen=True, slots=True)
+class _RunState:
+    """The authority of a run's grants, and what awaits a coroutine on the loop of its register."""
+
+    authority: GrantAuthority
+    at_home: Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
+
+
+_states: Final[HiddenState[_RunState]] = HiddenState()
+
+
+class RunGrants:
+    """The grants of one run: `GrantAuthority` for a workspace client, on the skill's loop.
+
+    The authority, with the signing key, is not reachable through it.
+    """
+
+    def __init__(
+        self,
+        authority: GrantAuthority,
+        party: GrantParty,
+        at_home: Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]],
+        handed_over: str | None = None,
+    ) -> None:
+        """`at_home` awaits a coroutine on the loop of the authority's register."""
+        _states.attach(self, _RunState(authority, at_home))
+        self.party = party
+        """The run."""
+        self.handed_over = handed_over
+        """The token that the run's caller passed as `ctx.call(grant=)`, not installed yet."""
+
+    def own(
+        self,
+        workspace: str,
+        mode: WorkspaceMode,
+        *,
+        allow: Sequence[str] = ("**",),
+        deny: Sequence[str] = (),
+    ) -> Grant:
+        """See `GrantAuthority.own`."""
+        authority = _states.of(self).authority
+        return authority.own(self.party, workspace, mode, allow=allow, deny=deny)
+
+    async def delegate(self, held: Grant, asked: Delegation) -> str:
+        """See `GrantAuthority.delegate`."""
+        state = _states.of(self)
+        token: str = await state.at_home(state.authority.delegate(held, asked))
+        return token
+
+    async def hand_over(self, token: str, agent: str) -> Grant:
+        """See `GrantAuthority.hand_over`."""
+        state = _states.of(self)
+        grant: Grant = await state.at_home(state.authority.hand_over(token, self.party, agent))
+        return grant
+
+    async def install(self, token: str) -> Grant:
+        """See `GrantAuthority.install`."""
+        state = _states.of(self)
+        grant: Grant = await state.at_home(state.authority.install(token, self.party))
+        return grant
+
+    async def check(self, grant: Grant) -> None:
+        """See `GrantAuthority.check`."""
+        state = _states.of(self)
+        await state.at_home(state.authority.check(grant))
+
+    async def revoke(self, grant: Grant) -> None:
+        """See `GrantAuthority.revoke`."""
+        state = _states.of(self)
+        await state.at_home(state.authority.revoke(grant))
+
+    async def revoke_all(self) -> None:
+        """Revoke all grants of the run's session, or of its tree without one."""
+        state, scope = _states.of(self), self.party.session or self.party.root_id
+        await state.at_home(state.authority.revoke_all(scope))
+
+
+def _check_place(grant: Grant, party: GrantParty) -> None:
+    if grant.root != party.root_id and (grant.session is None or grant.session != party.session):
+        raise GrantInvalid("the grant is for another session or tree of runs", reason="session")
+    if grant.tenant != party.tenant:
+        raise GrantInvalid("the grant is for another tenant", reason="tenant")
+    if grant.sub != party.subject:
+        raise GrantInvalid("the grant is for another caller", reason="subject")
 
 
 def _rest(grant: Grant, now: float) -> float:

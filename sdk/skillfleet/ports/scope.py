@@ -8,6 +8,8 @@ from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
 
+from skillfleet.ports.grants import RunGrants
+
 T = TypeVar("T")
 
 Cleanup = Callable[[], Awaitable[object]]
@@ -49,6 +51,11 @@ class RunScope(ABC):
     @abstractmethod
     def auth(self) -> BaseModel:
         """The caller of the run; an adapter does nothing for it that exceeds its scopes."""
+
+    @property
+    @abstractmethod
+    def grants(self) -> RunGrants:
+        """The grants of the run, for clients that give access to files of a workspace."""
 
     @property
     @abstractmethod

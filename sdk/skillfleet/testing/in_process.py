@@ -89,8 +89,7 @@ class InProcessA2AClient(A2AProvider, A2AClient):
     retried as the skill declares, after its backoff. Runs nest at most `max_depth`
     deep, a tree holds at most `max_runs` runs, and no call may come back to itself with the
     same arguments. Budgets are those of the callers' contexts, narrowed by each call's own.
-    `grace` is the time in seconds that a cancelled skill has to end by itself. Workspace grants
-    cannot be handed over (`CapabilityUnavailableError`).
+    `grace` is the time in seconds that a cancelled skill has to end by itself.
     """
 
     def __init__(
@@ -141,8 +140,6 @@ class _CallerClient(A2AClient):
         args: Mapping[str, Any] | None = None,
         options: CallOptions = NO_OPTIONS,
     ) -> CallResult:
-        if options.grant is not None:
-            raise CapabilityUnavailableError("calls in process cannot hand over workspace grants")
         agent, found = self._find(target, skill)
         call = (found.spec.task_name, _arguments(found, args))
         made = self._tree.histories.setdefault(self._caller, _CallHistory())
@@ -179,10 +176,14 @@ class _CallerClient(A2AClient):
     async def _run(
         self, agent: Agent, skill: Skill[..., Any], call: _Call, options: CallOptions
     ) -> CallResult:
-        parent = self._caller
+        parent, grant_id = self._caller, None
+        if options.grant is not None:
+            grants = LocalRunScope(parent).grants
+            grant_id = (await grants.hand_over(options.grant, agent.name)).jti
         self._join_tree(call)
         parent.budget_tracker.charge_call()
         child = self._child(agent, skill, call)
+        child.handed_over = options.grant
         child.budget_tracker = BudgetTracker(options.budget, parent.budget_tracker)
         child.deadline = earlier(parent.deadline, options.timeout)
         parent.adopt(child)
@@ -192,7 +193,7 @@ class _CallerClient(A2AClient):
             child.cancel("the run has ended")
             parent.release(child)
         events = tuple(event for event in child.events if event.kind not in _OF_THE_FLEET)
-        return CallResult(result, events, tuple(child.artifact_refs.values()))
+        return CallResult(result, events, tuple(child.artifact_refs.values()), grant_id)
 
     def _join_tree(self, call: _Call) -> None:
         """Add a run to the tree; raises LimitExceededError where the tree is full."""
@@ -224,6 +225,7 @@ class _CallerClient(A2AClient):
             clock=self._caller.clock,
         )
         child.root_id = self._caller.root_id
+        child.agent, child.authority = agent.name, self._caller.authority
         return child
 
 

@@ -23,6 +23,7 @@ from skillfleet.errors import (
 from skillfleet.model_calls import CallReport
 from skillfleet.ports.a2a import A2AClient, A2AProvider
 from skillfleet.ports.discovery import DiscoveryClient, DiscoveryProvider
+from skillfleet.ports.grants import GrantAuthority, GrantParty, RunGrants
 from skillfleet.ports.journal import Decision, Emission, JournalStore
 from skillfleet.ports.provider import Provider
 from skillfleet.ports.scope import FLEET_LABEL, LEASE_LABEL, RUN_LABEL, Cleanup, RunScope
@@ -30,6 +31,7 @@ from skillfleet.ports.secrets import SHORTEST
 from skillfleet.redaction import Redactor, SecretRegistry
 from skillfleet.testing.budget_tracker import BudgetTracker
 from skillfleet.testing.clock import Clock, WallClock
+from skillfleet.testing.local_grants import local_authority
 from skillfleet.testing.local_journal import LocalJournal
 from skillfleet.testing.local_session import LocalSession
 from skillfleet.testing.local_store import LocalAttempt, LocalJournalStore
@@ -92,6 +94,12 @@ class LocalRunContext(RunContext[AuthT]):
         self.task_id = task_id
         self.root_id = task_id
         """The `task_id` of the run that called the first run of this tree."""
+        self.agent = ""
+        """The name of the run's agent, as an audience of grants."""
+        self.authority: GrantAuthority = local_authority()
+        """What makes and verifies grants; the contexts that these are handed to share it."""
+        self.handed_over: str | None = None
+        """The token of the grant that the run's caller has handed over."""
         self.events: list[AgentEvent] = []
         """The emitted events, as a reader would get them (payloads of plain JSON values)."""
         self.artifacts: dict[str, bytes] = {}
@@ -403,6 +411,10 @@ class LocalRunContext(RunContext[AuthT]):
         return self._opened[capability]
 
 
+async def _awaited(work: Coroutine[Any, Any, Any]) -> Any:
+    return await work
+
+
 class LocalRunScope(RunScope):
     """The scope of the attempt of a `LocalRunContext`."""
 
@@ -430,6 +442,19 @@ class LocalRunScope(RunScope):
         """The context's `auth`."""
         auth: BaseModel = self.context.auth
         return auth
+
+    @property
+    def grants(self) -> RunGrants:
+        """The grants of the context's run."""
+        context, auth = self.context, self.context.auth
+        party = GrantParty(
+            run_id=context.task_id,
+            agent=context.agent,
+            root_id=context.root_id,
+            session=None if context.session is None else context.session.id,
+            subject=str(getattr(auth, "sub", "") or ""),
+        )
+        return RunGrants(context.authority, party, _awaited, context.handed_over)
 
     @property
     def deadline(self) -> datetime | None:

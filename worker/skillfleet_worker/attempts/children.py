@@ -13,12 +13,12 @@ from skillfleet.contracts import STATE_KIND, TRIMMED_KIND, RunState
 from skillfleet.errors import (
     BudgetExhaustedError,
     CancelledByCaller,
-    CapabilityUnavailableError,
     LimitExceededError,
     RunCancelled,
     RunTimedOut,
 )
 from skillfleet.ports.a2a import NO_OPTIONS, A2AClient, CallOptions, CallResult
+from skillfleet.ports.grants import RunGrants
 from skillfleet.types import AgentEvent, ArtifactRef
 from skillfleet_engine.celery_hooks.slots import release_slot
 from skillfleet_engine.loop import bridge
@@ -42,12 +42,18 @@ class ChildCalls(A2AClient):
     """
 
     def __init__(
-        self, fleet: AsyncFleet, attempt: Attempt, auth: BaseModel, patience: float
+        self,
+        fleet: AsyncFleet,
+        attempt: Attempt,
+        auth: BaseModel,
+        patience: float,
+        grants: RunGrants,
     ) -> None:
         self._fleet = fleet
         self._attempt = attempt
         self._auth = auth
         self._patience = patience
+        self._grants = grants
 
     async def call(
         self,
@@ -57,8 +63,9 @@ class ChildCalls(A2AClient):
         options: CallOptions = NO_OPTIONS,
     ) -> CallResult:
         """See `A2AClient.call`; the default key is the call's arguments and position."""
+        grant_id = None
         if options.grant is not None:
-            raise CapabilityUnavailableError("this fleet cannot hand over workspace grants")
+            grant_id = (await self._grants.hand_over(options.grant, target)).jti
         name, key = f"{target}.{skill}", options.key
         call = f"key:{key}" if key is not None else _position(options, args or {})
         handle = await self._at_home(lambda: self._submit(name, args or {}, options, call))
@@ -78,7 +85,7 @@ class ChildCalls(A2AClient):
                 await bridge.at_home(handle.cancel("the caller waits no more"))
             raise
         try:
-            return await self._at_home(lambda: _call_result(self._fleet, handle))
+            return await self._at_home(lambda: _call_result(self._fleet, handle, grant_id))
         except RunTimedOut as error:
             # The child may reach a deadline that it shares with its caller a moment earlier.
             error.deadline = (await self._at_home(handle.status)).deadline
@@ -136,6 +143,7 @@ class ChildCalls(A2AClient):
             deadline_ms=attempt.clock.fixed_ms if waits else attempt.deadline_ms,
             allowance_ms=attempt.clock.allowance_ms if waits else None,
             budget_end_ms=header.budget_end_ms if header else None,
+            grant=given.grant,
         )
         tenant_claim = self._fleet.settings.tenant_claim
         claims = claims_for_call(attempt.delivery.auth, self._auth, tenant_claim)
@@ -186,7 +194,9 @@ def _position(options: CallOptions, args: Mapping[str, Any]) -> str:
     return f"position:{options.position}:{digest}"
 
 
-async def _call_result(fleet: AsyncFleet, handle: AsyncRunHandle) -> CallResult:
+async def _call_result(
+    fleet: AsyncFleet, handle: AsyncRunHandle, grant_id: str | None
+) -> CallResult:
     value = await handle.result()
     events = [
         AgentEvent(event.kind, event.payload)
@@ -199,4 +209,4 @@ async def _call_result(fleet: AsyncFleet, handle: AsyncRunHandle) -> CallResult:
         )
         for info in await fleet.ledger.artifacts.list(handle.id)
     ]
-    return CallResult(value, tuple(events), tuple(artifacts))
+    return CallResult(value, tuple(events), tuple(artifacts), grant_id)

@@ -23,6 +23,7 @@ from skillfleet.model_calls import CallReport
 from skillfleet.ports.a2a import A2AClient, A2AProvider
 from skillfleet.ports.admission import Admission
 from skillfleet.ports.discovery import DiscoveryClient, DiscoveryProvider
+from skillfleet.ports.grants import GrantAuthority
 from skillfleet.ports.journal import Emission, JournalStore
 from skillfleet.ports.secrets import SHORTEST, Secrets
 from skillfleet.redaction import Redactor
@@ -54,6 +55,7 @@ class Capabilities:
     secrets: Secrets
     settings: WorkerSettings
     admission: Admission
+    grants: GrantAuthority
     room: WaitingRoom
     """The runs that wait in the memory of this process."""
     fleet: str = "fleet"
@@ -118,6 +120,7 @@ class ContextState:
             capabilities.ledger,
             capabilities.fleet,
             capabilities.patience_seconds,
+            capabilities.grants,
         )
         # A client that an earlier run created may use them, although this run never asks.
         for name in declared_secrets:
@@ -189,7 +192,12 @@ class ContextState:
         """The client that calls agents."""
         shared = self.capabilities
         children = partial(
-            ChildCalls, shared.producer, self.attempt, self.auth, shared.patience_seconds
+            ChildCalls,
+            shared.producer,
+            self.attempt,
+            self.auth,
+            shared.patience_seconds,
+            self.charges.grants,
         )
         remote = None if shared.a2a is None else partial(shared.a2a.open, self.scope)
         return RoutedCalls(children, remote)

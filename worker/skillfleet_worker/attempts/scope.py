@@ -17,12 +17,14 @@ from skillfleet.errors import (
     LimitExceededError,
 )
 from skillfleet.hidden_state import HiddenState
+from skillfleet.ports.grants import GrantAuthority, GrantParty, RunGrants
 from skillfleet.ports.scope import FLEET_LABEL, LEASE_LABEL, RUN_LABEL, Cleanup, RunScope
 from skillfleet_engine.celery_hooks.slots import release_slot
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.retrying import retry_until
 from skillfleet_worker.attempts.attempt import Attempt
+from skillfleet_worker.attempts.session import session_of
 from skillfleet_worker.attempts.stop_request import StopKind, StopRequest
 
 T = TypeVar("T")
@@ -37,6 +39,7 @@ class ScopeState:
     ledger: Ledger
     fleet: str
     patience_seconds: float
+    authority: GrantAuthority
     charges: set["asyncio.Task[None]"] = field(default_factory=set)
     """The charges of tokens that are under way."""
 
@@ -45,6 +48,25 @@ class ScopeState:
         """The time at which the attempt is stopped (UTC); None without a deadline."""
         deadline = self.attempt.deadline_ms
         return None if deadline is None else from_millis(deadline)
+
+    @property
+    def grants(self) -> RunGrants:
+        """The grants of the run, which is known by its caller's claims as they were admitted."""
+        attempt, settings = self.attempt, self.ledger.settings
+        delivery, claims = attempt.delivery, attempt.delivery.auth or {}
+        party = GrantParty(
+            run_id=attempt.run_id,
+            agent=delivery.agent,
+            root_id=delivery.root_id,
+            session=session_of(attempt, self.ledger),
+            subject=str(claims.get("sub") or ""),
+            tenant=claims.get(settings.tenant_claim) if settings.tenant_claim else None,
+        )
+        handed_over = delivery.header.grant if delivery.header else None
+        return RunGrants(self.authority, party, self._at_home, handed_over)
+
+    async def _at_home(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return await bridge.at_home(work)
 
     async def charge_call(self) -> None:
         """See `RunScope.charge_call`."""
@@ -111,6 +133,11 @@ class AttemptScope(RunScope):
     def auth(self) -> BaseModel:
         """The caller."""
         return _states.of(self).auth
+
+    @property
+    def grants(self) -> RunGrants:
+        """The grants of the run."""
+        return _states.of(self).grants
 
     @property
     def deadline(self) -> datetime | None:
