@@ -39,6 +39,13 @@ async def passes(ctx: RunContext[JWTAuth], token: str) -> Any:
 
 
 @granting.skill
+async def narrows(ctx: RunContext[JWTAuth], token: str) -> Any:
+    grants = grants_of(ctx)
+    held = await grants.install(token)
+    return await passes(ctx, await grants.delegate(held, Delegation("granted")))
+
+
+@granting.skill
 async def calls_twice(ctx: RunContext[JWTAuth]) -> Any:
     token = await delegates(ctx)
     for key in ("first", "second"):

@@ -44,7 +44,9 @@ class Issuer:
 
     async def granted(self, **asked: Any) -> str:
         own = self.authority.own(CALLER, "w", WorkspaceMode.READ_WRITE_OVERLAY)
-        return await self.authority.delegate(own, Delegation(**{"audience": "reviewer"} | asked))
+        return await self.authority.delegate(
+            own, Delegation(**{"audience": "reviewer"} | asked), CALLER
+        )
 
     def install(self, token: str, party: GrantParty = CALLED) -> Any:
         return self.authority.install(token, party)
@@ -190,10 +192,10 @@ async def test_a_grant_of_another_session_or_tree_is_refused(issuer: Issuer) -> 
 async def test_a_grant_is_delegated_to_a_limited_depth(issuer: Issuer) -> None:
     grant = await issuer.install(await issuer.granted())
     for _ in range(MOST_GRANT_DEPTH - 1):
-        token = await issuer.authority.delegate(grant, Delegation("reviewer"))
+        token = await issuer.authority.delegate(grant, Delegation("reviewer"), CALLER)
         grant = await issuer.install(token)
     with refused("wider"):
-        await issuer.authority.delegate(grant, Delegation("reviewer"))
+        await issuer.authority.delegate(grant, Delegation("reviewer"), CALLER)
 
 
 async def test_tokens_are_limited_in_size(issuer: Issuer) -> None:
@@ -208,7 +210,7 @@ async def test_nothing_works_without_a_key(issuer: Issuer, server: ValkeyServer)
     authority = GrantAuthority(bare, issuer.ledger.grants)
     own = authority.own(CALLER, "w", WorkspaceMode.READ_ONLY)
     with refused("no_key"):
-        await authority.delegate(own, Delegation("reviewer"))
+        await authority.delegate(own, Delegation("reviewer"), CALLER)
     with refused("no_key"):
         await authority.install(await issuer.granted(), CALLED)
 
@@ -237,7 +239,9 @@ async def test_a_grant_is_no_token_of_a_run_and_the_reverse(issuer: Issuer) -> N
 
 async def test_revocations_hold_while_the_grants_last_and_then_are_gone(issuer: Issuer) -> None:
     held = await issuer.install(await issuer.granted())
-    below = await issuer.install(await issuer.authority.delegate(held, Delegation("reviewer")))
+    below = await issuer.install(
+        await issuer.authority.delegate(held, Delegation("reviewer"), CALLER)
+    )
     waiting = await issuer.granted()
     await issuer.authority.revoke(held)
     with refused("revoked"):

@@ -66,11 +66,12 @@ def test_a_grant_is_refused_outside_of_its_tree_before_anything_is_called(
 
 def test_a_grant_reaches_another_tree_of_its_session(signing: Fleet) -> None:
     session = signing.session("trees", auth=ADA)
-    token = session.enqueue("granting.delegates").result(timeout=20)
-    assert session.enqueue("granting.passes", {"token": token})
-    other = signing.session("others", auth=ADA).enqueue("granting.passes", {"token": token})
+    token = session.enqueue("granting.delegates", {"audience": "granting"}).result(timeout=20)
+    other = signing.session("others", auth=ADA).enqueue("granting.narrows", {"token": token})
     with pytest.raises(RunFailed, match="another session or tree"):
         other.result(timeout=20)
+    run = session.enqueue("granting.narrows", {"token": token})
+    assert run.result(timeout=20) == {"src/a": True, "docs/a": False}
 
 
 @pytest.mark.parametrize(

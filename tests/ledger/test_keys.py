@@ -55,6 +55,10 @@ async def one_of_everything(ledger: Ledger, run_id: str) -> None:
     await ledger.leases.settle(lease, "librarian.survey", lease.seq + 1, DONE)
     await ledger.maintenance.reap(shard, "reaper", ReapOptions(grace_ms=0))
     await ledger.queries.status(run_id)
+    await ledger.grants.bind(run_id, "g1", run_id, 60)
+    await ledger.grants.revoke(run_id, "g2", 60)
+    await ledger.grants.revoke_all(run_id, 60)
+    assert (await ledger.grants.state(run_id, ["g1", "g2"]))[1]
 
 
 async def _bytes() -> AsyncIterator[bytes]:

@@ -46,7 +46,7 @@ class Desk:
 
     async def granted(self, held: Grant | None = None, **asked: Any) -> str:
         asked = {"audience": "reviewer"} | asked
-        return await self.authority.delegate(held or self.own(), Delegation(**asked))
+        return await self.authority.delegate(held or self.own(), Delegation(**asked), CALLER)
 
     async def installed(self, held: Grant | None = None, **asked: Any) -> Grant:
         return await self.authority.install(await self.granted(held, **asked), CALLED)
@@ -92,7 +92,7 @@ def test_whatever_the_last_link_of_a_chain_allows_every_link_allows(
         if not link["mode"].within(chain[-1].mode):
             link["mode"] = chain[-1].mode
         now = chain[-1].iat
-        chain.append(chain[-1].narrowed(jti=f"{number:016}", now=now, **link))
+        chain.append(chain[-1].narrowed(jti=f"{number:016}", now=now, root="run-1", **link))
     last = chain[-1]
     if last.allows(path, operation):
         assert all(each.allows(path, operation) for each in chain)

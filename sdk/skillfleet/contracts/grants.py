@@ -93,6 +93,8 @@ class Grant(BaseModel):
     """The session, as the ledger names it, whose runs may use it; None: runs of the tree only."""
     root: str
     """The run at the root of the tree whose runs may use it."""
+    scope: str
+    """The session, or the root of the tree, of the first delegation: it is revoked with that."""
     mode: WorkspaceMode
     levels: tuple[GrantLevel, ...] = Field(min_length=1, max_length=MOST_GRANT_DEPTH + 1)
     deny: tuple[Pattern, ...] = ()
@@ -122,11 +124,6 @@ class Grant(BaseModel):
         """The id of the grant that this one narrows."""
         return self.lineage[-1] if self.lineage else None
 
-    @property
-    def scope(self) -> str:
-        """The name of what it is revoked with: its session, or its tree of runs."""
-        return self.session or self.root
-
     def refusal(self, path: str, operation: FileOperation) -> str | None:
         """Return why an operation on a path is refused; None when it is allowed."""
         if (fault := path_fault(path)) is not None:
@@ -149,6 +146,7 @@ class Grant(BaseModel):
         *,
         jti: str,
         audience: str,
+        root: str,
         level: GrantLevel,
         deny: tuple[str, ...],
         mode: WorkspaceMode,
@@ -156,6 +154,8 @@ class Grant(BaseModel):
         seconds: int,
     ) -> "Grant":
         """Return a grant for `audience` that allows no more than this one, and lasts no longer.
+
+        `root` is the root of the tree of the run that delegates.
 
         Raises ValueError for a mode that permits more, too many delegations, and bad patterns.
         """
@@ -166,6 +166,7 @@ class Grant(BaseModel):
         changed = {
             "jti": jti,
             "aud": audience,
+            "root": root,
             "mode": mode,
             "levels": (*self.levels, level),
             "deny": tuple(dict.fromkeys((*self.deny, *deny))),

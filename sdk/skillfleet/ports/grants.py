@@ -4,7 +4,7 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
@@ -139,6 +139,7 @@ class GrantAuthority:
                 "workspace": workspace,
                 "session": party.session,
                 "root": party.root_id,
+                "scope": party.session or party.root_id,
                 "mode": mode,
                 "levels": ({"allow": tuple(allow)},),
                 "deny": tuple(deny),
@@ -147,8 +148,8 @@ class GrantAuthority:
             }
         )
 
-    async def delegate(self, held: Grant, asked: Delegation) -> str:
-        """Return the token of a grant that allows at most what `held` allows.
+    async def delegate(self, held: Grant, asked: Delegation, party: GrantParty) -> str:
+        """Return the token of a grant that allows at most what `held`, the party's own, allows.
 
         It expires no later than `held`. Raises `GrantInvalid`.
         """
@@ -164,6 +165,7 @@ class GrantAuthority:
             grant = held.narrowed(
                 jti=_new_id(),
                 audience=asked.audience,
+                root=party.root_id,
                 level=GrantLevel(allow=asked.allow_patterns, outputs=asked.outputs_prefix),
                 deny=asked.deny_patterns,
                 mode=WorkspaceMode(asked.mode),
@@ -184,7 +186,8 @@ class GrantAuthority:
         grant = self._signer.verify(token)
         if grant.aud != agent:
             raise GrantInvalid("the grant is for another audience", reason="audience")
-        _check_place(grant, party)
+        # A called run belongs to the tree of its caller, and to no session.
+        _check_place(grant, replace(party, session=None))
         await self.check(grant)
         return grant
 
@@ -271,9 +274,9 @@ class RunGrants:
         return authority.own(self.party, workspace, mode, allow=allow, deny=deny)
 
     async def delegate(self, held: Grant, asked: Delegation) -> str:
-        """See `GrantAuthority.delegate`."""
+        """For the run itself, see `GrantAuthority.delegate`."""
         state = _states.of(self)
-        token: str = await state.at_home(state.authority.delegate(held, asked))
+        token: str = await state.at_home(state.authority.delegate(held, asked, self.party))
         return token
 
     async def hand_over(self, token: str, agent: str) -> Grant:
