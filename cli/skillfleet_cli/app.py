@@ -24,6 +24,7 @@ from skillfleet_cli.commands import (
     doctor,
     enqueue,
     exporter,
+    grants,
     keys,
     runs,
     schedules,
@@ -109,6 +110,9 @@ def skillfleet(
 _dead = typer.Typer(no_args_is_help=True)
 app.add_typer(_dead, name="dead", rich_help_panel=_OPERATIONS, help="Dead runs and dead letters.")
 
+_grants = typer.Typer(no_args_is_help=True)
+app.add_typer(_grants, name="grants", rich_help_panel=_OPERATIONS, help="Grants of file access.")
+
 _keys = typer.Typer(no_args_is_help=True)
 app.add_typer(_keys, name="keys", rich_help_panel=_OPERATIONS, help="Keys that sign runs.")
 
@@ -163,6 +167,7 @@ _register(trace.trace, _RUNS)
 _register(agents.agents, _OPERATIONS)
 _register(doctor.doctor, _OPERATIONS)
 _register(keys.token, _OPERATIONS)
+_register(grants.revoke, None, _grants)
 _register(keys.new, None, _keys)
 _register(sessions.list_, None, _sessions)
 _register(sessions.show, None, _sessions)

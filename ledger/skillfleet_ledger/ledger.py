@@ -5,7 +5,6 @@ from functools import partial
 from skillfleet_ledger.artifacts import ArtifactStore
 from skillfleet_ledger.dead_letters import DeadLetters
 from skillfleet_ledger.directory import Directory
-from skillfleet_ledger.grants import Grants
 from skillfleet_ledger.queues import Queues
 from skillfleet_ledger.redis_client.blocking_reads import BlockingReadPool
 from skillfleet_ledger.redis_client.connection import PipelinedConnection
@@ -15,6 +14,7 @@ from skillfleet_ledger.redis_client.pubsub import PubSub
 from skillfleet_ledger.runs.base import WokenRuns
 from skillfleet_ledger.runs.budgets import Budgets
 from skillfleet_ledger.runs.cancellation import Cancellation
+from skillfleet_ledger.runs.grants import Grants
 from skillfleet_ledger.runs.held import HeldRuns
 from skillfleet_ledger.runs.journals import Journals
 from skillfleet_ledger.runs.leases import Leases

@@ -249,6 +249,11 @@ class RunHandle:
         portal, handle = self._bound()
         return portal.call(handle.cancel(reason))
 
+    def revoke_grants(self) -> None:
+        """Revoke all grants that runs of this one's tree, and of its session, have made so far."""
+        portal, handle = self._bound()
+        portal.call(handle.revoke_grants())
+
     def waits(self) -> list[Wait]:
         """Return the open waits of the run, the oldest first."""
         portal, handle = self._bound()
@@ -381,6 +386,11 @@ class Session:
         """Return the session's runs that are still recorded, the newest first."""
         portal, session = self._bound()
         return portal.call(session.runs(limit))
+
+    def revoke_grants(self) -> None:
+        """Revoke all grants of access to its files that its runs have made so far."""
+        portal, session = self._bound()
+        portal.call(session.revoke_grants())
 
     def events(
         self, after: str | None = None, timeout: float | None = None, *, follow: bool = True

@@ -312,6 +312,13 @@ class AsyncRunHandle:
         text = (reason or "cancelled by the caller").encode(errors="replace").decode()
         return await self._ledger.cancellation.cancel(self.id, text)
 
+    async def revoke_grants(self) -> None:
+        """Revoke all grants of access to files that runs of this one's tree have made so far.
+
+        Those of its session, too. Raises UnknownRunError.
+        """
+        await self._ledger.grants.revoke_of_run(self.id)
+
     async def waits(self) -> list[Wait]:
         """Return the open waits of the run, the oldest first; raises UnknownRunError."""
         return await self._known(await self._ledger.waits.list(self.id))

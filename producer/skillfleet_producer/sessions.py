@@ -83,6 +83,14 @@ class AsyncSession(Generic[HandleT]):
         """Return the session's runs that are still recorded, the newest first."""
         return await self._ledger.sessions.runs(self._name, limit)
 
+    async def revoke_grants(self) -> None:
+        """Revoke all grants of access to the session's files that its runs have made so far.
+
+        Raises UnknownSessionError.
+        """
+        await self.status()
+        await self._ledger.grants.revoke_all(self._name)
+
     async def events(
         self, after: str | None = None, timeout: float | None = None, *, follow: bool = True
     ) -> AsyncIterator[SessionEvent]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from skillfleet import Agent, JWTAuth, RunContext
-from skillfleet.contracts.grants import WorkspaceMode
+from skillfleet.contracts import WorkspaceMode
 from skillfleet.hidden_state import HiddenState
 from skillfleet.ports.grants import Delegation, RunGrants
 from skillfleet.testing.conformance.object_graph import reachable
@@ -56,6 +56,13 @@ async def calls_twice(ctx: RunContext[JWTAuth]) -> Any:
 async def revokes(ctx: RunContext[JWTAuth]) -> Any:
     token = await delegates(ctx)
     await grants_of(ctx).revoke_all()
+    return (await ctx.call("granted", "installs", grant=token)).result
+
+
+@granting.skill
+async def waits_before_it_hands_over(ctx: RunContext[JWTAuth]) -> Any:
+    token = await delegates(ctx)
+    await ctx.ask("Go on?", schema=bool)
     return (await ctx.call("granted", "installs", grant=token)).result
 
 

@@ -107,6 +107,8 @@ def assert_refused(server: ValkeyServer, user: str, command: tuple[str, ...]) ->
         ("HSET", f"{SHARD}decisions:x", "1", "decided before"),
         ("HDEL", f"{SHARD}decisions:x", "1"),
         ("HSET", f"{SHARD}session_state:/x", "a", "1"),
+        ("SET", f"{SHARD}grant:/x:y", "run"),
+        ("DEL", f"{SHARD}grant_epoch:/x"),
         ("LPOP", f"{SHARD}inbox:x"),
         ("DEL", f"{SHARD}inbox:x"),
         ("ZADD", f"{SHARD}index:state:failed:all", "1", "x"),

@@ -9,8 +9,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from skillfleet.contracts import TokenClaims, TokenUse
-from skillfleet.contracts.grants import GRANT_BYTES, GRANT_TYPE, MOST_GRANT_DEPTH, WorkspaceMode
+from skillfleet.contracts import TokenClaims, TokenUse, WorkspaceMode
+from skillfleet.contracts.grants import GRANT_BYTES, GRANT_TYPE, MOST_GRANT_DEPTH
 from skillfleet.errors import GrantInvalid, UnauthorizedError
 from skillfleet.ports.grants import Delegation, GrantAuthority, GrantParty
 from skillfleet_auth.grants import grant_signer
@@ -255,6 +255,17 @@ async def test_revocations_hold_while_the_grants_last_and_then_are_gone(issuer: 
     assert len(notes) >= 4
     for note in notes:
         assert 0 < await connection.execute("PTTL", note) <= 25 * 3_600_000
+
+
+async def test_a_revocation_counts_after_redis_clock_was_set_back(issuer: Issuer) -> None:
+    await issuer.authority.revoke_all("/chat")
+    ahead = await issuer.ledger.grants.epoch("/chat") + 3_600_000
+    key = f"{issuer.ledger.keys.prefix('/chat')}grant_epoch:/chat"
+    await issuer.ledger.connection.execute("SET", key, ahead)
+    token = await issuer.granted()
+    await issuer.authority.check(await issuer.install(token))
+    await issuer.authority.revoke_all("/chat")
+    await refuses(issuer, token, "revoked")
 
 
 async def test_a_grant_that_was_revoked_before_its_installation_stays_so(issuer: Issuer) -> None:

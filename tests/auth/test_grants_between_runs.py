@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from skillfleet.errors import RunFailed
-from skillfleet_producer import Fleet
+from skillfleet.errors import RunFailed, UnknownRunError, UnknownSessionError
+from skillfleet_producer import Fleet, RunHandle
+from skillfleet_producer.fleet import Session
 from tests.auth.keys import Keys
 from tests.support.fleet import FleetWorker
 from tests.support.valkey import ValkeyServer, running_server
+from tests.support.waiting import wait_until
 
 ADA, BOB = {"sub": "ada"}, {"sub": "bob"}
 
@@ -84,6 +86,42 @@ def test_a_grant_is_refused_when_it_is_replayed_or_revoked(
     with pytest.raises(RunFailed, match=why) as error:
         signing.enqueue(f"granting.{skill}", auth=ADA).result(timeout=20)
     assert error.value.code == "grant_invalid"
+
+
+@pytest.mark.parametrize("of", ["session", "run", "called run"])
+def test_a_producer_revokes_the_grants_of_a_session(signing: Fleet, of: str) -> None:
+    session = signing.session(f"revoked by {of}", auth=ADA)
+    run = session.enqueue("granting.hands_over")
+    run.result(timeout=20)
+    delegated = session.enqueue("granting.delegates", {"audience": "granting"})
+    token = delegated.result(timeout=20)
+    (called,) = run.children()
+    revoked: dict[str, Session | RunHandle] = {
+        "session": session,
+        "run": delegated,
+        "called run": signing.run(called),
+    }
+    revoked[of].revoke_grants()
+    with pytest.raises(RunFailed, match="has been revoked"):
+        session.enqueue("granting.narrows", {"token": token}).result(timeout=20)
+    later = session.enqueue("granting.delegates", {"audience": "granting"}).result(timeout=20)
+    assert session.enqueue("granting.narrows", {"token": later}).result(timeout=20)
+
+
+def test_a_producer_revokes_the_grants_of_a_tree_while_it_is_used(signing: Fleet) -> None:
+    run = signing.enqueue("granting.waits_before_it_hands_over", auth=ADA)
+    wait_until(run.waits)
+    run.revoke_grants()
+    run.answer(value=True, auth=ADA)
+    with pytest.raises(RunFailed, match="has been revoked"):
+        run.result(timeout=20)
+
+
+def test_grants_of_what_there_is_not_cannot_be_revoked(signing: Fleet) -> None:
+    with pytest.raises(UnknownRunError):
+        signing.run("nothing").revoke_grants()
+    with pytest.raises(UnknownSessionError):
+        signing.session("revoked by session", auth=BOB).revoke_grants()
 
 
 def test_neither_key_nor_ledger_is_reachable_through_the_grants_of_a_run(signing: Fleet) -> None:

@@ -13,6 +13,7 @@ VERBS = [
     *("worker", "dev", "enqueue", "status", "events", "cancel", "runs", "artifacts", "agents"),
     *("doctor", "dead list", "dead show", "dead retry", "dead purge"),
     *("trace", "exporter", "keys new", "token", "sessions list", "sessions show"),
+    "grants revoke",
 ]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import Shell
+from tests.support.valkey import ValkeyServer
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -188,3 +189,25 @@ def test_sessions_are_listed_and_shown_with_their_runs(shell: Shell) -> None:
     assert (unclaimed.code, "SKILLFLEET_TENANT_CLAIM" in unclaimed.err) == (2, True)
     missing = shell.run("sessions", "show", "chat 2")
     assert (missing.code, "no session 'chat 2'" in missing.err) == (2, True)
+
+
+def test_grants_of_a_run_or_a_session_are_revoked(shell: Shell, kit_server: ValkeyServer) -> None:
+    def noted() -> set[bytes]:
+        with kit_server.client() as client:
+            return {key.split(b":", 2)[2] for key in client.keys("*grant_epoch:*")}
+
+    run = shell.finished(*RECITE, "--session", "granting 1")
+    assert noted() == set()
+    assert "of session granting 1" in shell.ok("grants", "revoke", "--session", "granting 1").err
+    assert noted() == {b"grant_epoch:/granting 1"}
+    assert f"of run {run}" in shell.ok("grants", "revoke", run).err
+    assert noted() == {b"grant_epoch:/granting 1", f"grant_epoch:{run}".encode()}
+    for wrong, what in (
+        ((), "either RUN or --session"),
+        ((run, "--session", "granting 1"), "either RUN or --session"),
+        ((run, "--subject", "ada"), "are those of a --session"),
+        (("nothing",), "no run 'nothing'"),
+        (("--session", "granting 2"), "no session 'granting 2'"),
+    ):
+        refused = shell.run("grants", "revoke", *wrong)
+        assert (refused.code, what in refused.err) == (2, True), refused.err

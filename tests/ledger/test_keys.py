@@ -57,7 +57,7 @@ async def one_of_everything(ledger: Ledger, run_id: str) -> None:
     await ledger.queries.status(run_id)
     await ledger.grants.bind(run_id, "g1", run_id, 60)
     await ledger.grants.revoke(run_id, "g2", 60)
-    await ledger.grants.revoke_all(run_id, 60)
+    await ledger.grants.revoke_all(run_id)
     assert (await ledger.grants.state(run_id, ["g1", "g2"]))[1]
 
 

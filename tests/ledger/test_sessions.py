@@ -268,6 +268,23 @@ async def test_a_session_without_runs_for_long_is_forgotten(valkey: ValkeyServer
         await ledger.close()
 
 
+async def test_a_forgotten_session_takes_its_grants_with_it(valkey: ValkeyServer) -> None:
+    ledger = Ledger(settings_for(valkey, session_retention_seconds=60))
+    try:
+        for session in (CHAT, "/busy"):
+            await into(ledger, session)
+        await settle(ledger, await into(ledger, "/idle"))
+        for session in (CHAT, "/busy", "/idle"):
+            await touch(ledger, "ZADD", session, "sessions", 1, session)
+        before = await ledger.directory.now_ms()
+        await ledger.held.reap(0)
+        assert await ledger.grants.epoch("/idle") >= before
+        assert await touch(ledger, "PTTL", "/idle", "grant_epoch:/idle") > 86_400_000
+        assert [await ledger.grants.epoch(session) for session in (CHAT, "/busy")] == [0, 0]
+    finally:
+        await ledger.close()
+
+
 async def test_a_session_lists_its_last_runs_only(ledger: Ledger) -> None:
     first = await into(ledger)
     old = [f"old-{number}" for number in range(10_000)]

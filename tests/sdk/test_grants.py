@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from skillfleet import Agent, JWTAuth, LocalRunContext, NoAuth, RunContext
+from skillfleet.contracts import WorkspaceMode
 from skillfleet.contracts.grants import (
     MOST_GRANT_DEPTH,
     MOST_GRANT_SECONDS,
     FileOperation,
     Grant,
     GrantLevel,
-    WorkspaceMode,
 )
 from skillfleet.errors import GrantInvalid
 from skillfleet.ports.grants import Delegation, GrantAuthority, GrantParty

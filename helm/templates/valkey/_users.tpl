@@ -40,6 +40,8 @@
 {{- $producer = append $producer (printf "(+rpush +llen ~%sinbox:*)" $ledger) -}}
 {{- $producer = append $producer (printf "(+hscan %%R~%sjournal:*)" $ledger) -}}
 {{- $producer = append $producer (printf "(+zadd +zrem ~%sunpublished ~%sparked ~%salarms)" $ledger $ledger $ledger) -}}
+{{- /* Revokes grants: notes when, of a session or tree of runs. */ -}}
+{{- $producer = append $producer (printf "(+set ~%sgrant_epoch:*)" $ledger) -}}
 {{- /* Schedules: made, changed, removed. */ -}}
 {{- $producer = append $producer (printf "(+del +zrem ~%sschedule:* ~%sschedules ~%salarms)" $ledger $ledger $ledger) -}}
 {{- $producer = append $producer (printf "(%s)" (concat (list "+rpush") $lists | join " ")) -}}

@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from skillfleet_ledger.redis_client.script_loader import run_script
 from skillfleet_ledger.runs.base import RunOperations
+from skillfleet_ledger.runs.grants import REVOCATION_MS
 
 UNSERVED = "unserved:"
 """How the reason begins of a run that no live worker serves; its task name follows."""
@@ -43,13 +44,13 @@ class HeldRuns(RunOperations):
     async def reap(self, shard: int, limit: int = 200) -> list[tuple[str, int]]:
         """Return runs, with their tokens, that waited too long for a worker that serves them.
 
-        Forgets sessions that had no run for long. For the reaper, after a round in which it held
-        the leader lock.
+        Forgets sessions that had no run for long, and revokes their grants. For the reaper, after a
+        round in which it held the leader lock.
         """
         prefix = self._keys.shard_prefix(shard)
         kept_ms = int(self._settings.session_retention_seconds * 1000)
-        reply = await run_script(self._connection, "reap_held", (prefix,), (limit, kept_ms))
-        found, woken = reply
+        args = (limit, kept_ms, REVOCATION_MS)
+        found, woken = await run_script(self._connection, "reap_held", (prefix,), args)
         await self._woken.hand_over(woken)
         return [
             (found[i].decode(), int(found[i + 1]))

@@ -3,6 +3,7 @@
 --
 -- ARGV[1]  most runs and most sessions that are handled
 -- ARGV[2]  how long a session is kept without runs, milliseconds
+-- ARGV[3]  how long the revocation of a forgotten session's grants is noted, milliseconds
 --
 -- Returns {ending, woken}: ending is a flat list of id and token of the runs that the caller ends (each
 -- comes again some seconds later, should its end fail); woken are the runs that it publishes.
@@ -36,6 +37,7 @@ for _, session in ipairs(redis.call('ZRANGEBYSCORE', P .. 'sessions', '-inf', no
     for _, kind in ipairs({ SESSION, 'session_state:', 'session_runs:' }) do
       redis.call('UNLINK', P .. kind .. session)
     end
+    redis.call('SET', P .. 'grant_epoch:' .. session, now, 'PX', ARGV[3])
   end
 end
 return { ending, take_woken() }

@@ -40,6 +40,7 @@ from skillfleet.contracts.waits import (
     WaitKind,
     WaitOutcome,
 )
+from skillfleet.contracts.workspace import WorkspaceMode
 
 __all__ = [
     "ADMIN_SCOPE",
@@ -81,6 +82,7 @@ __all__ = [
     "Wait",
     "WaitKind",
     "WaitOutcome",
+    "WorkspaceMode",
     "call_digest",
     "from_millis",
     "input_digest",

@@ -4,11 +4,11 @@ A grant has a level for each delegation, and a path must be permitted by every o
 chain of delegations is wider than any of its links, without a proof about patterns.
 """
 
-from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from skillfleet.contracts.workspace import WorkspaceMode
 from skillfleet.paths import matches, path_fault
 
 GRANT_TYPE: Final = "grant+jwt"
@@ -20,24 +20,11 @@ GRANT_BYTES: Final = 4096
 MOST_GRANT_SECONDS: Final = 86_400
 """The longest life of a grant."""
 
+GRANT_SPARE_SECONDS: Final = 60
+"""Notes about grants outlast these by so much, for clocks that differ."""
+
 MOST_GRANT_DEPTH: Final = 8
 """The most delegations between a run's own access and a grant."""
-
-
-class WorkspaceMode(StrEnum):
-    """The way in which files may be used."""
-
-    READ_ONLY = "read_only"
-    """Files are read."""
-    READ_WRITE_OVERLAY = "read_write_overlay"
-    """Changes are kept apart, as patches, until they are committed."""
-    READ_WRITE_DIRECT = "read_write_direct"
-    """Changes are made in the workspace itself."""
-
-    def within(self, other: "WorkspaceMode") -> bool:
-        """Return whether this mode permits no more than the other."""
-        order = list(WorkspaceMode)
-        return order.index(self) <= order.index(other)
 
 
 FileOperation = Literal["read", "write", "delete"]

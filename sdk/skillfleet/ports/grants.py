@@ -10,17 +10,16 @@ from typing import Any, Final, TypeVar
 from pydantic import ValidationError
 
 from skillfleet.contracts.grants import (
+    GRANT_SPARE_SECONDS,
     MOST_GRANT_SECONDS,
     Grant,
     GrantLevel,
-    WorkspaceMode,
 )
+from skillfleet.contracts.workspace import WorkspaceMode
 from skillfleet.errors import GrantInvalid
 from skillfleet.hidden_state import HiddenState
 
 _DEFAULT_SECONDS: Final = 300
-_SPARE_SECONDS: Final = 60
-"""Notes outlast grants by so much, for clocks that differ."""
 
 T = TypeVar("T")
 
@@ -97,7 +96,7 @@ class GrantRegister(ABC):
         """Revoke a grant and all that narrow it."""
 
     @abstractmethod
-    async def revoke_all(self, scope: str, seconds: float) -> None:
+    async def revoke_all(self, scope: str) -> None:
         """Revoke all grants of the scope that have been made so far."""
 
 
@@ -227,7 +226,7 @@ class GrantAuthority:
 
     async def revoke_all(self, scope: str) -> None:
         """Revoke all grants of a session, by its name in the ledger, or of a tree, by its root."""
-        await self._register.revoke_all(scope, MOST_GRANT_SECONDS + _SPARE_SECONDS)
+        await self._register.revoke_all(scope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +316,7 @@ def _check_place(grant: Grant, party: GrantParty) -> None:
 
 
 def _rest(grant: Grant, now: float) -> float:
-    return max(grant.exp - now, 0) + _SPARE_SECONDS
+    return max(grant.exp - now, 0) + GRANT_SPARE_SECONDS
 
 
 def _new_id() -> str:

@@ -53,9 +53,8 @@ class LocalGrants(GrantSigner, GrantRegister):
         del scope, seconds
         self._revoked.add(grant_id)
 
-    async def revoke_all(self, scope: str, seconds: float) -> None:
+    async def revoke_all(self, scope: str) -> None:
         """Revoke all grants of the scope."""
-        del seconds
         self._epochs[scope] = next(self._numbers)
 
 
