@@ -1,7 +1,7 @@
 """Relative paths of a workspace, and the patterns that select some of them."""
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 MOST_PATH_CHARACTERS: Final = 1024
@@ -23,6 +23,17 @@ def matches(path: str, pattern: str) -> bool:
         pattern.split("/"),
         lambda component: component == _ANY_DEPTH,
         _component_matches,
+    )
+
+
+def matches_in_any_case(path: str, patterns: Iterable[str]) -> bool:
+    """Return whether a path matches one of the patterns, in any case of letters.
+
+    For what is denied: a letter that folds to several, as `ß` does, still is one for `?`.
+    """
+    folded = path.casefold()
+    return any(
+        matches(path, pattern) or matches(folded, pattern.casefold()) for pattern in patterns
     )
 
 

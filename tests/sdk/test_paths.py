@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skillfleet.paths import MOST_PATH_CHARACTERS, matches, path_fault
+from skillfleet.paths import MOST_PATH_CHARACTERS, matches, matches_in_any_case, path_fault
 
 _COMPONENT = st.text(alphabet="ab.", min_size=1, max_size=4)
 _PATHS = st.lists(_COMPONENT, min_size=1, max_size=5).map("/".join)
@@ -68,6 +68,22 @@ def test_matching_is_as_defined(path: str, pattern: str) -> None:
 def test_a_path_matches_itself_and_any_depth(path: str) -> None:
     assert matches(path, path)
     assert matches(path, "**")
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern", "expected"),
+    [
+        (".ENV", "**/.env", True),
+        ("a/.env", "**/.ENV", True),
+        ("STRASSE", "straße", True),
+        ("aß", "A?", False),
+        ("aß", "a?", True),
+        (".env.local", "**/.env", False),
+    ],
+)
+def test_patterns_in_any_case_of_letters(path: str, pattern: str, expected: bool) -> None:
+    assert matches_in_any_case(path, ("other/**", pattern)) is expected
+    assert not matches_in_any_case(path, ())
 
 
 def test_patterns_full_of_stars_take_no_exponential_time() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from skillfleet.contracts.workspace import WorkspaceMode
-from skillfleet.paths import matches, path_fault
+from skillfleet.paths import matches, matches_in_any_case, path_fault
 
 GRANT_TYPE: Final = "grant+jwt"
 """The `typ` in the header of a grant's token: a token of another type is no grant."""
@@ -117,8 +117,7 @@ class Grant(BaseModel):
             return f"the path {fault}"
         if operation != "read" and self.mode is WorkspaceMode.READ_ONLY:
             return "the grant is for reading only"
-        folded = path.casefold()
-        if any(matches(folded, pattern.casefold()) for pattern in self.deny):
+        if matches_in_any_case(path, self.deny):
             return "the grant denies the path"
         if not all(level.permits(path, operation) for level in self.levels):
             return "the grant does not cover the path"
