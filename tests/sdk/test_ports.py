@@ -31,6 +31,7 @@ def test_every_port_has_its_file() -> None:
         "a2a",
         "admission",
         "discovery",
+        "grants",
         "journal",
         "loading",
         "objects",
