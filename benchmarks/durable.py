@@ -30,6 +30,17 @@ from tests.support.waiting import wait_until_async
 console = Console()
 _PARKED = "{skillfleet:0}:parked"
 _BATCH = 5_000
+_READINGS = 10
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a worker at rest holds."""
+
+    mib: float
+    """Resident memory."""
+    blocks: float
+    """Blocks that Python's objects have allocated: one at least for each object."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,9 @@ class Parked:
 
     bytes_a_run: float
     worker_mib: float
-    """What the worker has grown by."""
+    """What the worker's resident memory has grown by over the second half of the runs."""
+    blocks_a_run: float
+    """The same for blocks of Python's objects, for each run."""
     p50_ms: float
     p99_ms: float
 
@@ -94,26 +107,45 @@ async def measure_parked(server: ValkeyServer, pid: int, count: int, answers: in
             await _until_parked(client, 1)
             await warm.answer(value=True)
             await warm.result(timeout=60)
-            # What as many handlers at once as the worker executes take stays with its process.
-            handles: list[Any] = list(await fleet.enqueue_many("durable.ask", [{}] * _BATCH))
-            await _until_parked(client, len(handles))
-            parked_before = len(handles)
-            before, memory = resident_mib(pid), client.info("memory")["used_memory"]
-            while len(handles) < count:
-                size = min(_BATCH, count - len(handles))
-                handles += await fleet.enqueue_many("durable.ask", [{}] * size)
-                await _until_parked(client, len(handles))
-            used = client.info("memory")["used_memory"] - memory
-            grown = resident_mib(pid) - before
+            used = client.info("memory")["used_memory"]
+            handles = await _park(client, fleet, count // 2)
+            # What as many handlers at once as the worker executes take stays with its process:
+            # it is taken by the first half, memory for parked runs would be taken by both.
+            before = await _at_rest(fleet, pid)
+            handles += await _park(client, fleet, count - len(handles))
+            used = client.info("memory")["used_memory"] - used
+            after = await _at_rest(fleet, pid)
             # The same runs each time.
             chosen = random.Random(7).sample(handles, min(answers, count))  # noqa: S311
             times = [await _answered(handle) for handle in chosen]
     return Parked(
-        used / (count - parked_before),
-        grown,
+        used / count,
+        after.mib - before.mib,
+        (after.blocks - before.blocks) / (count / 2),
         statistics.median(times),
         statistics.quantiles(times, n=100)[98],
     )
+
+
+async def _park(client: redis.Redis, fleet: AsyncFleet, count: int) -> list[Any]:
+    """Enqueue `count` runs in batches and wait until they are parked."""
+    already = int(client.zcard(_PARKED))
+    handles: list[Any] = []
+    while len(handles) < count:
+        size = min(_BATCH, count - len(handles))
+        handles += await fleet.enqueue_many("durable.ask", [{}] * size)
+        await _until_parked(client, already + len(handles))
+    return handles
+
+
+async def _at_rest(fleet: AsyncFleet, pid: int) -> Memory:
+    """Read the worker's memory in use: the lowest of several readings, as attempts still end."""
+    readings = []
+    for _ in range(_READINGS):
+        blocks = await (await fleet.enqueue("durable.free")).result(timeout=60)
+        readings.append((resident_mib(pid), blocks))
+        await asyncio.sleep(1)
+    return Memory(*(min(each) for each in zip(*readings, strict=True)))
 
 
 async def _answered(handle: Any) -> float:

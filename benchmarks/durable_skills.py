@@ -1,5 +1,8 @@
 """The agent of `benchmarks.durable`."""
 
+import ctypes
+import gc
+import sys
 import time
 
 from skillfleet import Agent, RunContext
@@ -21,6 +24,14 @@ async def steps(ctx: RunContext, count: int) -> int:
     for number in range(count):
         await ctx.step("add", _add, number, key=f"add-{number}")
     return count
+
+
+@agent.skill
+async def free(ctx: RunContext) -> int:
+    """Return free memory to the system, and how many blocks Python's objects have allocated."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return sys.getallocatedblocks()
 
 
 async def _add(number: int) -> int:
