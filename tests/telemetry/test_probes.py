@@ -13,7 +13,7 @@ import pytest
 
 from skillfleet_worker import WorkerSettings
 from skillfleet_worker.services.health import Health
-from tests.support.fleet import POOLS, FleetWorker
+from tests.support.fleet import POOL_FORMS, FleetWorker
 from tests.support.ports import free_port
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -24,7 +24,7 @@ from tests.telemetry.scraping import get
 OFF = {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}
 
 
-@pytest.fixture(params=POOLS)
+@pytest.fixture(params=POOL_FORMS)
 def probed(request: pytest.FixtureRequest) -> Iterator[tuple[Watched, int]]:
     port = free_port()
     with (
@@ -140,7 +140,7 @@ def test_a_worker_reports_that_its_probe_port_is_taken(valkey: ValkeyServer) -> 
             worker.close()
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_a_worker_is_live_to_the_end_of_a_long_drain(pool: str, receiver: Receiver) -> None:
     """The drain takes much longer than the probe's limit, here a second and a half."""
     port = free_port()

@@ -13,6 +13,7 @@ from opentelemetry.instrumentation.celery import CeleryInstrumentor
 
 from skillfleet.errors import RunError
 from skillfleet_producer import AsyncFleet, RunHandle
+from tests.support.fleet import POOL_FORMS
 from tests.support.waiting import wait_until
 from tests.telemetry.conftest import Watched, watched
 from tests.telemetry.receiver import Receiver, Seen, check_connected, children, one
@@ -206,7 +207,7 @@ def test_a_run_whose_caller_is_not_traced_begins_a_trace_that_follows_from_its_i
     assert check_connected(spans).name == PROCESS
 
 
-@pytest.mark.parametrize("pool", ["loop", "prefork", "threads"])
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_the_spans_of_a_killed_worker_are_reported_by_the_one_that_takes_over(
     pool: str, receiver: Receiver, tracer: trace.Tracer
 ) -> None:

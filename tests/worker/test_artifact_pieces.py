@@ -3,10 +3,11 @@
 import pytest
 
 from skillfleet_producer import Fleet
+from tests.support.fleet import POOL_FORMS
 from tests.worker.shared import StartWorker
 
 
-@pytest.mark.parametrize("pool", ["loop", "threads", "prefork"])
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_an_async_generator_of_the_handler_is_stored_piece_by_piece(
     pool: str, start_worker: StartWorker, own_fleet: Fleet
 ) -> None:

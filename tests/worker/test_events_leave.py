@@ -5,11 +5,12 @@ import signal
 import pytest
 
 from skillfleet_producer import Fleet
+from tests.support.fleet import POOL_FORMS
 from tests.support.waiting import wait_until
 from tests.worker.shared import StartWorker
 
 
-@pytest.mark.parametrize("pool", ["loop", "prefork", "threads"])
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_all_events_of_a_handler_that_then_blocks_are_read_and_outlive_its_worker(
     pool: str, start_worker: StartWorker, own_fleet: Fleet
 ) -> None:

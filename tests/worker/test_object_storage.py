@@ -7,7 +7,7 @@ import pytest
 
 from skillfleet_ledger import Settings
 from skillfleet_producer import Fleet
-from tests.support.fleet import POOLS, FleetWorker
+from tests.support.fleet import POOL_FORMS, FleetWorker
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from tests.worker.shared import StartWorker
@@ -33,7 +33,7 @@ def started(start_worker: StartWorker, folder: Path, pool: str) -> FleetWorker:
     return start_worker("tests.worker.kit", pool=pool, artifacts_url=url, lease_seconds=1)
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_artifacts_and_values_go_to_the_object_store(
     start_worker: StartWorker, reader: Fleet, folder: Path, pool: str
 ) -> None:

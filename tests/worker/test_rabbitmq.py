@@ -14,7 +14,7 @@ import pytest
 from skillfleet.contracts import RunState
 from skillfleet.errors import RunCancelled
 from skillfleet_producer import Fleet, Settings
-from tests.support.fleet import FleetWorker
+from tests.support.fleet import POOL_FORMS, FleetWorker
 from tests.support.rabbitmq import RabbitServer
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -75,7 +75,7 @@ def start(start_worker: StartWorker, rabbit: RabbitServer, **options: object) ->
     return start_worker("tests.worker.kit", broker_url=rabbit.url, **(QUICK | options))
 
 
-@pytest.mark.parametrize("pool", ["loop", "prefork", "threads"])
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_runs_execute_stream_and_cancel(
     pool: str, start_worker: StartWorker, rabbit: RabbitServer, rabbit_fleet: Fleet
 ) -> None:

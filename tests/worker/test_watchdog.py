@@ -8,6 +8,7 @@ import redis
 from skillfleet.contracts import RunState
 from skillfleet.errors import RunCancelled, RunTimedOut
 from skillfleet_producer import Fleet, RunHandle
+from tests.support.fleet import POOL_FORMS
 from tests.support.waiting import wait_until
 from tests.worker.shared import StartWorker, wait_kind, wait_state
 
@@ -22,7 +23,7 @@ QUICK = {
 }
 
 
-@pytest.mark.parametrize("pool", ["loop", "threads", "prefork"])
+@pytest.mark.parametrize("pool", POOL_FORMS)
 def test_a_cancelled_handler_that_blocks_ends_with_its_process_and_the_worker_goes_on(
     pool: str, start_worker: StartWorker, own_fleet: Fleet
 ) -> None:

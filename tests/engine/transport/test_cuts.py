@@ -18,6 +18,7 @@ from skillfleet_engine.transport.redis_socket import BROKEN
 from tests.engine.transport.conftest import StartReader, StartWorker
 from tests.engine.transport.readers import Reader, publish
 from tests.engine.transport.test_workers import all_acknowledged, noted
+from tests.support.forms import forms
 from tests.support.proxy import Proxy
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -106,7 +107,7 @@ def test_requests_that_are_cut_anywhere_lose_nothing(
         )
 
 
-@pytest.mark.parametrize("pool", ["loop", "threads"])
+@pytest.mark.parametrize("pool", forms(short=["loop"], thorough=["threads"]))
 def test_a_worker_whose_connections_are_cut_executes_all_and_settles_all(
     pool: str, cutter: Cutter, server: ValkeyServer, start_worker: StartWorker
 ) -> None:

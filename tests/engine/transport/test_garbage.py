@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from skillfleet_engine.transport import message_undecodable
 from tests.engine.transport.conftest import StartReader, StartWorker
 from tests.engine.transport.readers import Reader, envelope, packed, publish
+from tests.support.forms import forms
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
@@ -162,7 +163,7 @@ def test_no_bytes_stop_a_reader(garbage: list[bytes], valkey: ValkeyServer, stea
         assert client.hlen("unacked") == client.zcard("unacked_index") == client.llen("jobs") == 0
 
 
-@pytest.mark.parametrize("pool", ["loop", "threads"])
+@pytest.mark.parametrize("pool", forms(short=["loop"], thorough=["threads"]))
 def test_no_garbage_stops_a_worker(
     pool: str, start_worker: StartWorker, server: ValkeyServer
 ) -> None:

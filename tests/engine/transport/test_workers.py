@@ -9,6 +9,7 @@ import pytest
 from tests.engine.transport.conftest import StartWorker
 from tests.engine.transport.readers import commands
 from tests.engine.workers import Worker
+from tests.support.forms import forms
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
@@ -28,7 +29,7 @@ def noted(*workers: Worker) -> set[str]:
     return {entry["text"] for worker in workers for entry in worker.entries("note")}
 
 
-@pytest.mark.parametrize("pool", ["loop", "threads", "prefork"])
+@pytest.mark.parametrize("pool", forms(short=["loop", "prefork"], thorough=["threads"]))
 def test_every_pool_works(pool: str, start_worker: StartWorker, server: ValkeyServer) -> None:
     worker = start_worker(pool, concurrency=2)
     for number in range(20):
@@ -124,7 +125,7 @@ def test_a_message_is_acknowledged_after_the_broker_came_back(
     assert len(worker.entries("held", running.id)) == 1
 
 
-@pytest.mark.parametrize("pool", ["loop", "threads"])
+@pytest.mark.parametrize("pool", forms(short=["loop"], thorough=["threads"]))
 def test_a_worker_takes_up_its_work_after_restarts_of_the_broker(
     pool: str, start_worker: StartWorker, server: ValkeyServer
 ) -> None:
