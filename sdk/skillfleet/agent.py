@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from skillfleet.auth import NoAuth
 from skillfleet.context import AuthT, RunContext
-from skillfleet.contracts import AgentCard
+from skillfleet.contracts import AgentCard, WorkspaceAccess
 from skillfleet.errors import DeclarationError
 from skillfleet.skills.skill import Skill, SkillDecorator, SkillOptions, make_skill
 from skillfleet.skills.spec import (
@@ -97,6 +97,7 @@ class Agent:
         secrets: Sequence[str] = (),
         max_deliveries: int | None = None,
         durable: bool = False,
+        workspace: WorkspaceAccess | None = None,
     ) -> SkillDecorator: ...
 
     def skill(self, handler: Any = None, /, **options: Any) -> Any:
@@ -112,6 +113,7 @@ class Agent:
         `ctx.secret` may read. `max_deliveries` bounds how often a run is handed to a worker.
         A run of a `durable` skill may be parked while it waits: it gives up its worker, and its
         handler starts again later, with the results of its steps; side effects belong in steps.
+        `workspace` lets the skill negotiate access to files with `ctx.workspace`.
 
         Raises `DeclarationError`, whose message says what to write.
         """

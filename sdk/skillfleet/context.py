@@ -179,7 +179,11 @@ class RunContext(ABC, Generic[AuthT]):
     @property
     @abstractmethod
     def workspace(self) -> Any:
-        """The client for the caller's files; raises `CapabilityUnavailableError` without one."""
+        """The client for the files of the run, a `skillfleet.ports.workspace.WorkspaceClient`.
+
+        Raises `CapabilityUnavailableError` where the runtime has none, and `WorkspaceDenied` in a
+        skill that declares no access: write `@agent.skill(workspace=WorkspaceAccess.dynamic())`.
+        """
 
     @property
     @abstractmethod

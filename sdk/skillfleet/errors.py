@@ -197,6 +197,36 @@ class SandboxUnavailable(CapabilityUnavailableError):  # noqa: N818 - the seed's
     code = "sandbox_unavailable"
 
 
+class WorkspaceDenied(SkillfleetError, PermissionError):  # noqa: N818 - the seed's name
+    """The skill's access, the grant or the path does not allow this use of the workspace."""
+
+    code = "workspace_denied"
+
+
+class WorkspaceConflict(SkillfleetError):  # noqa: N818 - named like the other ends of a commit
+    """Files changed since a view staged its changes; nothing was committed. `paths` has them."""
+
+    code = "workspace_conflict"
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = tuple(sorted(paths))
+        super().__init__(
+            f"these files changed since they were staged: {', '.join(self.paths)};"
+            " read them again, or discard the view"
+        )
+
+
+class WorkspaceBusy(SkillfleetError):  # noqa: N818 - named like the other ends of a commit
+    """Another attempt writes to the workspace; `holder` names it."""
+
+    code = "workspace_busy"
+    retryable = True
+
+    def __init__(self, holder: str) -> None:
+        self.holder = holder
+        super().__init__(f"the workspace has a writer already: {holder or 'it has no name yet'}")
+
+
 class LimitExceededError(SkillfleetError):
     """A tree of runs is too deep or too large."""
 

@@ -16,6 +16,7 @@ from skillfleet.ports.loading import Port, load, names_of
 from skillfleet.ports.orchestrator import ORCHESTRATOR, Orchestrator
 from skillfleet.ports.provider import AdapterEnvironment, Provider, ReapingProvider
 from skillfleet.ports.secrets import SECRETS, SHORTEST, Secrets
+from skillfleet.ports.workspace import WORKSPACE, WorkspaceProvider
 from skillfleet_adapters.secrets.chain import ChainedSecrets
 from skillfleet_auth.grants import TokenGrants, grant_signer
 from skillfleet_auth.settings import AuthSettings
@@ -51,6 +52,11 @@ class Adapters:
     def discovery(self) -> DiscoveryProvider | None:
         """The provider of clients that find agents."""
         return self.of(DISCOVERY)
+
+    @property
+    def workspace(self) -> WorkspaceProvider | None:
+        """The provider of workspaces."""
+        return self.of(WORKSPACE)
 
     @property
     def orchestrator(self) -> Orchestrator | None:
@@ -104,6 +110,7 @@ def load_adapters(
     selected: dict[Port[Any], str] = {
         A2A: settings.a2a,
         DISCOVERY: settings.discovery,
+        WORKSPACE: settings.workspace,
         ORCHESTRATOR: settings.orchestrator,
         ADMISSION: settings.admission or ("token" if settings.auth == "required" else "open"),
     }

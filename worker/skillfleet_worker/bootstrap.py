@@ -58,6 +58,7 @@ def make_executor(pool: str, node: Node) -> Executor:
         fleet=adapters.fleet,
         a2a=adapters.a2a,
         discovery=adapters.discovery,
+        workspace=adapters.workspace,
         answer_keys=None if settings.answer_keys is None else AnswerKeys(settings.answer_keys),
         grants=GrantAuthority(grants_signer(settings), process.ledger.grants),
         room=WaitingRoom(settings.max_waiting),

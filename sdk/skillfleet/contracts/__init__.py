@@ -40,7 +40,7 @@ from skillfleet.contracts.waits import (
     WaitKind,
     WaitOutcome,
 )
-from skillfleet.contracts.workspace import WorkspaceMode
+from skillfleet.contracts.workspace import WorkspaceAccess, WorkspaceMode
 
 __all__ = [
     "ADMIN_SCOPE",
@@ -82,6 +82,7 @@ __all__ = [
     "Wait",
     "WaitKind",
     "WaitOutcome",
+    "WorkspaceAccess",
     "WorkspaceMode",
     "call_digest",
     "from_millis",

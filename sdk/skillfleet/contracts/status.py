@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from skillfleet.contracts.states import RunState
 from skillfleet.contracts.waits import WaitKind
+from skillfleet.contracts.workspace import WorkspaceAccess
 
 
 class Attempt(BaseModel):
@@ -93,6 +94,7 @@ class SkillCard(BaseModel):
     timeout_seconds: float | None = None
     max_retries: int = 0
     durable: bool = False
+    workspace: WorkspaceAccess | None = None
     input_schema: dict[str, Any] = Field(default_factory=dict)
     output_schema: dict[str, Any] = Field(default_factory=dict)
 

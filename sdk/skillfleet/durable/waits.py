@@ -44,6 +44,7 @@ class Question:
     timeout: float | None = None
     key: str | None = None
     scopes: Sequence[str] = ()
+    kind: WaitKind = WaitKind.ASK
 
     def check(self) -> None:
         """Raise `InvalidArgumentsError` for what cannot be asked."""
@@ -89,7 +90,7 @@ async def _answer(journal: Journal, question: Question, kind: AnswerType, identi
     await _withdraw_others(journal, identity, question.key)
     spec = WaitSpec(
         identity=identity,
-        kind=WaitKind.ASK,
+        kind=question.kind,
         name=question.key or "",
         question=question.question,
         schema=kind.schema,

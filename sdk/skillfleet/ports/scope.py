@@ -44,6 +44,11 @@ class RunScope(ABC):
 
     @property
     @abstractmethod
+    def session_id(self) -> str | None:
+        """The name of the run's session, distinct within the fleet; None without a session."""
+
+    @property
+    @abstractmethod
     def attempt(self) -> int:
         """The number of this attempt, from 1."""
 

@@ -9,10 +9,12 @@ from pydantic import BaseModel
 
 from skillfleet.arguments import json_arguments
 from skillfleet.context import AuthT, RunContext
+from skillfleet.contracts import WorkspaceAccess
 from skillfleet.skills.schema import ArgumentsSchema, ResultSchema
 from skillfleet.skills.signature import read_signature
 from skillfleet.skills.spec import (
     SkillSpec,
+    check_access,
     check_count,
     check_flag,
     check_skill_name,
@@ -41,6 +43,7 @@ class SkillOptions:
     secrets: Sequence[str] = ()
     max_deliveries: int | None = None
     durable: bool = False
+    workspace: WorkspaceAccess | None = None
 
 
 class Skill(Generic[P, R_co]):
@@ -141,6 +144,7 @@ def make_skill(
         secrets=names(label, "secrets", options.secrets),
         max_deliveries=options.max_deliveries,
         durable=check_flag(label, "durable", options.durable),
+        workspace=check_access(label, options.workspace),
         input_schema=arguments.json_schema,
         output_schema=result.json_schema,
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from skillfleet.contracts import MOST_SECONDS, SkillCard
+from skillfleet.contracts import MOST_SECONDS, SkillCard, WorkspaceAccess
 from skillfleet.errors import DeclarationError
 from skillfleet.jsonable import NotJsonError, to_json
 from skillfleet.retry import RetryPolicy
@@ -25,8 +25,8 @@ class SkillSpec:
     """The declaration of a skill. `timeout` is in seconds; schemas are JSON Schema (2020-12).
 
     `max_deliveries` bounds how often a run is delivered to a worker, lost workers included;
-    None leaves it to the fleet. A `durable` run may be parked while it waits. May gain fields: do
-    not construct it yourself.
+    None leaves it to the fleet. A `durable` run may be parked while it waits. `workspace` limits
+    what `ctx.workspace` opens; None: nothing. May gain fields: do not construct it yourself.
     """
 
     agent: str
@@ -39,6 +39,7 @@ class SkillSpec:
     secrets: tuple[str, ...] = ()
     max_deliveries: int | None = None
     durable: bool = False
+    workspace: WorkspaceAccess | None = None
     input_schema: dict[str, Any] = field(default_factory=dict, hash=False)
     output_schema: dict[str, Any] = field(default_factory=dict, hash=False)
 
@@ -57,6 +58,7 @@ class SkillSpec:
             timeout_seconds=self.timeout,
             max_retries=self.retry.max_retries,
             durable=self.durable,
+            workspace=self.workspace,
             input_schema=self.input_schema,
             output_schema=self.output_schema,
         )
@@ -150,6 +152,18 @@ def check_flag(label: str, option: str, value: bool) -> bool:  # noqa: FBT001 - 
     if not isinstance(value, bool):
         raise DeclarationError(f"{label}: {option}={value!r} must be True or False")
     return value
+
+
+def check_access(label: str, access: WorkspaceAccess | None) -> WorkspaceAccess | None:
+    """Return the access, None for access to nothing; raises `DeclarationError` for others."""
+    if access is None:
+        return None
+    if not isinstance(access, WorkspaceAccess):
+        raise DeclarationError(
+            f"{label}: workspace={access!r} must be a WorkspaceAccess: write"
+            " workspace=WorkspaceAccess.dynamic()"
+        )
+    return access if access.enabled else None
 
 
 def check_count(label: str, option: str, value: int | None, *, least: int) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from skillfleet.cleanups import Cleanups
 from skillfleet.context import AuthT, RunContext
-from skillfleet.contracts import TEXT_DELTA_KIND, Budget, Wait, WaitOutcome
+from skillfleet.contracts import TEXT_DELTA_KIND, Budget, Wait, WaitOutcome, WorkspaceAccess
 from skillfleet.durable.journal import begin_journal
 from skillfleet.errors import (
     CapabilityUnavailableError,
@@ -28,6 +28,7 @@ from skillfleet.ports.journal import Decision, Emission, JournalStore
 from skillfleet.ports.provider import Provider
 from skillfleet.ports.scope import FLEET_LABEL, LEASE_LABEL, RUN_LABEL, Cleanup, RunScope
 from skillfleet.ports.secrets import SHORTEST
+from skillfleet.ports.workspace import WorkspaceProvider
 from skillfleet.redaction import Redactor, SecretRegistry
 from skillfleet.testing.budget_tracker import BudgetTracker
 from skillfleet.testing.clock import Clock, WallClock
@@ -35,7 +36,9 @@ from skillfleet.testing.local_grants import local_authority
 from skillfleet.testing.local_journal import LocalJournal
 from skillfleet.testing.local_session import LocalSession
 from skillfleet.testing.local_store import LocalAttempt, LocalJournalStore
+from skillfleet.testing.local_workspace import EVERYTHING, local_workspace
 from skillfleet.types import AgentEvent, ArtifactRef
+from skillfleet.workspaces.opening import open_workspace
 
 T = TypeVar("T")
 
@@ -60,12 +63,14 @@ class LocalRunContext(RunContext[AuthT]):
     `answer` or `reject`. `inbox` has the messages that `receive` returns. Pass
     `clock=InstantClock()` of `skillfleet.testing` to let pauses and timeouts end at once, and the
     `journal` of another context to continue its run. `lose` simulates the death of the worker.
-    `session=LocalSession("chat")` is the session that the run belongs to.
+    `session=LocalSession("chat")` is the session that the run belongs to. `workspace` has the
+    files of `ctx.workspace`: a dict of contents by path, the path of a folder, or a provider.
 
     Concurrency: one event loop; `cancel` and `shut_down` must be called in its thread.
     """
 
     _durable = False
+    _access: WorkspaceAccess | None = EVERYTHING
     _lost = False
     _ending = False
     _store: LocalJournalStore | None = None
@@ -123,7 +128,7 @@ class LocalRunContext(RunContext[AuthT]):
         self._session = session
         self._secrets = dict(secrets or {})
         self._redactor = _redactor(self._secrets)
-        self._capabilities = {"workspace": workspace, "sandbox": sandbox}
+        self._capabilities = {"workspace": local_workspace(workspace), "sandbox": sandbox}
         self._capabilities |= {"a2a": a2a, "discover": discover}
         self._opened: dict[str, Any] = {}
         self._attempt = self.journal.attempts + 1
@@ -194,9 +199,12 @@ class LocalRunContext(RunContext[AuthT]):
         """True once the attempt is lost."""
         return self._lost
 
-    def begin_attempt(self, *, durable: bool = False) -> None:
-        """Begin an attempt: `run_skill` calls it. `durable` is that of the skill."""
+    def begin_attempt(
+        self, *, durable: bool = False, workspace: WorkspaceAccess | None = None
+    ) -> None:
+        """Begin an attempt: `run_skill` calls it with what the skill declares."""
         self._durable = durable
+        self._access = workspace
         self._ending = False
         if self._lost:
             self._lost = False
@@ -369,11 +377,20 @@ class LocalRunContext(RunContext[AuthT]):
 
     @property
     def workspace(self) -> Any:
-        """The client that was passed; raises `CapabilityUnavailableError` without one."""
-        client = self._client("workspace")
-        if client is None:
+        """The client for the files that were passed, or the client that was passed.
+
+        Raises `CapabilityUnavailableError` without one, `WorkspaceDenied` in a skill that
+        `run_skill` runs and that declares no access. A direct call of a skill has all access.
+        """
+        given = self._capabilities["workspace"]
+        if given is None:
             raise CapabilityUnavailableError("this run has no workspace: pass workspace=...")
-        return client
+        if not isinstance(given, WorkspaceProvider):
+            return given
+        if "workspace" not in self._opened:
+            scope = LocalRunScope(self)
+            self._opened["workspace"] = open_workspace(self, given, scope, self._access)
+        return self._opened["workspace"]
 
     @property
     def sandbox(self) -> Any:
@@ -431,6 +448,12 @@ class LocalRunScope(RunScope):
     def root_id(self) -> str:
         """The `task_id` of the first caller."""
         return self.context.root_id
+
+    @property
+    def session_id(self) -> str | None:
+        """The id of the context's session; None without one."""
+        session = self.context.session
+        return None if session is None else session.id
 
     @property
     def attempt(self) -> int:

@@ -272,7 +272,7 @@ class LocalJournalStore(JournalStore):
         self._journal.decide(wait, decision)
 
     def _prepared(self, spec: WaitSpec) -> tuple[bool, Any]:
-        if spec.kind is WaitKind.ASK:
+        if spec.kind in (WaitKind.ASK, WaitKind.GRANT):
             for name in (spec.name, spec.question):
                 if name and name in self._attempt.answers:
                     return True, self._attempt.answers[name]

@@ -78,7 +78,7 @@ async def _run_attempt(
     ctx.deadline = earlier(min(ends, default=None), skill.spec.timeout)
     await ctx.check_cancelled()
     _check_deadline(ctx)
-    ctx.begin_attempt(durable=skill.spec.durable)
+    ctx.begin_attempt(durable=skill.spec.durable, workspace=skill.spec.workspace)
     task = asyncio.ensure_future(skill(ctx, **bound))
     try:
         await _wait(task, ctx, grace)

@@ -26,7 +26,10 @@ from skillfleet.ports.discovery import DiscoveryClient, DiscoveryProvider
 from skillfleet.ports.grants import GrantAuthority
 from skillfleet.ports.journal import Emission, JournalStore
 from skillfleet.ports.secrets import SHORTEST, Secrets
+from skillfleet.ports.workspace import WorkspaceClient, WorkspaceProvider
 from skillfleet.redaction import Redactor
+from skillfleet.skills.spec import SkillSpec
+from skillfleet.workspaces.opening import open_workspace
 from skillfleet_auth.sealing import AnswerKeys
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger import Ledger
@@ -62,6 +65,7 @@ class Capabilities:
     """The fleet's name, for the label of external resources."""
     a2a: A2AProvider | None = None
     discovery: DiscoveryProvider | None = None
+    workspace: WorkspaceProvider | None = None
     answer_keys: AnswerKeys | None = None
     """The keys that decrypt secret answers; None: questions for secrets are refused."""
     show_waiting: Callable[[str, str], None] | None = None
@@ -96,11 +100,13 @@ class ContextState:
         attempt: Attempt,
         buffer: EventBuffer,
         auth: BaseModel,
-        declared_secrets: tuple[str, ...],
+        spec: SkillSpec,
         capabilities: Capabilities,
         version: str,
     ) -> None:
         """`version` is that of the agent."""
+        declared_secrets = spec.secrets
+        self.access = spec.workspace
         self.attempt = attempt
         self.auth = auth
         self.capabilities = capabilities
@@ -110,6 +116,7 @@ class ContextState:
         if declared_secrets:
             self.buffer = RedactingEventBuffer(buffer, self.redactor)
         self._events = buffer
+        self._workspace: WorkspaceClient | None = None
         self._version = version
         if attempt.durable:
             # A drain gives its run back even if it never records anything.
@@ -186,6 +193,17 @@ class ContextState:
         if provider is None:
             raise CapabilityUnavailableError("this worker cannot find agents")
         return provider.open(self.scope)
+
+    def open_workspace(self, context: RunContext[Any]) -> WorkspaceClient:
+        """Return the client for the files of the run, the same one at each call."""
+        provider = self.capabilities.workspace
+        if provider is None:
+            raise CapabilityUnavailableError(
+                "this worker provides no workspaces: set SKILLFLEET_WORKSPACE"
+            )
+        if self._workspace is None:
+            self._workspace = open_workspace(context, provider, self.scope, self.access)
+        return self._workspace
 
     @cached_property
     def calls(self) -> A2AClient:
@@ -286,9 +304,9 @@ class FleetRunContext(RunContext[Any]):
         return _states.of(self).session
 
     @property
-    def workspace(self) -> Any:
-        """Raises CapabilityUnavailableError: this fleet has no workspaces."""
-        raise CapabilityUnavailableError("this fleet provides no workspaces")
+    def workspace(self) -> WorkspaceClient:
+        """The client for the files of the run; raises WorkspaceDenied without declared access."""
+        return _states.of(self).open_workspace(self)
 
     @property
     def sandbox(self) -> Any:

@@ -71,7 +71,7 @@ class Execution:
             bound = skill.check_and_bind(delivery.arguments)
             auth = auth_from_claims(served.agent.auth_model, delivery.auth)
             state = ContextState(
-                attempt, events, auth, spec.secrets, self._capabilities, served.agent.version
+                attempt, events, auth, spec, self._capabilities, served.agent.version
             )
             ctx = FleetRunContext(state)
             ctx.require_scopes(spec.scopes)

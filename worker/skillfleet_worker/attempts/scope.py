@@ -125,6 +125,12 @@ class AttemptScope(RunScope):
         return _states.of(self).attempt.delivery.root_id
 
     @property
+    def session_id(self) -> str | None:
+        """The name of the run's session in the ledger; None without one."""
+        state = _states.of(self)
+        return session_of(state.attempt, state.ledger)
+
+    @property
     def attempt(self) -> int:
         """The number of this attempt."""
         return _states.of(self).attempt.lease.attempt

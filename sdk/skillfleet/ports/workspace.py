@@ -1,0 +1,247 @@
+"""The port for workspaces: the files of a session or of a tree of runs."""
+
+import builtins
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+
+from skillfleet.contracts.workspace import WorkspaceAccess, WorkspaceMode
+from skillfleet.ports.loading import Port
+from skillfleet.ports.provider import Provider
+from skillfleet.ports.scope import RunScope
+
+__all__ = [
+    "WORKSPACE",
+    "FileInfo",
+    "FileMatch",
+    "FileStore",
+    "WorkspaceAccess",
+    "WorkspaceClient",
+    "WorkspaceGrant",
+    "WorkspaceMode",
+    "WorkspacePatch",
+    "WorkspaceProvider",
+    "WorkspaceStorage",
+    "WorkspaceView",
+    "workspace_id",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class FileMatch:
+    """A file that a search found. `file_type` is its extension in lower case, without the dot."""
+
+    path: str
+    file_type: str = ""
+    score: float = 0.0
+    summary: str = ""
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceGrant:
+    """Access to some files: `files` are paths or globs, `expires_at` is UTC, None is no expiry."""
+
+    grant_id: str
+    purpose: str
+    files: tuple[str, ...]
+    mode: WorkspaceMode
+    reason: str = ""
+    expires_at: datetime | None = None
+    requires_human_approval: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspacePatch:
+    """A staged change of one file; `content` is None for a deletion."""
+
+    grant_id: str
+    path: str
+    operation: Literal["create", "update", "delete"]
+    content: bytes | None = None
+
+
+class WorkspaceView(ABC):
+    """Files of a workspace that a grant opens.
+
+    Paths are relative, in Unicode's NFC, with `/`. Every call raises `WorkspaceDenied` once the
+    grant has expired, for a path outside of it, and above the limits of the skill's access.
+
+    Concurrency: one event loop; calls may overlap, writes are applied one at a time.
+    """
+
+    @property
+    @abstractmethod
+    def grant(self) -> WorkspaceGrant:
+        """The grant that the view is opened with."""
+
+    @abstractmethod
+    async def list(self) -> builtins.list[FileMatch]:
+        """Return the files of the view by path, with what it has staged."""
+
+    @abstractmethod
+    async def read(self, path: str) -> bytes:
+        """Return the content of a file; raises `FileNotFoundError` where there is none."""
+
+    @abstractmethod
+    async def write(self, path: str, data: bytes) -> None:
+        """Replace or create a file as a whole: at once, or staged in an overlay."""
+
+    @abstractmethod
+    async def delete(self, path: str) -> None:
+        """Delete a file, at once or staged; raises `FileNotFoundError` where there is none."""
+
+    @abstractmethod
+    async def patches(self) -> builtins.list[WorkspacePatch]:
+        """Return the staged changes by path; none in a mode without overlay."""
+
+    @abstractmethod
+    async def commit(self) -> builtins.list[str]:
+        """Apply all staged changes or none; returns the changed paths.
+
+        Raises `WorkspaceConflict` where a file is no longer as it was when it was staged, and
+        `WorkspaceBusy` while another attempt writes.
+        """
+
+    @abstractmethod
+    async def discard(self) -> None:
+        """Drop all staged changes."""
+
+
+class WorkspaceClient(ABC):
+    """Negotiates access to the files of a run's workspace.
+
+    Concurrency: one event loop; calls may overlap. Every method raises `WorkspaceDenied` for
+    what the skill's `WorkspaceAccess` does not allow.
+    """
+
+    @abstractmethod
+    async def search(
+        self, *, query: str, types: Sequence[str] = (), limit: int = 20
+    ) -> list[FileMatch]:
+        """Return files whose path contains words of `query`, the best first.
+
+        An empty query finds all. `types` are extensions without a dot.
+        """
+
+    @abstractmethod
+    async def request_access(
+        self, *, files: Sequence[str], mode: WorkspaceMode, reason: str, purpose: str = ""
+    ) -> WorkspaceGrant:
+        """Return a grant for paths or globs.
+
+        Where a person has to approve, this is a question of kind `grant`: raises `WaitRejected`
+        or `WaitTimedOut`, and `WorkspaceDenied` for the answer False. A later attempt that asks
+        for the same gets the same grant, with its overlay.
+        """
+
+    @abstractmethod
+    async def open_view(
+        self,
+        *,
+        purpose: str,
+        hints: Sequence[str] = (),
+        file_types: Sequence[str] = (),
+        max_files: int = 10,
+        mode: WorkspaceMode = WorkspaceMode.READ_ONLY,
+        reason: str = "",
+    ) -> WorkspaceView:
+        """Request access to what the hints name, and open it.
+
+        A hint is a path or glob, or a word that is searched for; without hints, all files of
+        `file_types`. In a mode that writes, hints with a `.`, `/` or `*` are granted as they are,
+        so that the view can create files.
+        """
+
+    @abstractmethod
+    async def view(self, grant: WorkspaceGrant | str) -> WorkspaceView:
+        """Open a grant of this run, by itself or its id; raises `WorkspaceBusy`."""
+
+    @abstractmethod
+    async def list_grants(self) -> list[WorkspaceGrant]:
+        """Return the grants of this run that have not expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """A file of a store."""
+
+    path: str
+    size_bytes: int
+
+
+class FileStore(ABC):
+    """Regular files by path, for the rules in `skillfleet.workspaces`.
+
+    A store is safe by itself: it raises `WorkspaceDenied` for a path that
+    `skillfleet.workspaces.names.check_path` refuses, one that leads through a link, one that is
+    no regular file, and a new one that differs from another by case or Unicode form only.
+    """
+
+    @abstractmethod
+    async def list(self) -> list[FileInfo]:
+        """Return all files by path, without links, devices and names that are refused."""
+
+    @abstractmethod
+    async def stat(self, path: str) -> FileInfo | None:
+        """Return the file's size; None where there is none."""
+
+    @abstractmethod
+    async def read(self, path: str) -> bytes | None:
+        """Return the file's content; None where there is none."""
+
+    @abstractmethod
+    async def write(self, path: str, data: bytes) -> None:
+        """Replace the file as a whole; it is durable when the call returns."""
+
+    @abstractmethod
+    async def delete(self, path: str) -> bool:
+        """Delete the file, durably; returns whether there was one."""
+
+
+class WorkspaceStorage(ABC):
+    """The storage of one workspace."""
+
+    @property
+    @abstractmethod
+    def files(self) -> FileStore:
+        """The files that people and skills see."""
+
+    @property
+    @abstractmethod
+    def state(self) -> FileStore:
+        """Grants, overlays and the journal of commits, beside the files."""
+
+    @abstractmethod
+    def writer(self, holder: str) -> AbstractAsyncContextManager[None]:
+        """Return a context manager that holds the workspace's one right to write.
+
+        Entering raises `WorkspaceBusy`, which names the holder, while another has it. The right
+        ends with its process, however that dies.
+        """
+
+
+class WorkspaceProvider(Provider[WorkspaceStorage]):
+    """Opens the storage of workspaces by id: for attempts, and for producers."""
+
+    @abstractmethod
+    def storage(self, identifier: str) -> WorkspaceStorage:
+        """Return the storage of a workspace; opens nothing yet."""
+
+    def open(self, scope: RunScope) -> WorkspaceStorage:
+        """Return the storage of the run's workspace."""
+        return self.storage(workspace_id(scope))
+
+
+def workspace_id(scope: RunScope) -> str:
+    """Return the id of a run's workspace: that of its session, or of its tree of runs."""
+    session = scope.session_id
+    return f"run:{scope.root_id}" if session is None else f"session:{session}"
+
+
+WORKSPACE: Final[Port[WorkspaceProvider]] = Port(
+    "workspace", WorkspaceProvider, "SKILLFLEET_WORKSPACE"
+)

@@ -1,0 +1,127 @@
+"""Commits of overlays: all changes or none, also where the process dies in between.
+
+A commit writes its plan first. Who next takes the right to write completes it; where a file was
+changed from outside in the meantime, it restores the others instead. Every caller holds the
+right to write.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from skillfleet.errors import WorkspaceConflict, WorkspaceDenied
+from skillfleet.ports.workspace import WorkspaceStorage
+from skillfleet.workspaces.names import check_collision
+from skillfleet.workspaces.overlay import Changes, Overlay, clear_overlay, digest_of
+
+_PLAN: Final = "commit.json"
+
+
+class _Plan(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    grant_id: str
+    changes: Changes
+
+
+async def commit(storage: WorkspaceStorage, overlay: Overlay) -> list[str]:
+    """Apply an overlay; raises `WorkspaceConflict` and changes nothing where files differ."""
+    await recover(storage)
+    plan = _Plan(grant_id=overlay.grant_id, changes=overlay.changes)
+    await _refuse_conflicts(storage, plan.changes)
+    for path, staged in plan.changes.items():
+        if staged.base is not None:
+            base = await storage.files.read(path)
+            if base is None or await overlay.keep(base) != staged.base:
+                raise WorkspaceConflict([path])
+    await storage.state.write(_PLAN, plan.model_dump_json().encode())
+    try:
+        await _apply(storage, plan)
+    except Exception:
+        await _undo(storage, plan)
+        await storage.state.delete(_PLAN)
+        raise
+    await overlay.clear()
+    await storage.state.delete(_PLAN)
+    return sorted(plan.changes)
+
+
+async def is_unfinished(storage: WorkspaceStorage) -> bool:
+    """Return whether a commit has begun and not ended."""
+    return await storage.state.stat(_PLAN) is not None
+
+
+async def recover(storage: WorkspaceStorage) -> None:
+    """End a commit whose process died: complete it, or undo it after a change from outside."""
+    written = await storage.state.read(_PLAN)
+    if written is None:
+        return
+    plan = _Plan.model_validate_json(written)
+    if await _changed_outside(storage, plan):
+        await _undo(storage, plan)
+    else:
+        await _apply(storage, plan)
+        await clear_overlay(storage.state, plan.grant_id)
+    await storage.state.delete(_PLAN)
+
+
+async def _refuse_conflicts(storage: WorkspaceStorage, changes: Changes) -> None:
+    present = {info.path for info in await storage.files.list()}
+    wrong = [
+        path for path, staged in changes.items() if await _digest(storage, path) != staged.base
+    ]
+    after = present - {path for path, staged in changes.items() if staged.content is None}
+    after |= {path for path, staged in changes.items() if staged.content is not None}
+    for path, staged in changes.items():
+        if staged.operation == "create":
+            try:
+                check_collision(path, after)
+            except WorkspaceDenied:
+                wrong.append(path)
+    if wrong:
+        raise WorkspaceConflict(sorted(set(wrong)))
+
+
+async def _digest(storage: WorkspaceStorage, path: str) -> str | None:
+    """Return the digest of a file; "" for what is there and no file."""
+    try:
+        return digest_of(await storage.files.read(path))
+    except WorkspaceDenied:
+        return ""
+
+
+async def _changed_outside(storage: WorkspaceStorage, plan: _Plan) -> bool:
+    for path, staged in plan.changes.items():
+        if await _digest(storage, path) not in (staged.base, staged.content):
+            return True
+    return False
+
+
+async def _apply(storage: WorkspaceStorage, plan: _Plan) -> None:
+    overlay = Overlay(storage.state, plan.grant_id)
+    for path in _deletions_first(plan.changes):
+        content = plan.changes[path].content
+        if await _digest(storage, path) == content:
+            continue
+        if content is None:
+            await storage.files.delete(path)
+        else:
+            await storage.files.write(path, await overlay.content(content))
+
+
+async def _undo(storage: WorkspaceStorage, plan: _Plan) -> None:
+    overlay = Overlay(storage.state, plan.grant_id)
+    for path in reversed(_deletions_first(plan.changes)):
+        staged = plan.changes[path]
+        if await _digest(storage, path) != staged.content:
+            continue
+        if staged.base is None:
+            await storage.files.delete(path)
+        else:
+            await storage.files.write(path, await overlay.content(staged.base))
+
+
+def _deletions_first(changes: Changes) -> Sequence[str]:
+    """Return the paths in the order of their changes: a file may give way to a folder."""
+    return sorted(changes, key=lambda path: (changes[path].content is not None, path))

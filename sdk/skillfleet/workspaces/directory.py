@@ -1,0 +1,113 @@
+"""The storage of workspaces in folders of a local or shared volume."""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from skillfleet.errors import WorkspaceBusy
+from skillfleet.ports.workspace import WorkspaceProvider, WorkspaceStorage
+from skillfleet.workspaces.folder import FolderFiles
+
+_LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_HOLDER_BYTES: Final = 1000
+_STALE_SECONDS: Final = 86_400
+
+
+class DirectoryStorage(WorkspaceStorage):
+    """A workspace in a folder; `beside`, on the same volume, has its state and its lock."""
+
+    def __init__(self, files: Path, beside: Path) -> None:
+        self._folder = files
+        self._beside = beside
+        self._made = False
+
+    @property
+    def files(self) -> FolderFiles:
+        """See `WorkspaceStorage.files`."""
+        self._make()
+        return FolderFiles(self._folder, self._beside / "scratch")
+
+    @property
+    def state(self) -> FolderFiles:
+        """See `WorkspaceStorage.state`."""
+        self._make()
+        return FolderFiles(self._beside / "state", self._beside / "scratch")
+
+    def _make(self) -> None:
+        if not self._made:
+            for folder in (self._folder, self._beside / "state", self._beside / "scratch"):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._made = True
+
+    @asynccontextmanager
+    async def writer(self, holder: str) -> AsyncIterator[None]:
+        """See `WorkspaceStorage.writer`: a lock of the system, which ends with its process."""
+        self._make()
+        lock = await asyncio.to_thread(self._lock, holder)
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            os.close(lock)
+
+    def _lock(self, holder: str) -> int:
+        lock = os.open(self._beside / "lock", _LOCK, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            name = os.pread(lock, _MOST_HOLDER_BYTES, 0).decode(errors="replace")
+            os.close(lock)
+            if isinstance(error, BlockingIOError):
+                raise WorkspaceBusy(name) from None
+            raise
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, holder.encode()[:_MOST_HOLDER_BYTES], 0)
+        self._sweep()
+        return lock
+
+    def _sweep(self) -> None:
+        """Remove the unfinished files of processes that were killed."""
+        limit = time.time() - _STALE_SECONDS
+        for file in (self._beside / "scratch").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if file.lstat().st_mtime < limit:
+                    file.unlink()
+
+
+class DirectoryWorkspaces(WorkspaceProvider):
+    """A provider of a folder for each workspace, below one folder."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def storage(self, identifier: str) -> DirectoryStorage:
+        """See `WorkspaceProvider.storage`."""
+        folder = self._directory / folder_name(identifier)
+        return DirectoryStorage(folder / "files", folder / "beside")
+
+
+class OneDirectory(WorkspaceProvider):
+    """A provider of one existing folder, whatever the run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve(strict=True)
+
+    def storage(self, identifier: str) -> DirectoryStorage:
+        """Return the folder's storage; its state is in a hidden folder next to it."""
+        del identifier
+        beside = self._folder.parent / f".{self._folder.name}.workspace"
+        return DirectoryStorage(self._folder, beside)
+
+
+def folder_name(identifier: str) -> str:
+    """Return the name of a workspace's folder: readable, and distinct by a digest."""
+    readable = re.sub(r"[^a-z0-9]+", "-", identifier.lower()).strip("-")[:40].strip("-")
+    return f"{readable}-{hashlib.sha256(identifier.encode()).hexdigest()[:32]}"
