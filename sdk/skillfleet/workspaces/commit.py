@@ -23,6 +23,8 @@ class _Plan(BaseModel):
 
     grant_id: str
     changes: Changes
+    applied: bool = False
+    """True once all changes are made: what other writers do from then on is no conflict."""
 
 
 async def commit(storage: WorkspaceStorage, overlay: Overlay) -> list[str]:
@@ -42,8 +44,8 @@ async def commit(storage: WorkspaceStorage, overlay: Overlay) -> list[str]:
         await _undo(storage, plan)
         await storage.state.delete(_PLAN)
         raise
-    await overlay.clear()
-    await storage.state.delete(_PLAN)
+    await _finish(storage, plan)
+    overlay.changes = {}
     return sorted(plan.changes)
 
 
@@ -58,11 +60,21 @@ async def recover(storage: WorkspaceStorage) -> None:
     if written is None:
         return
     plan = _Plan.model_validate_json(written)
-    if await _changed_outside(storage, plan):
+    if not plan.applied and await _changed_outside(storage, plan):
         await _undo(storage, plan)
-    else:
+        await storage.state.delete(_PLAN)
+        return
+    if not plan.applied:
         await _apply(storage, plan)
-        await clear_overlay(storage.state, plan.grant_id)
+    await _finish(storage, plan)
+
+
+async def _finish(storage: WorkspaceStorage, plan: _Plan) -> None:
+    """Drop the overlay whose changes are made, and then the plan."""
+    if not plan.applied:
+        applied = plan.model_copy(update={"applied": True})
+        await storage.state.write(_PLAN, applied.model_dump_json().encode())
+    await clear_overlay(storage.state, plan.grant_id)
     await storage.state.delete(_PLAN)
 
 

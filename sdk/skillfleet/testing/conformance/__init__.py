@@ -28,7 +28,7 @@ if "pytest" in sys.modules:
             f"{__name__}.{name}"
             for name in (
                 *("a2a", "admission", "discovery", "objects"),
-                *("orchestrator", "run_context", "secrets"),
+                *("orchestrator", "run_context", "secrets", "workspace"),
             )
         )
     )
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from skillfleet.testing.conformance.objects import ObjectStoreSuite
     from skillfleet.testing.conformance.orchestrator import OrchestratorSuite
     from skillfleet.testing.conformance.secrets import SecretsSuite
+    from skillfleet.testing.conformance.workspace import WorkspaceSuite
 else:
     __getattr__ = exported(
         __name__,
@@ -50,6 +51,7 @@ else:
             "ObjectStoreSuite": f"{__name__}.objects",
             "OrchestratorSuite": f"{__name__}.orchestrator",
             "SecretsSuite": f"{__name__}.secrets",
+            "WorkspaceSuite": f"{__name__}.workspace",
         },
     )
 
@@ -60,4 +62,5 @@ __all__ = [
     "ObjectStoreSuite",
     "OrchestratorSuite",
     "SecretsSuite",
+    "WorkspaceSuite",
 ]

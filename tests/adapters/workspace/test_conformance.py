@@ -1,0 +1,42 @@
+"""The storages of workspaces pass the port's suite."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from skillfleet.errors import SettingsError
+from skillfleet.ports.loading import load
+from skillfleet.ports.provider import AdapterEnvironment
+from skillfleet.ports.workspace import WORKSPACE, WorkspaceProvider
+from skillfleet.testing.conformance import WorkspaceSuite
+from skillfleet.workspaces.memory import MemoryWorkspaces
+
+
+@asynccontextmanager
+async def yielded(provider: WorkspaceProvider) -> AsyncIterator[WorkspaceProvider]:
+    yield provider
+
+
+class TestMemory(WorkspaceSuite):
+    def provider(self) -> AbstractAsyncContextManager[WorkspaceProvider]:
+        return yielded(MemoryWorkspaces())
+
+
+class TestDirectory(WorkspaceSuite):
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path) -> None:
+        self._folder = tmp_path
+
+    def provider(self) -> AbstractAsyncContextManager[WorkspaceProvider]:
+        variables = {"SKILLFLEET_WORKSPACE_DIRECTORY": str(self._folder)}
+        provider = load(WORKSPACE, "directory", AdapterEnvironment(variables=variables))
+        assert provider is not None
+        return yielded(provider)
+
+
+@pytest.mark.parametrize("variables", [{}, {"SKILLFLEET_WORKSPACE_DIRECTORY": "relative"}])
+def test_the_directory_must_be_absolute(variables: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match="SKILLFLEET_WORKSPACE_DIRECTORY"):
+        load(WORKSPACE, "directory", AdapterEnvironment(variables=variables))
