@@ -208,12 +208,9 @@ class WorkspaceConflict(SkillfleetError):  # noqa: N818 - named like the other e
 
     code = "workspace_conflict"
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.paths = tuple(sorted(paths))
-        super().__init__(
-            f"these files changed since they were staged: {', '.join(self.paths)};"
-            " read them again, or discard the view"
-        )
+    def __init__(self, message: str, paths: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.paths = tuple(paths)
 
 
 class WorkspaceBusy(SkillfleetError):  # noqa: N818 - named like the other ends of a commit
@@ -222,9 +219,9 @@ class WorkspaceBusy(SkillfleetError):  # noqa: N818 - named like the other ends 
     code = "workspace_busy"
     retryable = True
 
-    def __init__(self, holder: str) -> None:
+    def __init__(self, message: str, holder: str = "") -> None:
+        super().__init__(message)
         self.holder = holder
-        super().__init__(f"the workspace has a writer already: {holder or 'it has no name yet'}")
 
 
 class LimitExceededError(SkillfleetError):

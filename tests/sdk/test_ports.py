@@ -41,6 +41,7 @@ def test_every_port_has_its_file() -> None:
         "secrets",
         "session",
         "settings",
+        "workspace",
     ]
 
 

@@ -114,8 +114,10 @@ class WorkspaceView(ABC):
 class WorkspaceClient(ABC):
     """Negotiates access to the files of a run's workspace.
 
-    Concurrency: one event loop; calls may overlap. Every method raises `WorkspaceDenied` for
-    what the skill's `WorkspaceAccess` does not allow.
+    Every method raises `WorkspaceDenied` for what the skill's `WorkspaceAccess` does not allow.
+
+    Concurrency: one event loop; calls may overlap. Cancellation: at any point; a commit that has
+    begun ends first. Forbidden: access that no grant of this run opens.
     """
 
     @abstractmethod

@@ -36,7 +36,7 @@ async def commit(storage: WorkspaceStorage, overlay: Overlay) -> list[str]:
         if staged.base is not None:
             base = await storage.files.read(path)
             if base is None or await overlay.keep(base) != staged.base:
-                raise WorkspaceConflict([path])
+                raise _conflict([path])
     await storage.state.write(_PLAN, plan.model_dump_json().encode())
     try:
         await _apply(storage, plan)
@@ -92,7 +92,15 @@ async def _refuse_conflicts(storage: WorkspaceStorage, changes: Changes) -> None
             except WorkspaceDenied:
                 wrong.append(path)
     if wrong:
-        raise WorkspaceConflict(sorted(set(wrong)))
+        raise _conflict(sorted(set(wrong)))
+
+
+def _conflict(paths: Sequence[str]) -> WorkspaceConflict:
+    return WorkspaceConflict(
+        f"these files changed since they were staged: {', '.join(paths)};"
+        " read them again, or discard the view",
+        paths,
+    )
 
 
 async def _digest(storage: WorkspaceStorage, path: str) -> str | None:

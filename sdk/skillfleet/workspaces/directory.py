@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from skillfleet.errors import WorkspaceBusy
 from skillfleet.ports.workspace import WorkspaceProvider, WorkspaceStorage
 from skillfleet.workspaces.folder import FolderFiles
+from skillfleet.workspaces.names import busy
 
 _LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_HOLDER_BYTES: Final = 1000
@@ -66,7 +66,7 @@ class DirectoryStorage(WorkspaceStorage):
             name = os.pread(lock, _MOST_HOLDER_BYTES, 0).decode(errors="replace")
             os.close(lock)
             if isinstance(error, BlockingIOError):
-                raise WorkspaceBusy(name) from None
+                raise busy(name) from None
             raise
         os.ftruncate(lock, 0)
         os.pwrite(lock, holder.encode()[:_MOST_HOLDER_BYTES], 0)

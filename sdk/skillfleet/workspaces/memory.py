@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from skillfleet.errors import WorkspaceBusy, WorkspaceDenied
+from skillfleet.errors import WorkspaceDenied
 from skillfleet.ports.workspace import FileInfo, FileStore, WorkspaceProvider, WorkspaceStorage
-from skillfleet.workspaces.names import check_collision, check_path
+from skillfleet.workspaces.names import busy, check_collision, check_path
 
 
 class MemoryFiles(FileStore):
@@ -71,7 +71,7 @@ class MemoryStorage(WorkspaceStorage):
     async def writer(self, holder: str) -> AsyncIterator[None]:
         """See `WorkspaceStorage.writer`."""
         if self._holder is not None:
-            raise WorkspaceBusy(self._holder)
+            raise busy(self._holder)
         self._holder = holder
         try:
             yield

@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from skillfleet.errors import WorkspaceDenied
+from skillfleet.errors import WorkspaceBusy, WorkspaceDenied
 from skillfleet.paths import path_fault
 
 _MOST_PART_BYTES: Final = 255
@@ -17,6 +17,11 @@ def check_path(path: str) -> tuple[str, ...]:
     if problem is not None:
         raise WorkspaceDenied(f"the path {path!r} is refused: it {problem}")
     return tuple(path.split("/"))
+
+
+def busy(holder: str) -> WorkspaceBusy:
+    """Return the error for a workspace that has a writer."""
+    return WorkspaceBusy(f"the workspace has a writer already: {holder}", holder)
 
 
 def is_safe_name(name: str) -> bool:
