@@ -1,0 +1,102 @@
+"""Workspaces in a local context: declared access, approvals, and what a resumed run finds."""
+
+from pathlib import Path
+
+import pytest
+
+from skillfleet import Agent, LocalRunContext, NoAuth, RunContext
+from skillfleet.contracts import Wait, WaitKind
+from skillfleet.errors import DeclarationError, WaitRejected, WorkspaceDenied
+from skillfleet.ports.workspace import WorkspaceAccess, WorkspaceMode
+from skillfleet.testing import run_skill
+from skillfleet.workspaces.memory import MemoryWorkspaces
+
+OVERLAY = WorkspaceMode.READ_WRITE_OVERLAY
+ACCESS = WorkspaceAccess.dynamic(
+    allowed_modes=(OVERLAY,), require_human_approval=True, deny_patterns=("**/.env",)
+)
+agent = Agent("editor")
+
+
+@agent.skill(workspace=ACCESS)
+async def append(ctx: RunContext, text: str, fails: bool = False) -> str:
+    view = await ctx.workspace.open_view(
+        purpose="tests", hints=["**/*.txt"], mode=OVERLAY, reason="to append"
+    )
+    if fails:
+        await view.write("a.txt", text.encode())
+        raise RuntimeError("the attempt ends here")
+    staged = [patch.content for patch in await view.patches()]
+    await view.commit()
+    return f"{view.grant.grant_id} {staged}"
+
+
+@agent.skill
+async def undeclared(ctx: RunContext) -> None:
+    await ctx.workspace.search(query="")
+
+
+@agent.skill(workspace=WorkspaceAccess.none())
+async def nothing(ctx: RunContext) -> None:
+    await ctx.workspace.search(query="")
+
+
+@pytest.mark.parametrize("skill", [undeclared, nothing])
+async def test_a_skill_without_declared_access_is_denied(skill: object) -> None:
+    ctx = LocalRunContext(auth=NoAuth(), workspace={"a.txt": b"a"})
+    with pytest.raises(WorkspaceDenied, match="declare"):
+        await run_skill(skill, ctx, {})  # type: ignore[arg-type]
+
+
+def test_the_card_shows_the_access() -> None:
+    cards = {card.name: card.workspace for card in agent.card("celery").skills}
+    assert cards == {"append": ACCESS, "undeclared": None, "nothing": None}
+
+
+def test_another_value_is_no_declaration() -> None:
+    with pytest.raises(DeclarationError, match="WorkspaceAccess"):
+
+        @Agent("other").skill(workspace=True)  # type: ignore[call-overload]
+        async def wrong(ctx: RunContext) -> None: ...
+
+
+async def test_an_approval_is_a_wait_of_kind_grant_and_holds_for_a_later_attempt() -> None:
+    asked: list[Wait] = []
+
+    def approve(wait: Wait) -> bool:
+        asked.append(wait)
+        return True
+
+    provider = MemoryWorkspaces({"a.txt": b"a"})
+    question = "Allow read_write_overlay access to **/*.txt for tests? Reason: to append"
+    first = LocalRunContext(auth=NoAuth(), workspace=provider, answers={question: approve})
+    with pytest.raises(RuntimeError):
+        await run_skill(append, first, {"text": "new", "fails": True})
+    assert [(wait.kind, wait.question) for wait in asked] == [(WaitKind.GRANT, question)]
+
+    second = LocalRunContext(auth=NoAuth(), workspace=provider, journal=first.journal)
+    result = await run_skill(append, second, {"text": "new"})
+    assert result.endswith("[b'new']")
+    assert len(asked) == 1
+    assert provider.storage("run:local-task").files.content == {"a.txt": b"new"}
+
+
+@pytest.mark.parametrize("answer", [False, WaitRejected("no")])
+async def test_what_a_person_refuses_stays_closed(answer: object) -> None:
+    question = "Allow read_write_overlay access to **/*.txt for tests? Reason: to append"
+    ctx = LocalRunContext(auth=NoAuth(), workspace={"a.txt": b"a"}, answers={question: answer})
+    with pytest.raises((WorkspaceDenied, WaitRejected)):
+        await run_skill(append, ctx, {"text": "new"})
+
+
+async def test_a_folder_is_used_in_place_and_its_state_stays_out_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(b"a")
+    ctx = LocalRunContext(auth=NoAuth(), workspace=folder)
+    view = await ctx.workspace.open_view(purpose="tests", hints=["*.txt"], mode=OVERLAY)
+    await view.write("b.txt", b"b")
+    assert [path.name for path in folder.iterdir()] == ["a.txt"]
+    await view.commit()
+    assert sorted(path.name for path in folder.iterdir()) == ["a.txt", "b.txt"]
+    await ctx.aclose()
