@@ -56,7 +56,7 @@ def test_the_card_shows_the_access() -> None:
 def test_another_value_is_no_declaration() -> None:
     with pytest.raises(DeclarationError, match="WorkspaceAccess"):
 
-        @Agent("other").skill(workspace=True)  # type: ignore[call-overload]
+        @Agent("other").skill(workspace=True)  # type: ignore[call-overload, untyped-decorator]
         async def wrong(ctx: RunContext) -> None: ...
 
 
