@@ -65,6 +65,9 @@ class Settings(BaseSettings):
     """Largest artifact; up to 5 GiB with an object store."""
     max_artifacts: int = Field(1000, ge=1)
     """Most artifacts of one run."""
+    workspace: str = ""
+    """Adapter for the files of runs and sessions: `directory`, or an entry point of the group
+    `skillfleet.workspace`. Empty: none."""
     max_deliveries: int = Field(3, ge=1)
     """Most attempts of a run that may be lost with their workers before the run is dead."""
     unserved_seconds: float = Field(600.0, ge=0, le=MOST_SECONDS)

@@ -39,6 +39,7 @@ from skillfleet_producer.inputs import Caller
 from skillfleet_producer.scheduling import ScheduleOptions
 from skillfleet_producer.sessions import AsyncSession
 from skillfleet_producer.submission import EnqueueOptions, Options, check_text
+from skillfleet_producer.workspaces import SessionWorkspace, WorkspaceFiles
 
 T = TypeVar("T")
 Runner = Callable[[], tuple[Portal, AsyncFleet]]
@@ -361,6 +362,12 @@ class Session:
     def __repr__(self) -> str:
         return f"<session {self.id}>"
 
+    @property
+    def workspace(self) -> SessionWorkspace:
+        """The files that the session's runs work on, to put in and take out."""
+        self._files()
+        return SessionWorkspace(self._files)
+
     def enqueue(
         self,
         skill: object,
@@ -403,3 +410,7 @@ class Session:
     def _bound(self) -> tuple[Portal, AsyncSession[AsyncRunHandle]]:
         portal, fleet = self._runner()
         return portal, fleet.session(self.id, auth=self._auth)
+
+    def _files(self) -> tuple[Portal, WorkspaceFiles]:
+        portal, session = self._bound()
+        return portal, session.workspace

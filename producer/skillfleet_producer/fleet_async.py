@@ -45,6 +45,7 @@ from skillfleet_producer.publisher import Publisher, publish_woken_runs, publish
 from skillfleet_producer.scheduling import ScheduleOptions, Scheduling
 from skillfleet_producer.sessions import AsyncSession
 from skillfleet_producer.submission import EnqueueOptions, Options
+from skillfleet_producer.workspaces import Workspaces
 
 T = TypeVar("T")
 CLIENT_NAME = "skillfleet-producer"
@@ -115,6 +116,7 @@ class AsyncFleet:
         self.inputs = Inputs(ledger, self._publisher, self.enqueuer.signing)
         """Gives runs answers and messages; the handles of runs call it."""
         self._scheduling = Scheduling(ledger, self.enqueuer)
+        self._workspaces = Workspaces(ledger)
 
     async def __aenter__(self) -> Self:
         return self
@@ -124,6 +126,7 @@ class AsyncFleet:
 
     async def close(self) -> None:
         """Close the connections; runs continue. Waiting tasks get FleetClosedError."""
+        await self._workspaces.close()
         await self.ledger.close()
         await self._publisher.close()
 
@@ -172,7 +175,9 @@ class AsyncFleet:
 
         `auth` is the caller whom it belongs to, where the fleet requires authentication.
         """
-        return AsyncSession(self.ledger, self.inputs, self.enqueue, session_id, auth)
+        return AsyncSession(
+            self.ledger, self.inputs, self.enqueue, self._workspaces, session_id, auth
+        )
 
     async def sessions(self, limit: int = 50) -> list[SessionStatus]:
         """Return the sessions that were active last, those of all callers, the newest first."""

@@ -9,12 +9,14 @@ from typing import Any, Generic, TypeVar, Unpack
 
 from skillfleet.contracts import TRIMMED_KIND, RunEvent, RunStatus, SessionEvent, SessionStatus
 from skillfleet.errors import RunEndedError, UnknownRunError
+from skillfleet.ports.workspace import session_workspace_id
 from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs.sessions import session_name
 from skillfleet_ledger.stream_entries import event_number
 from skillfleet_producer.batches import batches_within
 from skillfleet_producer.inputs import Caller, Inputs
 from skillfleet_producer.submission import EnqueueOptions, check_text, claims_of
+from skillfleet_producer.workspaces import WorkspaceFiles, Workspaces
 
 HandleT = TypeVar("HandleT")
 _CURSOR = re.compile(r"([0-9]{1,15}):([0-9]{1,20}(?:-0)?)")
@@ -34,11 +36,13 @@ class AsyncSession(Generic[HandleT]):
         ledger: Ledger,
         inputs: Inputs,
         enqueue: Callable[..., Awaitable[HandleT]],
+        workspaces: Workspaces,
         session_id: str,
         auth: Caller = None,
     ) -> None:
         check_text("session", session_id)
         self.id = session_id
+        self._workspaces = workspaces
         self._ledger = ledger
         self._inputs = inputs
         self._enqueue = enqueue
@@ -47,6 +51,14 @@ class AsyncSession(Generic[HandleT]):
 
     def __repr__(self) -> str:
         return f"<session {self.id}>"
+
+    @property
+    def workspace(self) -> WorkspaceFiles:
+        """The files that the session's runs work on, to put in and take out.
+
+        Raises CapabilityUnavailableError where the settings of this process name no workspaces.
+        """
+        return self._workspaces.files(session_workspace_id(self._name))
 
     async def enqueue(
         self,

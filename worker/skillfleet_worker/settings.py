@@ -55,9 +55,6 @@ class WorkerSettings(Settings):
     a2a: str = "http"
     """Adapter for calls to remote agents: `http`, or an entry point of the group
     `skillfleet.a2a`. Empty: none."""
-    workspace: str = ""
-    """Adapter for the files of runs: `directory`, or an entry point of the group
-    `skillfleet.workspace`. Empty: none."""
     admission: str = ""
     """Adapter that decides who may start a run: `open`, `token`, or an entry point of the group
     `skillfleet.admission`. Empty: as `SKILLFLEET_AUTH` says."""

@@ -10,11 +10,11 @@ from skillfleet.workspaces.directory import DirectoryWorkspaces
 
 
 class DirectoryWorkspaceSettings(AdapterSettings):
-    """Workspaces in folders, read by workers."""
+    """Workspaces in folders, read by workers and producers."""
 
     workspace_directory: Path | None = None
     """Folder of workspaces, for `SKILLFLEET_WORKSPACE=directory`: an absolute path, on a volume
-    that all workers of the fleet share. Another fleet needs another folder."""
+    that all workers and producers of the fleet share. Another fleet needs another folder."""
 
 
 def create(environment: AdapterEnvironment) -> WorkspaceProvider:

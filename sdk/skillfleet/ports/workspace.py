@@ -2,8 +2,8 @@
 
 import builtins
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -15,6 +15,7 @@ from skillfleet.ports.scope import RunScope
 
 __all__ = [
     "WORKSPACE",
+    "FileContent",
     "FileInfo",
     "FileMatch",
     "FileStore",
@@ -26,6 +27,7 @@ __all__ = [
     "WorkspaceProvider",
     "WorkspaceStorage",
     "WorkspaceView",
+    "session_workspace_id",
     "workspace_id",
 ]
 
@@ -175,6 +177,14 @@ class FileInfo:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """The content of a file in pieces, as it was when the file was opened."""
+
+    size_bytes: int
+    pieces: AsyncIterator[bytes]
+
+
 class FileStore(ABC):
     """Regular files by path, for the rules in `skillfleet.workspaces`.
 
@@ -195,6 +205,15 @@ class FileStore(ABC):
     async def read(self, path: str) -> bytes | None:
         """Return the file's content; None where there is none."""
 
+    @asynccontextmanager
+    async def open(self, path: str) -> AsyncIterator[FileContent | None]:
+        """Open the file to read it in pieces; None where there is none.
+
+        A store whose files may be large overrides this: here the file is read as a whole.
+        """
+        data = await self.read(path)
+        yield None if data is None else FileContent(len(data), _in_one_piece(data))
+
     @abstractmethod
     async def write(self, path: str, data: bytes) -> None:
         """Replace the file as a whole; it is durable when the call returns."""
@@ -202,6 +221,10 @@ class FileStore(ABC):
     @abstractmethod
     async def delete(self, path: str) -> bool:
         """Delete the file, durably; returns whether there was one."""
+
+
+async def _in_one_piece(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 class WorkspaceStorage(ABC):
@@ -241,7 +264,12 @@ class WorkspaceProvider(Provider[WorkspaceStorage]):
 def workspace_id(scope: RunScope) -> str:
     """Return the id of a run's workspace: that of its session, or of its tree of runs."""
     session = scope.session_id
-    return f"run:{scope.root_id}" if session is None else f"session:{session}"
+    return f"run:{scope.root_id}" if session is None else session_workspace_id(session)
+
+
+def session_workspace_id(session: str) -> str:
+    """Return the id of a session's workspace; `session` is its name, as `RunScope.session_id`."""
+    return f"session:{session}"
 
 
 WORKSPACE: Final[Port[WorkspaceProvider]] = Port(

@@ -2,18 +2,22 @@
 
 A commit writes its plan first. Who next takes the right to write completes it; where a file was
 changed from outside in the meantime, it restores the others instead. Every caller holds the
-right to write.
+right to write, but for `recover_unheld`, which takes it.
 """
 
-from collections.abc import Sequence
-from typing import Final
+import asyncio
+import contextlib
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from skillfleet.errors import WorkspaceConflict, WorkspaceDenied
+from skillfleet.errors import WorkspaceBusy, WorkspaceConflict, WorkspaceDenied
 from skillfleet.ports.workspace import WorkspaceStorage
-from skillfleet.workspaces.names import check_collision
+from skillfleet.workspaces.names import TakenNames
 from skillfleet.workspaces.overlay import Changes, Overlay, clear_overlay, digest_of
+
+T = TypeVar("T")
 
 _PLAN: Final = "commit.json"
 
@@ -49,9 +53,27 @@ async def commit(storage: WorkspaceStorage, overlay: Overlay) -> list[str]:
     return sorted(plan.changes)
 
 
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Await a commit; a cancellation waits for its end."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
 async def is_unfinished(storage: WorkspaceStorage) -> bool:
     """Return whether a commit has begun and not ended."""
     return await storage.state.stat(_PLAN) is not None
+
+
+async def recover_unheld(storage: WorkspaceStorage, holder: str) -> None:
+    """End a commit that a dead process left, unless the right to write is taken."""
+    if await is_unfinished(storage):
+        with contextlib.suppress(WorkspaceBusy):
+            async with storage.writer(holder):
+                await recover(storage)
 
 
 async def recover(storage: WorkspaceStorage) -> None:
@@ -85,10 +107,11 @@ async def _refuse_conflicts(storage: WorkspaceStorage, changes: Changes) -> None
     ]
     after = present - {path for path, staged in changes.items() if staged.content is None}
     after |= {path for path, staged in changes.items() if staged.content is not None}
+    taken = TakenNames(after)
     for path, staged in changes.items():
         if staged.operation == "create":
             try:
-                check_collision(path, after)
+                taken.check(path)
             except WorkspaceDenied:
                 wrong.append(path)
     if wrong:

@@ -13,9 +13,9 @@ import orjson
 from pydantic import TypeAdapter
 
 from skillfleet.contracts import WorkspaceAccess
-from skillfleet.errors import WorkspaceBusy, WorkspaceDenied
+from skillfleet.errors import WorkspaceDenied
 from skillfleet.ports.workspace import WorkspaceGrant, WorkspaceStorage
-from skillfleet.workspaces.commit import commit, is_unfinished, recover
+from skillfleet.workspaces.commit import commit, recover, recover_unheld, uninterrupted
 from skillfleet.workspaces.limits import Meter, Now, is_expired, utc_now
 from skillfleet.workspaces.overlay import Overlay
 
@@ -125,12 +125,7 @@ class Desk:
 
     async def recover(self) -> None:
         """End a commit that a dead process left, unless another one is at it."""
-        if await is_unfinished(self.storage):
-            try:
-                async with self.storage.writer(self._holder):
-                    await recover(self.storage)
-            except WorkspaceBusy:
-                return
+        await recover_unheld(self.storage, self._holder)
 
     async def take_right(self) -> None:
         """Hold the right to write until the attempt ends; raises `WorkspaceBusy`."""
@@ -145,12 +140,7 @@ class Desk:
 
     async def commit(self, overlay: Overlay) -> list[str]:
         """Apply an overlay; a cancellation waits for its end."""
-        task = asyncio.ensure_future(self._commit(overlay))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait({task})
-            raise
+        return await uninterrupted(self._commit(overlay))
 
     async def _commit(self, overlay: Overlay) -> list[str]:
         async with overlay.lock:

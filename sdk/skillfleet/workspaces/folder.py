@@ -11,13 +11,13 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import BinaryIO, Final, TypeVar
 
 from skillfleet.errors import WorkspaceDenied
-from skillfleet.ports.workspace import FileInfo, FileStore
+from skillfleet.ports.workspace import FileContent, FileInfo, FileStore
 from skillfleet.workspaces.names import check_path, folded, is_safe_name
 
 T = TypeVar("T")
@@ -48,6 +48,17 @@ class FolderFiles(FileStore):
         """See `FileStore.read`."""
         return await asyncio.to_thread(self._read, path)
 
+    @asynccontextmanager
+    async def open(self, path: str) -> AsyncIterator[FileContent | None]:
+        """See `FileStore.open`."""
+        file = await asyncio.to_thread(self._open, path)
+        if file is None:
+            yield None
+            return
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            yield FileContent(size, _pieces(file, size, path))
+
     async def write(self, path: str, data: bytes) -> None:
         """See `FileStore.write`."""
         await asyncio.to_thread(_again, lambda: self._write(path, data))
@@ -68,6 +79,13 @@ class FolderFiles(FileStore):
         return None if known is None else FileInfo(path, known.st_size)
 
     def _read(self, path: str) -> bytes | None:
+        file = self._open(path)
+        if file is None:
+            return None
+        with file:
+            return file.read()
+
+    def _open(self, path: str) -> BinaryIO | None:
         with _parent(self._root, path) as (folder, name):
             if folder is None or _regular(folder, name, path) is None:
                 return None
@@ -77,10 +95,11 @@ class FolderFiles(FileStore):
                 return None
             except OSError as error:
                 raise _refused(path, error) from error
-        with os.fdopen(file, "rb") as opened:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise WorkspaceDenied(f"the path {path!r} is refused: it is no regular file")
-            return opened.read()
+        opened = os.fdopen(file, "rb", buffering=0)
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            opened.close()
+            raise WorkspaceDenied(f"the path {path!r} is refused: it is no regular file")
+        return opened
 
     def _write(self, path: str, data: bytes) -> None:
         with _root(self._scratch) as scratch, _parent(self._root, path, create=True) as found:
@@ -128,6 +147,16 @@ class FolderFiles(FileStore):
                 except OSError:
                     return
             above, _, _ = above.rpartition("/")
+
+
+async def _pieces(file: BinaryIO, size: int, path: str) -> AsyncIterator[bytes]:
+    """Yield so many bytes of a file; raises OSError where it is shorter by now."""
+    while size:
+        piece = await asyncio.to_thread(file.read, min(size, _CHUNK))
+        if not piece:
+            raise OSError(f"the file {path!r} became shorter while it was read")
+        size -= len(piece)
+        yield piece
 
 
 @contextmanager

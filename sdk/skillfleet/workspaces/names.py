@@ -55,17 +55,37 @@ def prefixes(path: str) -> Iterator[str]:
         yield "/".join(parts[:count])
 
 
+class TakenNames:
+    """The names of files and folders, to refuse a new path that cannot stand beside them."""
+
+    def __init__(self, files: Iterable[str]) -> None:
+        self._files: set[str] = set()
+        self._folders: set[str] = set()
+        self._spellings: dict[str, set[str]] = {}
+        for file in files:
+            self._files.add(file)
+            *folders, _ = prefixes(file)
+            self._folders.update(folders)
+            for prefix in (*folders, file):
+                self._spellings.setdefault(folded(prefix), set()).add(prefix)
+
+    def check(self, path: str) -> None:
+        """Raise `WorkspaceDenied` for a path that collides; the path itself may be there."""
+        *folders, _ = prefixes(path)
+        for prefix in (*folders, path):
+            others = self._spellings.get(folded(prefix), set()) - {prefix}
+            if others:
+                raise WorkspaceDenied(
+                    f"the path {path!r} is refused: it differs from {min(others)!r} by case or"
+                    " Unicode only"
+                )
+        for folder in folders:
+            if folder in self._files:
+                raise WorkspaceDenied(f"the path {path!r} is refused: {folder!r} is a file")
+        if path in self._folders:
+            raise WorkspaceDenied(f"the path {path!r} is refused: it is a folder")
+
+
 def check_collision(path: str, files: Iterable[str]) -> None:
     """Raise `WorkspaceDenied` for a new path that cannot stand beside the existing files."""
-    existing = set(files) - {path}
-    names = {folded(prefix): prefix for file in existing for prefix in prefixes(file)}
-    for prefix in prefixes(path):
-        other = names.get(folded(prefix), prefix)
-        if other != prefix:
-            raise WorkspaceDenied(
-                f"the path {path!r} is refused: it differs from {other!r} by case or Unicode only"
-            )
-        if prefix in existing:
-            raise WorkspaceDenied(f"the path {path!r} is refused: {prefix!r} is a file")
-    if folded(path) in names:
-        raise WorkspaceDenied(f"the path {path!r} is refused: it is a folder")
+    TakenNames(files).check(path)
