@@ -33,6 +33,7 @@ from skillfleet_cli.commands import (
     trace,
     waits,
     worker,
+    workspace,
 )
 from skillfleet_cli.exits import CommandError, ExitCode, explain
 
@@ -127,6 +128,11 @@ app.add_typer(
 _sessions = typer.Typer(no_args_is_help=True)
 app.add_typer(_sessions, name="sessions", rich_help_panel=_RUNS, help="Sessions and their runs.")
 
+_workspace = typer.Typer(no_args_is_help=True)
+app.add_typer(
+    _workspace, name="workspace", rich_help_panel=_RUNS, help="Files that a session's runs work on."
+)
+
 
 def _register(
     command: Callable[..., None], panel: str | None, parent: typer.Typer = app, **more: Any
@@ -175,6 +181,8 @@ for _parent, _commands in (
     (_dead, (dead.list_, dead.show, dead.retry, dead.purge)),
     (_schedules, (schedules.list_, schedules.add, schedules.remove)),
     (_schedules, (schedules.pause, schedules.resume, schedules.run, schedules.next_)),
+    (_workspace, (workspace.list_, workspace.put, workspace.get, workspace.delete)),
+    (_workspace, (workspace.upload, workspace.download)),
 ):
     for _command in _commands:
         _register(_command, None, _parent)

@@ -52,6 +52,7 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
         errors.WaitConflictError,
         errors.RunEndedError,
         errors.MissingScopes,
+        errors.WorkspaceDenied,
     )
     match error:
         case errors.FleetUnavailableError():

@@ -99,6 +99,7 @@ class _Feed:
     def __init__(self, source: Source) -> None:
         self._loop = asyncio.get_running_loop()
         self._pending: Future[bytes] | None = None
+        self._stopped = False
         self._next: Callable[[], bytes]
         if isinstance(source, bytes):
             self._next = io.BytesIO(source).read
@@ -127,6 +128,7 @@ class _Feed:
 
     def stop(self) -> None:
         """End the wait of the thread for a chunk."""
+        self._stopped = True
         if self._pending is not None:
             self._pending.cancel()
 
@@ -135,6 +137,8 @@ class _Feed:
             return await anext(chunks, b"")
 
         self._pending = asyncio.run_coroutine_threadsafe(step(), self._loop)
+        if self._stopped:
+            self._pending.cancel()
         return self._pending.result()
 
 
@@ -174,15 +178,11 @@ class _Bounded:
         self.left = 0
 
     def read(self, size: int, /) -> bytes:
-        """Return that many bytes, fewer only at the end."""
-        self.left -= size
+        """Return at most so many bytes; none at the end."""
+        data = self._raw.read(size)
+        self.left -= len(data)
         if self.left < 0:
             raise WorkspaceDenied("the tar archive is refused: the header of a file is too large")
-        parts, missing = [], size
-        while missing and (part := self._raw.read(missing)):
-            parts.append(part)
-            missing -= len(part)
-        data = b"".join(parts)
         self._count += len(data)
         self._tail = (self._tail + data)[-2 * _BUFFER :]
         return data
