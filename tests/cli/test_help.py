@@ -14,6 +14,8 @@ VERBS = [
     *("doctor", "dead list", "dead show", "dead retry", "dead purge"),
     *("trace", "exporter", "keys new", "token", "sessions list", "sessions show"),
     "grants revoke",
+    *("workspace list", "workspace put", "workspace get", "workspace delete"),
+    *("workspace upload", "workspace download"),
 ]
 
 

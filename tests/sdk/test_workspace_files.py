@@ -102,13 +102,13 @@ async def test_a_write_waits_for_the_right_and_gives_up(
 
 
 async def in_pieces(data: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), 1000):
-        yield data[start : start + 1000]
+    for start in range(0, len(data), 5000):
+        yield data[start : start + 5000]
         await asyncio.sleep(0)
 
 
 def slices(data: bytes) -> Iterator[bytes]:
-    return (data[start : start + 7] for start in range(0, len(data), 7))
+    return (data[start : start + 700] for start in range(0, len(data), 700))
 
 
 @pytest.mark.parametrize("source", [bytes, io.BytesIO, in_pieces, slices])

@@ -113,7 +113,7 @@ def upload(
     Links, devices and unsafe paths in it are refused. Files that it does not name stay.
 
     Example:
-      $ tar -c -C docs . | skillfleet workspace upload chat-42
+      $ skillfleet workspace upload chat-42 docs.tar.gz
     """
     from skillfleet_cli.workspace import upload_archive, with_workspace
 
