@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from skillfleet.contracts import WorkspaceAccess, WorkspaceMode
 from skillfleet.errors import WorkspaceDenied
-from skillfleet.paths import matches
+from skillfleet.paths import matches, matches_in_any_case
 from skillfleet.ports.workspace import WorkspaceGrant
 from skillfleet.workspaces.names import check_path
 
@@ -18,11 +18,8 @@ def utc_now() -> datetime:
 
 
 def is_denied(access: WorkspaceAccess, path: str) -> bool:
-    """Return whether a deny pattern excludes a path, in any case of its letters."""
-    return any(
-        matches(path, pattern) or matches(path.casefold(), pattern.casefold())
-        for pattern in access.deny_patterns
-    )
+    """Return whether a deny pattern excludes a path."""
+    return matches_in_any_case(path, access.deny_patterns)
 
 
 def is_pattern(text: str) -> bool:
