@@ -1,5 +1,9 @@
 """An agent that works on files, for tests of workspaces on real workers."""
 
+import asyncio
+from pathlib import Path
+from typing import Any
+
 from skillfleet import Agent, RunContext
 from skillfleet.ports.workspace import WorkspaceAccess, WorkspaceMode
 
@@ -18,6 +22,30 @@ async def append(ctx: RunContext, line: str) -> str:
     await view.write("notes.txt", before + line.encode())
     await view.commit()
     return (before + line.encode()).decode()
+
+
+@filing.skill(workspace=WorkspaceAccess.dynamic(allowed_modes=(OVERLAY,)))
+async def edit(ctx: RunContext, gate: str = "") -> dict[str, Any]:
+    """Stage changes of all files, and commit them; the first attempt waits at the gate before."""
+    view = await ctx.workspace.open_view(
+        purpose="edit", hints=["**"], mode=OVERLAY, reason="to edit"
+    )
+    found = [(each.path, each.operation) for each in await view.patches()]
+    if not found:
+        await view.write("a.txt", (await view.read("a.txt")).upper())
+        await view.delete("b.txt")
+        await view.write("deep/c.txt", b"new")
+    if gate and ctx.attempt == 1:
+        await ctx.emit_progress("staged")
+        while not Path(gate).exists():  # noqa: ASYNC110, ASYNC240 - a test opens it
+            await asyncio.sleep(0.02)
+    patches = [(each.path, (each.content or b"").decode()) for each in await view.patches()]
+    try:
+        await view.commit()
+    except BaseException as error:
+        Path(gate or "/dev/null").write_text(type(error).__name__)  # noqa: ASYNC240
+        raise
+    return {"attempt": ctx.attempt, "found": found, "patches": patches}
 
 
 @filing.skill

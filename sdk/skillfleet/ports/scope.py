@@ -119,6 +119,14 @@ class RunScope(ABC):
         """
 
     @abstractmethod
+    async def check_lease(self) -> None:
+        """Raise an error of the runtime unless the attempt still holds its lease.
+
+        To be called right before a change that another attempt must not see twice. The error ends
+        the attempt: let it pass.
+        """
+
+    @abstractmethod
     def resource_labels(self) -> Mapping[str, str]:
         """Return the labels for resources outside the process: fleet, run id and lease.
 

@@ -35,7 +35,7 @@ from skillfleet.testing.clock import Clock, WallClock
 from skillfleet.testing.local_grants import local_authority
 from skillfleet.testing.local_journal import LocalJournal
 from skillfleet.testing.local_session import LocalSession
-from skillfleet.testing.local_store import LocalAttempt, LocalJournalStore
+from skillfleet.testing.local_store import AttemptLostError, LocalAttempt, LocalJournalStore
 from skillfleet.testing.local_workspace import EVERYTHING, local_workspace
 from skillfleet.types import AgentEvent, ArtifactRef
 from skillfleet.workspaces.opening import open_workspace
@@ -514,6 +514,11 @@ class LocalRunScope(RunScope):
     def defer(self, cleanup: Cleanup) -> None:
         """Run `cleanup` at the end of `run_skill`, or in `LocalRunContext.aclose`."""
         self.context.cleanups.add(cleanup)
+
+    async def check_lease(self) -> None:
+        """Raise `AttemptLostError` after `LocalRunContext.lose`."""
+        if self.context.lost:
+            raise AttemptLostError("the attempt was lost")
 
     def resource_labels(self) -> Mapping[str, str]:
         """Return the labels of no fleet: a worker never reaps resources that carry them."""

@@ -31,6 +31,8 @@ class Attempt:
     number: int
     approve: Approve
     defer: Callable[[Callable[[], Awaitable[object]]], None]
+    check_lease: Callable[[], Awaitable[None]]
+    """Raises unless the attempt may still write; see `RunScope.check_lease`."""
     now: Now = utc_now
 
 
@@ -118,7 +120,7 @@ class Desk:
         """Return a grant's overlay, with what an earlier attempt has staged."""
         async with self._lock:
             if grant_id not in self._overlays:
-                overlay = Overlay(self.storage.state, grant_id)
+                overlay = Overlay(self.storage.state, grant_id, self.attempt.number)
                 await overlay.load()
                 self._overlays[grant_id] = overlay
             return self._overlays[grant_id]
@@ -136,6 +138,7 @@ class Desk:
             await right.enter_async_context(self.storage.writer(self._holder))
             self._right = right
             self.attempt.defer(self._end)
+        await self.attempt.check_lease()
         await recover(self.storage)
 
     async def commit(self, overlay: Overlay) -> list[str]:
@@ -143,11 +146,12 @@ class Desk:
         return await uninterrupted(self._commit(overlay))
 
     async def _commit(self, overlay: Overlay) -> list[str]:
-        async with overlay.lock:
-            if self._right is not None:
-                return await commit(self.storage, overlay)
-            async with self.storage.writer(self._holder):
-                return await commit(self.storage, overlay)
+        async with overlay.lock, AsyncExitStack() as stack:
+            if self._right is None:
+                await stack.enter_async_context(self.storage.writer(self._holder))
+            await overlay.check_owner()
+            await self.attempt.check_lease()
+            return await commit(self.storage, overlay)
 
     async def _end(self) -> None:
         right, self._right = self._right, None

@@ -29,5 +29,5 @@ def open_workspace(
         answer = await ask(asking, Question(question, schema=bool, kind=WaitKind.GRANT))
         return answer is True
 
-    attempt = Attempt(scope.run_id, scope.attempt, approve, scope.defer)
+    attempt = Attempt(scope.run_id, scope.attempt, approve, scope.defer, scope.check_lease)
     return StoredWorkspaceClient(provider.open(scope), access or WorkspaceAccess.none(), attempt)

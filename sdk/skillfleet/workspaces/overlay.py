@@ -3,10 +3,11 @@
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
+from skillfleet.errors import WorkspaceDenied
 from skillfleet.ports.workspace import FileStore, WorkspacePatch
 
 
@@ -30,7 +31,14 @@ class Staged(BaseModel):
 Changes = dict[str, Staged]
 """Staged changes by path."""
 
-CHANGES: Final = TypeAdapter(Changes)
+
+class _Manifest(BaseModel):
+    """The staged changes, and the newest attempt that has used them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    attempt: int
+    changes: Changes
 
 
 def digest_of(data: bytes | None) -> str | None:
@@ -42,20 +50,33 @@ class Overlay:
     """The staged changes of one grant, in the state store of its workspace.
 
     A change is durable when `stage` returns: the manifest is written after the content that it
-    names. One event loop; `lock` makes a read with its write one operation.
+    names. Once a later attempt of the run has used the overlay, an earlier one is refused. One
+    event loop; `lock` makes a read with its write one operation.
     """
 
-    def __init__(self, state: FileStore, grant_id: str) -> None:
+    def __init__(self, state: FileStore, grant_id: str, attempt: int = 1) -> None:
         self.grant_id = grant_id
+        self._attempt = attempt
         self.changes: Changes = {}
         self.lock = asyncio.Lock()
         self._state = state
         self._folder = f"overlays/{grant_id}"
 
     async def load(self) -> None:
-        """Read what an earlier attempt has staged."""
-        manifest = await self._state.read(f"{self._folder}/manifest.json")
-        self.changes = {} if manifest is None else CHANGES.validate_json(manifest)
+        """Read what an earlier attempt has staged, and take it over."""
+        found = await self.check_owner()
+        if found is not None:
+            self.changes = found.changes
+            if found.attempt < self._attempt:
+                await self._write(self.changes)
+
+    async def check_owner(self) -> _Manifest | None:
+        """Raise `WorkspaceDenied` once a later attempt uses the overlay; returns the manifest."""
+        written = await self._state.read(f"{self._folder}/manifest.json")
+        found = None if written is None else _Manifest.model_validate_json(written)
+        if found is not None and found.attempt > self._attempt:
+            raise WorkspaceDenied(f"attempt {found.attempt} of the run has taken over the overlay")
+        return found
 
     async def content(self, digest: str) -> bytes:
         """Return a content that the overlay keeps."""
@@ -82,8 +103,15 @@ class Overlay:
         }
         if content == base:
             del changes[path]
-        await self._state.write(f"{self._folder}/manifest.json", CHANGES.dump_json(changes))
+        await self.check_owner()
+        await self._write(changes)
         self.changes = changes
+
+    async def _write(self, changes: Changes) -> None:
+        manifest = _Manifest(attempt=self._attempt, changes=changes)
+        await self._state.write(
+            f"{self._folder}/manifest.json", manifest.model_dump_json().encode()
+        )
 
     async def patches(self) -> list[WorkspacePatch]:
         """Return the staged changes by path."""
@@ -99,6 +127,7 @@ class Overlay:
 
     async def clear(self) -> None:
         """Drop all changes, the manifest first."""
+        await self.check_owner()
         self.changes = {}
         await clear_overlay(self._state, self.grant_id)
 

@@ -32,10 +32,15 @@ def defer(cleanup: Callable[[], Awaitable[object]]) -> None:
     del cleanup
 
 
+async def check_lease() -> None:
+    """Nothing takes the lease of these attempts."""
+
+
 async def main(directory: Path) -> None:
     storage = DirectoryWorkspaces(directory).storage("session:killed")
     for number in range(1, 1_000_000):
-        client = StoredWorkspaceClient(storage, ACCESS, Attempt(f"run-{number}", 1, approve, defer))
+        attempt = Attempt(f"run-{number}", 1, approve, defer, check_lease)
+        client = StoredWorkspaceClient(storage, ACCESS, attempt)
         view = await client.open_view(
             purpose="", hints=["**"], mode=WorkspaceMode.READ_WRITE_OVERLAY, max_files=FILES
         )

@@ -22,6 +22,7 @@ from skillfleet.ports.scope import FLEET_LABEL, LEASE_LABEL, RUN_LABEL, Cleanup,
 from skillfleet_engine.celery_hooks.slots import release_slot
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger import Ledger
+from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.retrying import retry_until
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.session import session_of
@@ -85,6 +86,16 @@ class ScopeState:
     def charge_tokens(self, tokens: int) -> None:
         """See `RunScope.charge_tokens`."""
         self.attempt.loop.call_soon_threadsafe(self._begin_charge, tokens)
+
+    async def check_lease(self) -> None:
+        """See `RunScope.check_lease`."""
+        attempt, leases = self.attempt, self.ledger.leases
+        token = {attempt.run_id: attempt.lease.token}
+        timeout = self.ledger.settings.redis_timeout_seconds
+        work = retry_until(self.patience_seconds, lambda: leases.held(token, timeout))
+        if not attempt.has_lease or not await bridge.at_home(work):
+            attempt.lose()
+            raise LeaseLostError(attempt.run_id)
 
     async def finish_charges(self) -> None:
         """Wait until all tokens are charged."""
@@ -182,6 +193,10 @@ class AttemptScope(RunScope):
     def defer(self, cleanup: Cleanup) -> None:
         """Run `cleanup` at the end of the attempt."""
         _states.of(self).attempt.cleanups.add(cleanup)
+
+    async def check_lease(self) -> None:
+        """Raise LeaseLostError unless the ledger has this attempt's lease."""
+        await _states.of(self).check_lease()
 
     def resource_labels(self) -> Mapping[str, str]:
         """Fleet, run id and lease token."""

@@ -41,19 +41,25 @@ class Desk:
         self.cleanups: dict[str, list[Callable[[], Awaitable[object]]]] = {}
         self.approvals: list[str] = []
         self.approved = True
+        self.lost = False
 
     def client(
         self,
         access: WorkspaceAccess = ALL,
         run: str = "run-1",
         storage: WorkspaceStorage | None = None,
+        number: int = 1,
     ) -> StoredWorkspaceClient:
         async def approve(question: str) -> bool:
             self.approvals.append(question)
             return self.approved
 
+        async def check_lease() -> None:
+            if self.lost:
+                raise LostLeaseError
+
         defer = self.cleanups.setdefault(run, []).append
-        attempt = Attempt(run, 1, approve, defer, lambda: self.now)
+        attempt = Attempt(run, number, approve, defer, check_lease, lambda: self.now)
         return StoredWorkspaceClient(storage or self.storage, access, attempt)
 
     async def end(self, run: str) -> None:
@@ -69,6 +75,10 @@ class Desk:
     async def content(self) -> dict[str, bytes]:
         files = self.storage.files
         return {info.path: await files.read(info.path) or b"" for info in await files.list()}
+
+
+class LostLeaseError(Exception):
+    """Another attempt has the lease."""
 
 
 class KilledProcess(BaseException):
@@ -303,6 +313,38 @@ class WorkspaceSuite(ABC):
             assert await desk.client(run="run-2").list_grants() == []
             with pytest.raises(WorkspaceDenied):
                 await desk.client(run="run-2").view(view.grant)
+
+        self.run(body)
+
+    def test_an_attempt_that_lost_its_lease_commits_nothing_and_takes_no_right(self) -> None:
+        async def body(desk: Desk) -> None:
+            client = desk.client()
+            view = await client.open_view(purpose="p", hints=["**"], mode=OVERLAY, reason="r")
+            await view.write("a.txt", b"two")
+            desk.lost = True
+            with pytest.raises(LostLeaseError):
+                await view.commit()
+            with pytest.raises(LostLeaseError):
+                await client.open_view(purpose="p", hints=["**"], mode=DIRECT, reason="r")
+            await desk.end("run-1")
+            desk.lost = False
+            assert await desk.content() == FILES
+            assert await view.commit() == ["a.txt"]
+
+        self.run(body)
+
+    def test_an_earlier_attempt_is_refused_once_a_later_one_uses_the_overlay(self) -> None:
+        async def body(desk: Desk) -> None:
+            request: dict[str, Any] = {"purpose": "p", "hints": ["**"], "reason": "r"}
+            first = await desk.client().open_view(mode=OVERLAY, **request)
+            await first.write("a.txt", b"first")
+            second = await desk.client(number=2).open_view(mode=OVERLAY, **request)
+            for call in (first.write("a.txt", b"late"), first.discard(), first.commit()):
+                with pytest.raises(WorkspaceDenied, match="attempt 2"):
+                    await call
+            assert [patch.content for patch in await second.patches()] == [b"first"]
+            assert await second.commit() == ["a.txt"]
+            assert (await desk.content())["a.txt"] == b"first"
 
         self.run(body)
 
