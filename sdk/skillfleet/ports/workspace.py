@@ -166,7 +166,41 @@ class WorkspaceClient(ABC):
 
     @abstractmethod
     async def list_grants(self) -> list[WorkspaceGrant]:
-        """Return the grants of this run that have not expired."""
+        """Return the grants of this run that hold: not expired, not revoked."""
+
+    @abstractmethod
+    async def delegate(
+        self,
+        grant: WorkspaceGrant | str | None = None,
+        *,
+        audience: str,
+        allow_patterns: Sequence[str] = ("**",),
+        deny_patterns: Sequence[str] = (),
+        mode: WorkspaceMode = WorkspaceMode.READ_ONLY,
+        outputs_prefix: str | None = None,
+        ttl_seconds: int = 300,
+    ) -> str:
+        """Return a token that hands a part of a grant over, for `ctx.call(..., grant=token)`.
+
+        `grant` is one of this run, by default its only one. `audience` is the name of the agent
+        that is called, or the id of a run. The access is never wider than the grant: its paths
+        must match both, and its end is no later. With `outputs_prefix`, a folder, the patterns
+        are for reading only, and files in the folder may be changed.
+
+        Raises `GrantInvalid` for a wider mode, invalid patterns, a chain of more than eight
+        delegations, and where the fleet has no key to sign with.
+        """
+
+    @abstractmethod
+    async def install_grant(self, token: str | None = None) -> WorkspaceGrant:
+        """Return a grant for the access that another run has handed over; `view` opens it.
+
+        `token` is by default what the caller passed as `ctx.call(grant=)`. The skill's own
+        `WorkspaceAccess` holds as well. From now on no other run may install it.
+
+        Raises `GrantInvalid` for a token that is not for this run, has expired or is revoked; so
+        do all calls on its views, once it has expired or is revoked.
+        """
 
 
 @dataclass(frozen=True, slots=True)

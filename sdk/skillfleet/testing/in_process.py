@@ -221,6 +221,7 @@ class _CallerClient(A2AClient):
             secrets={name: secrets[name] for name in skill.spec.secrets if name in secrets},
             a2a=_ChildCalls(self._tree, position),
             discover=LocalDiscovery(self._tree.agents.values()),
+            workspace=self._caller.workspaces,
             answers=self._caller.answers,
             clock=self._caller.clock,
         )

@@ -32,7 +32,7 @@ from skillfleet.ports.workspace import WorkspaceProvider
 from skillfleet.redaction import Redactor, SecretRegistry
 from skillfleet.testing.budget_tracker import BudgetTracker
 from skillfleet.testing.clock import Clock, WallClock
-from skillfleet.testing.local_grants import local_authority
+from skillfleet.testing.local_grants import awaited, local_authority
 from skillfleet.testing.local_journal import LocalJournal
 from skillfleet.testing.local_session import LocalSession
 from skillfleet.testing.local_store import AttemptLostError, LocalAttempt, LocalJournalStore
@@ -376,6 +376,12 @@ class LocalRunContext(RunContext[AuthT]):
             self._session.settle(succeeded=succeeded)
 
     @property
+    def workspaces(self) -> WorkspaceProvider | None:
+        """The provider of the files that were passed, for runs that this one calls, too."""
+        given = self._capabilities["workspace"]
+        return given if isinstance(given, WorkspaceProvider) else None
+
+    @property
     def workspace(self) -> Any:
         """The client for the files that were passed, or the client that was passed.
 
@@ -428,10 +434,6 @@ class LocalRunContext(RunContext[AuthT]):
         return self._opened[capability]
 
 
-async def _awaited(work: Coroutine[Any, Any, Any]) -> Any:
-    return await work
-
-
 class LocalRunScope(RunScope):
     """The scope of the attempt of a `LocalRunContext`."""
 
@@ -477,7 +479,7 @@ class LocalRunScope(RunScope):
             session=None if context.session is None else context.session.id,
             subject=str(getattr(auth, "sub", "") or ""),
         )
-        return RunGrants(context.authority, party, _awaited, context.handed_over)
+        return RunGrants(context.authority, party, awaited, context.handed_over)
 
     @property
     def deadline(self) -> datetime | None:

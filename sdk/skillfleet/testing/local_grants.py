@@ -3,7 +3,8 @@
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from skillfleet.contracts.grants import Grant
 from skillfleet.errors import GrantInvalid
@@ -56,6 +57,11 @@ class LocalGrants(GrantSigner, GrantRegister):
     async def revoke_all(self, scope: str) -> None:
         """Revoke all grants of the scope."""
         self._epochs[scope] = next(self._numbers)
+
+
+async def awaited(work: Coroutine[Any, Any, Any]) -> Any:
+    """Return what a coroutine returns: the register is on the loop of the skill."""
+    return await work
 
 
 def local_authority(now: Callable[[], float] = time.time) -> GrantAuthority:

@@ -1,12 +1,14 @@
 """The client of an attempt: searches, and grants within the skill's access."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 from skillfleet.contracts import WorkspaceAccess, WorkspaceMode
 from skillfleet.errors import WorkspaceDenied
 from skillfleet.hidden_state import HiddenState
 from skillfleet.paths import matches
+from skillfleet.ports.grants import Delegation
 from skillfleet.ports.workspace import (
     FileMatch,
     WorkspaceClient,
@@ -14,7 +16,7 @@ from skillfleet.ports.workspace import (
     WorkspaceStorage,
     WorkspaceView,
 )
-from skillfleet.workspaces.desk import Attempt, Desk
+from skillfleet.workspaces.desk import Attempt, Desk, Kept
 from skillfleet.workspaces.limits import check_enabled, check_request, check_use, is_denied
 from skillfleet.workspaces.view import GrantedView, ViewState, match_of
 
@@ -27,7 +29,7 @@ class StoredWorkspaceClient(WorkspaceClient):
     def __init__(
         self, storage: WorkspaceStorage, access: WorkspaceAccess, attempt: Attempt
     ) -> None:
-        _states.attach(self, Desk(storage, access, attempt))
+        _states.attach(self, Desk.of(storage, access, attempt))
 
     async def search(
         self, *, query: str, types: Sequence[str] = (), limit: int = 20
@@ -43,9 +45,7 @@ class StoredWorkspaceClient(WorkspaceClient):
     ) -> WorkspaceGrant:
         """See `WorkspaceClient.request_access`."""
         desk = _states.of(self)
-        if isinstance(files, str):
-            raise WorkspaceDenied(f"files must be a list of strings: [{files!r}]")
-        wanted, mode = tuple(files), _mode(mode)
+        wanted, mode = _listed("files", files), _mode(mode)
         check_request(desk.access, wanted, mode, reason)
         grant_id = desk.next_id(["request", wanted, mode, purpose, reason])
         asked = desk.access.require_human_approval
@@ -64,8 +64,7 @@ class StoredWorkspaceClient(WorkspaceClient):
     ) -> WorkspaceView:
         """See `WorkspaceClient.open_view`."""
         desk = _states.of(self)
-        if isinstance(hints, str):
-            raise WorkspaceDenied(f"hints must be a list of strings: [{hints!r}]")
+        hints = _listed("hints", hints)
         mode, limit = _mode(mode), min(max_files, desk.access.max_files)
         check_request(desk.access, ("**",), mode, reason)
         grant_id = desk.next_id(["view", hints, file_types, limit, mode, purpose, reason])
@@ -83,21 +82,101 @@ class StoredWorkspaceClient(WorkspaceClient):
         """See `WorkspaceClient.view`."""
         desk = _states.of(self)
         check_enabled(desk.access)
-        found, max_files = await desk.usable(grant if isinstance(grant, str) else grant.grant_id)
-        check_use(desk.access, found, desk.attempt.now())
+        kept = await _usable(desk, grant)
+        found = kept.grant
+        if kept.signed is not None:
+            desk = desk.beside(kept.signed.workspace)
         if found.mode is WorkspaceMode.READ_WRITE_DIRECT:
             await desk.take_right()
         else:
             await desk.recover()
         staged = found.mode is WorkspaceMode.READ_WRITE_OVERLAY
         overlay = await desk.overlay(found.grant_id) if staged else None
-        return GrantedView(ViewState(desk, found, max_files, overlay))
+        return GrantedView(ViewState(desk, kept, overlay))
 
     async def list_grants(self) -> list[WorkspaceGrant]:
         """See `WorkspaceClient.list_grants`."""
         desk = _states.of(self)
         check_enabled(desk.access)
         return await desk.grants()
+
+    async def delegate(
+        self,
+        grant: WorkspaceGrant | str | None = None,
+        *,
+        audience: str,
+        allow_patterns: Sequence[str] = ("**",),
+        deny_patterns: Sequence[str] = (),
+        mode: WorkspaceMode = WorkspaceMode.READ_ONLY,
+        outputs_prefix: str | None = None,
+        ttl_seconds: int = 300,
+    ) -> str:
+        """See `WorkspaceClient.delegate`."""
+        desk = _states.of(self)
+        check_enabled(desk.access)
+        kept = await _usable(desk, await _only(desk) if grant is None else grant)
+        exchange = desk.attempt.exchange
+        held = kept.signed or exchange.grants.own(
+            exchange.workspace, kept.grant.mode, allow=kept.grant.files
+        )
+        if kept.grant.expires_at is not None:
+            rest = (kept.grant.expires_at - desk.attempt.now()).total_seconds()
+            ttl_seconds = min(ttl_seconds, max(int(rest), 1))
+        asked = Delegation(
+            audience,
+            _listed("allow_patterns", allow_patterns),
+            (*desk.access.deny_patterns, *_listed("deny_patterns", deny_patterns)),
+            _mode(mode),
+            outputs_prefix,
+            ttl_seconds,
+        )
+        return await exchange.grants.delegate(held, asked)
+
+    async def install_grant(self, token: str | None = None) -> WorkspaceGrant:
+        """See `WorkspaceClient.install_grant`."""
+        desk = _states.of(self)
+        check_enabled(desk.access)
+        grants = desk.attempt.exchange.grants
+        token = grants.handed_over if token is None else token
+        if token is None:
+            raise WorkspaceDenied("no grant was handed over: the caller passes ctx.call(grant=...)")
+        signed = await grants.install(token)
+        level = signed.levels[-1]
+        outputs = () if level.outputs is None else (f"{level.outputs}/**",)
+        grant = WorkspaceGrant(
+            f"g-{signed.jti}",
+            "",
+            (*level.allow, *outputs),
+            signed.mode,
+            "the calling run hands it over",
+            datetime.fromtimestamp(signed.exp, UTC),
+            desk.access.require_human_approval,
+        )
+        check_use(desk.access, grant, desk.attempt.now())
+        return await desk.granted(grant, desk.access.max_files, signed)
+
+
+async def _usable(desk: Desk, grant: WorkspaceGrant | str) -> Kept:
+    """Return a grant of the run that holds now; raises `WorkspaceDenied` and `GrantInvalid`."""
+    kept = await desk.usable(grant if isinstance(grant, str) else grant.grant_id)
+    await desk.check_signed(kept)
+    check_use(desk.access, kept.grant, desk.attempt.now())
+    return kept
+
+
+async def _only(desk: Desk) -> WorkspaceGrant:
+    """Return the run's only grant; raises `WorkspaceDenied` where it has none or several."""
+    found = await desk.grants()
+    if len(found) != 1:
+        raise WorkspaceDenied(f"this run has {len(found)} grants: pass the one to delegate")
+    return found[0]
+
+
+def _listed(name: str, texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the texts; raises `WorkspaceDenied` for a text, whose letters would be taken."""
+    if isinstance(texts, str):
+        raise WorkspaceDenied(f"{name} must be a list of strings: [{texts!r}]")
+    return tuple(texts)
 
 
 def _mode(mode: WorkspaceMode) -> WorkspaceMode:

@@ -13,14 +13,25 @@ import orjson
 from pydantic import TypeAdapter
 
 from skillfleet.contracts import WorkspaceAccess
-from skillfleet.errors import WorkspaceDenied
+from skillfleet.contracts.grants import FileOperation, Grant
+from skillfleet.errors import GrantInvalid, WorkspaceDenied
+from skillfleet.ports.grants import RunGrants
 from skillfleet.ports.workspace import WorkspaceGrant, WorkspaceStorage
 from skillfleet.workspaces.commit import commit, recover, recover_unheld, uninterrupted
-from skillfleet.workspaces.limits import Meter, Now, is_expired, utc_now
+from skillfleet.workspaces.limits import Meter, Now, covers, is_denied, is_expired, utc_now
 from skillfleet.workspaces.overlay import Overlay
 
 Approve = Callable[[str], Awaitable[bool]]
 """Asks a person a question that is answered True or False."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The exchange of access with other runs: the run's own workspace, and how others open."""
+
+    workspace: str
+    grants: RunGrants
+    storage: Callable[[str], WorkspaceStorage]
 
 
 @dataclass(frozen=True)
@@ -33,19 +44,27 @@ class Attempt:
     defer: Callable[[Callable[[], Awaitable[object]]], None]
     check_lease: Callable[[], Awaitable[None]]
     """Raises unless the attempt may still write; see `RunScope.check_lease`."""
+    exchange: Exchange
     now: Now = utc_now
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """A grant as the state keeps it."""
+class Kept:
+    """A grant as the state keeps it; `signed` are the claims of one that another run made."""
 
     grant: WorkspaceGrant
     approved: bool
     max_files: int
+    signed: Grant | None = None
+
+    def covers(self, access: WorkspaceAccess, path: str, operation: FileOperation) -> bool:
+        """Return whether the grant opens a path for an operation."""
+        if self.signed is None:
+            return covers(access, self.grant, path)
+        return self.signed.allows(path, operation) and not is_denied(access, path)
 
 
-_KEPT: Final = TypeAdapter(_Kept)
+_KEPT: Final = TypeAdapter(Kept)
 
 
 @dataclass
@@ -55,14 +74,30 @@ class Desk:
     storage: WorkspaceStorage
     access: WorkspaceAccess
     attempt: Attempt
-    meter: Meter = field(init=False)
+    workspace: str
+    meter: Meter
     _requests: Counter[str] = field(default_factory=Counter)
     _overlays: dict[str, Overlay] = field(default_factory=dict)
     _right: AsyncExitStack | None = None
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _others: dict[str, "Desk"] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.meter = Meter(self.access.max_files, self.access.max_total_size_bytes)
+    @classmethod
+    def of(cls, storage: WorkspaceStorage, access: WorkspaceAccess, attempt: Attempt) -> "Desk":
+        """Return the desk for the attempt's own workspace."""
+        meter = Meter(access.max_files, access.max_total_size_bytes)
+        return cls(storage, access, attempt, attempt.exchange.workspace, meter)
+
+    def beside(self, workspace: str) -> "Desk":
+        """Return the desk for a workspace: this one, or one that shares the attempt's limits."""
+        if workspace == self.workspace:
+            return self
+        if workspace not in self._others:
+            storage = self.attempt.exchange.storage(workspace)
+            self._others[workspace] = Desk(
+                storage, self.access, self.attempt, workspace, self.meter
+            )
+        return self._others[workspace]
 
     def next_id(self, request: Sequence[Any]) -> str:
         """Return the id of the grant for a request, the same one in every attempt."""
@@ -71,33 +106,35 @@ class Desk:
         numbered = f"{digest}#{self._requests[digest]}"
         return f"g-{hashlib.sha256(numbered.encode()).hexdigest()[:24]}"
 
-    async def granted(self, wanted: WorkspaceGrant, max_files: int) -> WorkspaceGrant:
+    async def granted(
+        self, wanted: WorkspaceGrant, max_files: int, signed: Grant | None = None
+    ) -> WorkspaceGrant:
         """Return the grant of that id: the kept one, or the wanted one once it is approved."""
         now = self.attempt.now()
         kept = await self.kept(wanted.grant_id)
         if kept is None or (is_expired(kept.grant, now) and not kept.grant.requires_human_approval):
             files = wanted.files if kept is None else kept.grant.files
-            grant = replace(wanted, files=files, expires_at=self._expiry(now))
-            kept = _Kept(grant, not grant.requires_human_approval, max_files)
+            grant = replace(wanted, files=files, expires_at=self._expiry(now, wanted.expires_at))
+            kept = Kept(grant, not grant.requires_human_approval, max_files, signed)
             await self._keep(kept)
         if not kept.grant.requires_human_approval:
             return kept.grant
         if not await self.attempt.approve(_question(kept.grant)):
             raise WorkspaceDenied("a person refused the access")
         if not kept.approved:
-            grant = replace(kept.grant, expires_at=self._expiry(self.attempt.now()))
-            kept = _Kept(grant, approved=True, max_files=kept.max_files)
+            expires_at = self._expiry(self.attempt.now(), wanted.expires_at)
+            kept = replace(kept, grant=replace(kept.grant, expires_at=expires_at), approved=True)
             await self._keep(kept)
         return kept.grant
 
-    async def usable(self, grant_id: str) -> tuple[WorkspaceGrant, int]:
-        """Return a grant of this run and its limit of files; raises `WorkspaceDenied`."""
+    async def usable(self, grant_id: str) -> Kept:
+        """Return a grant of this run; raises `WorkspaceDenied`."""
         kept = await self.kept(grant_id)
         if kept is None or not kept.approved:
             raise WorkspaceDenied(f"this run has no grant {grant_id!r}")
-        return kept.grant, kept.max_files
+        return kept
 
-    async def kept(self, grant_id: str) -> _Kept | None:
+    async def kept(self, grant_id: str) -> Kept | None:
         """Return what the state has of a grant."""
         if not grant_id.startswith("g-") or not grant_id[2:].isalnum():
             return None
@@ -113,8 +150,20 @@ class Desk:
                 written = await self.storage.state.read(info.path)
                 kept = None if written is None else _KEPT.validate_json(written)
                 if kept is not None and kept.approved and not is_expired(kept.grant, now):
-                    found.append(kept.grant)
-        return found
+                    found.append(kept)
+        return [kept.grant for kept in found if not await self._is_revoked(kept)]
+
+    async def _is_revoked(self, kept: Kept) -> bool:
+        try:
+            await self.check_signed(kept)
+        except GrantInvalid:
+            return True
+        return False
+
+    async def check_signed(self, kept: Kept) -> None:
+        """Raise `GrantInvalid` once a grant that another run made has expired or is revoked."""
+        if kept.signed is not None:
+            await self.attempt.exchange.grants.check(kept.signed)
 
     async def overlay(self, grant_id: str) -> Overlay:
         """Return a grant's overlay, with what an earlier attempt has staged."""
@@ -158,13 +207,15 @@ class Desk:
         if right is not None:
             await right.aclose()
 
-    async def _keep(self, kept: _Kept) -> None:
+    async def _keep(self, kept: Kept) -> None:
         path = f"{self._folder}{kept.grant.grant_id}.json"
         await self.storage.state.write(path, _KEPT.dump_json(kept))
 
-    def _expiry(self, now: datetime) -> datetime | None:
-        seconds = self.access.ttl_seconds
-        return None if seconds is None else now + timedelta(seconds=seconds)
+    def _expiry(self, now: datetime, latest: datetime | None) -> datetime | None:
+        if self.access.ttl_seconds is None:
+            return latest
+        expiry = now + timedelta(seconds=self.access.ttl_seconds)
+        return expiry if latest is None else min(expiry, latest)
 
     @property
     def _folder(self) -> str:

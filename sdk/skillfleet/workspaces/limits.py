@@ -81,19 +81,20 @@ class Meter:
     def __init__(self, max_files: int, max_bytes: int) -> None:
         self._max_files = max_files
         self._max_bytes = max_bytes
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[tuple[str, str], int] = {}
 
-    def check(self, path: str, size: int) -> None:
+    def check(self, workspace: str, path: str, size: int) -> None:
         """Raise `WorkspaceDenied` where the use of a file would exceed a limit."""
-        count = len(self._sizes) + (path not in self._sizes)
+        file = (workspace, path)
+        count = len(self._sizes) + (file not in self._sizes)
         if count > self._max_files:
             raise WorkspaceDenied(f"{path!r} is one file more than max_files={self._max_files}")
-        total = sum(self._sizes.values()) - self._sizes.get(path, 0) + size
+        total = sum(self._sizes.values()) - self._sizes.get(file, 0) + size
         if total > self._max_bytes:
             raise WorkspaceDenied(
                 f"{path!r} with {size} bytes exceeds max_total_size_bytes={self._max_bytes}"
             )
 
-    def use(self, path: str, size: int) -> None:
+    def use(self, workspace: str, path: str, size: int) -> None:
         """Count a file that was checked."""
-        self._sizes[path] = size
+        self._sizes[workspace, path] = size

@@ -6,9 +6,9 @@ from skillfleet.contracts import WaitKind, WorkspaceAccess
 from skillfleet.durable.waits import Question, WaitContext, ask
 from skillfleet.errors import WorkspaceDenied
 from skillfleet.ports.scope import RunScope
-from skillfleet.ports.workspace import WorkspaceClient, WorkspaceProvider
+from skillfleet.ports.workspace import WorkspaceClient, WorkspaceProvider, workspace_id
 from skillfleet.workspaces.client import StoredWorkspaceClient
-from skillfleet.workspaces.desk import Attempt
+from skillfleet.workspaces.desk import Attempt, Exchange
 from skillfleet.workspaces.limits import check_enabled
 
 
@@ -29,5 +29,8 @@ def open_workspace(
         answer = await ask(asking, Question(question, schema=bool, kind=WaitKind.GRANT))
         return answer is True
 
-    attempt = Attempt(scope.run_id, scope.attempt, approve, scope.defer, scope.check_lease)
+    exchange = Exchange(workspace_id(scope), scope.grants, provider.storage)
+    attempt = Attempt(
+        scope.run_id, scope.attempt, approve, scope.defer, scope.check_lease, exchange
+    )
     return StoredWorkspaceClient(provider.open(scope), access or WorkspaceAccess.none(), attempt)

@@ -4,11 +4,12 @@ import builtins
 from typing import Final
 
 from skillfleet.contracts import WorkspaceMode
+from skillfleet.contracts.grants import FileOperation
 from skillfleet.errors import WorkspaceDenied
 from skillfleet.hidden_state import HiddenState
 from skillfleet.ports.workspace import FileMatch, WorkspaceGrant, WorkspacePatch, WorkspaceView
-from skillfleet.workspaces.desk import Desk
-from skillfleet.workspaces.limits import Meter, check_use, covers
+from skillfleet.workspaces.desk import Desk, Kept
+from skillfleet.workspaces.limits import Meter, check_use
 from skillfleet.workspaces.names import check_collision, check_path
 from skillfleet.workspaces.overlay import Overlay, digest_of, overlaid
 
@@ -16,37 +17,42 @@ from skillfleet.workspaces.overlay import Overlay, digest_of, overlaid
 class ViewState:
     """The state of a view, with the checks of every call."""
 
-    def __init__(
-        self, desk: Desk, grant: WorkspaceGrant, max_files: int, overlay: Overlay | None
-    ) -> None:
+    def __init__(self, desk: Desk, kept: Kept, overlay: Overlay | None) -> None:
         self.desk = desk
-        self.grant = grant
+        self.kept = kept
+        self.grant = kept.grant
         self.overlay = overlay
         self.files = desk.storage.files
-        self.meters = (desk.meter, Meter(max_files, desk.access.max_total_size_bytes))
+        self.meters = (desk.meter, Meter(kept.max_files, desk.access.max_total_size_bytes))
         for path, staged in ({} if overlay is None else overlay.changes).items():
             self.use(path, staged.size_bytes)
 
-    def check(self, path: str | None = None) -> None:
-        """Raise `WorkspaceDenied` unless the grant holds now, and for the path."""
-        check_use(self.desk.access, self.grant, self.desk.attempt.now())
-        if path is not None:
-            check_path(path)
-            if not covers(self.desk.access, self.grant, path):
-                raise WorkspaceDenied(f"the grant {self.grant.grant_id} does not open {path!r}")
+    async def check(self, path: str | None = None, operation: FileOperation = "read") -> None:
+        """Raise `WorkspaceDenied` or `GrantInvalid` unless the grant holds now, and for the path.
 
-    def check_write(self, path: str) -> None:
-        """Raise `WorkspaceDenied` unless the view may change the path."""
-        self.check(path)
-        if self.grant.mode is WorkspaceMode.READ_ONLY:
+        With a path, for an operation on it.
+        """
+        await self.desk.check_signed(self.kept)
+        check_use(self.desk.access, self.grant, self.desk.attempt.now())
+        if path is None:
+            return
+        check_path(path)
+        if operation != "read" and self.grant.mode is WorkspaceMode.READ_ONLY:
             raise WorkspaceDenied(f"the grant {self.grant.grant_id} is read_only")
+        if not self.covers(path, operation):
+            what = "open" if operation == "read" else f"let {operation}"
+            raise WorkspaceDenied(f"the grant {self.grant.grant_id} does not {what} {path!r}")
+
+    def covers(self, path: str, operation: FileOperation = "read") -> bool:
+        """Return whether the grant opens a path."""
+        return self.kept.covers(self.desk.access, path, operation)
 
     def use(self, path: str, size: int) -> None:
         """Count the use of a file; raises `WorkspaceDenied` above a limit, without counting."""
         for meter in self.meters:
-            meter.check(path, size)
+            meter.check(self.desk.workspace, path, size)
         for meter in self.meters:
-            meter.use(path, size)
+            meter.use(self.desk.workspace, path, size)
 
     async def sizes(self) -> dict[str, int]:
         """Return all files with their sizes, as the view sees them."""
@@ -97,18 +103,14 @@ class GrantedView(WorkspaceView):
     async def list(self) -> builtins.list[FileMatch]:
         """See `WorkspaceView.list`."""
         state = _states.of(self)
-        state.check()
+        await state.check()
         sizes = await state.sizes()
-        return [
-            match_of(path, size)
-            for path, size in sorted(sizes.items())
-            if covers(state.desk.access, state.grant, path)
-        ]
+        return [match_of(path, size) for path, size in sorted(sizes.items()) if state.covers(path)]
 
     async def read(self, path: str) -> bytes:
         """See `WorkspaceView.read`."""
         state = _states.of(self)
-        state.check(path)
+        await state.check(path)
         size = await state.size(path)
         if size is None:
             raise FileNotFoundError(f"the workspace has no file {path!r}")
@@ -122,7 +124,7 @@ class GrantedView(WorkspaceView):
     async def write(self, path: str, data: bytes) -> None:
         """See `WorkspaceView.write`."""
         state = _states.of(self)
-        state.check_write(path)
+        await state.check(path, "write")
         if not isinstance(data, bytes):
             raise WorkspaceDenied(f"{path!r}: write bytes, not {type(data).__name__}")
         if await state.size(path) is None:
@@ -133,7 +135,7 @@ class GrantedView(WorkspaceView):
     async def delete(self, path: str) -> None:
         """See `WorkspaceView.delete`."""
         state = _states.of(self)
-        state.check_write(path)
+        await state.check(path, "delete")
         if await state.size(path) is None:
             raise FileNotFoundError(f"the workspace has no file {path!r}")
         state.use(path, 0)
@@ -142,19 +144,19 @@ class GrantedView(WorkspaceView):
     async def patches(self) -> builtins.list[WorkspacePatch]:
         """See `WorkspaceView.patches`."""
         state = _states.of(self)
-        state.check()
+        await state.check()
         return [] if state.overlay is None else await state.overlay.patches()
 
     async def commit(self) -> builtins.list[str]:
         """See `WorkspaceView.commit`."""
         state = _states.of(self)
-        state.check()
+        await state.check()
         return await state.desk.commit(_staging(state))
 
     async def discard(self) -> None:
         """See `WorkspaceView.discard`."""
         state = _states.of(self)
-        state.check()
+        await state.check()
         overlay = _staging(state)
         async with overlay.lock:
             await overlay.clear()

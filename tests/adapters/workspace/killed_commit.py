@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from skillfleet.contracts import WorkspaceAccess, WorkspaceMode
+from skillfleet.ports.grants import GrantParty, RunGrants
+from skillfleet.testing.local_grants import awaited, local_authority
 from skillfleet.workspaces.client import StoredWorkspaceClient
-from skillfleet.workspaces.desk import Attempt
+from skillfleet.workspaces.desk import Attempt, Exchange
 from skillfleet.workspaces.directory import DirectoryWorkspaces
 
 FILES = 20
@@ -37,9 +39,13 @@ async def check_lease() -> None:
 
 
 async def main(directory: Path) -> None:
-    storage = DirectoryWorkspaces(directory).storage("session:killed")
+    provider = DirectoryWorkspaces(directory)
+    storage = provider.storage("session:killed")
     for number in range(1, 1_000_000):
-        attempt = Attempt(f"run-{number}", 1, approve, defer, check_lease)
+        party = GrantParty(f"run-{number}", "killed", "root")
+        grants = RunGrants(local_authority(), party, awaited)
+        exchange = Exchange("session:killed", grants, provider.storage)
+        attempt = Attempt(party.run_id, 1, approve, defer, check_lease, exchange)
         client = StoredWorkspaceClient(storage, ACCESS, attempt)
         view = await client.open_view(
             purpose="", hints=["**"], mode=WorkspaceMode.READ_WRITE_OVERLAY, max_files=FILES

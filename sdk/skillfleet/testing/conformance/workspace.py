@@ -13,16 +13,19 @@ import pytest
 from skillfleet import LocalRunContext, NoAuth
 from skillfleet.contracts import WorkspaceAccess, WorkspaceMode
 from skillfleet.errors import WorkspaceBusy, WorkspaceConflict, WorkspaceDenied
+from skillfleet.ports.grants import GrantParty, RunGrants
 from skillfleet.ports.scope import RunScope
 from skillfleet.ports.workspace import FileInfo, FileStore, WorkspaceProvider, WorkspaceStorage
 from skillfleet.testing.conformance.object_graph import reachable
+from skillfleet.testing.local_grants import awaited, local_authority
 from skillfleet.workspaces.client import StoredWorkspaceClient
 from skillfleet.workspaces.commit import recover
-from skillfleet.workspaces.desk import Attempt
+from skillfleet.workspaces.desk import Attempt, Exchange
 
 READ, OVERLAY, DIRECT = WorkspaceMode
 ALL = WorkspaceAccess.dynamic(allowed_modes=(READ, OVERLAY, DIRECT))
 FILES: Mapping[str, bytes] = {"a.txt": b"one", "src/main.py": b"print()", "src/.env": b"KEY=1"}
+_WORKSPACE = "session:conformance"
 BAD_PATHS = (
     *("", "/etc/passwd", "..", "../a.txt", "src/../a.txt", "./a.txt", "src//main.py", "src/"),
     *("a\0.txt", "a\n.txt", "a\\b", "e\u0301.txt", "\ud800", "a\u200b.txt", "x" * 256),
@@ -36,12 +39,16 @@ class Desk:
 
     def __init__(self, provider: WorkspaceProvider) -> None:
         self.provider = provider
-        self.storage = provider.storage("session:conformance")
+        self.storage = provider.storage(_WORKSPACE)
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.authority = local_authority(self._time)
         self.cleanups: dict[str, list[Callable[[], Awaitable[object]]]] = {}
         self.approvals: list[str] = []
         self.approved = True
         self.lost = False
+
+    def _time(self) -> float:
+        return self.now.timestamp()
 
     def client(
         self,
@@ -59,7 +66,10 @@ class Desk:
                 raise LostLeaseError
 
         defer = self.cleanups.setdefault(run, []).append
-        attempt = Attempt(run, number, approve, defer, check_lease, lambda: self.now)
+        party = GrantParty(run, f"agent of {run}", "root")
+        grants = RunGrants(self.authority, party, awaited)
+        exchange = Exchange(_WORKSPACE, grants, self.provider.storage)
+        attempt = Attempt(run, number, approve, defer, check_lease, exchange, lambda: self.now)
         return StoredWorkspaceClient(storage or self.storage, access, attempt)
 
     async def end(self, run: str) -> None:
