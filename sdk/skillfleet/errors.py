@@ -224,6 +224,28 @@ class WorkspaceBusy(SkillfleetError):  # noqa: N818 - named like the other ends 
         self.holder = holder
 
 
+class SandboxRuntimeError(SkillfleetError, RuntimeError):
+    """An operation of a sandbox failed or took too long."""
+
+    code = "sandbox_failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        operation: str = "",
+        sandbox_name: str = "",
+        timeout_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.operation = operation
+        """The method that failed."""
+        self.sandbox_name = sandbox_name
+        """The name of the sandbox."""
+        self.timeout_seconds = timeout_seconds
+        """The time limit that was exceeded; None for other failures."""
+
+
 class LimitExceededError(SkillfleetError):
     """A tree of runs is too deep or too large."""
 

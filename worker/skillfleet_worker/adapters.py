@@ -15,6 +15,7 @@ from skillfleet.ports.discovery import DISCOVERY, DiscoveryProvider
 from skillfleet.ports.loading import Port, load, names_of
 from skillfleet.ports.orchestrator import ORCHESTRATOR, Orchestrator
 from skillfleet.ports.provider import AdapterEnvironment, Provider, ReapingProvider
+from skillfleet.ports.sandbox import SANDBOX, SandboxProvider
 from skillfleet.ports.secrets import SECRETS, SHORTEST, Secrets
 from skillfleet.ports.workspace import WORKSPACE, WorkspaceProvider
 from skillfleet_adapters.secrets.chain import ChainedSecrets
@@ -57,6 +58,11 @@ class Adapters:
     def workspace(self) -> WorkspaceProvider | None:
         """The provider of workspaces."""
         return self.of(WORKSPACE)
+
+    @property
+    def sandbox(self) -> SandboxProvider | None:
+        """The provider of clients that execute code in isolation."""
+        return self.of(SANDBOX)
 
     @property
     def orchestrator(self) -> Orchestrator | None:
@@ -112,6 +118,7 @@ def load_adapters(
         DISCOVERY: settings.discovery,
         WORKSPACE: settings.workspace,
         ORCHESTRATOR: settings.orchestrator,
+        SANDBOX: settings.sandbox,
         ADMISSION: settings.admission or ("token" if settings.auth == "required" else "open"),
     }
     loaded = {

@@ -52,6 +52,9 @@ class WorkerSettings(Settings):
     discovery: str = "ledger"
     """Adapter that finds agents: `ledger`, or an entry point of the group
     `skillfleet.discovery`. Empty: none."""
+    sandbox: str = ""
+    """Adapter that executes code in isolation: `bubblewrap`, `landlock`, `auto` (the strongest of
+    them that works here), or an entry point of the group `skillfleet.sandbox`. Empty: none."""
     a2a: str = "http"
     """Adapter for calls to remote agents: `http`, or an entry point of the group
     `skillfleet.a2a`. Empty: none."""

@@ -25,6 +25,7 @@ from skillfleet.ports.admission import Admission
 from skillfleet.ports.discovery import DiscoveryClient, DiscoveryProvider
 from skillfleet.ports.grants import GrantAuthority
 from skillfleet.ports.journal import Emission, JournalStore
+from skillfleet.ports.sandbox import SandboxClient, SandboxProvider
 from skillfleet.ports.secrets import SHORTEST, Secrets
 from skillfleet.ports.workspace import WorkspaceClient, WorkspaceProvider
 from skillfleet.redaction import Redactor
@@ -66,6 +67,7 @@ class Capabilities:
     a2a: A2AProvider | None = None
     discovery: DiscoveryProvider | None = None
     workspace: WorkspaceProvider | None = None
+    sandbox: SandboxProvider | None = None
     answer_keys: AnswerKeys | None = None
     """The keys that decrypt secret answers; None: questions for secrets are refused."""
     show_waiting: Callable[[str, str], None] | None = None
@@ -206,6 +208,14 @@ class ContextState:
         return self._workspace
 
     @cached_property
+    def sandbox(self) -> SandboxClient:
+        """The client that executes code in isolation."""
+        provider = self.capabilities.sandbox
+        if provider is None:
+            raise SandboxUnavailable("this fleet provides no sandboxes: see SKILLFLEET_SANDBOX")
+        return provider.open(self.scope)
+
+    @cached_property
     def calls(self) -> A2AClient:
         """The client that calls agents."""
         shared = self.capabilities
@@ -309,9 +319,9 @@ class FleetRunContext(RunContext[Any]):
         return _states.of(self).open_workspace(self)
 
     @property
-    def sandbox(self) -> Any:
-        """Raises SandboxUnavailable: this fleet has no sandboxes."""
-        raise SandboxUnavailable("this fleet provides no sandboxes")
+    def sandbox(self) -> SandboxClient:
+        """The client for running code in isolation; raises SandboxUnavailable without one."""
+        return _states.of(self).sandbox
 
     @property
     def discover(self) -> DiscoveryClient:

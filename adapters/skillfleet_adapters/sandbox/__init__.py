@@ -1,0 +1,1 @@
+"""Sandboxes on the worker's own machine."""

@@ -1,0 +1,257 @@
+"""The client of local sandboxes: one attempt's sandboxes on the worker's machine."""
+
+import asyncio
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+from skillfleet.errors import (
+    CapabilityUnavailableError,
+    InvalidArgumentsError,
+    SandboxRuntimeError,
+)
+from skillfleet.hidden_state import HiddenState
+from skillfleet.ports.sandbox import (
+    DEFAULT_IMAGE,
+    ExecResult,
+    OnOutput,
+    SandboxClient,
+    SandboxHandle,
+    SandboxSpec,
+)
+from skillfleet.ports.scope import FLEET_LABEL, LEASE_LABEL, RUN_LABEL, RunScope
+from skillfleet_adapters.sandbox.kinds import Kind
+from skillfleet_adapters.sandbox.process import SandboxProcess
+from skillfleet_adapters.sandbox.records import SandboxRecord, SandboxRecords
+
+_FILE_BYTES: Final = 64 << 20
+"""The largest file that `get` returns."""
+_SMALLEST_MIB: Final = 64
+_PUT: Final = 'mkdir -p -- "$(dirname -- "$1")" && cat > "$1"'
+_GET: Final = 'cat < "$1"'
+
+
+@dataclass
+class _Handle:
+    spec: SandboxSpec
+    process: SandboxProcess
+    output_bytes: int
+
+
+_handles: Final[HiddenState[_Handle]] = HiddenState()
+
+
+class LocalSandbox(SandboxHandle):
+    """A sandbox on the worker's machine."""
+
+    @property
+    def spec(self) -> SandboxSpec:
+        """The description that it was made from."""
+        return _handles.of(self).spec
+
+    async def exec(
+        self,
+        cmd: str,
+        args: Sequence[str] = (),
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - the seed's parameter
+        stdin: bytes = b"",
+        on_output: OnOutput | None = None,
+    ) -> ExecResult:
+        """See `SandboxHandle.exec`."""
+        state = _handles.of(self)
+        limit = state.output_bytes
+        return await state.process.execute([cmd, *args], timeout, stdin, limit, on_output)
+
+    async def put(self, path: str, data: bytes) -> None:
+        """See `SandboxHandle.put`; the sandbox's own user writes the file, isolated as always."""
+        result = await self.exec("sh", ["-c", _PUT, "sh", path], stdin=data)
+        if not result.ok:
+            raise self._failed("put", result.stderr)
+
+    async def get(self, path: str) -> bytes:
+        """See `SandboxHandle.get`."""
+        content = bytearray()
+
+        async def keep(stream: str, data: bytes) -> None:
+            if stream == "stdout":
+                content.extend(data)
+                if len(content) > _FILE_BYTES:
+                    raise self._failed("get", f"{path} has more than {_FILE_BYTES} bytes")
+
+        result = await self.exec("sh", ["-c", _GET, "sh", path], on_output=keep)
+        if not result.ok:
+            raise self._failed("get", result.stderr)
+        return bytes(content)
+
+    async def stop(self) -> None:
+        """See `SandboxHandle.stop`."""
+        await _handles.of(self).process.end()
+
+    async def kill(self) -> None:
+        """See `SandboxHandle.kill`."""
+        await _handles.of(self).process.end()
+
+    async def logs(self, tail: int = 100) -> str:
+        """See `SandboxHandle.logs`."""
+        lines = list(_handles.of(self).process.log)
+        return "\n".join(lines[-tail:] if tail > 0 else [])
+
+    def _failed(self, operation: str, message: str) -> SandboxRuntimeError:
+        name = self.spec.name
+        return SandboxRuntimeError(
+            f"sandbox {name!r}: {message.strip()}", operation=operation, sandbox_name=name
+        )
+
+
+class Machine(ABC):
+    """What the clients of a process share."""
+
+    records: SandboxRecords
+    output_bytes: int
+
+    @abstractmethod
+    async def kind(self) -> Kind:
+        """Return the kind of its sandboxes; raises SandboxUnavailable."""
+
+    async def start(self, kind: Kind, spec: SandboxSpec, labels: Mapping[str, str]) -> LocalSandbox:
+        """Start a sandbox for the attempt with these labels."""
+        record = SandboxRecord(
+            uuid.uuid4().hex,
+            labels[FLEET_LABEL],
+            labels[RUN_LABEL],
+            labels[LEASE_LABEL],
+            graceful=kind.graceful,
+        )
+        self.records.open()
+        self.records.write(record)
+        process = SandboxProcess(spec.name, self.records, record)
+        folder = self.records.folder(record.id)
+        try:
+            kind.prepare(folder)
+            await process.start(kind.launch(spec, folder), kind.owner)
+        except BaseException:
+            await asyncio.shield(process.end())
+            raise
+        handle = LocalSandbox()
+        _handles.attach(handle, _Handle(spec, process, self.output_bytes))
+        return handle
+
+
+@dataclass
+class _Client:
+    machine: Machine
+    scope: RunScope
+    sandboxes: dict[str, LocalSandbox] = field(default_factory=dict)
+    starting: set[str] = field(default_factory=set)
+    closed: bool = False
+
+    async def close(self) -> None:
+        """End all sandboxes at the end of the attempt."""
+        self.closed = True
+        for name in list(self.sandboxes):
+            await self.sandboxes[name].stop()
+            self.sandboxes.pop(name, None)
+
+
+_clients: Final[HiddenState[_Client]] = HiddenState()
+
+
+class LocalSandboxes(SandboxClient):
+    """Makes sandboxes on the worker's machine."""
+
+    @classmethod
+    def open(cls, machine: Machine, scope: RunScope) -> Self:
+        """Return the client of one attempt; its sandboxes end with the attempt."""
+        client, state = cls(), _Client(machine, scope)
+        _clients.attach(client, state)
+        scope.defer(state.close)
+        return client
+
+    async def create(self, spec: SandboxSpec) -> LocalSandbox:
+        """See `SandboxClient.create`."""
+        state = _clients.of(self)
+        _check(spec)
+        if spec.name in state.starting or spec.name in state.sandboxes:
+            raise InvalidArgumentsError(f"there is a sandbox called {spec.name!r} already")
+        state.starting.add(spec.name)
+        try:
+            kind = await state.machine.kind()
+            labels = state.scope.resource_labels()
+            sandbox = await state.machine.start(kind, spec, labels)
+        finally:
+            state.starting.discard(spec.name)
+        if state.closed:
+            await sandbox.stop()
+            raise SandboxRuntimeError("the attempt has ended", operation="create")
+        state.sandboxes[spec.name] = sandbox
+        return sandbox
+
+    async def get(self, name: str) -> LocalSandbox:
+        """See `SandboxClient.get`."""
+        sandboxes = _clients.of(self).sandboxes
+        if name not in sandboxes:
+            raise SandboxRuntimeError(
+                f"this run has no sandbox {name!r}", operation="get", sandbox_name=name
+            )
+        return sandboxes[name]
+
+    async def list(self) -> Sequence[str]:
+        """See `SandboxClient.list`."""
+        return sorted(_clients.of(self).sandboxes)
+
+    async def remove(self, name: str) -> None:
+        """See `SandboxClient.remove`."""
+        sandboxes = _clients.of(self).sandboxes
+        if name in sandboxes:
+            await sandboxes[name].stop()
+            sandboxes.pop(name, None)
+
+    async def run_python(
+        self,
+        code: str,
+        image: str = DEFAULT_IMAGE,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in `exec`
+    ) -> ExecResult:
+        """See `SandboxClient.run_python`."""
+        kind = await _clients.of(self).machine.kind()
+        return await self._once([kind.interpreter.path, "-I", "-c", code], image, timeout)
+
+    async def run_shell(
+        self,
+        script: str,
+        image: str = DEFAULT_IMAGE,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in `exec`
+    ) -> ExecResult:
+        """See `SandboxClient.run_shell`."""
+        return await self._once(["sh", "-c", script], image, timeout)
+
+    async def _once(self, command: Sequence[str], image: str, seconds: float | None) -> ExecResult:
+        name = f"once-{uuid.uuid4().hex[:12]}"
+        sandbox = await self.create(SandboxSpec(name, image))
+        try:
+            return await sandbox.exec(command[0], command[1:], timeout=seconds)
+        finally:
+            await asyncio.shield(self.remove(name))
+
+
+def _check(spec: SandboxSpec) -> None:
+    """Refuse what sandboxes of this machine cannot provide."""
+    refused = {
+        "egress": "has no network yet: leave egress empty",
+        "secrets": "takes no secrets yet: leave secrets empty",
+        "workspace": "has no workspaces yet: use put and get",
+    }
+    for name, message in refused.items():
+        if getattr(spec, name):
+            raise CapabilityUnavailableError(f"a sandbox on the worker's machine {message}")
+    if spec.image != DEFAULT_IMAGE:
+        raise CapabilityUnavailableError(
+            f"a sandbox on the worker's machine has its system, not the image {spec.image!r}"
+        )
+    if spec.memory_mib < _SMALLEST_MIB or spec.cpus <= 0:
+        raise InvalidArgumentsError(f"a sandbox needs {_SMALLEST_MIB} MiB and more than 0 cpus")

@@ -1,0 +1,120 @@
+"""The providers of local sandboxes: of one kind, or of the strongest that works."""
+
+import asyncio
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field
+
+from skillfleet.errors import SandboxUnavailable, SkillfleetError
+from skillfleet.ports.provider import AdapterEnvironment, HoldsLease
+from skillfleet.ports.sandbox import SandboxClient, SandboxProvider, SandboxSpec
+from skillfleet.ports.scope import FLEET_LABEL, LEASE_LABEL, RUN_LABEL, RunScope
+from skillfleet.ports.settings import AdapterSettings
+from skillfleet_adapters.sandbox.client import LocalSandboxes, Machine
+from skillfleet_adapters.sandbox.kinds import KINDS, Bubblewrap, Interpreter, Kind, Landlock
+from skillfleet_adapters.sandbox.records import SandboxRecords
+
+logger = logging.getLogger(__name__)
+
+_TRIAL: Final = SandboxSpec("trial")
+
+
+class LocalSandboxSettings(AdapterSettings):
+    """Settings of sandboxes on the worker's machine."""
+
+    sandbox_directory: Path | None = None
+    """Folder for the records and files of this machine's sandboxes, which only this user can
+    write. Default: a folder of this user in the system's temporary one."""
+    sandbox_output_bytes: int = Field(default=1 << 20, ge=1024)
+    """The part of a command's output that is kept, for each of its two streams."""
+
+
+class LocalMachine(Machine):
+    """The kinds that a setting allows; the first that works is kept."""
+
+    def __init__(
+        self, kinds: Sequence[type[Kind]], settings: LocalSandboxSettings, fleet: str
+    ) -> None:
+        folder = settings.sandbox_directory or Path(
+            tempfile.gettempdir(), f"skillfleet-sandboxes-{os.geteuid()}"
+        )
+        self.records = SandboxRecords(folder, fleet)
+        self.output_bytes = settings.sandbox_output_bytes
+        self._kinds = tuple(kinds)
+        self._fleet = fleet
+        self._chosen: Kind | None = None
+
+    async def kind(self) -> Kind:
+        """Return the strongest kind that works, after a trial; log which and why."""
+        if self._chosen is None:
+            self._chosen = await self._choose()
+        return self._chosen
+
+    async def _choose(self) -> Kind:
+        problems: list[str] = []
+        interpreter = Interpreter.find()
+        for made in self._kinds:
+            kind = made(interpreter)
+            problem = kind.problem() or await self._trial(kind)
+            if problem is None:
+                refused = f" ({'; '.join(problems)})" if problems else ""
+                logger.info("sandboxes: %s%s. Isolated: %s", kind.name, refused, kind.description)
+                if kind.owner is not None:
+                    logger.info("sandboxes: the worker is root; their user is %s", kind.owner)
+                return kind
+            problems.append(f"{kind.name}: {problem}")
+        raise SandboxUnavailable(f"no sandbox works on this machine: {'; '.join(problems)}")
+
+    async def _trial(self, kind: Kind) -> str | None:
+        """Execute a command in a sandbox; returns why that does not work."""
+        labels = {FLEET_LABEL: self._fleet, RUN_LABEL: "", LEASE_LABEL: ""}
+        try:
+            sandbox = await self.start(kind, _TRIAL, labels)
+            try:
+                result = await sandbox.exec(kind.interpreter.path, ["-I", "-c", "pass"], timeout=20)
+            finally:
+                await sandbox.stop()
+        except (SkillfleetError, OSError) as error:
+            return str(error)
+        return None if result.ok else result.output.strip()[-300:]
+
+
+class LocalSandboxProvider(SandboxProvider):
+    """Opens clients of this machine's sandboxes and ends those of lost attempts."""
+
+    def __init__(self, kinds: Sequence[type[Kind]], environment: AdapterEnvironment) -> None:
+        settings = LocalSandboxSettings.load(environment.variables)
+        self._machine = LocalMachine(kinds, settings, environment.fleet)
+
+    def open(self, scope: RunScope) -> SandboxClient:
+        """Return the client of one attempt."""
+        return LocalSandboxes.open(self._machine, scope)
+
+    async def reap(self, holds_lease: HoldsLease) -> None:
+        """End the sandboxes of this machine whose attempt no longer holds its lease."""
+        records = self._machine.records
+        records.open()
+        for record in list(records.all()):
+            if not await holds_lease(record.run_id, record.lease):
+                logger.warning("the sandbox of run %s is ended: its attempt is", record.run_id)
+                await asyncio.to_thread(records.end, record)
+
+
+def create_strongest(environment: AdapterEnvironment) -> SandboxProvider:
+    """Return the provider of the strongest kind that works on this machine."""
+    return LocalSandboxProvider(KINDS, environment)
+
+
+def create_bubblewrap(environment: AdapterEnvironment) -> SandboxProvider:
+    """Return the provider of sandboxes by bubblewrap."""
+    return LocalSandboxProvider((Bubblewrap,), environment)
+
+
+def create_landlock(environment: AdapterEnvironment) -> SandboxProvider:
+    """Return the provider of sandboxes by Landlock."""
+    return LocalSandboxProvider((Landlock,), environment)

@@ -1,0 +1,128 @@
+"""The records of this machine's sandboxes: what the next worker ends after a crash."""
+
+import contextlib
+import os
+import shutil
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from skillfleet.errors import SandboxUnavailable
+
+_PATIENCE_SECONDS: Final = 5.0
+_PAUSE_SECONDS: Final = 0.02
+
+
+@dataclass(frozen=True)
+class SandboxRecord:
+    """One sandbox: its process, its folder and the labels of its attempt."""
+
+    id: str
+    fleet: str
+    run_id: str
+    lease: str
+    pid: int = 0
+    """The process on this machine; 0 before it has started."""
+    started: str = ""
+    """The start time of the process, since ids are used again."""
+    graceful: bool = False
+    """True where SIGTERM lets the supervisor kill the rest; else SIGKILL does."""
+
+
+class SandboxRecords:
+    """The records of one fleet in a folder that no other user can write.
+
+    Concurrency: any number of processes of the same user.
+    """
+
+    def __init__(self, folder: Path, fleet: str) -> None:
+        self._records = folder / "records"
+        self._folders = folder / "folders"
+        self._root = folder
+        self._fleet = fleet
+
+    def open(self) -> None:
+        """Create the folders; raises SandboxUnavailable for one of another user."""
+        for path, mode in ((self._root, 0o711), (self._records, 0o700), (self._folders, 0o711)):
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(mode=mode, parents=path == self._root)
+                path.chmod(mode)
+            found = path.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                raise SandboxUnavailable(f"{path} is not a folder of this user")
+            if stat.S_IMODE(found.st_mode) & 0o022:
+                raise SandboxUnavailable(f"{path} can be written by other users")
+
+    def folder(self, name: str) -> Path:
+        """Return the path of a sandbox's own folder on this machine."""
+        return self._folders / name
+
+    def write(self, record: SandboxRecord) -> None:
+        """Write or replace a record."""
+        path = self._records / f"{record.id}.json"
+        fresh = path.with_suffix(".new")
+        fresh.write_bytes(orjson.dumps(asdict(record)))
+        fresh.replace(path)
+
+    def all(self) -> Iterator[SandboxRecord]:
+        """Yield the fleet's records."""
+        for path in self._records.glob("*.json"):
+            with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+                record = SandboxRecord(**orjson.loads(path.read_bytes()))
+                if record.fleet == self._fleet:
+                    yield record
+
+    def started(self, record: SandboxRecord, pid: int) -> SandboxRecord:
+        """Add the process to a record."""
+        record = replace(record, pid=pid, started=start_time(pid))
+        self.write(record)
+        return record
+
+    def end(self, record: SandboxRecord) -> None:
+        """End a sandbox's processes, and delete its folder and its record.
+
+        Blocks up to some seconds. The processes may be those of a dead worker.
+        """
+        if record.pid and start_time(record.pid) == record.started:
+            _end_process(record)
+        delete(self.folder(record.id))
+        (self._records / f"{record.id}.json").unlink(missing_ok=True)
+
+
+def start_time(pid: int) -> str:
+    """Return the start time of a process, "" for none and for one that has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def delete(folder: Path) -> None:
+    """Delete a folder with everything in it, also what its owner made unreadable."""
+    for _ in range(2):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        for place, names, _ in os.walk(folder):
+            for name in names:
+                path = Path(place, name)
+                if not path.is_symlink():
+                    with contextlib.suppress(OSError):
+                        path.chmod(0o700)
+
+
+def _end_process(record: SandboxRecord) -> None:
+    first = signal.SIGTERM if record.graceful else signal.SIGKILL
+    for number in (first, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(record.pid, number)
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while start_time(record.pid) == record.started and time.monotonic() < end:
+            time.sleep(_PAUSE_SECONDS)
