@@ -81,7 +81,9 @@ class LocalSandbox(SandboxHandle):
                 if len(content) > _FILE_BYTES:
                     raise self._failed("get", f"{path} has more than {_FILE_BYTES} bytes")
 
-        result = await self.exec("sh", ["-c", _GET, "sh", path], on_output=keep)
+        state = _handles.of(self)
+        command = ["sh", "-c", _GET, "sh", path]
+        result = await state.process.execute(command, None, b"", 1024, keep, logged=False)
         if not result.ok:
             raise self._failed("get", result.stderr)
         return bytes(content)

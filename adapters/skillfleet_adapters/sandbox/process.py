@@ -94,13 +94,15 @@ class SandboxProcess:
         if not ready:
             raise SandboxUnavailable(f"the sandbox does not start: {await self._last_words()}")
 
-    async def execute(
+    async def execute(  # noqa: PLR0913 - one place calls it
         self,
         command: Sequence[str],
         seconds: float | None,
         stdin: bytes,
         limit: int,
         on_output: OnOutput | None,
+        *,
+        logged: bool = True,
     ) -> ExecResult:
         """Execute one command; see `SandboxHandle.exec`."""
         request = json.dumps({"command": list(command)}, ensure_ascii=False).encode()
@@ -119,7 +121,7 @@ class SandboxProcess:
                     f"the command took longer than {seconds} s and was ended", seconds
                 ) from error
             finally:
-                for kept in output.pieces.values():
+                for kept in output.pieces.values() if logged else ():
                     self.log.extend(kept.decode(errors="replace").splitlines())
         code = status if status >= 0 else 128 - status
         return ExecResult(output.text("stdout"), output.text("stderr"), code, output.truncated)

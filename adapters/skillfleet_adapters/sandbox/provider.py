@@ -90,6 +90,7 @@ class LocalSandboxProvider(SandboxProvider):
     def __init__(self, kinds: Sequence[type[Kind]], environment: AdapterEnvironment) -> None:
         settings = LocalSandboxSettings.load(environment.variables)
         self._machine = LocalMachine(kinds, settings, environment.fleet)
+        self._reported = False
 
     def open(self, scope: RunScope) -> SandboxClient:
         """Return the client of one attempt."""
@@ -97,12 +98,20 @@ class LocalSandboxProvider(SandboxProvider):
 
     async def reap(self, holds_lease: HoldsLease) -> None:
         """End the sandboxes of this machine whose attempt no longer holds its lease."""
+        if not self._reported:
+            self._reported = True
+            try:
+                await self._machine.kind()
+            except SandboxUnavailable as error:
+                logger.warning("sandboxes: %s", error)
         records = self._machine.records
         records.open()
         for record in list(records.all()):
-            if not await holds_lease(record.run_id, record.lease):
-                logger.warning("the sandbox of run %s is ended: its attempt is", record.run_id)
-                await asyncio.to_thread(records.end, record)
+            trial = not record.run_id
+            if records.runs(record) if trial else await holds_lease(record.run_id, record.lease):
+                continue
+            logger.info("the sandbox of run %s is ended, as its attempt is", record.run_id)
+            await asyncio.to_thread(records.end, record)
 
 
 def create_strongest(environment: AdapterEnvironment) -> SandboxProvider:

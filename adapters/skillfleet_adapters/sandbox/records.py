@@ -84,12 +84,16 @@ class SandboxRecords:
         self.write(record)
         return record
 
+    def runs(self, record: SandboxRecord) -> bool:
+        """Return whether the sandbox's process lives."""
+        return bool(record.pid) and start_time(record.pid) == record.started
+
     def end(self, record: SandboxRecord) -> None:
         """End a sandbox's processes, and delete its folder and its record.
 
         Blocks up to some seconds. The processes may be those of a dead worker.
         """
-        if record.pid and start_time(record.pid) == record.started:
+        if self.runs(record):
             _end_process(record)
         delete(self.folder(record.id))
         (self._records / f"{record.id}.json").unlink(missing_ok=True)
