@@ -260,9 +260,7 @@ async def _ready(descriptor: int, *, to_write: bool) -> None:
         remove(descriptor)
 
 
-async def _read(
-    descriptor: int, stream: str, output: _Output, on_output: OnOutput | None
-) -> None:
+async def _read(descriptor: int, stream: str, output: _Output, on_output: OnOutput | None) -> None:
     os.set_blocking(descriptor, False)
     while True:
         await _ready(descriptor, to_write=False)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from skillfleet import LocalRunContext, NoAuth
 from skillfleet.ports.sandbox import ExecResult, SandboxSpec
 from tests.adapters.sandbox.conftest import provider_of
+
+OWNER = 65534 if os.geteuid() == 0 else None
+"""The user of sandboxes: what other users own is refused in any case."""
 
 REFUSED = {
     "read_outside": "open('/etc/hostname').read()",
@@ -84,6 +88,9 @@ async def attempt(kind: str, folder: Path, code: str, **names: object) -> ExecRe
 async def test_an_escape_is_refused(kind: str, folder: Path, name: str) -> None:
     outside = folder / "outside"
     outside.write_text("x")
+    if OWNER is not None:
+        os.chown(outside, OWNER, OWNER)
+    target = subprocess.Popen(["sleep", "600"], user=OWNER, group=OWNER)
     with socket.socket(socket.AF_UNIX) as listening:
         address = f"host-{folder.name}"
         listening.bind("\0" + address)
@@ -94,9 +101,11 @@ async def test_an_escape_is_refused(kind: str, folder: Path, name: str) -> None:
             "else:\n    print('ESCAPED')\n"
         )
         result = await attempt(
-            kind, folder, code, WORKER=os.getpid() if kind == "landlock" else 1 << 21,
-            NAME=address, OUTSIDE=str(outside),
-        )  # fmt: skip
+            kind, folder, code, WORKER=target.pid, NAME=address, OUTSIDE=str(outside)
+        )
+    assert target.poll() is None
+    target.kill()
+    target.wait()
     assert result.stdout.startswith("refused"), result.output
     assert outside.stat().st_mode & 0o777 != 0o777
 

@@ -1,13 +1,19 @@
 """Nothing of a sandbox survives the death of its worker."""
 
+import asyncio
 import contextlib
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from skillfleet import LocalRunContext, NoAuth
+from skillfleet.errors import SandboxRuntimeError
+from skillfleet.ports.sandbox import SandboxSpec
 from tests.adapters.sandbox.conftest import provider_of
-from tests.support.waiting import eventually
+from tests.support.waiting import wait_until
 
 WORKER = """
 import asyncio, sys
@@ -24,3 +30,73 @@ async def main():
     await box.shell(sys.argv[3], on_output=note)
 asyncio.run(main())
 """
+
+SCRIPT = """
+for i in 1 2; do (setsid sh -c 'trap "" TERM INT HUP; sleep 86399 & exec 9>held; sleep 86398' &); done
+echo started
+sleep 86397
+"""
+
+
+def _left() -> list[str]:
+    """Return the processes of the script that live."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if words[:1] == [b"sleep"] and words[1] in (b"86397", b"86398", b"86399"):
+                found.append(path.parent.name)
+    return found
+
+
+@pytest.mark.xdist_group("sandbox-leftovers")
+async def test_a_killed_worker_leaves_no_process_and_the_next_deletes_its_files(
+    kind: str, folder: Path
+) -> None:
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER, kind, str(folder), SCRIPT], stdout=subprocess.PIPE
+    )
+    assert worker.stdout is not None
+    with worker, worker.stdout:
+        assert worker.stdout.readline() == b"started\n"
+        wait_until(lambda: len(_left()) >= 5, what="the script's processes")
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+    wait_until(lambda: not _left(), what="the end of the script's processes")
+    await _reap_all(kind, folder)
+
+
+@pytest.mark.xdist_group("sandbox-leftovers")
+async def test_a_sandbox_whose_attempt_lost_its_lease_is_ended(kind: str, folder: Path) -> None:
+    ctx = LocalRunContext(auth=NoAuth(), sandbox=provider_of(kind, folder))
+    box = await ctx.sandbox.create(SandboxSpec("box"))
+    started = asyncio.Event()
+
+    async def note(_: str, __: bytes) -> None:
+        started.set()
+
+    command = asyncio.ensure_future(box.shell(SCRIPT, on_output=note))
+    await started.wait()
+    asked = []
+
+    async def holds(run_id: str, lease: str) -> bool:
+        asked.append(run_id)
+        return True
+
+    await provider_of(kind, folder).reap(holds)
+    assert asked == [ctx.task_id]
+    assert not command.done()
+    await _reap_all(kind, folder)
+    with pytest.raises(SandboxRuntimeError):
+        await command
+    wait_until(lambda: not _left(), what="the end of the script's processes")
+    await ctx.aclose()
+
+
+async def _reap_all(kind: str, folder: Path) -> None:
+    async def holds(_: str, __: str) -> bool:
+        return False
+
+    await provider_of(kind, folder).reap(holds)
+    assert not list((folder / "records").iterdir())
+    assert not list((folder / "folders").iterdir())

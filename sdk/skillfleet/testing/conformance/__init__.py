@@ -28,7 +28,7 @@ if "pytest" in sys.modules:
             f"{__name__}.{name}"
             for name in (
                 *("a2a", "admission", "discovery", "objects"),
-                *("orchestrator", "run_context", "secrets", "workspace"),
+                *("orchestrator", "run_context", "sandbox", "secrets", "workspace"),
             )
         )
     )
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from skillfleet.testing.conformance.discovery import DiscoverySuite
     from skillfleet.testing.conformance.objects import ObjectStoreSuite
     from skillfleet.testing.conformance.orchestrator import OrchestratorSuite
+    from skillfleet.testing.conformance.sandbox import SandboxSuite
     from skillfleet.testing.conformance.secrets import SecretsSuite
     from skillfleet.testing.conformance.workspace import WorkspaceSuite
 else:
@@ -50,6 +51,7 @@ else:
             "DiscoverySuite": f"{__name__}.discovery",
             "ObjectStoreSuite": f"{__name__}.objects",
             "OrchestratorSuite": f"{__name__}.orchestrator",
+            "SandboxSuite": f"{__name__}.sandbox",
             "SecretsSuite": f"{__name__}.secrets",
             "WorkspaceSuite": f"{__name__}.workspace",
         },
@@ -61,6 +63,7 @@ __all__ = [
     "DiscoverySuite",
     "ObjectStoreSuite",
     "OrchestratorSuite",
+    "SandboxSuite",
     "SecretsSuite",
     "WorkspaceSuite",
 ]
