@@ -11,7 +11,7 @@ from typing import Final
 
 from skillfleet.errors import SandboxUnavailable
 
-_SAME: Final[Mapping[str, int]] = {
+_SAME: Final[dict[str, int]] = {
     "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428,
     "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433,
     "pidfd_getfd": 438, "mount_setattr": 442, "fchmodat2": 452, "setxattrat": 463,

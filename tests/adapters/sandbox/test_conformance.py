@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from skillfleet.ports.sandbox import SandboxProvider
@@ -19,10 +19,10 @@ async def _provider(kind: str) -> AsyncIterator[SandboxProvider]:
 
 
 class TestBubblewrap(SandboxSuite):
-    def provider(self):
+    def provider(self) -> AbstractAsyncContextManager[SandboxProvider]:
         return _provider("bubblewrap")
 
 
 class TestLandlock(SandboxSuite):
-    def provider(self):
+    def provider(self) -> AbstractAsyncContextManager[SandboxProvider]:
         return _provider("landlock")
