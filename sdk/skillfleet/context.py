@@ -28,6 +28,7 @@ from skillfleet.model_calls import CallReport, ModelCall, ToolCall, model_call, 
 from skillfleet.ports.a2a import A2AClient, CallOptions, CallResult
 from skillfleet.ports.discovery import DiscoveryClient
 from skillfleet.ports.journal import Emission, JournalStore
+from skillfleet.ports.sandbox import SandboxClient
 from skillfleet.ports.session import Session
 from skillfleet.retry import RetryPolicy
 from skillfleet.texts import code_text
@@ -187,7 +188,7 @@ class RunContext(ABC, Generic[AuthT]):
 
     @property
     @abstractmethod
-    def sandbox(self) -> Any:
+    def sandbox(self) -> SandboxClient:
         """The client for running code in isolation; raises `SandboxUnavailable` without one."""
 
     @property

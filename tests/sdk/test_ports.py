@@ -37,6 +37,7 @@ def test_every_port_has_its_file() -> None:
         "objects",
         "orchestrator",
         "provider",
+        "sandbox",
         "scope",
         "secrets",
         "session",

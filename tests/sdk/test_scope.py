@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from typing import cast
 
 import pytest
 
@@ -54,7 +55,7 @@ async def test_a_client_is_opened_once_for_each_attempt_and_closed_at_its_end(fa
 
 async def test_a_scope_says_what_the_context_says() -> None:
     ctx = LocalRunContext(auth=NoAuth(), sandbox=Sandboxes(), budget=Budget(calls=1))
-    scope: RunScope = ctx.sandbox
+    scope = cast("RunScope", ctx.sandbox)
     assert (scope.run_id, scope.root_id, scope.attempt) == (ctx.task_id, ctx.task_id, 1)
     assert scope.resource_labels()[RUN_LABEL] == ctx.task_id
     await scope.charge_call()

@@ -56,14 +56,24 @@ class LocalSandbox(SandboxHandle):
         cmd: str,
         args: Sequence[str] = (),
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - the seed's parameter
+        timeout: float | None = None,
         stdin: bytes = b"",
         on_output: OnOutput | None = None,
     ) -> ExecResult:
         """See `SandboxHandle.exec`."""
+        return await self.execute(["exec", cmd, *args], timeout, stdin, on_output)
+
+    async def execute(
+        self,
+        command: Sequence[str],
+        seconds: float | None,
+        stdin: bytes = b"",
+        on_output: OnOutput | None = None,
+    ) -> ExecResult:
+        """Execute a request of the supervisor; see `SandboxProcess.execute`."""
         state = _handles.of(self)
         limit = state.output_bytes
-        return await state.process.execute([cmd, *args], timeout, stdin, limit, on_output)
+        return await state.process.execute(command, seconds, stdin, limit, on_output)
 
     async def put(self, path: str, data: bytes) -> None:
         """See `SandboxHandle.put`; the sandbox's own user writes the file, isolated as always."""
@@ -82,7 +92,7 @@ class LocalSandbox(SandboxHandle):
                     raise self._failed("get", f"{path} has more than {_FILE_BYTES} bytes")
 
         state = _handles.of(self)
-        command = ["sh", "-c", _GET, "sh", path]
+        command = ["exec", "sh", "-c", _GET, "sh", path]
         result = await state.process.execute(command, None, b"", 1024, keep, logged=False)
         if not result.ok:
             raise self._failed("get", result.stderr)
@@ -132,7 +142,6 @@ class Machine(ABC):
         process = SandboxProcess(spec.name, self.records, record)
         folder = self.records.folder(record.id)
         try:
-            kind.prepare(folder)
             await process.start(kind.launch(spec, folder), kind.owner)
         except BaseException:
             await asyncio.shield(process.end())
@@ -216,27 +225,26 @@ class LocalSandboxes(SandboxClient):
         code: str,
         image: str = DEFAULT_IMAGE,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - as in `exec`
+        timeout: float | None = None,
     ) -> ExecResult:
         """See `SandboxClient.run_python`."""
-        kind = await _clients.of(self).machine.kind()
-        return await self._once([kind.interpreter.path, "-I", "-c", code], image, timeout)
+        return await self._once(["python", code], image, timeout)
 
     async def run_shell(
         self,
         script: str,
         image: str = DEFAULT_IMAGE,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - as in `exec`
+        timeout: float | None = None,
     ) -> ExecResult:
         """See `SandboxClient.run_shell`."""
-        return await self._once(["sh", "-c", script], image, timeout)
+        return await self._once(["exec", "sh", "-c", script], image, timeout)
 
     async def _once(self, command: Sequence[str], image: str, seconds: float | None) -> ExecResult:
         name = f"once-{uuid.uuid4().hex[:12]}"
         sandbox = await self.create(SandboxSpec(name, image))
         try:
-            return await sandbox.exec(command[0], command[1:], timeout=seconds)
+            return await sandbox.execute(command, seconds)
         finally:
             await asyncio.shield(self.remove(name))
 

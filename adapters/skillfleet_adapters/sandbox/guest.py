@@ -3,12 +3,12 @@
 With bubblewrap it runs inside the namespaces, with Landlock outside of the confinement, which it
 applies to each command. It executes one command at a time, gets its three descriptors with the
 request, and kills everything that a command leaves. When its control socket closes, because the
-worker stopped it or died, it kills what runs and ends.
+worker stopped it or died, it kills what runs and ends. With Landlock two processes guard each
+other: the death of one, by SIGKILL too, lets the other kill everything.
 """
 
 import contextlib
 import ctypes
-import json
 import os
 import resource
 import select
@@ -16,6 +16,8 @@ import signal
 import socket
 import struct
 import sys
+from types import ModuleType
+from typing import Any, NoReturn
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER = 1, 4, 22, 36
 PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 38, 2
@@ -24,12 +26,13 @@ EXECUTE_READ, READ_WRITE_FILE, ALL_FILES = 0b1101, 0b1100000000000110, (1 << 16)
 ALL_OF_A_FILE = 0b1100000000000111
 DEVICE_NODES = 1 << 6 | 1 << 11
 MESSAGE_BYTES = 1 << 18
+STREAMS = 3
 HANDLED = (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM)
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def check(result):
+def check(result: int) -> int:
     """Return the result of a call to the kernel; raises OSError."""
     if result < 0:
         number = ctypes.get_errno()
@@ -37,7 +40,7 @@ def check(result):
     return result
 
 
-def landlock(rules):
+def landlock(rules: dict[str, list[str]]) -> None:
     """Confine this process to the files in `rules`; no TCP, no signals to others."""
     attributes = struct.pack("<QQQ", ALL_FILES, 3, 3)
     ruleset = check(libc.syscall(LANDLOCK_CREATE, attributes, len(attributes), 0))
@@ -54,14 +57,14 @@ def landlock(rules):
     os.close(ruleset)
 
 
-def confine(config):
+def confine(config: dict[str, Any]) -> None:
     """Apply limits, Landlock and the filter of system calls to this process for good."""
     if config["cpus"]:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: config["cpus"]])
-    for name, value in config["limits"].items():
+    for name, wanted in config["limits"].items():
         kind = getattr(resource, name)
         hard = resource.getrlimit(kind)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(kind, (value, value))
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     if config["landlock"]:
@@ -72,34 +75,55 @@ def confine(config):
     check(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0))
 
 
-def become(config, request, descriptors):
-    """Replace this new process by the command; never returns."""
+def become(config: dict[str, Any], request: list[bytes], descriptors: list[int]) -> bytes:
+    """Turn this new process into the command; returns for Python code, with the code."""
     code = 126
     try:
         os.setsid()
         check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)
-        os.closerange(3, 1 << 16)
+        os.closerange(STREAMS, 1 << 16)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        for ignored in HANDLED:
-            signal.signal(ignored, signal.SIG_DFL)
-        libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+        for handled in HANDLED:
+            signal.signal(handled, signal.SIG_DFL)
+        check(libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))
         os.chdir(config["folder"])
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
             score.write("1000")
         confine(config)
-        os.execvpe(request["command"][0], request["command"], config["environment"])
+        kind, *command = request
+        if kind == b"python":
+            os.environ.clear()
+            os.environ.update(config["environment"])
+            return command[0]
+        os.execvpe(command[0], command, config["environment"])
     except FileNotFoundError as error:
         code = 127
-        os.write(2, f"{request['command'][0]}: {error.strerror}\n".encode())
+        os.write(2, request[1] + f": {error.strerror}\n".encode())
     except BaseException as error:
         os.write(2, f"the command cannot start: {error!r}\n".encode())
-    finally:
-        os._exit(code)
+    os._exit(code)
 
 
-def descendants(process):
+def execute(code: bytes) -> None:
+    """Execute Python code as `python -c` does, in a fresh `__main__`."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["-c"]
+    module = sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        exec(compile(code, "<string>", "exec"), vars(module))
+    except SystemExit:
+        raise
+    except BaseException as error:
+        trace = error.__traceback__
+        error.__traceback__ = trace and trace.tb_next
+        sys.excepthook(type(error), error, error.__traceback__)
+        sys.exit(1)
+
+
+def descendants(process: int) -> list[int]:
     """Return all processes below one."""
     found = []
     with contextlib.suppress(OSError):
@@ -110,9 +134,9 @@ def descendants(process):
     return found
 
 
-def kill_all():
+def kill_all() -> None:
     """Kill everything below this process; what is orphaned comes here, as it is a subreaper."""
-    stopped = set()
+    stopped: set[int] = set()
     while new := set(descendants(os.getpid())) - stopped:
         # A stopped process does not fork: the set gets complete.
         stopped |= new
@@ -127,59 +151,67 @@ def kill_all():
             os.waitpid(-1, 0)
 
 
-def supervise(config, control):
-    """Execute one request after the other until the control socket closes."""
+def leave(*_: object) -> NoReturn:
+    """End this process with everything below it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    kill_all()
+    os._exit(0)
+
+
+def supervise(config: dict[str, Any], control: socket.socket) -> bytes:
+    """Execute one request after the other; returns only in the process of Python code."""
+    control.send(b"ready")
     while True:
-        data, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 3)
+        data, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, STREAMS)
         if not data:
-            return
-        if len(descriptors) != 3:
+            leave()
+        if len(descriptors) != STREAMS:
             continue  # a kill that came after the command's end
         child = os.fork()
         if child == 0:
-            become(config, json.loads(data), descriptors)
+            return become(config, data.split(b"\0"), descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         status = wait(control, child)
         kill_all()
-        if status is None:
-            return
-        control.send(json.dumps({"status": status}).encode())
+        control.send(str(status).encode())
 
 
-def wait(control, child):
-    """Return the exit status of the command; None when the socket closes."""
+def wait(control: socket.socket, child: int) -> int:
+    """Return the exit status of the command, which a message or the socket's end kills."""
     ended = os.pidfd_open(child)
-    try:
-        while True:
-            ready, _, _ = select.select([ended, control], [], [])
-            if control in ready and not control.recv(MESSAGE_BYTES):
-                return None
-            if ended in ready or control in ready:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
-                return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    finally:
-        os.close(ended)
+    ready, _, _ = select.select([ended, control.fileno()], [], [])
+    os.close(ended)
+    if control.fileno() in ready and not control.recv(MESSAGE_BYTES):
+        leave()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def main():
-    """Supervise as the worker says."""
-    config = json.loads(sys.argv[1])
-    control = socket.socket(fileno=int(sys.argv[2]))
+def guard(control: socket.socket) -> None:
+    """Fork, and return in the child; this process kills what a dead child leaves."""
+    process = os.getpid()
+    supervisor = os.fork()
+    if supervisor:
+        control.close()
+        os.waitpid(supervisor, 0)
+        leave()
+    check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+    check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0))
+    if os.getppid() != process:
+        leave()
+
+
+def main(config: dict[str, Any]) -> None:
+    """Supervise as the worker says; the process of Python code returns from it."""
+    control = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(control.fileno(), False)
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+    check(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
     for ignored in HANDLED:
         signal.signal(ignored, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    control.send(b"{}")
-    try:
-        supervise(config, control)
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        kill_all()
-
-
-if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, leave)
+    if config["guarded"]:
+        guard(control)
+    execute(supervise(config, control))

@@ -1,7 +1,6 @@
 """The kinds of local sandboxes: the command line that isolates, and what it cannot isolate."""
 
 import ctypes
-import json
 import math
 import os
 import shutil
@@ -17,7 +16,7 @@ from typing import Any, ClassVar, Final
 from skillfleet.errors import SandboxUnavailable
 from skillfleet.ports.sandbox import SandboxSpec
 from skillfleet_adapters.sandbox import seccomp
-from skillfleet_adapters.sandbox.process import Launch
+from skillfleet_adapters.sandbox.process import CONTROL, Launch
 
 _MIB: Final = 1 << 20
 _ABI_WITH_SCOPES: Final = 6
@@ -27,6 +26,7 @@ _USER_PROCESSES: Final = 64
 """The processes of one sandbox."""
 _OPEN_FILES: Final = 256
 _NOBODY: Final = 65534
+_NO_BUBBLEWRAP: Final = "the program bwrap (bubblewrap) is not installed"
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,14 @@ class Kind(ABC):
         """The user of sandboxes: nobody for a worker that is root, whom limits do not bind."""
         return _NOBODY if os.geteuid() == 0 else None
 
-    @abstractmethod
     def problem(self) -> str | None:
         """Return why it cannot work here, as far as that can be seen without a try."""
+        children = Path(f"/proc/self/task/{os.getpid()}/children")
+        return None if children.exists() else "the kernel does not list the children of a process"
 
     @abstractmethod
     def launch(self, spec: SandboxSpec, folder: Path) -> Launch:
-        """Return the command line of a sandbox; `folder` may be its own on this machine."""
-
-    def prepare(self, folder: Path) -> None:
-        """Create what a sandbox needs on this machine."""
+        """Return the command line of a sandbox; `folder` is created where it needs one."""
 
     def _limits(self, spec: SandboxSpec, processes: int) -> Mapping[str, int]:
         return {
@@ -88,7 +86,8 @@ class Kind(ABC):
         }
 
     def _supervisor(self, config: Mapping[str, Any]) -> list[str]:
-        return [self.interpreter.path, "-I", "-S", "-c", self._guest, json.dumps(config), "{fd}"]
+        program = f"{self._guest}\n\nmain({dict(config)!r})\n"
+        return [self.interpreter.path, "-I", "-c", program, CONTROL]
 
     @cached_property
     def _guest(self) -> str:
@@ -107,7 +106,7 @@ class Bubblewrap(Kind):
 
     def problem(self) -> str | None:
         """Return that the program is missing."""
-        return None if shutil.which("bwrap") else "the program bwrap (bubblewrap) is not installed"
+        return super().problem() if shutil.which("bwrap") else _NO_BUBBLEWRAP
 
     def launch(self, spec: SandboxSpec, folder: Path) -> Launch:
         """Return bwrap around the supervisor; nothing of the machine but /usr is visible."""
@@ -115,7 +114,7 @@ class Bubblewrap(Kind):
         size = str(spec.memory_mib * _MIB)
         program = shutil.which("bwrap")
         if program is None:
-            raise SandboxUnavailable("the program bwrap (bubblewrap) is not installed")
+            raise SandboxUnavailable(_NO_BUBBLEWRAP)
         command = [program, "--unshare-all", "--unshare-user", "--disable-userns"]
         command += ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
         command += ["--cap-drop", "ALL", "--ro-bind", "/usr", "/usr"]
@@ -135,6 +134,7 @@ class Bubblewrap(Kind):
             "limits": self._limits(spec, _USER_PROCESSES),
             "cpus": math.ceil(spec.cpus),
             "landlock": None,
+            "guarded": False,
             "seccomp": seccomp.program(namespaces=True).hex(),
         }
         return Launch([*command, *self._supervisor(config)])
@@ -158,20 +158,15 @@ class Landlock(Kind):
             return "the kernel has no Landlock, or this container refuses its calls"
         if version < _ABI_WITH_SCOPES:
             return f"Landlock has version {version} here, without scopes of signals (Linux 6.12)"
-        return None
-
-    def prepare(self, folder: Path) -> None:
-        """Create the sandbox's folder, which its user can write."""
-        folder.mkdir(mode=0o700)
-        for name in ("workspace", "tmp"):
-            (folder / name).mkdir(mode=0o700)
-        if self.owner is not None:
-            for path in (folder, folder / "workspace", folder / "tmp"):
-                os.chown(path, self.owner, self.owner)
+        return super().problem()
 
     def launch(self, spec: SandboxSpec, folder: Path) -> Launch:
-        """Return the supervisor, which confines each command."""
+        """Return the supervisor, which confines each command; create the sandbox's folder."""
         workspace, temporary = str(folder / "workspace"), str(folder / "tmp")
+        for path in (folder, workspace, temporary):
+            Path(path).mkdir(mode=0o700)
+            if self.owner is not None:
+                os.chown(path, self.owner, self.owner)
         read = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives"]
         if self.interpreter.prefix is not None:
             read.append(self.interpreter.prefix)
@@ -185,6 +180,7 @@ class Landlock(Kind):
                 "device": ["/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"],
                 "write": [workspace, temporary],
             },
+            "guarded": True,
             "seccomp": seccomp.program(namespaces=False).hex(),
         }
         return Launch(self._supervisor(config))
@@ -213,7 +209,7 @@ def _processes_of(user: int | None) -> int:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if process.stat().st_uid == wanted:
-                found += len(os.listdir(process / "task"))
+                found += len(list((process / "task").iterdir()))
         except OSError:
             continue
     return found

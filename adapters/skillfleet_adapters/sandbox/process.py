@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-import json
 import os
+import re
 import socket
 import subprocess
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,11 +21,13 @@ _START_SECONDS: Final = 20.0
 _KILL_SECONDS: Final = 5.0
 _PIECE: Final = 64 * 1024
 _LOG_LINES: Final = 2000
+CONTROL: Final = "{control}"
+"""The argument of a supervisor that stands for the number of its control socket."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """The command line of a supervisor; `{fd}` in it stands for its control socket."""
+    """The command line of a supervisor."""
 
     command: Sequence[str]
 
@@ -65,19 +66,20 @@ class SandboxProcess:
     async def start(self, launch: Launch, owner: int | None) -> None:
         """Start the supervisor as the user `owner` (None: this one); raises SandboxUnavailable."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
+        ours.settimeout(0)
         self._control = ours
         with theirs:
+            number = theirs.fileno()
             other_user: Mapping[str, Any] = {}
             if owner is not None:
                 other_user = {"user": owner, "group": owner, "extra_groups": []}
             try:
-                self._process = subprocess.Popen(  # noqa: S603, ASYNC220 - returns at once
-                    [part.replace("{fd}", str(theirs.fileno())) for part in launch.command],
+                self._process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
+                    [str(number) if part == CONTROL else part for part in launch.command],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(number,),
                     env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
                     cwd="/",
                     start_new_session=True,
@@ -94,7 +96,7 @@ class SandboxProcess:
         if not ready:
             raise SandboxUnavailable(f"the sandbox does not start: {await self._last_words()}")
 
-    async def execute(  # noqa: PLR0913 - one place calls it
+    async def execute(
         self,
         command: Sequence[str],
         seconds: float | None,
@@ -104,14 +106,8 @@ class SandboxProcess:
         *,
         logged: bool = True,
     ) -> ExecResult:
-        """Execute one command; see `SandboxHandle.exec`."""
-        request = json.dumps({"command": list(command)}, ensure_ascii=False).encode()
-        if len(request) > REQUEST_BYTES or any("\0" in part for part in command):
-            raise InvalidArgumentsError(
-                f"a command may have {REQUEST_BYTES} bytes and no zero bytes: put the code into a"
-                " file of the sandbox"
-            )
-        output = _Output(limit)
+        """Execute one command, see `SandboxHandle.exec`: `exec` and words, `python` and code."""
+        request, output = _encoded(command), _Output(limit)
         async with self._lock:
             try:
                 async with asyncio.timeout(seconds):
@@ -215,13 +211,22 @@ class SandboxProcess:
         return (process.stderr.read() or b"").decode(errors="replace").strip()[-500:]
 
 
+def _encoded(command: Sequence[str]) -> bytes:
+    try:
+        request = "\0".join(command).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentsError(f"a command must be text: {error}") from error
+    if len(request) > REQUEST_BYTES or request.count(b"\0") != len(command) - 1:
+        raise InvalidArgumentsError(
+            f"a command may have {REQUEST_BYTES} bytes and no zero bytes: put the code into a"
+            " file of the sandbox"
+        )
+    return request
+
+
 def _status(answer: bytes) -> int:
     """Return the exit status in an answer, which sandboxed code may have forged."""
-    try:
-        status = json.loads(answer)["status"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return 1
-    return status if isinstance(status, int) and -64 <= status <= 255 else 1  # noqa: PLR2004
+    return int(answer) if re.fullmatch(rb"-?\d{1,3}", answer) else 1
 
 
 class _Pipes:
@@ -253,7 +258,12 @@ async def _ready(descriptor: int, *, to_write: bool) -> None:
     ready = loop.create_future()
     add = loop.add_writer if to_write else loop.add_reader
     remove = loop.remove_writer if to_write else loop.remove_reader
-    add(descriptor, lambda: ready.done() or ready.set_result(None))
+
+    def note() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    add(descriptor, note)
     try:
         await ready
     finally:
@@ -285,6 +295,13 @@ async def _write(pipes: _Pipes, data: bytes) -> None:
 
 
 async def _until_ended(process: subprocess.Popen[bytes], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < end:
-        await asyncio.sleep(0.005)
+    if process.poll() is not None:
+        return
+    ended = os.pidfd_open(process.pid)
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await _ready(ended, to_write=False)
+    finally:
+        os.close(ended)
+    process.poll()

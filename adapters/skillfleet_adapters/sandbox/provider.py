@@ -96,22 +96,27 @@ class LocalSandboxProvider(SandboxProvider):
         """Return the client of one attempt."""
         return LocalSandboxes.open(self._machine, scope)
 
+    async def kind(self) -> Kind:
+        """Return the kind that works on this machine; raises SandboxUnavailable."""
+        return await self._machine.kind()
+
     async def reap(self, holds_lease: HoldsLease) -> None:
         """End the sandboxes of this machine whose attempt no longer holds its lease."""
         if not self._reported:
             self._reported = True
             try:
-                await self._machine.kind()
+                await self.kind()
             except SandboxUnavailable as error:
                 logger.warning("sandboxes: %s", error)
         records = self._machine.records
         records.open()
-        for record in list(records.all()):
+        for record in records.all():
             trial = not record.run_id
             if records.runs(record) if trial else await holds_lease(record.run_id, record.lease):
                 continue
             logger.info("the sandbox of run %s is ended, as its attempt is", record.run_id)
             await asyncio.to_thread(records.end, record)
+        await asyncio.to_thread(records.sweep)
 
 
 def create_strongest(environment: AdapterEnvironment) -> SandboxProvider:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import stat
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -17,6 +16,8 @@ from skillfleet.errors import SandboxUnavailable
 
 _PATIENCE_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.02
+_WRITE_SECONDS: Final = 60.0
+"""More than lies between two writes of one sandbox."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,28 @@ class SandboxRecords:
 
     def write(self, record: SandboxRecord) -> None:
         """Write or replace a record."""
-        path = self._records / f"{record.id}.json"
+        path = self._path(record.id)
         fresh = path.with_suffix(".new")
         fresh.write_bytes(orjson.dumps(asdict(record)))
         fresh.replace(path)
 
-    def all(self) -> Iterator[SandboxRecord]:
-        """Yield the fleet's records."""
-        for path in self._records.glob("*.json"):
-            with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-                record = SandboxRecord(**orjson.loads(path.read_bytes()))
-                if record.fleet == self._fleet:
-                    yield record
+    def all(self) -> list[SandboxRecord]:
+        """Return the fleet's records."""
+        found = (_read(path) for path in self._records.glob("*.json"))
+        return [each for each in found if each is not None and each.fleet == self._fleet]
+
+    def sweep(self) -> None:
+        """Delete what a process left that was killed, or a disk that was full, between two writes.
+
+        That is a record that was not yet in place, one that cannot be read, and a folder without
+        a record; each only when it is older than any write takes.
+        """
+        for path in self._records.iterdir():
+            if _is_old(path) and (path.suffix != ".json" or _read(path) is None):
+                path.unlink(missing_ok=True)
+        for folder in self._folders.iterdir():
+            if _is_old(folder) and not self._path(folder.name).exists():
+                delete(folder)
 
     def started(self, record: SandboxRecord, pid: int) -> SandboxRecord:
         """Add the process to a record."""
@@ -96,7 +107,25 @@ class SandboxRecords:
         if self.runs(record):
             _end_process(record)
         delete(self.folder(record.id))
-        (self._records / f"{record.id}.json").unlink(missing_ok=True)
+        self._path(record.id).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self._records / f"{name}.json"
+
+
+def _read(path: Path) -> SandboxRecord | None:
+    """Return the record in a file; None for none, also for a file that is gone."""
+    try:
+        return SandboxRecord(**orjson.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.lstat().st_mtime > _WRITE_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def start_time(pid: int) -> str:

@@ -63,7 +63,7 @@ _WITHOUT_NAMESPACES: Final = frozenset({
 
 _AF_UNIX, _SOCK_STREAM, _SOCK_TYPE = 1, 1, 0xF
 _NEW_NAMESPACES: Final = 0x7E020000
-"""CLONE_NEWUSER, NEWPID, NEWNET, NEWIPC, NEWUTS, NEWCGROUP and NEWNS; NEWTIME is of clone3 and unshare only."""
+"""CLONE_NEWUSER, NEWPID, NEWNET, NEWIPC, NEWUTS, NEWCGROUP and NEWNS; `clone` has no NEWTIME."""
 _TERMINAL_INPUT: Final = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX: they type into the worker's terminal."""
 _X32: Final = 0x40000000

@@ -75,7 +75,7 @@ class SandboxHandle(ABC):
         cmd: str,
         args: Sequence[str] = (),
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - the seed's parameter
+        timeout: float | None = None,
         stdin: bytes = b"",
         on_output: OnOutput | None = None,
     ) -> ExecResult:
@@ -89,7 +89,7 @@ class SandboxHandle(ABC):
         self,
         script: str,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - the seed's parameter
+        timeout: float | None = None,
         stdin: bytes = b"",
         on_output: OnOutput | None = None,
     ) -> ExecResult:
@@ -152,7 +152,7 @@ class SandboxClient(ABC):
         code: str,
         image: str = DEFAULT_IMAGE,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - as in `exec`
+        timeout: float | None = None,
     ) -> ExecResult:
         """Execute Python code in a sandbox of its own, which is then removed."""
 
@@ -162,7 +162,7 @@ class SandboxClient(ABC):
         script: str,
         image: str = DEFAULT_IMAGE,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - as in `exec`
+        timeout: float | None = None,
     ) -> ExecResult:
         """Execute a shell script in a sandbox of its own, which is then removed."""
 

@@ -1,6 +1,7 @@
 """The local run context: everything in memory, for unit tests and plain scripts."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -25,7 +26,9 @@ from skillfleet.ports.a2a import A2AClient, A2AProvider
 from skillfleet.ports.discovery import DiscoveryClient, DiscoveryProvider
 from skillfleet.ports.grants import GrantAuthority, GrantParty, RunGrants
 from skillfleet.ports.journal import Decision, Emission, JournalStore
-from skillfleet.ports.provider import Provider
+from skillfleet.ports.loading import load
+from skillfleet.ports.provider import AdapterEnvironment, Provider
+from skillfleet.ports.sandbox import SANDBOX, SandboxClient, SandboxProvider
 from skillfleet.ports.scope import FLEET_LABEL, LEASE_LABEL, RUN_LABEL, Cleanup, RunScope
 from skillfleet.ports.secrets import SHORTEST
 from skillfleet.ports.workspace import WorkspaceProvider
@@ -52,7 +55,8 @@ class LocalRunContext(RunContext[AuthT]):
 
     Pass `a2a=InProcessA2AClient([...])` and `discover=LocalDiscovery([...])` of
     `skillfleet.testing` for skills that call others. Each capability is a client or a provider,
-    whose client is then opened at its first use. `attempt` and `deadline` may be set; a
+    whose client is then opened at its first use; `sandbox="auto"` opens real sandboxes of this
+    machine, as `SKILLFLEET_SANDBOX=auto` does on a worker. `attempt` and `deadline` may be set; a
     deadline, and the time and tokens of a `budget`, are enforced by
     `skillfleet.testing.run_skill`, which runs a skill under the fleet's rules and runs the
     cleanups at its end. After a direct call of a skill, `await ctx.aclose()` does that.
@@ -85,7 +89,7 @@ class LocalRunContext(RunContext[AuthT]):
         task_id: str = "local-task",
         secrets: Mapping[str, str] | None = None,
         workspace: Any = None,
-        sandbox: Any = None,
+        sandbox: SandboxClient | Provider[Any] | str | None = None,
         a2a: A2AClient | A2AProvider | None = None,
         discover: DiscoveryClient | DiscoveryProvider | None = None,
         budget: Budget | None = None,
@@ -399,11 +403,11 @@ class LocalRunContext(RunContext[AuthT]):
         return self._opened["workspace"]
 
     @property
-    def sandbox(self) -> Any:
-        """The client that was passed; raises `SandboxUnavailable` without one."""
-        client = self._client("sandbox")
+    def sandbox(self) -> SandboxClient:
+        """The client that was passed or named; raises `SandboxUnavailable` without one."""
+        client: SandboxClient | None = self._client("sandbox")
         if client is None:
-            raise SandboxUnavailable("this run has no sandbox: pass sandbox=...")
+            raise SandboxUnavailable('this run has no sandbox: pass sandbox="auto"')
         return client
 
     @property
@@ -427,11 +431,19 @@ class LocalRunContext(RunContext[AuthT]):
     def _client(self, capability: str) -> Any:
         """Return the capability's client, opened once for each attempt; None without one."""
         given = self._capabilities[capability]
-        if not isinstance(given, Provider):
+        if not isinstance(given, Provider | str):
             return given
         if capability not in self._opened:
-            self._opened[capability] = given.open(LocalRunScope(self))
+            provider = self._load_sandboxes(given) if isinstance(given, str) else given
+            self._opened[capability] = provider and provider.open(LocalRunScope(self))
         return self._opened[capability]
+
+    def _load_sandboxes(self, name: str) -> SandboxProvider | None:
+        environment = AdapterEnvironment(variables=os.environ)  # noqa: TID251 - the adapter's
+        provider = load(SANDBOX, name, environment)
+        if provider is not None:
+            self.cleanups.add(provider.aclose)
+        return provider
 
 
 class LocalRunScope(RunScope):

@@ -14,7 +14,7 @@ from tests.adapters.sandbox.conftest import provider_of, require
 async def _provider(kind: str) -> AsyncIterator[SandboxProvider]:
     require(kind)
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o711)
+        Path(folder).chmod(0o711)  # noqa: ASYNC240 - a local folder
         yield provider_of(kind, Path(folder))
 
 

@@ -1,7 +1,7 @@
 """Nothing of a sandbox survives the death of its worker."""
 
 import asyncio
-import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +12,9 @@ import pytest
 from skillfleet import LocalRunContext, NoAuth
 from skillfleet.errors import SandboxRuntimeError
 from skillfleet.ports.sandbox import SandboxSpec
+from skillfleet_adapters.sandbox.records import SandboxRecord, SandboxRecords
 from tests.adapters.sandbox.conftest import provider_of
+from tests.adapters.sandbox.processes import processes_of
 from tests.support.waiting import wait_until
 
 WORKER = """
@@ -32,25 +34,18 @@ asyncio.run(main())
 """
 
 SCRIPT = """
-for i in 1 2; do (setsid sh -c 'trap "" TERM INT HUP; sleep 86399 & exec 9>held; sleep 86398' &); done
+for i in 1 2; do
+    (setsid sh -c 'trap "" TERM INT HUP; sleep 86399 & exec 9>held; sleep 86398' &)
+done
 echo started
 sleep 86397
 """
+NUMBERS = (86397, 86398, 86399)
+
+pytestmark = pytest.mark.xdist_group("sandbox-leftovers")
 
 
-def _left() -> list[str]:
-    """Return the processes of the script that live."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            words = path.read_bytes().split(b"\0")
-            if words[:1] == [b"sleep"] and words[1] in (b"86397", b"86398", b"86399"):
-                found.append(path.parent.name)
-    return found
-
-
-@pytest.mark.xdist_group("sandbox-leftovers")
-async def test_a_killed_worker_leaves_no_process_and_the_next_deletes_its_files(
+def test_a_killed_worker_leaves_no_process_and_the_next_deletes_its_files(
     kind: str, folder: Path
 ) -> None:
     worker = subprocess.Popen(
@@ -59,14 +54,15 @@ async def test_a_killed_worker_leaves_no_process_and_the_next_deletes_its_files(
     assert worker.stdout is not None
     with worker, worker.stdout:
         assert worker.stdout.readline() == b"started\n"
-        wait_until(lambda: len(_left()) >= 5, what="the script's processes")
+        wait_until(lambda: len(processes_of("sleep", *NUMBERS)) == 5, what="the script's processes")
         worker.send_signal(signal.SIGKILL)
         worker.wait()
-    wait_until(lambda: not _left(), what="the end of the script's processes")
-    await _reap_all(kind, folder)
+    wait_until(
+        lambda: not processes_of("sleep", *NUMBERS), what="the end of the script's processes"
+    )
+    asyncio.run(_reap_all(kind, folder))
 
 
-@pytest.mark.xdist_group("sandbox-leftovers")
 async def test_a_sandbox_whose_attempt_lost_its_lease_is_ended(kind: str, folder: Path) -> None:
     ctx = LocalRunContext(auth=NoAuth(), sandbox=provider_of(kind, folder))
     box = await ctx.sandbox.create(SandboxSpec("box"))
@@ -89,7 +85,9 @@ async def test_a_sandbox_whose_attempt_lost_its_lease_is_ended(kind: str, folder
     await _reap_all(kind, folder)
     with pytest.raises(SandboxRuntimeError):
         await command
-    wait_until(lambda: not _left(), what="the end of the script's processes")
+    wait_until(
+        lambda: not processes_of("sleep", *NUMBERS), what="the end of the script's processes"
+    )
     await ctx.aclose()
 
 
@@ -100,3 +98,32 @@ async def _reap_all(kind: str, folder: Path) -> None:
     await provider_of(kind, folder).reap(holds)
     assert not list((folder / "records").iterdir())
     assert not list((folder / "folders").iterdir())
+
+
+async def test_what_a_killed_worker_had_not_finished_does_not_stop_the_reaper(
+    kind: str, folder: Path
+) -> None:
+    records, folders = folder / "records", folder / "folders"
+    provider = provider_of(kind, folder)
+    await provider.kind()
+    (records / "unfinished.new").write_text('{"id": "unf')
+    (records / "unreadable.json").write_text("")
+    (records / "other-version.json").write_text('{"color": "red"}')
+    (folders / "unreadable" / "workspace").mkdir(parents=True)
+    (folders / "without-record").mkdir(mode=0)
+    young = records / "young.new"
+    young.write_text("")
+    other = SandboxRecord("other", "other-fleet", "run", "1")
+    SandboxRecords(folder, "other-fleet").write(other)
+
+    async def holds(_: str, __: str) -> bool:
+        return False
+
+    await provider.reap(holds)
+    assert len(list(records.iterdir())) == 5, "they may be under way"
+    assert len(list(folders.iterdir())) == 2
+    for path in {*records.iterdir(), *folders.iterdir()} - {young}:
+        os.utime(path, (0, 0))
+    await provider.reap(holds)
+    assert {path.name for path in records.iterdir()} == {"other.json", "young.new"}
+    assert list(folders.iterdir()) == []
