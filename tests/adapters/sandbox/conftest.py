@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -22,10 +23,9 @@ KINDS = ("bubblewrap", "landlock")
 @cache
 def problem_of(kind: str) -> str | None:
     """Return why a kind does not work on this machine, after a trial."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o711)
+    with open_folder() as folder:
         try:
-            asyncio.run(provider_of(kind, Path(folder)).kind())
+            asyncio.run(provider_of(kind, folder).kind())
         except SandboxUnavailable as error:
             return str(error)
     return None
@@ -48,13 +48,22 @@ def provider_of(kind: str, folder: Path, **variables: str) -> LocalSandboxProvid
     return provider
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Return a folder that the sandboxes' user can pass, unlike pytest's own."""
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """Yield a folder that the sandboxes' user can pass, unlike pytest's own."""
     path = Path(tempfile.mkdtemp(prefix="sandboxes-"))
     path.chmod(0o711)
-    yield path
-    shutil.rmtree(path)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Return a folder that the sandboxes' user can pass."""
+    with open_folder() as path:
+        yield path
 
 
 @pytest.fixture(params=KINDS)

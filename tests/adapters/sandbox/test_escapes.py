@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from skillfleet import LocalRunContext, NoAuth
 from skillfleet.ports.sandbox import ExecResult, SandboxSpec
 from skillfleet_adapters.sandbox.records import start_time
 from tests.adapters.sandbox.attempts import ATTEMPTS, WORDS, code_of, table
-from tests.adapters.sandbox.conftest import KINDS, provider_of, require
+from tests.adapters.sandbox.conftest import KINDS, open_folder, provider_of, require
 from tests.adapters.sandbox.processes import processes_of
 from tests.support.waiting import wait_until
 
@@ -91,9 +90,8 @@ def outcomes(request: pytest.FixtureRequest) -> tuple[str, dict[str, str]]:
     """Return the outcome of each attempt in a sandbox of each kind."""
     kind: str = request.param
     require(kind)
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o711)
-        return kind, attempt_all(kind, Path(folder))
+    with open_folder() as folder:
+        return kind, attempt_all(kind, folder)
 
 
 @pytest.mark.parametrize("name", sorted(ATTEMPTS))

@@ -127,12 +127,16 @@ async def test_a_spec_that_it_cannot_provide_is_refused(
     await ctx.aclose()
 
 
-async def test_a_folder_that_others_can_write_is_refused(kind: str, folder: Path) -> None:
+@pytest.fixture
+def shared_folder(folder: Path) -> Path:
     folder.chmod(0o777)
-    ctx = LocalRunContext(auth=NoAuth(), sandbox=provider_of(kind, folder))
+    return folder
+
+
+async def test_a_folder_that_others_can_write_is_refused(kind: str, shared_folder: Path) -> None:
+    ctx = LocalRunContext(auth=NoAuth(), sandbox=provider_of(kind, shared_folder))
     with pytest.raises(SandboxUnavailable, match="can be written by other users"):
         await ctx.sandbox.run_shell("true")
-    folder.chmod(0o711)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")

@@ -1,0 +1,59 @@
+"""Agent of the tests of sandboxes on real workers."""
+
+import asyncio
+from typing import Any
+
+from skillfleet import Agent, RunContext
+from skillfleet.ports.sandbox import SandboxSpec
+
+boxes = Agent("boxes", description="Executes code in sandboxes")
+
+LEAVING = """
+for i in 1 2; do
+    (setsid sh -c 'trap "" TERM INT HUP; sleep {number} & exec 9>held; sleep {number}' &)
+done
+nohup sleep {number} &
+echo started
+exec sleep {number}
+"""
+"""Leaves six processes: they have forked twice, ignore signals and hold a file."""
+
+
+@boxes.skill()
+async def calculate(ctx: RunContext, code: str) -> dict[str, Any]:
+    """Execute Python code in a sandbox."""
+    result = await ctx.sandbox.run_python(code, timeout=30)
+    return {"out": result.stdout, "error": result.stderr, "code": result.exit_code}
+
+
+async def _occupy(ctx: RunContext, number: int) -> "asyncio.Task[Any]":
+    box = await ctx.sandbox.create(SandboxSpec("box"))
+    await box.put("held", b"x")
+    started = asyncio.Event()
+
+    async def note(stream: str, data: bytes) -> None:
+        started.set()
+
+    task = asyncio.ensure_future(box.shell(LEAVING.format(number=number), on_output=note))
+    await started.wait()
+    await ctx.emit_progress("started")
+    return task
+
+
+@boxes.skill()
+async def occupy(ctx: RunContext, number: int, how: str = "") -> str:
+    """Execute a script that leaves processes; end with the value, with an error, or never."""
+    task = await _occupy(ctx, number)
+    if how == "never":
+        await task
+    if how == "error":
+        raise ValueError("the skill fails")
+    return "ended"
+
+
+@boxes.skill(durable=True)
+async def park(ctx: RunContext, number: int) -> str:
+    """Execute a script that leaves processes, and ask."""
+    await _occupy(ctx, number)
+    answer: str = await ctx.ask("go on?", schema=str)
+    return answer
