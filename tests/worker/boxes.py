@@ -1,6 +1,7 @@
 """Agent of the tests of sandboxes on real workers."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from skillfleet import Agent, RunContext
@@ -26,7 +27,7 @@ async def calculate(ctx: RunContext, code: str) -> dict[str, Any]:
     return {"out": result.stdout, "error": result.stderr, "code": result.exit_code}
 
 
-async def _occupy(ctx: RunContext, number: int) -> "asyncio.Task[Any]":
+async def _occupy(ctx: RunContext, number: int, until: str) -> "asyncio.Task[Any]":
     box = await ctx.sandbox.create(SandboxSpec("box"))
     await box.put("held", b"x")
     started = asyncio.Event()
@@ -36,14 +37,15 @@ async def _occupy(ctx: RunContext, number: int) -> "asyncio.Task[Any]":
 
     task = asyncio.ensure_future(box.shell(LEAVING.format(number=number), on_output=note))
     await started.wait()
-    await ctx.emit_progress("started")
+    while until and not Path(until).exists():  # noqa: ASYNC110, ASYNC240 - a test's skill may
+        await asyncio.sleep(0.01)
     return task
 
 
 @boxes.skill()
-async def occupy(ctx: RunContext, number: int, how: str = "") -> str:
+async def occupy(ctx: RunContext, number: int, until: str = "", how: str = "") -> str:
     """Execute a script that leaves processes; end with the value, with an error, or never."""
-    task = await _occupy(ctx, number)
+    task = await _occupy(ctx, number, until)
     if how == "never":
         await task
     if how == "error":
@@ -52,8 +54,8 @@ async def occupy(ctx: RunContext, number: int, how: str = "") -> str:
 
 
 @boxes.skill(durable=True)
-async def park(ctx: RunContext, number: int) -> str:
+async def park(ctx: RunContext, number: int, until: str) -> str:
     """Execute a script that leaves processes, and ask."""
-    await _occupy(ctx, number)
+    await _occupy(ctx, number, until)
     answer: str = await ctx.ask("go on?", schema=str)
     return answer

@@ -77,10 +77,14 @@ def test_a_skill_executes_code_and_each_ending_leaves_nothing(
     assert "home" not in result["out"]
     assert "sandboxes: bubblewrap" in worker.text()
 
-    run = occupied(own_fleet, "occupy", number)
+    until = place / "until"
+    run = occupied(own_fleet, "occupy", number, until=str(until))
+    until.touch()
     assert run.result(timeout=60) == "ended"
     assert left(place, number) == [], "before the run's end, not some time after it"
-    run = occupied(own_fleet, "occupy", number, how="error")
+    until.unlink()
+    run = occupied(own_fleet, "occupy", number, until=str(until), how="error")
+    until.touch()
     with pytest.raises(RunFailed):
         run.result(timeout=60)
     assert left(place, number) == []
@@ -89,9 +93,11 @@ def test_a_skill_executes_code_and_each_ending_leaves_nothing(
     with pytest.raises(RunCancelled):
         run.result(timeout=60)
     wait_until(lambda: not left(place, number), what="the end of all processes")
-    run = occupied(own_fleet, "park", number)
+    until.unlink()
+    run = occupied(own_fleet, "park", number, until=str(until))
+    until.touch()
     wait_until(lambda: run.status().parked, what=f"{run} to be parked")
-    assert left(place, number) == []
+    wait_until(lambda: not left(place, number), what="the end of all processes")
     run.cancel()
 
 

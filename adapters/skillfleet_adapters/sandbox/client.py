@@ -119,7 +119,7 @@ class LocalSandbox(SandboxHandle):
 
 
 class Machine(ABC):
-    """What the clients of a process share."""
+    """The part that the clients of a process share."""
 
     records: SandboxRecords
     output_bytes: int

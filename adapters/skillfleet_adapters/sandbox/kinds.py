@@ -25,7 +25,7 @@ _SYSTEM: Final = Path("/usr")
 _USER_PROCESSES: Final = 64
 """The processes of one sandbox."""
 _OPEN_FILES: Final = 256
-_NOBODY: Final = 65534
+_UNPRIVILEGED: Final = 65534
 _NO_BUBBLEWRAP: Final = "the program bwrap (bubblewrap) is not installed"
 
 
@@ -62,8 +62,8 @@ class Kind(ABC):
 
     @property
     def owner(self) -> int | None:
-        """The user of sandboxes: nobody for a worker that is root, whom limits do not bind."""
-        return _NOBODY if os.geteuid() == 0 else None
+        """The user of sandboxes: another for a worker that is root, whom limits do not bind."""
+        return _UNPRIVILEGED if os.geteuid() == 0 else None
 
     def problem(self) -> str | None:
         """Return why it cannot work here, as far as that can be seen without a try."""

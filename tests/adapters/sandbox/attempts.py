@@ -13,7 +13,7 @@ ATTEMPTS = {
     "system_files": "os.listdir('/sys/kernel')",
     "process_root": "open(f'/proc/{WORKER}/root/etc/hostname').read()",
     "worker_environment": "open(f'/proc/{WORKER}/environ').read()",
-    "core_pattern": "open('/proc/sys/kernel/core_pattern', 'w')",
+    "core_pattern": "os.open('/proc/sys/kernel/core_pattern', os.O_WRONLY)",
     "symlink": "(os.symlink('/etc/hostname', 'l'), open('l').read())",
     "hard_link": "os.link('/etc/hostname', 'h')",
     "change_mode_outside": "os.chmod(OUTSIDE, 0o777)",

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -23,9 +24,10 @@ KINDS = ("bubblewrap", "landlock")
 @cache
 def problem_of(kind: str) -> str | None:
     """Return why a kind does not work on this machine, after a trial."""
-    with open_folder() as folder:
+    with open_folder() as folder, ThreadPoolExecutor(1) as thread:
         try:
-            asyncio.run(provider_of(kind, folder).kind())
+            # The caller may have a running loop.
+            thread.submit(asyncio.run, provider_of(kind, folder).kind()).result()
         except SandboxUnavailable as error:
             return str(error)
     return None

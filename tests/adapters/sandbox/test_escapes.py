@@ -97,7 +97,7 @@ def outcomes(request: pytest.FixtureRequest) -> tuple[str, dict[str, str]]:
 @pytest.mark.parametrize("name", sorted(ATTEMPTS))
 def test_an_escape_ends_as_the_table_says(outcomes: tuple[str, dict[str, str]], name: str) -> None:
     kind, found = outcomes
-    assert WORDS.get(found[name], found[name]) == table()[name][kind]
+    assert WORDS.get(found[name], found[name]) in table()[name][kind].split(" or ")
 
 
 async def test_other_user(kind: str, folder: Path) -> None:
