@@ -6,18 +6,9 @@ from typing import Any
 
 from skillfleet import Agent, RunContext
 from skillfleet.ports.sandbox import SandboxSpec
+from tests.adapters.sandbox.processes import LEAVING
 
 boxes = Agent("boxes", description="Executes code in sandboxes")
-
-LEAVING = """
-for i in 1 2; do
-    (setsid sh -c 'trap "" TERM INT HUP; sleep {number} & exec 9>held; sleep {number}' &)
-done
-nohup sleep {number} &
-echo started
-exec sleep {number}
-"""
-"""Leaves six processes: they have forked twice, ignore signals and hold a file."""
 
 
 @boxes.skill()
@@ -35,7 +26,9 @@ async def _occupy(ctx: RunContext, number: int, until: str) -> "asyncio.Task[Any
     async def note(stream: str, data: bytes) -> None:
         started.set()
 
-    task = asyncio.ensure_future(box.shell(LEAVING.format(number=number), on_output=note))
+    task = asyncio.ensure_future(
+        box.shell(f"{LEAVING.format(number=number)}exec sleep {number}", on_output=note)
+    )
     await started.wait()
     while until and not Path(until).exists():  # noqa: ASYNC110, ASYNC240 - a test's skill may
         await asyncio.sleep(0.01)

@@ -1,10 +1,7 @@
 """Sandboxes of real workers: code is executed, and nothing of it survives the attempt."""
 
 import json
-import os
-import signal
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ import pytest
 from skillfleet.errors import RunCancelled, RunFailed
 from skillfleet_producer import Fleet, RunHandle
 from tests.adapters.sandbox.conftest import KINDS, open_folder, require
-from tests.adapters.sandbox.processes import processes_of
+from tests.adapters.sandbox.processes import own_number, processes_of
 from tests.support.fleet import POOL_FORMS, FleetWorker
 from tests.support.waiting import wait_until
 from tests.worker.shared import StartWorker
@@ -25,17 +22,13 @@ QUICK: dict[str, Any] = {
     "park_seconds": 0.1,
     "cancel_grace_seconds": 0.2,
 }
-NUMBERS = count(100_000_000 + 100 * os.getpid())
-"""Arguments of `sleep`, by which a test finds its own processes."""
 
 
 @pytest.fixture
 def number() -> Iterator[int]:
     """Return an argument of `sleep` that no other test has."""
-    found = next(NUMBERS)
-    yield found
-    for pid in processes_of("sleep", found):
-        os.kill(pid, signal.SIGKILL)
+    with own_number() as number:
+        yield number
 
 
 def started(start_worker: StartWorker, folder: Path, kind: str, **options: Any) -> FleetWorker:

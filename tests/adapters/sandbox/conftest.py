@@ -17,6 +17,7 @@ from skillfleet.ports.loading import load
 from skillfleet.ports.provider import AdapterEnvironment
 from skillfleet.ports.sandbox import SANDBOX
 from skillfleet_adapters.sandbox.provider import LocalSandboxProvider
+from tests.adapters.sandbox.processes import own_number
 
 KINDS = ("bubblewrap", "landlock")
 
@@ -74,3 +75,10 @@ def kind(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     require(name)
     return name
+
+
+@pytest.fixture
+def number() -> Iterator[int]:
+    """Return an argument of `sleep` that no other test has."""
+    with own_number() as number:
+        yield number

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from skillfleet import LocalRunContext, NoAuth
+from skillfleet.errors import SandboxRuntimeError
 from skillfleet.ports.sandbox import ExecResult, SandboxSpec
 from skillfleet_adapters.sandbox.records import start_time
 from tests.adapters.sandbox.attempts import ATTEMPTS, WORDS, code_of, table
 from tests.adapters.sandbox.conftest import KINDS, open_folder, provider_of, require
-from tests.adapters.sandbox.processes import processes_of
+from tests.adapters.sandbox.processes import LEAVING, processes_of
 from tests.support.waiting import wait_until
 
 OWNER = 65534 if os.geteuid() == 0 else None
@@ -187,39 +188,31 @@ for place in (os.getcwd(), os.environ["TMPDIR"], "/dev/shm"):
         assert lines == [["FULL", "384"], ["FULL", "384"], ["EACCES", "0"]], result.output
 
 
-BACKGROUND = """
-for i in 1 2; do (setsid sh -c 'trap "" TERM INT HUP; sleep %d & exec 9>held; sleep %d' &); done
-nohup sleep %d &
-echo started
-"""
-
-
-async def test_background_processes(kind: str, folder: Path) -> None:
-    numbers = (86381, 86382, 86383)
+async def test_background_processes(kind: str, folder: Path, number: int) -> None:
     ctx = LocalRunContext(auth=NoAuth(), sandbox=provider_of(kind, folder))
     box = await ctx.sandbox.create(SandboxSpec("box"))
+    marked = LEAVING.replace("sleep {number} &", "touch started-$$; sleep {number} &")
     wait = "until [ $(ls -d started-* 2>/dev/null | wc -l) = 3 ]; do sleep 0.01; done"
-    marked = BACKGROUND.replace("sleep %d &", "touch started-$$; sleep %d &") % numbers
-    result = await box.shell(f"{marked}\n{wait}", timeout=60)
+    result = await box.shell(marked.format(number=number) + wait, timeout=60)
     # The command's end does not wait for those that hold its output open.
     assert result.output.startswith("started\n")
-    assert processes_of("sleep", *numbers) == []
+    assert processes_of("sleep", number) == []
     await ctx.aclose()
 
 
-async def test_supervisor_killed(kind: str, folder: Path) -> None:
-    numbers = (86371, 86372, 86373)
+async def test_supervisor_killed(kind: str, folder: Path, number: int) -> None:
     ctx = LocalRunContext(auth=NoAuth(), sandbox=provider_of(kind, folder))
     for victim in range(2 if kind == "landlock" else 1):
         box = await ctx.sandbox.create(SandboxSpec(f"box-{victim}"))
-        command = asyncio.ensure_future(box.shell(BACKGROUND % numbers + "sleep 86373"))
+        script = LEAVING.format(number=number) + f"sleep {number}"
+        command = asyncio.ensure_future(box.shell(script))
         await asyncio.to_thread(
-            wait_until, lambda: len(processes_of("sleep", *numbers)) == 6, what="the processes"
+            wait_until, lambda: len(processes_of("sleep", number)) == 6, what="the processes"
         )
         os.kill(_supervisors(folder)[victim], signal.SIGKILL)
-        with pytest.raises(Exception, match="the sandbox has ended"):
+        with pytest.raises(SandboxRuntimeError, match="the sandbox has ended"):
             await command
-        wait_until(lambda: not processes_of("sleep", *numbers), what="the end of all processes")
+        wait_until(lambda: not processes_of("sleep", number), what="the end of all processes")
     await ctx.aclose()
 
 

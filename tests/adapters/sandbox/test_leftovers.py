@@ -14,7 +14,7 @@ from skillfleet.errors import SandboxRuntimeError
 from skillfleet.ports.sandbox import SandboxSpec
 from skillfleet_adapters.sandbox.records import SandboxRecord, SandboxRecords
 from tests.adapters.sandbox.conftest import provider_of
-from tests.adapters.sandbox.processes import processes_of
+from tests.adapters.sandbox.processes import LEAVING, processes_of
 from tests.support.waiting import wait_until
 
 WORKER = """
@@ -33,37 +33,31 @@ async def main():
 asyncio.run(main())
 """
 
-SCRIPT = """
-for i in 1 2; do
-    (setsid sh -c 'trap "" TERM INT HUP; sleep 86399 & exec 9>held; sleep 86398' &)
-done
-echo started
-sleep 86397
-"""
-NUMBERS = (86397, 86398, 86399)
+SCRIPT = LEAVING + "sleep {number}"
 
 pytestmark = pytest.mark.xdist_group("sandbox-leftovers")
 
 
 def test_a_killed_worker_leaves_no_process_and_the_next_deletes_its_files(
-    kind: str, folder: Path
+    kind: str, folder: Path, number: int
 ) -> None:
     worker = subprocess.Popen(
-        [sys.executable, "-c", WORKER, kind, str(folder), SCRIPT], stdout=subprocess.PIPE
+        [sys.executable, "-c", WORKER, kind, str(folder), SCRIPT.format(number=number)],
+        stdout=subprocess.PIPE,
     )
     assert worker.stdout is not None
     with worker, worker.stdout:
         assert worker.stdout.readline() == b"started\n"
-        wait_until(lambda: len(processes_of("sleep", *NUMBERS)) == 5, what="the script's processes")
+        wait_until(lambda: len(processes_of("sleep", number)) == 6, what="the script's processes")
         worker.send_signal(signal.SIGKILL)
         worker.wait()
-    wait_until(
-        lambda: not processes_of("sleep", *NUMBERS), what="the end of the script's processes"
-    )
+    wait_until(lambda: not processes_of("sleep", number), what="the end of the script's processes")
     asyncio.run(_reap_all(kind, folder))
 
 
-async def test_a_sandbox_whose_attempt_lost_its_lease_is_ended(kind: str, folder: Path) -> None:
+async def test_a_sandbox_whose_attempt_lost_its_lease_is_ended(
+    kind: str, folder: Path, number: int
+) -> None:
     ctx = LocalRunContext(auth=NoAuth(), sandbox=provider_of(kind, folder))
     box = await ctx.sandbox.create(SandboxSpec("box"))
     started = asyncio.Event()
@@ -71,7 +65,7 @@ async def test_a_sandbox_whose_attempt_lost_its_lease_is_ended(kind: str, folder
     async def note(_: str, __: bytes) -> None:
         started.set()
 
-    command = asyncio.ensure_future(box.shell(SCRIPT, on_output=note))
+    command = asyncio.ensure_future(box.shell(SCRIPT.format(number=number), on_output=note))
     await started.wait()
     asked = []
 
@@ -85,9 +79,7 @@ async def test_a_sandbox_whose_attempt_lost_its_lease_is_ended(kind: str, folder
     await _reap_all(kind, folder)
     with pytest.raises(SandboxRuntimeError):
         await command
-    wait_until(
-        lambda: not processes_of("sleep", *NUMBERS), what="the end of the script's processes"
-    )
+    wait_until(lambda: not processes_of("sleep", number), what="the end of the script's processes")
     await ctx.aclose()
 
 
