@@ -11,9 +11,9 @@ import orjson
 import pytest
 
 from skillfleet import Agent, RunContext
-from skillfleet.contracts import InvocationHeader, WaitKind
+from skillfleet.contracts import InvocationHeader, WaitKind, WaitOutcome
 from skillfleet.errors import EventsUnwritableError
-from skillfleet.ports.journal import WaitSpec
+from skillfleet.ports.journal import Decision, WaitSpec
 from skillfleet_auth.open_admission import OpenAdmission
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger.artifacts import LeaseLostError
@@ -24,14 +24,17 @@ from skillfleet_worker.attempts.delivery import Delivery
 from skillfleet_worker.attempts.event_buffer import EventBuffer, EventBufferHooks
 from skillfleet_worker.attempts.execution import Registration
 from skillfleet_worker.attempts.executor import Executor
+from skillfleet_worker.attempts.journal import LedgerJournal
 from skillfleet_worker.attempts.outcomes import Cancelled, Lost, Succeeded
 from skillfleet_worker.attempts.parking import Parking
 from skillfleet_worker.attempts.process import WorkerProcess
 from skillfleet_worker.attempts.stop_request import StopKind
 from skillfleet_worker.attempts.supervision import supervise
+from skillfleet_worker.attempts.waiting import WaitingRoom
 from skillfleet_worker.services.process_services import ProcessServices
 from tests.ledger.helpers import read_all, running, submitted, touch
 from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until_async
 
 Body = Callable[[WorkerProcess], Coroutine[Any, Any, None]]
 
@@ -161,6 +164,8 @@ def test_a_claim_whose_answer_outlasts_its_lease_starts_nothing(
             fleet="fleet",
             patience_seconds=1.0,
             admission=OpenAdmission(),
+            grants=None,
+            workspaces=None,
         )
         executor = Executor(process, capabilities, {})
         header = InvocationHeader()
@@ -300,3 +305,69 @@ def test_a_drain_leaves_a_run_to_parking_while_its_question_is_being_opened(
             assert kind(asking) is StopKind.RELEASED
 
     in_process(valkey, body)
+
+
+def test_a_run_is_not_parked_while_a_second_wait_is_being_opened(valkey: ValkeyServer) -> None:
+    async def body(process: WorkerProcess) -> None:
+        first = WaitSpec("ask#1", WaitKind.ASK, question="Deploy?")
+        second = WaitSpec("ask#2", WaitKind.ASK, question="Where?")
+        asking, journal = await durable(process)
+        with asking.waiting.awaiting(await journal.open_wait(first, {}), first):
+            with asking.waiting.opening(second.identity):
+                asking.begin_shutdown()
+                await asyncio.sleep(0.2)
+                assert asking.stop is None
+            asking.waiting.not_awaited(second.identity)
+            await until_parked(asking)
+
+    in_process(valkey, body)
+
+
+def test_a_question_that_is_asked_again_is_parked_by_a_drain(valkey: ValkeyServer) -> None:
+    """The handler does not await it between the invalid answer and the next one."""
+
+    async def body(process: WorkerProcess) -> None:
+        spec = WaitSpec("ask#1", WaitKind.ASK, question="Deploy?")
+        asking, journal = await durable(process)
+        wait_id = await journal.open_wait(spec, {})
+        with asking.waiting.awaiting(wait_id, spec):
+            answer = Decision(WaitOutcome.ANSWERED, b"17")
+            await process.ledger.waits.decide(asking.run_id, wait_id, answer)
+        await journal.reopen_wait(wait_id, "not a yes or no")
+        asking.begin_shutdown()
+        await asyncio.sleep(0)
+        assert asking.stop is None
+        with asking.waiting.awaiting(wait_id, spec):
+            await until_parked(asking)
+
+    in_process(valkey, body)
+
+
+async def until_parked(of: Attempt) -> None:
+    """Wait until the attempt has parked its run."""
+
+    async def is_parked() -> bool:
+        return kind(of) is StopKind.PARKED
+
+    await wait_until_async(is_parked)
+
+
+async def durable(process: WorkerProcess) -> tuple[Attempt, LedgerJournal]:
+    """Return an attempt of a durable run, and its journal."""
+    lease = await running(process.ledger)
+    found = Attempt(lease, attempt(run_id=lease.run_id).delivery, 0.0)
+    found.durable = True
+    services = SimpleNamespace(
+        ledger=process.ledger,
+        admission=OpenAdmission(),
+        answer_keys=None,
+        settings=process.settings,
+        room=WaitingRoom(1),
+        show_waiting=None,
+    )
+
+    async def write_held_text() -> None:
+        """Redaction holds nothing back."""
+
+    events = event_buffer(process, lease)
+    return found, LedgerJournal(found, events, services, write_held_text, "1")
