@@ -207,7 +207,7 @@ async def my_deadline(ctx: RunContext) -> float:
     return ctx.deadline.timestamp() if ctx.deadline else 0.0
 
 
-@agent.skill
+@agent.skill(timeout=600)
 async def drains(ctx: RunContext, journal: str, until: str, heed: bool = False) -> str:
     """Wait for the file `until`, noting in the journal when the worker begins to shut down.
 

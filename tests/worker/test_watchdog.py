@@ -50,7 +50,9 @@ def test_the_other_runs_of_a_blocked_process_keep_their_leases_and_go_on_uncount
     wait_state(blocking)
     # A second worker would take the runs over if their leases ran out.
     start_worker(MODULES, pool="loop", **QUICK)
+    before = executed_ms(own_fleet, other)
     assert_renewed(own_fleet, other, times=3)
+    assert executed_ms(own_fleet, other) > before
     assert other.status().attempt == 1
     assert other.status().state is RunState.RUNNING
     blocking.cancel("enough")
@@ -59,6 +61,13 @@ def test_the_other_runs_of_a_blocked_process_keep_their_leases_and_go_on_uncount
     until.touch()
     assert other.result(timeout=60) == "ended"
     assert [attempt.outcome for attempt in other.status().attempts] == ["released", "succeeded"]
+
+
+def executed_ms(fleet: Fleet, run: RunHandle) -> int:
+    """Return the executing time that the run's record has of its attempt."""
+    with redis.Redis.from_url(fleet.settings.ledger_url) as client:
+        _, executed = (client.hget(f"{{skillfleet:0}}:run:{run.id}", "executed") or b"1 0").split()
+        return int(executed)
 
 
 def assert_renewed(fleet: Fleet, run: RunHandle, times: int) -> None:
