@@ -5,6 +5,7 @@ The tests install this file in a folder of its own, with an entry point for each
 
 import asyncio
 import json
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -91,7 +92,10 @@ class RegistryProvider(DiscoveryProvider, ReapingProvider[DiscoveryClient]):
         labels = scope.resource_labels()
         session = self._folder / "sessions" / labels[RUN_LABEL]
         session.mkdir(parents=True, exist_ok=True)
-        (session / "labels").write_text(json.dumps(dict(labels)))
+        # A worker may be killed at any moment: a reaper must not find half of the labels.
+        new = self._folder / f"labels-{uuid.uuid4()}"
+        new.write_text(json.dumps(dict(labels)))
+        new.rename(session / "labels")
 
         async def close() -> None:
             await asyncio.sleep(0)

@@ -80,7 +80,8 @@ def _journal(tmp_path: Path) -> list[str]:
 
 
 def _sessions(tmp_path: Path) -> list[str]:
-    return [session.name for session in (tmp_path / "acme" / "sessions").glob("*")]
+    """Return the names of the sessions that are open."""
+    return [labels.parent.name for labels in (tmp_path / "acme" / "sessions").glob("*/labels")]
 
 
 @pytest.mark.parametrize("pool", POOL_FORMS)
