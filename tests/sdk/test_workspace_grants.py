@@ -204,9 +204,17 @@ async def test_access_that_ends_soon_is_not_handed_over_for_longer(files: Files)
     short = WorkspaceAccess.dynamic(require_reason=False, ttl_seconds=20)
     client = files.client(CALLER, short)
     own = await client.request_access(files=["**"], mode=READ, reason="")
-    called = files.client(CALLED, short, await client.delegate(own, audience="reviewer"))
+    called = files.client(CALLED, ALL, await client.delegate(own, audience="reviewer"))
     grant = await called.install_grant()
     assert grant.expires_at == own.expires_at == files.now + timedelta(seconds=20)
+
+
+async def test_what_the_calling_skill_may_not_see_is_not_handed_over(files: Files) -> None:
+    client, grant = await files.handed_over(access=WorkspaceAccess.dynamic())
+    view = await client.view(grant)
+    assert "src/.env" not in [each.path for each in await view.list()]
+    with pytest.raises(WorkspaceDenied):
+        await view.read("src/.env")
 
 
 async def test_the_access_of_the_called_skill_holds_as_well(files: Files) -> None:
@@ -216,11 +224,11 @@ async def test_the_access_of_the_called_skill_holds_as_well(files: Files) -> Non
     client, grant = await files.handed_over(access=one_file, mode=OVERLAY)
     assert grant.expires_at == files.now + timedelta(seconds=10)
     view = await client.view(grant)
+    with pytest.raises(WorkspaceDenied, match="does not open"):
+        await view.read("src/a")
     await view.read("notes")
     with pytest.raises(WorkspaceDenied, match="max_files=1"):
         await view.read("src/deep/b")
-    with pytest.raises(WorkspaceDenied):
-        await view.read("src/a")
     # The limit is that of the attempt: for its own workspace and the other one together.
     own = await client.open_view(purpose="p", hints=["x.txt"], mode=OVERLAY, reason="r")
     with pytest.raises(WorkspaceDenied, match="max_files=1"):
