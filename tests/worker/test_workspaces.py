@@ -1,6 +1,9 @@
 """Workspaces on real workers: approval by a person, one folder a session, undeclared access."""
 
+import os
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -112,6 +115,34 @@ def test_an_attempt_that_lost_its_lease_commits_nothing(valkey: ValkeyServer, fo
         gate.touch()
         wait_until(gate.read_text, what="the commit to be refused")
         assert files_of(fleet, "lost") == BEFORE
+
+
+def test_a_starting_worker_removes_what_ended_runs_have_left(
+    valkey: ValkeyServer, folder: Path
+) -> None:
+    directory = folder / "workspaces"
+    with Fleet(valkey.producer_url) as fleet:
+        for session in ("unknown", "used"):
+            put_files(fleet, session)
+        old = time.time() - 90 * 86_400
+        for name in directory.glob("*/beside/name"):
+            os.utime(name, (old, old))
+        with FleetWorker(valkey, "tests.worker.filing") as worker:
+            wait_until(lambda: len(list(directory.glob("*/beside"))) == 0, what="both to go")
+            run = staged(fleet, "used", folder / "gate")
+            worker.kill()
+            run.cancel()
+        for name in directory.glob("*/beside/name"):
+            os.utime(name, (old, old))
+        (directory / ".sweep").unlink()
+        with FleetWorker(valkey, "tests.worker.filing", lease_seconds=1):
+            wait_until(lambda: run.status().state.terminal, what="the run to be cancelled")
+            with suppress(FileNotFoundError):
+                (directory / ".sweep").unlink()
+            wait_until(
+                lambda: not list(directory.glob("*/beside/state/*/*")), what="its overlay to go"
+            )
+            assert files_of(fleet, "used") == BEFORE
 
 
 def test_a_refusal_and_undeclared_access_fail_the_run(fleet: Fleet, tmp_path: Path) -> None:

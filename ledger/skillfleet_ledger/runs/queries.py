@@ -72,6 +72,17 @@ class Queries(RunOperations):
             raise unknown_run(run_id)
         return shown_state(state, waiting), int(seq)
 
+    async def recorded(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """Return the stored states of those of the runs that have a record."""
+        found = await self._connection.execute_all(
+            *(("HGET", self._key("run", run_id), "state") for run_id in run_ids)
+        )
+        return {
+            run_id: state.decode()
+            for run_id, state in zip(run_ids, found, strict=True)
+            if state is not None
+        }
+
     async def status(self, run_id: str, timeout: float | None = None) -> RunStatus:
         """Return a snapshot of the run, in one round trip; raises UnknownRunError."""
         (status,) = await self._statuses([run_id], timeout)

@@ -1,7 +1,7 @@
 """Sessions: ordered runs of one conversation, one of which executes at a time, and their state."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -64,6 +64,13 @@ class Sessions(RunOperations):
             statuses = await self._statuses([name.decode() for name in names])
             found += [status for status in statuses if status is not None]
         return sorted(found, key=lambda each: each.active_at, reverse=True)[:limit]
+
+    async def recorded(self, sessions: Sequence[str]) -> set[str]:
+        """Return those of the sessions that have a record."""
+        found = await self._connection.execute_all(
+            *(("EXISTS", self._key("session", session)) for session in sessions)
+        )
+        return {session for session, exists in zip(sessions, found, strict=True) if exists}
 
     async def runs(self, session: str, limit: int = 50) -> list[RunStatus]:
         """Return the session's runs that are still recorded, the newest first."""

@@ -55,6 +55,7 @@ class Kept:
     grant: WorkspaceGrant
     approved: bool
     max_files: int
+    run_id: str
     signed: Grant | None = None
 
     def covers(self, access: WorkspaceAccess, path: str, operation: FileOperation) -> bool:
@@ -64,7 +65,8 @@ class Kept:
         return self.signed.allows(path, operation) and not is_denied(access, path)
 
 
-_KEPT: Final = TypeAdapter(Kept)
+KEPT: Final = TypeAdapter(Kept)
+GRANTS: Final = "grants/"
 
 
 @dataclass
@@ -110,12 +112,12 @@ class Desk:
         self, wanted: WorkspaceGrant, max_files: int, signed: Grant | None = None
     ) -> WorkspaceGrant:
         """Return the grant of that id: the kept one, or the wanted one once it is approved."""
-        now = self.attempt.now()
+        now, run_id = self.attempt.now(), self.attempt.run_id
         kept = await self.kept(wanted.grant_id)
         if kept is None or (is_expired(kept.grant, now) and not kept.grant.requires_human_approval):
             files = wanted.files if kept is None else kept.grant.files
             grant = replace(wanted, files=files, expires_at=self._expiry(now, wanted.expires_at))
-            kept = Kept(grant, not grant.requires_human_approval, max_files, signed)
+            kept = Kept(grant, not grant.requires_human_approval, max_files, run_id, signed)
             await self._keep(kept)
         if not kept.grant.requires_human_approval:
             return kept.grant
@@ -139,7 +141,7 @@ class Desk:
         if not grant_id.startswith("g-") or not grant_id[2:].isalnum():
             return None
         written = await self.storage.state.read(f"{self._folder}{grant_id}.json")
-        return None if written is None else _KEPT.validate_json(written)
+        return None if written is None else KEPT.validate_json(written)
 
     async def grants(self) -> list[WorkspaceGrant]:
         """Return the run's approved grants that have not expired, by id."""
@@ -148,7 +150,7 @@ class Desk:
         for info in await self.storage.state.list():
             if info.path.startswith(self._folder):
                 written = await self.storage.state.read(info.path)
-                kept = None if written is None else _KEPT.validate_json(written)
+                kept = None if written is None else KEPT.validate_json(written)
                 if kept is not None and kept.approved and not is_expired(kept.grant, now):
                     found.append(kept)
         return [kept.grant for kept in found if not await self._is_revoked(kept)]
@@ -209,7 +211,7 @@ class Desk:
 
     async def _keep(self, kept: Kept) -> None:
         path = f"{self._folder}{kept.grant.grant_id}.json"
-        await self.storage.state.write(path, _KEPT.dump_json(kept))
+        await self.storage.state.write(path, KEPT.dump_json(kept))
 
     def _expiry(self, now: datetime, latest: datetime | None) -> datetime | None:
         if self.access.ttl_seconds is None:
@@ -219,7 +221,7 @@ class Desk:
 
     @property
     def _folder(self) -> str:
-        return f"grants/{hashlib.sha256(self.attempt.run_id.encode()).hexdigest()[:32]}/"
+        return f"{GRANTS}{hashlib.sha256(self.attempt.run_id.encode()).hexdigest()[:32]}/"
 
     @property
     def _holder(self) -> str:

@@ -19,38 +19,51 @@ from skillfleet.workspaces.names import busy
 _LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_HOLDER_BYTES: Final = 1000
 _STALE_SECONDS: Final = 86_400
+_USE_SECONDS: Final = 60.0
 
 
 class DirectoryStorage(WorkspaceStorage):
-    """A workspace in a folder; `beside`, on the same volume, has its state and its lock."""
+    """A workspace in a folder; `beside`, on the same volume, has its state and its lock.
 
-    def __init__(self, files: Path, beside: Path) -> None:
+    Folders are made by the first write. `beside/name` has the `identifier`; its time is that of
+    the last use, give or take a minute.
+    """
+
+    def __init__(self, files: Path, beside: Path, identifier: str = "") -> None:
         self._folder = files
         self._beside = beside
-        self._made = False
+        self._identifier = identifier
+        self._used_at = -_USE_SECONDS
 
     @property
     def files(self) -> FolderFiles:
         """See `WorkspaceStorage.files`."""
-        self._make()
-        return FolderFiles(self._folder, self._beside / "scratch")
+        return FolderFiles(self._folder, self._beside / "scratch", self._prepare)
 
     @property
     def state(self) -> FolderFiles:
         """See `WorkspaceStorage.state`."""
-        self._make()
-        return FolderFiles(self._beside / "state", self._beside / "scratch")
+        return FolderFiles(self._beside / "state", self._beside / "scratch", self._prepare)
 
-    def _make(self) -> None:
-        if not self._made:
-            for folder in (self._folder, self._beside / "state", self._beside / "scratch"):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._made = True
+    def _prepare(self) -> None:
+        """Make the folders, which may have been swept, and note the use."""
+        for folder in (self._folder, self._beside / "state", self._beside / "scratch"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name, now = self._beside / "name", time.monotonic()
+        if now - self._used_at >= _USE_SECONDS or not name.exists():
+            name.write_text(self._identifier)
+            self._used_at = now
 
     @asynccontextmanager
     async def writer(self, holder: str) -> AsyncIterator[None]:
         """See `WorkspaceStorage.writer`: a lock of the system, which ends with its process."""
-        self._make()
+        await asyncio.to_thread(self._prepare)
+        async with self.locked(holder):
+            yield
+
+    @asynccontextmanager
+    async def locked(self, holder: str) -> AsyncIterator[None]:
+        """Hold the right to write, without noting a use."""
         lock = await asyncio.to_thread(self._lock, holder)
         try:
             yield
@@ -59,6 +72,17 @@ class DirectoryStorage(WorkspaceStorage):
             os.close(lock)
 
     def _lock(self, holder: str) -> int:
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                lock = self._try_lock(holder)
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(lock), (self._beside / "lock").stat()):
+                        return lock
+                os.close(lock)
+            # The workspace was swept in between.
+            self._prepare()
+
+    def _try_lock(self, holder: str) -> int:
         lock = os.open(self._beside / "lock", _LOCK, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -86,12 +110,13 @@ class DirectoryWorkspaces(WorkspaceProvider):
     """A provider of a folder for each workspace, below one folder."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
+        """The folder of all workspaces."""
 
     def storage(self, identifier: str) -> DirectoryStorage:
         """See `WorkspaceProvider.storage`."""
-        folder = self._directory / folder_name(identifier)
-        return DirectoryStorage(folder / "files", folder / "beside")
+        folder = self.directory / folder_name(identifier)
+        return DirectoryStorage(folder / "files", folder / "beside", identifier)
 
 
 class OneDirectory(WorkspaceProvider):

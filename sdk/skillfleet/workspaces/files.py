@@ -3,7 +3,6 @@
 import asyncio
 import builtins
 import os
-import secrets
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -29,6 +28,7 @@ from skillfleet.workspaces.commit import (
 )
 from skillfleet.workspaces.names import TakenNames, check_path
 from skillfleet.workspaces.overlay import Changes, Overlay, Staged, clear_overlay, digest_of
+from skillfleet.workspaces.sweeping import upload_id
 
 _PATIENCE_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.05
@@ -94,7 +94,7 @@ class WorkspaceFiles:
         more than 100 MiB, and an archive above `max_files` entries or `max_bytes` unpacked.
         Raises `InvalidArgumentsError` for what is no tar archive, or ends in its middle.
         """
-        overlay = Overlay(self._storage.state, f"upload-{secrets.token_hex(12)}")
+        overlay = Overlay(self._storage.state, upload_id())
         wanted: Changes = {}
         try:
             async for path, data in unpacked(source, ArchiveLimits(max_files, max_bytes)):

@@ -30,11 +30,16 @@ _CHUNK: Final = 1 << 20
 
 
 class FolderFiles(FileStore):
-    """The regular files below a folder. `scratch`, on the same file system, has unfinished ones."""
+    """The regular files below a folder. `scratch`, on the same file system, has unfinished ones.
 
-    def __init__(self, root: Path, scratch: Path) -> None:
+    `prepare` makes both folders, in a thread, before each write; where there is none, there are no
+    files.
+    """
+
+    def __init__(self, root: Path, scratch: Path, prepare: Callable[[], None]) -> None:
         self._root = root
         self._scratch = scratch
+        self._prepare = prepare
 
     async def list(self) -> list[FileInfo]:
         """See `FileStore.list`."""
@@ -69,7 +74,7 @@ class FolderFiles(FileStore):
 
     def _list(self) -> builtins.list[FileInfo]:
         found: builtins.list[FileInfo] = []
-        with _root(self._root) as root:
+        with contextlib.suppress(FileNotFoundError), _root(self._root) as root:
             _walk(root, "", found)
         return sorted(found, key=lambda info: info.path)
 
@@ -102,6 +107,8 @@ class FolderFiles(FileStore):
         return opened
 
     def _write(self, path: str, data: bytes) -> None:
+        check_path(path)
+        self._prepare()
         with _root(self._scratch) as scratch, _parent(self._root, path, create=True) as found:
             folder, name = found
             if folder is None:
@@ -172,7 +179,13 @@ def _root(path: Path) -> Iterator[int]:
 def _parent(root: Path, path: str, *, create: bool = False) -> Iterator[tuple[int | None, str]]:
     """Yield the descriptor of a path's folder, None where there is none, and the last name."""
     *folders, name = check_path(path)
-    folder = os.open(root, _FOLDER)
+    try:
+        folder = os.open(root, _FOLDER)
+    except FileNotFoundError:
+        if create:
+            raise
+        yield None, name
+        return
     try:
         for each in folders:
             try:

@@ -3,12 +3,14 @@
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from skillfleet.errors import WorkspaceDenied
 from skillfleet.ports.workspace import FileStore, WorkspacePatch
+
+OVERLAYS: Final = "overlays/"
 
 
 class Staged(BaseModel):
@@ -60,7 +62,7 @@ class Overlay:
         self.changes: Changes = {}
         self.lock = asyncio.Lock()
         self._state = state
-        self._folder = f"overlays/{grant_id}"
+        self._folder = f"{OVERLAYS}{grant_id}"
 
     async def load(self) -> None:
         """Read what an earlier attempt has staged, and take it over."""
@@ -134,7 +136,7 @@ class Overlay:
 
 async def clear_overlay(state: FileStore, grant_id: str) -> None:
     """Delete the overlay of a grant, the manifest first: a rest is no change."""
-    folder = f"overlays/{grant_id}/"
+    folder = f"{OVERLAYS}{grant_id}/"
     await state.delete(f"{folder}manifest.json")
     for info in await state.list():
         if info.path.startswith(folder):

@@ -45,6 +45,7 @@ class Place:
         self.outside.mkdir()
         (self.outside / "secret.txt").write_bytes(SECRET)
         self.root = folder / "files"
+        self.root.mkdir()
         self.storage = DirectoryStorage(self.root, folder / "beside")
         self.files = self.storage.files
 
