@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +34,12 @@ class Known:
     async def live_runs(self, run_ids: Collection[str]) -> set[str]:
         return self.live & set(run_ids)
 
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+    """Happens while a sweep asks for records of runs."""
+
     async def recorded_runs(self, run_ids: Collection[str]) -> set[str]:
+        if self.meanwhile is not None:
+            await self.meanwhile()
         return self.runs & set(run_ids)
 
     async def recorded_sessions(self, sessions: Collection[str]) -> set[str]:
@@ -120,6 +125,14 @@ async def test_a_workspace_in_use_is_not_removed(place: Place) -> None:
     assert await place.sweep() == [folder_name("run:gone")]
 
 
+async def test_a_workspace_that_is_used_during_the_sweep_stays(place: Place) -> None:
+    await place.fill("run:gone", 4000)
+    files = WorkspaceFiles(place.workspaces.storage("run:gone"))
+    place.known.meanwhile = lambda: files.put("b.txt", b"2")
+    assert await place.sweep() == [folder_name("run:gone")]
+    assert await files.get("b.txt") == b"2"
+
+
 async def test_who_waits_for_a_workspace_that_is_swept_gets_a_new_one(place: Place) -> None:
     await place.fill("run:gone", 4000)
     files = WorkspaceFiles(place.workspaces.storage("run:gone"))
@@ -187,7 +200,7 @@ async def test_an_upload_that_was_given_up_is_deleted_after_a_day(
     await sweep_state(storage, place.known)
     assert len(await storage.state.list()) == 1
     now = time.time()
-    monkeypatch.setattr(sweeping.time, "time", lambda: now + 86_500)
+    monkeypatch.setattr(time, "time", lambda: now + 86_500)
     await sweep_state(storage, place.known)
     assert await storage.state.list() == []
 
