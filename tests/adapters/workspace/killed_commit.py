@@ -1,17 +1,21 @@
-"""A process that commits overlays until it is killed; its argument is the directory."""
+"""A process that is killed during a commit, after some writes; arguments: directory, writes."""
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from skillfleet.contracts import WorkspaceAccess, WorkspaceMode
 from skillfleet.ports.grants import GrantParty, RunGrants
+from skillfleet.testing.conformance.workspace import DyingStorage, KilledProcess
 from skillfleet.testing.local_grants import awaited, local_authority
 from skillfleet.workspaces.client import StoredWorkspaceClient
 from skillfleet.workspaces.desk import Attempt, Exchange
 from skillfleet.workspaces.directory import DirectoryWorkspaces
 
+WORKSPACE = "session:killed"
 FILES = 20
 ACCESS = WorkspaceAccess.dynamic(
     max_files=FILES, allowed_modes=tuple(WorkspaceMode), require_reason=False
@@ -38,14 +42,28 @@ async def check_lease() -> None:
     """Nothing takes the lease of these attempts."""
 
 
-async def main(directory: Path) -> None:
+def attempt_of(run_id: str, provider: DirectoryWorkspaces, workspace: str) -> Attempt:
+    """Return the first attempt of a run, which asks nobody and keeps its lease."""
+    grants = RunGrants(local_authority(), GrantParty(run_id, "killed", "root"), awaited)
+    exchange = Exchange(workspace, grants, provider.storage)
+    return Attempt(run_id, 1, approve, defer, check_lease, exchange)
+
+
+class KillingStorage(DyingStorage):
+    """A storage whose process is killed by the system before a write."""
+
+    def count(self) -> None:
+        try:
+            super().count()
+        except KilledProcess:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def main(directory: Path, writes: int) -> None:
     provider = DirectoryWorkspaces(directory)
-    storage = provider.storage("session:killed")
-    for number in range(1, 1_000_000):
-        party = GrantParty(f"run-{number}", "killed", "root")
-        grants = RunGrants(local_authority(), party, awaited)
-        exchange = Exchange("session:killed", grants, provider.storage)
-        attempt = Attempt(party.run_id, 1, approve, defer, check_lease, exchange)
+    storage = KillingStorage(provider.storage(WORKSPACE))
+    for number in (1, 2):
+        attempt = attempt_of(f"run-{number}", provider, WORKSPACE)
         client = StoredWorkspaceClient(storage, ACCESS, attempt)
         view = await client.open_view(
             purpose="", hints=["**"], mode=WorkspaceMode.READ_WRITE_OVERLAY, max_files=FILES
@@ -56,9 +74,10 @@ async def main(directory: Path) -> None:
                 await view.delete(match.path)
         for path, data in wanted.items():
             await view.write(path, data)
-        print(number, flush=True)  # noqa: T201 - the test kills it after this line
+        if number > 1:
+            storage.left = writes
         await view.commit()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import ctypes
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +18,8 @@ import pytest
 from skillfleet.errors import WorkspaceBusy, WorkspaceDenied
 from skillfleet.workspaces.commit import is_unfinished, recover
 from skillfleet.workspaces.directory import DirectoryStorage, DirectoryWorkspaces, folder_name
-from tests.adapters.workspace.killed_commit import generation
+from tests.adapters.workspace import killed_commit
+from tests.adapters.workspace.killed_commit import WORKSPACE, generation
 
 HERE = Path(__file__).parent
 SECRET = b"outside of the workspace"
@@ -197,34 +198,25 @@ def test_another_process_holds_the_right_to_write_until_it_is_killed(tmp_path: P
 
 
 def test_a_killed_commit_is_completed_or_undone(tmp_path: Path) -> None:
-    unfinished = 0
-    for turn in range(12):
-        with subprocess.Popen(
-            [sys.executable, "-m", "tests.adapters.workspace.killed_commit", str(tmp_path)],
-            stdout=subprocess.PIPE,
-            cwd=HERE.parent.parent.parent,
-        ) as process:
-            assert process.stdout is not None
-            for _ in range(2):
-                number = int(process.stdout.readline())
-            # Different moments of the second commit; none of them is waited for by the test.
-            time.sleep(turn * 0.002)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            numbers = [number, *(int(line) for line in process.stdout)]
+    async def check(provider: DirectoryWorkspaces) -> tuple[bool, dict[str, bytes | None]]:
+        storage = provider.storage(WORKSPACE)
+        was_unfinished = await is_unfinished(storage)
+        async with storage.writer("the test"):
+            await recover(storage)
+        files = storage.files
+        return was_unfinished, {i.path: await files.read(i.path) for i in await files.list()}
 
-        async def check(known: list[int]) -> int:
-            storage = DirectoryWorkspaces(tmp_path).storage("session:killed")
-            was_unfinished = await is_unfinished(storage)
-            async with storage.writer("the test"):
-                await recover(storage)
-            files = storage.files
-            found = {i.path: await files.read(i.path) for i in await files.list()}
-            assert found in [generation(n) for n in range(known[0] - 1, known[-1] + 1)]
-            return was_unfinished
-
-        unfinished += asyncio.run(check(numbers))
-        for path in (tmp_path / folder_name("session:killed") / "beside" / "state").rglob("*"):
-            if path.is_file():
-                path.unlink()
-    assert unfinished, "no commit was killed in the middle"
+    ends = []
+    for writes in itertools.count(0, 9):
+        directory = tmp_path / str(writes)
+        command = [sys.executable, "-m", killed_commit.__name__, str(directory), str(writes)]
+        ended = subprocess.run(command, cwd=HERE.parent.parent.parent, check=False)
+        assert ended.returncode in (0, -signal.SIGKILL)
+        was_unfinished, found = asyncio.run(check(DirectoryWorkspaces(directory)))
+        assert found in (generation(1), generation(2))
+        ends.append((was_unfinished, found == generation(2)))
+        if ended.returncode == 0:
+            break
+    assert ends[0] == (False, False), "the first one is killed before its plan"
+    assert (True, True) in ends, "none was killed in the middle"
+    assert ends[-1] == (False, True)

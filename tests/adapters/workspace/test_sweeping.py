@@ -13,11 +13,10 @@ from skillfleet.contracts import WorkspaceAccess, WorkspaceMode
 from skillfleet.workspaces import sweeping
 from skillfleet.workspaces.client import StoredWorkspaceClient
 from skillfleet.workspaces.commit import is_unfinished
-from skillfleet.workspaces.desk import Attempt
 from skillfleet.workspaces.directory import DirectoryWorkspaces, folder_name
 from skillfleet.workspaces.files import WorkspaceFiles
 from skillfleet.workspaces.sweeping import DirectorySweep, sweep_state
-from tests.adapters.workspace.killed_commit import approve, check_lease, defer
+from tests.adapters.workspace.killed_commit import attempt_of
 
 SESSION_SECONDS = 30 * 86_400
 ACCESS = WorkspaceAccess.dynamic(allowed_modes=tuple(WorkspaceMode), require_reason=False)
@@ -75,9 +74,8 @@ class Place:
     async def stage(self, run: str) -> None:
         """Stage a change for a run, in the workspace of the session s."""
         storage = self.workspaces.storage("session:/s")
-        client = StoredWorkspaceClient(
-            storage, ACCESS, Attempt(run, 1, approve, defer, check_lease)
-        )
+        attempt = attempt_of(run, self.workspaces, "session:/s")
+        client = StoredWorkspaceClient(storage, ACCESS, attempt)
         view = await client.open_view(
             purpose="", hints=["a.txt"], mode=WorkspaceMode.READ_WRITE_OVERLAY
         )
@@ -177,9 +175,8 @@ async def test_an_unfinished_commit_is_ended_before_its_overlay_goes(
 
     with monkeypatch.context() as patch:
         patch.setattr("skillfleet.workspaces.commit._apply", dies)
-        client = StoredWorkspaceClient(
-            storage, ACCESS, Attempt("ended", 1, approve, defer, check_lease)
-        )
+        attempt = attempt_of("ended", place.workspaces, "session:/s")
+        client = StoredWorkspaceClient(storage, ACCESS, attempt)
         view = await client.open_view(
             purpose="", hints=["a.txt"], mode=WorkspaceMode.READ_WRITE_OVERLAY
         )
