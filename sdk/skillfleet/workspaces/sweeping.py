@@ -129,7 +129,7 @@ class DirectorySweep:
             await self._remove(identifier, storage)
 
     async def _remove(self, identifier: str, storage: DirectoryStorage) -> None:
-        """Remove a workspace that is still unused once nobody else can write to it."""
+        """Remove a workspace that is still unused once no other process can write to it."""
         folder = self._workspaces.directory / folder_name(identifier)
         limit = self._seconds[identifier.partition(":")[0]]
         target = folder.with_name(f"{_DELETED}{secrets.token_hex(8)}")

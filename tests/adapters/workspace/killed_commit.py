@@ -43,7 +43,7 @@ async def check_lease() -> None:
 
 
 def attempt_of(run_id: str, provider: DirectoryWorkspaces, workspace: str) -> Attempt:
-    """Return the first attempt of a run, which asks nobody and keeps its lease."""
+    """Return the first attempt of a run, which asks no one and keeps its lease."""
     grants = RunGrants(local_authority(), GrantParty(run_id, "killed", "root"), awaited)
     exchange = Exchange(workspace, grants, provider.storage)
     return Attempt(run_id, 1, approve, defer, check_lease, exchange)
