@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from skillfleet_cli.commands import (
     agents,
     artifacts,
+    checkpoints,
     dead,
     dev,
     doctor,
@@ -108,6 +109,14 @@ def skillfleet(
     """
 
 
+_checkpoints = typer.Typer(no_args_is_help=True)
+app.add_typer(
+    _checkpoints,
+    name="checkpoints",
+    rich_help_panel=_OPERATIONS,
+    help="Stored snapshots of folders.",
+)
+
 _dead = typer.Typer(no_args_is_help=True)
 app.add_typer(_dead, name="dead", rich_help_panel=_OPERATIONS, help="Dead runs and dead letters.")
 
@@ -178,6 +187,8 @@ _register(keys.new, None, _keys)
 _register(sessions.list_, None, _sessions)
 _register(sessions.show, None, _sessions)
 for _parent, _commands in (
+    (_checkpoints, (checkpoints.list_, checkpoints.create, checkpoints.diff)),
+    (_checkpoints, (checkpoints.restore, checkpoints.delete)),
     (_dead, (dead.list_, dead.show, dead.retry, dead.purge)),
     (_schedules, (schedules.list_, schedules.add, schedules.remove)),
     (_schedules, (schedules.pause, schedules.resume, schedules.run, schedules.next_)),

@@ -45,6 +45,7 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
         errors.UnknownRunError,
         errors.UnknownSessionError,
         errors.UnknownArtifactError,
+        errors.UnknownCheckpointError,
         errors.InvalidArgumentsError,
         errors.IdempotencyConflictError,
         errors.UnknownScheduleError,

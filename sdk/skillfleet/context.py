@@ -14,6 +14,7 @@ from skillfleet.arguments import check_seconds, json_arguments
 from skillfleet.auth import scopes_of
 from skillfleet.contracts import TEXT_DELTA_KIND, Budget, Limits
 from skillfleet.durable.calls import run_call
+from skillfleet.durable.checkpoints import RunCheckpoints
 from skillfleet.durable.identity import step_key
 from skillfleet.durable.journal import journal_of
 from skillfleet.durable.steps import Step, run_step
@@ -26,6 +27,7 @@ from skillfleet.errors import (
 )
 from skillfleet.model_calls import CallReport, ModelCall, ToolCall, model_call, tool_call
 from skillfleet.ports.a2a import A2AClient, CallOptions, CallResult
+from skillfleet.ports.checkpoint import CheckpointClient
 from skillfleet.ports.discovery import DiscoveryClient
 from skillfleet.ports.journal import Emission, JournalStore
 from skillfleet.ports.sandbox import SandboxClient
@@ -195,6 +197,15 @@ class RunContext(ABC, Generic[AuthT]):
     @abstractmethod
     def discover(self) -> DiscoveryClient:
         """The client that finds agents; raises `CapabilityUnavailableError` without one."""
+
+    @property
+    def checkpoints(self) -> RunCheckpoints:
+        """The checkpoints of folders; raises `CapabilityUnavailableError` without a client."""
+        return RunCheckpoints(self, self._checkpoint_client())
+
+    @abstractmethod
+    def _checkpoint_client(self) -> CheckpointClient:
+        """Return the client of checkpoints; raises `CapabilityUnavailableError`."""
 
     async def call(
         self,

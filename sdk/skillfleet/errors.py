@@ -137,6 +137,22 @@ class ObjectStoreError(SkillfleetError, ConnectionError):
         self.retryable = retryable
 
 
+class CheckpointError(SkillfleetError, OSError):
+    """A checkpoint was not made, read, restored or deleted; `retryable` where a repeat may help."""
+
+    code = "checkpoint"
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class UnknownCheckpointError(CheckpointError):
+    """The folder has no checkpoint of that id."""
+
+    code = "unknown_checkpoint"
+
+
 class EventTooLargeError(SkillfleetError, ValueError):
     """An event's payload exceeds the size limit."""
 

@@ -11,6 +11,8 @@ from skillfleet_cli.app import app
 
 VERBS = [
     *("worker", "dev", "enqueue", "status", "events", "cancel", "runs", "artifacts", "agents"),
+    *("checkpoints list", "checkpoints create", "checkpoints diff"),
+    *("checkpoints restore", "checkpoints delete"),
     *("doctor", "dead list", "dead show", "dead retry", "dead purge"),
     *("trace", "exporter", "keys new", "token", "sessions list", "sessions show"),
     "grants revoke",

@@ -47,6 +47,12 @@ OVER_HTTP = {f"skillfleet_adapters.a2a.{name}" for name in ("client", "remote_ta
 # The module that needs the extra [objects].
 STORES = {"skillfleet_adapters.objects.stores"}
 
+# Modules that need the extra [checkpoints].
+ARCHIVE = {
+    f"skillfleet_adapters.checkpoint.{name}"
+    for name in ("archive", "repository", "snapshot", "zstandard")
+}
+
 # Suites that third parties import in their tests; pytest is theirs to install.
 WITH_PYTEST = {"skillfleet.testing.conformance"}
 
@@ -56,13 +62,13 @@ PROFILES = {
         extras={"worker"},
         packages=WORKER,
         without={"httpx", "obstore"} | TERMINAL | LAPTOP | TESTS,
-        but=OVER_HTTP | STORES,
+        but=OVER_HTTP | STORES | ARCHIVE,
     ),
     "worker-a2a": Profile(
         extras={"worker", "a2a"},
         packages=WORKER,
         without={"obstore"} | TERMINAL | LAPTOP | TESTS,
-        but=STORES,
+        but=STORES | ARCHIVE,
     ),
     # A backend that reads large artifacts.
     "objects": Profile(
@@ -70,11 +76,16 @@ PROFILES = {
         packages={*SLIM, "skillfleet_adapters.objects"},
         without=RUNTIME | TERMINAL | LAPTOP | TESTS,
     ),
+    "checkpoints": Profile(
+        extras={"checkpoints"},
+        packages={*SLIM, "skillfleet_adapters.checkpoint", "skillfleet_adapters.objects"},
+        without=RUNTIME | TERMINAL | LAPTOP | TESTS,
+    ),
     "worker-objects": Profile(
         extras={"worker", "objects"},
         packages=WORKER,
         without={"httpx"} | TERMINAL | LAPTOP | TESTS,
-        but=OVER_HTTP,
+        but=OVER_HTTP | ARCHIVE,
     ),
     "cli": Profile(
         extras={"cli"},
@@ -86,7 +97,7 @@ PROFILES = {
         extras={"cli", "worker"},
         packages={*WORKER, "skillfleet_cli"},
         without=LAPTOP | TESTS,
-        but=OVER_HTTP | STORES,
+        but=OVER_HTTP | STORES | ARCHIVE,
         commands=["worker --help"],
     ),
 }

@@ -30,6 +30,7 @@ def test_every_port_has_its_file() -> None:
     assert [module.__name__.rpartition(".")[2] for module in MODULES] == [
         "a2a",
         "admission",
+        "checkpoint",
         "discovery",
         "grants",
         "journal",

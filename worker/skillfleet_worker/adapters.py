@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from skillfleet.agent import Agent
 from skillfleet.ports.a2a import A2A, A2AProvider
 from skillfleet.ports.admission import ADMISSION, Admission
+from skillfleet.ports.checkpoint import CHECKPOINT, CheckpointProvider
 from skillfleet.ports.discovery import DISCOVERY, DiscoveryProvider
 from skillfleet.ports.loading import Port, load, names_of
 from skillfleet.ports.orchestrator import ORCHESTRATOR, Orchestrator
@@ -65,6 +66,11 @@ class Adapters:
         return self.of(SANDBOX)
 
     @property
+    def checkpoint(self) -> CheckpointProvider | None:
+        """The provider of clients that store folders."""
+        return self.of(CHECKPOINT)
+
+    @property
     def orchestrator(self) -> Orchestrator | None:
         """Reports the load of the process."""
         return self.of(ORCHESTRATOR)
@@ -117,6 +123,7 @@ def load_adapters(
         A2A: settings.a2a,
         DISCOVERY: settings.discovery,
         WORKSPACE: settings.workspace,
+        CHECKPOINT: settings.checkpoint,
         ORCHESTRATOR: settings.orchestrator,
         SANDBOX: settings.sandbox,
         ADMISSION: settings.admission or ("token" if settings.auth == "required" else "open"),

@@ -60,6 +60,7 @@ def make_executor(pool: str, node: Node) -> Executor:
         discovery=adapters.discovery,
         workspace=adapters.workspace,
         sandbox=adapters.sandbox,
+        checkpoint=adapters.checkpoint,
         answer_keys=None if settings.answer_keys is None else AnswerKeys(settings.answer_keys),
         grants=GrantAuthority(grants_signer(settings), process.ledger.grants),
         room=WaitingRoom(settings.max_waiting),

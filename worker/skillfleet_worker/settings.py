@@ -55,6 +55,9 @@ class WorkerSettings(Settings):
     sandbox: str = ""
     """Adapter that executes code in isolation: `bubblewrap`, `landlock`, `auto` (the strongest of
     them that works here), or an entry point of the group `skillfleet.sandbox`. Empty: none."""
+    checkpoint: str = ""
+    """Adapter for checkpoints of folders: `archive`, `ws_ckpt`, or an entry point of the group
+    `skillfleet.checkpoint`. Empty: none for runs; the command line then uses `archive`."""
     a2a: str = "http"
     """Adapter for calls to remote agents: `http`, or an entry point of the group
     `skillfleet.a2a`. Empty: none."""

@@ -73,6 +73,13 @@ class CloudStore(ObjectStore):
             async for piece in found.stream(min_chunk_size=_PIECE_BYTES):
                 yield bytes(piece)
 
+    async def keys(self, folder: str) -> AsyncIterator[str]:
+        """Yield the keys under a folder."""
+        with _errors("list"):
+            async for batch in obstore.list(self._store, folder):
+                for found in batch:
+                    yield found["path"]
+
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete objects, one request each."""
         for key in keys:

@@ -131,6 +131,11 @@ class Journal:
         self._exists = self.loaded = True
 
     @property
+    def recorded(self) -> int:
+        """The number of the last entry of this run, recorded or being recorded; 0 without one."""
+        return self._last_number
+
+    @property
     def keeps_calls(self) -> bool:
         """True if calls of other agents are entries."""
         return self._exists or self.store.durable

@@ -33,6 +33,13 @@ class ObjectStore(ABC):
         """
 
     @abstractmethod
+    def keys(self, folder: str) -> AsyncIterator[str]:
+        """Yield the keys of all objects under a folder (`a/b`, without `/` at its end).
+
+        In any order; an object that is written or deleted meanwhile may be missing or present.
+        """
+
+    @abstractmethod
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; one that does not exist is no error."""
 

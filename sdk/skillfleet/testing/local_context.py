@@ -23,6 +23,7 @@ from skillfleet.errors import (
 )
 from skillfleet.model_calls import CallReport
 from skillfleet.ports.a2a import A2AClient, A2AProvider
+from skillfleet.ports.checkpoint import CheckpointClient, CheckpointProvider
 from skillfleet.ports.discovery import DiscoveryClient, DiscoveryProvider
 from skillfleet.ports.grants import GrantAuthority, GrantParty, RunGrants
 from skillfleet.ports.journal import Decision, Emission, JournalStore
@@ -92,6 +93,7 @@ class LocalRunContext(RunContext[AuthT]):
         sandbox: SandboxClient | Provider[Any] | str | None = None,
         a2a: A2AClient | A2AProvider | None = None,
         discover: DiscoveryClient | DiscoveryProvider | None = None,
+        checkpoints: CheckpointClient | CheckpointProvider | None = None,
         budget: Budget | None = None,
         answers: Mapping[str, Any] | None = None,
         inbox: Iterable[Any] = (),
@@ -133,7 +135,7 @@ class LocalRunContext(RunContext[AuthT]):
         self._secrets = dict(secrets or {})
         self._redactor = _redactor(self._secrets)
         self._capabilities = {"workspace": local_workspace(workspace), "sandbox": sandbox}
-        self._capabilities |= {"a2a": a2a, "discover": discover}
+        self._capabilities |= {"a2a": a2a, "discover": discover, "checkpoints": checkpoints}
         self._opened: dict[str, Any] = {}
         self._attempt = self.journal.attempts + 1
         self._stopped = asyncio.Event()
@@ -418,6 +420,12 @@ class LocalRunContext(RunContext[AuthT]):
             raise CapabilityUnavailableError(
                 "this run cannot find agents: pass discover=LocalDiscovery([...])"
             )
+        return client
+
+    def _checkpoint_client(self) -> CheckpointClient:
+        client: CheckpointClient | None = self._client("checkpoints")
+        if client is None:
+            raise CapabilityUnavailableError("this run has no checkpoints: pass checkpoints=...")
         return client
 
     def _a2a_client(self) -> A2AClient:

@@ -22,6 +22,7 @@ from skillfleet.hidden_state import HiddenState
 from skillfleet.model_calls import CallReport
 from skillfleet.ports.a2a import A2AClient, A2AProvider
 from skillfleet.ports.admission import Admission
+from skillfleet.ports.checkpoint import CheckpointClient, CheckpointProvider
 from skillfleet.ports.discovery import DiscoveryClient, DiscoveryProvider
 from skillfleet.ports.grants import GrantAuthority
 from skillfleet.ports.journal import Emission, JournalStore
@@ -68,6 +69,7 @@ class Capabilities:
     discovery: DiscoveryProvider | None = None
     workspace: WorkspaceProvider | None = None
     sandbox: SandboxProvider | None = None
+    checkpoint: CheckpointProvider | None = None
     answer_keys: AnswerKeys | None = None
     """The keys that decrypt secret answers; None: questions for secrets are refused."""
     show_waiting: Callable[[str, str], None] | None = None
@@ -216,6 +218,16 @@ class ContextState:
         return provider.open(self.scope)
 
     @cached_property
+    def checkpoints(self) -> CheckpointClient:
+        """The client that stores folders."""
+        provider = self.capabilities.checkpoint
+        if provider is None:
+            raise CapabilityUnavailableError(
+                "this worker makes no checkpoints: set SKILLFLEET_CHECKPOINT=archive"
+            )
+        return provider.open(self.scope)
+
+    @cached_property
     def calls(self) -> A2AClient:
         """The client that calls agents."""
         shared = self.capabilities
@@ -338,6 +350,9 @@ class FleetRunContext(RunContext[Any]):
         measure_call(report)
         if tokens := report.charged_tokens:
             _states.of(self).charges.charge_tokens(tokens)
+
+    def _checkpoint_client(self) -> CheckpointClient:
+        return _states.of(self).checkpoints
 
     def _a2a_client(self) -> A2AClient:
         return _states.of(self).calls

@@ -27,7 +27,7 @@ if "pytest" in sys.modules:
         *(
             f"{__name__}.{name}"
             for name in (
-                *("a2a", "admission", "discovery", "objects"),
+                *("a2a", "admission", "checkpoint", "discovery", "objects"),
                 *("orchestrator", "run_context", "sandbox", "secrets", "workspace"),
             )
         )
@@ -36,6 +36,7 @@ if "pytest" in sys.modules:
 if TYPE_CHECKING:
     from skillfleet.testing.conformance.a2a import A2ASuite
     from skillfleet.testing.conformance.admission import AdmissionSuite
+    from skillfleet.testing.conformance.checkpoint import CheckpointSuite
     from skillfleet.testing.conformance.discovery import DiscoverySuite
     from skillfleet.testing.conformance.objects import ObjectStoreSuite
     from skillfleet.testing.conformance.orchestrator import OrchestratorSuite
@@ -48,6 +49,7 @@ else:
         {
             "A2ASuite": f"{__name__}.a2a",
             "AdmissionSuite": f"{__name__}.admission",
+            "CheckpointSuite": f"{__name__}.checkpoint",
             "DiscoverySuite": f"{__name__}.discovery",
             "ObjectStoreSuite": f"{__name__}.objects",
             "OrchestratorSuite": f"{__name__}.orchestrator",
@@ -60,6 +62,7 @@ else:
 __all__ = [
     "A2ASuite",
     "AdmissionSuite",
+    "CheckpointSuite",
     "DiscoverySuite",
     "ObjectStoreSuite",
     "OrchestratorSuite",

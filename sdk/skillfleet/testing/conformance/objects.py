@@ -102,6 +102,16 @@ class ObjectStoreSuite(ABC):
 
         assert asyncio.run(use()) == [b"c"]
 
+    def test_keys_are_those_of_a_folder(self) -> None:
+        async def use() -> list[str]:
+            store = self.store()
+            for name in ("keys/a", "keys/deep/b", "keys-2/c", "other"):
+                await store.write(f"suite/{name}", _pieces(b"x", 1))
+            assert [key async for key in store.keys("suite/none")] == []
+            return sorted([key async for key in store.keys("suite/keys")])
+
+        assert asyncio.run(use()) == ["suite/keys/a", "suite/keys/deep/b"]
+
     def test_many_calls_at_once(self) -> None:
         async def use() -> list[bytes]:
             store = self.store()
