@@ -12,7 +12,13 @@ from skillfleet import Agent, LocalRunContext, NoAuth, RunContext
 from skillfleet.contracts import WorkspaceAccess, WorkspaceMode
 from skillfleet.errors import GrantInvalid, WorkspaceBusy, WorkspaceDenied
 from skillfleet.ports.grants import GrantAuthority, GrantParty, RunGrants
-from skillfleet.ports.workspace import WorkspaceClient, WorkspaceGrant, WorkspaceProvider
+from skillfleet.ports.scope import RunScope
+from skillfleet.ports.workspace import (
+    WorkspaceClient,
+    WorkspaceGrant,
+    WorkspaceProvider,
+    WorkspaceStorage,
+)
 from skillfleet.testing import InProcessA2AClient, LocalSession, run_skill
 from skillfleet.testing.local_grants import awaited, local_authority
 from skillfleet.workspaces.client import StoredWorkspaceClient
@@ -281,6 +287,32 @@ async def shares(ctx: RunContext, audience: str) -> Any:
 async def reviews(ctx: RunContext) -> list[str]:
     view = await ctx.workspace.view(await ctx.workspace.install_grant())
     return [each.path for each in await view.list()]
+
+
+class Opened(MemoryWorkspaces):
+    """Workspaces in memory, and which ones each attempt opened."""
+
+    def __init__(self) -> None:
+        super().__init__({"src/a": b"", "notes": b""})
+        self.opened: list[tuple[str, str | None]] = []
+
+    def open(self, scope: RunScope, identifier: str | None = None) -> WorkspaceStorage:
+        self.opened.append((scope.run_id, identifier))
+        return super().open(scope, identifier)
+
+
+async def test_a_provider_opens_the_caller_s_workspace_for_the_called_attempt() -> None:
+    provider = Opened()
+    ctx = LocalRunContext(
+        auth=NoAuth(),
+        task_id="run",
+        workspace=provider,
+        session=LocalSession("chat"),
+        a2a=InProcessA2AClient([writer, reviewer]),
+    )
+    await run_skill(shares, ctx, {"audience": "reviewer"})
+    called = ("run.1", None), ("run.1", "session:chat")
+    assert provider.opened == [("run", None), *called]
 
 
 async def test_access_is_handed_over_in_a_test_without_a_fleet() -> None:

@@ -290,9 +290,12 @@ class WorkspaceProvider(Provider[WorkspaceStorage]):
     def storage(self, identifier: str) -> WorkspaceStorage:
         """Return the storage of a workspace; opens nothing yet."""
 
-    def open(self, scope: RunScope) -> WorkspaceStorage:
-        """Return the storage of the run's workspace."""
-        return self.storage(workspace_id(scope))
+    def open(self, scope: RunScope, identifier: str | None = None) -> WorkspaceStorage:
+        """Return the storage for an attempt of a workspace that was granted to its run.
+
+        By default, of the run's own. Called once for each workspace that the attempt uses.
+        """
+        return self.storage(workspace_id(scope) if identifier is None else identifier)
 
 
 def workspace_id(scope: RunScope) -> str:

@@ -1,5 +1,6 @@
 """The client of an attempt, as runtimes open it for a skill."""
 
+from functools import partial
 from weakref import ref
 
 from skillfleet.contracts import WaitKind, WorkspaceAccess
@@ -29,7 +30,7 @@ def open_workspace(
         answer = await ask(asking, Question(question, schema=bool, kind=WaitKind.GRANT))
         return answer is True
 
-    exchange = Exchange(workspace_id(scope), scope.grants, provider.storage)
+    exchange = Exchange(workspace_id(scope), scope.grants, partial(provider.open, scope))
     attempt = Attempt(
         scope.run_id, scope.attempt, approve, scope.defer, scope.check_lease, exchange
     )
