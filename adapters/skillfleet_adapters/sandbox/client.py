@@ -22,12 +22,15 @@ from skillfleet.ports.sandbox import (
     SandboxSpec,
 )
 from skillfleet.ports.scope import FLEET_LABEL, LEASE_LABEL, RUN_LABEL, RunScope
+from skillfleet_adapters.sandbox.folder import ViewFolder
 from skillfleet_adapters.sandbox.kinds import Kind
 from skillfleet_adapters.sandbox.process import SandboxProcess
 from skillfleet_adapters.sandbox.records import SandboxRecord, SandboxRecords
 
 _FILE_BYTES: Final = 64 << 20
 """The largest file that `get` returns."""
+_HELPER_BYTES: Final = 1024
+"""The part of the output of own programs that is kept, for messages."""
 _SMALLEST_MIB: Final = 64
 _PUT: Final = 'mkdir -p -- "$(dirname -- "$1")" && cat > "$1"'
 _GET: Final = 'cat < "$1"'
@@ -38,6 +41,7 @@ class _Handle:
     spec: SandboxSpec
     process: SandboxProcess
     output_bytes: int
+    folder: ViewFolder | None = None
 
 
 _handles: Final[HiddenState[_Handle]] = HiddenState()
@@ -73,7 +77,10 @@ class LocalSandbox(SandboxHandle):
         """Execute a request of the supervisor; see `SandboxProcess.execute`."""
         state = _handles.of(self)
         limit = state.output_bytes
-        return await state.process.execute(command, seconds, stdin, limit, on_output)
+        result = await state.process.execute(command, seconds, stdin, limit, on_output)
+        if state.folder is not None:
+            await state.folder.collect()
+        return result
 
     async def put(self, path: str, data: bytes) -> None:
         """See `SandboxHandle.put`; the sandbox's own user writes the file, isolated as always."""
@@ -93,7 +100,7 @@ class LocalSandbox(SandboxHandle):
 
         state = _handles.of(self)
         command = ["exec", "sh", "-c", _GET, "sh", path]
-        result = await state.process.execute(command, None, b"", 1024, keep, logged=False)
+        result = await state.process.execute(command, None, b"", _HELPER_BYTES, keep, logged=False)
         if not result.ok:
             raise self._failed("get", result.stderr)
         return bytes(content)
@@ -143,12 +150,28 @@ class Machine(ABC):
         folder = self.records.folder(record.id)
         try:
             await process.start(kind.launch(spec, folder), kind.owner)
+            files = await _filled(spec, process)
         except BaseException:
             await asyncio.shield(process.end())
             raise
         handle = LocalSandbox()
-        _handles.attach(handle, _Handle(spec, process, self.output_bytes))
+        _handles.attach(handle, _Handle(spec, process, self.output_bytes, files))
         return handle
+
+
+async def _filled(spec: SandboxSpec, process: SandboxProcess) -> ViewFolder | None:
+    """Return the folder of the view that a spec names, filled; None without one."""
+    if spec.workspace is None:
+        return None
+
+    async def execute(
+        command: Sequence[str], stdin: bytes, on_output: OnOutput | None
+    ) -> ExecResult:
+        return await process.execute(command, None, stdin, _HELPER_BYTES, on_output, logged=False)
+
+    files = ViewFolder(spec.workspace, spec.name, execute)
+    await files.fill()
+    return files
 
 
 @dataclass
@@ -254,7 +277,6 @@ def _check(spec: SandboxSpec) -> None:
     refused = {
         "egress": "has no network yet: leave egress empty",
         "secrets": "takes no secrets yet: leave secrets empty",
-        "workspace": "has no workspaces yet: use put and get",
     }
     for name, message in refused.items():
         if getattr(spec, name):

@@ -196,6 +196,7 @@ def _environment(home: str, temporary: str) -> Mapping[str, str]:
         "HOME": home,
         "TMPDIR": temporary,
         "LANG": "C.UTF-8",
+        "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 

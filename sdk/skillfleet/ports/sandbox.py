@@ -8,6 +8,7 @@ from typing import Final
 from skillfleet.errors import SandboxRuntimeError
 from skillfleet.ports.loading import Port
 from skillfleet.ports.provider import ReapingProvider
+from skillfleet.ports.workspace import WorkspaceView
 
 DEFAULT_IMAGE: Final = "python:3.11-slim"
 """The image of a spec that names none: a system with Python and a shell."""
@@ -48,8 +49,13 @@ class SandboxSpec:
     memory_mib: int = 512
     """The address space of each process, and the size of each writable file system."""
     cpus: float = 1
-    workspace: str | None = None
-    """The id of the workspace that is its writable folder; None for an empty folder."""
+    workspace: WorkspaceView | None = None
+    """The view whose files are in its folder; None for an empty folder.
+
+    After each command and `put`, the changed and deleted files are staged in the view, or applied
+    in a mode without overlay; with `read_only` they stay in the sandbox. Links and devices are no
+    files. Files that the view refuses raise `WorkspaceDenied`, after the others were staged.
+    """
     secrets: tuple[str, ...] = ()
     egress: tuple[str, ...] = ()
     """The hosts that it may reach; none by default."""

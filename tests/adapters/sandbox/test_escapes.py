@@ -117,7 +117,7 @@ async def test_environment(kind: str, folder: Path, monkeypatch: pytest.MonkeyPa
     await ctx.aclose()
     for each in (result, once):
         assert set(json.loads(each.stdout)) - {"LC_CTYPE", "PWD"} == {
-            *("HOME", "LANG", "PATH", "TMPDIR"),
+            *("HOME", "LANG", "PATH", "PYTHONDONTWRITEBYTECODE", "TMPDIR"),
         }
 
 

@@ -111,7 +111,6 @@ def test_a_context_with_an_unknown_kind_says_which_there_are() -> None:
     [
         (SandboxSpec("box", egress=("example.com",)), CapabilityUnavailableError, "egress"),
         (SandboxSpec("box", secrets=("key",)), CapabilityUnavailableError, "secrets"),
-        (SandboxSpec("box", workspace="here"), CapabilityUnavailableError, "workspaces"),
         (SandboxSpec("box", image="alpine"), CapabilityUnavailableError, "alpine"),
         (SandboxSpec("box", memory_mib=63), InvalidArgumentsError, "64 MiB"),
         (SandboxSpec("box", cpus=0), InvalidArgumentsError, "cpus"),
