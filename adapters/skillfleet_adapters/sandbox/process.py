@@ -150,18 +150,20 @@ class SandboxProcess:
             except OSError as error:
                 raise self._failed("the sandbox has ended") from error
             pipes.close(*pipes.theirs)
+            answering = asyncio.ensure_future(self._receive())
             tasks = [
+                answering,
                 asyncio.ensure_future(_read(pipes.stdout[0], "stdout", output, on_output)),
                 asyncio.ensure_future(_read(pipes.stderr[0], "stderr", output, on_output)),
                 asyncio.ensure_future(_write(pipes, stdin)),
             ]
             answer = b""
             try:
-                answer = await self._receive()
-                await asyncio.gather(*tasks[:2])
+                # A reader that fails would leave the command blocked in its output.
+                await asyncio.gather(*tasks[:3])
+                answer = answering.result()
             except BaseException:
-                if not answer:
-                    await asyncio.shield(self._interrupt(control))
+                await asyncio.shield(self._interrupt(control, answering))
                 raise
             finally:
                 for task in tasks:
@@ -171,8 +173,15 @@ class SandboxProcess:
             raise self._failed("the sandbox has ended")
         return _status(answer)
 
-    async def _interrupt(self, control: socket.socket) -> None:
-        """Have the supervisor kill the command; a supervisor that does not answer is ended."""
+    async def _interrupt(self, control: socket.socket, answering: "asyncio.Task[bytes]") -> None:
+        """Have the supervisor kill the command, unless it has ended.
+
+        A supervisor that does not answer is ended.
+        """
+        answering.cancel()
+        await asyncio.wait([answering])
+        if not answering.cancelled():
+            return
         with contextlib.suppress(OSError, TimeoutError):
             control.send(b"kill")
             async with asyncio.timeout(_KILL_SECONDS):

@@ -16,6 +16,7 @@ from skillfleet import LocalRunContext, NoAuth
 from skillfleet.errors import SandboxRuntimeError
 from skillfleet.ports.sandbox import ExecResult, SandboxSpec
 from skillfleet_adapters.sandbox.records import start_time
+from tests.adapters.sandbox import test_views
 from tests.adapters.sandbox.attempts import ATTEMPTS, WORDS, code_of, table
 from tests.adapters.sandbox.conftest import KINDS, open_folder, provider_of, require
 from tests.adapters.sandbox.processes import LEAVING, processes_of
@@ -33,6 +34,14 @@ OWN_TESTS = {
     "supervisor_killed",
 }
 """The rows that have a test of their own, `test_<row>`."""
+OVERLAY_TESTS = {
+    "overlay_link",
+    "overlay_replaced_by_link",
+    "overlay_folder_replaced",
+    "overlay_hard_link",
+    "overlay_refused_file",
+}
+"""The rows that have a test in `test_views`."""
 IPC_CREAT, IPC_RMID = 0o1000, 0
 
 pytestmark = pytest.mark.xdist_group("sandbox-escapes")
@@ -40,8 +49,9 @@ libc = ctypes.CDLL(None)
 
 
 def test_the_table_has_a_row_for_each_attempt_and_a_test_for_each_row() -> None:
-    assert set(table()) == set(ATTEMPTS) | OWN_TESTS
+    assert set(table()) == set(ATTEMPTS) | OWN_TESTS | OVERLAY_TESTS
     assert set(globals()) >= {f"test_{name}" for name in OWN_TESTS}
+    assert set(vars(test_views)) >= {f"test_{name}" for name in OVERLAY_TESTS}
 
 
 async def execute(kind: str, folder: Path, *programs: str) -> list[ExecResult]:

@@ -124,11 +124,27 @@ class SandboxSuite(ABC):
 
         self.run(body)
 
-    def test_a_background_process_ends_with_its_command(self) -> None:
+    def test_a_reader_of_output_that_fails_ends_the_command(self) -> None:
         async def body(client: SandboxClient) -> None:
             box = await client.create(SandboxSpec("box"))
-            await box.shell("(while :; do echo x >> grows; sleep 0.01; done) & sleep 0.2")
-            assert len(await box.get("grows")) == len(await box.get("grows"))
+
+            async def fail(_: str, __: bytes) -> None:
+                raise ValueError("enough")
+
+            with pytest.raises(ValueError, match="enough"):
+                await box.shell("while :; do echo more; done", on_output=fail)
+            assert (await box.shell("echo still")).stdout == "still\n"
+
+        self.run(body)
+
+    def test_a_background_process_ends_with_its_command(self) -> None:
+        loop = "while :; do echo x >> grows; sleep 0.01; done"
+
+        async def body(client: SandboxClient) -> None:
+            box = await client.create(SandboxSpec("box"))
+            await box.shell(f"({loop}) & until [ -s grows ]; do sleep 0.01; done")
+            before = (await box.shell("wc -c < grows; sleep 0.3; wc -c < grows")).stdout.split()
+            assert before[0] == before[1]
 
         self.run(body)
 
