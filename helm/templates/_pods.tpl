@@ -170,6 +170,33 @@ envFrom:
 {{- end }}
 {{- end }}
 
+{{/* The workspaces of a worker, and of its check: environment, mount and volume. */}}
+{{- define "skillfleet.workspacesEnv" -}}
+{{- if .Values.workspaces.enabled -}}
+- name: SKILLFLEET_WORKSPACE
+  value: directory
+- name: SKILLFLEET_WORKSPACE_DIRECTORY
+  value: /var/lib/skillfleet/workspaces
+{{- end }}
+{{- end }}
+
+{{- define "skillfleet.workspacesMount" -}}
+{{- if .Values.workspaces.enabled -}}
+- name: workspaces
+  mountPath: /var/lib/skillfleet/workspaces
+{{- end }}
+{{- end }}
+
+{{- define "skillfleet.workspacesVolume" -}}
+{{- with .Values.workspaces -}}
+{{- if .enabled -}}
+- name: workspaces
+  persistentVolumeClaim:
+    claimName: {{ .existingClaim | default (include "skillfleet.name" (dict "root" $ "suffix" "workspaces")) | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* A number as a setting takes it: Helm reads large ones as floats, 2.592e+06. */}}
 {{- define "skillfleet.number" -}}
 {{- eq (float64 .) (floor .) | ternary (. | int64 | toString) (. | toString) -}}

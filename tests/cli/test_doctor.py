@@ -41,6 +41,23 @@ def test_a_working_fleet_is_healthy(shell: Shell) -> None:
     assert found["queue annex-queue"]["text"] == "0 queued, 0 running"
 
 
+def test_workspaces_are_tried_where_they_are_configured(bare: Shell) -> None:
+    assert "workspace" not in findings(bare)
+    (bare.folder / "file").touch()
+    for directory, level, said in (
+        (str(bare.folder / "workspaces"), "ok", "take, return and delete"),
+        (str(bare.folder / "file" / "workspaces"), "problem", "Not a directory"),
+        ("relative", "problem", "SKILLFLEET_WORKSPACE_DIRECTORY: must be an absolute path"),
+    ):
+        settings = {
+            "SKILLFLEET_WORKSPACE": "directory",
+            "SKILLFLEET_WORKSPACE_DIRECTORY": directory,
+        }
+        shell = replace(bare, settings=settings)
+        found = findings(shell, code=0 if level == "ok" else 1)["workspace"]
+        assert (found["level"], said in found["text"]) == (level, True), found
+
+
 def test_a_fleet_without_workers_is_warned_of_and_fails_only_when_strict(bare: Shell) -> None:
     bare.enqueue("kit.add", '{"x": 1}', "--queue", "lonely")
     found = findings(bare)

@@ -162,6 +162,43 @@ def test_artifacts_stay_in_redis_by_default() -> None:
             assert not [each for each in container.get("envFrom", ()) if "secretRef" in each]
 
 
+def test_only_workers_and_their_check_mount_the_workspaces() -> None:
+    manifests = render(EVERYTHING)
+    claim = one(manifests, "PersistentVolumeClaim", "workspaces")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert claim["spec"]["storageClassName"] == "shared-files"
+    assert claim["spec"]["resources"]["requests"]["storage"] == "100Gi"
+    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    for name, pod in pods(manifests):
+        for container in containers(pod):
+            variables = env(container)
+            mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+            if "-worker-" in name and container["name"] in ("worker", "doctor"):
+                assert variables["SKILLFLEET_WORKSPACE"] == "directory"
+                assert variables["SKILLFLEET_WORKSPACE_DIRECTORY"] == mounts["workspaces"]
+                volumes = {each["name"]: each for each in pod["spec"]["volumes"]}
+                claimed = volumes["workspaces"]["persistentVolumeClaim"]["claimName"]
+                assert claimed == claim["metadata"]["name"]
+            else:
+                assert "workspaces" not in mounts
+                assert not [key for key in variables if "WORKSPACE" in key]
+
+
+def test_an_existing_claim_of_workspaces_is_used_and_by_default_there_is_none() -> None:
+    given = render({"workspaces": {"enabled": True, "existingClaim": "files"}})
+    claims_made = [each["metadata"]["name"] for each in kinds(given, "PersistentVolumeClaim")]
+    assert claims_made == ["fleet-skillfleet-flower"]
+    for manifests, claims in ((given, [{"claimName": "files"}]), (render(), [])):
+        for name, pod in pods(manifests):
+            if "-worker-" in name:
+                found = [
+                    each["persistentVolumeClaim"]
+                    for each in pod["spec"]["volumes"]
+                    if "persistentVolumeClaim" in each
+                ]
+                assert found == claims
+
+
 def test_names_are_asked_for_where_the_cluster_s_dns_listens() -> None:
     for policy in kinds(render({"networkPolicy": {"dnsPorts": [5353]}}), "NetworkPolicy"):
         (dns, *others) = policy["spec"]["egress"]

@@ -40,6 +40,7 @@ EVERYTHING: Values = {
         "credentialsSecret": "bucket",
         "options": {"AWS_REGION": "eu-central-1", "AWS_ENDPOINT_URL": "https://s3.internal"},
     },
+    "workspaces": {"enabled": True, "size": "100Gi", "storageClass": "shared-files"},
     "settings": {"namespace": "blue", "extra": {"SKILLFLEET_MAX_ARTIFACT_BYTES": "1048576"}},
     "telemetry": {
         "otlpEndpoint": "http://collector.observability:4318",
@@ -241,6 +242,7 @@ def odd_values(odd: str) -> Values:
             "credentialsSecret": odd,
             "options": {"AWS_REGION": odd},
         },
+        "workspaces": {"enabled": True, "existingClaim": odd},
         "telemetry": {
             "otlpEndpoint": "http://collector:4318",
             "headersSecret": {"name": odd, "key": odd},

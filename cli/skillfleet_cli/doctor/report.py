@@ -9,6 +9,7 @@ from skillfleet_cli.doctor import Finding, Level
 from skillfleet_cli.doctor.fleet import examine_fleet
 from skillfleet_cli.doctor.objects import examine_objects
 from skillfleet_cli.doctor.server import examine_broker, examine_server
+from skillfleet_cli.doctor.workspaces import examine_workspaces
 from skillfleet_cli.doctor.writing import advice_on, code_of
 from skillfleet_cli.exits import ExitCode
 from skillfleet_cli.output import console, print_json, styled
@@ -36,7 +37,8 @@ async def _examine(fleet: AsyncFleet) -> list[Finding]:
     findings = [*server, *await examine_broker(fleet.settings)]
     if len(server) > 1:
         findings += await _tried("fleet", examine_fleet(ledger))
-    return findings + await _tried("objects", examine_objects(ledger))
+    findings += await _tried("objects", examine_objects(ledger))
+    return findings + await _tried("workspace", examine_workspaces(fleet))
 
 
 async def _tried(check: str, work: Coroutine[Any, Any, list[Finding]]) -> list[Finding]:

@@ -40,11 +40,17 @@ initContainers:
       {{- with include "skillfleet.artifactsEnv" .root | trim }}
       {{- . | nindent 6 }}
       {{- end }}
+      {{- with include "skillfleet.workspacesEnv" .root | trim }}
+      {{- . | nindent 6 }}
+      {{- end }}
     resources:
       {{- toYaml .pool.resources | nindent 6 }}
     {{- include "skillfleet.containerSecurity" .root | nindent 4 }}
     volumeMounts:
       {{- include "skillfleet.volumeMounts" .root | nindent 6 }}
+      {{- with include "skillfleet.workspacesMount" .root | trim }}
+      {{- . | nindent 6 }}
+      {{- end }}
 {{- end }}
 containers:
   - name: worker
@@ -56,6 +62,9 @@ containers:
     env:
       {{- include "skillfleet.env" (dict "root" .root "role" "worker") | nindent 6 }}
       {{- with include "skillfleet.artifactsEnv" .root | trim }}
+      {{- . | nindent 6 }}
+      {{- end }}
+      {{- with include "skillfleet.workspacesEnv" .root | trim }}
       {{- . | nindent 6 }}
       {{- end }}
       {{- with include "skillfleet.telemetryEnv" (dict "root" .root "own" .pool.env) | trim }}
@@ -101,6 +110,9 @@ containers:
     {{- include "skillfleet.containerSecurity" .root | nindent 4 }}
     volumeMounts:
       {{- include "skillfleet.volumeMounts" .root | nindent 6 }}
+      {{- with include "skillfleet.workspacesMount" .root | trim }}
+      {{- . | nindent 6 }}
+      {{- end }}
       {{- with include "skillfleet.keyMounts" $keys | trim }}
       {{- . | nindent 6 }}
       {{- end }}
@@ -114,6 +126,9 @@ containers:
       {{- end }}
 volumes:
   {{- include "skillfleet.volumes" (dict "root" .root "tmp" .pool.tmpSizeLimit) | nindent 2 }}
+  {{- with include "skillfleet.workspacesVolume" .root | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
   {{- with include "skillfleet.keyVolumes" $keys | trim }}
   {{- . | nindent 2 }}
   {{- end }}
