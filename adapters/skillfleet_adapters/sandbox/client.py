@@ -180,6 +180,7 @@ class _Client:
     scope: RunScope
     sandboxes: dict[str, LocalSandbox] = field(default_factory=dict)
     starting: set[str] = field(default_factory=set)
+    ending: set["asyncio.Task[None]"] = field(default_factory=set)
     closed: bool = False
 
     async def close(self) -> None:
@@ -188,6 +189,15 @@ class _Client:
         for name in list(self.sandboxes):
             await self.sandboxes[name].stop()
             self.sandboxes.pop(name, None)
+        await asyncio.gather(*self.ending)
+
+    def end_later(self, name: str) -> None:
+        """End a sandbox while the skill goes on; `close` waits for it."""
+        sandbox = self.sandboxes.pop(name, None)
+        if sandbox is not None:
+            task = asyncio.ensure_future(sandbox.stop())
+            self.ending.add(task)
+            task.add_done_callback(self.ending.discard)
 
 
 _clients: Final[HiddenState[_Client]] = HiddenState()
@@ -269,7 +279,7 @@ class LocalSandboxes(SandboxClient):
         try:
             return await sandbox.execute(command, seconds)
         finally:
-            await asyncio.shield(self.remove(name))
+            _clients.of(self).end_later(name)
 
 
 def _check(spec: SandboxSpec) -> None:

@@ -9,20 +9,22 @@ other: the death of one, by SIGKILL too, lets the other kill everything.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import resource
 import select
-import signal
-import socket
 import struct
 import sys
 
 TYPE_CHECKING = False
-"""True for type checkers: the module `typing` costs milliseconds at each start."""
+"""True for type checkers: `typing`, `signal` and `socket` cost milliseconds at each start."""
 if TYPE_CHECKING:
+    import signal
+    import socket
     from typing import Any, NoReturn
+else:
+    import _signal as signal
+    import _socket as socket
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER = 1, 4, 22, 36
 PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 38, 2
@@ -52,12 +54,13 @@ def landlock(rules: dict[str, list[str]]) -> None:
     access = {"read": EXECUTE_READ, "device": READ_WRITE_FILE, "write": ALL_FILES & ~DEVICE_NODES}
     for kind, paths in rules.items():
         for path in paths:
-            with contextlib.suppress(FileNotFoundError):
-                place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-                allowed = access[kind] & (ALL_FILES if os.path.isdir(path) else ALL_OF_A_FILE)
-                rule = struct.pack("<Qi", allowed, place)
-                check(libc.syscall(LANDLOCK_ADD, ruleset, 1, rule, 0))
-                os.close(place)
+            if not os.path.exists(path):
+                continue
+            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            allowed = access[kind] & (ALL_FILES if os.path.isdir(path) else ALL_OF_A_FILE)
+            rule = struct.pack("<Qi", allowed, place)
+            check(libc.syscall(LANDLOCK_ADD, ruleset, 1, rule, 0))
+            os.close(place)
     check(libc.syscall(LANDLOCK_RESTRICT, ruleset, 0))
     os.close(ruleset)
 
@@ -80,6 +83,15 @@ def confine(config: dict[str, Any]) -> None:
     check(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0))
 
 
+def prefer_to_supervisor() -> None:
+    """Have the kernel end this process first where memory is short."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as score:
+            score.write("1000")
+    except OSError:
+        pass  # /proc may be read-only
+
+
 def become(config: dict[str, Any], request: list[bytes], descriptors: list[int]) -> bytes:
     """Turn this new process into the command; returns for Python code, with the code."""
     code = 126
@@ -94,8 +106,7 @@ def become(config: dict[str, Any], request: list[bytes], descriptors: list[int])
             signal.signal(handled, signal.SIG_DFL)
         check(libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))
         os.chdir(config["folder"])
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-            score.write("1000")
+        prefer_to_supervisor()
         confine(config)
         kind, *command = request
         if kind == b"python":
@@ -131,12 +142,22 @@ def execute(code: bytes) -> None:
 def descendants(process: int) -> list[int]:
     """Return all processes below one."""
     found = []
-    with contextlib.suppress(OSError):
+    try:
         for task in os.listdir(f"/proc/{process}/task"):
             with open(f"/proc/{process}/task/{task}/children") as children:
                 for child in children.read().split():
                     found += [int(child), *descendants(int(child))]
+    except OSError:
+        pass  # it has ended
     return found
+
+
+def send(process: int, number: int) -> None:
+    """Send a signal to a process, which may have ended."""
+    try:
+        os.kill(process, number)
+    except ProcessLookupError:
+        pass
 
 
 def kill_all() -> None:
@@ -146,14 +167,14 @@ def kill_all() -> None:
         # A stopped process does not fork: the set gets complete.
         stopped |= new
         for process in new:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGSTOP)
+            send(process, signal.SIGSTOP)
     while left := descendants(os.getpid()):
         for process in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
+            send(process, signal.SIGKILL)
+        try:
             os.waitpid(-1, 0)
+        except ChildProcessError:
+            pass  # those that are left are about to become children of this process
 
 
 def leave(*_: object) -> NoReturn:
@@ -163,11 +184,18 @@ def leave(*_: object) -> NoReturn:
     os._exit(0)
 
 
+def receive(control: socket.socket) -> tuple[bytes, list[int]]:
+    """Return a message with its descriptors."""
+    data, received, _, _ = control.recvmsg(MESSAGE_BYTES, socket.CMSG_SPACE(4 * STREAMS))
+    numbers = b"".join(each[2] for each in received)
+    return data, list(struct.unpack(f"{len(numbers) // 4}i", numbers))
+
+
 def supervise(config: dict[str, Any], control: socket.socket) -> bytes:
     """Execute one request after the other; returns only in the process of Python code."""
     control.send(b"ready")
     while True:
-        data, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, STREAMS)
+        data, descriptors = receive(control)
         if not data:
             leave()
         if len(descriptors) != STREAMS:
@@ -189,8 +217,7 @@ def wait(control: socket.socket, child: int) -> int:
     os.close(ended)
     if control.fileno() in ready and not control.recv(MESSAGE_BYTES):
         leave()
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(child, signal.SIGKILL)
+    send(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
