@@ -117,7 +117,8 @@ class Bubblewrap(Kind):
             raise SandboxUnavailable(_NO_BUBBLEWRAP)
         command = [program, "--unshare-all", "--unshare-user", "--disable-userns"]
         command += ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
-        command += ["--cap-drop", "ALL", "--ro-bind", "/usr", "/usr"]
+        # Else the first process is bwrap itself: without filter and limits, its memory writable.
+        command += ["--as-pid-1", "--cap-drop", "ALL", "--ro-bind", "/usr", "/usr"]
         for link in ("bin", "lib", "lib64", "sbin"):
             command += ["--symlink", f"usr/{link}", f"/{link}"]
         for path in ("/etc/ld.so.cache", "/etc/alternatives"):

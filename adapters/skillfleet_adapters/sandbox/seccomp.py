@@ -32,7 +32,10 @@ _X86_64: Final[Mapping[str, int]] = _SAME | {
     "shmget": 29, "msgget": 68, "semget": 64, "mq_open": 240, "chmod": 90, "fchmodat": 268,
     "chown": 92, "lchown": 94, "fchownat": 260, "utime": 132, "utimes": 235, "futimesat": 261,
     "utimensat": 280, "setxattr": 188, "lsetxattr": 189, "removexattr": 197,
-    "lremovexattr": 198, "inotify_add_watch": 254,
+    "lremovexattr": 198, "inotify_add_watch": 254, "fanotify_init": 300, "fanotify_mark": 301,
+    "shmat": 30, "shmctl": 31, "msgsnd": 69, "msgrcv": 70, "msgctl": 71, "semop": 65, "semctl": 66,
+    "semtimedop": 220, "mq_unlink": 241, "ioprio_set": 251, "prlimit64": 302, "setpriority": 141,
+    "sched_setparam": 142, "sched_setscheduler": 144, "sched_setattr": 314,
 }  # fmt: skip
 
 _AARCH64: Final[Mapping[str, int]] = _SAME | {
@@ -47,19 +50,32 @@ _AARCH64: Final[Mapping[str, int]] = _SAME | {
     "socket": 198, "socketpair": 199, "connect": 203, "bind": 200, "shmget": 194, "msgget": 186,
     "semget": 190, "mq_open": 180, "fchmodat": 53, "fchownat": 54, "utimensat": 88, "setxattr": 5,
     "lsetxattr": 6, "removexattr": 14, "lremovexattr": 15, "inotify_add_watch": 27,
+    "fanotify_init": 262, "fanotify_mark": 263, "shmat": 196, "shmctl": 195, "msgsnd": 189,
+    "msgrcv": 188, "msgctl": 187, "semop": 193, "semctl": 191, "semtimedop": 192, "mq_unlink": 181,
+    "ioprio_set": 30, "prlimit64": 261, "setpriority": 140, "sched_setparam": 118,
+    "sched_setscheduler": 119, "sched_setattr": 274,
 }  # fmt: skip
 
 _MACHINES: Final = {"x86_64": (0xC000003E, _X86_64), "aarch64": (0xC00000B7, _AARCH64)}
 
-_FOR_ALL: Final = frozenset(_X86_64) - {"clone", "clone3", "ioctl", "socketpair", "utimensat"}
+_OF_ITSELF: Final = ("prlimit64", "sched_setparam", "sched_setscheduler", "sched_setattr")
+"""Calls whose first argument is a process: 0 is the caller itself."""
+
+_FOR_ALL: Final = frozenset(_X86_64) - {
+    "clone", "clone3", "ioctl", "socketpair", "utimensat", "setpriority", *_OF_ITSELF,
+}  # fmt: skip
 
 _WITHOUT_NAMESPACES: Final = frozenset({
     "socket", "connect", "bind", "shmget", "msgget", "semget", "mq_open", "chmod", "fchmodat",
     "fchmodat2", "chown", "lchown", "fchownat", "utime", "utimes", "futimesat", "setxattr",
     "lsetxattr", "removexattr", "lremovexattr", "setxattrat", "removexattrat", "file_setattr",
-    "inotify_add_watch",
+    "inotify_add_watch", "fanotify_init", "fanotify_mark", "shmat", "shmctl", "msgsnd", "msgrcv",
+    "msgctl", "semop", "semctl", "semtimedop", "mq_unlink", "ioprio_set",
 })  # fmt: skip
-"""Refused where only Landlock separates the file systems, which does not cover these calls."""
+"""Refused where only Landlock separates files, processes and the IPC of System V.
+
+Landlock does not cover these calls. Those on System V take numbers that can be guessed.
+"""
 
 _AF_UNIX, _SOCK_STREAM, _SOCK_TYPE = 1, 1, 0xF
 _NEW_NAMESPACES: Final = 0x7E020000
@@ -121,7 +137,7 @@ def program(*, namespaces: bool) -> bytes:
             _instruction(_EQUAL, request, 0, 1),
             _REFUSE,
         )
-    code += _sockets(numbers) if namespaces else _pairs_only(numbers)
+    code += _sockets(numbers) if namespaces else [*_pairs_only(numbers), *_itself_only(numbers)]
     code.append(_instruction(_RETURN, _ALLOW))
     return b"".join(code)
 
@@ -167,3 +183,13 @@ def _pairs_only(numbers: Mapping[str, int]) -> list[bytes]:
             _REFUSE,
         ),
     ]
+
+
+def _itself_only(numbers: Mapping[str, int]) -> list[bytes]:
+    """Allow limits and priorities of the calling process only: Landlock does not guard others."""
+    itself = [_instruction(_LOAD, _low(0)), _instruction(_EQUAL, 0, 1, 0), _REFUSE]
+    second = [_instruction(_LOAD, _low(1)), _instruction(_EQUAL, 0, 1, 0), _REFUSE]
+    code = _if_call(numbers["setpriority"], *itself, *second)
+    for name in _OF_ITSELF:
+        code += _if_call(numbers[name], *itself)
+    return code

@@ -87,11 +87,13 @@ def attempt_all(kind: str, folder: Path) -> dict[str, str]:
         segment = libc.shmget(key, 4096, IPC_CREAT | 0o666)
         stack.callback(libc.shmctl, segment, IPC_RMID, None)
         names = {"WORKER": target.pid, "NAME": abstract[1:], "SOCKET": path, "KEY": key}
+        names |= {"SEGMENT": segment}
         given = "".join(
             f"{name} = {value!r}\n" for name, value in (names | {"OUTSIDE": str(outside)}).items()
         )
         results = asyncio.run(execute(kind, folder, *(given + code_of(name) for name in ATTEMPTS)))
         assert target.poll() is None
+        assert os.getpriority(os.PRIO_PROCESS, target.pid) == os.getpriority(os.PRIO_PROCESS, 0)
         assert outside.stat().st_mode & 0o777 == 0o644
     return {name: result.output.strip() for name, result in zip(ATTEMPTS, results, strict=True)}
 
