@@ -147,6 +147,12 @@ class CheckpointError(SkillfleetError, OSError):
         self.retryable = retryable
 
 
+class CheckpointConflict(CheckpointError):  # noqa: N818 - as WorkspaceConflict
+    """A folder differs from the checkpoint of its run, and a person keeps it as it is."""
+
+    code = "checkpoint_conflict"
+
+
 class UnknownCheckpointError(CheckpointError):
     """The folder has no checkpoint of that id."""
 

@@ -9,12 +9,10 @@ keeper = Agent("keeper")
 
 
 @keeper.skill(durable=True)
-async def write(ctx: RunContext, folder: str, until: str) -> list[int]:
+async def write(ctx: RunContext, folder: str, until: str, owned: bool) -> list[int]:
     """Append three lines in steps; before the second is recorded, wait for the file `until`."""
     path = Path(folder)
-    last = await ctx.checkpoints.fitting(path)
-    if last is not None:
-        await ctx.checkpoints.restore(path, last.id)
+    await ctx.checkpoints.resume(path, owned=owned)
 
     async def append(number: int) -> int:
         with (path / "lines").open("a") as file:

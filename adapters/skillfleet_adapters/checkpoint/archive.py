@@ -73,9 +73,12 @@ class ArchiveClient(CheckpointClient):
         message: str = "",
         position: int | None = None,
         run_id: str | None = None,
+        step: str | None = None,
     ) -> Checkpoint:
         """Store the folder's state; only what changed since the newest checkpoint is sent."""
-        head = await self.create_head(folder, message=message, position=position, run_id=run_id)
+        head = await self.create_head(
+            folder, message=message, position=position, run_id=run_id, step=step
+        )
         return head.checkpoint
 
     async def create_head(
@@ -85,6 +88,7 @@ class ArchiveClient(CheckpointClient):
         message: str = "",
         position: int | None = None,
         run_id: str | None = None,
+        step: str | None = None,
     ) -> Head:
         """Store the folder's state; return its head."""
         repository = self._repository(folder)
@@ -110,6 +114,7 @@ class ArchiveClient(CheckpointClient):
                 message=message,
                 position=position,
                 run_id=run_id,
+                step=step,
                 size_bytes=size_of(rows),
                 parent=parent,
                 skipped=tuple(snapshot.skipped),

@@ -79,13 +79,15 @@ class WsCkptClient(CheckpointClient):
         message: str = "",
         position: int | None = None,
         run_id: str | None = None,
+        step: str | None = None,
     ) -> Checkpoint:
         """Make a checkpoint under an id of its own; its size is not measured."""
         moment = datetime.now(UTC)
         name = f"sf-{moment.strftime('%Y%m%dT%H%M%S%f')}-{secrets.token_hex(4)}"
         # The command would read a message that begins with a dash as an option.
         text = f" {message}" if message.startswith("-") else message or "checkpoint"
-        metadata = json.dumps({"message": message, "position": position, "run_id": run_id})
+        origin = {"position": position, "run_id": run_id, "step": step}
+        metadata = json.dumps({"message": message, **origin})
         for number in range(_TRIES):
             if number:
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -93,7 +95,7 @@ class WsCkptClient(CheckpointClient):
                 "checkpoint", folder, "-i", name, "-m", text, "--metadata", metadata
             )
             if _names(answer.output, "Checkpoint created:", name):
-                return Checkpoint(name, moment, message, position, run_id)
+                return Checkpoint(name, moment, message, position, run_id, step)
             if "WriteLockConflict" not in answer.errors:
                 break
         for found in await self.list(folder):
@@ -243,6 +245,7 @@ def _checkpoint(item: Any) -> Checkpoint:
         message=str(kept.get("message", meta.get("message") or "")),
         position=kept.get("position"),
         run_id=kept.get("run_id"),
+        step=kept.get("step"),
         parent=meta.get("parent_id"),
     )
 

@@ -80,6 +80,7 @@ class Journal:
         self._pauses: dict[str, int] = {}
         self._paused: set[str] = set()
         self._last_number = 0
+        self._recorded: set[str] = set()
         self._emitted: Mapping[str, int] = {}
         self._counts: dict[str, int] = {}
         self._uncounted: set[str] = set()
@@ -122,6 +123,7 @@ class Journal:
         self._waits = set(recorded.waits)
         self._pauses = dict(filter(None, map(identities.read_backoff, self._waits)))
         self._emitted = recorded.emitted
+        self._recorded = set(self._entries)
         self._last_number = max((entry.number for entry in recorded.entries), default=0)
         self._unasked = {
             identity: entry
@@ -134,6 +136,10 @@ class Journal:
     def recorded(self) -> int:
         """The number of the last entry of this run, recorded or being recorded; 0 without one."""
         return self._last_number
+
+    def has_entry(self, identity: str) -> bool:
+        """Return whether the entry of that identity is recorded."""
+        return identity in self._recorded
 
     @property
     def keeps_calls(self) -> bool:
@@ -148,6 +154,14 @@ class Journal:
             return self._entries.get(identity)
         # No task asks for it again in this attempt: its value need not stay in memory.
         return self._entries.pop(identity, None)
+
+    def pass_over(self, prefix: str) -> None:
+        """Do not expect that entries with this prefix are asked for again in this attempt."""
+        self._unasked = {
+            identity: entry
+            for identity, entry in self._unasked.items()
+            if not identity.startswith(prefix)
+        }
 
     def claim_wait(self, identity: str) -> bool:
         """Return whether an earlier attempt opened that wait, which is asked for now."""
@@ -262,6 +276,7 @@ class Journal:
 
         async def write() -> None:
             await self._write(lambda emitted: self.store.record(entry, emitted, wait_id))
+            self._recorded.add(entry.identity)
             if identities.is_keyed(entry.identity):
                 self._entries[entry.identity] = entry
             self._note_pause(entry.identity)

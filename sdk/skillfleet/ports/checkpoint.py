@@ -25,6 +25,8 @@ class Checkpoint:
     """The number of entries in the run's journal at that time; None when the caller gave none."""
     run_id: str | None = None
     """The run that made it; None when the caller gave none."""
+    step: str | None = None
+    """The identity of the journal entry of the step that made it; None outside of steps."""
     size_bytes: int | None = None
     """The size of all files; None where the adapter does not measure it."""
     parent: str | None = None
@@ -61,6 +63,7 @@ class CheckpointClient(ABC):
         message: str = "",
         position: int | None = None,
         run_id: str | None = None,
+        step: str | None = None,
     ) -> Checkpoint:
         """Store the folder's state; when it returns, the checkpoint is stored as a whole.
 

@@ -1,14 +1,20 @@
 """Checkpoints in skills: folder and journal agree wherever an attempt is lost."""
 
+import asyncio
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from skillfleet import Agent, NoAuth, RunContext
-from skillfleet.errors import CapabilityUnavailableError
+from skillfleet.durable.journal import journal_of
+from skillfleet.errors import CapabilityUnavailableError, CheckpointConflict
+from skillfleet.ports.checkpoint import Checkpoint
 from skillfleet.ports.provider import AdapterEnvironment
 from skillfleet.testing import LocalRunContext, run_to_end
 from skillfleet_adapters.checkpoint import archive
+from tests.support.waiting import wait_until_async
 
 agent = Agent("keeper")
 PLACES = ("written", "stored", "recorded")
@@ -25,9 +31,7 @@ def context(base: Path, **options: object) -> LocalRunContext[NoAuth]:
 async def write(ctx: RunContext, folder: str, place: str, lost: int) -> int:
     """Append lines in steps; the first attempt is lost at a place of step `lost`."""
     path = Path(folder)
-    last = await ctx.checkpoints.fitting(path)
-    if last is not None:
-        await ctx.checkpoints.restore(path, last.id)
+    await ctx.checkpoints.resume(path, owned=True)
 
     def lose_at(here: str, number: int) -> None:
         if (here, number, ctx.attempt) == (place, lost, 1):
@@ -81,3 +85,88 @@ async def test_another_runs_checkpoints_do_not_fit_unless_named(tmp_path: Path) 
 async def test_a_context_without_checkpoints_says_so() -> None:
     with pytest.raises(CapabilityUnavailableError, match="checkpoints="):
         _ = LocalRunContext(auth=NoAuth()).checkpoints
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Path:
+    """A folder of people, of which a run has a checkpoint, changed since."""
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "lines").write_text("0\n")
+    return work
+
+
+async def checkpointed(edited: Path, **options: object) -> LocalRunContext[NoAuth]:
+    ctx = context(edited.parent, **options)
+    await ctx.checkpoints.create(edited)
+    (edited / "lines").write_text("a person's\n")
+    return ctx
+
+
+async def resumed(
+    ctx: LocalRunContext[NoAuth], edited: Path, *answers: object
+) -> Checkpoint | None:
+    """Resume, and answer the questions in turn; a function is called for its answer."""
+    resuming = asyncio.ensure_future(ctx.checkpoints.resume(edited))
+    for answer in answers:
+        await wait_until_async(lambda: asked(ctx, resuming))
+        assert not resuming.done()
+        assert "lines (changed)" in ctx.waits[0].question
+        ctx.answer(answer() if callable(answer) else answer)
+    return await resuming
+
+
+async def asked(ctx: LocalRunContext[NoAuth], resuming: asyncio.Future[Any]) -> bool:
+    return bool(ctx.waits) or resuming.done()
+
+
+async def test_a_difference_in_a_folder_of_people_is_asked_about(edited: Path) -> None:
+    ctx = await checkpointed(edited)
+    found = await resumed(ctx, edited, True)
+    assert found is not None
+    assert (edited / "lines").read_text() == "0\n"
+    # Nothing differs: nobody is asked.
+    assert await resumed(ctx, edited) == found
+
+
+async def test_a_folder_that_its_people_keep_is_a_conflict(edited: Path) -> None:
+    ctx = await checkpointed(edited)
+    with pytest.raises(CheckpointConflict, match="is kept"):
+        await resumed(ctx, edited, False)
+    assert (edited / "lines").read_text() == "a person's\n"
+
+
+async def test_a_folder_that_changes_during_the_question_is_asked_about_again(edited: Path) -> None:
+    ctx = await checkpointed(edited)
+
+    def edits() -> bool:
+        (edited / "lines").write_text("later\n")
+        return True
+
+    with pytest.raises(CheckpointConflict):
+        await resumed(ctx, edited, edits, False)
+    assert (edited / "lines").read_text() == "later\n"
+
+
+async def test_a_later_attempt_without_a_difference_asks_nothing_and_misses_nothing(
+    edited: Path,
+) -> None:
+    ctx = await checkpointed(edited)
+    await resumed(ctx, edited, True)
+    later = context(edited.parent, journal=ctx.journal)
+    assert await resumed(later, edited) is not None
+    assert await journal_of(later).unused() == ()
+
+
+async def test_a_folder_that_the_run_owns_is_restored_without_a_question(edited: Path) -> None:
+    ctx = await checkpointed(edited)
+    assert await ctx.checkpoints.resume(edited, owned=True) is not None
+    assert (edited / "lines").read_text() == "0\n"
+    shutil.rmtree(edited)
+    assert await ctx.checkpoints.resume(edited) is not None
+    assert (edited / "lines").read_text() == "0\n"
+
+
+async def test_a_run_without_a_checkpoint_restores_nothing(edited: Path) -> None:
+    assert await context(edited.parent).checkpoints.resume(edited, owned=True) is None
+    assert (edited / "lines").read_text() == "0\n"

@@ -62,13 +62,14 @@ class CheckpointSuite(ABC):
     def test_checkpoints_are_listed_newest_first(self, folder: Path) -> None:
         async def use() -> None:
             client = self.client()
-            first = await client.create(folder, message="one", position=7, run_id="r1")
+            first = await client.create(folder, message="one", position=7, run_id="r1", step="s")
             (folder / "notes.txt").write_text("second\n")
             second = await client.create(folder, message="two")
             listed = await client.list(folder)
             assert [each.id for each in listed] == [second.id, first.id]
             assert [each.message for each in listed] == ["two", "one"]
-            assert [(each.position, each.run_id) for each in listed] == [(None, None), (7, "r1")]
+            origins = [(each.position, each.run_id, each.step) for each in listed]
+            assert origins == [(None, None, None), (7, "r1", "s")]
             assert listed[0].created_at >= listed[1].created_at
             assert first.created_at.tzinfo is not None
 
