@@ -1,73 +1,86 @@
-"""The coder: generated code over an overlay, and the question before the commit."""
+"""The coder: its program in a real sandbox, over an overlay that a person decides about."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from examples.coder import change
-from skillfleet import LocalRunContext, NoAuth
-from skillfleet.errors import StepFailed
-from skillfleet.testing import run_skill
-from tests.adapters.sandbox.conftest import open_folder, provider_of, require
-from tests.examples.scripted_model import ModelServer, running_model, says
+from skillfleet import LocalRunContext, NoAuth, WaitRejected, joined_text
+from skillfleet.testing import run_to_end
+from skillfleet_producer import Fleet
+from tests.examples.scripted_model import Message, ModelServer, running_model, says
+from tests.support.fleet import FleetWorker
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
 
-CODE = "text = open('a.md').read(); open('a.md', 'w').write(text.upper()); open('new.md', 'w')"
-QUESTION = "Commit these changes? update a.md, create new.md"
+PROGRAM = """\
+lines = open('prices.csv').read().splitlines()
+open('prices.csv', 'w').write('\\n'.join(sorted(lines)) + '\\n')
+"""
+PRICES = b"pear,2\napple,1\n"
+SORTED = b"apple,1\npear,2\n"
+PATCH = "--- a/prices.csv\n+++ b/prices.csv\n@@ -1,2 +1,2 @@\n+apple,1\n pear,2\n-apple,1\n"
+QUESTION = "Keep the changes of prices.csv?"
 
 
-@pytest.fixture(params=[CODE], ids=["upper"])
-def model(request: pytest.FixtureRequest) -> Iterator[ModelServer]:
-    with running_model(lambda _: says(request.param)) as server:
-        yield server
+def script(messages: list[Message]) -> Message:
+    """Write a program that fails at first, after it has changed the file."""
+    if "Files:\nprices.csv" not in messages[1]["content"]:
+        return says("raise SystemExit('which file?')")
+    return says(PROGRAM if len(messages) > 2 else f"{PROGRAM}\nopen('missing.csv')")
 
 
 @pytest.fixture
-async def ctx(tmp_path: Path) -> AsyncIterator[LocalRunContext[NoAuth]]:
-    require("bubblewrap")
-    (tmp_path / "files").mkdir()
-    (tmp_path / "files" / "a.md").write_text("text")
-    with open_folder() as folder:
-        yield LocalRunContext(
-            auth=NoAuth(),
-            sandbox=provider_of("bubblewrap", folder),
-            workspace=str(tmp_path / "files"),
-        )
+def model() -> Iterator[ModelServer]:
+    with running_model(script) as server:
+        yield server
 
 
-async def run(ctx: LocalRunContext[NoAuth], model: ModelServer) -> Any:
-    return await run_skill(change, ctx, {"wish": "upper case", "url": model.url})
+def arguments(model: ModelServer) -> dict[str, Any]:
+    return {"wish": "sort the prices", "url": model.url}
 
 
-async def test_files_change_after_the_question(
-    ctx: LocalRunContext[NoAuth], model: ModelServer, tmp_path: Path
+@pytest.mark.parametrize("answer", [True, False, WaitRejected("no")])
+async def test_the_changes_are_kept_if_the_user_agrees(model: ModelServer, answer: Any) -> None:
+    files = {"prices.csv": PRICES, ".env": b"KEY=1"}
+    ctx = LocalRunContext(
+        auth=NoAuth(), workspace=files, sandbox="auto", answers={QUESTION: answer}
+    )
+    changed = await run_to_end(change, ctx, arguments(model))
+    assert changed == (["prices.csv"] if answer is True else [])
+    assert joined_text(ctx.events) == PATCH
+    assert len(model.requests) == 2
+
+
+def test_the_patch_is_the_same_after_the_death_of_the_worker(
+    valkey: ValkeyServer, model: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
-
-    def agree(_: object) -> bool:
-        seen.append((tmp_path / "files" / "a.md").read_text())
-        return True
-
-    ctx.answers[QUESTION] = agree
-    assert await run(ctx, model) == "changed a.md, new.md"
-    assert seen == ["text"], "nothing changes before the answer"
-    assert (tmp_path / "files" / "a.md").read_text() == "TEXT"
-    assert (tmp_path / "files" / "new.md").exists()
-
-
-async def test_a_refusal_changes_nothing(
-    ctx: LocalRunContext[NoAuth], model: ModelServer, tmp_path: Path
-) -> None:
-    ctx.answers[QUESTION] = False
-    assert await run(ctx, model) == "discarded"
-    assert (tmp_path / "files" / "a.md").read_text() == "text"
-    assert not (tmp_path / "files" / "new.md").exists()
-
-
-@pytest.mark.parametrize("model", ["open('/etc/shadow')"], indirect=True, ids=["fails"])
-async def test_code_that_fails_fails_the_run(
-    ctx: LocalRunContext[NoAuth], model: ModelServer
-) -> None:
-    with pytest.raises(StepFailed, match="the program failed"):
-        await run(ctx, model)
+    """Killed once after its second program was written, and once while its question is open."""
+    monkeypatch.setenv("SKILLFLEET_SANDBOX", "auto")
+    monkeypatch.setenv("SKILLFLEET_WORKSPACE", "directory")
+    monkeypatch.setenv("SKILLFLEET_WORKSPACE_DIRECTORY", str(tmp_path))
+    workers = [
+        FleetWorker(valkey, "examples.coder", lease_seconds=3, reap_seconds=0.2) for _ in range(3)
+    ]
+    try:
+        with Fleet(valkey.producer_url) as fleet:
+            session = fleet.session("demo")
+            session.workspace.put("prices.csv", PRICES)
+            workers[0].start()
+            run = session.enqueue("coder.change", arguments(model))
+            wait_until(lambda: len(model.requests) == 2, what="the second program")
+            workers[0].kill()
+            workers[1].start()
+            wait_until(run.waits, 60, "the question")
+            workers[1].kill()
+            assert session.workspace.get("prices.csv") == PRICES
+            assert run.answer(True)
+            workers[2].start()
+            assert run.result(timeout=60) == ["prices.csv"]
+            assert session.workspace.get("prices.csv") == SORTED
+            assert joined_text(run.events()) == PATCH
+    finally:
+        for worker in workers:
+            worker.close()

@@ -69,14 +69,14 @@ def digest_of(value: Any) -> str:
 
 
 def arguments_digest(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """Return a digest of a step's arguments; raises `StepKeyRequired` if they have no JSON."""
+    """Return a digest of a step's arguments; raises `StepKeyRequired` for what is not JSON."""
     try:
         encoded = _canonical([args, kwargs])
     except Exception as error:
         reason = error_text(error.__cause__ or error)
         raise StepKeyRequired(
-            f"step {name!r} cannot be recognised by its arguments, which have no JSON"
-            f" ({reason}): pass key="
+            f"step {name!r} cannot be recognised by its arguments, which cannot be written as"
+            f" JSON ({reason}): pass key="
         ) from error
     return hashlib.sha256(encoded).hexdigest()[:_DIGEST_CHARS]
 
