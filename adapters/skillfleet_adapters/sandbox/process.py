@@ -21,6 +21,7 @@ _START_SECONDS: Final = 20.0
 _KILL_SECONDS: Final = 5.0
 _PIECE: Final = 64 * 1024
 _LOG_LINES: Final = 2000
+_LOG_LINE_CHARACTERS: Final = 4000
 CONTROL: Final = "{control}"
 """The argument of a supervisor that stands for the number of its control socket."""
 
@@ -118,7 +119,8 @@ class SandboxProcess:
                 ) from error
             finally:
                 for kept in output.pieces.values() if logged else ():
-                    self.log.extend(kept.decode(errors="replace").splitlines())
+                    lines = kept.decode(errors="replace").splitlines()
+                    self.log.extend(line[:_LOG_LINE_CHARACTERS] for line in lines)
         code = status if status >= 0 else 128 - status
         return ExecResult(output.text("stdout"), output.text("stderr"), code, output.truncated)
 

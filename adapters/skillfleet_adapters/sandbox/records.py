@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import stat
 import time
@@ -14,6 +13,7 @@ import orjson
 
 from skillfleet.errors import SandboxUnavailable
 
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PATIENCE_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.02
 _WRITE_SECONDS: Final = 60.0
@@ -138,17 +138,63 @@ def start_time(pid: int) -> str:
 
 
 def delete(folder: Path) -> None:
-    """Delete a folder with everything in it, also what its owner made unreadable."""
-    for _ in range(2):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        for place, names, _ in os.walk(folder):
-            for name in names:
-                path = Path(place, name)
-                if not path.is_symlink():
-                    with contextlib.suppress(OSError):
-                        path.chmod(0o700)
+    """Delete a folder with everything in it, also what its owner made unreadable.
+
+    Any depth needs two descriptors and no recursion, and no name leads through a link.
+    """
+    with contextlib.suppress(OSError):
+        _make_accessible(folder)
+        _delete_content(folder)
+        folder.rmdir()
+
+
+def _delete_content(top: Path) -> None:
+    here = os.open(top, _FOLDER)
+    above: list[tuple[str, list[str], os.stat_result]] = []
+    try:
+        left = _unlink_files(here)
+        while left or above:
+            if left:
+                name, before = left.pop(), here
+                here = os.open(name, _FOLDER, dir_fd=before)
+                above.append((name, left, os.fstat(before)))
+                os.close(before)
+                left = _unlink_files(here)
+            else:
+                (name, left, known), before = above.pop(), here
+                here = os.open("..", _FOLDER, dir_fd=before)
+                os.close(before)
+                if not os.path.samestat(os.fstat(here), known):
+                    return
+                os.rmdir(name, dir_fd=here)
+    finally:
+        os.close(here)
+
+
+def _unlink_files(folder: int) -> list[str]:
+    """Delete all but the folders in an open one; return these."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries]
+    folders = []
+    for name in names:
+        if _make_accessible(name, folder):
+            folders.append(name)
+        else:
+            os.unlink(name, dir_fd=folder)
+    return folders
+
+
+def _make_accessible(name: str | Path, above: int | None = None) -> bool:
+    """Return whether the name is that of a folder, which may now be emptied."""
+    if not stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+        return False
+    folder = os.open(name, os.O_PATH | _FOLDER, dir_fd=above)
+    try:
+        # Another name of what was opened, so that no link takes its place.
+        Path(f"/proc/self/fd/{folder}").chmod(0o700)
+    finally:
+        os.close(folder)
+    return True
 
 
 def _end_process(record: SandboxRecord) -> None:
