@@ -53,6 +53,14 @@ def test_the_card_shows_the_access() -> None:
     assert cards == {"append": ACCESS, "undeclared": None, "nothing": None}
 
 
+@pytest.mark.parametrize(
+    "pattern", ["", "/.env", "./.env", "secrets/", "a//b", "../a", "a\\b", "cafe\u0301/**"]
+)
+def test_a_deny_pattern_that_would_match_nothing_is_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match="deny_patterns must be relative globs"):
+        WorkspaceAccess.dynamic(deny_patterns=(pattern,))
+
+
 def test_another_value_is_no_declaration() -> None:
     with pytest.raises(DeclarationError, match="WorkspaceAccess"):
 

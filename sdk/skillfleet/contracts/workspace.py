@@ -5,6 +5,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from skillfleet.paths import path_fault
+
 _MIB = 1024 * 1024
 
 
@@ -48,8 +50,12 @@ class WorkspaceAccess(BaseModel):
     def _check(self) -> Self:
         if self.enabled and not self.allowed_modes:
             raise ValueError("allowed_modes must name a mode: write WorkspaceMode.READ_ONLY")
-        if any(not pattern or pattern.startswith("/") for pattern in self.deny_patterns):
-            raise ValueError("deny_patterns must be relative globs such as '**/.env'")
+        for pattern in self.deny_patterns:
+            # Another one would match no path, and so deny nothing.
+            if (fault := path_fault(pattern)) is not None:
+                raise ValueError(
+                    f"deny_patterns must be relative globs such as '**/.env': {pattern!r} {fault}"
+                )
         return self
 
     @classmethod

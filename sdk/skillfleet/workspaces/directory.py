@@ -64,7 +64,13 @@ class DirectoryStorage(WorkspaceStorage):
     @asynccontextmanager
     async def locked(self, holder: str) -> AsyncIterator[None]:
         """Hold the right to write, without noting a use."""
-        lock = await asyncio.to_thread(self._lock, holder)
+        locking = asyncio.ensure_future(asyncio.to_thread(self._lock, holder))
+        try:
+            lock = await asyncio.shield(locking)
+        except asyncio.CancelledError:
+            # The thread ends all the same, and nobody else would release its lock.
+            locking.add_done_callback(_release)
+            raise
         try:
             yield
         finally:
@@ -104,6 +110,11 @@ class DirectoryStorage(WorkspaceStorage):
             with contextlib.suppress(FileNotFoundError):
                 if file.lstat().st_mtime < limit:
                     file.unlink()
+
+
+def _release(locking: "asyncio.Future[int]") -> None:
+    if not locking.cancelled() and locking.exception() is None:
+        os.close(locking.result())
 
 
 class DirectoryWorkspaces(WorkspaceProvider):

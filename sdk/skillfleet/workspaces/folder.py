@@ -25,6 +25,7 @@ T = TypeVar("T")
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OF_THE_MACHINE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE)
 _TRIES: Final = 10
 _CHUNK: Final = 1 << 20
 
@@ -117,10 +118,11 @@ class FolderFiles(FileStore):
             if known is None:
                 _check_siblings(folder, name, path)
             temporary = secrets.token_hex(16)
-            _fill(scratch, temporary, data, 0o600 if known is None else known.st_mode & 0o777)
             try:
+                _fill(scratch, temporary, data, 0o600 if known is None else known.st_mode & 0o777)
                 os.rename(temporary, name, src_dir_fd=scratch, dst_dir_fd=folder)
             except OSError as error:
+                # On a disk that is full, the rest would keep it so.
                 with contextlib.suppress(OSError):
                     os.unlink(temporary, dir_fd=scratch)
                 if error.errno == errno.ENOENT:
@@ -272,8 +274,10 @@ def _walk(folder: int, above: str, found: list[FileInfo]) -> None:
                         _walk(below, f"{path}/", found)
                     finally:
                         os.close(below)
-            except OSError:
-                continue  # It was removed or replaced in between.
+            except OSError as error:
+                if error.errno in _OF_THE_MACHINE:
+                    raise
+                continue  # It was removed or replaced in between, or nobody may read it.
 
 
 def _is_safe(path: str) -> bool:

@@ -9,6 +9,11 @@ from skillfleet.paths import path_fault
 
 _MOST_PART_BYTES: Final = 255
 _MOST_PARTS: Final = 64
+_INVISIBLE: Final = ("Cc", "Cf", "Zl", "Zp")
+_BLANK: Final = frozenset(
+    map(chr, (0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180C, 0x180D, 0x180F, 0x2800))
+) | frozenset(map(chr, (0x3164, 0xFFA0, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
+"""Characters of other categories that show nothing, most of them ignorable by default."""
 
 
 def check_path(path: str) -> tuple[str, ...]:
@@ -35,7 +40,7 @@ def _problem(path: str) -> str | None:
     fault = path_fault(path)
     if fault is not None:
         return fault
-    if any(unicodedata.category(char) in ("Cc", "Cf") for char in path):
+    if any(unicodedata.category(char) in _INVISIBLE or char in _BLANK for char in path):
         return "contains a control character or an invisible one"
     parts = path.split("/")
     if len(parts) > _MOST_PARTS or any(len(part.encode()) > _MOST_PART_BYTES for part in parts):

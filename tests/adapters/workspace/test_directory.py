@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import errno
 import itertools
 import os
 import signal
@@ -20,6 +21,7 @@ from skillfleet.workspaces.commit import is_unfinished, recover
 from skillfleet.workspaces.directory import DirectoryStorage, DirectoryWorkspaces, folder_name
 from tests.adapters.workspace import killed_commit
 from tests.adapters.workspace.killed_commit import WORKSPACE, generation
+from tests.support.waiting import wait_until_async
 
 HERE = Path(__file__).parent
 SECRET = b"outside of the workspace"
@@ -113,6 +115,39 @@ def test_names_that_are_refused_are_not_listed(place: Place) -> None:
     assert place.listed() == ["good.txt"]
 
 
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_a_write_that_fails_leaves_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    asyncio.run(place.files.write("a.txt", b"old"))
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(OSError, match="full"):
+            asyncio.run(place.files.write("a.txt", b"new"))
+    assert list((place.root.parent / "beside" / "scratch").iterdir()) == []
+    assert asyncio.run(place.files.read("a.txt")) == b"old"
+
+
+def test_a_list_that_cannot_be_complete_fails(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(place.files.write("folder/a.txt", b"x"))
+    opening = os.open
+
+    def fail(path: str | Path, *arguments: int, dir_fd: int | None = None) -> int:
+        if path == "folder":
+            raise OSError(errno.EMFILE, "too many open files")
+        return opening(path, *arguments, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(OSError, match="too many"):
+        place.listed()
+
+
 def test_a_hard_link_is_replaced_and_its_other_name_keeps_its_content(place: Place) -> None:
     os.link(place.outside / "secret.txt", place.root / "linked.txt")
     asyncio.run(place.files.write("linked.txt", b"new"))
@@ -195,6 +230,29 @@ def test_another_process_holds_the_right_to_write_until_it_is_killed(tmp_path: P
         process.kill()
         process.wait()
     asyncio.run(take())
+
+
+async def test_a_cancelled_wait_for_the_right_to_write_does_not_keep_it(tmp_path: Path) -> None:
+    storage = DirectoryWorkspaces(tmp_path).storage("session:s")
+
+    async def take() -> None:
+        async with storage.writer("the cancelled one"):
+            await asyncio.sleep(600)
+
+    async def is_free() -> bool:
+        with contextlib.suppress(WorkspaceBusy):
+            async with storage.writer("this test"):
+                return True
+        return False
+
+    for steps in range(4):
+        taking = asyncio.ensure_future(take())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        taking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+        await wait_until_async(is_free)
 
 
 def test_a_killed_commit_is_completed_or_undone(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ _WORKSPACE = "session:conformance"
 BAD_PATHS = (
     *("", "/etc/passwd", "..", "../a.txt", "src/../a.txt", "./a.txt", "src//main.py", "src/"),
     *("a\0.txt", "a\n.txt", "a\\b", "e\u0301.txt", "\ud800", "a\u200b.txt", "x" * 256),
+    *("a\u2028b", "a\ufe0f.txt", "a\u3164.txt", "a\u034f.txt"),
     "/".join(["d"] * 65),
 )
 Body = Callable[["Desk"], Awaitable[None]]
