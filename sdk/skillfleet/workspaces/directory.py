@@ -68,7 +68,7 @@ class DirectoryStorage(WorkspaceStorage):
         try:
             lock = await asyncio.shield(locking)
         except asyncio.CancelledError:
-            # The thread ends all the same, and nobody else would release its lock.
+            # The thread ends all the same, and no other code would release its lock.
             locking.add_done_callback(_release)
             raise
         try:

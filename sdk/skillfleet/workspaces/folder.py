@@ -277,7 +277,7 @@ def _walk(folder: int, above: str, found: list[FileInfo]) -> None:
             except OSError as error:
                 if error.errno in _OF_THE_MACHINE:
                     raise
-                continue  # It was removed or replaced in between, or nobody may read it.
+                continue  # It was removed or replaced in between, or may not be read.
 
 
 def _is_safe(path: str) -> bool:

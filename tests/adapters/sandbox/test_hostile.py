@@ -1,4 +1,4 @@
-"""Code that tries to hold up the worker: deep folders, output that nobody reads, long lines."""
+"""Code that tries to hold up the worker: deep folders, output without a reader, long lines."""
 
 import asyncio
 import os
