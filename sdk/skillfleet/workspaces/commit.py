@@ -29,6 +29,8 @@ class _Plan(BaseModel):
     changes: Changes
     applied: bool = False
     """True once all changes are made: what other writers do from then on is no conflict."""
+    undone: bool = False
+    """True once the commit has failed: nothing may complete it any more."""
 
 
 async def commit(storage: WorkspaceStorage, overlay: Overlay) -> list[str]:
@@ -45,6 +47,10 @@ async def commit(storage: WorkspaceStorage, overlay: Overlay) -> list[str]:
     try:
         await _apply(storage, plan)
     except Exception:
+        # On a disk that is full, neither may succeed: the next use of the workspace ends it.
+        with contextlib.suppress(OSError):
+            undone = plan.model_copy(update={"undone": True})
+            await storage.state.write(_PLAN, undone.model_dump_json().encode())
         await _undo(storage, plan)
         await storage.state.delete(_PLAN)
         raise
@@ -68,6 +74,17 @@ async def is_unfinished(storage: WorkspaceStorage) -> bool:
     return await storage.state.stat(_PLAN) is not None
 
 
+async def discard(storage: WorkspaceStorage, overlay: Overlay, holder: str) -> None:
+    """Drop an overlay; one whose commit has not ended is needed until that is completed or undone.
+
+    Raises `WorkspaceBusy` where another writer keeps it from being ended.
+    """
+    if await is_unfinished(storage):
+        async with storage.writer(holder):
+            await recover(storage)
+    await overlay.clear()
+
+
 async def recover_unheld(storage: WorkspaceStorage, holder: str) -> None:
     """End a commit that a dead process left, unless the right to write is taken."""
     if await is_unfinished(storage):
@@ -82,7 +99,7 @@ async def recover(storage: WorkspaceStorage) -> None:
     if written is None:
         return
     plan = _Plan.model_validate_json(written)
-    if not plan.applied and await _changed_outside(storage, plan):
+    if plan.undone or (not plan.applied and await _changed_outside(storage, plan)):
         await _undo(storage, plan)
         await storage.state.delete(_PLAN)
         return

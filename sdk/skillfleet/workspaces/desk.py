@@ -17,7 +17,13 @@ from skillfleet.contracts.grants import FileOperation, Grant
 from skillfleet.errors import GrantInvalid, WorkspaceDenied
 from skillfleet.ports.grants import RunGrants
 from skillfleet.ports.workspace import WorkspaceGrant, WorkspaceStorage
-from skillfleet.workspaces.commit import commit, recover, recover_unheld, uninterrupted
+from skillfleet.workspaces.commit import (
+    commit,
+    discard,
+    recover,
+    recover_unheld,
+    uninterrupted,
+)
 from skillfleet.workspaces.limits import Meter, Now, covers, is_denied, is_expired, utc_now
 from skillfleet.workspaces.overlay import Overlay
 
@@ -203,6 +209,15 @@ class Desk:
             await overlay.check_owner()
             await self.attempt.check_lease()
             return await commit(self.storage, overlay)
+
+    async def discard(self, overlay: Overlay) -> None:
+        """Drop what an overlay has staged, after the end of a commit that has failed."""
+        async with overlay.lock:
+            if self._right is None:
+                await discard(self.storage, overlay, self._holder)
+            else:
+                await recover(self.storage)
+                await overlay.clear()
 
     async def _end(self) -> None:
         right, self._right = self._right, None

@@ -157,9 +157,7 @@ class GrantedView(WorkspaceView):
         """See `WorkspaceView.discard`."""
         state = _states.of(self)
         await state.check()
-        overlay = _staging(state)
-        async with overlay.lock:
-            await overlay.clear()
+        await state.desk.discard(_staging(state))
 
 
 def _staging(state: ViewState) -> Overlay:
