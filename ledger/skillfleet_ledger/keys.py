@@ -8,6 +8,8 @@
 | P children:ID | set | ids of the runs that this run called | retention; an hour for a cleanup |
 | P artifacts:ID | hash | artifact name -> description (JSON) | retention |
 | P blob:ID:UPLOAD | hash | chunk number -> bytes | retention; a day if never committed |
+| P workspace:ID | hash | a workspace in the object store: its manifest, its writer | unneeded |
+| P workspaces | zset | workspaces with objects, by when to look for unused ones (ms) | deleted |
 | P uploads | zset | objects in the object store (below), by when to check them (ms) | deleted |
 | P journal:ID | hash | identity of a step or wait -> what it led to (entries.py) | retention |
 | P values:ID | set | digests of the journal's values that are kept apart, as uploads | retention |
@@ -78,6 +80,9 @@ until it is deleted (due_uploads.lua). `ARTIFACT` is empty for a value of the jo
 
 The SCOPE of a grant is its session's name or, without a session, the id of the run at the root of
 its tree; all notes about its grants are on the shard of that.
+
+A workspace's id is `run:ID` or `session:SESSION`, and its shard that of the run or session
+(due_workspaces.lua).
 
 What will need a worker of a queue by itself: delayed runs, and parked ones with a wait that
 expires, by their ids; schedules, as `schedule:NAME`.

@@ -26,6 +26,7 @@ from skillfleet_ledger.runs.search import Search
 from skillfleet_ledger.runs.sessions import Sessions
 from skillfleet_ledger.runs.submissions import Submissions
 from skillfleet_ledger.runs.waits import Waits
+from skillfleet_ledger.runs.workspaces import Workspaces
 from skillfleet_ledger.settings import Settings
 from skillfleet_ledger.streams import BLOCK_MS, EventStreams
 
@@ -75,6 +76,7 @@ class Ledger:
         self.journals = Journals(self.connection, settings, self.objects)
         self.waits = Waits(self.connection, settings)
         self.sessions = Sessions(self.connection, settings)
+        self.workspaces = Workspaces(self.connection, settings)
         self.held = HeldRuns(self.connection, settings, self.woken)
         self.schedules = Schedules(self.connection, settings)
         self.streams = EventStreams(self.connection, self._blocking_reads, settings)

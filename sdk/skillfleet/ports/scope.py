@@ -118,6 +118,16 @@ class RunScope(ABC):
         `ReapingProvider.reap` ends them.
         """
 
+    def before_record(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Call and await `write` before what the run has done is recorded.
+
+        That is before each step, wait and message that is recorded, and after a handler that
+        returned, on its loop: what `write` makes durable is there whenever the record is. Its
+        error is that of the step, or of the handler. A runtime that records nothing calls it as
+        a cleanup.
+        """
+        self.defer(write)
+
     @abstractmethod
     async def check_lease(self) -> None:
         """Raise an error of the runtime unless the attempt still holds its lease.

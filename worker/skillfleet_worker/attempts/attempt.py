@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -74,6 +74,7 @@ class Attempt:
         self.claim_ms = int(max(self.started_at - renewed_at, 0) * 1000)
         """How long the claim took: by so much `clock` may be behind the time of Redis."""
         self._listeners: list[Callable[[], None]] = []
+        self._writes: list[Callable[[], Awaitable[None]]] = []
 
     @cached_property
     def inline_lock(self) -> asyncio.Lock:
@@ -219,6 +220,15 @@ class Attempt:
             yield
         finally:
             self._listeners.remove(callback)
+
+    def before_record(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Await `write` whenever something is about to be recorded."""
+        self._writes.append(write)
+
+    async def prepare_record(self) -> None:
+        """Make durable what a record of this moment relies upon."""
+        for write in tuple(self._writes):
+            await write()
 
     async def wait_stopped(self) -> None:
         """Return once the attempt must stop or its handler has ended; on the attempt's loop."""

@@ -68,6 +68,8 @@ class ChildCalls(A2AClient):
             grant_id = (await self._grants.hand_over(options.grant, target)).jti
         name, key = f"{target}.{skill}", options.key
         call = f"key:{key}" if key is not None else _position(options, args or {})
+        # The child sees what its caller has done.
+        await self._attempt.prepare_record()
         handle = await self._at_home(lambda: self._submit(name, args or {}, options, call))
         try:
             async with release_slot() as released:

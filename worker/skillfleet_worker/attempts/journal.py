@@ -188,6 +188,7 @@ class LedgerJournal(JournalStore):
     ) -> None:
         """Record an entry after all events that were accepted before; close its wait."""
         self._grow(len(entry.value or b""))
+        await self._attempt.prepare_record()
         await self._settle_text()
         await bridge.at_home(self._record(entry, emitted, wait_id))
         report_entry(self._attempt, entry)
@@ -218,6 +219,7 @@ class LedgerJournal(JournalStore):
             known.spec = spec
             return known.id
         expires_ms = self._expiry(spec)
+        await self._attempt.prepare_record()
         await self._settle_text()
         written = await self._write(
             lambda seq: waits.open(lease, seq, spec, expires_ms, self._events.uncounted(emitted))
@@ -293,6 +295,7 @@ class LedgerJournal(JournalStore):
     ) -> bytes | None:
         """Take the next inbox message and record it as the value of `entry`."""
         began = self._attempt.clock.redis_ms - entry.duration_ms
+        await self._attempt.prepare_record()
         await self._settle_text()
         wait = self._open.get(spec.identity)
         if wait is None:

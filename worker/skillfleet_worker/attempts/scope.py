@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -197,6 +197,9 @@ class AttemptScope(RunScope):
     async def check_lease(self) -> None:
         """Raise LeaseLostError unless the ledger has this attempt's lease."""
         await _states.of(self).check_lease()
+    def before_record(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Await `write` before steps and waits, and the handler's success, are recorded."""
+        _states.of(self).attempt.before_record(write)
 
     def resource_labels(self) -> Mapping[str, str]:
         """Fleet, run id and lease token."""

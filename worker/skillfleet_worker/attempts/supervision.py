@@ -35,7 +35,7 @@ async def supervise(
     Returns how the handler ended by itself, or the outcome of the request to stop. A handler that
     resists its cancellation is abandoned, with a line in the log.
     """
-    task = attempt.start(_contained(handler))
+    task = attempt.start(_contained(handler, attempt))
     try:
         stop = await _until(task, attempt)
         if stop is not None and stop.kind is StopKind.CANCELLED:
@@ -63,13 +63,15 @@ def _end_of(task: "asyncio.Task[Any]") -> HandlerEnd:
     return HandlerEnd(error=error) if error is not None else HandlerEnd(task.result())
 
 
-async def _contained(handler: Coroutine[Any, Any, Any]) -> Any:
+async def _contained(handler: Coroutine[Any, Any, Any], attempt: Attempt) -> Any:
     """Await the handler; an exit that it requests ends its run only, not the process."""
     try:
-        return await ForkGuard(handler)
+        value = await ForkGuard(handler)
     except (SystemExit, KeyboardInterrupt) as error:
         # asyncio raises these from the event loop itself, which would end all other runs.
         raise HandlerExitError from error
+    await attempt.prepare_record()
+    return value
 
 
 class HandlerExitError(BaseException):

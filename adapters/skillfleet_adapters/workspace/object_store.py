@@ -1,0 +1,119 @@
+"""Workspaces in the object store of artifacts, for workers that share no volume."""
+
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from skillfleet.errors import SettingsError
+from skillfleet.ports.loading import load
+from skillfleet.ports.objects import OBJECTS, ObjectStore
+from skillfleet.ports.provider import AdapterEnvironment, HoldsLease, ReapingProvider
+from skillfleet.ports.scope import LEASE_LABEL, RUN_LABEL, RunScope
+from skillfleet.ports.settings import AdapterSettings
+from skillfleet.ports.workspace import (
+    WORKSPACE,
+    WorkspaceProvider,
+    WorkspaceStorage,
+    workspace_id,
+)
+from skillfleet.workspaces.directory import folder_name
+from skillfleet_adapters.checkpoint.repository import Repository
+from skillfleet_adapters.workspace.local_files import PackCache
+from skillfleet_adapters.workspace.object_storage import ObjectStorage, WorkspaceLedger
+from skillfleet_adapters.workspace.objects import WorkspaceObjects
+from skillfleet_ledger import Ledger
+from skillfleet_ledger.runs.workspaces import Writer
+
+_MEBIBYTE: Final = 1024 * 1024
+
+
+class ObjectStoreWorkspaceSettings(AdapterSettings):
+    """Workspaces in the object store, read by workers and producers."""
+
+    workspace_cache: Path | None = None
+    """Local folder of `SKILLFLEET_WORKSPACE=object_store`, which may be lost at any time; by
+    default one for each user below the system's folder for temporary files."""
+    workspace_cache_bytes: int = Field(1024 * _MEBIBYTE, ge=16 * _MEBIBYTE)
+    """Size above which that folder loses what was not read for the longest time."""
+
+
+class ObjectStoreWorkspaces(WorkspaceProvider, ReapingProvider[WorkspaceStorage]):
+    """A provider of workspaces in an object store, whose manifests are in the ledger."""
+
+    def __init__(self, store: ObjectStore, ledger: Callable[[], Ledger], cache: PackCache) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._cache = cache
+        self._empty: dict[int, list[str]] = defaultdict(list)
+
+    def storage(self, identifier: str) -> ObjectStorage:
+        """Return the storage for producers, which publish each change."""
+        return self._storage(identifier, Writer(), _awaited)
+
+    def open(self, scope: RunScope) -> ObjectStorage:
+        """Return the storage for an attempt, whose changes need its lease."""
+        labels = scope.resource_labels()
+        writer = Writer(labels[RUN_LABEL], labels[LEASE_LABEL])
+        storage = self._storage(workspace_id(scope), writer, scope.on_home_loop)
+        scope.before_record(storage.flush)
+        scope.defer(storage.aclose)
+        return storage
+
+    async def reap(self, holds_lease: HoldsLease) -> None:
+        """Delete objects that no workspace uses, and what the local folder has too much."""
+        del holds_lease
+        self._cache.trim()
+        ledger = self._ledger()
+        for shard in range(ledger.settings.shards):
+            empty, self._empty[shard] = self._empty[shard], []
+            for workspace, manifest in await ledger.workspaces.due(shard, empty):
+                if await self._objects(workspace).sweep(manifest):
+                    self._empty[shard].append(workspace)
+
+    def _storage(
+        self,
+        identifier: str,
+        writer: Writer,
+        at_home: Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]],
+    ) -> ObjectStorage:
+        workspaces = self._ledger().workspaces
+        return ObjectStorage(
+            WorkspaceLedger(identifier, workspaces, writer, at_home),
+            self._objects(identifier),
+            self._cache,
+        )
+
+    def _objects(self, identifier: str) -> WorkspaceObjects:
+        name = f"{self._ledger().settings.namespace}/{folder_name(identifier)}"
+        return WorkspaceObjects(Repository(self._store, Path(name)), self._cache)
+
+
+async def _awaited(work: Coroutine[Any, Any, Any]) -> Any:
+    return await work
+
+
+def create(environment: AdapterEnvironment) -> WorkspaceProvider:
+    """Return the provider; raises SettingsError without an object store."""
+    settings = ObjectStoreWorkspaceSettings.load(environment.variables)
+    base = environment.variables.get(OBJECTS.variable)
+    if not base:
+        raise SettingsError(
+            f"{WORKSPACE.variable}=object_store needs {OBJECTS.variable}, such as"
+            " s3://bucket/prefix or file:///folder"
+        )
+    variables = {
+        **environment.variables,
+        OBJECTS.variable: f"{base.rstrip('/')}/workspaces",
+    }
+    store = load(OBJECTS, urlsplit(base).scheme, AdapterEnvironment(variables=variables))
+    if store is None:
+        raise SettingsError(f"{OBJECTS.variable}: {base!r} names no object store")
+    default = Path(tempfile.gettempdir()) / f"skillfleet-workspaces-{os.geteuid()}"
+    cache = PackCache(settings.workspace_cache or default, settings.workspace_cache_bytes)
+    return ObjectStoreWorkspaces(store, lambda: environment.service(Ledger), cache)
