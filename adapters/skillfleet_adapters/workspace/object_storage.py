@@ -150,8 +150,7 @@ class ObjectStorage(WorkspaceStorage):
         except LeaseLostError:
             pass  # Another attempt writes now: it does again what is not recorded.
         finally:
-            self._changes.clear()
-            self._spool.clear()
+            self._restore({})
 
     async def _settle(self) -> None:
         """Publish at the end of a right; an attempt that cannot do so must not go on."""
@@ -159,8 +158,14 @@ class ObjectStorage(WorkspaceStorage):
             await self.flush()
         except BaseException as error:
             self._failure = error
-            self._changes.clear()
+            self._restore({})
             raise
+
+    def _restore(self, changes: dict[str, Chunks | None]) -> None:
+        """Drop all other changes that are not published."""
+        self._changes = changes
+        if not changes:
+            self._spool.clear()
 
     async def content(self, path: str) -> bytes | None:
         """Return a file's content; None where there is none."""
@@ -183,17 +188,18 @@ class ObjectStorage(WorkspaceStorage):
         """Write or delete a file: in the next publication, or at once."""
         async with self._lock:
             manifest = await self.current()
-            chunks = None if data is None else await asyncio.to_thread(self._spool.add, data)
-            if chunks is not None:
+            if data is not None:
                 self._check_new(manifest, path)
             before = self._changes.copy()
-            self._changes[path] = chunks
+            self._changes[path] = (
+                None if data is None else await asyncio.to_thread(self._spool.add, data)
+            )
             if self._ledger.writer.run_id or self._right:
                 return
             try:
                 await self._publish()
             except BaseException:
-                self._changes = before
+                self._restore(before)
                 raise
 
     async def current(self) -> Manifest:
@@ -266,8 +272,7 @@ class ObjectStorage(WorkspaceStorage):
                 continue
             if await self._ledger.publish(before, name, self._right, files=files):
                 self._name, self._manifest = name, after
-                self._changes.clear()
-                self._spool.clear()
+                self._restore({})
                 await self._discard(before, manifest, after)
                 return
             await asyncio.sleep(random.random() * _PAUSE_SECONDS * tried)  # noqa: S311 - a pause

@@ -14,7 +14,7 @@ from skillfleet.errors import SettingsError
 from skillfleet.ports.loading import load
 from skillfleet.ports.objects import OBJECTS, ObjectStore
 from skillfleet.ports.provider import AdapterEnvironment, HoldsLease, ReapingProvider
-from skillfleet.ports.scope import LEASE_LABEL, RUN_LABEL, RunScope
+from skillfleet.ports.scope import FLEET_LABEL, LEASE_LABEL, RUN_LABEL, RunScope
 from skillfleet.ports.settings import AdapterSettings
 from skillfleet.ports.workspace import (
     WORKSPACE,
@@ -31,6 +31,8 @@ from skillfleet_ledger import Ledger
 from skillfleet_ledger.runs.workspaces import Writer
 
 _MEBIBYTE: Final = 1024 * 1024
+_NO_FLEET: Final = "local"
+"""The label of runs without a ledger; no worker's fleet has it."""
 
 
 class ObjectStoreWorkspaceSettings(AdapterSettings):
@@ -57,8 +59,13 @@ class ObjectStoreWorkspaces(WorkspaceProvider, ReapingProvider[WorkspaceStorage]
         return self._storage(identifier, Writer(), _awaited)
 
     def open(self, scope: RunScope) -> ObjectStorage:
-        """Return the storage for an attempt, whose changes need its lease."""
+        """Return the storage for an attempt, whose changes need its lease.
+
+        A run of no fleet, as of `LocalRunContext`, has none: it publishes each change.
+        """
         labels = scope.resource_labels()
+        if labels[FLEET_LABEL] == _NO_FLEET:
+            return self.storage(workspace_id(scope))
         writer = Writer(labels[RUN_LABEL], labels[LEASE_LABEL])
         storage = self._storage(workspace_id(scope), writer, scope.on_home_loop)
         scope.before_record(storage.flush)

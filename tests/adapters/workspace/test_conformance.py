@@ -1,5 +1,6 @@
 """The storages of workspaces pass the port's suite."""
 
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from skillfleet.ports.provider import AdapterEnvironment
 from skillfleet.ports.workspace import WORKSPACE, WorkspaceProvider
 from skillfleet.testing.conformance import WorkspaceSuite
 from skillfleet.workspaces.memory import MemoryWorkspaces
+from tests.adapters.workspace.object_stores import object_store_workspaces
+from tests.support.s3 import S3Server
+from tests.support.valkey import ValkeyServer
 
 
 @asynccontextmanager
@@ -34,6 +38,30 @@ class TestDirectory(WorkspaceSuite):
         provider = load(WORKSPACE, "directory", AdapterEnvironment(variables=variables))
         assert provider is not None
         return yielded(provider)
+
+
+class TestObjectStoreInAFolder(WorkspaceSuite):
+    @pytest.fixture(autouse=True)
+    def server(self, valkey: ValkeyServer, tmp_path: Path) -> None:
+        self._server, self._url = valkey, f"file://{tmp_path}"
+
+    def provider(self) -> AbstractAsyncContextManager[WorkspaceProvider]:
+        return object_store_workspaces(self._server, self._url)
+
+
+@pytest.mark.xdist_group("s3")
+class TestObjectStoreOfS3(WorkspaceSuite):
+    @pytest.fixture(autouse=True)
+    def server(
+        self, valkey: ValkeyServer, moto: S3Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in moto.variables().items():
+            monkeypatch.setenv(name, value)
+        self._server, self._url = valkey, f"{moto.url}/{uuid.uuid4()}"
+        self._variables = moto.variables()
+
+    def provider(self) -> AbstractAsyncContextManager[WorkspaceProvider]:
+        return object_store_workspaces(self._server, self._url, self._variables)
 
 
 @pytest.mark.parametrize("variables", [{}, {"SKILLFLEET_WORKSPACE_DIRECTORY": "relative"}])
