@@ -9,10 +9,11 @@ import os
 import secrets
 import tempfile
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import Any, Final
 
 from skillfleet.errors import SettingsError
 from skillfleet_adapters.checkpoint.tree import CHUNK_BYTES, Chunk
@@ -94,7 +95,9 @@ class Spool:
 
     def __init__(self, cache: PackCache) -> None:
         self._cache = cache
-        self._file: IO[bytes] | None = None
+        self._file: int | None = None
+        self._closer: Callable[[], Any] | None = None
+        self._size = 0
         self._places: dict[str, int] = {}
         self._lock = threading.Lock()
 
@@ -109,25 +112,37 @@ class Spool:
             place = self._places.get(chunk.digest)
             if place is None or self._file is None:
                 return None
-            return os.pread(self._file.fileno(), chunk.length, place)
+            return os.pread(self._file, chunk.length, place)
 
     def clear(self) -> None:
         """Drop all content."""
         with self._lock:
             self._places.clear()
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+            self._size, self._file = 0, None
+            if self._closer is not None:
+                self._closer()
 
     def _add(self, data: bytes) -> Iterator[Chunk]:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._cache.folder())  # noqa: SIM115 - by clear
+        file = self._open() if self._file is None else self._file
         for start in range(0, len(data), CHUNK_BYTES):
             piece = data[start : start + CHUNK_BYTES]
             digest = hashlib.sha256(piece).hexdigest()
             if digest not in self._places:
-                place = self._file.seek(0, os.SEEK_END)
-                self._file.write(piece)
-                self._file.flush()
-                self._places[digest] = place
+                _write(file, piece, self._size)
+                self._places[digest] = self._size
+                self._size += len(piece)
             yield Chunk(start, len(piece), digest)
+
+    def _open(self) -> int:
+        """Open a file that has no name; it is closed with this object at the latest."""
+        with tempfile.TemporaryFile(dir=self._cache.folder()) as named:
+            self._file = file = os.dup(named.fileno())
+        self._closer = weakref.finalize(self, os.close, file)
+        return file
+
+
+def _write(file: int, data: bytes, place: int) -> None:
+    rest = memoryview(data)
+    while rest:
+        count = os.pwrite(file, rest, place)
+        rest, place = rest[count:], place + count

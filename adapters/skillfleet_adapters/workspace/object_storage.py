@@ -2,8 +2,8 @@
 
 Every call looks at the workspace's present manifest, whose name is in the ledger. An attempt
 collects its changes and publishes them as a whole: before a step or wait is recorded, when it gives
-the right to write back, as at the end of a commit, and at its end. A producer publishes each
-change.
+the right to write back, as at the end of a commit, and at its end. A producer publishes each change
+of a file at once, unless it has the right to write.
 
 A publication is made upon the present manifest and again where another came first: the paths that
 it changes are those that it writes, all others stay as they are. Two writers of one file are kept
@@ -27,9 +27,9 @@ from skillfleet.errors import (
     WorkspaceConflict,
     WorkspaceDenied,
 )
-from skillfleet.ports.workspace import FileInfo, FileStore, WorkspaceStorage
-from skillfleet.workspaces.names import check_collision, check_path
-from skillfleet_adapters.checkpoint.tree import Chunk
+from skillfleet.ports.workspace import FileContent, FileInfo, FileStore, WorkspaceStorage
+from skillfleet.workspaces.names import TakenNames, check_collision, check_path
+from skillfleet_adapters.checkpoint.tree import CHUNK_BYTES, Chunk
 from skillfleet_adapters.workspace.local_files import PackCache, Spool
 from skillfleet_adapters.workspace.manifest import Chunks, Manifest, size_of
 from skillfleet_adapters.workspace.objects import WorkspaceObjects
@@ -107,6 +107,8 @@ class ObjectStorage(WorkspaceStorage):
         self._changes: dict[str, Chunks | None] = {}
         """What is not published yet, by path; None is a deletion."""
         self._right = ""
+        self._taken: TakenNames | None = None
+        """The names of the files, once they are needed."""
         self._failure: BaseException | None = None
         self._lock = asyncio.Lock()
 
@@ -125,8 +127,9 @@ class ObjectStorage(WorkspaceStorage):
         """See `WorkspaceStorage.writer`: the right is in the ledger, and ends with the lease."""
         right = secrets.token_hex(16)
         await self._ledger.hold(right, holder)
-        self._right = right
         try:
+            await self.current()
+            self._right = right
             try:
                 yield
             finally:
@@ -164,6 +167,7 @@ class ObjectStorage(WorkspaceStorage):
     def _restore(self, changes: dict[str, Chunks | None]) -> None:
         """Drop all other changes that are not published."""
         self._changes = changes
+        self._taken = None
         if not changes:
             self._spool.clear()
 
@@ -184,28 +188,49 @@ class ObjectStorage(WorkspaceStorage):
                 name = self._name
         raise _busy_with_changes()
 
+    async def pieces(self, path: str) -> AsyncIterator[bytes]:
+        """Yield a file's content in pieces, without holding more of it than one."""
+        manifest = await self.current()
+        for chunk in self.chunks(manifest, path) or ():
+            try:
+                yield await self._piece(manifest, chunk)
+            except CheckpointError as error:
+                raise ObjectStoreError(
+                    f"the file {path.removeprefix(_FILES)!r} was replaced while it was read, or"
+                    f" is damaged: {error}"
+                ) from error
+
     async def change(self, path: str, data: bytes | None) -> None:
         """Write or delete a file: in the next publication, or at once."""
         async with self._lock:
             manifest = await self.current()
             if data is not None:
                 self._check_new(manifest, path)
-            before = self._changes.copy()
-            self._changes[path] = (
-                None if data is None else await asyncio.to_thread(self._spool.add, data)
-            )
-            if self._ledger.writer.run_id or self._right:
+            elif path not in manifest.files:
+                self._forget(path)
                 return
-            try:
-                await self._publish()
-            except BaseException:
-                self._restore(before)
-                raise
+            is_alone = not (self._ledger.writer.run_id or self._right)
+            at_once = is_alone and path.startswith(_FILES)
+            before = self._changes.copy() if at_once else {}
+            chunks = None if data is None else await asyncio.to_thread(self._spool.add, data)
+            self._changes[path] = chunks
+            self._rename(path, is_there=chunks is not None)
+            if at_once:
+                try:
+                    await self._publish()
+                except BaseException:
+                    self._restore(before)
+                    raise
 
-    async def current(self) -> Manifest:
-        """Return the present manifest."""
+    async def current(self, *, renew: bool = False) -> Manifest:
+        """Return the present manifest; while the right is held, the one that it began with.
+
+        Others then change only what is theirs in the state. `renew` asks for it all the same.
+        """
         if self._failure is not None:
             raise self._failure
+        if self._right and not renew:
+            return self._manifest
         failed = None
         for _ in range(_MOST_TRIES):
             name = await self._ledger.manifest()
@@ -219,7 +244,7 @@ class ObjectStorage(WorkspaceStorage):
                     raise _damaged(error) from error
                 failed = name
             else:
-                self._name, self._manifest = name, manifest
+                self._name, self._manifest, self._taken = name, manifest, None
                 return manifest
         raise _busy_with_changes()
 
@@ -242,15 +267,39 @@ class ObjectStorage(WorkspaceStorage):
         found = await asyncio.to_thread(self._spool.read, chunk)
         return found or await self._objects.chunk(manifest, chunk)
 
+    def is_folder(self, manifest: Manifest, path: str) -> bool:
+        """Return whether a path of the files is that of a folder."""
+        return self._names(manifest).is_folder(path.removeprefix(_FILES))
+
+    def _names(self, manifest: Manifest) -> TakenNames:
+        if self._taken is None:
+            self._taken = TakenNames(self.sizes(manifest, _FILES))
+        return self._taken
+
     def _check_new(self, manifest: Manifest, path: str) -> None:
         """Raise `WorkspaceDenied` for a new file that cannot stand beside the others."""
         if self.chunks(manifest, path) is not None:
             return
-        folder = path.partition("/")[0] + "/"
-        present = self.sizes(manifest, folder)
-        if len(present) >= _MOST_FILES:
+        if len(manifest.files) + len(self._changes) >= _MOST_FILES:
             raise WorkspaceDenied(f"the workspace has {_MOST_FILES} files already")
-        check_collision(path.removeprefix(folder), present)
+        if path.startswith(_FILES):
+            self._names(manifest).check(path.removeprefix(_FILES))
+
+    def _rename(self, path: str, *, is_there: bool) -> None:
+        """Note a changed name."""
+        if not path.startswith(_FILES):
+            return
+        if is_there and self._taken is not None:
+            self._taken.add(path.removeprefix(_FILES))
+        elif not is_there:
+            self._taken = None
+
+    def _forget(self, path: str) -> None:
+        """Drop an unpublished change of a path."""
+        if self._changes.pop(path, None) is not None:
+            self._rename(path, is_there=False)
+        if not self._changes:
+            self._spool.clear()
 
     async def _publish(self) -> None:
         changes = dict(self._changes)
@@ -259,7 +308,7 @@ class ObjectStorage(WorkspaceStorage):
         files = any(path.startswith(_FILES) for path in changes)
         publication = Publication(self._objects, self._spool, changes)
         for tried in range(_MOST_TRIES):
-            manifest = await self.current()
+            manifest = await self.current(renew=True)
             before = self._name
             self._check_upon(manifest, changes)
             if not before:
@@ -310,12 +359,12 @@ class _StoredFiles(FileStore):
     async def stat(self, path: str) -> FileInfo | None:
         """See `FileStore.stat`."""
         check_path(path)
-        manifest = await self._storage.current()
-        chunks = self._storage.chunks(manifest, self._folder + path)
+        manifest, stored = await self._storage.current(), self._folder + path
+        chunks = self._storage.chunks(manifest, stored)
         if chunks is not None:
             return FileInfo(path, size_of(chunks))
-        below = f"{path}/"
-        if any(each.startswith(below) for each in self._storage.sizes(manifest, self._folder)):
+        # The state beside the files has no names that are not of skillfleet's own rules.
+        if self._folder == _FILES and self._storage.is_folder(manifest, stored):
             raise WorkspaceDenied(f"the path {path!r} is refused: it is a folder")
         return None
 
@@ -324,6 +373,16 @@ class _StoredFiles(FileStore):
         if await self.stat(path) is None:
             return None
         return await self._storage.content(self._folder + path)
+
+    @asynccontextmanager
+    async def open(self, path: str) -> AsyncIterator[FileContent | None]:
+        """See `FileStore.open`: a file that is replaced meanwhile may end in an error."""
+        info = await self.stat(path)
+        if info is None or info.size_bytes <= CHUNK_BYTES:
+            async with super().open(path) as content:
+                yield content
+        else:
+            yield FileContent(info.size_bytes, self._storage.pieces(self._folder + path))
 
     async def write(self, path: str, data: bytes) -> None:
         """See `FileStore.write`."""

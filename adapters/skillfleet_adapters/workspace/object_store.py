@@ -61,11 +61,13 @@ class ObjectStoreWorkspaces(WorkspaceProvider, ReapingProvider[WorkspaceStorage]
     def open(self, scope: RunScope) -> ObjectStorage:
         """Return the storage for an attempt, whose changes need its lease.
 
-        A run of no fleet, as of `LocalRunContext`, has none: it publishes each change.
+        A run of no fleet, as of `LocalRunContext`, has none: it writes as a producer does.
         """
         labels = scope.resource_labels()
         if labels[FLEET_LABEL] == _NO_FLEET:
-            return self.storage(workspace_id(scope))
+            local = self.storage(workspace_id(scope))
+            scope.defer(local.aclose)
+            return local
         writer = Writer(labels[RUN_LABEL], labels[LEASE_LABEL])
         storage = self._storage(workspace_id(scope), writer, scope.on_home_loop)
         scope.before_record(storage.flush)

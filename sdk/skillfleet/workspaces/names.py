@@ -68,11 +68,19 @@ class TakenNames:
         self._folders: set[str] = set()
         self._spellings: dict[str, set[str]] = {}
         for file in files:
-            self._files.add(file)
-            *folders, _ = prefixes(file)
-            self._folders.update(folders)
-            for prefix in (*folders, file):
-                self._spellings.setdefault(folded(prefix), set()).add(prefix)
+            self.add(file)
+
+    def add(self, file: str) -> None:
+        """Take the name of a file, and those of its folders."""
+        self._files.add(file)
+        *folders, _ = prefixes(file)
+        self._folders.update(folders)
+        for prefix in (*folders, file):
+            self._spellings.setdefault(folded(prefix), set()).add(prefix)
+
+    def is_folder(self, path: str) -> bool:
+        """Return whether the path is that of a folder."""
+        return path in self._folders
 
     def check(self, path: str) -> None:
         """Raise `WorkspaceDenied` for a path that collides; the path itself may be there."""

@@ -52,9 +52,7 @@ class TestObjectStoreInAFolder(WorkspaceSuite):
 @pytest.mark.xdist_group("s3")
 class TestObjectStoreOfS3(WorkspaceSuite):
     @pytest.fixture(autouse=True)
-    def server(
-        self, valkey: ValkeyServer, moto: S3Server, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def server(self, valkey: ValkeyServer, moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, value in moto.variables().items():
             monkeypatch.setenv(name, value)
         self._server, self._url = valkey, f"{moto.url}/{uuid.uuid4()}"
