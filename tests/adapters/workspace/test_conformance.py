@@ -49,6 +49,7 @@ class TestObjectStoreInAFolder(WorkspaceSuite):
         return object_store_workspaces(self._server, self._url)
 
 
+@pytest.mark.thorough
 @pytest.mark.xdist_group("s3")
 class TestObjectStoreOfS3(WorkspaceSuite):
     @pytest.fixture(autouse=True)
