@@ -3,13 +3,20 @@
 import asyncio
 from pathlib import Path
 from typing import Any
+import hashlib
+from pathlib import Path
 
 from skillfleet import Agent, RunContext
 from skillfleet.ports.workspace import WorkspaceAccess, WorkspaceMode
 
 filing = Agent("filing")
-OVERLAY = WorkspaceMode.READ_WRITE_OVERLAY
+OVERLAY, DIRECT = WorkspaceMode.READ_WRITE_OVERLAY, WorkspaceMode.READ_WRITE_DIRECT
 ACCESS = WorkspaceAccess.dynamic(allowed_modes=(OVERLAY,), require_human_approval=True)
+
+
+async def _until(path: str) -> None:
+    while not Path(path).exists():  # noqa: ASYNC110, ASYNC240 - a test's skill may
+        await asyncio.sleep(0.01)
 
 
 @filing.skill(workspace=ACCESS, durable=True)
@@ -52,3 +59,39 @@ async def edit(ctx: RunContext, gate: str = "") -> dict[str, Any]:
 async def undeclared(ctx: RunContext) -> None:
     """Ask for what the skill does not declare."""
     await ctx.workspace.search(query="")
+
+
+@filing.skill(workspace=WorkspaceAccess.dynamic(allowed_modes=(OVERLAY,)), durable=True)
+async def draft(ctx: RunContext, until: str) -> list[list[str]]:
+    """Stage three changes in steps, wait for the file `until` after two; return the patch."""
+    view = await ctx.workspace.open_view(
+        purpose="draft", hints=["**"], mode=OVERLAY, reason="to draft"
+    )
+
+    async def write(path: str, text: str) -> None:
+        await view.write(path, text.encode())
+
+    await ctx.step("write", write, "notes.txt", "two")
+    await ctx.step("create", write, "folder/new.txt", "new" * 100_000)
+    await _until(until)
+    await ctx.step("delete", view.delete, "old.txt")
+    return [
+        [patch.path, patch.operation, hashlib.sha256(patch.content or b"").hexdigest()]
+        for patch in await view.patches()
+    ]
+
+
+@filing.skill(workspace=WorkspaceAccess.dynamic(allowed_modes=(DIRECT,)), durable=True)
+async def direct(ctx: RunContext, until: str) -> str:
+    """Write a file in a step, and one more before the end."""
+    view = await ctx.workspace.open_view(
+        purpose="write", hints=["**"], mode=DIRECT, reason="to write"
+    )
+
+    async def write() -> None:
+        await view.write("step.txt", b"in a step")
+
+    await ctx.step("write", write)
+    await _until(until)
+    await view.write("end.txt", b"at the end")
+    return "written"

@@ -29,7 +29,7 @@
 {{- $producer := concat (list "skillfleet-producer") $none $connection -}}
 {{- $producer = concat $producer (list "+eval" "+evalsha" "+script|load" "+exists" "+get" "+hget" "+hexists" "+hmget" "+hgetall" "+hkeys" "+hvals" "+hlen" "+hset" "+hincrby" "+lpush" "+smembers" "+sismember" "+scard" "+sadd" "+strlen" "+zadd" "+zcard" "+zcount" "+zscore" "+zrange" "+zrangebyscore" "+zrevrange" "+xread" "+xrange" "+xlen" "+publish" "+subscribe" "+unsubscribe") -}}
 {{- /* Without a name: scripts are called with the shard's prefix. */ -}}
-{{- range list "" "run:*" "children:*" "index:all" "index:agent:*" "index:tag:*" "index:session:*" "ready:*" "queues" "delayed" "delays" "alarms" "deadlines" "cleanups" "held" "held:session:*" "session:*" "session_runs:*" "sessions" "schedule:*" "schedules" -}}
+{{- range list "" "run:*" "children:*" "index:all" "index:agent:*" "index:tag:*" "index:session:*" "ready:*" "queues" "delayed" "delays" "alarms" "deadlines" "cleanups" "held" "held:session:*" "session:*" "session_runs:*" "sessions" "schedule:*" "schedules" "workspace:*" "workspaces" -}}
 {{- $producer = append $producer (printf "~%s%s" $ledger .) -}}
 {{- end -}}
 {{- $producer = concat $producer (list (printf "%%R~%s*" $ledger)) $lists (list (printf "%%R~%s" $results) (printf "&%s" $results) (printf "&%sworker:*" $ledger) (printf "&%ssession:*" $ledger)) -}}
