@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from skillfleet.errors import SettingsError
 from skillfleet_adapters.checkpoint.tree import CHUNK_BYTES, Chunk
-from skillfleet_adapters.workspace.manifest import Chunks, PackPlace
+from skillfleet_adapters.workspace.manifest import Chunks, Place
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNFINISHED: Final = ".part"
@@ -43,7 +43,7 @@ class PackCache:
             )
         return self._folder
 
-    def read(self, place: PackPlace, chunk: Chunk) -> bytes | None:
+    def read(self, place: Place, chunk: Chunk) -> bytes | None:
         """Return a chunk of a pack; None where the pack is missing or damaged."""
         try:
             file = os.open(self._path(place.pack), _READ)

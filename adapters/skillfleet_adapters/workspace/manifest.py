@@ -1,32 +1,27 @@
-"""The manifest of a workspace: its files, and the packs that their content is in.
-
-It is stored as a checkpoint is (`skillfleet_adapters.checkpoint`): as a tree and an index, which
-name packs.
-"""
+"""The manifest of a workspace: its files, and the packs that their content is in."""
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import orjson
 
 from skillfleet.errors import CheckpointError
-from skillfleet_adapters.checkpoint.repository import Index, Place
 from skillfleet_adapters.checkpoint.snapshot import PACK_BYTES
-from skillfleet_adapters.checkpoint.tree import CHUNK_BYTES, FILE, FOLDER, Chunk, Entry, Tree
+from skillfleet_adapters.checkpoint.tree import CHUNK_BYTES, Chunk
 
-MOST_PACK_BYTES: Final = PACK_BYTES + CHUNK_BYTES
+_MOST_PACK_BYTES: Final = PACK_BYTES + CHUNK_BYTES
 _MOST_SMALL: Final = 32
 """Packs of which less than half is used, before their content is packed anew."""
 _PACK_KEY: Final = re.compile(r"packs/[0-9a-f]{64}-[0-9a-z.]{1,64}")
-_FILE_MODE: Final = 0o600
-_FOLDER_MODE: Final = 0o700
 
 Chunks = tuple[Chunk, ...]
 """The content of a file."""
 
 
-class PackPlace(NamedTuple):
+class Place(NamedTuple):
     """The place of a chunk: the key of its pack, and the offset in it."""
 
     pack: str
@@ -38,54 +33,54 @@ class Manifest:
     """One state of a workspace; nothing changes it once it is made."""
 
     files: dict[str, Chunks] = field(default_factory=dict)
-    places: dict[str, PackPlace] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
     """By the digest of a chunk."""
     packs: dict[str, int] = field(default_factory=dict)
     """The decompressed length of each pack, by its key."""
 
+    def encode(self) -> bytes:
+        """Return it as JSON; the same for the same state."""
+        packs = sorted(self.packs)
+        numbers = {key: number for number, key in enumerate(packs)}
+        files = {
+            path: [
+                [chunk.digest, chunk.length, numbers[place.pack], place.offset]
+                for chunk in self.files[path]
+                for place in (self.places[chunk.digest],)
+            ]
+            for path in sorted(self.files)
+        }
+        return orjson.dumps({"packs": [[key, self.packs[key]] for key in packs], "files": files})
+
     @classmethod
-    def of(cls, tree: Tree, index: Index) -> "Manifest":
-        """Return it from its stored form; raises CheckpointError for one that does not fit."""
-        chunks = list(tree.chunks())
-        if len(chunks) != len(index.places):
-            raise CheckpointError("its index does not fit its tree")
-        for key, length in index.packs:
-            if not _PACK_KEY.fullmatch(key) or not 0 <= length <= MOST_PACK_BYTES:
-                raise CheckpointError(f"its index names the invalid pack {key!r}")
-        places = {}
-        for chunk, place in zip(chunks, index.places, strict=True):
-            if not 0 <= place.pack < len(index.packs):
-                raise CheckpointError("its index does not fit its packs")
-            places[chunk.digest] = PackPlace(index.packs[place.pack][0], place.offset)
-        files = {entry.path: entry.chunks for entry in tree.entries if entry.kind == FILE}
-        return cls(files, places, dict(index.packs))
+    def decode(cls, data: bytes) -> "Manifest":
+        """Return it from its JSON; raises CheckpointError for what is none."""
+        manifest = cls()
+        try:
+            decoded = orjson.loads(data)
+            packs = [(key, length) for key, length in decoded["packs"] if _is_pack(key, length)]
+            for path, chunks in decoded["files"].items():
+                manifest.files[path] = manifest._chunks(packs, chunks)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise CheckpointError(f"the manifest is invalid: {error}") from None
+        manifest.packs.update(packs)
+        return manifest
 
-    def tree(self) -> Tree:
-        """Return the tree to store; the same for the same files."""
-        folders = {""}
-        for path in self.files:
-            folders.update(_folders(path))
-        entries = [Entry(path, FOLDER, _FOLDER_MODE) for path in folders]
-        entries += [
-            Entry(path, FILE, _FILE_MODE, size=size_of(chunks), chunks=chunks)
-            for path, chunks in self.files.items()
-        ]
-        return Tree(sorted(entries))
-
-    def index(self, tree: Tree) -> Index:
-        """Return where the tree's chunks are."""
-        numbers: dict[str, int] = {}
-        places = [
-            Place(numbers.setdefault(place.pack, len(numbers)), place.offset)
-            for place in (self.places[chunk.digest] for chunk in tree.chunks())
-        ]
-        packs = [(key, self.packs[key]) for key in numbers]
-        return Index(packs, places, [(0, 0)] * len(self.files), began_ns=0)
+    def _chunks(self, packs: list[tuple[str, int]], encoded: Any) -> Chunks:
+        chunks, start = [], 0
+        for digest, length, pack, offset in encoded:
+            key, most = packs[pack]
+            if not (0 < length <= CHUNK_BYTES and 0 <= offset <= most - length):
+                raise ValueError(f"the pack {key} does not have what is looked for in it")
+            self.places[digest] = Place(key, offset)
+            chunks.append(Chunk(start, length, digest))
+            start += length
+        return tuple(chunks)
 
     def changed(
         self,
         changes: Mapping[str, Chunks | None],
-        places: Mapping[str, PackPlace],
+        places: Mapping[str, Place],
         packs: Mapping[str, int],
     ) -> "Manifest":
         """Return the manifest after changes, given new places and packs, without what is unused."""
@@ -115,8 +110,7 @@ def size_of(chunks: Chunks) -> int:
     return sum(chunk.length for chunk in chunks)
 
 
-def _folders(path: str) -> Iterator[str]:
-    above = path.rpartition("/")[0]
-    while above:
-        yield above
-        above = above.rpartition("/")[0]
+def _is_pack(key: str, length: int) -> bool:
+    if not _PACK_KEY.fullmatch(key) or not 0 <= length <= _MOST_PACK_BYTES:
+        raise ValueError(f"{key!r} is no pack")
+    return True

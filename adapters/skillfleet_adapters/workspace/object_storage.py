@@ -339,7 +339,7 @@ class ObjectStorage(WorkspaceStorage):
 
     async def _discard(self, name: str, before: Manifest, after: Manifest) -> None:
         """Delete what the new manifest does not use any more; what stays is swept later."""
-        unused = [*name.split(" "), *(before.packs.keys() - after.packs.keys())]
+        unused = [name, *(before.packs.keys() - after.packs.keys())]
         with contextlib.suppress(ObjectStoreError):
             await self._objects.discard([key for key in unused if key])
 

@@ -23,7 +23,6 @@ from skillfleet.ports.workspace import (
     workspace_id,
 )
 from skillfleet.workspaces.directory import folder_name
-from skillfleet_adapters.checkpoint.repository import Repository
 from skillfleet_adapters.workspace.local_files import PackCache
 from skillfleet_adapters.workspace.object_storage import ObjectStorage, WorkspaceLedger
 from skillfleet_adapters.workspace.objects import WorkspaceObjects
@@ -82,7 +81,7 @@ class ObjectStoreWorkspaces(WorkspaceProvider, ReapingProvider[WorkspaceStorage]
         for shard in range(ledger.settings.shards):
             empty, self._empty[shard] = self._empty[shard], []
             for workspace, manifest in await ledger.workspaces.due(shard, empty):
-                if await self._objects(workspace).sweep(manifest):
+                if await self._objects(workspace).sweep_beside(manifest):
                     self._empty[shard].append(workspace)
 
     def _storage(
@@ -100,7 +99,7 @@ class ObjectStoreWorkspaces(WorkspaceProvider, ReapingProvider[WorkspaceStorage]
 
     def _objects(self, identifier: str) -> WorkspaceObjects:
         name = f"{self._ledger().settings.namespace}/{folder_name(identifier)}"
-        return WorkspaceObjects(Repository(self._store, Path(name)), self._cache)
+        return WorkspaceObjects(self._store, name, self._cache)
 
 
 async def _awaited(work: Coroutine[Any, Any, Any]) -> Any:

@@ -6,26 +6,31 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from skillfleet.errors import CheckpointError
-from skillfleet.ports.checkpoint import Checkpoint
-from skillfleet_adapters.checkpoint.repository import Head, Repository
-from skillfleet_adapters.checkpoint.tree import Chunk, encode
+from skillfleet.ports.objects import ObjectStore
+from skillfleet_adapters.checkpoint.repository import Call, Repository
+from skillfleet_adapters.checkpoint.tree import Chunk
 from skillfleet_adapters.checkpoint.zstandard import compress, decompress
 from skillfleet_adapters.workspace.local_files import PackCache
-from skillfleet_adapters.workspace.manifest import Manifest, PackPlace
+from skillfleet_adapters.workspace.manifest import Manifest, Place
 from skillfleet_ledger.runs.workspaces import UNUSED_MS
 
 _CALL: Final = re.compile(r".*-([0-9]{1,12})\.[0-9a-f]+")
+_MOST_MANIFEST_BYTES: Final = 256 * 1024 * 1024
 
 
-class WorkspaceObjects:
-    """The objects of one workspace. Memory: two packs for each loop that reads or writes."""
+class WorkspaceObjects(Repository):
+    """The objects of one workspace: packs as those of checkpoints, and manifests that name them.
 
-    def __init__(self, repository: Repository, cache: PackCache) -> None:
-        self._repository = repository
+    Memory: a pack, twice, and the manifest.
+    """
+
+    def __init__(self, store: ObjectStore, name: str, cache: PackCache) -> None:
+        """`name` is that of the workspace, distinct in the whole store."""
+        super().__init__(store, Path(name))
         self._cache = cache
         self._reading = asyncio.Lock()
 
@@ -33,10 +38,10 @@ class WorkspaceObjects:
         """Return a manifest; raises CheckpointError for one that is missing or damaged."""
         if not name:
             return Manifest()
-        tree, _, index = name.partition(" ")
-        head = Head(Checkpoint(id=name, created_at=datetime.now(UTC)), tree, index)
-        found, places = await self._repository.tree(head), await self._repository.index(head)
-        return await asyncio.to_thread(Manifest.of, found, places)
+        stored = await self.get(name)
+        return await asyncio.to_thread(
+            lambda: Manifest.decode(decompress(stored, _MOST_MANIFEST_BYTES))
+        )
 
     async def chunk(self, manifest: Manifest, chunk: Chunk) -> bytes:
         """Return a chunk, from the local folder once its pack is there; raises CheckpointError."""
@@ -50,60 +55,57 @@ class WorkspaceObjects:
             found = await asyncio.to_thread(self._cache.read, place, chunk)
             return found or await self._fetched(manifest, place, chunk)
 
-    async def _fetched(self, manifest: Manifest, place: PackPlace, chunk: Chunk) -> bytes:
-        stored = await self._repository.get(place.pack)
+    async def _fetched(self, manifest: Manifest, place: Place, chunk: Chunk) -> bytes:
+        stored = await self.get(place.pack)
 
         def unpacked() -> bytes:
             pack = decompress(stored, manifest.packs[place.pack])
             data = pack[place.offset : place.offset + chunk.length]
             if hashlib.sha256(data).hexdigest() != chunk.digest:
-                raise CheckpointError(f"the pack {place.pack} does not have what its index says")
+                raise CheckpointError(f"the pack {place.pack} does not have what its manifest says")
             self._cache.keep(place.pack, pack)
             return data
 
         return await asyncio.to_thread(unpacked)
 
-    async def write_pack(self, chunks: Sequence[bytes]) -> tuple[str, int]:
+    async def write_pack(self, chunks: Sequence[bytes], call: Call) -> tuple[str, int]:
         """Store a pack, and keep it in the local folder; return its key and length."""
         data = b"".join(chunks)
-        key = await self._repository.put("packs", await asyncio.to_thread(compress, data), _call())
+        key = await self.put("packs", await asyncio.to_thread(compress, data), call)
         await asyncio.to_thread(self._cache.keep, key, data)
         return key, len(data)
 
     async def write_manifest(self, manifest: Manifest) -> str:
         """Store a manifest; return its name."""
-        tree = await asyncio.to_thread(manifest.tree)
-        call = _call()
-        encoded = await asyncio.to_thread(lambda: compress(encode(tree)))
-        key = await self._repository.put("trees", encoded, call)
-        index = await asyncio.to_thread(manifest.index, tree)
-        return f"{key} {await self._repository.put_index(index, call)}"
+        data = await asyncio.to_thread(lambda: compress(manifest.encode()))
+        return await self.put("manifests", data, new_call())
 
     async def discard(self, names: Sequence[str]) -> None:
         """Delete objects."""
-        await self._repository.discard(names)
+        await self._delete(names)
 
-    async def sweep(self, name: str) -> bool:
+    async def sweep_beside(self, name: str) -> bool:
         """Delete old objects that are not the manifest's; return whether no object is left.
 
         A young object may be of a call that has not published it yet. Those that such a call
         relies upon are the manifest's, or it publishes nothing.
         """
-        stored = await self._repository.stored()
+        stored = [key for kind in ("manifests", "packs") async for key in self._names(kind)]
         try:
             manifest = await self.manifest(name)
         except CheckpointError:
             return False  # Another state has replaced it; the next round knows that.
-        used = {*name.split(" "), *manifest.packs}
+        used = {name, *manifest.packs}
         oldest = time.time() - UNUSED_MS / 1000
         unused = [key for key in stored if key not in used and _is_older(key, oldest)]
-        await self.discard(unused)
+        await self._delete(unused)
         return len(unused) == len(stored)
 
 
-def _call() -> str:
-    """Return a new name for the objects of a call, with the time."""
-    return f"{int(time.time())}.{secrets.token_hex(8)}"
+def new_call() -> Call:
+    """Return a new call that writes objects; it has to end before they could be swept."""
+    name = f"{int(time.time())}.{secrets.token_hex(8)}"
+    return Call("create", name, time.monotonic() + UNUSED_MS / 1000 / 2)
 
 
 def _is_older(key: str, oldest: float) -> bool:

@@ -3,18 +3,13 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Final
 
 from skillfleet.errors import ObjectStoreError
 from skillfleet_adapters.checkpoint.snapshot import PACK_BYTES
 from skillfleet_adapters.checkpoint.tree import Chunk
 from skillfleet_adapters.workspace.local_files import Spool
-from skillfleet_adapters.workspace.manifest import Chunks, Manifest, PackPlace
-from skillfleet_adapters.workspace.objects import WorkspaceObjects
-from skillfleet_ledger.runs.workspaces import UNUSED_MS
-
-_MOST_SECONDS: Final = UNUSED_MS / 1000 / 2
-"""A publication that takes longer could find its objects deleted as unused."""
+from skillfleet_adapters.workspace.manifest import Chunks, Manifest, Place
+from skillfleet_adapters.workspace.objects import WorkspaceObjects, new_call
 
 
 class Publication:
@@ -26,9 +21,9 @@ class Publication:
         self._objects = objects
         self._spool = spool
         self._changes = changes
-        self._places: dict[str, PackPlace] = {}
+        self._places: dict[str, Place] = {}
         self._packs: dict[str, int] = {}
-        self._began = time.monotonic()
+        self._call = new_call()
 
     async def upon(self, manifest: Manifest) -> tuple[str, Manifest]:
         """Return name and content of the manifest with the changes upon another, stored."""
@@ -42,7 +37,7 @@ class Publication:
         await self._pack(manifest, [c for d, c in wanted.items() if d not in self._places])
         after = manifest.changed(self._changes, self._places, self._packs)
         name = await self._objects.write_manifest(after)
-        if time.monotonic() - self._began > _MOST_SECONDS:
+        if time.monotonic() > self._call.until:
             raise ObjectStoreError("the change of the workspace took too long to be stored")
         return name, after
 
@@ -64,9 +59,9 @@ class Publication:
         return found or await self._objects.chunk(manifest, chunk)
 
     async def _write(self, pack: list[tuple[Chunk, bytes]]) -> None:
-        key, length = await self._objects.write_pack([data for _, data in pack])
+        key, length = await self._objects.write_pack([data for _, data in pack], self._call)
         self._packs[key] = length
         offset = 0
         for chunk, data in pack:
-            self._places[chunk.digest] = PackPlace(key, offset)
+            self._places[chunk.digest] = Place(key, offset)
             offset += len(data)

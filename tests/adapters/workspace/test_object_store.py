@@ -229,13 +229,13 @@ async def test_replaced_objects_are_deleted_and_little_used_packs_are_joined(
     for number in range(45):
         await storage.files.write(f"{number % 40}.txt", b"%d" % number)
     names = [path.parent.name for path in fleet.stored()]
-    assert sorted({*names}) == ["indexes", "packs", "trees"]
-    assert (names.count("trees"), names.count("indexes")) == (1, 1)
+    assert sorted({*names}) == ["manifests", "packs"]
+    assert names.count("manifests") == 1
     assert names.count("packs") <= 33
     assert len(await content(fleet.storage())) == 40
     for number in range(1, 40):
         await storage.files.delete(f"{number}.txt")
-    assert len(fleet.stored()) == 3
+    assert len(fleet.stored()) == 2
     assert await content(fleet.storage()) == {"0.txt": b"40"}
 
 
@@ -264,7 +264,7 @@ async def test_unused_objects_are_swept_once_they_are_old(
             await provider.reap(lambda *_: asyncio.sleep(0, result=False))
         return set(fleet.stored())
 
-    assert len(await sweep(0.9)) == 6
+    assert len(await sweep(0.9)) == 4
     assert await sweep(1.1) == used
     assert await content(fleet.storage(workspace)) == {"a.txt": b"a"}
     await touch(fleet.ledger, "DEL", lease.run_id, f"run:{lease.run_id}")
@@ -325,7 +325,7 @@ async def test_an_archive_is_published_at_once(fleet: Fleet) -> None:
     assert len(await WorkspaceFiles(fleet.storage()).upload_tar(of_files(files))) == 300
     assert len(published) == 1
     assert await content(fleet.storage()) == files
-    assert len(fleet.stored()) == 3
+    assert len(fleet.stored()) == 2
 
 
 @pytest.mark.parametrize("variables", [{}, {"SKILLFLEET_ARTIFACTS_URL": ""}])
