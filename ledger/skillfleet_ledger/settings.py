@@ -66,8 +66,8 @@ class Settings(BaseSettings):
     max_artifacts: int = Field(1000, ge=1)
     """Most artifacts of one run."""
     workspace: str = ""
-    """Adapter for the files of runs and sessions: `directory`, or an entry point of the group
-    `skillfleet.workspace`. Empty: none."""
+    """Adapter for the files of runs and sessions: `directory`, `object_store`, or an entry point of
+    the group `skillfleet.workspace`. Empty: none."""
     max_deliveries: int = Field(3, ge=1)
     """Most attempts of a run that may be lost with their workers before the run is dead."""
     unserved_seconds: float = Field(600.0, ge=0, le=MOST_SECONDS)

@@ -1,10 +1,9 @@
 """An agent that works on files, for tests of workspaces on real workers."""
 
 import asyncio
-from pathlib import Path
-from typing import Any
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from skillfleet import Agent, RunContext
 from skillfleet.ports.workspace import WorkspaceAccess, WorkspaceMode
@@ -44,8 +43,7 @@ async def edit(ctx: RunContext, gate: str = "") -> dict[str, Any]:
         await view.write("deep/c.txt", b"new")
     if gate and ctx.attempt == 1:
         await ctx.emit_progress("staged")
-        while not Path(gate).exists():  # noqa: ASYNC110, ASYNC240 - a test opens it
-            await asyncio.sleep(0.02)
+        await _until(gate)
     patches = [(each.path, (each.content or b"").decode()) for each in await view.patches()]
     try:
         await view.commit()

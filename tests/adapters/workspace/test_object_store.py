@@ -90,7 +90,9 @@ def client_of(
     async def approve(question: str) -> bool:
         raise AssertionError(question)
 
-    return StoredWorkspaceClient(storage, ALL, Attempt(run, 1, approve, scope.defer))
+    return StoredWorkspaceClient(
+        storage, ALL, Attempt(run, 1, approve, scope.defer, scope.check_lease)
+    )
 
 
 async def content(storage: ObjectStorage) -> dict[str, bytes]:

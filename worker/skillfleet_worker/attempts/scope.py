@@ -197,6 +197,7 @@ class AttemptScope(RunScope):
     async def check_lease(self) -> None:
         """Raise LeaseLostError unless the ledger has this attempt's lease."""
         await _states.of(self).check_lease()
+
     def before_record(self, write: Callable[[], Awaitable[None]]) -> None:
         """Await `write` before steps and waits, and the handler's success, are recorded."""
         _states.of(self).attempt.before_record(write)
