@@ -130,7 +130,7 @@ async def test_the_right_of_a_producer_ends_with_its_time(ledger: Ledger) -> Non
     with pytest.raises(WorkspaceBusy, match="one"):
         await publish(ledger, "session:/s", "", "m1")
     await until(1)
-    # Nobody has taken it: it is valid, and lasts again.
+    # No other writer has taken it: it is valid, and lasts again.
     held = await publish(ledger, "session:/s", "", "m1", PRODUCER, "r1")
     assert held is Published.DONE
     assert await left()

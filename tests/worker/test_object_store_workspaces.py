@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from skillfleet.errors import RunFailed
 from skillfleet_ledger import Settings
 from skillfleet_producer import Fleet
 from tests.support.fleet import POOL_FORMS, FleetWorker
@@ -48,7 +49,7 @@ def site(server: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         yield Site(server, fleet, tmp_path)
 
 
-def test_a_draft_of_a_killed_worker_goes_on_elsewhere_as_if_nothing_had_happened(
+def test_a_draft_of_a_killed_worker_goes_on_on_another_one_as_if_nothing_had_happened(
     site: Site,
 ) -> None:
     go_on = site.folder / "go on"
@@ -91,3 +92,16 @@ def test_direct_writes_are_there_with_the_record_of_their_step_and_with_the_end(
         session.workspace.put("other.txt", b"taken")
     assert len(session.workspace.list()) == 3
     assert session.workspace.delete("other.txt")
+
+
+def test_a_run_whose_last_writes_cannot_be_published_has_not_succeeded(site: Site) -> None:
+    go_on, objects = site.folder / "go on", site.folder / "objects"
+    with site.worker("a"):
+        run = site.fleet.session("lost").enqueue("filing.direct", {"until": str(go_on)})
+        wait_until(lambda: len(run.steps()) == 1, what="the step")
+        objects.rename(site.folder / "moved")
+        objects.write_text("no folder")
+        go_on.touch()
+        with pytest.raises(RunFailed) as failed:
+            run.result(timeout=30)
+        assert failed.value.code == "object_store"

@@ -31,7 +31,7 @@ class Published(IntEnum):
 
 
 class Writer(NamedTuple):
-    """Who changes a workspace: an attempt with its lease, or a producer, whose fields are ''."""
+    """The writer of a workspace: an attempt with its lease, or a producer, whose fields are ''."""
 
     run_id: str = ""
     token: str = ""

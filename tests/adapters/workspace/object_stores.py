@@ -1,5 +1,6 @@
 """Providers of workspaces in an object store, with a ledger of their own."""
 
+import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -26,14 +27,14 @@ def provider_of(ledger: Ledger, variables: Mapping[str, str]) -> ObjectStoreWork
 
 @asynccontextmanager
 async def object_store_workspaces(
-    valkey: ValkeyServer, url: str, variables: Mapping[str, str] | None = None
+    valkey: ValkeyServer, url: str
 ) -> AsyncIterator[ObjectStoreWorkspaces]:
     """A provider on an empty server, with a local folder of its own."""
     ledger = Ledger(settings_for(valkey))
     try:
         with tempfile.TemporaryDirectory() as folder:
             given = {"SKILLFLEET_ARTIFACTS_URL": url, "SKILLFLEET_WORKSPACE_CACHE": folder}
-            yield provider_of(ledger, {**(variables or {}), **given})
+            yield provider_of(ledger, {**os.environ, **given})
     finally:
         await ledger.close()
 

@@ -14,6 +14,7 @@ from skillfleet.ports.workspace import WORKSPACE, WorkspaceProvider
 from skillfleet.testing.conformance import WorkspaceSuite
 from skillfleet.workspaces.memory import MemoryWorkspaces
 from tests.adapters.workspace.object_stores import object_store_workspaces
+from tests.support.forms import forms
 from tests.support.s3 import S3Server
 from tests.support.valkey import ValkeyServer
 
@@ -40,27 +41,24 @@ class TestDirectory(WorkspaceSuite):
         return yielded(provider)
 
 
-class TestObjectStoreInAFolder(WorkspaceSuite):
-    @pytest.fixture(autouse=True)
-    def server(self, valkey: ValkeyServer, tmp_path: Path) -> None:
-        self._server, self._url = valkey, f"file://{tmp_path}"
+class TestObjectStore(WorkspaceSuite):
+    @pytest.fixture(autouse=True, params=forms(short=["folder"], thorough=["s3"]))
+    def server(
+        self,
+        request: pytest.FixtureRequest,
+        valkey: ValkeyServer,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        self._server, self._url = valkey, f"file://{tmp_path}/objects"
+        if request.param == "s3":
+            moto: S3Server = request.getfixturevalue("moto")
+            self._url = f"{moto.url}/{uuid.uuid4()}"
+            for name, value in moto.variables().items():
+                monkeypatch.setenv(name, value)
 
     def provider(self) -> AbstractAsyncContextManager[WorkspaceProvider]:
         return object_store_workspaces(self._server, self._url)
-
-
-@pytest.mark.thorough
-@pytest.mark.xdist_group("s3")
-class TestObjectStoreOfS3(WorkspaceSuite):
-    @pytest.fixture(autouse=True)
-    def server(self, valkey: ValkeyServer, moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name, value in moto.variables().items():
-            monkeypatch.setenv(name, value)
-        self._server, self._url = valkey, f"{moto.url}/{uuid.uuid4()}"
-        self._variables = moto.variables()
-
-    def provider(self) -> AbstractAsyncContextManager[WorkspaceProvider]:
-        return object_store_workspaces(self._server, self._url, self._variables)
 
 
 @pytest.mark.parametrize("variables", [{}, {"SKILLFLEET_WORKSPACE_DIRECTORY": "relative"}])

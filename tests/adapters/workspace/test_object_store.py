@@ -127,12 +127,12 @@ async def staged_and_resumed(fleet: Fleet) -> None:
     await scope.end()
 
 
-async def test_an_overlay_goes_on_elsewhere(fleet: Fleet) -> None:
+async def test_an_overlay_goes_on_on_another_machine(fleet: Fleet) -> None:
     await staged_and_resumed(fleet)
 
 
 @pytest.mark.xdist_group("s3")
-async def test_an_overlay_goes_on_elsewhere_with_s3(
+async def test_an_overlay_goes_on_on_another_machine_with_s3(
     valkey: ValkeyServer, tmp_path: Path, minio: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in minio.variables().items():
