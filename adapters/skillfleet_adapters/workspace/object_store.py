@@ -20,9 +20,10 @@ from skillfleet.ports.workspace import (
     WORKSPACE,
     WorkspaceProvider,
     WorkspaceStorage,
-    workspace_id,
 )
 from skillfleet.workspaces.directory import folder_name
+from skillfleet.workspaces.sweeping import sweep_state
+from skillfleet_adapters.workspace.directory import LedgerRecords
 from skillfleet_adapters.workspace.local_files import PackCache
 from skillfleet_adapters.workspace.object_storage import ObjectStorage, WorkspaceLedger
 from skillfleet_adapters.workspace.objects import WorkspaceObjects
@@ -57,24 +58,24 @@ class ObjectStoreWorkspaces(WorkspaceProvider, ReapingProvider[WorkspaceStorage]
         """Return the storage for producers, which publish each change."""
         return self._storage(identifier, Writer(), _awaited)
 
-    def open(self, scope: RunScope) -> ObjectStorage:
+    def open_for(self, scope: RunScope, identifier: str) -> ObjectStorage:
         """Return the storage for an attempt, whose changes need its lease.
 
         A run of no fleet, as of `LocalRunContext`, has none: it writes as a producer does.
         """
         labels = scope.resource_labels()
         if labels[FLEET_LABEL] == _NO_FLEET:
-            local = self.storage(workspace_id(scope))
+            local = self.storage(identifier)
             scope.defer(local.aclose)
             return local
         writer = Writer(labels[RUN_LABEL], labels[LEASE_LABEL])
-        storage = self._storage(workspace_id(scope), writer, scope.on_home_loop)
+        storage = self._storage(identifier, writer, scope.on_home_loop)
         scope.before_record(storage.flush)
         scope.defer(storage.aclose)
         return storage
 
     async def reap(self, holds_lease: HoldsLease) -> None:
-        """Delete objects that no workspace uses, and what the local folder has too much."""
+        """Delete what ended runs and sessions have left, and what the local folder has too much."""
         del holds_lease
         self._cache.trim()
         ledger = self._ledger()
@@ -83,6 +84,8 @@ class ObjectStoreWorkspaces(WorkspaceProvider, ReapingProvider[WorkspaceStorage]
             for workspace, manifest in await ledger.workspaces.due(shard, empty):
                 if await self._objects(workspace).sweep_beside(manifest):
                     self._empty[shard].append(workspace)
+                elif manifest:
+                    await sweep_state(self.storage(workspace), LedgerRecords(ledger))
 
     def _storage(
         self,

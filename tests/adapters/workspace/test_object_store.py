@@ -19,7 +19,7 @@ from skillfleet.ports.provider import AdapterEnvironment
 from skillfleet.ports.workspace import WORKSPACE
 from skillfleet.testing.conformance.workspace import ALL
 from skillfleet.workspaces.client import StoredWorkspaceClient
-from skillfleet.workspaces.desk import Attempt
+from skillfleet.workspaces.desk import Attempt, Exchange
 from skillfleet.workspaces.files import WorkspaceFiles
 from skillfleet_adapters.workspace.object_storage import ObjectStorage
 from skillfleet_adapters.workspace.object_store import ObjectStoreWorkspaces
@@ -27,7 +27,7 @@ from skillfleet_ledger import Ledger
 from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.runs.records import Lease
 from tests.adapters.workspace.object_stores import LeasedScope, provider_of
-from tests.ledger.helpers import claimed, lapse, reap, running, settings_for, touch
+from tests.ledger.helpers import DONE, claimed, lapse, reap, running, settings_for, touch
 from tests.sdk.test_workspace_files import of_files
 from tests.support.s3 import S3Server
 from tests.support.valkey import ValkeyServer
@@ -62,7 +62,8 @@ class Fleet:
     def opened(self, lease: Lease) -> tuple[ObjectStorage, LeasedScope]:
         """The storage of an attempt on a machine of its own."""
         scope = LeasedScope(lease)
-        return self.provider().open(scope), scope
+        storage = self.provider().open_for(scope, f"run:{lease.run_id}")
+        return storage, scope
 
     def stored(self) -> list[Path]:
         """The objects, in the folder."""
@@ -90,9 +91,9 @@ def client_of(
     async def approve(question: str) -> bool:
         raise AssertionError(question)
 
-    return StoredWorkspaceClient(
-        storage, ALL, Attempt(run, 1, approve, scope.defer, scope.check_lease)
-    )
+    exchange = Exchange("", scope.grants, lambda _: storage)
+    attempt = Attempt(run, 1, approve, scope.defer, scope.check_lease, exchange)
+    return StoredWorkspaceClient(storage, ALL, attempt)
 
 
 async def content(storage: ObjectStorage) -> dict[str, bytes]:
@@ -274,6 +275,25 @@ async def test_unused_objects_are_swept_once_they_are_old(
     assert await sweep(1.1) == set()
     await sweep(1.1)
     assert await touch(fleet.ledger, "ZCARD", lease.run_id, "workspaces") == 0
+
+
+async def test_grants_and_overlays_of_ended_runs_are_swept(fleet: Fleet) -> None:
+    lease = await running(fleet.ledger)
+    storage, scope = fleet.opened(lease)
+    view = await client_of(storage, scope, lease.run_id).open_view(**REQUEST)
+    await view.write("a.txt", b"staged")
+    await scope.record()
+    await scope.end()
+    workspace = f"run:{lease.run_id}"
+
+    async def swept() -> list[str]:
+        await touch(fleet.ledger, "ZADD", lease.run_id, "workspaces", "XX", 1, workspace)
+        await fleet.provider().reap(lambda *_: asyncio.sleep(0, result=False))
+        return [info.path.partition("/")[0] for info in await fleet.storage(workspace).state.list()]
+
+    assert set(await swept()) == {"grants", "overlays"}
+    await fleet.ledger.leases.settle(lease, "librarian.survey", lease.seq, DONE)
+    assert await swept() == []
 
 
 async def test_damage_is_an_error_and_the_local_folder_is_not_needed(fleet: Fleet) -> None:
