@@ -28,7 +28,7 @@ from skillfleet.errors import (
     WorkspaceDenied,
 )
 from skillfleet.ports.workspace import FileContent, FileInfo, FileStore, WorkspaceStorage
-from skillfleet.workspaces.names import TakenNames, check_collision, check_path
+from skillfleet.workspaces.names import TakenNames, check_path
 from skillfleet_adapters.checkpoint.tree import CHUNK_BYTES, Chunk
 from skillfleet_adapters.workspace.local_files import PackCache, Spool
 from skillfleet_adapters.workspace.manifest import Chunks, Manifest, size_of
@@ -329,13 +329,16 @@ class ObjectStorage(WorkspaceStorage):
 
     def _check_upon(self, manifest: Manifest, changes: dict[str, Chunks | None]) -> None:
         """Raise `WorkspaceDenied` where others have created what collides with a new file."""
-        if manifest.files.keys() >= changes.keys():
-            return
-        present = {path for path in manifest.files if changes.get(path, ()) is not None}
-        present |= {path for path, chunks in changes.items() if chunks is not None}
-        for path in changes.keys() & (present - manifest.files.keys()):
-            if path.startswith(_FILES):
-                check_collision(path, present)
+        new = [
+            path
+            for path, chunks in changes.items()
+            if chunks is not None and path.startswith(_FILES) and path not in manifest.files
+        ]
+        if new:
+            kept = (path for path in manifest.files if changes.get(path, ()) is not None)
+            taken = TakenNames([*new, *(path for path in kept if path.startswith(_FILES))])
+            for path in new:
+                taken.check(path)
 
     async def _discard(self, name: str, before: Manifest, after: Manifest) -> None:
         """Delete what the new manifest does not use any more; what stays is swept later."""
