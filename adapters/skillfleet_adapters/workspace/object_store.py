@@ -20,6 +20,7 @@ from skillfleet.ports.workspace import (
     WORKSPACE,
     WorkspaceProvider,
     WorkspaceStorage,
+    workspace_id,
 )
 from skillfleet.workspaces.directory import folder_name
 from skillfleet.workspaces.sweeping import sweep_state
@@ -58,11 +59,12 @@ class ObjectStoreWorkspaces(WorkspaceProvider, ReapingProvider[WorkspaceStorage]
         """Return the storage for producers, which publish each change."""
         return self._storage(identifier, Writer(), _awaited)
 
-    def open_for(self, scope: RunScope, identifier: str) -> ObjectStorage:
+    def open(self, scope: RunScope, identifier: str | None = None) -> ObjectStorage:
         """Return the storage for an attempt, whose changes need its lease.
 
         A run of no fleet, as of `LocalRunContext`, has none: it writes as a producer does.
         """
+        identifier = workspace_id(scope) if identifier is None else identifier
         labels = scope.resource_labels()
         if labels[FLEET_LABEL] == _NO_FLEET:
             local = self.storage(identifier)

@@ -62,8 +62,7 @@ class Fleet:
     def opened(self, lease: Lease) -> tuple[ObjectStorage, LeasedScope]:
         """The storage of an attempt on a machine of its own."""
         scope = LeasedScope(lease)
-        storage = self.provider().open_for(scope, f"run:{lease.run_id}")
-        return storage, scope
+        return self.provider().open(scope), scope
 
     def stored(self) -> list[Path]:
         """The objects, in the folder."""
