@@ -1,5 +1,6 @@
 """Workspaces in the object store of artifacts, for workers that share no volume."""
 
+import asyncio
 import os
 import tempfile
 from collections import defaultdict
@@ -79,7 +80,7 @@ class ObjectStoreWorkspaces(WorkspaceProvider, ReapingProvider[WorkspaceStorage]
     async def reap(self, holds_lease: HoldsLease) -> None:
         """Delete what ended runs and sessions have left, and what the local folder has too much."""
         del holds_lease
-        self._cache.trim()
+        await asyncio.to_thread(self._cache.trim)
         ledger = self._ledger()
         for shard in range(ledger.settings.shards):
             empty, self._empty[shard] = self._empty[shard], []
