@@ -9,6 +9,7 @@ import os
 import secrets
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,6 +22,8 @@ from skillfleet_adapters.workspace.manifest import Chunks, Place
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNFINISHED: Final = ".part"
+_UNFINISHED_SECONDS: Final = 3600.0
+"""How old an unfinished file is whose process was killed."""
 
 
 class PackCache:
@@ -29,6 +32,8 @@ class PackCache:
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self._folder = folder
         self._most = most_bytes
+        self._added = 0
+        """The size of what was added since the last look at the whole folder."""
 
     def folder(self) -> Path:
         """Return the folder, made where it is missing; raises SettingsError for another user's."""
@@ -67,15 +72,21 @@ class PackCache:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
+        self._added += len(data)
+        if self._added > self._most // 8:
+            self.trim()
 
     def trim(self) -> None:
         """Delete what was not used for the longest time, above the limit."""
+        self._added = 0
         found = []
+        oldest = time.time() - _UNFINISHED_SECONDS
         with suppress(FileNotFoundError):
             for file in self._folder.iterdir():
                 with suppress(FileNotFoundError):
                     known = file.lstat()
-                    found.append((known.st_mtime, known.st_size, file))
+                    if file.suffix != _UNFINISHED or known.st_mtime < oldest:
+                        found.append((known.st_mtime, known.st_size, file))
         left = sum(size for _, size, _ in found)
         for _, size, file in sorted(found):
             if left <= self._most:

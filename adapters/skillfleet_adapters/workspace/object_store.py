@@ -43,8 +43,9 @@ class ObjectStoreWorkspaceSettings(AdapterSettings):
     workspace_cache: Path | None = None
     """Local folder of `SKILLFLEET_WORKSPACE=object_store`, which may be lost at any time; by
     default one for each user below the system's folder for temporary files."""
-    workspace_cache_bytes: int = Field(1024 * _MEBIBYTE, ge=16 * _MEBIBYTE)
-    """Size above which that folder loses what was not read for the longest time."""
+    workspace_cache_bytes: int = Field(512 * _MEBIBYTE, ge=16 * _MEBIBYTE)
+    """Size above which that folder loses what was not read for the longest time. What runs have
+    written and not published yet comes on top."""
 
 
 class ObjectStoreWorkspaces(WorkspaceProvider, ReapingProvider[WorkspaceStorage]):

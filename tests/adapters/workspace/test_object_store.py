@@ -323,8 +323,7 @@ async def test_the_local_folder_is_bounded_and_private(fleet: Fleet) -> None:
     storage = provider.storage(SESSION)
     for number in range(3):
         await storage.files.write(f"{number}", os.urandom(8 * MEBIBYTE))
-    await provider.reap(lambda *_: asyncio.sleep(0, result=False))
-    assert sum(file.stat().st_size for file in cache.iterdir()) == 16 * MEBIBYTE
+        assert sum(file.stat().st_size for file in cache.iterdir()) <= 16 * MEBIBYTE
     assert len(await storage.files.read("0") or b"") == 8 * MEBIBYTE
     moved = fleet.folder / "moved"
     cache.rename(moved)
