@@ -126,8 +126,8 @@ class ObjectStorage(WorkspaceStorage):
     async def writer(self, holder: str) -> AsyncIterator[None]:
         """See `WorkspaceStorage.writer`: the right is in the ledger, and ends with the lease."""
         right = secrets.token_hex(16)
-        await self._ledger.hold(right, holder)
         try:
+            await self._ledger.hold(right, holder)
             await self.current()
             self._right = right
             try:
@@ -135,7 +135,9 @@ class ObjectStorage(WorkspaceStorage):
             finally:
                 await self._settle()
         finally:
-            self._right = ""
+            # Also where the answer did not arrive: it may have been taken.
+            if self._right == right:
+                self._right = ""
             with contextlib.suppress(FleetUnavailableError):
                 await self._ledger.give_back(right)
 

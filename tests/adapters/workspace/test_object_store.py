@@ -210,6 +210,29 @@ async def test_a_producer_waits_for_a_direct_writer(fleet: Fleet) -> None:
     await scope.end()
 
 
+async def test_a_cancelled_wait_for_the_right_to_write_keeps_none(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold, taken = fleet.ledger.workspaces.hold, asyncio.Event()
+
+    async def without_an_answer(*args: Any) -> bool:
+        await hold(*args)
+        taken.set()
+        await asyncio.sleep(60)
+        return True
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fleet.ledger.workspaces, "hold", without_an_answer)
+        right = AsyncExitStack()
+        waiting = asyncio.create_task(right.enter_async_context(fleet.storage().writer("one")))
+        await taken.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    async with fleet.storage().writer("two"):
+        pass
+
+
 async def test_writers_at_the_same_time_lose_nothing(fleet: Fleet) -> None:
     async def write(number: int) -> None:
         await fleet.storage().files.write(f"{number}.txt", b"%d" % number)
