@@ -2,8 +2,9 @@
 
 import pytest
 
+from skillfleet.errors import WorkspaceDenied
 from skillfleet.ports.workspace import WorkspaceStorage
-from skillfleet.testing.conformance.workspace import OVERLAY, Desk, DyingStorage
+from skillfleet.testing.conformance.workspace import ALL, OVERLAY, Desk, DyingStorage
 from skillfleet.workspaces.memory import MemoryWorkspaces
 
 OLD = {"a.txt": b"old a", "b.txt": b"old b", "c.txt": b"old c"}
@@ -64,3 +65,35 @@ async def test_a_commit_that_fails_changes_all_or_nothing_and_can_be_discarded(
     if failures == 1:
         applied = [found for failed, found in outcomes if failed][:6]
         assert applied == [OLD] * 6
+
+
+async def test_what_an_earlier_attempt_staged_is_not_committed_once_it_is_denied() -> None:
+    desk = Desk(MemoryWorkspaces(OLD))
+    first = desk.client()
+    view = await first.view(await first.request_access(**REQUEST))  # type: ignore[arg-type]
+    await view.write("a.txt", b"new")
+    stricter = ALL.model_copy(update={"deny_patterns": ("A.txt",)})
+    second = desk.client(stricter, number=2)
+    again = await second.view(await second.request_access(**REQUEST))  # type: ignore[arg-type]
+    with pytest.raises(WorkspaceDenied, match=r"does not let write 'a\.txt'"):
+        await again.commit()
+    assert await desk.content() == OLD
+
+
+async def test_an_overlay_keeps_no_copy_of_a_file_above_the_limit() -> None:
+    desk = Desk(MemoryWorkspaces({"large": bytes(1001), "small": bytes(1000)}))
+    client = desk.client(ALL.model_copy(update={"max_total_size_bytes": 1000}))
+    view = await client.view(await client.request_access(**REQUEST))  # type: ignore[arg-type]
+    with pytest.raises(WorkspaceDenied, match="1001 bytes exceeds"):
+        await view.write("large", b"x")
+    with pytest.raises(WorkspaceDenied, match="1001 bytes exceeds"):
+        await view.delete("large")
+    await view.write("small", b"x")
+    assert await view.commit() == ["small"]
+
+
+@pytest.mark.parametrize("hint", ["*", "secret*", "s"])
+async def test_a_file_with_the_name_of_a_pattern_grants_no_other_file(hint: str) -> None:
+    desk = Desk(MemoryWorkspaces({"**": b"", "s*": b"", "secret": b"", "t": b""}))
+    view = await desk.client().open_view(purpose="tests", hints=[hint], max_files=1, reason="x")
+    assert view.grant.files == ("secret",)

@@ -17,7 +17,13 @@ from skillfleet.ports.workspace import (
     WorkspaceView,
 )
 from skillfleet.workspaces.desk import Attempt, Desk, Kept
-from skillfleet.workspaces.limits import check_enabled, check_request, check_use, is_denied
+from skillfleet.workspaces.limits import (
+    check_enabled,
+    check_request,
+    check_use,
+    is_denied,
+    is_pattern,
+)
 from skillfleet.workspaces.view import GrantedView, ViewState, match_of
 
 _states: Final[HiddenState[Desk]] = HiddenState()
@@ -211,8 +217,9 @@ async def _hinted(
         names = any(mark in hint for mark in "./*?")
         if names and mode is not WorkspaceMode.READ_ONLY:
             files.append(hint)
-        elif names:
-            files += [each.path for each in candidates if matches(each.path, hint)][:limit]
         else:
-            files += [each.path for each in await _found(desk, hint, types)][:limit]
+            found = candidates if names else await _found(desk, hint, types)
+            # The name of a file such as `**` would be granted as the pattern that it is.
+            paths = [each.path for each in found if not is_pattern(each.path)]
+            files += [path for path in paths if not names or matches(path, hint)][:limit]
     return tuple(dict.fromkeys(files))[:limit]

@@ -54,6 +54,13 @@ class ViewState:
         for meter in self.meters:
             meter.use(self.desk.workspace, path, size)
 
+    async def check_replaced(self, path: str) -> None:
+        """Raise `WorkspaceDenied` for a file above the limits, of which an overlay keeps a copy."""
+        info = None if self.overlay is None else await self.files.stat(path)
+        if info is not None:
+            for meter in self.meters:
+                meter.check(self.desk.workspace, path, info.size_bytes)
+
     async def sizes(self) -> dict[str, int]:
         """Return all files with their sizes, as the view sees them."""
         present = {info.path: info.size_bytes for info in await self.files.list()}
@@ -129,6 +136,7 @@ class GrantedView(WorkspaceView):
             raise WorkspaceDenied(f"{path!r}: write bytes, not {type(data).__name__}")
         if await state.size(path) is None:
             check_collision(path, await state.sizes())
+        await state.check_replaced(path)
         state.use(path, len(data))
         await state.change(path, data)
 
@@ -138,6 +146,7 @@ class GrantedView(WorkspaceView):
         await state.check(path, "delete")
         if await state.size(path) is None:
             raise FileNotFoundError(f"the workspace has no file {path!r}")
+        await state.check_replaced(path)
         state.use(path, 0)
         await state.change(path, None)
 
@@ -151,7 +160,11 @@ class GrantedView(WorkspaceView):
         """See `WorkspaceView.commit`."""
         state = _states.of(self)
         await state.check()
-        return await state.desk.commit(_staging(state))
+        overlay = _staging(state)
+        for path, staged in overlay.changes.items():
+            # An earlier attempt may have staged it, with other limits.
+            await state.check(path, "delete" if staged.content is None else "write")
+        return await state.desk.commit(overlay)
 
     async def discard(self) -> None:
         """See `WorkspaceView.discard`."""
