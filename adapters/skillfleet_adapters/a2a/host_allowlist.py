@@ -6,17 +6,7 @@ import socket
 from dataclasses import dataclass
 
 from skillfleet.errors import SettingsError, TargetRefusedError
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-_UNICAST = ipaddress.ip_network("2000::/3")
-"""The allocated IPv6 addresses; outside of them are several notations of IPv4 addresses."""
-_RESERVED = tuple(
-    ipaddress.ip_network(text)
-    for text in ("192.0.0.0/24", "192.88.99.0/24", "2002::/16", "3fff::/20")
-)
-"""Networks that are not public, although `is_global` of some Python versions says so."""
+from skillfleet_adapters.addresses import Address, Network, is_in, is_public
 
 
 @dataclass(frozen=True)
@@ -57,7 +47,7 @@ class HostAllowlist:
         name = host.lower().rstrip(".")
         address = _address(name)
         if address is not None:
-            listed = self._lists(address)
+            listed = is_in(address, self.networks)
         else:
             listed = name in self.names or name.endswith(self.suffixes)
         if not listed:
@@ -76,16 +66,12 @@ class HostAllowlist:
         # A link-local address may carry its interface after a %.
         addresses = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found]
         for address in addresses:
-            if not _is_public(address) and not self._lists(address):
+            if not is_public(address) and not is_in(address, self.networks):
                 raise TargetRefusedError(
                     f"the host {host!r} resolves to the address {address}, which is not public"
                     " and not listed itself (SKILLFLEET_A2A_HOSTS)"
                 )
         return str(addresses[0])
-
-    def _lists(self, address: Address) -> bool:
-        plain = getattr(address, "ipv4_mapped", None) or address
-        return any(plain in network for network in self.networks)
 
 
 def _address(host: str) -> Address | None:
@@ -93,15 +79,3 @@ def _address(host: str) -> Address | None:
         return ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return None
-
-
-def _is_public(address: Address) -> bool:
-    """Return whether an address is public; of IPv6 forms of IPv4, only mapped ones can be."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return _is_public(address.ipv4_mapped)
-        if address not in _UNICAST:
-            return False
-    if any(address in network for network in _RESERVED):
-        return False
-    return address.is_global and not address.is_multicast

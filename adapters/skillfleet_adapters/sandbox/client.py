@@ -22,6 +22,7 @@ from skillfleet.ports.sandbox import (
     SandboxSpec,
 )
 from skillfleet.ports.scope import FLEET_LABEL, LEASE_LABEL, RUN_LABEL, RunScope
+from skillfleet_adapters.sandbox.egress.policy import EgressPolicy, EgressRules
 from skillfleet_adapters.sandbox.folder import ViewFolder
 from skillfleet_adapters.sandbox.kinds import Kind
 from skillfleet_adapters.sandbox.process import SandboxProcess
@@ -131,11 +132,19 @@ class Machine(ABC):
     records: SandboxRecords
     output_bytes: int
 
+    egress: EgressRules
+
     @abstractmethod
     async def kind(self) -> Kind:
         """Return the kind of its sandboxes; raises SandboxUnavailable."""
 
-    async def start(self, kind: Kind, spec: SandboxSpec, labels: Mapping[str, str]) -> LocalSandbox:
+    async def start(
+        self,
+        kind: Kind,
+        spec: SandboxSpec,
+        labels: Mapping[str, str],
+        egress: EgressPolicy | None = None,
+    ) -> LocalSandbox:
         """Start a sandbox for the attempt with these labels."""
         record = SandboxRecord(
             uuid.uuid4().hex,
@@ -149,7 +158,7 @@ class Machine(ABC):
         process = SandboxProcess(spec.name, self.records, record)
         folder = self.records.folder(record.id)
         try:
-            await process.start(kind.launch(spec, folder), kind.owner)
+            await process.start(kind.launch(spec, folder), kind.owner, egress)
             files = await _filled(spec, process)
         except BaseException:
             await asyncio.shield(process.end())
@@ -218,13 +227,16 @@ class LocalSandboxes(SandboxClient):
         """See `SandboxClient.create`."""
         state = _clients.of(self)
         _check(spec)
+        egress = None
+        if spec.egress or spec.secrets:
+            egress = EgressPolicy.of(spec, state.machine.egress, state.scope.secret)
         if spec.name in state.starting or spec.name in state.sandboxes:
             raise InvalidArgumentsError(f"there is a sandbox called {spec.name!r} already")
         state.starting.add(spec.name)
         try:
             kind = await state.machine.kind()
             labels = state.scope.resource_labels()
-            sandbox = await state.machine.start(kind, spec, labels)
+            sandbox = await state.machine.start(kind, spec, labels, egress)
         finally:
             state.starting.discard(spec.name)
         if state.closed:
@@ -284,13 +296,6 @@ class LocalSandboxes(SandboxClient):
 
 def _check(spec: SandboxSpec) -> None:
     """Refuse what sandboxes of this machine cannot provide."""
-    refused = {
-        "egress": "has no network yet: leave egress empty",
-        "secrets": "takes no secrets yet: leave secrets empty",
-    }
-    for name, message in refused.items():
-        if getattr(spec, name):
-            raise CapabilityUnavailableError(f"a sandbox on the worker's machine {message}")
     if spec.image != DEFAULT_IMAGE:
         raise CapabilityUnavailableError(
             f"a sandbox on the worker's machine has its system, not the image {spec.image!r}"

@@ -29,6 +29,7 @@ else:
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER = 1, 4, 22, 36
 PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 38, 2
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
+WITH_UNIX_SOCKETS, RESOLVE_UNIX = 9, 1 << 16
 EXECUTE_READ, READ_WRITE_FILE, ALL_FILES = 0b1101, 0b1100000000000110, (1 << 16) - 1
 ALL_OF_A_FILE = 0b1100000000000111
 DEVICE_NODES = 1 << 6 | 1 << 11
@@ -48,16 +49,25 @@ def check(result: int) -> int:
 
 
 def landlock(rules: dict[str, list[str]]) -> None:
-    """Confine this process to the files in `rules`; no TCP, no signals to others."""
-    attributes = struct.pack("<QQQ", ALL_FILES, 3, 3)
+    """Confine this process to the files in `rules`; no TCP, no signals to others.
+
+    From version 9 on, Landlock also refuses the Unix sockets outside of the folders to `connect`.
+    """
+    sockets = RESOLVE_UNIX if libc.syscall(LANDLOCK_CREATE, None, 0, 1) >= WITH_UNIX_SOCKETS else 0
+    attributes = struct.pack("<QQQ", ALL_FILES | sockets, 3, 3)
     ruleset = check(libc.syscall(LANDLOCK_CREATE, attributes, len(attributes), 0))
-    access = {"read": EXECUTE_READ, "device": READ_WRITE_FILE, "write": ALL_FILES & ~DEVICE_NODES}
+    access = {
+        "read": EXECUTE_READ,
+        "device": READ_WRITE_FILE,
+        "write": ALL_FILES & ~DEVICE_NODES,
+        "connect": sockets,
+    }
     for kind, paths in rules.items():
-        for path in paths:
+        for path in paths if access[kind] else ():
             if not os.path.exists(path):
                 continue
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            allowed = access[kind] & (ALL_FILES if os.path.isdir(path) else ALL_OF_A_FILE)
+            allowed = access[kind] & (~0 if os.path.isdir(path) else ALL_OF_A_FILE)
             rule = struct.pack("<Qi", allowed, place)
             check(libc.syscall(LANDLOCK_ADD, ruleset, 1, rule, 0))
             os.close(place)
@@ -191,9 +201,28 @@ def receive(control: socket.socket) -> tuple[bytes, list[int]]:
     return data, list(struct.unpack(f"{len(numbers) // 4}i", numbers))
 
 
+def listen(address: Any) -> socket.socket:
+    """Return a listening socket, at a path or at a host and port."""
+    listener = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+    listener.bind(address)
+    listener.listen(64)
+    return listener
+
+
+def get_ready(config: dict[str, Any], control: socket.socket) -> None:
+    """Give the worker the sockets on which the egress proxy accepts, and keep none of them.
+
+    A socket stays in the network and the file system in which it was made.
+    """
+    listeners = [listen(address) for address in config["listen"]]
+    socket.send_fds(control, [b"ready"], [each.fileno() for each in listeners])
+    for listener in listeners:
+        listener.close()
+
+
 def supervise(config: dict[str, Any], control: socket.socket) -> bytes:
     """Execute one request after the other; returns only in the process of Python code."""
-    control.send(b"ready")
+    get_ready(config, control)
     while True:
         data, descriptors = receive(control)
         if not data:

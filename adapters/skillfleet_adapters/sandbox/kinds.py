@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final
 from skillfleet.errors import SandboxUnavailable
 from skillfleet.ports.sandbox import SandboxSpec
 from skillfleet_adapters.sandbox import seccomp
+from skillfleet_adapters.sandbox.egress.inside import CERTIFICATES, Inside, of_network, of_socket
 from skillfleet_adapters.sandbox.process import CONTROL, Launch
 
 _MIB: Final = 1 << 20
@@ -126,17 +127,24 @@ class Bubblewrap(Kind):
         if self.interpreter.prefix is not None:
             command += ["--ro-bind", self.interpreter.prefix, self.interpreter.prefix]
         command += ["--proc", "/proc", "--dev", "/dev"]
+        inside = Inside()
+        if spec.egress:
+            inside = of_network("/run/egress.sock")
+            command += ["--size", str(_MIB), "--tmpfs", "/run"]
+            for path in CERTIFICATES:
+                command += ["--ro-bind-try", path, path]
         for writable in ("/dev/shm", "/tmp", "/workspace"):  # noqa: S108 - inside the sandbox
             command += ["--size", size, "--tmpfs", writable]
         command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/workspace", "--"]
         config = {
             "folder": "/workspace",
-            "environment": _environment("/workspace", "/tmp"),  # noqa: S108 - as above
+            "environment": {**_environment("/workspace", "/tmp"), **inside.variables},  # noqa: S108
+            "listen": list(inside.listen),
             "limits": self._limits(spec, _USER_PROCESSES),
             "cpus": math.ceil(spec.cpus),
             "landlock": None,
             "guarded": False,
-            "seccomp": seccomp.program(namespaces=True).hex(),
+            "seccomp": seccomp.program(namespaces=True, egress=bool(spec.egress)).hex(),
         }
         return Launch([*command, *self._supervisor(config)])
 
@@ -171,18 +179,24 @@ class Landlock(Kind):
         read = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives"]
         if self.interpreter.prefix is not None:
             read.append(self.interpreter.prefix)
+        inside = Inside()
+        if spec.egress:
+            inside = of_socket(str(folder / "egress.sock"))
+            read += CERTIFICATES
         config = {
             "folder": workspace,
-            "environment": _environment(workspace, temporary),
+            "environment": {**_environment(workspace, temporary), **inside.variables},
+            "listen": list(inside.listen),
             "limits": self._limits(spec, _processes_of(self.owner) + _USER_PROCESSES),
             "cpus": math.ceil(spec.cpus),
             "landlock": {
                 "read": read,
                 "device": ["/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"],
                 "write": [workspace, temporary],
+                "connect": [str(folder)] if spec.egress else [],
             },
             "guarded": True,
-            "seccomp": seccomp.program(namespaces=False).hex(),
+            "seccomp": seccomp.program(namespaces=False, egress=bool(spec.egress)).hex(),
         }
         return Launch(self._supervisor(config))
 

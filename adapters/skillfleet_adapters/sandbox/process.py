@@ -13,6 +13,8 @@ from typing import Any, Final, Self
 
 from skillfleet.errors import InvalidArgumentsError, SandboxRuntimeError, SandboxUnavailable
 from skillfleet.ports.sandbox import ExecResult, OnOutput
+from skillfleet_adapters.sandbox.egress.policy import EgressPolicy
+from skillfleet_adapters.sandbox.egress.proxy import EgressProxy
 from skillfleet_adapters.sandbox.records import SandboxRecord, SandboxRecords
 
 REQUEST_BYTES: Final = 96 * 1024
@@ -61,11 +63,17 @@ class SandboxProcess:
         self._lock = asyncio.Lock()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._egress: EgressProxy | None = None
         self.log: deque[str] = deque(maxlen=_LOG_LINES)
         """The last lines that commands wrote."""
 
-    async def start(self, launch: Launch, owner: int | None) -> None:
-        """Start the supervisor as the user `owner` (None: this one); raises SandboxUnavailable."""
+    async def start(
+        self, launch: Launch, owner: int | None, egress: EgressPolicy | None = None
+    ) -> None:
+        """Start the supervisor as the user `owner` (None: this one), and the proxy for its egress.
+
+        Raises SandboxUnavailable.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(0)
         self._control = ours
@@ -91,11 +99,14 @@ class SandboxProcess:
         self._record = self._records.started(self._record, self._process.pid)
         try:
             async with asyncio.timeout(_START_SECONDS):
-                ready = await self._receive()
+                ready, listeners = await self._receive_start()
         except TimeoutError:
-            ready = b""
+            ready, listeners = b"", []
         if not ready:
             raise SandboxUnavailable(f"the sandbox does not start: {await self._last_words()}")
+        if egress is not None:
+            self._egress = EgressProxy(egress, self._name, self._record.run_id)
+            self._egress.start(listeners)
 
     async def execute(
         self,
@@ -135,6 +146,8 @@ class SandboxProcess:
         if process is not None:
             await _until_ended(process, _KILL_SECONDS if self._record.graceful else 0.0)
         await asyncio.to_thread(self._records.end, self._record)
+        if self._egress is not None:
+            await self._egress.aclose()
         if control is not None:
             control.close()
         if process is not None:
@@ -198,6 +211,13 @@ class SandboxProcess:
             return control.recv(_PIECE)
         except OSError:
             return b""
+
+    async def _receive_start(self) -> tuple[bytes, list[socket.socket]]:
+        """Return the supervisor's first message, which it sends before it executes anything."""
+        control = self._open_control()
+        await _ready(control.fileno(), to_write=False)
+        data, descriptors, _, _ = socket.recv_fds(control, _PIECE, 2, socket.MSG_CMSG_CLOEXEC)
+        return data, [socket.socket(fileno=each) for each in descriptors]
 
     def _open_control(self) -> socket.socket:
         if self._control is None:

@@ -10,12 +10,13 @@ from typing import Final
 
 from pydantic import Field
 
-from skillfleet.errors import SandboxUnavailable, SkillfleetError
+from skillfleet.errors import SandboxUnavailable, SettingsError, SkillfleetError
 from skillfleet.ports.provider import AdapterEnvironment, HoldsLease
 from skillfleet.ports.sandbox import SandboxClient, SandboxProvider, SandboxSpec
 from skillfleet.ports.scope import FLEET_LABEL, LEASE_LABEL, RUN_LABEL, RunScope
 from skillfleet.ports.settings import AdapterSettings
 from skillfleet_adapters.sandbox.client import LocalSandboxes, Machine
+from skillfleet_adapters.sandbox.egress.policy import EgressRules
 from skillfleet_adapters.sandbox.kinds import KINDS, Bubblewrap, Interpreter, Kind, Landlock
 from skillfleet_adapters.sandbox.records import SandboxRecords
 
@@ -32,6 +33,34 @@ class LocalSandboxSettings(AdapterSettings):
     write. Default: a folder of this user in the system's temporary one."""
     sandbox_output_bytes: int = Field(default=1 << 20, ge=1024)
     """The part of a command's output that is kept, for each of its two streams."""
+    sandbox_egress_ports: str = "80,443"
+    """Ports that sandboxes may reach at the hosts of their egress, separated by commas."""
+    sandbox_egress_networks: str = ""
+    """Networks and addresses that these hosts may have although they are not public, separated by
+    commas. Empty: none."""
+    sandbox_egress_ca_file: Path | None = None
+    """Certificate authorities (PEM) for hosts with a secret, beside those of the system."""
+    sandbox_egress_bytes: int = Field(default=1 << 30, ge=1024)
+    """Most bytes that a sandbox may send and receive."""
+    sandbox_egress_connections: int = Field(default=32, ge=1)
+    """Connections of a sandbox at once; further ones wait."""
+    sandbox_egress_seconds: float = Field(default=600.0, gt=0)
+    """How long one connection may take."""
+
+
+def _egress_rules(settings: LocalSandboxSettings) -> EgressRules:
+    """Return the rules in the settings; raises SettingsError."""
+    try:
+        return EgressRules.read(
+            settings.sandbox_egress_ports,
+            settings.sandbox_egress_networks,
+            settings.sandbox_egress_ca_file,
+            max_bytes=settings.sandbox_egress_bytes,
+            max_connections=settings.sandbox_egress_connections,
+            seconds=settings.sandbox_egress_seconds,
+        )
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"SKILLFLEET_SANDBOX_EGRESS_*: {error}") from error
 
 
 class LocalMachine(Machine):
@@ -45,6 +74,7 @@ class LocalMachine(Machine):
         )
         self.records = SandboxRecords(folder, fleet)
         self.output_bytes = settings.sandbox_output_bytes
+        self.egress = _egress_rules(settings)
         self._kinds = tuple(kinds)
         self._fleet = fleet
         self._chosen: Kind | None = None

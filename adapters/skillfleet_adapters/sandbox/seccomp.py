@@ -77,7 +77,7 @@ _WITHOUT_NAMESPACES: Final = frozenset({
 Landlock does not cover these calls. Those on System V take numbers that can be guessed.
 """
 
-_AF_UNIX, _SOCK_STREAM, _SOCK_TYPE = 1, 1, 0xF
+_AF_UNIX, _AF_INET, _SOCK_STREAM, _SOCK_TYPE, _IPPROTO_TCP = 1, 2, 1, 0xF, 6
 _NEW_NAMESPACES: Final = 0x7E020000
 """CLONE_NEWUSER, NEWPID, NEWNET, NEWIPC, NEWUTS, NEWCGROUP and NEWNS; `clone` has no NEWTIME."""
 _TERMINAL_INPUT: Final = (0x5412, 0x541C)
@@ -100,9 +100,10 @@ def _low(argument: int) -> int:
     return 16 + 8 * argument
 
 
-def program(*, namespaces: bool) -> bytes:
+def program(*, namespaces: bool, egress: bool = False) -> bytes:
     """Return the filter; `namespaces`: the sandbox has its own network, processes and files.
 
+    `egress`: it may connect to the proxy, by TCP in a network of its own, else by a Unix socket.
     Raises SandboxUnavailable on a machine whose numbers are not known.
     """
     machine = platform.machine()
@@ -121,6 +122,8 @@ def program(*, namespaces: bool) -> bytes:
         _instruction(_RETURN, _ERRNO | errno.ENOSYS),
     ]
     refused = _FOR_ALL - _WITHOUT_NAMESPACES if namespaces else _FOR_ALL
+    if egress:
+        refused -= {"socket", "connect"}
     for name in sorted(refused & numbers.keys()):
         code += [_instruction(_EQUAL, numbers[name], 0, 1), _REFUSE]
     code += _if_call(
@@ -137,7 +140,12 @@ def program(*, namespaces: bool) -> bytes:
             _instruction(_EQUAL, request, 0, 1),
             _REFUSE,
         )
-    code += _sockets(numbers) if namespaces else [*_pairs_only(numbers), *_itself_only(numbers)]
+    if namespaces:
+        code += _sockets(numbers, egress=egress)
+    else:
+        code += [*_pairs_only(numbers), *_itself_only(numbers)]
+        if egress:
+            code += _if_call(numbers["socket"], *_UNIX_STREAM)
     code.append(_instruction(_RETURN, _ALLOW))
     return b"".join(code)
 
@@ -151,10 +159,39 @@ def _if_call(number: int, *body: bytes) -> list[bytes]:
     ]
 
 
-def _sockets(numbers: Mapping[str, int]) -> list[bytes]:
-    """Allow sockets of the family AF_UNIX: the private file system and network bound them."""
+def _sockets(numbers: Mapping[str, int], *, egress: bool) -> list[bytes]:
+    """Allow sockets of the family AF_UNIX: the private file system and network bound them.
+
+    With egress TCP over IPv4, too: the private network has a loopback interface only.
+    """
     family = (_instruction(_LOAD, _low(0)), _instruction(_EQUAL, _AF_UNIX, 1, 0), _REFUSE)
-    return [*_if_call(numbers["socket"], *family), *_if_call(numbers["socketpair"], *family)]
+    made = _UNIX_OR_TCP if egress else family
+    return [*_if_call(numbers["socket"], *made), *_if_call(numbers["socketpair"], *family)]
+
+
+_UNIX_STREAM: Final = (
+    _instruction(_LOAD, _low(0)),
+    _instruction(_EQUAL, _AF_UNIX, 1, 0),
+    _REFUSE,
+    _instruction(_LOAD, _low(1)),
+    _instruction(_AND, _SOCK_TYPE),
+    _instruction(_EQUAL, _SOCK_STREAM, 1, 0),
+    _REFUSE,
+)
+_UNIX_OR_TCP: Final = (
+    _instruction(_LOAD, _low(0)),
+    _instruction(_EQUAL, _AF_UNIX, 10, 0),
+    _instruction(_EQUAL, _AF_INET, 1, 0),
+    _REFUSE,
+    _instruction(_LOAD, _low(1)),
+    _instruction(_AND, _SOCK_TYPE),
+    _instruction(_EQUAL, _SOCK_STREAM, 1, 0),
+    _REFUSE,
+    _instruction(_LOAD, _low(2)),
+    _instruction(_EQUAL, 0, 2, 0),
+    _instruction(_EQUAL, _IPPROTO_TCP, 1, 0),
+    _REFUSE,
+)
 
 
 def _pairs_only(numbers: Mapping[str, int]) -> list[bytes]:
@@ -165,13 +202,7 @@ def _pairs_only(numbers: Mapping[str, int]) -> list[bytes]:
     return [
         *_if_call(
             numbers["socketpair"],
-            _instruction(_LOAD, _low(0)),
-            _instruction(_EQUAL, _AF_UNIX, 1, 0),
-            _REFUSE,
-            _instruction(_LOAD, _low(1)),
-            _instruction(_AND, _SOCK_TYPE),
-            _instruction(_EQUAL, _SOCK_STREAM, 1, 0),
-            _REFUSE,
+            *_UNIX_STREAM,
         ),
         *_if_call(
             numbers["utimensat"],

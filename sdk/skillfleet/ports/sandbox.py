@@ -41,6 +41,24 @@ class ExecResult:
 
 
 @dataclass(frozen=True, slots=True)
+class HostSecret:
+    """A secret of the skill for one host of a sandbox, whose egress proxy adds it to requests.
+
+    The sandbox does not get it: its code requests `http://<host>/...`, and the proxy sends the
+    request over TLS, as `Authorization: Bearer <value>` unless the fields say otherwise.
+    """
+
+    secret: str
+    """The name of a secret that the skill has declared."""
+    host: str
+    header: str = "Authorization"
+    prefix: str = "Bearer "
+    """The text before the value."""
+    user: str | None = None
+    """A user name: the secret is its password, and the header has Basic credentials."""
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxSpec:
     """The description of a sandbox; what an adapter cannot provide it refuses."""
 
@@ -56,9 +74,10 @@ class SandboxSpec:
     in a mode without overlay; with `read_only` they stay in the sandbox. Links and devices are no
     files. Files that the view refuses raise `WorkspaceDenied`, after the others were staged.
     """
-    secrets: tuple[str, ...] = ()
+    secrets: tuple[HostSecret, ...] = ()
+    """The secrets that are added to requests for some of the hosts in `egress`."""
     egress: tuple[str, ...] = ()
-    """The hosts that it may reach; none by default."""
+    """The hosts that it may reach, `*.name` for all below a name; none by default."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -183,6 +202,7 @@ __all__ = [
     "DEFAULT_IMAGE",
     "SANDBOX",
     "ExecResult",
+    "HostSecret",
     "OnOutput",
     "SandboxClient",
     "SandboxHandle",

@@ -137,6 +137,13 @@ class RunScope(ABC):
         """
 
     @abstractmethod
+    def secret(self, name: str) -> str:
+        """Return the value of a secret that the skill has declared; raises UnknownSecretError.
+
+        The runtime redacts it in all that the run writes.
+        """
+
+    @abstractmethod
     def resource_labels(self) -> Mapping[str, str]:
         """Return the labels for resources outside the process: fleet, run id and lease.
 

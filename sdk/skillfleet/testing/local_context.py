@@ -542,6 +542,10 @@ class LocalRunScope(RunScope):
         if self.context.lost:
             raise AttemptLostError("the attempt was lost")
 
+    def secret(self, name: str) -> str:
+        """Return the context's secret of that name."""
+        return self.context.secret(name)
+
     def resource_labels(self) -> Mapping[str, str]:
         """Return the labels of no fleet: a worker never reaps resources that carry them."""
         return {FLEET_LABEL: "local", RUN_LABEL: self.run_id, LEASE_LABEL: str(self.attempt)}

@@ -109,8 +109,6 @@ def test_a_context_with_an_unknown_kind_says_which_there_are() -> None:
 @pytest.mark.parametrize(
     ("spec", "error", "said"),
     [
-        (SandboxSpec("box", egress=("example.com",)), CapabilityUnavailableError, "egress"),
-        (SandboxSpec("box", secrets=("key",)), CapabilityUnavailableError, "secrets"),
         (SandboxSpec("box", image="alpine"), CapabilityUnavailableError, "alpine"),
         (SandboxSpec("box", memory_mib=63), InvalidArgumentsError, "64 MiB"),
         (SandboxSpec("box", cpus=0), InvalidArgumentsError, "cpus"),

@@ -16,7 +16,6 @@ from skillfleet.errors import (
     CapabilityUnavailableError,
     InvalidArtifactError,
     SandboxUnavailable,
-    UnknownSecretError,
 )
 from skillfleet.hidden_state import HiddenState
 from skillfleet.model_calls import CallReport
@@ -27,7 +26,7 @@ from skillfleet.ports.discovery import DiscoveryClient, DiscoveryProvider
 from skillfleet.ports.grants import GrantAuthority
 from skillfleet.ports.journal import Emission, JournalStore
 from skillfleet.ports.sandbox import SandboxClient, SandboxProvider
-from skillfleet.ports.secrets import SHORTEST, Secrets
+from skillfleet.ports.secrets import Secrets
 from skillfleet.ports.workspace import WorkspaceClient, WorkspaceProvider
 from skillfleet.redaction import Redactor
 from skillfleet.skills.spec import SkillSpec
@@ -42,6 +41,7 @@ from skillfleet_telemetry.redaction import process_secrets
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.calls import RoutedCalls
 from skillfleet_worker.attempts.children import ChildCalls
+from skillfleet_worker.attempts.declared_secrets import DeclaredSecrets
 from skillfleet_worker.attempts.event_buffer import EventBuffer
 from skillfleet_worker.attempts.journal import LedgerJournal
 from skillfleet_worker.attempts.outcomes import Outcome
@@ -114,7 +114,7 @@ class ContextState:
         self.attempt = attempt
         self.auth = auth
         self.capabilities = capabilities
-        self.declared_secrets = declared_secrets
+        self.secrets = DeclaredSecrets(declared_secrets, capabilities.secrets)
         self.redactor = Redactor(declared_secrets, process_secrets)
         self.buffer: EventBuffer | RedactingEventBuffer = buffer
         if declared_secrets:
@@ -132,10 +132,11 @@ class ContextState:
             capabilities.fleet,
             capabilities.patience_seconds,
             capabilities.grants,
+            self.secrets,
         )
         # A client that an earlier run created may use them, although this run never asks.
         for name in declared_secrets:
-            self.read_secret(name)
+            self.secrets.read(name)
 
     async def finish(self, outcome: Outcome) -> Outcome:
         """End the context after the handler; returns the outcome without secrets in it."""
@@ -157,13 +158,6 @@ class ContextState:
         """Write the text that redaction holds back."""
         if isinstance(self.buffer, RedactingEventBuffer):
             await self.buffer.append_held()
-
-    def read_secret(self, name: str) -> str | None:
-        """Return the present value, which is redacted in all that the run writes from now on."""
-        value = self.capabilities.secrets.get(name)
-        if value is not None:
-            process_secrets.register(value, name)
-        return value
 
     @cached_property
     def journal(self) -> LedgerJournal:
@@ -306,19 +300,7 @@ class FleetRunContext(RunContext[Any]):
 
     def secret(self, name: str) -> str:
         """Return the value of a declared secret; raises UnknownSecretError."""
-        state = _states.of(self)
-        if name not in state.declared_secrets:
-            raise UnknownSecretError(
-                f"this skill did not declare the secret {name!r}: write secrets=({name!r},)"
-            )
-        value = state.read_secret(name)
-        if value is None:
-            raise UnknownSecretError(f"no source of this worker has the secret {name!r}")
-        if len(value) < SHORTEST:
-            raise UnknownSecretError(
-                f"the secret {name!r} has fewer than {SHORTEST} characters: it could not be hidden"
-            )
-        return value
+        return _states.of(self).secrets.value(name)
 
     @property
     def session(self) -> FleetSession | None:

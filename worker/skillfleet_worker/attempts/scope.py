@@ -26,6 +26,7 @@ from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.retrying import retry_until
 from skillfleet_worker.attempts.attempt import Attempt
 from skillfleet_worker.attempts.session import session_of
+from skillfleet_worker.attempts.declared_secrets import DeclaredSecrets
 from skillfleet_worker.attempts.stop_request import StopKind, StopRequest
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ class ScopeState:
     fleet: str
     patience_seconds: float
     authority: GrantAuthority
+    secrets: DeclaredSecrets
     charges: set["asyncio.Task[None]"] = field(default_factory=set)
     """The charges of tokens that are under way."""
 
@@ -201,6 +203,10 @@ class AttemptScope(RunScope):
     def before_record(self, write: Callable[[], Awaitable[None]]) -> None:
         """Await `write` before steps and waits, and the handler's success, are recorded."""
         _states.of(self).attempt.before_record(write)
+
+    def secret(self, name: str) -> str:
+        """Return the value of a declared secret."""
+        return _states.of(self).secrets.value(name)
 
     def resource_labels(self) -> Mapping[str, str]:
         """Fleet, run id and lease token."""
