@@ -80,9 +80,15 @@ class Peer:
         """Answer with the reason, unless an answer has begun."""
         if self.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
-        text = f"egress refused: {refusal.reason}\n".encode()
+        # Clients show the reason of a refused tunnel rather than its body.
+        reason = f"egress refused: {refusal.reason}".encode()
+        text = reason + b"\n"
         headers = [("content-type", "text/plain"), ("content-length", str(len(text)))]
-        head = h11.Response(status_code=refusal.status, headers=[*headers, ("connection", "close")])
+        head = h11.Response(
+            status_code=refusal.status,
+            headers=[*headers, ("connection", "close")],
+            reason=reason,
+        )
         for event in (head, h11.Data(data=text), h11.EndOfMessage()):
             # A HEAD request gets no body; what exceeds a limit of bytes gets its answer still.
             self.writer.write(self.http.send(event) or b"")
