@@ -162,7 +162,7 @@ class Landlock(Kind):
 
     def problem(self) -> str | None:
         """Return that the kernel is too old or refuses."""
-        version = _landlock_version()
+        version = landlock_version()
         if version <= 0:
             return "the kernel has no Landlock, or this container refuses its calls"
         if version < _ABI_WITH_SCOPES:
@@ -215,7 +215,8 @@ def _environment(home: str, temporary: str) -> Mapping[str, str]:
     }
 
 
-def _landlock_version() -> int:
+def landlock_version() -> int:
+    """Return the version of Landlock, at most 0 without it."""
     return int(ctypes.CDLL(None).syscall(_LANDLOCK_CREATE, None, 0, 1))
 
 

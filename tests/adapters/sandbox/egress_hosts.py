@@ -34,6 +34,14 @@ class Host:
     requests: list[bytes] = field(default_factory=list)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a connection has ended."""
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a request without an answer has come."""
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    def cut(self) -> None:
+        """End the connections of requests without an answer."""
+        for writer in self.writers:
+            writer.close()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Read one request, record it, and answer."""
@@ -47,6 +55,8 @@ class Host:
                 self.requests[-1] += await reader.readuntil(b"\r\n0\r\n\r\n")
             answer = self.answers.get(head.split(b" ")[1].decode(), OK)
             if answer is None:
+                self.writers.append(writer)
+                self.arrived.set()
                 await reader.read()
             else:
                 writer.write(answer)
