@@ -1,6 +1,7 @@
 """Tunnels of CONNECT: TLS of the sandbox's own, to the host that it has named."""
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable
 from typing import Final
@@ -30,7 +31,9 @@ async def tunnel(client: Peer, asked: Wanted, policy: EgressPolicy, traffic: Tra
         outward = asyncio.ensure_future(_pump(client.reader, writer, traffic.count_sent))
         inward = asyncio.ensure_future(_pump(reader, client.writer, traffic.count_received))
         try:
-            await asyncio.gather(outward, inward)
+            # A side that has what it wants may reset the connection.
+            with contextlib.suppress(ConnectionError):
+                await asyncio.gather(outward, inward)
         finally:
             for task in (outward, inward):
                 task.cancel()
