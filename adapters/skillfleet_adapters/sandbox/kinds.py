@@ -157,12 +157,13 @@ class Landlock(Kind):
     description = (
         "files, network (none) and signals; it has no own processes, users or size-limited file"
         " system: it sees the names and attributes of files outside, shares the limit of processes"
-        " with its user, and its files fill the disk of the worker"
+        " with its user, and its files fill the disk of the worker; with egress it can, before"
+        " Linux 7.1, connect to other Unix sockets of its user"
     )
 
     def problem(self) -> str | None:
         """Return that the kernel is too old or refuses."""
-        version = landlock_version()
+        version = _landlock_version()
         if version <= 0:
             return "the kernel has no Landlock, or this container refuses its calls"
         if version < _ABI_WITH_SCOPES:
@@ -215,8 +216,7 @@ def _environment(home: str, temporary: str) -> Mapping[str, str]:
     }
 
 
-def landlock_version() -> int:
-    """Return the version of Landlock, at most 0 without it."""
+def _landlock_version() -> int:
     return int(ctypes.CDLL(None).syscall(_LANDLOCK_CREATE, None, 0, 1))
 
 

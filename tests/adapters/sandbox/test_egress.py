@@ -13,7 +13,7 @@ from skillfleet import LocalRunContext, NoAuth
 from skillfleet.errors import SandboxRuntimeError, SettingsError, UnknownSecretError
 from skillfleet.ports.sandbox import SandboxHandle, SandboxSpec
 from skillfleet_adapters.sandbox.egress import policy, proxy
-from skillfleet_adapters.sandbox.kinds import landlock_version
+from skillfleet_adapters.sandbox.kinds import _landlock_version
 from tests.adapters.sandbox.conftest import provider_of, require
 from tests.adapters.sandbox.egress_hosts import (
     API,
@@ -195,7 +195,7 @@ async def test_other_sockets_of_the_machine(
         path.chmod(0o666)
         code = f"import socket; socket.socket(socket.AF_UNIX).connect({str(path)!r})"
         result = await box.exec("python3", ["-I", "-c", code], timeout=120)
-    assert result.ok == (kind == "landlock" and landlock_version() < 9), result.output
+    assert result.ok == (kind == "landlock" and _landlock_version() < 9), result.output
 
 
 async def test_no_secret_enters_the_sandbox_or_the_log(

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from skillfleet.errors import InvalidArgumentsError
+from skillfleet.ports.sandbox import HostSecret, SandboxSpec
 from skillfleet_adapters.sandbox.egress import policy
+from skillfleet_adapters.sandbox.egress.policy import EgressPolicy
 from tests.adapters.sandbox.egress_hosts import (
     API,
     FILES,
@@ -251,9 +254,7 @@ async def test_a_host_without_a_secret_gets_none(host: Host, names: Names) -> No
 
 async def test_credentials_of_a_user_are_basic(host: Host, names: Names) -> None:
     del names
-    spec = policy.SandboxSpec(
-        "box", egress=(API,), secrets=(policy.HostSecret("key", API, user="git"),)
-    )
+    spec = SandboxSpec("box", egress=(API,), secrets=(HostSecret("key", API, user="git"),))
     async with proxying(rules_for(host), spec) as client:
         await client.ask(_bytes(_get("http://api.test:PORT/"), host.port))
     expected = base64.b64encode(f"git:{SECRET}".encode())
@@ -422,19 +423,19 @@ async def test_a_tunnel_carries_tls_for_its_host_only(host: Host, names: Names) 
         {"secrets": (HOST_SECRET,)},
         {"egress": ("*.test",), "secrets": (HOST_SECRET,)},
         {"egress": (API,), "secrets": (HOST_SECRET, HOST_SECRET)},
-        {"egress": (API,), "secrets": (policy.HostSecret("key", API, header="Host"),)},
-        {"egress": (API,), "secrets": (policy.HostSecret("key", API, header="a b"),)},
-        {"egress": (API,), "secrets": (policy.HostSecret("key", API, prefix="x\r\nY: "),)},
+        {"egress": (API,), "secrets": (HostSecret("key", API, header="Host"),)},
+        {"egress": (API,), "secrets": (HostSecret("key", API, header="a b"),)},
+        {"egress": (API,), "secrets": (HostSecret("key", API, prefix="x\r\nY: "),)},
     ],
 )
 async def test_a_spec_that_is_not_exact_is_refused(host: Host, spec: dict[str, object]) -> None:
-    given = policy.SandboxSpec("box", **spec)  # type: ignore[arg-type]
-    with pytest.raises(policy.InvalidArgumentsError):
-        policy.EgressPolicy.of(given, rules_for(host), lambda _: SECRET)
+    given = SandboxSpec("box", **spec)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentsError):
+        EgressPolicy.of(given, rules_for(host), lambda _: SECRET)
 
 
 async def test_a_secret_that_no_header_may_have_is_not_shown(host: Host) -> None:
-    spec = policy.SandboxSpec("box", egress=(API,), secrets=(HOST_SECRET,))
-    with pytest.raises(policy.InvalidArgumentsError) as refused:
-        policy.EgressPolicy.of(spec, rules_for(host), lambda _: SECRET + "\nX: y")
+    spec = SandboxSpec("box", egress=(API,), secrets=(HOST_SECRET,))
+    with pytest.raises(InvalidArgumentsError) as refused:
+        EgressPolicy.of(spec, rules_for(host), lambda _: SECRET + "\nX: y")
     assert SECRET not in str(refused.value)
