@@ -203,8 +203,6 @@ async def _answer(client: Peer, upstream: Peer, target: Target) -> None:
     guard = RepeatGuard(target.credential)
     response = await _receive(upstream)
     while isinstance(response, h11.InformationalResponse):
-        if response.status_code == 101:  # noqa: PLR2004
-            raise Refused(502, "the host switches protocols")
         response = await _receive(upstream)
     if not isinstance(response, h11.Response):
         raise Refused(502, "the host does not answer")
