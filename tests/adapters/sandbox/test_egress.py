@@ -286,8 +286,9 @@ async def test_a_connection_is_limited_in_time(
     caplog.set_level(logging.INFO)
     host.answers["/hang"] = None
     async with proxying(rules_for(host, seconds=0.3)) as client:
-        for first in (b"", b"GET http", _get(host, "/hang")):
-            assert await client.ask(first) == b""
+        async with asyncio.timeout(30):
+            for first in (b"", b"GET http", _get(host, "/hang")):
+                assert await client.ask(first) == b""
     assert caplog.text.count("it took too long") == 3
 
 

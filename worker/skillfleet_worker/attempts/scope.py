@@ -25,8 +25,8 @@ from skillfleet_ledger import Ledger
 from skillfleet_ledger.artifacts import LeaseLostError
 from skillfleet_ledger.retrying import retry_until
 from skillfleet_worker.attempts.attempt import Attempt
-from skillfleet_worker.attempts.session import session_of
 from skillfleet_worker.attempts.declared_secrets import DeclaredSecrets
+from skillfleet_worker.attempts.session import session_of
 from skillfleet_worker.attempts.stop_request import StopKind, StopRequest
 
 T = TypeVar("T")

@@ -25,7 +25,7 @@ class EgressProxy:
 
     A connection carries one request. The proxy lives as long as its sandbox, and its process is
     the worker: it ends with either.
-    Concurrency: one event loop, but for `close`.
+    Concurrency: one event loop, but for `aclose`.
     """
 
     def __init__(self, policy: EgressPolicy, sandbox: str, run_id: str) -> None:
@@ -35,16 +35,14 @@ class EgressProxy:
         self._allowance = Allowance(policy.rules.max_bytes)
         self._room = asyncio.Semaphore(policy.rules.max_connections)
         self._loop = asyncio.get_running_loop()
-        self._listeners: Sequence[socket.socket] = ()
         self._tasks: set[asyncio.Task[None]] = set()
         self._lines = 0
 
     def start(self, listeners: Sequence[socket.socket]) -> None:
         """Serve the sockets, which are then the proxy's own."""
-        self._listeners = listeners
         for listener in listeners:
             listener.settimeout(0)
-            self._keep(self._loop.create_task(self._accept(listener)))
+            self._keep(self._loop.create_task(self._accept(listener)), listener)
 
     async def aclose(self) -> None:
         """End all connections; also from another loop, when that of the proxy is blocked."""
@@ -59,12 +57,17 @@ class EgressProxy:
     def _stop(self) -> None:
         for task in self._tasks:
             task.cancel()
-        for listener in self._listeners:
-            listener.close()
 
-    def _keep(self, task: "asyncio.Task[None]") -> None:
+    def _keep(self, task: "asyncio.Task[None]", listener: socket.socket | None = None) -> None:
+        """Keep a task until it ends, and close its listener only then."""
+
+        def end(_: "asyncio.Task[None]") -> None:
+            self._tasks.discard(task)
+            if listener is not None:
+                listener.close()
+
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(end)
 
     async def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -75,7 +78,11 @@ class EgressProxy:
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
             # One that exceeds the limit waits, and those after it in the kernel's queue.
-            await self._room.acquire()
+            try:
+                await self._room.acquire()
+            except BaseException:
+                connection.close()
+                raise
             self._keep(self._loop.create_task(self._serve(connection)))
 
     async def _serve(self, connection: socket.socket) -> None:
