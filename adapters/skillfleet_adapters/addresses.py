@@ -1,4 +1,4 @@
-"""Which addresses of hosts are public."""
+"""Public addresses, and networks of addresses."""
 
 import ipaddress
 from typing import Final

@@ -1,4 +1,4 @@
-"""What a sandbox with egress finds inside: sockets of the proxy, variables, certificates."""
+"""The inside of a sandbox with egress: sockets of the proxy, variables, certificates."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

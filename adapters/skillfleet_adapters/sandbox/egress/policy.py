@@ -1,4 +1,4 @@
-"""What one sandbox may reach: hosts, ports and addresses, and the credentials of hosts."""
+"""The egress policy of one sandbox: hosts, ports, addresses, and the credentials of hosts."""
 
 import asyncio
 import base64
@@ -76,7 +76,7 @@ class Target:
 
 @dataclass(frozen=True)
 class EgressRules:
-    """What the operator sets for the egress of all sandboxes."""
+    """The operator's rules for the egress of all sandboxes."""
 
     ports: frozenset[int]
     networks: tuple[Network, ...]
