@@ -215,7 +215,10 @@ def get_ready(config: dict[str, Any], control: socket.socket) -> None:
     A socket stays in the network and the file system in which it was made.
     """
     listeners = [listen(address) for address in config["listen"]]
-    socket.send_fds(control, [b"ready"], [each.fileno() for each in listeners])
+    numbers = struct.pack(f"{len(listeners)}i", *(each.fileno() for each in listeners))
+    control.sendmsg(
+        [b"ready"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if numbers else []
+    )
     for listener in listeners:
         listener.close()
 
