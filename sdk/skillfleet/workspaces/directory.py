@@ -98,9 +98,13 @@ class DirectoryStorage(WorkspaceStorage):
             if isinstance(error, BlockingIOError):
                 raise busy(name) from None
             raise
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, holder.encode()[:_MOST_HOLDER_BYTES], 0)
-        self._sweep()
+        try:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, holder.encode()[:_MOST_HOLDER_BYTES], 0)
+            self._sweep()
+        except BaseException:
+            os.close(lock)
+            raise
         return lock
 
     def _sweep(self) -> None:

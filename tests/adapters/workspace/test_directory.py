@@ -255,6 +255,21 @@ async def test_a_cancelled_wait_for_the_right_to_write_does_not_keep_it(tmp_path
         await wait_until_async(is_free)
 
 
+async def test_an_error_while_the_right_is_taken_leaves_it_free(tmp_path: Path) -> None:
+    storage = DirectoryWorkspaces(tmp_path).storage("session:s")
+    async with storage.writer("this test"):
+        pass
+    scratch = tmp_path / folder_name("session:s") / "beside" / "scratch"
+    scratch.rmdir()
+    scratch.touch()
+    with pytest.raises(NotADirectoryError):
+        async with storage.locked("this test"):
+            raise AssertionError("it was taken")
+    scratch.unlink()
+    async with storage.writer("another"):
+        pass
+
+
 def test_a_killed_commit_is_completed_or_undone(tmp_path: Path) -> None:
     async def check(provider: DirectoryWorkspaces) -> tuple[bool, dict[str, bytes | None]]:
         storage = provider.storage(WORKSPACE)
