@@ -130,6 +130,11 @@ class LocalSandboxProvider(SandboxProvider):
         """Return the kind that works on this machine; raises SandboxUnavailable."""
         return await self._machine.kind()
 
+    async def report(self) -> str:
+        """Return the kind and what it isolates; raises SandboxUnavailable."""
+        kind = await self.kind()
+        return f"{kind.name}. Isolated: {kind.description}"
+
     async def reap(self, holds_lease: HoldsLease) -> None:
         """End the sandboxes of this machine whose attempt no longer holds its lease."""
         if not self._reported:
@@ -149,8 +154,8 @@ class LocalSandboxProvider(SandboxProvider):
         await asyncio.to_thread(records.sweep)
 
 
-def create_strongest(environment: AdapterEnvironment) -> SandboxProvider:
-    """Return the provider of the strongest kind that works on this machine."""
+def create_local(environment: AdapterEnvironment) -> SandboxProvider:
+    """Return the provider of the strongest kind that shares the machine's kernel."""
     return LocalSandboxProvider(KINDS, environment)
 
 

@@ -195,6 +195,13 @@ class SandboxClient(ABC):
 class SandboxProvider(ReapingProvider[SandboxClient]):
     """Opens the sandbox client of each attempt."""
 
+    async def report(self) -> str:
+        """Return in a line, for people, which sandboxes it makes and what they isolate.
+
+        On the home loop. Raises SandboxUnavailable, with the reason, where it can make none.
+        """
+        return type(self).__name__
+
 
 SANDBOX: Final[Port[SandboxProvider]] = Port("sandbox", SandboxProvider, "SKILLFLEET_SANDBOX")
 

@@ -1,0 +1,1 @@
+"""Sandboxes as pods, by the controller agent-sandbox of kubernetes-sigs."""

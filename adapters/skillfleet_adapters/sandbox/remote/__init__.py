@@ -1,0 +1,1 @@
+"""Sandboxes in another machine: a supervisor inside, called by short commands."""
