@@ -8,6 +8,7 @@ import typer
 from skillfleet_cli.doctor import Finding, Level
 from skillfleet_cli.doctor.fleet import examine_fleet
 from skillfleet_cli.doctor.objects import examine_objects
+from skillfleet_cli.doctor.sandboxes import examine_sandboxes
 from skillfleet_cli.doctor.server import examine_broker, examine_server
 from skillfleet_cli.doctor.workspaces import examine_workspaces
 from skillfleet_cli.doctor.writing import advice_on, code_of
@@ -38,7 +39,8 @@ async def _examine(fleet: AsyncFleet) -> list[Finding]:
     if len(server) > 1:
         findings += await _tried("fleet", examine_fleet(ledger))
     findings += await _tried("objects", examine_objects(ledger))
-    return findings + await _tried("workspace", examine_workspaces(fleet))
+    findings += await _tried("workspace", examine_workspaces(fleet))
+    return findings + await _tried("sandboxes", examine_sandboxes(fleet))
 
 
 async def _tried(check: str, work: Coroutine[Any, Any, list[Finding]]) -> list[Finding]:
