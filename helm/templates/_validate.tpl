@@ -7,6 +7,7 @@
 {{- include "skillfleet.validateFlower" . -}}
 {{- include "skillfleet.validateAuth" . -}}
 {{- include "skillfleet.validateNetwork" . -}}
+{{- include "skillfleet.validateSandbox" . -}}
 {{- $seen := dict -}}
 {{- range include "skillfleet.pools" . | fromJsonArray -}}
 {{- if hasKey $seen .name }}{{ fail (printf "workers: two pools are named %q; give each its own name" .name) }}{{ end -}}

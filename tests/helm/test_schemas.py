@@ -13,9 +13,15 @@ import pytest
 
 from tests.helm.rendering import CHART, Manifest, documents, render, walk
 from tests.helm.value_sets import LOOKALIKES, VALUE_SETS, odd_values
+from tests.support.agent_sandbox import problem_of
 
 # Objects whose schemas belong to other projects.
-CUSTOM_GROUPS = ("keda.sh/", "monitoring.coreos.com/")
+CUSTOM_GROUPS = (
+    "agents.x-k8s.io/",
+    "extensions.agents.x-k8s.io/",
+    "keda.sh/",
+    "monitoring.coreos.com/",
+)
 KUBERNETES = ("1.29", kubernetes_validate.latest_version())
 
 
@@ -74,6 +80,12 @@ def test_keda_objects_fit_kedas_own_schemas(fleet: list[Manifest]) -> None:
         if manifest["apiVersion"].startswith("keda.sh/"):
             schema = KEDA[manifest["apiVersion"], manifest["kind"]]
             jsonschema.Draft7Validator(schema).validate(manifest)
+
+
+def test_objects_of_agent_sandbox_fit_its_schemas(fleet: list[Manifest]) -> None:
+    for manifest in fleet:
+        if "agents.x-k8s.io/" in manifest["apiVersion"]:
+            assert problem_of(manifest) is None
 
 
 def test_no_object_is_made_twice(fleet: list[Manifest]) -> None:

@@ -37,6 +37,28 @@ REFUSED = {
         {"artifacts": {"url": "file:///objects"}},
         "/artifacts/url",
     ),
+    "an unknown kind of sandbox": ({"sandbox": {"kind": "none"}}, "/sandbox/kind"),
+    "sandboxes in Kubernetes without rights": (
+        {"sandbox": {"kind": "kubernetes"}},
+        "sandbox.kind: kubernetes needs sandbox.kubernetes.enabled",
+    ),
+    "rights for sandboxes of another kind": (
+        {"sandbox": {"kind": "landlock", "kubernetes": {"enabled": True, "image": "x"}}},
+        "sandbox.kubernetes.enabled: set sandbox.kind to kubernetes or auto",
+    ),
+    "sandboxes in Kubernetes of no image": (
+        {"sandbox": {"kind": "auto", "kubernetes": {"enabled": True}}},
+        "sandbox.kubernetes: set image",
+    ),
+    "a pool of sandboxes of no image": (
+        {
+            "sandbox": {
+                "kind": "auto",
+                "kubernetes": {"enabled": True, "warmPool": {"name": "a", "replicas": 1}},
+            }
+        },
+        "warmPool.replicas: the template needs sandbox.kubernetes.image",
+    ),
     "no Redis at all": (
         {"redis": {"existingSecret": {"name": ""}}},
         "set the address: redis.existingSecret.name and urlKey, or redis.url",

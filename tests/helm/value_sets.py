@@ -41,6 +41,15 @@ EVERYTHING: Values = {
         "options": {"AWS_REGION": "eu-central-1", "AWS_ENDPOINT_URL": "https://s3.internal"},
     },
     "workspaces": {"enabled": True, "size": "100Gi", "storageClass": "shared-files"},
+    "sandbox": {
+        "kind": "kubernetes",
+        "kubernetes": {
+            "enabled": True,
+            "image": "registry.local/python-runtime:1",
+            "runtimeClass": "gvisor",
+            "warmPool": {"replicas": 3},
+        },
+    },
     "settings": {"namespace": "blue", "extra": {"SKILLFLEET_MAX_ARTIFACT_BYTES": "1048576"}},
     "telemetry": {
         "otlpEndpoint": "http://collector.observability:4318",
@@ -243,6 +252,15 @@ def odd_values(odd: str) -> Values:
             "options": {"AWS_REGION": odd},
         },
         "workspaces": {"enabled": True, "existingClaim": odd},
+        "sandbox": {
+            "kind": "auto",
+            "kubernetes": {
+                "enabled": True,
+                "image": odd,
+                "runtimeClass": odd,
+                "warmPool": {"name": odd},
+            },
+        },
         "telemetry": {
             "otlpEndpoint": "http://collector:4318",
             "headersSecret": {"name": odd, "key": odd},

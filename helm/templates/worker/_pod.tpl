@@ -1,7 +1,7 @@
 {{/* A worker's pod: root, pool. */}}
 {{- define "skillfleet.workerPod" -}}
 {{- $security := include "skillfleet.podSecurity" .root | fromYaml -}}
-{{- $_ := set $security "automountServiceAccountToken" .pool.podDeletionCost -}}
+{{- $_ := set $security "automountServiceAccountToken" (or .pool.podDeletionCost .root.Values.sandbox.kubernetes.enabled) -}}
 {{- $keys := include "skillfleet.workerKeys" .root | fromJson -}}
 serviceAccountName: {{ .root.Values.workerServiceAccount.name | default (include "skillfleet.name" (dict "root" .root "suffix" "worker")) | quote }}
 {{ toYaml $security }}
@@ -43,6 +43,9 @@ initContainers:
       {{- with include "skillfleet.workspacesEnv" .root | trim }}
       {{- . | nindent 6 }}
       {{- end }}
+      {{- with include "skillfleet.sandboxEnv" .root | trim }}
+      {{- . | nindent 6 }}
+      {{- end }}
     resources:
       {{- toYaml .pool.resources | nindent 6 }}
     {{- include "skillfleet.containerSecurity" .root | nindent 4 }}
@@ -65,6 +68,9 @@ containers:
       {{- . | nindent 6 }}
       {{- end }}
       {{- with include "skillfleet.workspacesEnv" .root | trim }}
+      {{- . | nindent 6 }}
+      {{- end }}
+      {{- with include "skillfleet.sandboxEnv" .root | trim }}
       {{- . | nindent 6 }}
       {{- end }}
       {{- with include "skillfleet.telemetryEnv" (dict "root" .root "own" .pool.env) | trim }}
