@@ -21,7 +21,7 @@ from deploy.generated import write_or_check
 
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "deploy" / "docker"
-EXTRAS = ("worker", "cli", "auth", "objects", "checkpoints")
+EXTRAS = ("worker", "cli", "auth", "objects", "checkpoints", "kubernetes")
 ITSELF = "skillfleet"
 # Flower is in the extra `dev`, with packages that only a laptop needs.
 FROM_DEV = ("flower",)

@@ -47,6 +47,12 @@ OVER_HTTP = {f"skillfleet_adapters.a2a.{name}" for name in ("client", "remote_ta
 # The module that needs the extra [objects].
 STORES = {"skillfleet_adapters.objects.stores"}
 
+# Modules that need the extra [kubernetes].
+IN_PODS = {
+    f"skillfleet_adapters.sandbox.kubernetes.{name}"
+    for name in ("api", "objects", "provider", "runtime")
+}
+
 # Modules that need the extra [checkpoints].
 ARCHIVE = {
     f"skillfleet_adapters.checkpoint.{name}"
@@ -62,13 +68,19 @@ PROFILES = {
         extras={"worker"},
         packages=WORKER,
         without={"httpx", "obstore"} | TERMINAL | LAPTOP | TESTS,
-        but=OVER_HTTP | STORES | ARCHIVE,
+        but=OVER_HTTP | IN_PODS | STORES | ARCHIVE,
     ),
     "worker-a2a": Profile(
         extras={"worker", "a2a"},
         packages=WORKER,
         without={"obstore"} | TERMINAL | LAPTOP | TESTS,
         but=STORES | ARCHIVE,
+    ),
+    "worker-kubernetes": Profile(
+        extras={"worker", "kubernetes"},
+        packages=WORKER,
+        without={"a2a", "obstore"} | TERMINAL | LAPTOP | TESTS,
+        but=OVER_HTTP | STORES | ARCHIVE,
     ),
     # A backend that reads large artifacts.
     "objects": Profile(
@@ -85,7 +97,7 @@ PROFILES = {
         extras={"worker", "objects"},
         packages=WORKER,
         without={"httpx"} | TERMINAL | LAPTOP | TESTS,
-        but=OVER_HTTP | ARCHIVE,
+        but=OVER_HTTP | IN_PODS | ARCHIVE,
     ),
     "cli": Profile(
         extras={"cli"},
@@ -97,7 +109,7 @@ PROFILES = {
         extras={"cli", "worker"},
         packages={*WORKER, "skillfleet_cli"},
         without=LAPTOP | TESTS,
-        but=OVER_HTTP | STORES | ARCHIVE,
+        but=OVER_HTTP | IN_PODS | STORES | ARCHIVE,
         commands=["worker --help"],
     ),
 }

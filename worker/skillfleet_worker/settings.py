@@ -53,8 +53,9 @@ class WorkerSettings(Settings):
     """Adapter that finds agents: `ledger`, or an entry point of the group
     `skillfleet.discovery`. Empty: none."""
     sandbox: str = ""
-    """Adapter that executes code in isolation: `bubblewrap`, `landlock`, `auto` (the strongest of
-    them that works here), or an entry point of the group `skillfleet.sandbox`. Empty: none."""
+    """Adapter that executes code in isolation: `kubernetes`, `microsandbox`, `bubblewrap`,
+    `landlock`, `auto` (the strongest of them that works here), or an entry point of the group
+    `skillfleet.sandbox`. Empty: none."""
     checkpoint: str = ""
     """Adapter for checkpoints of folders: `archive`, `ws_ckpt`, or an entry point of the group
     `skillfleet.checkpoint`. Empty: none for runs; the command line then uses `archive`."""

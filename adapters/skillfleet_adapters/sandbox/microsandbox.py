@@ -165,7 +165,7 @@ class VirtualMachines(Site):
             {
                 "egress": "has no network: leave egress empty",
                 "secrets": "takes no secrets: leave secrets empty",
-                "workspace": "has no workspace: use put and get",
+                "workspace": "has no files of a view: leave workspace empty, use put and get",
             },
         )
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -22,6 +22,7 @@ from skillfleet.errors import (
 from skillfleet.ports.loading import load
 from skillfleet.ports.provider import AdapterEnvironment
 from skillfleet.ports.sandbox import DEFAULT_IMAGE, SANDBOX, SandboxProvider, SandboxSpec
+from skillfleet.ports.workspace import WorkspaceView
 from skillfleet.testing.conformance.sandbox import SandboxSuite
 from skillfleet_adapters.sandbox.kubernetes import objects
 from skillfleet_adapters.sandbox.remote.process import content_of
@@ -238,7 +239,7 @@ async def test_what_fails_in_the_cluster_is_said_and_leaves_nothing(
         (POOL, SandboxSpec("box", memory_mib=64), "template of the warm pool"),
         (POOL, SandboxSpec("box", egress=("example.com",)), "egress"),
         (IMAGE, SandboxSpec("box", secrets=("key",)), "secrets"),
-        (IMAGE, SandboxSpec("box", workspace="here"), "workspace"),
+        (IMAGE, SandboxSpec("box", workspace=cast("WorkspaceView", object())), "workspace"),
     ],
 )
 async def test_a_spec_that_it_cannot_provide_is_refused(

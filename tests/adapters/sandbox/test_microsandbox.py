@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -15,6 +16,7 @@ from skillfleet.errors import CapabilityUnavailableError, SandboxUnavailable
 from skillfleet.ports.loading import load
 from skillfleet.ports.provider import AdapterEnvironment
 from skillfleet.ports.sandbox import SANDBOX, SandboxProvider, SandboxSpec
+from skillfleet.ports.workspace import WorkspaceView
 from skillfleet.testing.conformance.sandbox import SandboxSuite
 from skillfleet_adapters.sandbox import microsandbox, strongest
 from tests.adapters.sandbox import fake_microsandbox
@@ -160,7 +162,7 @@ async def test_without_hardware_virtualisation_nothing_is_executed(
     [
         (SandboxSpec("box", egress=("example.com",)), "egress"),
         (SandboxSpec("box", secrets=("key",)), "secrets"),
-        (SandboxSpec("box", workspace="here"), "workspace"),
+        (SandboxSpec("box", workspace=cast("WorkspaceView", object())), "workspace"),
     ],
 )
 async def test_a_spec_that_it_cannot_provide_is_refused(

@@ -75,7 +75,7 @@ class Cluster(Site):
             {
                 "egress": "has the network of its pod's NetworkPolicy: leave egress empty",
                 "secrets": "takes no secrets: leave secrets empty",
-                "workspace": "has no workspace: use put and get",
+                "workspace": "has no files of a view: leave workspace empty, use put and get",
             },
         )
         self._image(spec)
