@@ -21,7 +21,13 @@ from skillfleet.errors import (
 )
 from skillfleet.ports.loading import load
 from skillfleet.ports.provider import AdapterEnvironment
-from skillfleet.ports.sandbox import DEFAULT_IMAGE, SANDBOX, SandboxProvider, SandboxSpec
+from skillfleet.ports.sandbox import (
+    DEFAULT_IMAGE,
+    SANDBOX,
+    HostSecret,
+    SandboxProvider,
+    SandboxSpec,
+)
 from skillfleet.ports.workspace import WorkspaceView
 from skillfleet.testing.conformance.sandbox import SandboxSuite
 from skillfleet_adapters.sandbox.kubernetes import objects
@@ -238,7 +244,7 @@ async def test_what_fails_in_the_cluster_is_said_and_leaves_nothing(
         (POOL, SandboxSpec("box", image="other"), "SKILLFLEET_SANDBOX_IMAGES"),
         (POOL, SandboxSpec("box", memory_mib=64), "template of the warm pool"),
         (POOL, SandboxSpec("box", egress=("example.com",)), "egress"),
-        (IMAGE, SandboxSpec("box", secrets=("key",)), "secrets"),
+        (IMAGE, SandboxSpec("box", secrets=(HostSecret("key", "example.com"),)), "secrets"),
         (IMAGE, SandboxSpec("box", workspace=cast("WorkspaceView", object())), "workspace"),
     ],
 )

@@ -15,7 +15,7 @@ from skillfleet import LocalRunContext, NoAuth
 from skillfleet.errors import CapabilityUnavailableError, SandboxUnavailable
 from skillfleet.ports.loading import load
 from skillfleet.ports.provider import AdapterEnvironment
-from skillfleet.ports.sandbox import SANDBOX, SandboxProvider, SandboxSpec
+from skillfleet.ports.sandbox import SANDBOX, HostSecret, SandboxProvider, SandboxSpec
 from skillfleet.ports.workspace import WorkspaceView
 from skillfleet.testing.conformance.sandbox import SandboxSuite
 from skillfleet_adapters.sandbox import microsandbox, strongest
@@ -161,7 +161,7 @@ async def test_without_hardware_virtualisation_nothing_is_executed(
     ("spec", "said"),
     [
         (SandboxSpec("box", egress=("example.com",)), "egress"),
-        (SandboxSpec("box", secrets=("key",)), "secrets"),
+        (SandboxSpec("box", secrets=(HostSecret("key", "example.com"),)), "secrets"),
         (SandboxSpec("box", workspace=cast("WorkspaceView", object())), "workspace"),
     ],
 )
