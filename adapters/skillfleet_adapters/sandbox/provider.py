@@ -146,8 +146,12 @@ class LocalSandboxProvider(SandboxProvider):
         records = self._machine.records
         records.open()
         for record in records.all():
-            trial = not record.run_id
-            if records.runs(record) if trial else await holds_lease(record.run_id, record.lease):
+            if record.run_id:
+                used = await holds_lease(record.run_id, record.lease)
+            else:
+                # A trial, maybe one that another process of this machine is making now.
+                used = records.begins(record) or records.runs(record)
+            if used:
                 continue
             logger.info("the sandbox of run %s is ended, as its attempt is", record.run_id)
             await asyncio.to_thread(records.end, record)

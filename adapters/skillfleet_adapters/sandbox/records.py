@@ -99,6 +99,10 @@ class SandboxRecords:
         """Return whether the sandbox's process lives."""
         return bool(record.pid) and start_time(record.pid) == record.started
 
+    def begins(self, record: SandboxRecord) -> bool:
+        """Return whether the sandbox's process may be about to start."""
+        return not record.pid and not _is_old(self._path(record.id))
+
     def end(self, record: SandboxRecord) -> None:
         """End a sandbox's processes, and delete its folder and its record.
 

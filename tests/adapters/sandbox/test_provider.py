@@ -17,6 +17,7 @@ from skillfleet.ports.loading import load
 from skillfleet.ports.provider import AdapterEnvironment
 from skillfleet.ports.sandbox import SANDBOX, SandboxSpec
 from skillfleet_adapters.sandbox.kinds import Bubblewrap, Landlock
+from skillfleet_adapters.sandbox.records import SandboxRecord, SandboxRecords
 from tests.adapters.sandbox.conftest import provider_of, require
 
 
@@ -142,3 +143,17 @@ async def test_a_folder_of_another_user_is_refused(kind: str, folder: Path) -> N
     ctx = LocalRunContext(auth=NoAuth(), sandbox=provider_of(kind, folder))
     with pytest.raises(SandboxUnavailable, match="is not a folder of this user"):
         await ctx.sandbox.run_shell("true")
+
+
+async def test_a_trial_that_another_process_begins_is_left_alone(folder: Path) -> None:
+    provider = provider_of("auto", folder)
+    records = SandboxRecords(folder, "local")
+    records.open()
+    begun = SandboxRecord("begun", "local", "", "")
+    records.write(begun)
+    await provider.reap(no_lease)
+    assert records.all() == [begun]
+    (record,) = folder.rglob("begun.json")  # noqa: ASYNC240 - a local folder
+    os.utime(record, (0, 0))
+    await provider.reap(no_lease)
+    assert records.all() == []
