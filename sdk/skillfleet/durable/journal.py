@@ -455,6 +455,14 @@ def journal_of(context: JournalOwner) -> Journal:
         return begin_journal(context)
 
 
+def step_of(context: JournalOwner) -> str | None:
+    """Return the identity of the step that executes here; None outside. Begins no journal."""
+    try:
+        return _journals.of(context).positions.step
+    except KeyError:
+        return None
+
+
 def begin_journal(context: JournalOwner) -> Journal:
     """Return a new journal, for the next attempt of a context that is used for several."""
     journal = Journal(context._journal_store(), context.attempt)  # noqa: SLF001 - for runtimes

@@ -55,7 +55,7 @@ async def commit(storage: WorkspaceStorage, overlay: Overlay) -> list[str]:
         await storage.state.delete(_PLAN)
         raise
     await _finish(storage, plan)
-    overlay.changes = {}
+    overlay.forget()
     return sorted(plan.changes)
 
 

@@ -25,7 +25,7 @@ from skillfleet.workspaces.commit import (
     uninterrupted,
 )
 from skillfleet.workspaces.limits import Meter, Now, covers, is_denied, is_expired, utc_now
-from skillfleet.workspaces.overlay import Overlay
+from skillfleet.workspaces.overlay import NO_STEPS, Overlay, RunSteps
 
 Approve = Callable[[str], Awaitable[bool]]
 """Asks a person a question that is answered True or False."""
@@ -52,6 +52,7 @@ class Attempt:
     """Raises unless the attempt may still write; see `RunScope.check_lease`."""
     exchange: Exchange
     now: Now = utc_now
+    steps: RunSteps = NO_STEPS
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ class Desk:
         """Return a grant's overlay, with what an earlier attempt has staged."""
         async with self._lock:
             if grant_id not in self._overlays:
-                overlay = Overlay(self.storage.state, grant_id, self.attempt.number)
+                attempt = self.attempt
+                overlay = Overlay(self.storage.state, grant_id, attempt.number, attempt.steps)
                 await overlay.load()
                 self._overlays[grant_id] = overlay
             return self._overlays[grant_id]

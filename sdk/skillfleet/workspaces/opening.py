@@ -1,9 +1,11 @@
 """The client of an attempt, as runtimes open it for a skill."""
 
+from collections.abc import Collection
 from functools import partial
 from weakref import ref
 
 from skillfleet.contracts import WaitKind, WorkspaceAccess
+from skillfleet.durable.journal import journal_of, step_of
 from skillfleet.durable.waits import Question, WaitContext, ask
 from skillfleet.errors import WorkspaceDenied
 from skillfleet.ports.scope import RunScope
@@ -11,6 +13,7 @@ from skillfleet.ports.workspace import WorkspaceClient, WorkspaceProvider, works
 from skillfleet.workspaces.client import StoredWorkspaceClient
 from skillfleet.workspaces.desk import Attempt, Exchange
 from skillfleet.workspaces.limits import check_enabled
+from skillfleet.workspaces.overlay import RunSteps
 
 
 def open_workspace(
@@ -23,15 +26,29 @@ def open_workspace(
     check_enabled(access or WorkspaceAccess.none())
     known = ref(context)
 
-    async def approve(question: str) -> bool:
-        asking = known()
-        if asking is None:
+    def asking() -> WaitContext:
+        found = known()
+        if found is None:
             raise WorkspaceDenied("the run has ended")
-        answer = await ask(asking, Question(question, schema=bool, kind=WaitKind.GRANT))
+        return found
+
+    async def approve(question: str) -> bool:
+        answer = await ask(asking(), Question(question, schema=bool, kind=WaitKind.GRANT))
         return answer is True
+
+    async def recorded(steps: Collection[str]) -> set[str]:
+        journal = journal_of(asking())
+        await journal.load()
+        return set(filter(journal.has_entry, steps))
 
     exchange = Exchange(workspace_id(scope), scope.grants, partial(provider.open, scope))
     attempt = Attempt(
-        scope.run_id, scope.attempt, approve, scope.defer, scope.check_lease, exchange
+        scope.run_id,
+        scope.attempt,
+        approve,
+        scope.defer,
+        scope.check_lease,
+        exchange,
+        steps=RunSteps(lambda: step_of(asking()), recorded),
     )
     return StoredWorkspaceClient(provider.open(scope), access or WorkspaceAccess.none(), attempt)

@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -34,6 +35,28 @@ Changes = dict[str, Staged]
 """Staged changes by path."""
 
 
+Undo = dict[str, dict[str, Staged | None]]
+"""By step, in the order of their start: what it changed, as it was staged before; None: not."""
+
+
+@dataclass(frozen=True)
+class RunSteps:
+    """The steps of a run, as its journal has them."""
+
+    current: Callable[[], str | None]
+    """Returns the identity of the step that executes here; None outside of steps."""
+    recorded: Callable[[Collection[str]], Awaitable[set[str]]]
+    """Returns which of these steps are recorded."""
+
+
+async def _none(steps: Collection[str]) -> set[str]:
+    del steps
+    return set()
+
+
+NO_STEPS: Final = RunSteps(lambda: None, _none)
+
+
 class _Manifest(BaseModel):
     """The staged changes, and the newest attempt that has used them."""
 
@@ -41,6 +64,8 @@ class _Manifest(BaseModel):
 
     attempt: int
     changes: Changes
+    undo: Undo = {}
+    """How to undo steps that are not recorded."""
 
 
 def digest_of(data: bytes | None) -> str | None:
@@ -52,25 +77,38 @@ class Overlay:
     """The staged changes of one grant, in the state store of its workspace.
 
     A change is durable when `stage` returns: the manifest is written after the content that it
-    names. Once a later attempt of the run has used the overlay, an earlier one is refused. One
-    event loop; `lock` makes a read with its write one operation.
+    names. What a step has staged is undone by the next attempt unless the step is recorded: it is
+    executed again. Once a later attempt of the run has used the overlay, an earlier one is refused.
+    One event loop; `lock` makes a read with its write one operation.
     """
 
-    def __init__(self, state: FileStore, grant_id: str, attempt: int = 1) -> None:
+    def __init__(
+        self, state: FileStore, grant_id: str, attempt: int = 1, steps: RunSteps = NO_STEPS
+    ) -> None:
         self.grant_id = grant_id
         self._attempt = attempt
+        self._steps = steps
+        self._undo: Undo = {}
         self.changes: Changes = {}
         self.lock = asyncio.Lock()
         self._state = state
         self._folder = f"{OVERLAYS}{grant_id}"
 
     async def load(self) -> None:
-        """Read what an earlier attempt has staged, and take it over."""
+        """Read what earlier attempts have staged, but for their lost steps, and take it over."""
         found = await self.check_owner()
-        if found is not None:
-            self.changes = found.changes
-            if found.attempt < self._attempt:
-                await self._write(self.changes)
+        if found is None:
+            return
+        lost = await self._unrecorded(found.undo)
+        changes = dict(found.changes)
+        for before in reversed(lost.values()):
+            for path, staged in before.items():
+                changes.pop(path, None)
+                if staged is not None:
+                    changes[path] = staged
+        if found.undo or found.attempt < self._attempt:
+            await self._write(changes, {})
+        self.changes = changes
 
     async def check_owner(self) -> _Manifest | None:
         """Raise `WorkspaceDenied` once a later attempt uses the overlay; returns the manifest."""
@@ -106,11 +144,23 @@ class Overlay:
         if content == base:
             del changes[path]
         await self.check_owner()
-        await self._write(changes)
-        self.changes = changes
+        await self._change(changes, [path])
 
-    async def _write(self, changes: Changes) -> None:
-        manifest = _Manifest(attempt=self._attempt, changes=changes)
+    async def _change(self, changes: Changes, paths: Collection[str]) -> None:
+        """Write changes of these paths, with how to undo them if a step makes them."""
+        undo, step = await self._unrecorded(self._undo), self._steps.current()
+        if step is not None:
+            before = {path: self.changes.get(path) for path in paths}
+            undo[step] = before | undo.get(step, {})
+        await self._write(changes, undo)
+        self.changes, self._undo = changes, undo
+
+    async def _unrecorded(self, undo: Undo) -> Undo:
+        recorded = await self._steps.recorded(undo) if undo else set()
+        return {step: before for step, before in undo.items() if step not in recorded}
+
+    async def _write(self, changes: Changes, undo: Undo) -> None:
+        manifest = _Manifest(attempt=self._attempt, changes=changes, undo=undo)
         await self._state.write(
             f"{self._folder}/manifest.json", manifest.model_dump_json().encode()
         )
@@ -128,10 +178,17 @@ class Overlay:
         ]
 
     async def clear(self) -> None:
-        """Drop all changes, the manifest first."""
+        """Drop all changes. What a step drops is kept apart until the run ends, to undo it."""
         await self.check_owner()
-        self.changes = {}
+        if self._steps.current() is not None:
+            await self._change({}, self.changes)
+            return
+        self.forget()
         await clear_overlay(self._state, self.grant_id)
+
+    def forget(self) -> None:
+        """Take note that the stored changes are deleted."""
+        self.changes, self._undo = {}, {}
 
 
 async def clear_overlay(state: FileStore, grant_id: str) -> None:
