@@ -107,6 +107,7 @@ async def commit(ctx: RunContext, place: str) -> Patch:
     await ctx.step("append", append, view, "a.txt", "1", key="append")
 
     async def keep() -> None:
+        await view.write("a.txt", b"kept")
         await view.write("b.txt", b"kept")
         await view.commit()
         await append(view, "c.txt", "2")
@@ -121,7 +122,7 @@ async def test_what_a_lost_step_has_committed_stays_and_is_not_staged_again(plac
     ctx = LocalRunContext(auth=NoAuth(), workspace=FILES)
     assert await run_to_end(commit, ctx, {"place": place}) == {"c.txt": "c2"}
     later = await open_files(ctx)
-    assert [await later.read(path) for path in ("a.txt", "b.txt")] == [b"a1", b"kept"]
+    assert [await later.read(path) for path in ("a.txt", "b.txt")] == [b"kept", b"kept"]
 
 
 @agent.skill(workspace=ACCESS)
@@ -155,6 +156,30 @@ async def test_of_two_steps_at_once_the_recorded_one_stays(place: str) -> None:
 
 
 @agent.skill(workspace=ACCESS)
+async def one_after_the_other(ctx: RunContext, place: str) -> Patch:
+    """Edit one file in two steps of which none ends in the first attempt."""
+    view = await open_files(ctx)
+
+    async def edit_twice(text: str, ends: bool) -> None:
+        await append(view, "a.txt", text)
+        if place == "changed" and ctx.attempt == 1:
+            lose_at(ctx, place, "changed" if ends else "")
+            await asyncio.Event().wait()
+
+    async with asyncio.TaskGroup() as steps:
+        steps.create_task(ctx.step("first", edit_twice, "1", False))
+        await asyncio.sleep(0)
+        steps.create_task(ctx.step("second", edit_twice, "2", True))
+    return await patch_of(view)
+
+
+@pytest.mark.parametrize("place", ["nowhere", "changed"])
+async def test_lost_steps_of_one_file_are_undone_from_the_last_one_on(place: str) -> None:
+    ctx = LocalRunContext(auth=NoAuth(), workspace=FILES)
+    assert await run_to_end(one_after_the_other, ctx, {"place": place}) == {"a.txt": "a12"}
+
+
+@agent.skill(workspace=ACCESS)
 async def fail(ctx: RunContext, place: str) -> Patch:
     """Catch a failure; what the failed step has staged stays."""
     view = await open_files(ctx)
@@ -173,6 +198,29 @@ async def fail(ctx: RunContext, place: str) -> Patch:
 async def test_what_a_recorded_failure_has_staged_stays(place: str) -> None:
     ctx = LocalRunContext(auth=NoAuth(), workspace=FILES)
     assert await run_to_end(fail, ctx, {"place": place}) == {"a.txt": "a1"}
+
+
+@agent.skill(workspace=ACCESS)
+async def stage_once(ctx: RunContext) -> Patch:
+    """Stage in a step that is lost, and that stages nothing when it is executed again."""
+    view = await open_files(ctx)
+
+    async def stage() -> None:
+        if ctx.attempt == 1:
+            await append(view, "a.txt", "1")
+            lose_at(ctx, "staged", "staged")
+
+    await ctx.step("stage", stage)
+    if ctx.attempt == 2:  # noqa: PLR2004 - of three
+        assert isinstance(ctx, LocalRunContext)
+        ctx.lose()
+    return await patch_of(view)
+
+
+async def test_what_is_undone_stays_undone_in_all_later_attempts() -> None:
+    ctx = LocalRunContext(auth=NoAuth(), workspace=FILES)
+    assert await run_to_end(stage_once, ctx, {}) == {}
+    assert ctx.journal.attempts == 3
 
 
 @agent.skill(workspace=ACCESS)

@@ -36,6 +36,10 @@ def open_workspace(
         answer = await ask(asking(), Question(question, schema=bool, kind=WaitKind.GRANT))
         return answer is True
 
+    def current_step() -> str | None:
+        found = known()
+        return None if found is None else step_of(found)
+
     async def recorded(steps: Collection[str]) -> set[str]:
         journal = journal_of(asking())
         await journal.load()
@@ -49,6 +53,6 @@ def open_workspace(
         scope.defer,
         scope.check_lease,
         exchange,
-        steps=RunSteps(lambda: step_of(asking()), recorded),
+        steps=RunSteps(current_step, recorded),
     )
     return StoredWorkspaceClient(provider.open(scope), access or WorkspaceAccess.none(), attempt)
