@@ -25,9 +25,10 @@ def lose_at(ctx: RunContext, place: str, here: str) -> None:
 
 
 async def open_files(ctx: RunContext) -> WorkspaceView:
-    return await ctx.workspace.open_view(
+    view: WorkspaceView = await ctx.workspace.open_view(
         purpose="tests", hints=["**"], mode=OVERLAY, reason="to edit"
     )
+    return view
 
 
 async def append(view: WorkspaceView, path: str, text: str) -> None:
@@ -211,7 +212,7 @@ async def stage_once(ctx: RunContext) -> Patch:
             lose_at(ctx, "staged", "staged")
 
     await ctx.step("stage", stage)
-    if ctx.attempt == 2:  # noqa: PLR2004 - of three
+    if ctx.attempt == 2:
         assert isinstance(ctx, LocalRunContext)
         ctx.lose()
     return await patch_of(view)

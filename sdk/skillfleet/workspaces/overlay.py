@@ -36,7 +36,7 @@ Changes = dict[str, Staged]
 
 
 Undo = dict[str, dict[str, Staged | None]]
-"""By step, in the order of their start: what it changed, as it was staged before; None: not."""
+"""What each step has changed, as it was before; None: not staged. In the order of their start."""
 
 
 @dataclass(frozen=True)
