@@ -69,7 +69,7 @@ class Files:
 
     async def execute(self, program: str) -> str | None:
         """Execute a program over the present files; return what was wrong, None for nothing."""
-        # What an earlier program, or this one in a lost attempt, has staged must not count.
+        # What an earlier program has staged must not count.
         await self.drop()
         box = await self._ctx.sandbox.create(SandboxSpec("program", workspace=self._staged))
         try:
