@@ -8,13 +8,14 @@ from skillfleet.contracts import TOKEN_ALGORITHM
 from skillfleet.contracts.grants import GRANT_BYTES, GRANT_TYPE, Grant
 from skillfleet.errors import GrantInvalid
 from skillfleet.ports.grants import GrantSigner
-from skillfleet_auth.keys import PublicKeys
 from skillfleet_auth.settings import AuthSettings
 from skillfleet_auth.signing import load_private_key
 from skillfleet_ledger import Settings
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from skillfleet_auth.keys import PublicKeys
 
 _LEEWAY_SECONDS = 10
 _REQUIRED = ["iss", "aud", "sub", "iat", "exp", "jti"]
@@ -30,7 +31,7 @@ class TokenGrants(GrantSigner):
         self,
         settings: Settings,
         key: "tuple[str, Ed25519PrivateKey] | None",
-        workers: PublicKeys | None,
+        workers: "PublicKeys | None",
     ) -> None:
         self.issuer = settings.auth_issuer
         self.fleet = settings.namespace
@@ -83,7 +84,7 @@ class TokenGrants(GrantSigner):
             raise GrantInvalid("the grant was not delegated", reason="malformed")
         return grant
 
-    def _decoded(self, token: str, keys: PublicKeys) -> dict[str, Any]:
+    def _decoded(self, token: str, keys: "PublicKeys") -> dict[str, Any]:
         import jwt  # noqa: PLC0415
 
         try:
@@ -124,5 +125,7 @@ def grant_signer(keys: AuthSettings, settings: Settings) -> TokenGrants:
         key = load_private_key(settings.auth_signing_key_file)
     workers = None
     if keys.auth_worker_keys is not None:
+        from skillfleet_auth.keys import PublicKeys  # noqa: PLC0415 - as above, for cryptography
+
         workers = PublicKeys(keys.auth_worker_keys, "SKILLFLEET_AUTH_WORKER_KEYS")
     return TokenGrants(settings, key, workers)

@@ -30,7 +30,6 @@ from skillfleet.ports.secrets import Secrets
 from skillfleet.ports.workspace import WorkspaceClient, WorkspaceProvider
 from skillfleet.redaction import Redactor
 from skillfleet.skills.spec import SkillSpec
-from skillfleet.workspaces.opening import open_workspace
 from skillfleet_auth.sealing import AnswerKeys
 from skillfleet_engine.loop import bridge
 from skillfleet_ledger import Ledger
@@ -200,6 +199,9 @@ class ContextState:
                 "this worker provides no workspaces: set SKILLFLEET_WORKSPACE"
             )
         if self._workspace is None:
+            # A worker without workspaces must not load their modules.
+            from skillfleet.workspaces.opening import open_workspace  # noqa: PLC0415
+
             self._workspace = open_workspace(context, provider, self.scope, self.access)
         return self._workspace
 
