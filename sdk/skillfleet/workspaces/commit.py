@@ -43,6 +43,7 @@ async def commit(storage: WorkspaceStorage, overlay: Overlay) -> list[str]:
             base = await storage.files.read(path)
             if base is None or await overlay.keep(base) != staged.base:
                 raise _conflict([path])
+    overlay.retain()
     await storage.state.write(_PLAN, plan.model_dump_json().encode())
     try:
         await _apply(storage, plan)

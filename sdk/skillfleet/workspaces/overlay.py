@@ -73,12 +73,19 @@ def digest_of(data: bytes | None) -> str | None:
     return None if data is None else hashlib.sha256(data).hexdigest()
 
 
+def _named(changes: Changes, undo: Undo) -> set[str | None]:
+    """Return the contents that the changes need, and their undoing."""
+    before = (staged for step in undo.values() for staged in step.values() if staged is not None)
+    return {staged.content for staged in (*changes.values(), *before)}
+
+
 class Overlay:
     """The staged changes of one grant, in the state store of its workspace.
 
     A change is durable when `stage` returns: the manifest is written after the content that it
     names. What a step has staged is undone by the next attempt unless the step is recorded: it is
     executed again. Once a later attempt of the run has used the overlay, an earlier one is refused.
+    A content that was replaced goes: changes of a file take no more space than the last of them.
     One event loop; `lock` makes a read with its write one operation.
     """
 
@@ -93,10 +100,17 @@ class Overlay:
         self.lock = asyncio.Lock()
         self._state = state
         self._folder = f"{OVERLAYS}{grant_id}"
+        self._written: set[str] = set()
+        """The contents that this object wrote, which only it may delete."""
 
     async def load(self) -> None:
         """Read what earlier attempts have staged, but for their lost steps, and take it over."""
         found = await self.check_owner()
+        if found is not None and found.attempt < self._attempt:
+            # The earlier attempt may be about to replace a content. It looks for this note after
+            # its manifest: either it finds the note, or that manifest is the one read here.
+            await self._state.write(f"{self._folder}/owner", b"%d" % self._attempt)
+            found = await self.check_owner()
         if found is None:
             return
         lost = await self._unrecorded(found.undo)
@@ -129,8 +143,13 @@ class Overlay:
         """Keep a content; returns its digest."""
         digest = str(digest_of(data))
         if await self._state.stat(f"{self._folder}/{digest}") is None:
+            self._written.add(digest)
             await self._state.write(f"{self._folder}/{digest}", data)
         return digest
+
+    def retain(self) -> None:
+        """Keep what was written until the overlay is cleared: the plan of a commit names it."""
+        self._written.clear()
 
     async def stage(self, path: str, base: str | None, data: bytes | None) -> None:
         """Stage a file's new content, or its deletion; `base` is the digest of the file below."""
@@ -154,6 +173,18 @@ class Overlay:
             undo[step] = before | undo.get(step, {})
         await self._write(changes, undo)
         self.changes, self._undo = changes, undo
+        await self._delete_replaced()
+
+    async def _delete_replaced(self) -> None:
+        """Delete written contents that no change names, unless a later attempt may need them."""
+        replaced = self._written - _named(self.changes, self._undo)
+        if not replaced:
+            return
+        owner = await self._state.read(f"{self._folder}/owner")
+        if owner is None or int(owner) <= self._attempt:
+            for digest in replaced:
+                await self._state.delete(f"{self._folder}/{digest}")
+                self._written.discard(digest)
 
     async def _unrecorded(self, undo: Undo) -> Undo:
         recorded = await self._steps.recorded(undo) if undo else set()
@@ -189,6 +220,7 @@ class Overlay:
     def forget(self) -> None:
         """Take note that the stored changes are deleted."""
         self.changes, self._undo = {}, {}
+        self._written.clear()
 
 
 async def clear_overlay(state: FileStore, grant_id: str) -> None:

@@ -76,10 +76,21 @@ class ViewState:
 
     async def content(self, path: str) -> bytes | None:
         """Return a file's content as the view sees it; None where there is none."""
-        staged = None if self.overlay is None else self.overlay.changes.get(path)
-        if staged is None or self.overlay is None:
+        if self.overlay is None:
             return await self.files.read(path)
-        return None if staged.content is None else await self.overlay.content(staged.content)
+        # Without the lock, a write at the same time would delete the content that it replaces.
+        async with self.overlay.lock:
+            staged = self.overlay.changes.get(path)
+            if staged is None:
+                return await self.files.read(path)
+            return None if staged.content is None else await self.overlay.content(staged.content)
+
+    async def patches(self) -> list[WorkspacePatch]:
+        """Return the staged changes by path."""
+        if self.overlay is None:
+            return []
+        async with self.overlay.lock:
+            return await self.overlay.patches()
 
     async def change(self, path: str, data: bytes | None) -> None:
         """Write or delete a file, at once or staged."""
@@ -154,7 +165,7 @@ class GrantedView(WorkspaceView):
         """See `WorkspaceView.patches`."""
         state = _states.of(self)
         await state.check()
-        return [] if state.overlay is None else await state.overlay.patches()
+        return await state.patches()
 
     async def commit(self) -> builtins.list[str]:
         """See `WorkspaceView.commit`."""
