@@ -1,5 +1,7 @@
 """Workspaces in a local context: declared access, approvals, and what a resumed run finds."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from skillfleet.contracts import Wait, WaitKind
 from skillfleet.errors import DeclarationError, WaitRejected, WorkspaceDenied
 from skillfleet.ports.workspace import WorkspaceAccess, WorkspaceMode
 from skillfleet.testing import run_skill
+from skillfleet.workspaces.desk import KEPT
 from skillfleet.workspaces.memory import MemoryWorkspaces
 
 OVERLAY = WorkspaceMode.READ_WRITE_OVERLAY
@@ -29,6 +32,18 @@ async def append(ctx: RunContext, text: str, fails: bool = False) -> str:
     staged = [patch.content for patch in await view.patches()]
     await view.commit()
     return f"{view.grant.grant_id} {staged}"
+
+
+limited_agent = Agent("limited")
+
+
+@limited_agent.skill(workspace=WorkspaceAccess.dynamic(require_human_approval=True, ttl_seconds=60))
+async def limited(ctx: RunContext) -> bytes:
+    grant = await ctx.workspace.request_access(
+        files=["*.txt"], mode=WorkspaceMode.READ_ONLY, reason="to read"
+    )
+    data: bytes = await (await ctx.workspace.view(grant)).read("a.txt")
+    return data
 
 
 @agent.skill
@@ -87,6 +102,37 @@ async def test_an_approval_is_a_wait_of_kind_grant_and_holds_for_a_later_attempt
     assert result.endswith("[b'new']")
     assert len(asked) == 1
     assert provider.storage("run:local-task").files.content == {"a.txt": b"new"}
+
+
+async def test_an_approval_that_has_expired_is_asked_for_again_once() -> None:
+    asked: list[str] = []
+
+    def approve(wait: Wait) -> bool:
+        asked.append(wait.question)
+        return True
+
+    first = "Allow read_only access to *.txt? Reason: to read"
+    questions = [
+        first,
+        f"{first} The approval until 2026-01-01 00:00:00 UTC is over.",
+        f"{first} The approval until 2026-01-02 00:00:00 UTC is over.",
+    ]
+    provider = MemoryWorkspaces({"a.txt": b"a"})
+    journal = LocalRunContext(auth=NoAuth()).journal
+    for number in range(1, 4):
+        for _ in range(2):
+            answers = dict.fromkeys(questions, approve)
+            ctx = LocalRunContext(
+                auth=NoAuth(), workspace=provider, journal=journal, answers=answers
+            )
+            await run_skill(limited, ctx, {})
+            assert len(asked) == number
+        state = provider.storage("run:local-task").state
+        [info] = await state.list()
+        kept = KEPT.validate_json(await state.read(info.path) or b"")
+        ended = replace(kept.grant, expires_at=datetime(2026, 1, number, tzinfo=UTC))
+        await state.write(info.path, KEPT.dump_json(replace(kept, grant=ended)))
+    assert asked == questions
 
 
 @pytest.mark.parametrize("answer", [False, WaitRejected("no")])

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import orjson
@@ -57,13 +57,25 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Kept:
-    """A grant as the state keeps it; `signed` are the claims of one that another run made."""
+    """A grant as the state keeps it; `signed` are the claims of one that another run made.
+
+    `lapsed` are the ends of earlier approvals: each of them was followed by another question.
+    """
 
     grant: WorkspaceGrant
     approved: bool
     max_files: int
     run_id: str
     signed: Grant | None = None
+    lapsed: tuple[datetime, ...] = ()
+
+    def questions(self) -> list[str]:
+        """Return what a person is asked, in the order in which every attempt asks it."""
+        first = _question(self.grant)
+        return [
+            first,
+            *(f"{first} The approval until {_time(end)} is over." for end in self.lapsed),
+        ]
 
     def covers(self, access: WorkspaceAccess, path: str, operation: FileOperation) -> bool:
         """Return whether the grant opens a path for an operation."""
@@ -128,8 +140,14 @@ class Desk:
             await self._keep(kept)
         if not kept.grant.requires_human_approval:
             return kept.grant
-        if not await self.attempt.approve(_question(kept.grant)):
-            raise WorkspaceDenied("a person refused the access")
+        end = kept.grant.expires_at
+        if kept.approved and end is not None and is_expired(kept.grant, now):
+            # It is noted before the question: later attempts find the answer to the same one.
+            kept = replace(kept, approved=False, lapsed=(*kept.lapsed, end))
+            await self._keep(kept)
+        for question in kept.questions():
+            if not await self.attempt.approve(question):
+                raise WorkspaceDenied("a person refused the access")
         if not kept.approved:
             expires_at = self._expiry(self.attempt.now(), wanted.expires_at)
             kept = replace(kept, grant=replace(kept.grant, expires_at=expires_at), approved=True)
@@ -243,6 +261,10 @@ class Desk:
     @property
     def _holder(self) -> str:
         return f"run {self.attempt.run_id}, attempt {self.attempt.number}"
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _question(grant: WorkspaceGrant) -> str:
