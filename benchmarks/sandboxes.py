@@ -1,5 +1,7 @@
 """`python -m benchmarks.sandboxes`: measures `run_python("pass")`, beside a bare interpreter.
 
+`cold` starts a sandbox for the call; `warm` takes one that was started before.
+
 The ways are measured in turn, so that other load of the machine meets all of them.
 """
 
@@ -10,7 +12,8 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -37,11 +40,11 @@ async def bare() -> None:
     assert await process.wait() == 0
 
 
-def opened(kind: str, folder: Path) -> LocalRunContext[NoAuth]:
-    variables = {"SKILLFLEET_SANDBOX_DIRECTORY": str(folder)}
+def opened(kind: str, folder: Path, warm: int) -> LocalSandboxProvider:
+    variables = {"SKILLFLEET_SANDBOX_DIRECTORY": str(folder), "SKILLFLEET_SANDBOX_WARM": str(warm)}
     provider = load(SANDBOX, kind, AdapterEnvironment(variables=variables))
     assert isinstance(provider, LocalSandboxProvider)
-    return LocalRunContext(auth=NoAuth(), sandbox=provider)
+    return provider
 
 
 def way_of(ctx: LocalRunContext[NoAuth]) -> Way:
@@ -52,26 +55,37 @@ def way_of(ctx: LocalRunContext[NoAuth]) -> Way:
     return way
 
 
+async def settled(providers: Iterable[LocalSandboxProvider]) -> None:
+    """Wait until the last sandbox has ended and the warm ones have started."""
+    while not all(provider.is_idle for provider in providers):  # noqa: ASYNC110 - files
+        await asyncio.sleep(0.01)
+
+
 async def measure(rounds: int, folder: Path) -> dict[str, list[float]]:
     ways: dict[str, Way] = {"bare interpreter": bare}
-    contexts = []
-    for kind in KINDS:
-        ctx = opened(kind, folder)
+    providers, contexts = [], []
+    for kind, warm in product(KINDS, (0, 1)):
+        provider = opened(kind, folder / f"{kind}-{warm}", warm)
+        ctx = LocalRunContext(auth=NoAuth(), sandbox=provider)
         contexts.append(ctx)
         try:
             await way_of(ctx)()
         except SandboxUnavailable as error:
             print(error)
         else:
-            ways[kind] = way_of(ctx)
+            providers.append(provider)
+            ways[f"{kind}, {'warm' if warm else 'cold'}"] = way_of(ctx)
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
+            await settled(providers)
             began = time.perf_counter()
             await way()
             times[name].append((time.perf_counter() - began) * 1000)
     for ctx in contexts:
         await ctx.aclose()
+    for provider in providers:
+        await provider.aclose()
     return times
 
 

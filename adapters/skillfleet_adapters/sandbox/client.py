@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
 from skillfleet.errors import (
@@ -27,12 +27,15 @@ from skillfleet_adapters.sandbox.folder import ViewFolder
 from skillfleet_adapters.sandbox.kinds import Kind
 from skillfleet_adapters.sandbox.process import SandboxProcess
 from skillfleet_adapters.sandbox.records import SandboxRecord, SandboxRecords
+from skillfleet_adapters.sandbox.warm import WarmSandboxes
 
 _FILE_BYTES: Final = 64 << 20
 """The largest file that `get` returns."""
 _HELPER_BYTES: Final = 1024
 """The part of the output of own programs that is kept, for messages."""
 _SMALLEST_MIB: Final = 64
+_WARM: Final = SandboxSpec("warm")
+"""The spec of sandboxes that are started before they are asked for."""
 _PUT: Final = 'mkdir -p -- "$(dirname -- "$1")" && cat > "$1"'
 _GET: Final = 'cat < "$1"'
 
@@ -131,8 +134,8 @@ class Machine(ABC):
 
     records: SandboxRecords
     output_bytes: int
-
     egress: EgressRules
+    warm: WarmSandboxes
 
     @abstractmethod
     async def kind(self) -> Kind:
@@ -146,6 +149,45 @@ class Machine(ABC):
         egress: EgressPolicy | None = None,
     ) -> LocalSandbox:
         """Start a sandbox for the attempt with these labels."""
+        process = await self._started(kind, spec, labels, egress)
+        try:
+            files = await _filled(spec, process)
+        except BaseException:
+            await asyncio.shield(process.end())
+            raise
+        return self._sandbox(spec, process, files)
+
+    def take(self, kind: Kind, spec: SandboxSpec, labels: Mapping[str, str]) -> LocalSandbox | None:
+        """Give a warm sandbox to the attempt with these labels; None without one that is ready."""
+
+        def fits(process: SandboxProcess) -> bool:
+            return process.launch is not None and kind.fits(process.launch)
+
+        process = self.warm.take(fits)
+        if process is None:
+            return None
+        process.assign(spec.name, labels[RUN_LABEL], labels[LEASE_LABEL])
+        return self._sandbox(spec, process)
+
+    async def start_warm(self, fleet: str) -> SandboxProcess:
+        """Start a sandbox that belongs to no attempt, only to this process."""
+        labels = {FLEET_LABEL: fleet, RUN_LABEL: "", LEASE_LABEL: ""}
+        return await self._started(await self.kind(), _WARM, labels, None)
+
+    def _sandbox(
+        self, spec: SandboxSpec, process: SandboxProcess, files: ViewFolder | None = None
+    ) -> LocalSandbox:
+        handle = LocalSandbox()
+        _handles.attach(handle, _Handle(spec, process, self.output_bytes, files))
+        return handle
+
+    async def _started(
+        self,
+        kind: Kind,
+        spec: SandboxSpec,
+        labels: Mapping[str, str],
+        egress: EgressPolicy | None,
+    ) -> SandboxProcess:
         record = SandboxRecord(
             uuid.uuid4().hex,
             labels[FLEET_LABEL],
@@ -159,13 +201,10 @@ class Machine(ABC):
         folder = self.records.folder(record.id)
         try:
             await process.start(kind.launch(spec, folder), kind.owner, egress)
-            files = await _filled(spec, process)
         except BaseException:
             await asyncio.shield(process.end())
             raise
-        handle = LocalSandbox()
-        _handles.attach(handle, _Handle(spec, process, self.output_bytes, files))
-        return handle
+        return process
 
 
 async def _filled(spec: SandboxSpec, process: SandboxProcess) -> ViewFolder | None:
@@ -234,9 +273,7 @@ class LocalSandboxes(SandboxClient):
             raise InvalidArgumentsError(f"there is a sandbox called {spec.name!r} already")
         state.starting.add(spec.name)
         try:
-            kind = await state.machine.kind()
-            labels = state.scope.resource_labels()
-            sandbox = await state.machine.start(kind, spec, labels, egress)
+            sandbox = await _obtain(state, spec, egress)
         finally:
             state.starting.discard(spec.name)
         if state.closed:
@@ -292,6 +329,21 @@ class LocalSandboxes(SandboxClient):
             return await sandbox.execute(command, seconds)
         finally:
             _clients.of(self).end_later(name)
+
+
+async def _obtain(state: _Client, spec: SandboxSpec, egress: EgressPolicy | None) -> LocalSandbox:
+    """Return a warm sandbox where the spec asks for no more than those have, else a new one."""
+    machine, labels = state.machine, state.scope.resource_labels()
+    kind = await machine.kind()
+    if replace(spec, name=_WARM.name, labels=_WARM.labels) != _WARM:
+        return await machine.start(kind, spec, labels, egress)
+    sandbox = machine.take(kind, spec, labels) or await machine.start(kind, spec, labels)
+    try:
+        await state.scope.on_home_loop(machine.warm.refill())
+    except BaseException:
+        await asyncio.shield(sandbox.stop())
+        raise
+    return sandbox
 
 
 def _check(spec: SandboxSpec) -> None:

@@ -10,6 +10,7 @@ other: the death of one, by SIGKILL too, lets the other kill everything.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import resource
 import select
@@ -278,4 +279,6 @@ def main(config: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, leave)
     if config["guarded"]:
         guard(control)
+    # The objects of now are left alone by collections, which would copy their pages in a child.
+    gc.freeze()
     execute(supervise(config, control))

@@ -25,6 +25,8 @@ _LANDLOCK_CREATE: Final = 444
 _SYSTEM: Final = Path("/usr")
 _USER_PROCESSES: Final = 64
 """The processes of one sandbox."""
+_OTHER_PROCESSES: Final = 16
+"""How many more or fewer other processes its user may have than when it was started."""
 _OPEN_FILES: Final = 256
 _UNPRIVILEGED: Final = 65534
 _NO_BUBBLEWRAP: Final = "the program bwrap (bubblewrap) is not installed"
@@ -74,6 +76,11 @@ class Kind(ABC):
     @abstractmethod
     def launch(self, spec: SandboxSpec, folder: Path) -> Launch:
         """Return the command line of a sandbox; `folder` is created where it needs one."""
+
+    def fits(self, launch: Launch) -> bool:
+        """Return whether a sandbox that was started before is as one that is started now."""
+        del launch
+        return True
 
     def _limits(self, spec: SandboxSpec, processes: int) -> Mapping[str, int]:
         return {
@@ -180,6 +187,7 @@ class Landlock(Kind):
         read = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives"]
         if self.interpreter.prefix is not None:
             read.append(self.interpreter.prefix)
+        processes = _processes_of(self.owner) + _USER_PROCESSES
         inside = Inside()
         if spec.egress:
             inside = of_socket(str(folder / "egress.sock"))
@@ -188,7 +196,7 @@ class Landlock(Kind):
             "folder": workspace,
             "environment": {**_environment(workspace, temporary), **inside.variables},
             "listen": list(inside.listen),
-            "limits": self._limits(spec, _processes_of(self.owner) + _USER_PROCESSES),
+            "limits": self._limits(spec, processes),
             "cpus": math.ceil(spec.cpus),
             "landlock": {
                 "read": read,
@@ -199,7 +207,12 @@ class Landlock(Kind):
             "guarded": True,
             "seccomp": seccomp.program(namespaces=False, egress=bool(spec.egress)).hex(),
         }
-        return Launch(self._supervisor(config))
+        return Launch(self._supervisor(config), processes)
+
+    def fits(self, launch: Launch) -> bool:
+        """Return whether the user has about as many processes as at its start."""
+        processes = _processes_of(self.owner) + _USER_PROCESSES
+        return abs(processes - launch.processes) <= _OTHER_PROCESSES
 
 
 KINDS: Final[Sequence[type[Kind]]] = (Bubblewrap, Landlock)

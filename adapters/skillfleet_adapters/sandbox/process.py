@@ -8,7 +8,7 @@ import socket
 import subprocess
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 from skillfleet.errors import InvalidArgumentsError, SandboxRuntimeError, SandboxUnavailable
@@ -33,6 +33,8 @@ class Launch:
     """The command line of a supervisor."""
 
     command: Sequence[str]
+    processes: int = 0
+    """The limit on processes of its user, as it was computed for this start."""
 
 
 @dataclass
@@ -66,6 +68,19 @@ class SandboxProcess:
         self._egress: EgressProxy | None = None
         self.log: deque[str] = deque(maxlen=_LOG_LINES)
         """The last lines that commands wrote."""
+        self.launch: Launch | None = None
+        """The command line that started it."""
+
+    @property
+    def alive(self) -> bool:
+        """True while the supervisor runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def assign(self, name: str, run_id: str, lease: str) -> None:
+        """Give it, started before, to an attempt: from now on the record has these labels."""
+        self._name = name
+        self._record = replace(self._record, run_id=run_id, lease=lease)
+        self._records.write(self._record)
 
     async def start(
         self, launch: Launch, owner: int | None, egress: EgressPolicy | None = None
@@ -74,6 +89,7 @@ class SandboxProcess:
 
         Raises SandboxUnavailable.
         """
+        self.launch = launch
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(0)
         self._control = ours

@@ -5,6 +5,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from skillfleet_adapters.sandbox.client import LocalSandboxes, Machine
 from skillfleet_adapters.sandbox.egress.policy import EgressRules
 from skillfleet_adapters.sandbox.kinds import KINDS, Bubblewrap, Interpreter, Kind, Landlock
 from skillfleet_adapters.sandbox.records import SandboxRecords
+from skillfleet_adapters.sandbox.warm import WarmSandboxes
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,10 @@ class LocalSandboxSettings(AdapterSettings):
     write. Default: a folder of this user in the system's temporary one."""
     sandbox_output_bytes: int = Field(default=1 << 20, ge=1024)
     """The part of a command's output that is kept, for each of its two streams."""
+    sandbox_warm: int = Field(default=1, ge=0, le=64)
+    """Sandboxes that each process starts before they are asked for, after its first use of one."""
+    sandbox_warm_seconds: float = Field(default=300.0, gt=0)
+    """Time without a use after which these end."""
     sandbox_egress_ports: str = "80,443"
     """Ports that sandboxes may reach at the hosts of their egress, separated by commas."""
     sandbox_egress_networks: str = ""
@@ -78,6 +84,9 @@ class LocalMachine(Machine):
         self._kinds = tuple(kinds)
         self._fleet = fleet
         self._chosen: Kind | None = None
+        self.warm = WarmSandboxes(
+            partial(self.start_warm, fleet), settings.sandbox_warm, settings.sandbox_warm_seconds
+        )
 
     async def kind(self) -> Kind:
         """Return the strongest kind that works, after a trial; log which and why."""
@@ -130,6 +139,12 @@ class LocalSandboxProvider(SandboxProvider):
         """Return the kind that works on this machine; raises SandboxUnavailable."""
         return await self._machine.kind()
 
+    @property
+    def is_idle(self) -> bool:
+        """True while no attempt has a sandbox and all warm ones are ready."""
+        warm = self._machine.warm
+        return len(self._machine.records.all()) == len(warm) == warm.size
+
     async def report(self) -> str:
         """Return the kind and what it isolates; raises SandboxUnavailable."""
         kind = await self.kind()
@@ -149,13 +164,20 @@ class LocalSandboxProvider(SandboxProvider):
             if record.run_id:
                 used = await holds_lease(record.run_id, record.lease)
             else:
-                # A trial, maybe one that another process of this machine is making now.
+                # A trial or a warm one, maybe of another process of this machine: they end with it.
                 used = records.begins(record) or records.runs(record)
             if used:
                 continue
-            logger.info("the sandbox of run %s is ended, as its attempt is", record.run_id)
+            if record.run_id:
+                logger.info("the sandbox of run %s is ended, as its attempt is", record.run_id)
+            else:
+                logger.info("a sandbox without a run is deleted, as its process has ended")
             await asyncio.to_thread(records.end, record)
         await asyncio.to_thread(records.sweep)
+
+    async def aclose(self) -> None:
+        """End the sandboxes that no attempt has taken."""
+        await self._machine.warm.aclose()
 
 
 def create_local(environment: AdapterEnvironment) -> SandboxProvider:

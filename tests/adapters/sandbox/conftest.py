@@ -18,6 +18,7 @@ from skillfleet.ports.provider import AdapterEnvironment
 from skillfleet.ports.sandbox import SANDBOX
 from skillfleet_adapters.sandbox.provider import LocalSandboxProvider
 from tests.adapters.sandbox.processes import own_number
+from tests.support.waiting import wait_until_async
 
 KINDS = ("bubblewrap", "landlock")
 
@@ -44,11 +45,21 @@ def require(kind: str) -> None:
 
 
 def provider_of(kind: str, folder: Path, **variables: str) -> LocalSandboxProvider:
-    """Return the provider of one kind."""
+    """Return the provider of one kind, without warm sandboxes unless a variable asks for them."""
+    variables = {"SKILLFLEET_SANDBOX_WARM": "0"} | variables
     variables |= {"SKILLFLEET_SANDBOX_DIRECTORY": str(folder)}
     provider = load(SANDBOX, kind, AdapterEnvironment(variables=variables))
     assert isinstance(provider, LocalSandboxProvider)
     return provider
+
+
+async def until_warm(provider: LocalSandboxProvider) -> None:
+    """Wait until no attempt has a sandbox of the provider, and the warm ones are ready."""
+
+    async def is_idle() -> bool:
+        return provider.is_idle
+
+    await wait_until_async(is_idle, what="the warm sandboxes")
 
 
 @contextmanager

@@ -7,18 +7,21 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from skillfleet import LocalRunContext, NoAuth
 from skillfleet.errors import SandboxRuntimeError
 from skillfleet.ports.sandbox import ExecResult, SandboxSpec
+from skillfleet_adapters.sandbox.client import LocalSandbox
 from skillfleet_adapters.sandbox.records import start_time
 from tests.adapters.sandbox import test_views
 from tests.adapters.sandbox.attempts import ATTEMPTS, WORDS, code_of, table
-from tests.adapters.sandbox.conftest import KINDS, open_folder, provider_of, require
+from tests.adapters.sandbox.conftest import KINDS, open_folder, provider_of, require, until_warm
 from tests.adapters.sandbox.processes import LEAVING, processes_of
 from tests.support.waiting import wait_until
 
@@ -44,6 +47,8 @@ OVERLAY_TESTS = {
 """The rows that have a test in `test_views`."""
 IPC_CREAT, IPC_RMID = 0o1000, 0
 
+Execute = Callable[..., Coroutine[Any, Any, list[ExecResult]]]
+
 pytestmark = pytest.mark.xdist_group("sandbox-escapes")
 libc = ctypes.CDLL(None)
 
@@ -52,6 +57,21 @@ def test_the_table_has_a_row_for_each_attempt_and_a_test_for_each_row() -> None:
     assert set(table()) == set(ATTEMPTS) | OWN_TESTS | OVERLAY_TESTS
     assert set(globals()) >= {f"test_{name}" for name in OWN_TESTS}
     assert set(vars(test_views)) >= {f"test_{name}" for name in OVERLAY_TESTS}
+
+
+async def execute_warm(kind: str, folder: Path, *programs: str) -> list[ExecResult]:
+    """Execute Python programs in a sandbox that was started before, as `run_python` does."""
+    provider = provider_of(kind, folder, SKILLFLEET_SANDBOX_WARM="1")
+    ctx = LocalRunContext(auth=NoAuth(), sandbox=provider)
+    try:
+        await ctx.sandbox.run_shell("true")
+        await until_warm(provider)
+        box = await ctx.sandbox.create(SandboxSpec("box"))
+        assert isinstance(box, LocalSandbox)
+        return [await box.execute(["python", program], 90) for program in programs]
+    finally:
+        await ctx.aclose()
+        await provider.aclose()
 
 
 async def execute(kind: str, folder: Path, *programs: str) -> list[ExecResult]:
@@ -66,7 +86,7 @@ async def execute(kind: str, folder: Path, *programs: str) -> list[ExecResult]:
         await ctx.aclose()
 
 
-def attempt_all(kind: str, folder: Path) -> dict[str, str]:
+def attempt_all(kind: str, folder: Path, execute: Execute = execute) -> dict[str, str]:
     """Make all attempts in a sandbox, on a process, sockets and files of the same user."""
     outside = folder / "outside"
     outside.write_text("x")
@@ -111,6 +131,16 @@ def outcomes(request: pytest.FixtureRequest) -> tuple[str, dict[str, str]]:
 def test_an_escape_ends_as_the_table_says(outcomes: tuple[str, dict[str, str]], name: str) -> None:
     kind, found = outcomes
     assert WORDS.get(found[name], found[name]) in table()[name][kind].split(" or ")
+
+
+def test_escapes_from_a_warm_sandbox_end_as_the_table_says(kind: str) -> None:
+    with open_folder() as folder:
+        found = attempt_all(kind, folder, execute_warm)
+    assert {
+        name: outcome
+        for name, outcome in found.items()
+        if WORDS.get(outcome, outcome) not in table()[name][kind].split(" or ")
+    } == {}
 
 
 async def test_other_user(kind: str, folder: Path) -> None:

@@ -93,6 +93,7 @@ async def test_a_context_opens_real_sandboxes_by_name(
 ) -> None:
     require("bubblewrap")
     monkeypatch.setenv("SKILLFLEET_SANDBOX_DIRECTORY", str(folder))
+    monkeypatch.setenv("SKILLFLEET_SANDBOX_WARM", "0")
     ctx = LocalRunContext(auth=NoAuth(), sandbox="auto")
     assert (await ctx.sandbox.run_python("print(6 * 7)")).stdout == "42\n"
     await ctx.sandbox.create(SandboxSpec("box"))
