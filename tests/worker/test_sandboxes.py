@@ -1,6 +1,8 @@
 """Sandboxes of real workers: code is executed, and nothing of it survives the attempt."""
 
+import contextlib
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,8 @@ def number() -> Iterator[int]:
 
 def started(start_worker: StartWorker, folder: Path, kind: str, **options: Any) -> FleetWorker:
     require("bubblewrap" if kind == "auto" else kind)
-    settings = QUICK | {"sandbox": kind, "sandbox_directory": folder / "sandboxes"} | options
+    settings = QUICK | {"sandbox": kind, "sandbox_directory": folder / "sandboxes"}
+    settings |= {"sandbox_warm": 0} | options
     return start_worker("tests.worker.boxes", **settings)
 
 
@@ -92,6 +95,29 @@ def test_a_skill_executes_code_and_each_ending_leaves_nothing(
     wait_until(lambda: run.status().parked, what=f"{run} to be parked")
     wait_until(lambda: not left(place, number), what="the end of all processes")
     run.cancel()
+
+
+def texts(folder: Path) -> str:
+    """Return the contents of all files of a folder, which may go at any time."""
+    found = ""
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += path.read_text()
+    return found
+
+
+@pytest.mark.parametrize("pool", POOL_FORMS)
+def test_a_worker_that_stops_ends_its_warm_sandbox(
+    start_worker: StartWorker, own_fleet: Fleet, place: Path, pool: str
+) -> None:
+    worker = started(start_worker, place, "auto", pool=pool, sandbox_warm=1)
+    run = own_fleet.enqueue("boxes.calculate", {"code": "print(1)"})
+    assert run.result(timeout=60)["code"] == 0
+    records = place / "sandboxes" / "records"
+    wait_until(lambda: '"run_id":""' in texts(records), what="the warm sandbox")
+    worker.send_signal(signal.SIGTERM)
+    worker.wait_end()
+    assert list(records.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
