@@ -80,6 +80,27 @@ async def test_what_an_earlier_attempt_staged_is_not_committed_once_it_is_denied
     assert await desk.content() == OLD
 
 
+async def test_a_grant_without_approval_is_asked_for_once_the_access_requires_it() -> None:
+    desk = Desk(MemoryWorkspaces(OLD))
+    grant = await desk.client().request_access(**REQUEST)  # type: ignore[arg-type]
+    stricter = ALL.model_copy(update={"require_human_approval": True})
+    second = desk.client(stricter, number=2)
+    assert await second.list_grants() == []
+    with pytest.raises(WorkspaceDenied, match="a person has to approve"):
+        await second.view(grant)
+    for answer, expected in ((False, 0), (True, 1)):
+        desk.approved = answer
+        client = desk.client(stricter, number=2)
+        if answer:
+            again = await client.request_access(**REQUEST)  # type: ignore[arg-type]
+            assert again.grant_id == grant.grant_id
+        else:
+            with pytest.raises(WorkspaceDenied, match="refused"):
+                await client.request_access(**REQUEST)  # type: ignore[arg-type]
+        assert len(await client.list_grants()) == expected
+    assert len(desk.approvals) == 2
+
+
 async def test_an_overlay_keeps_no_copy_of_a_file_above_the_limit() -> None:
     desk = Desk(MemoryWorkspaces({"large": bytes(1001), "small": bytes(1000)}))
     client = desk.client(ALL.model_copy(update={"max_total_size_bytes": 1000}))

@@ -138,6 +138,10 @@ class Desk:
             grant = replace(wanted, files=files, expires_at=self._expiry(now, wanted.expires_at))
             kept = Kept(grant, not grant.requires_human_approval, max_files, run_id, signed)
             await self._keep(kept)
+        if self._is_unasked(kept):
+            asked = replace(kept.grant, requires_human_approval=True)
+            kept = replace(kept, grant=asked, approved=False)
+            await self._keep(kept)
         if not kept.grant.requires_human_approval:
             return kept.grant
         end = kept.grant.expires_at
@@ -159,6 +163,8 @@ class Desk:
         kept = await self.kept(grant_id)
         if kept is None or not kept.approved:
             raise WorkspaceDenied(f"this run has no grant {grant_id!r}")
+        if self._is_unasked(kept):
+            raise WorkspaceDenied(f"a person has to approve {grant_id!r}: request access again")
         return kept
 
     async def kept(self, grant_id: str) -> Kept | None:
@@ -176,9 +182,15 @@ class Desk:
             if info.path.startswith(self._folder):
                 written = await self.storage.state.read(info.path)
                 kept = None if written is None else KEPT.validate_json(written)
-                if kept is not None and kept.approved and not is_expired(kept.grant, now):
+                if kept is None or not kept.approved or self._is_unasked(kept):
+                    continue
+                if not is_expired(kept.grant, now):
                     found.append(kept)
         return [kept.grant for kept in found if not await self._is_revoked(kept)]
+
+    def _is_unasked(self, kept: Kept) -> bool:
+        """Return whether the access requires an approval by now that the grant was made without."""
+        return self.access.require_human_approval and not kept.grant.requires_human_approval
 
     async def _is_revoked(self, kept: Kept) -> bool:
         try:
