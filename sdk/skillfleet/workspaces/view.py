@@ -61,6 +61,18 @@ class ViewState:
             for meter in self.meters:
                 meter.check(self.desk.workspace, path, info.size_bytes)
 
+    def check_kind(self, path: str) -> None:
+        """Raise `WorkspaceDenied` for a file in place of a folder whose deletion is staged.
+
+        Also for the reverse: until the deletion is committed, the store has the deleted file.
+        """
+        for other, staged in ({} if self.overlay is None else self.overlay.changes).items():
+            nested = path.startswith(f"{other}/") or other.startswith(f"{path}/")
+            if staged.content is None and nested:
+                raise WorkspaceDenied(
+                    f"the path {path!r} is refused: commit the deletion of {other!r} first"
+                )
+
     async def sizes(self) -> dict[str, int]:
         """Return all files with their sizes, as the view sees them."""
         present = {info.path: info.size_bytes for info in await self.files.list()}
@@ -145,6 +157,7 @@ class GrantedView(WorkspaceView):
         await state.check(path, "write")
         if not isinstance(data, bytes):
             raise WorkspaceDenied(f"{path!r}: write bytes, not {type(data).__name__}")
+        state.check_kind(path)
         if await state.size(path) is None:
             check_collision(path, await state.sizes())
         await state.check_replaced(path)

@@ -260,6 +260,21 @@ class WorkspaceSuite(ABC):
 
         self.run(body)
 
+    def test_a_file_gives_way_to_a_folder_once_its_deletion_is_committed(self) -> None:
+        async def body(desk: Desk) -> None:
+            client = desk.client()
+            view = await client.open_view(purpose="p", hints=["**"], mode=OVERLAY, reason="r")
+            for old, new in (("file", "file/new"), ("file/new", "file")):
+                await view.delete(old)
+                with pytest.raises(WorkspaceDenied, match=f"commit the deletion of '{old}' first"):
+                    await view.write(new, b"new")
+                await view.commit()
+                await view.write(new, b"new")
+                await view.commit()
+                assert await desk.content() == {new: b"new"}
+
+        self.run(body, {"file": b"old"})
+
     def test_a_change_that_is_taken_back_is_no_patch_and_discard_drops_all(self) -> None:
         async def body(desk: Desk) -> None:
             view = await desk.client().open_view(
