@@ -172,6 +172,8 @@ async def _apply(storage: WorkspaceStorage, plan: _Plan) -> None:
 
 
 async def _undo(storage: WorkspaceStorage, plan: _Plan) -> None:
+    # Raises where the whole folder is refused: its files would all look as if others changed them.
+    await storage.files.list()
     overlay = Overlay(storage.state, plan.grant_id)
     for path in reversed(_deletions_first(plan.changes)):
         staged = plan.changes[path]

@@ -168,9 +168,18 @@ async def _pieces(file: BinaryIO, size: int, path: str) -> AsyncIterator[bytes]:
         yield piece
 
 
+def _open_root(path: Path) -> int:
+    try:
+        return os.open(path, _FOLDER)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise WorkspaceDenied("the folder of the workspace is a link or no folder") from error
+        raise
+
+
 @contextmanager
 def _root(path: Path) -> Iterator[int]:
-    root = os.open(path, _FOLDER)
+    root = _open_root(path)
     try:
         yield root
     finally:
@@ -182,7 +191,7 @@ def _parent(root: Path, path: str, *, create: bool = False) -> Iterator[tuple[in
     """Yield the descriptor of a path's folder, None where there is none, and the last name."""
     *folders, name = check_path(path)
     try:
-        folder = os.open(root, _FOLDER)
+        folder = _open_root(root)
     except FileNotFoundError:
         if create:
             raise

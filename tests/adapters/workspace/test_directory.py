@@ -18,7 +18,12 @@ import pytest
 
 from skillfleet.errors import WorkspaceBusy, WorkspaceDenied
 from skillfleet.workspaces.commit import is_unfinished, recover
-from skillfleet.workspaces.directory import DirectoryStorage, DirectoryWorkspaces, folder_name
+from skillfleet.workspaces.directory import (
+    DirectoryStorage,
+    DirectoryWorkspaces,
+    OneDirectory,
+    folder_name,
+)
 from tests.adapters.workspace import killed_commit
 from tests.adapters.workspace.killed_commit import WORKSPACE, generation
 from tests.support.waiting import wait_until_async
@@ -87,6 +92,17 @@ def test_links_are_refused_and_not_listed(place: Place) -> None:
     with pytest.raises(WorkspaceDenied):
         asyncio.run(place.files.write("folder/new.txt", b"attack"))
     assert place.listed() == ["real.txt"]
+    place.unharmed()
+
+
+def test_a_folder_that_becomes_a_link_is_refused(place: Place) -> None:
+    storage = OneDirectory(place.root).storage("any")
+    place.root.rmdir()
+    place.root.symlink_to(place.outside)
+    files = storage.files
+    for call in (files.list(), files.read("secret.txt"), files.write("secret.txt", b"attack")):
+        with pytest.raises(WorkspaceDenied, match="a link or no folder"):
+            asyncio.run(call)
     place.unharmed()
 
 
