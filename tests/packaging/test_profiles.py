@@ -57,6 +57,12 @@ IN_PODS = {
 ARCHIVE = {
     f"skillfleet_adapters.checkpoint.{name}"
     for name in ("archive", "repository", "snapshot", "zstandard")
+} | {
+    f"skillfleet_adapters.workspace.{name}"
+    for name in (
+        *("local_files", "manifest", "object_storage", "object_store"),
+        *("objects", "publication"),
+    )
 }
 
 # Suites that third parties import in their tests; pytest is theirs to install.
