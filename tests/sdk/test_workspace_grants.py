@@ -42,6 +42,8 @@ class Files:
 
     provider: WorkspaceProvider
     now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    ahead: timedelta = timedelta()
+    """How far the clock of the run's process is ahead of the authority's."""
     approvals: list[str] = field(default_factory=list)
     ends: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
     authority: GrantAuthority = field(init=False)
@@ -63,7 +65,13 @@ class Files:
         grants = RunGrants(self.authority, party, awaited, handed_over)
         exchange = Exchange(workspace, grants, self.provider.storage)
         attempt = Attempt(
-            party.run_id, 1, approve, self.ends.append, held, exchange, now=lambda: self.now
+            party.run_id,
+            1,
+            approve,
+            self.ends.append,
+            held,
+            exchange,
+            now=lambda: self.now + self.ahead,
         )
         return StoredWorkspaceClient(self.provider.storage(workspace), access, attempt)
 
@@ -327,3 +335,14 @@ async def test_access_is_handed_over_in_a_test_without_a_fleet() -> None:
     assert await run_skill(shares, context(), {"audience": "reviewer"}) == ["src/a"]
     with refused("audience"):
         await run_skill(shares, context(), {"audience": "others"})
+
+
+async def test_the_authoritys_clock_decides_when_access_ends(files: Files) -> None:
+    client, grant = await files.handed_over(ttl_seconds=60)
+    view = await client.view(grant)
+    files.ahead = timedelta(seconds=90)
+    assert await view.read("notes") == b"n"
+    assert await client.view(grant)
+    files.now += timedelta(seconds=61)
+    with pytest.raises(GrantInvalid, match="expired"):
+        await view.read("notes")

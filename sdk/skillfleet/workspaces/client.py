@@ -1,7 +1,6 @@
 """The client of an attempt: searches, and grants within the skill's access."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 from skillfleet.contracts import WorkspaceAccess, WorkspaceMode
@@ -16,11 +15,10 @@ from skillfleet.ports.workspace import (
     WorkspaceStorage,
     WorkspaceView,
 )
-from skillfleet.workspaces.desk import Attempt, Desk, Kept
+from skillfleet.workspaces.desk import Attempt, Desk, Kept, end_of
 from skillfleet.workspaces.limits import (
     check_enabled,
     check_request,
-    check_use,
     is_denied,
     is_pattern,
 )
@@ -155,18 +153,17 @@ class StoredWorkspaceClient(WorkspaceClient):
             (*level.allow, *outputs),
             signed.mode,
             "the calling run hands it over",
-            datetime.fromtimestamp(signed.exp, UTC),
+            end_of(signed),
             desk.access.require_human_approval,
         )
-        check_use(desk.access, grant, desk.attempt.now())
+        await desk.check_use(grant, signed)
         return await desk.granted(grant, desk.access.max_files, signed)
 
 
 async def _usable(desk: Desk, grant: WorkspaceGrant | str) -> Kept:
     """Return a grant of the run that holds now; raises `WorkspaceDenied` and `GrantInvalid`."""
     kept = await desk.usable(grant if isinstance(grant, str) else grant.grant_id)
-    await desk.check_signed(kept)
-    check_use(desk.access, kept.grant, desk.attempt.now())
+    await desk.check_use(kept.grant, kept.signed)
     return kept
 
 

@@ -24,7 +24,15 @@ from skillfleet.workspaces.commit import (
     recover_unheld,
     uninterrupted,
 )
-from skillfleet.workspaces.limits import Meter, Now, covers, is_denied, is_expired, utc_now
+from skillfleet.workspaces.limits import (
+    Meter,
+    Now,
+    check_use,
+    covers,
+    is_denied,
+    is_expired,
+    utc_now,
+)
 from skillfleet.workspaces.overlay import NO_STEPS, Overlay, RunSteps
 
 Approve = Callable[[str], Awaitable[bool]]
@@ -82,6 +90,11 @@ class Kept:
         if self.signed is None:
             return covers(access, self.grant, path)
         return self.signed.allows(path, operation) and not is_denied(access, path)
+
+
+def end_of(signed: Grant) -> datetime:
+    """Return when a grant that another run made expires."""
+    return datetime.fromtimestamp(signed.exp, UTC)
 
 
 KEPT: Final = TypeAdapter(Kept)
@@ -203,6 +216,15 @@ class Desk:
         """Raise `GrantInvalid` once a grant that another run made has expired or is revoked."""
         if kept.signed is not None:
             await self.attempt.exchange.grants.check(kept.signed)
+
+    async def check_use(self, grant: WorkspaceGrant, signed: Grant | None) -> None:
+        """Raise `GrantInvalid` or `WorkspaceDenied` for a grant that does not hold now."""
+        if signed is not None:
+            await self.attempt.exchange.grants.check(signed)
+            if grant.expires_at == end_of(signed):
+                # The authority has decided about this end, by its own clock.
+                grant = replace(grant, expires_at=None)
+        check_use(self.access, grant, self.attempt.now())
 
     async def overlay(self, grant_id: str) -> Overlay:
         """Return a grant's overlay, with what an earlier attempt has staged."""

@@ -9,7 +9,7 @@ from skillfleet.errors import WorkspaceDenied
 from skillfleet.hidden_state import HiddenState
 from skillfleet.ports.workspace import FileMatch, WorkspaceGrant, WorkspacePatch, WorkspaceView
 from skillfleet.workspaces.desk import Desk, Kept
-from skillfleet.workspaces.limits import Meter, check_use
+from skillfleet.workspaces.limits import Meter
 from skillfleet.workspaces.names import check_collision, check_path
 from skillfleet.workspaces.overlay import Overlay, digest_of, overlaid
 
@@ -32,8 +32,7 @@ class ViewState:
 
         With a path, for an operation on it.
         """
-        await self.desk.check_signed(self.kept)
-        check_use(self.desk.access, self.grant, self.desk.attempt.now())
+        await self.desk.check_use(self.grant, self.kept.signed)
         if path is None:
             return
         check_path(path)
