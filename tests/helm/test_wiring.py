@@ -39,6 +39,9 @@ EXTERNAL = {
     "Flower behind OAuth": {"skillfleet-redis", "flower-oauth"},
 }
 
+SANDBOXES = {"skillfleet.component": "sandbox"}
+"""The label of pods that no workload of the chart makes, but the controller of sandboxes."""
+
 
 def selects(selector: dict[str, str], labels: dict[str, str]) -> bool:
     return bool(selector) and selector.items() <= labels.items()
@@ -65,9 +68,19 @@ def test_every_selector_finds_pods_of_its_own_part_only(fleet: list[Manifest]) -
     parts = {name: pod["metadata"]["labels"] for name, pod in pods(fleet)}
     key = "app.kubernetes.io/component"
     for manifest, selector in selectors(fleet):
+        if selector == SANDBOXES:
+            continue
         found = selected(fleet, selector)
         assert found, manifest["metadata"]["name"]
         assert {parts[name][key] for name in found} == {manifest["metadata"]["labels"][key]}
+
+
+def test_the_policy_of_sandboxes_finds_those_of_the_warm_pool() -> None:
+    manifests = render(EVERYTHING)
+    (template,) = kinds(manifests, "SandboxTemplate")
+    labels = template["spec"]["podTemplate"]["metadata"]["labels"]
+    found = [each for each, selector in selectors(manifests) if selects(selector, labels)]
+    assert [each["kind"] for each in found] == ["NetworkPolicy"]
 
 
 def test_workloads_select_no_pods_but_their_own() -> None:

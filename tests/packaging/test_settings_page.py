@@ -13,8 +13,8 @@ from skillfleet_ledger import Settings
 from skillfleet_telemetry.settings import TelemetrySettings
 from skillfleet_worker import WorkerSettings
 
-NOT_SETTINGS = {"SKILLFLEET_SECRET"}
-"""What pages name that is not a setting: the prefix of secrets."""
+NOT_SETTINGS = {"SKILLFLEET_SECRET", "SKILLFLEET_EGRESS_SOCKET"}
+"""What pages name that is not a setting: the prefix of secrets, a variable in sandboxes."""
 
 
 def variables() -> set[str]:

@@ -99,7 +99,7 @@ def test_a_secret_is_no_part_of_a_digest() -> None:
 
 @pytest.mark.parametrize("value", [Opaque(), [Opaque()], {"a": lambda: 1}, 2**70])
 def test_arguments_without_json_need_a_key(value: Any) -> None:
-    with pytest.raises(StepKeyRequired, match=r"'fetch'.*no JSON.*pass key="):
+    with pytest.raises(StepKeyRequired, match=r"'fetch'.*as JSON.*pass key="):
         digest(value)
 
 

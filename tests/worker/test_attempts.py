@@ -165,6 +165,7 @@ def test_a_claim_whose_answer_outlasts_its_lease_starts_nothing(
             patience_seconds=1.0,
             admission=OpenAdmission(),
             grants=None,
+            secrets=None,
             workspaces=None,
         )
         executor = Executor(process, capabilities, {})
