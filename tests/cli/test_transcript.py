@@ -52,7 +52,7 @@ def write(transcript: Transcript, text: str, of: RunEvent | None = None) -> None
 
 @pytest.fixture(autouse=True)
 def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((40, 10)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_, **__: os.terminal_size((40, 10)))
 
 
 Captured = pytest.CaptureFixture[str]
