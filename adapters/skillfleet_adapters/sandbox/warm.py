@@ -33,6 +33,7 @@ class WarmSandboxes:
         self._refused: deque[SandboxProcess] = deque()
         self._used = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._closed = False
 
     def __len__(self) -> int:
@@ -65,6 +66,9 @@ class WarmSandboxes:
         if self._keeping is not None and not self._keeping.done():
             self._keeping.cancel()
             await asyncio.wait([self._keeping])
+        if self._ending is not None:
+            # It may go on after the task that began it was cancelled.
+            await self._ending
 
     async def _keep(self) -> None:
         """Start sandboxes after each use, until there is none for some time; then end them."""
@@ -78,7 +82,8 @@ class WarmSandboxes:
         except (SkillfleetError, OSError) as error:
             logger.warning("no sandbox is kept warm until the next use: %s", error)
         finally:
-            await asyncio.shield(_end(self._refused, self._ready))
+            self._ending = asyncio.ensure_future(_end(self._refused, self._ready))
+            await asyncio.shield(self._ending)
 
     async def _was_used(self) -> bool:
         try:
