@@ -25,6 +25,7 @@ from skillfleet.ports.scope import FLEET_LABEL, LEASE_LABEL, RUN_LABEL, RunScope
 from skillfleet_adapters.sandbox.egress.policy import EgressPolicy, EgressRules
 from skillfleet_adapters.sandbox.folder import ViewFolder
 from skillfleet_adapters.sandbox.kinds import Kind
+from skillfleet_adapters.sandbox.named import NamedSandboxes
 from skillfleet_adapters.sandbox.process import SandboxProcess
 from skillfleet_adapters.sandbox.records import SandboxRecord, SandboxRecords
 from skillfleet_adapters.sandbox.warm import WarmSandboxes
@@ -226,26 +227,7 @@ async def _filled(spec: SandboxSpec, process: SandboxProcess) -> ViewFolder | No
 class _Client:
     machine: Machine
     scope: RunScope
-    sandboxes: dict[str, LocalSandbox] = field(default_factory=dict)
-    starting: set[str] = field(default_factory=set)
-    ending: set["asyncio.Task[None]"] = field(default_factory=set)
-    closed: bool = False
-
-    async def close(self) -> None:
-        """End all sandboxes at the end of the attempt."""
-        self.closed = True
-        for name in list(self.sandboxes):
-            await self.sandboxes[name].stop()
-            self.sandboxes.pop(name, None)
-        await asyncio.gather(*self.ending)
-
-    def end_later(self, name: str) -> None:
-        """End a sandbox while the skill goes on; `close` waits for it."""
-        sandbox = self.sandboxes.pop(name, None)
-        if sandbox is not None:
-            task = asyncio.ensure_future(sandbox.stop())
-            self.ending.add(task)
-            task.add_done_callback(self.ending.discard)
+    named: NamedSandboxes[LocalSandbox] = field(default_factory=NamedSandboxes)
 
 
 _clients: Final[HiddenState[_Client]] = HiddenState()
@@ -259,7 +241,7 @@ class LocalSandboxes(SandboxClient):
         """Return the client of one attempt; its sandboxes end with the attempt."""
         client, state = cls(), _Client(machine, scope)
         _clients.attach(client, state)
-        scope.defer(state.close)
+        scope.defer(state.named.close)
         return client
 
     async def create(self, spec: SandboxSpec) -> LocalSandbox:
@@ -269,38 +251,19 @@ class LocalSandboxes(SandboxClient):
         egress = None
         if spec.egress or spec.secrets:
             egress = EgressPolicy.of(spec, state.machine.egress, state.scope.secret)
-        if spec.name in state.starting or spec.name in state.sandboxes:
-            raise InvalidArgumentsError(f"there is a sandbox called {spec.name!r} already")
-        state.starting.add(spec.name)
-        try:
-            sandbox = await _obtain(state, spec, egress)
-        finally:
-            state.starting.discard(spec.name)
-        if state.closed:
-            await sandbox.stop()
-            raise SandboxRuntimeError("the attempt has ended", operation="create")
-        state.sandboxes[spec.name] = sandbox
-        return sandbox
+        return await state.named.start(spec.name, lambda: _obtain(state, spec, egress))
 
     async def get(self, name: str) -> LocalSandbox:
         """See `SandboxClient.get`."""
-        sandboxes = _clients.of(self).sandboxes
-        if name not in sandboxes:
-            raise SandboxRuntimeError(
-                f"this run has no sandbox {name!r}", operation="get", sandbox_name=name
-            )
-        return sandboxes[name]
+        return _clients.of(self).named.get(name)
 
     async def list(self) -> Sequence[str]:
         """See `SandboxClient.list`."""
-        return sorted(_clients.of(self).sandboxes)
+        return _clients.of(self).named.names()
 
     async def remove(self, name: str) -> None:
         """See `SandboxClient.remove`."""
-        sandboxes = _clients.of(self).sandboxes
-        if name in sandboxes:
-            await sandboxes[name].stop()
-            sandboxes.pop(name, None)
+        await _clients.of(self).named.remove(name)
 
     async def run_python(
         self,
@@ -328,7 +291,7 @@ class LocalSandboxes(SandboxClient):
         try:
             return await sandbox.execute(command, seconds)
         finally:
-            _clients.of(self).end_later(name)
+            _clients.of(self).named.end_later(name)
 
 
 async def _obtain(state: _Client, spec: SandboxSpec, egress: EgressPolicy | None) -> LocalSandbox:

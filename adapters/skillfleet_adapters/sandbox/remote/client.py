@@ -9,8 +9,6 @@ from typing import Final, Self
 
 from skillfleet.errors import (
     CapabilityUnavailableError,
-    InvalidArgumentsError,
-    SandboxRuntimeError,
 )
 from skillfleet.hidden_state import HiddenState
 from skillfleet.ports.sandbox import (
@@ -22,6 +20,7 @@ from skillfleet.ports.sandbox import (
     SandboxSpec,
 )
 from skillfleet.ports.scope import RunScope
+from skillfleet_adapters.sandbox.named import NamedSandboxes
 from skillfleet_adapters.sandbox.remote.process import Connection, RemoteProcess
 
 _FILE_BYTES: Final = 64 << 20
@@ -137,16 +136,7 @@ class Site(ABC):
 class _Client:
     site: Site
     scope: RunScope
-    sandboxes: dict[str, RemoteSandbox] = field(default_factory=dict)
-    starting: set[str] = field(default_factory=set)
-    closed: bool = False
-
-    async def close(self) -> None:
-        """End all sandboxes at the end of the attempt."""
-        self.closed = True
-        for name in list(self.sandboxes):
-            await self.sandboxes[name].stop()
-            self.sandboxes.pop(name, None)
+    named: NamedSandboxes[RemoteSandbox] = field(default_factory=NamedSandboxes)
 
 
 _clients: Final[HiddenState[_Client]] = HiddenState()
@@ -160,45 +150,26 @@ class RemoteSandboxes(SandboxClient):
         """Return the client of one attempt; its sandboxes end with the attempt."""
         client, state = cls(), _Client(site, scope)
         _clients.attach(client, state)
-        scope.defer(state.close)
+        scope.defer(state.named.close)
         return client
 
     async def create(self, spec: SandboxSpec) -> RemoteSandbox:
         """See `SandboxClient.create`."""
         state = _clients.of(self)
         state.site.check(spec)
-        if spec.name in state.starting or spec.name in state.sandboxes:
-            raise InvalidArgumentsError(f"there is a sandbox called {spec.name!r} already")
-        state.starting.add(spec.name)
-        try:
-            sandbox = await state.site.start(spec, state.scope)
-        finally:
-            state.starting.discard(spec.name)
-        if state.closed:
-            await sandbox.stop()
-            raise SandboxRuntimeError("the attempt has ended", operation="create")
-        state.sandboxes[spec.name] = sandbox
-        return sandbox
+        return await state.named.start(spec.name, lambda: state.site.start(spec, state.scope))
 
     async def get(self, name: str) -> RemoteSandbox:
         """See `SandboxClient.get`."""
-        sandboxes = _clients.of(self).sandboxes
-        if name not in sandboxes:
-            raise SandboxRuntimeError(
-                f"this run has no sandbox {name!r}", operation="get", sandbox_name=name
-            )
-        return sandboxes[name]
+        return _clients.of(self).named.get(name)
 
     async def list(self) -> Sequence[str]:
         """See `SandboxClient.list`."""
-        return sorted(_clients.of(self).sandboxes)
+        return _clients.of(self).named.names()
 
     async def remove(self, name: str) -> None:
         """See `SandboxClient.remove`."""
-        sandboxes = _clients.of(self).sandboxes
-        if name in sandboxes:
-            await sandboxes[name].stop()
-            sandboxes.pop(name, None)
+        await _clients.of(self).named.remove(name)
 
     async def run_python(
         self,
