@@ -64,7 +64,7 @@ def walk(root: int) -> Iterator[Found]:
 
 
 def _open_below(folder: int, name: str, path: str) -> int | None:
-    """Open a folder by its name; None when it vanished or is no folder any more."""
+    """Open a folder by its name; None if it is gone or is not a folder."""
     try:
         return os.open(name, FOLDER_FLAGS, dir_fd=folder)
     except (FileNotFoundError, NotADirectoryError):

@@ -163,7 +163,7 @@ class Snapshot:
             self._links[identity] = found.path
 
     def _read_file(self, found: Found) -> bool:
-        """Read a file; return False when it vanished, or is no file any more."""
+        """Read a file; return False if it is gone or is not a file."""
         try:
             file = os.open(found.name, _FILE_FLAGS, dir_fd=found.parent)
         except FileNotFoundError:

@@ -44,7 +44,7 @@ class PackCache:
             raise SettingsError(f"SKILLFLEET_WORKSPACE_CACHE: {error}") from None
         if not self._folder.is_dir() or self._folder.is_symlink() or known.st_uid != os.geteuid():
             raise SettingsError(
-                f"SKILLFLEET_WORKSPACE_CACHE: {self._folder} is no folder of this user"
+                f"SKILLFLEET_WORKSPACE_CACHE: {self._folder} is not a folder of this user"
             )
         return self._folder
 

@@ -53,7 +53,7 @@ async def unpacked(source: Source, limits: ArchiveLimits) -> AsyncIterator[tuple
     """Yield the files of a tar archive, also a gzipped one, with their content.
 
     The archive is read in a thread. Raises `WorkspaceDenied` for what is refused, and
-    `InvalidArgumentsError` for what is no whole archive.
+    `InvalidArgumentsError` for an incomplete archive.
     """
     feed = _Feed(source)
     members = read_members(feed.next_chunk, limits)
